@@ -1,0 +1,37 @@
+# `make test` alone works on a fresh machine with Python 3.11-3.13 and make: every target builds the environment first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help env test lint fix docs clean
+help:  ## Show this list.
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+env: $(READY)  ## Build .venv from constraints.txt (skipped when up to date).
+$(READY): constraints.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	# torch first and pinned, so that no other package asks for a build of its own
+	$(BIN)/pip install --quiet -c constraints.txt torch
+	PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/pip install --quiet -e ".[dev]"
+	touch $@
+
+test: env  ## Run all tests that need no GPU.
+	$(BIN)/pytest
+
+lint: env  ## Check style, types and the floors of the rooms.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+fix: env  ## Mend what ruff can mend by itself.
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: env  ## Build the guide into site/.
+	$(BIN)/python docs/build.py
+	$(BIN)/mkdocs build --strict --quiet
+
+clean:  ## Remove what the targets made.
+	rm -rf $(VENV) site .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,28 @@
+"""Luthier fine-tunes language models and shows why each step does what it does.
+
+Three lines from Python or a notebook::
+
+    import luthier
+    for event in luthier.train("configs/quickstart.yaml"):
+        print(event)
+    model = luthier.load("checkpoints")
+"""
+
+import logging
+from typing import Any
+
+from luthier.version import __version__
+
+# bitsandbytes warns at import that an optional kernel package is absent; without a handler that lands on every screen.
+logging.getLogger("bitsandbytes").addHandler(logging.NullHandler())
+
+__all__ = ["__version__", "load", "plan", "train"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the engine, and with it torch, only when somebody trains or loads."""
+    if name in {"train", "load", "plan"}:
+        from luthier import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module 'luthier' has no attribute {name!r}")

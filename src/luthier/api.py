@@ -1,0 +1,195 @@
+"""Luthier from Python: the rooms wired together, without a screen.
+
+    for event in luthier.train("configs/training_config.yaml"):
+        ...
+    model = luthier.load("checkpoints")
+    print(model.generate("Write a function that reverses a string"))
+
+The command line calls these same functions and adds the screen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+from luthier.config.load import Loaded, from_dict
+from luthier.config.load import load as load_config_file
+from luthier.config.plan import Plan
+from luthier.config.render import dump_plan_yaml, plan_as_dict
+from luthier.config.resolve import resolve
+from luthier.data.prepare import Prepared, prepare
+from luthier.errors import LuthierError, Problem
+from luthier.events.sinks import Sinks, open_sinks
+from luthier.events.types import Event, Notice, Resumed, RunFinished, RunStarted
+from luthier.generate.load import Tuned, load
+from luthier.machine.libraries import library_output_to
+from luthier.machine.probe import probe
+from luthier.machine.ranks import rank
+from luthier.machine.record import surroundings
+from luthier.machine.seed import seed_everything
+from luthier.model.architecture import describe_modules
+from luthier.model.budget import micro_batch_tokens
+from luthier.model.describe import describe
+from luthier.model.hub import load_config, load_tokenizer
+from luthier.model.load import load_model
+from luthier.training.checkpoint import Checkpoint, find_checkpoint, restore
+from luthier.training.engine import Run
+from luthier.training.engine import run as run_engine
+from luthier.training.failures import named_failures
+from luthier.training.folder import open_folder
+from luthier.training.identity import check_identity, identity
+from luthier.training.optimizer import build_optimizer
+
+__all__ = ["Tuned", "load", "plan", "train"]
+
+ConfigLike = str | Path | Mapping[str, Any] | Loaded
+
+
+@dataclass(frozen=True)
+class Ingredients:
+    """What a plan is made from, for those who go on to use it."""
+
+    plan: Plan
+    model_config: PretrainedConfig
+    tokenizer: PreTrainedTokenizerBase
+    data: Prepared
+
+
+def plan(config: ConfigLike, overrides: Sequence[str] = ()) -> tuple[Plan, tuple[Problem, ...]]:
+    """What a run would do, without doing it.
+
+    Args:
+        config: Path of a YAML, or a dict with the same keys.
+        overrides: `key=value` strings, dotted or bare where unique.
+
+    Returns:
+        The plan, and what is missing on this machine to carry it out. Numbers that need the missing part are 0.
+
+    Raises:
+        ConfigError: The request itself is wrong.
+    """
+    loaded = _loaded(config, overrides)
+    machine = probe()
+    first = resolve(loaded, machine, None, None)
+    try:
+        return _ingredients(loaded, first, None).plan, ()
+    except LuthierError as error:
+        return first, error.problems
+
+
+def train(
+    config: ConfigLike,
+    overrides: Sequence[str] = (),
+    *,
+    resume: str | None = None,
+    overwrite: bool = False,
+    allow_changes: bool = False,
+    stop: Callable[[], bool] = lambda: False,
+) -> Iterator[Event]:
+    """Train as the config says, writing files under `training.output_dir`; yields each event.
+
+    Args:
+        config: Path of a YAML, or a dict with the same keys.
+        overrides: `key=value` strings, dotted or bare where unique.
+        resume: ``auto`` or a checkpoint's folder; default: `checkpointing.resume_from_checkpoint`.
+        overwrite: Move an earlier run in the same folder aside.
+        allow_changes: Resume although data or settings changed since the checkpoint.
+        stop: Polled at every step; True saves and ends the run, resumable.
+
+    Raises:
+        LuthierError: One of its kinds, for everything that a user can cause.
+    """
+    loaded = _loaded(config, overrides)
+    early = resolve(loaded, probe(), None, None)  # impossible requests fail before anything is fetched
+    output_dir = Path(early.config.training.output_dir).expanduser()
+    wanted = resume or early.config.checkpointing.resume_from_checkpoint
+    with ExitStack() as stack:
+        stack.enter_context(open_folder(output_dir, resume=wanted is not None, overwrite=overwrite))
+        stack.enter_context(library_output_to(output_dir / "library.log"))
+        checkpoint = find_checkpoint(output_dir, wanted) if wanted else None
+        parts = _ingredients(loaded, early, checkpoint)
+        settings = parts.plan.config.logging
+        logging_dir = Path(settings.logging_dir or output_dir / "logs")
+        sinks = stack.enter_context(open_sinks(settings.report_to, output_dir, logging_dir, output_dir.name))
+        yield from _recorded(_events(parts, output_dir, checkpoint, allow_changes, stop), sinks)
+
+
+def _recorded(events: Iterator[Event], sinks: Sinks) -> Iterator[Event]:
+    """Hand each event to the sinks before the caller sees it; a failure is an event too."""
+    last: Event | None = None
+    try:
+        for event in events:
+            last = event
+            sinks.write(event)
+            yield event
+    except LuthierError as error:
+        reason = "; ".join(problem.found for problem in error.problems)
+        if not isinstance(last, RunFinished):
+            step = getattr(last, "step", 0) or 0
+            sinks.write(RunFinished("failed", step, 0.0, float("nan"), 0.0, 0, 0.0, "", reason))
+        raise
+
+
+def _events(
+    parts: Ingredients, output_dir: Path, checkpoint: Checkpoint | None, allow_changes: bool, stop: Callable[[], bool]
+) -> Iterator[Event]:
+    """Everything that a run says, from the plan to the last line."""
+    resolved = parts.plan
+    now = identity(resolved)
+    notices = check_identity(checkpoint.identity, now, str(checkpoint.path), allow_changes) if checkpoint else []
+    if rank() == 0:
+        text = dump_plan_yaml(resolved, {"surroundings": surroundings(), "data": parts.data.fingerprint})
+        (output_dir / "plan.yaml").write_text(text, encoding="utf-8")
+    first_step = checkpoint.step if checkpoint else 0
+    epochs = resolved.config.training.num_train_epochs
+    yield RunStarted(output_dir.name, resolved.total_steps, first_step, epochs, plan_as_dict(resolved))
+    yield from (Notice("warning", text) for text in (*resolved.warnings, *notices))
+    yield from (Notice("info", line) for line in parts.data.report.lines())
+    yield from (Notice("warning", text, change) for text, change in parts.data.report.warnings())
+    seed_everything(resolved.config.training.seed)
+    with named_failures(resolved):
+        model = load_model(resolved, parts.model_config)
+        job = Run(
+            plan=resolved,
+            data=parts.data,
+            model=model,
+            tokenizer=parts.tokenizer,
+            optimizer=build_optimizer(model, resolved),
+            output_dir=output_dir,
+            identity=now,
+            stop=stop,
+        )
+        yield describe_modules(model)
+        if checkpoint:
+            job.state = restore(checkpoint, model, job.optimizer)
+            yield Resumed(checkpoint.step, str(checkpoint.path), list(checkpoint.passed_over))
+        yield from run_engine(job)
+
+
+def _ingredients(loaded: Loaded, early: Plan, checkpoint: Checkpoint | None) -> Ingredients:
+    """Tokenizer, rows and the plan; no weights yet."""
+    config = early.config
+    model_config = load_config(config.model)
+    tokenizer = load_tokenizer(config.model, model_config)
+    model_facts = describe(config, model_config)
+    data = prepare(config, tokenizer)
+    facts = data.facts
+    tokens = micro_batch_tokens(config, model_config, model_facts, early.machine, facts.longest_row_tokens)
+    if checkpoint:  # the same micro-batches as before add up in the same order, bit for bit
+        tokens = int(checkpoint.identity["max_tokens_per_micro_batch"])
+    resolved = resolve(loaded, early.machine, model_facts, facts, micro_batch_tokens=tokens)
+    return Ingredients(resolved, model_config, tokenizer, data)
+
+
+def _loaded(config: ConfigLike, overrides: Sequence[str]) -> Loaded:
+    if isinstance(config, Loaded):
+        return config
+    if isinstance(config, Mapping):
+        return from_dict(config, overrides)
+    return load_config_file(config, overrides)

@@ -1,0 +1,1 @@
+"""One small file per command; wires rooms together and computes nothing."""

@@ -1,0 +1,35 @@
+"""`luthier explain`: the long answer, to an error code or a key."""
+
+from __future__ import annotations
+
+import textwrap
+
+import typer
+
+from luthier.config.docs import explain_key
+from luthier.errors import CODES, EXIT_WRONG_REQUEST
+
+WIDTH = 100
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the application."""
+    app.command()(explain)
+
+
+def explain(
+    topic: str = typer.Argument(help="An error code such as E-CFG-003, or a key such as learning_rate."),
+) -> None:
+    """Explain an error code or a config key in plain words."""
+    code = topic.upper()
+    if code in CODES:
+        explanation = CODES[code]
+        why = textwrap.fill(f"Why it matters: {explanation.why.rstrip('.')}.", WIDTH)
+        typer.echo(f"{code}  {explanation.title}\n\n{why}\n\n{textwrap.fill(explanation.text, WIDTH)}")
+        return
+    try:
+        text = explain_key(topic)
+    except KeyError as error:
+        typer.echo(f"luthier explain: {error.args[0]}", err=True)
+        raise typer.Exit(EXIT_WRONG_REQUEST) from None
+    typer.echo("\n".join(textwrap.fill(line, WIDTH, subsequent_indent="  ") for line in text.splitlines()))

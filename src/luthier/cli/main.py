@@ -1,0 +1,77 @@
+"""The `luthier` command: its verbs, and the one place where an error becomes a screen and an exit code."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+import typer
+
+from luthier.cli import explain, plan, schema, train
+from luthier.errors import EXIT_FAILED, LuthierError, Problem
+from luthier.version import __version__
+
+ERROR_FILE = "luthier-error.log"
+
+app = typer.Typer(
+    help="Fine-tunes language models and shows why each step does what it does.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (train, plan, schema, explain):
+    command.register(app)
+
+
+@app.callback(invoke_without_command=True)
+def root(version: bool = typer.Option(False, "--version", help="Print the version and exit.")) -> None:
+    """Options before any verb."""
+    if version:
+        typer.echo(f"luthier {__version__}")
+        raise typer.Exit
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit with its code; never shows a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal without UTF-8 gets escapes, not an error
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        app(args=None if arguments is None else list(arguments))
+    except LuthierError as error:
+        typer.echo(f"\n{error}\n", err=True)
+        sys.exit(error.exit_code)
+    except Exception as error:
+        lines = str(error).splitlines() or [""]
+        found = f"{type(error).__name__}: {lines[0][:200]}"
+        fix = f"the traceback is in {_keep(traceback.format_exc())}"
+        typer.echo(f"\n{Problem('E-RUN-004', found, fix).render()}\n", err=True)
+        sys.exit(EXIT_FAILED)
+    finally:
+        _flush()
+
+
+def _keep(text: str) -> Path:
+    """Write the traceback to a file here, or where temporary files go."""
+    for folder in (Path.cwd(), Path(tempfile.gettempdir())):
+        path = folder / ERROR_FILE
+        try:
+            path.write_text(text, encoding="utf-8")
+        except OSError:
+            continue
+        return path
+    return Path(os.devnull)
+
+
+def _flush() -> None:
+    """Send what is left. When the reader is gone (`luthier plan | head`), drop it without a word."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,19 @@
+"""`luthier schema`: for editors."""
+
+from __future__ import annotations
+
+import json
+
+import typer
+
+from luthier.config.docs import json_schema
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the application."""
+    app.command()(schema)
+
+
+def schema() -> None:
+    """Print the JSON schema of the YAML, so that editors complete and check it."""
+    typer.echo(json.dumps(json_schema(), indent=2))

@@ -1,0 +1,56 @@
+"""`luthier train`: the run, and its screen."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from luthier.cli.request import Request, parse
+from luthier.config.load import load
+from luthier.errors import EXIT_RESUMABLE
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the application."""
+    app.command(no_args_is_help=False)(train)
+
+
+def train(
+    request: list[str] = Request,
+    resume: str = typer.Option(None, "--resume", help="`auto`: go on from the newest whole checkpoint. Or its folder."),
+    overwrite: bool = typer.Option(
+        False, "--overwrite", help="Move an earlier run in output_dir aside and start over."
+    ),
+    allow_changes: bool = typer.Option(False, "--allow-changes", help="Resume although data or settings changed."),
+    plain: bool = typer.Option(False, "--plain", help="One log line a step, also on a terminal."),
+) -> None:
+    """Train as CONFIG says; KEY=VALUE changes single keys.
+
+    Example: luthier train configs/training_config.yaml learning_rate=1e-4 lora.r=32 --resume auto
+    """
+    path, overrides = parse(request)
+    loaded = load(path, overrides)  # a wrong config fails before torch is even imported
+    from rich.console import Console
+
+    from luthier import api
+    from luthier.events.sinks import Sinks
+    from luthier.events.sinks.text import TextSink
+    from luthier.events.types import RunFinished
+    from luthier.monitor.panel import Panel
+    from luthier.training.signals import stop_on_signals
+
+    console = Console()
+    stopped = False
+    try:
+        with Sinks() as screen, stop_on_signals() as stop:
+            screen.add("the terminal", Panel(console) if Panel.suits(console) and not plain else TextSink(sys.stdout))
+            events = api.train(loaded, resume=resume, overwrite=overwrite, allow_changes=allow_changes, stop=stop)
+            for event in events:
+                screen.write(event)
+                stopped = isinstance(event, RunFinished) and event.status == "stopped"
+    except KeyboardInterrupt:
+        typer.echo("interrupted in mid-step; --resume auto goes on from the newest checkpoint", err=True)
+        stopped = True
+    if stopped:
+        raise typer.Exit(EXIT_RESUMABLE)

@@ -1,0 +1,124 @@
+"""Rules that only warn: keys without effect in this run, and values that are legal but hardly ever meant.
+
+A key counts as without effect only when the user wrote it with another value than its default: a config that spells
+all defaults out gets no warnings for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from luthier.config.rules import Case, Finding, Rule
+from luthier.config.tree import number
+
+
+def _unused(key: str, reason: str, applies: Callable[[Case], bool]) -> Rule:
+    def rule(case: Case) -> Finding:
+        if case.changed(key) and applies(case):
+            return f"{case.said(key)} has no effect: {reason}."
+        return None
+
+    return rule
+
+
+def _is_full(case: Case) -> bool:
+    return bool(case.get("training.finetuning_type") == "full")
+
+
+def _is_16_bit(case: Case) -> bool:
+    return not case.get("quantization.load_in_4bit")
+
+
+def _never_evaluates(case: Case) -> bool:
+    return case.numbers.eval_every.value == 0 and not case.numbers.eval_every.how.startswith("unknown")
+
+
+def _has_no_prompts(case: Case) -> bool:
+    return not case.get("evaluation.sample_prompts")
+
+
+LORA_KEYS = (
+    "r", "lora_alpha", "lora_dropout", "target_modules", "modules_to_save", "use_rslora", "use_dora",
+    "init_lora_weights",
+)  # fmt: skip
+
+
+def _long_rows(case: Case) -> Finding:
+    limit = case.model.max_position_embeddings if case.model else None
+    length = case.get("data.max_seq_length")
+    if limit is not None and length > limit:
+        return f"{case.said('data.max_seq_length')} is more than the {limit:,} positions the model has been trained on."
+    return None
+
+
+def _high_rate(case: Case) -> Finding:
+    full, rate = _is_full(case), case.get("training.learning_rate")
+    limit = 1e-3 if full else 1e-2
+    if rate > limit:
+        kind = "full fine-tuning" if full else "an adapter"
+        usual = "1e-5 to 5e-5" if full else "1e-4 to 5e-4"
+        usual = f"{usual} is usual, and above {number(limit)} the loss mostly blows up"
+        return f"{case.said('training.learning_rate')} is very high for {kind}; {usual}."
+    return None
+
+
+def _high_alpha(case: Case) -> Finding:
+    r, alpha = case.get("lora.r"), case.get("lora.lora_alpha")
+    if _is_full(case) or case.get("lora.use_rslora") or alpha / r <= 8:
+        return None
+    scale = number(round(alpha / r, 2))
+    said = f"{case.said('lora.lora_alpha')} over {case.said('lora.r')}"
+    return f"{said} scales the adapter by {scale}; 1 to 2 is usual, and every gradient step grows with it."
+
+
+def _both_warmups(case: Case) -> Finding:
+    if case.get("training.warmup_steps") is not None and case.changed("training.warmup_ratio"):
+        return f"{case.said('training.warmup_ratio')} has no effect: {case.said('training.warmup_steps')} wins."
+    return None
+
+
+def _both_splits(case: Case) -> Finding:
+    if case.get("data.eval_split") is not None and case.changed("data.val_set_size"):
+        return f"{case.said('data.val_set_size')} has no effect: {case.said('data.eval_split')} wins."
+    return None
+
+
+def _both_ends(case: Case) -> Finding:
+    if case.get("training.max_steps") is not None and case.changed("training.num_train_epochs"):
+        return f"{case.said('training.num_train_epochs')} has no effect: {case.said('training.max_steps')} wins."
+    return None
+
+
+ADVICE: tuple[Rule, ...] = (
+    *(_unused(f"lora.{key}", "finetuning_type is full, so there is no adapter", _is_full) for key in LORA_KEYS),
+    *(
+        _unused(f"quantization.{key}", "load_in_4bit is false", _is_16_bit)
+        for key in ("bnb_4bit_quant_type", "bnb_4bit_use_double_quant")
+    ),
+    _unused(
+        "training.decay_ratio",
+        "only lr_scheduler_type: wsd has it",
+        lambda c: bool(c.get("training.lr_scheduler_type") != "wsd"),
+    ),
+    _unused(
+        "training.min_learning_rate",
+        "lr_scheduler_type: constant never falls",
+        lambda c: bool(c.get("training.lr_scheduler_type") == "constant"),
+    ),
+    *(
+        _unused(f"evaluation.{key}", "there are no sample_prompts", _has_no_prompts)
+        for key in ("sample_steps", "sample_max_new_tokens")
+    ),
+    _unused(
+        "evaluation.early_stopping_threshold",
+        "early_stopping_patience is not set",
+        lambda c: c.get("evaluation.early_stopping_patience") is None,
+    ),
+    _unused(
+        "evaluation.eval_steps",
+        "no rows are held out (val_set_size, eval_split)",
+        lambda c: _never_evaluates(c) and c.get("evaluation.eval_steps") != 0,
+    ),
+    _unused("evaluation.per_device_eval_batch_size", "nothing is evaluated", _never_evaluates),
+    _both_warmups, _both_splits, _both_ends, _long_rows, _high_rate, _high_alpha,
+)  # fmt: skip

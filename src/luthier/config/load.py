@@ -1,0 +1,160 @@
+"""Loads a YAML (or a Python mapping) and overrides into a `Config`, or says everything that is wrong at once.
+
+    text -> tree with lines -> settings at their places -> overrides on top -> texts checked -> pydantic -> Loaded
+
+Not covered: combinations of keys (`luthier.config.rules`) and ``auto`` (`luthier.config.resolve`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from luthier.config.keys import keys
+from luthier.config.placing import Placed, Setting, place_settings, plain_tree
+from luthier.config.problems import translate
+from luthier.config.schema import Config
+from luthier.config.tree import Node, from_python, printable, read_yaml
+from luthier.config.values import clean
+from luthier.errors import ConfigError, Problem
+
+MAX_BYTES = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A valid config and where its values come from.
+
+    Attributes:
+        config: The config, with ``auto`` still in it.
+        sources: Dotted key -> ``configs/x.yaml:14``, ``override``, ``dict`` or ``default``. Holds every key.
+        notes: Foreign keys and keys in another section, one sentence each.
+        path: The file; ``dict`` for a mapping.
+    """
+
+    config: Config
+    sources: dict[str, str]
+    notes: tuple[str, ...]
+    path: Path
+
+
+def load(path: Path | str, overrides: Sequence[str] = ()) -> Loaded:
+    """Load a config file.
+
+    Args:
+        path: A YAML file.
+        overrides: ``key=value``, the key dotted or bare, the value in YAML. They win over the file.
+
+    Raises:
+        ConfigError: With all problems that were found.
+    """
+    root = read_yaml(_read(path), lambda number: f"{path}:{number}")
+    return _build(place_settings(root), overrides, Path(path))
+
+
+def from_dict(mapping: Mapping[str, Any], overrides: Sequence[str] = ()) -> Loaded:
+    """Load a config from a Python mapping of the same shape as the YAML, with the same checks.
+
+    Raises:
+        ConfigError: With all problems that were found.
+    """
+    return _build(place_settings(from_python(mapping)), overrides, Path("dict"))
+
+
+def _read(path: Path | str) -> str:
+    shown = printable(str(path))
+    try:
+        with Path(path).open("rb") as file:
+            raw = file.read(MAX_BYTES + 1)
+    except IsADirectoryError:
+        inside = sorted(p.name for p in Path(path).iterdir() if p.suffix in {".yaml", ".yml"})[:1]
+        fix = f"name a file, for example {Path(path, *inside)}" if inside else "name a .yaml file"
+        raise ConfigError(Problem("E-CFG-001", "is a folder, not a file", fix, shown)) from None
+    except FileNotFoundError:
+        raise ConfigError(Problem("E-CFG-001", "no such file", _nearby(Path(path)), shown)) from None
+    except (OSError, ValueError) as error:
+        what = getattr(error, "strerror", None) or str(error)
+        fix = "check the path and the permissions of the file"
+        raise ConfigError(Problem("E-CFG-001", f"cannot be read: {what}", fix, shown)) from None
+    if len(raw) > MAX_BYTES:
+        fix = "name the config, not a dataset or a checkpoint"
+        raise ConfigError(Problem("E-CFG-003", "is larger than 1 MiB", fix, shown))
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        utf16 = raw[:2] in (b"\xff\xfe", b"\xfe\xff")
+        found = f"byte 0x{raw[error.start]:02x} is not UTF-8" + (" (the file is UTF-16)" if utf16 else "")
+        encoding = "UTF-16" if utf16 else "LATIN1"
+        fix = f"iconv -f {encoding} -t UTF-8 {Path(path).name} > new.yaml, or save it as UTF-8 in the editor"
+        raise ConfigError(Problem("E-CFG-002", found, fix, f"{shown}:{line}")) from None
+
+
+def _nearby(path: Path) -> str:
+    for folder in (path.parent, Path("configs")):
+        try:
+            names = sorted(str(p) for p in folder.iterdir() if p.suffix in {".yaml", ".yml"})
+        except (OSError, ValueError):
+            continue
+        if names:
+            return "there is " + ", ".join(map(printable, names[:5]))
+    return "check the path; the shipped configs are in configs/"
+
+
+def _build(placed: Placed, overrides: Sequence[str], path: Path) -> Loaded:
+    problems = list(placed.problems)
+    notes = list(placed.notes)
+    settings = dict(placed.settings)
+    over = _overrides(overrides, problems, notes)
+    settings |= over
+    for key, setting in list(settings.items()):
+        settings[key], wrong = clean(setting)
+        if wrong:
+            problems += wrong
+            del settings[key]
+    config = Config()
+    try:
+        config = Config.model_validate(plain_tree(settings))
+    except ValidationError as error:
+        problems += translate(error.errors(include_url=False), settings)
+    if problems:
+        raise ConfigError(*sorted(problems, key=_line))
+    sources = {
+        key: "override" if key in over else settings[key].node.place if key in settings else "default" for key in keys()
+    }
+    return Loaded(config, sources, tuple(notes), path)
+
+
+def _overrides(overrides: Sequence[str], problems: list[Problem], notes: list[str]) -> dict[str, Setting]:
+    found = Placed()
+    for item in overrides:
+        name, equals, text = item.partition("=")
+        name = name.strip()
+        if not equals or not name:
+            fix = f"write key=value, for example {name or 'learning_rate'}=..." if not equals else "learning_rate=1e-4"
+            what = f'"{printable(item)[:80]}" is no override'
+            problems.append(Problem("E-CFG-014", what, fix, "command line"))
+            continue
+        place = f"override {printable(name)}=..."
+        try:
+            value = read_yaml(text, lambda _, place=place: place)  # type: ignore[misc]
+        except ConfigError as error:
+            problems += error.problems
+            continue
+        one = place_settings(Node({name: value}, place))
+        found.problems += one.problems
+        found.notes += one.notes
+        for setting in one.settings.values():
+            found.add(setting)
+    problems += found.problems
+    notes += found.notes
+    return found.settings
+
+
+def _line(problem: Problem) -> tuple[str, int]:
+    file, _, line = problem.where.rpartition(":")
+    return (file, int(line)) if line.isdigit() else (problem.where, 0)

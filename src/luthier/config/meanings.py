@@ -1,0 +1,231 @@
+"""Values of other frameworks, translated: each function takes a plain value and says what it means here.
+
+Not covered: keys that are only named otherwise (`luthier.config.aliases`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Meaning:
+    """What a value means here.
+
+    Attributes:
+        sets: Dotted key -> value.
+        note: Said to the user, when the spelling alone does not tell.
+        refused: Why it cannot be honoured; empty when it can.
+        fix: What to write instead.
+    """
+
+    sets: tuple[tuple[str, Any], ...] = ()
+    note: str = ""
+    refused: str = ""
+    fix: str = ""
+
+
+def _one(key: str, value: Any) -> Meaning:
+    return Meaning(sets=((key, value),))
+
+
+def _inverted(value: Any) -> Meaning:
+    return _one("data.completion_only_loss", not value if isinstance(value, bool) else value)
+
+
+def _adapter(value: Any) -> Meaning:
+    if value in (None, "", "full", "none"):
+        return _one("training.finetuning_type", "full")
+    if value == "qlora":
+        return Meaning(sets=(("training.finetuning_type", "lora"), ("quantization.load_in_4bit", True)))
+    return _one("training.finetuning_type", value)
+
+
+def _full(value: Any) -> Meaning:
+    return _one("training.finetuning_type", "full") if value is True else Meaning()
+
+
+def _use_lora(value: Any) -> Meaning:
+    words = {True: "lora", False: "full"}
+    return _one("training.finetuning_type", words[value] if isinstance(value, bool) else value)
+
+
+def _bits(value: Any) -> Meaning:
+    if value in (None, 16, 32):
+        return Meaning()
+    if value == 4:
+        return _one("quantization.load_in_4bit", True)
+    return Meaning(refused="is not supported: 4 bits or 16", fix="load_in_4bit: true")
+
+
+def _flag(dtype: str) -> Callable[[Any], Meaning]:
+    def meaning(value: Any) -> Meaning:
+        if value in (None, False):
+            return Meaning()
+        return Meaning() if value == "false" else _one("model.dtype", dtype if value is True else value)
+
+    return meaning
+
+
+def _strategy(key: str, name: str) -> Callable[[Any], Meaning]:
+    def meaning(value: Any) -> Meaning:
+        if value in ("no", False):
+            return _one(key, 0)
+        if value == "steps":
+            return Meaning()
+        return Meaning(refused="can be `no` or `steps` only: Luthier counts in optimizer steps", fix=f"{name}: 500")
+
+    return meaning
+
+
+def _evaluates(value: Any) -> Meaning:
+    return _one("evaluation.eval_steps", 0) if value is False else Meaning()
+
+
+def _evals_per_epoch(value: Any) -> Meaning:
+    if value == 4 or value is None:
+        return Meaning()
+    if value == 0:
+        return _one("evaluation.eval_steps", 0)
+    return Meaning(refused="is 4 here, or write the steps", fix="eval_steps: 100")
+
+
+def _scheduler_arguments(value: Any) -> Meaning:
+    if value in (None, {}):
+        return Meaning()
+    if isinstance(value, dict) and set(value) == {"min_lr"}:
+        return _one("training.min_learning_rate", value["min_lr"])
+    return Meaning(refused="can hold min_lr only", fix="min_learning_rate: 5e-5")
+
+
+def _all_linear(value: Any) -> Meaning:
+    return _one("lora.target_modules", "all-linear") if value is True else Meaning()
+
+
+def _pissa(value: Any) -> Meaning:
+    return _one("lora.init_lora_weights", "pissa") if value is True else Meaning()
+
+
+def _template(value: Any) -> Meaning:
+    known = {"tokenizer_default": "chat", "default": "auto", "alpaca": "alpaca", None: "auto"}
+    if value is None or (isinstance(value, str) and (value in known or value.endswith(".jinja"))):
+        return _one("data.prompt_template", known.get(value, value))
+    return Meaning(
+        refused="names a template of another tool; Luthier uses the tokenizer's own", fix="prompt_template: chat"
+    )
+
+
+KEYS: dict[str, Callable[[Any], Meaning]] = {
+    "adapter": _adapter,
+    "bf16": _flag("bfloat16"),
+    "chat_template": _template,
+    "do_eval": _evaluates,
+    "eval_strategy": _strategy("evaluation.eval_steps", "eval_steps"),
+    "evals_per_epoch": _evals_per_epoch,
+    "evaluation_strategy": _strategy("evaluation.eval_steps", "eval_steps"),
+    "float16": _flag("float16"),
+    "fp16": _flag("float16"),
+    "full_finetuning": _full,
+    "logging_strategy": _strategy("logging.logging_steps", "logging_steps"),
+    "lora_target_linear": _all_linear,
+    "lr_scheduler_kwargs": _scheduler_arguments,
+    "mask_prompt": lambda value: _one("data.completion_only_loss", value),
+    "pissa_init": _pissa,
+    "quantization_bit": _bits,
+    "save_strategy": _strategy("checkpointing.save_steps", "save_steps"),
+    "template": _template,
+    "train_on_input": _inverted,
+    "train_on_inputs": _inverted,
+    "train_on_prompt": _inverted,
+    "use_lora": _use_lora,
+    "use_peft": _use_lora,
+}
+"""Foreign keys whose value needs a translation."""
+
+
+def _table(key: str, words: dict[Any, Any]) -> Callable[[Any], Meaning | None]:
+    def meaning(value: Any) -> Meaning | None:
+        if isinstance(value, (bool, str)) and value in words:
+            return _one(key, words[value])
+        return None
+
+    return meaning
+
+
+def _warmup(value: Any) -> Meaning | None:
+    if isinstance(value, float) and 0 < value < 1:
+        return Meaning(
+            sets=(("training.warmup_ratio", value),), note="below 1 it is a share of all steps: warmup_ratio"
+        )
+    return None
+
+
+def _max_steps(value: Any) -> Meaning | None:
+    if value == -1 and not isinstance(value, bool):
+        return _one("training.max_steps", None)
+    return None
+
+
+def _report_to(value: Any) -> Meaning | None:
+    key = "logging.report_to"
+    if value is None or value in ("none", ["none"], False):
+        return _one(key, [])
+    if value in ("all", ["all"]):
+        note = "`all` is `tensorboard` here: nothing leaves this machine unless it is named"
+        return Meaning(sets=((key, ["tensorboard"]),), note=note)
+    return _one(key, [value]) if isinstance(value, str) else None
+
+
+def _targets(value: Any) -> Meaning | None:
+    key = "lora.target_modules"
+    if value in ("all", "all_linear", ["all-linear"], ["all"]):
+        return _one(key, "all-linear")
+    if isinstance(value, str) and re.fullmatch(r"[\w.]+(\s*,\s*[\w.]+)+", value):
+        return _one(key, [name.strip() for name in value.split(",")])
+    return None
+
+
+def _finetuning(value: Any) -> Meaning | None:
+    return _adapter("qlora") if value == "qlora" else None
+
+
+VALUES: dict[str, Callable[[Any], Meaning | None]] = {
+    "checkpointing.resume_from_checkpoint": _table(
+        "checkpointing.resume_from_checkpoint", {True: "auto", False: None, "true": "auto", "latest": "auto"}
+    ),
+    "data.overlong_rows": _table("data.overlong_rows", {"raise": "error"}),
+    "logging.report_to": _report_to,
+    "lora.init_lora_weights": _table("lora.init_lora_weights", {True: "default"}),
+    "lora.target_modules": _targets,
+    "model.dtype": _table(
+        "model.dtype",
+        {
+            "bf16": "bfloat16", "fp16": "float16", "fp32": "float32", "half": "float16", "float": "float32",
+            "torch.bfloat16": "bfloat16", "torch.float16": "float16", "torch.float32": "float32",
+            "bf16-true": "bfloat16", "32-true": "float32",
+        },
+    ),
+    "training.finetuning_type": _finetuning,
+    "training.gradient_checkpointing": _table(
+        "training.gradient_checkpointing", {"unsloth": True, "true": True, "false": False, "offload": True}
+    ),
+    "training.lr_scheduler_type": _table(
+        "training.lr_scheduler_type",
+        {
+            "cosine_with_min_lr": "cosine", "constant_with_warmup": "constant", "warmup_stable_decay": "wsd",
+        },
+    ),
+    "training.max_steps": _max_steps,
+    "training.optim": _table(
+        "training.optim",
+        {
+            "adamw": "adamw_torch", "adamw_hf": "adamw_torch", "adamw_8bit": "paged_adamw_8bit",
+            "adamw_bnb_8bit": "paged_adamw_8bit", "paged_adamw": "paged_adamw_8bit",
+        },
+    ),
+    "training.warmup_steps": _warmup,
+}  # fmt: skip
+"""Luthier's keys for which other frameworks allow values that need a translation."""

@@ -1,0 +1,152 @@
+"""The arithmetic of a run: rows and batches to steps, with each calculation written out.
+
+    examples a step = batch x accumulation x devices
+    steps           = rows x epochs / examples a step, rounded down, at least 1 (or max_steps)
+    warmup          = warmup_steps, or warmup_ratio x steps, rounded up
+    decay           = the steps after the warmup (cosine, linear); decay_ratio x steps (wsd)
+    evaluation      = eval_steps, or a quarter of an epoch
+
+A number that rests on facts which are not there yet is 0 and its text says what is missing.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from luthier.config.plan import DataFacts
+from luthier.config.schema import Config
+from luthier.config.tree import number
+
+UNKNOWN_DATA = "unknown until the dataset is there"
+UNKNOWN_MEMORY = "unknown until the model is measured"
+_EPS = 1e-9
+
+
+@dataclass(frozen=True)
+class Number:
+    """A derived number and its arithmetic."""
+
+    value: float
+    how: str
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """All derived numbers of a run; see `Plan` for what each means."""
+
+    examples_per_step: Number
+    steps_per_epoch: Number
+    total_steps: Number
+    warmup_steps: Number
+    decay_steps: Number
+    eval_every: Number
+    save_every: Number
+
+
+def wants_evaluation(config: Config) -> bool:
+    """Whether the config holds rows out and does not switch evaluation off."""
+    has_rows = config.data.eval_split is not None or config.data.val_set_size > 0
+    return has_rows and config.evaluation.eval_steps != 0
+
+
+def derive(config: Config, data: DataFacts | None, world_size: int) -> Numbers:
+    """Compute all numbers.
+
+    Args:
+        config: May still hold ``auto``.
+        data: None when the rows are not counted yet.
+        world_size: Number of devices.
+    """
+    t = config.training
+    examples = t.per_device_train_batch_size * t.gradient_accumulation_steps * world_size
+    devices = "device" if world_size == 1 else "devices"
+    how = (
+        f"{t.per_device_train_batch_size} x {t.gradient_accumulation_steps} accumulation x {world_size} {devices} "
+        f"= {examples:,} examples a step"
+    )
+    per_epoch = _steps_per_epoch(data, examples)
+    total = _total(config, data, examples)
+    warmup = _warmup(config, int(total.value))
+    save = config.checkpointing.save_steps
+    return Numbers(
+        examples_per_step=Number(examples, how),
+        steps_per_epoch=per_epoch,
+        total_steps=total,
+        warmup_steps=warmup,
+        decay_steps=_decay(config, int(total.value), int(warmup.value)),
+        eval_every=_eval_every(config, data, per_epoch.value),
+        save_every=Number(save, "save_steps, and at the end" if save else "only at the end"),
+    )
+
+
+def _steps_per_epoch(data: DataFacts | None, examples: int) -> Number:
+    if data is None:
+        return Number(0.0, UNKNOWN_DATA)
+    steps = data.train_rows / examples
+    return Number(steps, f"{data.train_rows:,} rows / {examples:,} = {steps:,.1f} steps an epoch")
+
+
+def _total(config: Config, data: DataFacts | None, examples: int) -> Number:
+    t = config.training
+    if t.max_steps is not None:
+        seen = f", {t.max_steps * examples / data.train_rows:,.2f} epochs" if data and data.train_rows else ""
+        return Number(t.max_steps, f"max_steps = {t.max_steps:,} steps{seen}")
+    if data is None:
+        return Number(0, UNKNOWN_DATA)
+    exact = data.train_rows * t.num_train_epochs / examples
+    steps = max(1, math.floor(exact + _EPS))
+    rows = data.train_rows + data.eval_rows
+    share = 1 - config.data.val_set_size
+    head = f"{data.train_rows:,} rows"
+    if data.eval_rows and config.data.eval_split is None:
+        head = f"{rows:,} rows - {data.eval_rows:,} held out = {data.train_rows:,}; {data.train_rows:,}"
+        by_share = max(1, math.floor(rows * share * t.num_train_epochs / examples + _EPS))
+        if config.data.val_set_size < 1 and by_share == steps:
+            head = f"{rows:,} rows x {number(round(share, 6))}"
+    least = " (at least 1)" if exact < 1 else ""
+    return Number(steps, f"{head} x {number(t.num_train_epochs)} / {examples:,} = {_steps(steps)}{least}")
+
+
+def _warmup(config: Config, total: int) -> Number:
+    t = config.training
+    if t.warmup_steps is not None:
+        return Number(t.warmup_steps, f"warmup_steps = {_steps(t.warmup_steps)}")
+    if not t.warmup_ratio:
+        return Number(0, "no warmup")
+    if not total:
+        return Number(0, UNKNOWN_DATA)
+    steps = math.ceil(round(t.warmup_ratio * total, 6))
+    return Number(steps, f"{number(t.warmup_ratio)} x {total:,} = {_steps(steps)}")
+
+
+def _decay(config: Config, total: int, warmup: int) -> Number:
+    t = config.training
+    if t.lr_scheduler_type == "constant":
+        return Number(0, "constant: the learning rate does not fall")
+    if not total:
+        return Number(0, UNKNOWN_DATA)
+    rest = max(0, total - warmup)
+    if t.lr_scheduler_type != "wsd":
+        return Number(rest, f"{total:,} - {warmup:,} warmup = {_steps(rest)}")
+    steps = max(1, round(t.decay_ratio * total))
+    how = f"{number(t.decay_ratio)} x {total:,} = {_steps(steps)}"
+    return Number(steps, how) if steps <= rest else Number(rest, f"{how}, of which the warmup leaves {rest:,}")
+
+
+def _eval_every(config: Config, data: DataFacts | None, per_epoch: float) -> Number:
+    wanted = config.evaluation.eval_steps
+    if wanted == 0:
+        return Number(0, "eval_steps: 0 switches evaluation off")
+    if not wants_evaluation(config) or (data is not None and data.eval_rows == 0):
+        return Number(0, "no rows are held out")
+    if wanted is not None:
+        return Number(wanted, f"every {_steps(wanted)}, and at the end")
+    if data is None:
+        return Number(0, UNKNOWN_DATA)
+    steps = max(1, math.floor(per_epoch / 4 + _EPS))
+    return Number(steps, f"{per_epoch:,.1f} steps an epoch / 4 = every {_steps(steps)}, and at the end")
+
+
+def _steps(count: int) -> str:
+    return f"{count:,} step" if count == 1 else f"{count:,} steps"

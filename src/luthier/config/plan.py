@@ -1,0 +1,117 @@
+"""The Plan: what will happen, each number with where it came from, and the facts it rests on.
+
+Types only; `luthier.config.resolve` computes a plan, once, and nobody changes it after that.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from luthier.config.schema import Config
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """What counting the tokenized rows found. See `luthier.data.prepare`."""
+
+    train_rows: int
+    """Rows of one epoch: after the split, without those left out, with the weights of their sources."""
+    eval_rows: int
+    train_tokens: int
+    """All tokens of one epoch of training rows."""
+    trained_tokens: int
+    """Those of them that are trained (labels)."""
+    longest_row_tokens: int
+    template: str
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What the model's config.json says. See `luthier.model.describe`."""
+
+    architecture: str
+    parameters: int
+    trainable_parameters: int | None
+    layers: int
+    hidden_size: int
+    vocab_size: int
+    max_position_embeddings: int | None
+    can_isolate_documents: bool
+    """Whether packed documents can be kept apart (attention only, no recurrence across positions)."""
+
+
+@dataclass(frozen=True)
+class MachineFacts:
+    """What this box can do. See `luthier.machine.probe`."""
+
+    device: Literal["cuda", "cpu", "mps"]
+    device_name: str
+    world_size: int
+    supports_bfloat16: bool
+    """The device computes bfloat16 in hardware, so `auto` picks it."""
+    memory_gib: float
+    """Memory of the device (of the machine, on CPU)."""
+    free_memory_gib: float
+    cpu_cores: int
+    has_bitsandbytes: bool
+
+
+@dataclass(frozen=True)
+class Value:
+    """A resolved value and its origin.
+
+    Attributes:
+        key: Dotted key (``training.learning_rate``) or name of a derived number (``total_steps``).
+        value: The value itself.
+        source: ``configs/training_config.yaml:14``, ``override``, ``dict``, ``default`` or ``derived``.
+        how: For derived and ``auto`` values the arithmetic or the reason, e.g.
+            ``4 x 4 accumulation x 1 device = 16 examples a step``.
+    """
+
+    key: str
+    value: Any
+    source: str
+    how: str = ""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything the run needs to know. `config` has no ``auto`` left; derived numbers are fields of their own.
+
+    Without data or model facts (a plan made offline) the numbers that need them are 0, and their `Value` says so.
+    """
+
+    config: Config
+    machine: MachineFacts
+    model: ModelFacts | None
+    data: DataFacts | None
+    values: tuple[Value, ...]
+    warnings: tuple[str, ...]
+    examples_per_step: int
+    """Over all devices: per_device_train_batch_size x gradient_accumulation_steps x world_size."""
+    total_steps: int
+    """Optimizer steps of the whole run."""
+    steps_per_epoch: float
+    warmup_steps: int
+    """First steps, in which the learning rate rises."""
+    decay_steps: int
+    """Last steps, in which it falls."""
+    eval_every: int
+    """0: never."""
+    save_every: int
+    """0: only at the end."""
+    max_tokens_per_micro_batch: int
+    """Tokens in one forward and backward pass."""
+
+    def value(self, key: str) -> Value:
+        """The value of a dotted key (``training.optim``) or a derived number (``total_steps``).
+
+        Raises:
+            KeyError: No such key.
+        """
+        for value in self.values:
+            if value.key == key:
+                return value
+        raise KeyError(key)

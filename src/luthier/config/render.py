@@ -1,0 +1,212 @@
+"""A Plan as text for people, as a flat dict for events, and as YAML for ``plan.yaml``.
+
+Plain text of at most 100 columns: what will happen in sentences, then every value with its origin, then warnings.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import yaml
+
+from luthier.config.keys import SECTIONS
+from luthier.config.plan import Plan, Value
+from luthier.config.tree import number, shown
+
+WIDTH = 100
+DERIVED = (
+    "examples_per_step", "steps_per_epoch", "total_steps", "warmup_steps", "decay_steps", "eval_every", "save_every",
+    "max_tokens_per_micro_batch",
+)  # fmt: skip
+
+
+def render_plan(plan: Plan) -> str:
+    """The plan as plain text."""
+    blocks = ["What will happen", *_sentences(plan), "", "Every value, and where it comes from"]
+    for section in SECTIONS:
+        blocks.append(f"  {section}")
+        blocks += [_row(v) for v in plan.values if v.key.startswith(f"{section}.")]
+    blocks.append("  derived")
+    blocks += [_row(plan.value(name)) for name in DERIVED]
+    if plan.warnings:
+        blocks += ["", "Worth a look"]
+        blocks += [_wrapped(warning, "  - ", "    ") for warning in plan.warnings]
+    return "\n".join(blocks)
+
+
+def plan_as_dict(plan: Plan) -> dict[str, Any]:
+    """Dotted key -> plain value, and the derived numbers as ``plan.total_steps`` and so on."""
+    flat = {value.key: _plain(value.value) for value in plan.values if "." in value.key}
+    return flat | {f"plan.{name}": _plain(getattr(plan, name)) for name in DERIVED}
+
+
+def dump_plan_yaml(plan: Plan, extra: Mapping[str, Any] | None = None) -> str:
+    """The text of ``plan.yaml``: the resolved config, derived numbers with their arithmetic, origins and facts.
+
+    Args:
+        plan: The plan.
+        extra: More top-level entries, for example versions and hashes.
+    """
+    config: dict[str, dict[str, Any]] = {}
+    for value in plan.values:
+        section, dot, name = value.key.partition(".")
+        if dot:
+            config.setdefault(section, {})[name] = _plain(value.value)
+    content = {
+        "config": config,
+        "derived": {name: {"value": _plain(getattr(plan, name)), "how": plan.value(name).how} for name in DERIVED},
+        "sources": {value.key: value.source for value in plan.values if "." in value.key},
+        "machine": asdict(plan.machine),
+        "model": asdict(plan.model) if plan.model else None,
+        "data": asdict(plan.data) if plan.data else None,
+        "warnings": list(plan.warnings),
+        **_plain(dict(extra or {})),
+    }
+    return str(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
+
+
+def _row(value: Value) -> str:
+    name = value.key.partition(".")[2] or value.key
+    text = value.value if isinstance(value.value, str) else shown(value.value, 200)
+    if isinstance(value.value, float) and name == "steps_per_epoch":
+        text = f"{value.value:,.1f}"
+    origin = value.how if value.source == "derived" else value.source + (f": {value.how}" if value.how else "")
+    head = f"    {name:<28} "
+    if len(text) > 19:
+        return f"{_wrapped(text, head, ' ' * len(head))}\n{_wrapped(origin, ' ' * 53, ' ' * 53)}"
+    head += f"{text:<19} "
+    return _wrapped(origin, head, " " * len(head))
+
+
+def _wrapped(text: str, first: str, rest: str) -> str:
+    return textwrap.fill(text, WIDTH, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False)
+
+
+def _sentences(plan: Plan) -> list[str]:
+    lines = {
+        "Machine": _machine(plan),
+        "Model": _model(plan),
+        "Training": _trained(plan),
+        "Data": _data(plan),
+        "Step": _step(plan),
+        "Length": f"{plan.value('total_steps').how}.",
+        "Schedule": _schedule(plan),
+        "Evaluation": _evaluation(plan),
+        "Samples": _samples(plan),
+        "Checkpoints": _checkpoints(plan),
+    }
+    return [_wrapped(text, f"  {name:<12} ", " " * 15) for name, text in lines.items()]
+
+
+def _machine(plan: Plan) -> str:
+    m = plan.machine
+    count = f"{m.world_size} x " if m.world_size > 1 else ""
+    return f"{count}{m.device_name} ({m.device}), {m.free_memory_gib:.1f} of {m.memory_gib:.1f} GiB free."
+
+
+def _model(plan: Plan) -> str:
+    c = plan.config
+    facts = ""
+    if plan.model:
+        facts = (
+            f" ({plan.model.architecture}, {plan.model.parameters / 1e9:.3g} B parameters, {plan.model.layers} layers)"
+        )
+    if c.model.from_scratch:
+        state = "from random weights"
+    elif c.quantization.load_in_4bit:
+        double = " with double quantization" if c.quantization.bnb_4bit_use_double_quant else ""
+        state = f"frozen in 4-bit {c.quantization.bnb_4bit_quant_type}{double}"
+    else:
+        state = "frozen" if c.training.finetuning_type == "lora" else "all weights trained"
+    return f"{c.model.model_name_or_path}{facts}, {state}, computing in {c.model.dtype}."
+
+
+def _trained(plan: Plan) -> str:
+    c = plan.config
+    count = plan.model.trainable_parameters if plan.model else None
+    size = (
+        f"{count:,} trained parameters" if count is not None else "trained parameters counted when the model is there"
+    )
+    if plan.model and count:
+        size += f" ({100 * count / plan.model.parameters:.2g} %)"
+    if c.training.finetuning_type == "full":
+        return f"every weight; {size}."
+    scale = c.lora.lora_alpha / (c.lora.r**0.5 if c.lora.use_rslora else c.lora.r)
+    targets = c.lora.target_modules if isinstance(c.lora.target_modules, str) else ", ".join(c.lora.target_modules)
+    kind = "DoRA" if c.lora.use_dora else "LoRA"
+    return f"{kind} of rank {c.lora.r}, scale {number(round(scale, 4))}, on {targets}; {size}."
+
+
+def _data(plan: Plan) -> str:
+    paths = ", ".join(source.path for source in plan.config.data.datasets)
+    learned = "the answers only" if plan.config.data.completion_only_loss else "prompts and answers"
+    if plan.data is None:
+        return f"{paths}; rows are counted when the dataset is there; {learned} are learned."
+    d = plan.data
+    return (
+        f"{paths}: {d.train_rows:,} rows to train on, {d.eval_rows:,} held out, template {d.template}; {learned} are "
+        f"learned ({d.trained_tokens:,} of {d.train_tokens:,} tokens an epoch); "
+        f"longest row {d.longest_row_tokens:,} tokens."
+    )
+
+
+def _step(plan: Plan) -> str:
+    packed = plan.config.training.packing
+    how = "packed end to end, each blind to the others" if packed else "padded to the longest"
+    if packed == "auto":
+        how = "packed if the model can keep documents apart"
+    tokens = plan.max_tokens_per_micro_batch
+    passes = f"at most {tokens:,} tokens a pass" if tokens else "as many tokens a pass as memory allows"
+    return f"{plan.value('examples_per_step').how}, {how}; {passes}."
+
+
+def _schedule(plan: Plan) -> str:
+    t = plan.config.training
+    peak, floor = number(t.learning_rate), number(t.min_learning_rate)
+    rise = f"rises to {peak} over {plan.warmup_steps:,} steps" if plan.warmup_steps else f"starts at {peak}"
+    if not plan.warmup_steps and plan.value("warmup_steps").how.startswith("unknown"):
+        rise = f"rises to {peak} over {number(100 * t.warmup_ratio)} % of the steps"
+    fall = {
+        "cosine": f"then falls along a cosine to {floor}",
+        "linear": f"then falls in a line to {floor}",
+        "constant": "and stays there",
+        "wsd": f"stays, and falls to {floor} over the last {plan.decay_steps:,} steps",
+    }[t.lr_scheduler_type]
+    return f"the learning rate {rise}, {fall}; {t.optim}."
+
+
+def _evaluation(plan: Plan) -> str:
+    how = plan.value("eval_every").how
+    if not plan.eval_every:
+        return f"none: {how}." if not how.startswith("unknown") else f"{how}."
+    e = plan.config.evaluation
+    best = "the weights with the lowest eval_loss" if e.load_best_model_at_end else "the last weights"
+    stop = f"; stops after {e.early_stopping_patience} without a better one" if e.early_stopping_patience else ""
+    return f"every {plan.eval_every:,} steps and at the end; {best} become final_model{stop}."
+
+
+def _samples(plan: Plan) -> str:
+    e = plan.config.evaluation
+    if not e.sample_prompts:
+        return "none (sample_prompts is empty)."
+    steps = ", ".join(f"{step:,}" for step in e.sample_steps)
+    prompts = "1 prompt" if len(e.sample_prompts) == 1 else f"{len(e.sample_prompts)} prompts"
+    return f"{prompts} at steps {steps} and the last, up to {e.sample_max_new_tokens} tokens each."
+
+
+def _checkpoints(plan: Plan) -> str:
+    keep = plan.config.checkpointing.save_total_limit
+    kept = "all are kept" if keep is None else f"the newest {keep} and the best are kept"
+    every = f"every {plan.save_every:,} steps and at the end" if plan.save_every else "at the end only"
+    return f"{every}, in {plan.config.training.output_dir}; {kept}."

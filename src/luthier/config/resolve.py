@@ -1,0 +1,147 @@
+"""Config and facts to a Plan: every ``auto`` replaced, every number derived, every rule checked.
+
+Not covered: how many tokens fit into memory; the caller measures that and passes it in.
+"""
+
+from __future__ import annotations
+
+from pathlib import PurePath
+from typing import Any
+
+from luthier.config.advice import ADVICE
+from luthier.config.keys import keys
+from luthier.config.load import Loaded
+from luthier.config.numbers import UNKNOWN_DATA, UNKNOWN_MEMORY, Number, Numbers, derive
+from luthier.config.plan import DataFacts, MachineFacts, ModelFacts, Plan, Value
+from luthier.config.rules import RULES, Case, check
+from luthier.config.schema import Config
+from luthier.errors import ConfigError
+
+Decision = tuple[Any, str]
+"""A value in place of ``auto`` (or of a default that depends), and the reason."""
+
+
+def resolve(
+    loaded: Loaded,
+    machine: MachineFacts,
+    model: ModelFacts | None,
+    data: DataFacts | None,
+    *,
+    micro_batch_tokens: int | None = None,
+) -> Plan:
+    """Compute the plan of a run.
+
+    Args:
+        loaded: A loaded config.
+        machine: Facts about this box.
+        model: Facts about the model; None before it is there.
+        data: Facts about the rows; None before they are counted.
+        micro_batch_tokens: Tokens that fit into one pass; used when max_tokens_per_micro_batch is ``auto``.
+
+    Raises:
+        ConfigError: With all combinations that cannot work.
+    """
+    numbers = derive(loaded.config, data, machine.world_size)
+    tokens = _tokens(loaded.config, micro_batch_tokens)
+    case = Case(loaded, machine, model, data, numbers, int(tokens.value))
+    problems, warnings = check(case, (*RULES, *ADVICE))
+    if problems:
+        raise ConfigError(*problems)
+    decisions = _decide(loaded.config, machine, model, numbers, tokens)
+    config = _with(loaded.config, decisions)
+    return Plan(
+        config=config,
+        machine=machine,
+        model=model,
+        data=data,
+        values=_values(config, loaded, decisions, numbers, tokens),
+        warnings=(*loaded.notes, *warnings),
+        examples_per_step=int(numbers.examples_per_step.value),
+        total_steps=int(numbers.total_steps.value),
+        steps_per_epoch=numbers.steps_per_epoch.value,
+        warmup_steps=int(numbers.warmup_steps.value),
+        decay_steps=int(numbers.decay_steps.value),
+        eval_every=int(numbers.eval_every.value),
+        save_every=int(numbers.save_every.value),
+        max_tokens_per_micro_batch=int(tokens.value),
+    )
+
+
+def _tokens(config: Config, fitting: int | None) -> Number:
+    wanted = config.training.max_tokens_per_micro_batch
+    if wanted != "auto":
+        return Number(wanted, f"max_tokens_per_micro_batch = {wanted:,} tokens")
+    if fitting is None:
+        return Number(0, UNKNOWN_MEMORY)
+    return Number(fitting, f"{fitting:,} tokens, derived from free memory")
+
+
+def _decide(
+    config: Config, machine: MachineFacts, model: ModelFacts | None, numbers: Numbers, tokens: Number
+) -> dict[str, Decision]:
+    """What stands in place of each ``auto``; keys whose facts are missing are left out."""
+    t, e = config.training, config.evaluation
+    made: dict[str, Decision] = {}
+    if config.model.dtype == "auto":
+        made["model.dtype"] = _dtype(machine)
+    if t.packing == "auto" and model is not None:
+        can = model.can_isolate_documents
+        made["training.packing"] = (can, f"{model.architecture} {'keeps' if can else 'cannot keep'} documents apart")
+    if t.optim == "auto":
+        made["training.optim"] = ("adamw_torch_fused", "fused AdamW, exact and fast on every device")
+    if t.max_tokens_per_micro_batch == "auto" and tokens.value:
+        made["training.max_tokens_per_micro_batch"] = (int(tokens.value), tokens.how)
+    if t.warmup_steps is None and not _unknown(numbers.warmup_steps):
+        made["training.warmup_steps"] = (int(numbers.warmup_steps.value), numbers.warmup_steps.how)
+    if e.eval_steps is None and not _unknown(numbers.eval_every):
+        made["evaluation.eval_steps"] = (int(numbers.eval_every.value), numbers.eval_every.how)
+    if e.per_device_eval_batch_size is None:
+        reason = "as per_device_train_batch_size"
+        made["evaluation.per_device_eval_batch_size"] = (t.per_device_train_batch_size, reason)
+    if e.load_best_model_at_end and not numbers.eval_every.value and not _unknown(numbers.eval_every):
+        made["evaluation.load_best_model_at_end"] = (False, "nothing is evaluated, so the last weights are kept")
+    if config.logging.logging_dir is None:
+        made["logging.logging_dir"] = (str(PurePath(t.output_dir, "logs")), "`logs` in output_dir")
+    return made
+
+
+def _dtype(machine: MachineFacts) -> Decision:
+    if machine.supports_bfloat16:
+        return "bfloat16", f"{machine.device_name} computes bfloat16"
+    if machine.device == "cuda":
+        return "float16", f"{machine.device_name} computes no bfloat16"
+    return "float32", f"{machine.device_name} has no fast 16-bit arithmetic"
+
+
+def _unknown(number: Number) -> bool:
+    return number.how in (UNKNOWN_DATA, UNKNOWN_MEMORY)
+
+
+def _with(config: Config, decisions: dict[str, Decision]) -> Config:
+    sections: dict[str, dict[str, Any]] = {}
+    for key, (value, _) in decisions.items():
+        section, _, name = key.partition(".")
+        sections.setdefault(section, {})[name] = value
+    update = {name: getattr(config, name).model_copy(update=changes) for name, changes in sections.items()}
+    return config.model_copy(update=update)
+
+
+def _values(
+    config: Config, loaded: Loaded, decisions: dict[str, Decision], numbers: Numbers, tokens: Number
+) -> tuple[Value, ...]:
+    values = []
+    for key in keys():
+        section, _, name = key.partition(".")
+        value = getattr(getattr(config, section), name)
+        value = [item.model_dump() for item in value] if key == "data.datasets" else value
+        how = decisions[key][1] if key in decisions else "unknown yet" if value == "auto" and _waits(key) else ""
+        values.append(Value(key, value, loaded.sources[key], how))
+    derived = {**vars(numbers), "max_tokens_per_micro_batch": tokens}
+    for name, number in derived.items():
+        value = number.value if name == "steps_per_epoch" else int(number.value)
+        values.append(Value(name, value, "derived", number.how))
+    return tuple(values)
+
+
+def _waits(key: str) -> bool:
+    return key in ("training.packing", "training.max_tokens_per_micro_batch")

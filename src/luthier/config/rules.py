@@ -1,0 +1,228 @@
+"""Combinations of keys and facts that cannot work (errors) or that hardly anybody wants (warnings).
+
+A rule is a small function: `Case` -> a `Problem`, a warning sentence, or None. A rule that needs a fact which is not
+there yet says nothing, so the same table serves before and after a download.
+
+Not covered: single values (`luthier.config.schema`), rows (`luthier.data`), memory (`luthier.model`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from luthier.config.keys import keys
+from luthier.config.load import Loaded
+from luthier.config.numbers import Numbers, wants_evaluation
+from luthier.config.plan import DataFacts, MachineFacts, ModelFacts
+from luthier.config.schema import Config
+from luthier.config.tree import shown
+from luthier.errors import Problem
+
+
+@dataclass(frozen=True)
+class Case:
+    """What rules look at. `tokens`: tokens of a micro-batch, 0 while unknown."""
+
+    loaded: Loaded
+    machine: MachineFacts
+    model: ModelFacts | None
+    data: DataFacts | None
+    numbers: Numbers
+    tokens: int
+
+    @property
+    def config(self) -> Config:
+        """The config as loaded, with ``auto`` in it."""
+        return self.loaded.config
+
+    def get(self, key: str) -> Any:
+        """The value of a dotted key."""
+        section, _, name = key.partition(".")
+        return getattr(getattr(self.config, section), name)
+
+    def wrote(self, key: str) -> bool:
+        """Whether the user wrote the key, even if with its default."""
+        return self.loaded.sources[key] != "default"
+
+    def changed(self, key: str) -> bool:
+        """Whether the user wrote the key with another value than its default."""
+        return self.wrote(key) and self.get(key) != keys()[key].default
+
+    def said(self, key: str) -> str:
+        """``learning_rate: 2e-4 (configs/x.yaml:14)``."""
+        return f"{key.partition('.')[2]}: {shown(self.get(key))} ({self.loaded.sources[key]})"
+
+    def clash(self, code: str, key: str, other: str, fix: str) -> Problem:
+        """The error for two keys that cannot stand together."""
+        place = next((self.loaded.sources[k] for k in (key, other) if self.wrote(k)), "")
+        return Problem(code, f"{self.said(key)} cannot go with {self.said(other)}", fix, place)
+
+    def wrong(self, code: str, key: str, found: str, fix: str) -> Problem:
+        """The error for a key that the facts rule out."""
+        place = self.loaded.sources[key] if self.wrote(key) else key
+        return Problem(code, f"{self.said(key)}: {found}", fix, place)
+
+
+Finding = Problem | str | None
+Rule = Callable[[Case], Finding]
+
+
+def _four_bit_full(case: Case) -> Finding:
+    if case.get("quantization.load_in_4bit") and case.get("training.finetuning_type") == "full":
+        fix = "finetuning_type: lora (or load_in_4bit: false)"
+        return case.clash("E-CFG-020", "quantization.load_in_4bit", "training.finetuning_type", fix)
+    return None
+
+
+def _four_bit_from_scratch(case: Case) -> Finding:
+    if case.get("quantization.load_in_4bit") and case.get("model.from_scratch"):
+        fix = "load_in_4bit: false and finetuning_type: full"
+        return case.clash("E-CFG-021", "quantization.load_in_4bit", "model.from_scratch", fix)
+    return None
+
+
+def _from_scratch_lora(case: Case) -> Finding:
+    quantized = case.get("quantization.load_in_4bit")
+    if case.get("model.from_scratch") and case.get("training.finetuning_type") == "lora" and not quantized:
+        return case.clash("E-CFG-032", "model.from_scratch", "training.finetuning_type", "finetuning_type: full")
+    return None
+
+
+def _bitsandbytes(case: Case) -> Finding:
+    if case.machine.has_bitsandbytes:
+        return None
+    missing = "bitsandbytes is not installed"
+    if case.get("quantization.load_in_4bit"):
+        fix = "pip install bitsandbytes (or load_in_4bit: false)"
+        return case.wrong("E-CFG-022", "quantization.load_in_4bit", missing, fix)
+    if case.get("training.optim") == "paged_adamw_8bit":
+        return case.wrong("E-CFG-022", "training.optim", missing, "pip install bitsandbytes (or optim: auto)")
+    return None
+
+
+def _dtype(case: Case) -> Finding:
+    dtype, device = case.get("model.dtype"), case.machine.device
+    if dtype == "float16" and device == "cpu":
+        return case.wrong("E-CFG-023", "model.dtype", "this machine computes on its CPU", "dtype: auto")
+    if dtype != "bfloat16" or case.machine.supports_bfloat16:
+        return None
+    if device == "cpu":
+        return f"{case.said('model.dtype')} is emulated on this CPU and slow; dtype: float32 is faster here."
+    found = f"the device ({case.machine.device_name}) computes no bfloat16"
+    return case.wrong("E-CFG-023", "model.dtype", found, "dtype: auto")
+
+
+def _packing(case: Case) -> Finding:
+    if case.get("training.packing") is True and case.model and not case.model.can_isolate_documents:
+        model = f"{case.said('model.model_name_or_path')}, {case.model.architecture}"
+        found = f"the model ({model}) cannot keep documents apart"
+        return case.wrong("E-CFG-024", "training.packing", found, "packing: auto")
+    return None
+
+
+def _no_evaluation(case: Case) -> tuple[str, str] | None:
+    """The key that leaves nothing to evaluate and what to write, or None when there is something."""
+    if case.get("evaluation.eval_steps") == 0:
+        return "evaluation.eval_steps", "eval_steps: 100"
+    empty = case.data is not None and case.data.eval_rows == 0
+    if not wants_evaluation(case.config) or empty:
+        split = case.get("data.eval_split") is not None
+        return ("data.eval_split", "eval_split: test") if split else ("data.val_set_size", "val_set_size: 0.05")
+    return None
+
+
+def _patience(case: Case) -> Finding:
+    nothing = _no_evaluation(case)
+    if nothing and case.get("evaluation.early_stopping_patience") is not None:
+        key, fix = nothing
+        fix = f"{fix} (or early_stopping_patience: null)"
+        return case.clash("E-CFG-025", "evaluation.early_stopping_patience", key, fix)
+    return None
+
+
+def _best_model(case: Case) -> Finding:
+    nothing = _no_evaluation(case)
+    if nothing and case.wrote("evaluation.load_best_model_at_end") and case.get("evaluation.load_best_model_at_end"):
+        key, fix = nothing
+        return case.clash(
+            "E-CFG-025", "evaluation.load_best_model_at_end", key, f"load_best_model_at_end: false (or {fix})"
+        )
+    return None
+
+
+def _val_set_size(case: Case) -> Finding:
+    size = case.get("data.val_set_size")
+    if size > 1 and size != int(size):
+        return case.wrong(
+            "E-CFG-033", "data.val_set_size", "neither a share nor a number of rows", "val_set_size: 0.05"
+        )
+    return None
+
+
+def _rate_floor(case: Case) -> Finding:
+    if case.get("training.min_learning_rate") > case.get("training.learning_rate"):
+        tenth = float(f"{case.get('training.learning_rate') / 10:.3g}")
+        fix = f"min_learning_rate: {shown(tenth)}"
+        return case.clash("E-CFG-026", "training.min_learning_rate", "training.learning_rate", fix)
+    return None
+
+
+def _paged_optimizer(case: Case) -> Finding:
+    if case.get("training.optim") == "paged_adamw_8bit" and case.machine.device != "cuda":
+        return case.wrong(
+            "E-CFG-027", "training.optim", f"this machine computes on {case.machine.device}", "optim: auto"
+        )
+    return None
+
+
+def _pissa(case: Case) -> Finding:
+    start = case.get("lora.init_lora_weights")
+    if start.startswith("pissa") and case.get("quantization.load_in_4bit"):
+        fix = "init_lora_weights: default (or load_in_4bit: false)"
+        return case.clash("E-CFG-028", "lora.init_lora_weights", "quantization.load_in_4bit", fix)
+    return None
+
+
+def _rank(case: Case) -> Finding:
+    if case.model is None or case.get("training.finetuning_type") == "full":
+        return None
+    if case.get("lora.r") > case.model.hidden_size:
+        found = f"the layers of {case.said('model.model_name_or_path')} are {case.model.hidden_size:,} wide"
+        return case.wrong("E-CFG-029", "lora.r", found, "r: 16")
+    return None
+
+
+def _warmup(case: Case) -> Finding:
+    total, warmup = case.numbers.total_steps, case.numbers.warmup_steps
+    if not total.value or not warmup.value or warmup.value < total.value:
+        return None
+    key = "training.warmup_ratio" if case.get("training.warmup_steps") is None else "training.warmup_steps"
+    epochs = "training.max_steps" if case.get("training.max_steps") else "training.num_train_epochs"
+    found = f"the run has no more steps than that ({case.said(epochs)}; {total.how})"
+    return case.wrong("E-CFG-030", key, found, f"warmup_steps: {int(total.value) // 10}")
+
+
+def _longest_row(case: Case) -> Finding:
+    if case.data is None or not case.tokens or case.tokens >= case.data.longest_row_tokens:
+        return None
+    longest = case.data.longest_row_tokens
+    found = f"the longest row has {longest:,} tokens ({case.said('data.max_seq_length')})"
+    if case.get("training.max_tokens_per_micro_batch") == "auto":
+        found = f"memory holds {case.tokens:,} tokens, but {found}"
+        return case.wrong("E-CFG-031", "training.max_tokens_per_micro_batch", found, f"max_seq_length: {case.tokens}")
+    fix = f"max_tokens_per_micro_batch: {longest} (or a lower max_seq_length)"
+    return case.wrong("E-CFG-031", "training.max_tokens_per_micro_batch", found, fix)
+
+
+RULES: tuple[Rule, ...] = (
+    _four_bit_full, _four_bit_from_scratch, _from_scratch_lora, _bitsandbytes, _dtype, _packing, _patience, _best_model,
+    _val_set_size, _rate_floor, _paged_optimizer, _pissa, _rank, _warmup, _longest_row,
+)  # fmt: skip
+
+
+def check(case: Case, rules: tuple[Rule, ...]) -> tuple[list[Problem], list[str]]:
+    """All errors and all warnings of `case`, in the order of `rules`."""
+    findings = [rule(case) for rule in rules]
+    return [f for f in findings if isinstance(f, Problem)], [f for f in findings if isinstance(f, str)]

@@ -1,0 +1,246 @@
+"""What a user can ask for: every key of the YAML, with its type, range, default and reason.
+
+Sections group the keys; the spelling is the ecosystem's (`transformers.TrainingArguments`, `peft.LoraConfig`,
+`BitsAndBytesConfig`). The text under each field is its documentation: it becomes the JSON schema, `luthier explain KEY`
+and the reference page. Nothing here looks at the machine or the data: ``auto`` is resolved in `luthier.config.plan`.
+
+Not covered: the combinations of keys that cannot work together (`luthier.config.rules`).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+Positive = Annotated[int, Field(ge=1)]
+NonNegative = Annotated[int, Field(ge=0)]
+
+DatasetFormat = Literal["auto", "alpaca", "sharegpt", "messages", "prompt-completion", "text"]
+Schedule = Literal["cosine", "linear", "constant", "wsd"]
+Optimizer = Literal["auto", "adamw_torch_fused", "adamw_torch", "paged_adamw_8bit"]
+Reporter = Literal["tensorboard", "wandb", "mlflow", "trackio"]
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, no unknown keys, documentation from the text under each field."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        strict=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+        validate_default=True,
+        protected_namespaces=(),
+    )
+
+
+class ModelSection(Section):
+    """The base model: whose weights are adapted."""
+
+    model_name_or_path: str = "meta-llama/Llama-3.2-1B"
+    """Hub id or local folder of the base model (safetensors)."""
+    revision: str | None = None
+    """Branch, tag or commit of the model on the hub; a commit makes the run repeatable."""
+    tokenizer_name_or_path: str | None = None
+    """Tokenizer, when it does not lie beside the model."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the model repository. Leave it off unless you have read that code."""
+    from_scratch: bool = False
+    """Start from random weights: the model folder holds only `config.json` and a tokenizer."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Number format of frozen weights and activations. `auto`: bfloat16 where the device computes it, else float32.
+    Trainable parameters are always kept in float32."""
+
+
+class QuantizationSection(Section):
+    """QLoRA's Q: how the frozen weights are stored."""
+
+    load_in_4bit: bool = False
+    """Store the frozen linear layers in 4 bits: a quarter of the memory of 16-bit weights, a little slower."""
+    bnb_4bit_quant_type: Literal["nf4", "fp4"] = "nf4"
+    """The 16 values a 4-bit weight can take. `nf4` places them where normally distributed weights are (Dettmers et al.
+    2023)."""
+    bnb_4bit_use_double_quant: bool = True
+    """Quantize the quantization constants too: saves about 0.4 bits a weight at no measurable loss."""
+
+
+class LoraSection(Section):
+    """The adapter: small trainable matrices beside frozen ones (Hu et al. 2021). Keys as in `peft.LoraConfig`."""
+
+    r: Positive = 16
+    """Rank: each adapted layer W gets B·A with A of shape (r, in) and B of shape (out, r). More rank, more capacity."""
+    lora_alpha: Annotated[float, Field(gt=0)] = 32
+    """Scale: the adapter is multiplied by lora_alpha / r. Keep it when you change r, or the step size changes too."""
+    lora_dropout: Fraction = 0.0
+    """Share of the adapter's inputs that are zeroed at random in training."""
+    target_modules: str | list[str] = "all-linear"
+    """Which layers get an adapter: `all-linear` (recommended; all but the head), a list of names, or a regex."""
+    modules_to_save: list[str] = []
+    """Layers trained in full and saved with the adapter, for example `lm_head` and `embed_tokens` after new tokens."""
+    use_rslora: bool = False
+    """Scale by lora_alpha / sqrt(r) instead of lora_alpha / r (Kalajdzievski 2023): for ranks of 64 and more."""
+    use_dora: bool = False
+    """Learn direction and magnitude of each weight apart (Liu et al. 2024): a little better at low rank, slower."""
+    init_lora_weights: Literal["default", "gaussian", "pissa", "pissa_niter_4", "pissa_niter_16"] = "default"
+    """How A and B start. `default`: B = 0, so step 0 is the base model. `pissa`: the top singular directions of W."""
+
+
+class DatasetSource(Section):
+    """One source of rows."""
+
+    path: str
+    """Hub id (`owner/name`), or a local .json, .jsonl, .csv or .parquet file or a folder of them. Relative paths are
+    relative to the project root (the folder `luthier` is started from)."""
+    name: str | None = None
+    """Configuration of a hub dataset."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub dataset."""
+    split: str = "train"
+    """Which split to train on; slices such as `train[:500]` work."""
+    format: DatasetFormat = "auto"
+    """Shape of a row. `auto` looks at the column names."""
+    columns: dict[str, str] = {}
+    """Renames columns to what the format expects: {expected: yours}, e.g. {instruction: text, output: code}."""
+    weight: Annotated[float, Field(gt=0)] = 1.0
+    """How often the rows of this source are drawn in an epoch: 2.0 twice, 0.5 a random half of them."""
+
+
+class DataSection(Section):
+    """The rows, how they become tokens, and which of them are held out."""
+
+    datasets: Annotated[list[DatasetSource], Field(min_length=1)] = [
+        DatasetSource(path="iamtarun/python_code_instructions_18k_alpaca")
+    ]
+    """The sources, mixed by their weights."""
+    prompt_template: str = "auto"
+    """`auto`: the tokenizer's own chat template if it has one, else Alpaca. Or `alpaca`, `chat`, or a path to a
+    .jinja file."""
+    max_seq_length: Annotated[int, Field(ge=8)] = 2048
+    """Longest row in tokens. Memory grows with it; see `overlong_rows`."""
+    overlong_rows: Literal["drop", "truncate", "error"] = "drop"
+    """Rows longer than max_seq_length: leave them out (counted and reported), cut the end (the model then never sees
+    how they stop), or refuse to train."""
+    completion_only_loss: bool = True
+    """Learn the answers only. false: learn to write the prompts too."""
+    val_set_size: Annotated[float, Field(ge=0)] = 0.05
+    """Rows held out for evaluation: a share below 1, or a number of rows. 0: none."""
+    eval_split: str | None = None
+    """Use this split of the first dataset for evaluation, instead of val_set_size."""
+    dataloader_num_workers: NonNegative = 2
+    """Threads that pack the next micro-batches while the device computes. 0: pack in the loop."""
+    cache_dir: str | None = None
+    """Where tokenized rows are kept. Default: `luthier` in the user's cache folder."""
+
+
+class TrainingSection(Section):
+    """The optimizer step: how many examples, how large a move, for how long."""
+
+    output_dir: str = "checkpoints"
+    """Folder for everything that the run writes."""
+    finetuning_type: Literal["lora", "full"] = "lora"
+    """`lora` trains a small adapter; `full` trains every weight (much more memory)."""
+    num_train_epochs: Annotated[float, Field(gt=0)] = 3.0
+    """How often each row is seen."""
+    max_steps: Positive | None = None
+    """Stop after this many optimizer steps, whatever num_train_epochs says."""
+    per_device_train_batch_size: Positive = 4
+    """Examples that one device takes at a time."""
+    gradient_accumulation_steps: Positive = 4
+    """How many such batches make one optimizer step. Only the product matters: Luthier packs the examples of a step
+    into as few passes as memory allows, with the same gradient."""
+    max_tokens_per_micro_batch: Positive | Literal["auto"] = "auto"
+    """Tokens in one forward and backward pass. `auto` takes what fits in memory; lower it when memory runs out."""
+    packing: bool | Literal["auto"] = "auto"
+    """Lay the examples of a step end to end instead of padding them, each blind to the others. `auto`: where the model
+    can keep documents apart."""
+    gradient_checkpointing: bool = False
+    """Keep only each layer's input and compute the rest again in the backward pass: far less memory, about a third
+    slower."""
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-4
+    """Peak step size."""
+    lr_scheduler_type: Schedule = "cosine"
+    """How the learning rate falls: `cosine`, `linear`, `constant`, or `wsd` (warm up, stay, then decay)."""
+    min_learning_rate: Annotated[float, Field(ge=0)] = 0.0
+    """Where the learning rate ends (cosine, linear and wsd)."""
+    warmup_steps: NonNegative | None = None
+    """Steps over which the learning rate rises from 0 to its peak."""
+    warmup_ratio: Fraction = 0.0
+    """The same as a share of all steps; warmup_steps wins."""
+    decay_ratio: Annotated[float, Field(gt=0, le=1)] = 0.2
+    """`wsd` only: the share of all steps at the end in which the learning rate falls."""
+    optim: Optimizer = "auto"
+    """`auto`: fused AdamW. `paged_adamw_8bit` (CUDA) keeps the optimizer state in 8 bits, in pageable memory."""
+    adam_beta1: Fraction = 0.9
+    """Memory of the average gradient."""
+    adam_beta2: Fraction = 0.999
+    """Memory of the average squared gradient."""
+    adam_epsilon: Annotated[float, Field(gt=0)] = 1e-8
+    """Keeps the division of AdamW finite."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Pulls trained weights towards zero, a little each step (not biases and norms)."""
+    max_grad_norm: Annotated[float, Field(ge=0)] = 1.0
+    """Gradients longer than this are shortened to it. 0: never."""
+    seed: NonNegative = 42
+    """Fixes the order of rows, the split, dropout and the start of the adapter."""
+
+
+class EvaluationSection(Section):
+    """Looking at rows that are not trained on, and at what the model writes."""
+
+    eval_steps: NonNegative | None = None
+    """Evaluate every this many steps, and at the end. 0: never. Default: four times an epoch."""
+    per_device_eval_batch_size: Positive | None = None
+    """Examples in an evaluation pass. Default: per_device_train_batch_size."""
+    load_best_model_at_end: bool = True
+    """Put the weights with the lowest eval_loss into final_model, not the last ones."""
+    early_stopping_patience: Positive | None = None
+    """Stop after this many evaluations without a better eval_loss."""
+    early_stopping_threshold: Annotated[float, Field(ge=0)] = 0.0
+    """An eval_loss must be lower than the best by more than this to count as better."""
+    sample_prompts: list[str] = []
+    """Instructions that the model answers at the milestones, so that you see it learn."""
+    sample_steps: list[NonNegative] = [0, 100, 1000, 3000]
+    """The milestones, in steps. The last step is always one."""
+    sample_max_new_tokens: Positive = 128
+    """Longest answer."""
+
+
+class CheckpointSection(Section):
+    """What survives a crash."""
+
+    save_steps: NonNegative = 500
+    """Write a resumable checkpoint every this many steps, and at the end. 0: only at the end."""
+    save_total_limit: Positive | None = 3
+    """Keep this many checkpoints, the newest ones; the best one is kept besides."""
+    resume_from_checkpoint: str | None = None
+    """`auto`: go on from the newest whole checkpoint in output_dir, or start if there is none. Or a checkpoint's
+    folder."""
+
+
+class LoggingSection(Section):
+    """What the run says of itself."""
+
+    logging_steps: Positive = 10
+    """Write a log line every this many steps; its loss is the mean over them."""
+    logging_dir: str | None = None
+    """TensorBoard folder. Default: `logs` in output_dir."""
+    report_to: list[Reporter] = ["tensorboard"]
+    """Where metrics go besides the terminal and events.jsonl. Nothing leaves this machine unless you name it here."""
+    histogram_steps: NonNegative = 100
+    """Write gradient norms per layer and histograms of the trained weights every this many steps. 0: never."""
+
+
+class Config(Section):
+    """A whole `training_config.yaml`."""
+
+    model: ModelSection = ModelSection()
+    quantization: QuantizationSection = QuantizationSection()
+    lora: LoraSection = LoraSection()
+    data: DataSection = DataSection()
+    training: TrainingSection = TrainingSection()
+    evaluation: EvaluationSection = EvaluationSection()
+    checkpointing: CheckpointSection = CheckpointSection()
+    logging: LoggingSection = LoggingSection()

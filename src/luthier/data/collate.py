@@ -1,0 +1,127 @@
+"""Rows of token ids to the tensors of one micro-batch.
+
+A token at position t is predicted from the hidden state at t - 1 of the same document. `positions_N` are those
+predecessors (indices into the flattened rows) and `targets_N` the tokens that follow them, for trained tokens only;
+there are no -100 labels, so nothing can be masked by mistake of an id.
+
+Shape letters: B rows (1 when packed), T tokens of a row, N trained tokens, M documents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+
+class Row(Protocol):
+    """What collating needs of a row."""
+
+    @property
+    def input_ids(self) -> NDArray[np.int32]:
+        """Token ids, shape (T,)."""
+
+    @property
+    def trained(self) -> NDArray[np.bool_]:
+        """Whether each token is trained, shape (T,). The first never is: nothing comes before it."""
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """The tensors of one forward and backward pass.
+
+    Attributes:
+        input_ids_BT: int64 token ids.
+        position_ids_BT: int64; restart at 0 with every document.
+        attention_mask_BT: int64, 1 for real tokens; None when packed.
+        positions_N: int64 indices into the flattened (B*T) positions, each before a trained token.
+        targets_N: int64 ids of the trained tokens.
+        document_offsets: M + 1 starts of the packed documents; empty when padded.
+        cu_seq_lens: The same as int32 tensor, for CUDA kernels; None when padded.
+        num_tokens: Real tokens, padding not counted.
+    """
+
+    input_ids_BT: torch.Tensor
+    position_ids_BT: torch.Tensor
+    attention_mask_BT: torch.Tensor | None
+    positions_N: torch.Tensor
+    targets_N: torch.Tensor
+    document_offsets: tuple[int, ...]
+    cu_seq_lens: torch.Tensor | None
+    num_tokens: int
+
+    @property
+    def num_trained(self) -> int:
+        """Trained tokens: what the loss is a mean over."""
+        return len(self.targets_N)
+
+    def to(self, device: torch.device) -> MicroBatch:
+        """The same batch on a device."""
+        moved: dict[str, Any] = {
+            name: value.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else value.to(device)
+            for name, value in vars(self).items()
+            if isinstance(value, torch.Tensor)
+        }
+        return replace(self, **moved)
+
+    def model_inputs(self) -> dict[str, Any]:
+        """Keyword arguments of the model's forward pass."""
+        inputs: dict[str, Any] = {"input_ids": self.input_ids_BT, "position_ids": self.position_ids_BT}
+        if self.document_offsets:
+            return inputs | {"document_offsets": self.document_offsets, "cu_seq_lens": self.cu_seq_lens}
+        return inputs | {"attention_mask": self.attention_mask_BT}
+
+
+def collate_packed(rows: Sequence[Row]) -> MicroBatch:
+    """Lay rows end to end in one row of T = sum of their lengths."""
+    lengths = [len(row.input_ids) for row in rows]
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    input_ids_T = torch.from_numpy(np.concatenate([row.input_ids for row in rows]).astype(np.int64))
+    trained_T = torch.from_numpy(np.concatenate([_trained(row) for row in rows]))
+    targets_at = trained_T.nonzero().squeeze(1)
+    return MicroBatch(
+        input_ids_BT=input_ids_T[None],
+        position_ids_BT=torch.from_numpy(np.concatenate([np.arange(n) for n in lengths]))[None],
+        attention_mask_BT=None,
+        positions_N=targets_at - 1,
+        targets_N=input_ids_T[targets_at],
+        document_offsets=tuple(int(o) for o in offsets),
+        cu_seq_lens=torch.from_numpy(offsets),
+        num_tokens=int(offsets[-1]),
+    )
+
+
+def collate_padded(rows: Sequence[Row]) -> MicroBatch:
+    """One row each, filled up on the right to the longest. Padding is masked by position; its id (0) means nothing."""
+    longest = max(len(row.input_ids) for row in rows)
+    input_ids = np.zeros((len(rows), longest), dtype=np.int64)
+    mask = np.zeros((len(rows), longest), dtype=np.int64)
+    trained = np.zeros((len(rows), longest), dtype=bool)
+    for index, row in enumerate(rows):
+        length = len(row.input_ids)
+        input_ids[index, :length] = row.input_ids
+        mask[index, :length] = 1
+        trained[index, :length] = _trained(row)
+    targets_at = torch.from_numpy(np.flatnonzero(trained))
+    input_ids_BT = torch.from_numpy(input_ids)
+    return MicroBatch(
+        input_ids_BT=input_ids_BT,
+        position_ids_BT=torch.arange(longest).expand(len(rows), -1),
+        attention_mask_BT=torch.from_numpy(mask),
+        positions_N=targets_at - 1,
+        targets_N=input_ids_BT.flatten()[targets_at],
+        document_offsets=(),
+        cu_seq_lens=None,
+        num_tokens=int(mask.sum()),
+    )
+
+
+def _trained(row: Row) -> NDArray[np.bool_]:
+    """The row's mask without its first token, which nothing predicts."""
+    mask = row.trained.astype(bool)
+    mask[0] = False
+    return mask

@@ -1,0 +1,119 @@
+"""Shapes of a row. A format is one module with a NAME, its REQUIRED columns, `matches(columns)` and `read(row)`.
+
+To add one: write such a module and name it in FORMATS (and in `luthier.config.schema.DatasetFormat`).
+"""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any, Protocol
+
+from luthier.config.schema import DatasetSource
+from luthier.data.formats import alpaca, messages, prompt_completion, sharegpt, text
+from luthier.data.messages import Content
+from luthier.data.problems import refuse
+
+__all__ = ["FORMATS", "Format", "choose_format", "detect", "renamed"]
+
+
+class Format(Protocol):
+    """What every format module offers."""
+
+    @property
+    def NAME(self) -> str: ...  # noqa: D102
+
+    @property
+    def REQUIRED(self) -> tuple[str, ...]: ...  # noqa: D102
+
+    def matches(self, columns: frozenset[str]) -> bool:
+        """Whether rows with these columns have this shape."""
+        ...
+
+    def read(self, row: dict[str, Any]) -> Content:
+        """Messages or segments of a row.
+
+        Raises:
+            RowError: The row does not have the shape.
+        """
+        ...
+
+
+FORMATS: dict[str, Format] = {
+    format.NAME: format for format in (alpaca, sharegpt, messages, prompt_completion, text)
+}  # fmt: skip
+
+
+def choose_format(source: DatasetSource, row: dict[str, Any], where: str) -> Format:
+    """The format that the config names, or the one that a first row's columns show.
+
+    Raises:
+        DataError: A column is missing, or detection finds none or several formats.
+    """
+    for expected, yours in source.columns.items():
+        if yours not in row:
+            found = f'`columns` renames "{yours}" to {expected}, but there is no such column; found: {_listed(row)}'
+            raise refuse("E-DATA-022", found, _nearest_fix(expected, yours, row), where)
+    columns = frozenset(renamed(row, source.columns))
+    if source.format == "auto":
+        return detect(columns, where)
+    chosen = FORMATS[source.format]
+    missing = [column for column in chosen.REQUIRED if column not in columns]
+    if missing and not chosen.matches(columns):
+        found = f"format {chosen.NAME} needs {_listed(chosen.REQUIRED)}; found: {_listed(columns)}"
+        raise refuse("E-DATA-022", found, _nearest_fix(missing[0], missing[0], columns), where)
+    return chosen
+
+
+def detect(columns: frozenset[str], where: str = "") -> Format:
+    """The one format that fits these columns.
+
+    Raises:
+        DataError: None fits, or several do.
+    """
+    fitting = [format for format in FORMATS.values() if format.matches(columns)]
+    if len(fitting) == 1:
+        return fitting[0]
+    if fitting:
+        names = " and ".join(format.NAME for format in fitting)
+        found = f"the columns {_listed(columns)} fit {names}"
+        raise refuse("E-DATA-021", found, f"write `format: {fitting[0].NAME}` or `format: {fitting[-1].NAME}`", where)
+    needed = "; ".join(f"{format.NAME}: {', '.join(format.REQUIRED)}" for format in FORMATS.values())
+    found = f"no format fits the columns {_listed(columns)} (needed for {needed})"
+    raise refuse("E-DATA-020", found, _suggest(columns), where)
+
+
+def renamed(row: dict[str, Any], columns: dict[str, str]) -> dict[str, Any]:
+    """The row under the names that the format expects ({expected: yours})."""
+    if not columns:
+        return row
+    taken = set(columns.values())
+    kept = {name: value for name, value in row.items() if name not in taken}
+    return kept | {expected: row.get(yours) for expected, yours in columns.items()}
+
+
+_QUESTIONS = ("question", "query", "problem", "prompt", "input", "task", "text", "instruction")
+_ANSWERS = ("answer", "response", "completion", "solution", "code", "target", "output", "canonical_solution")
+
+
+def _suggest(columns: frozenset[str]) -> str:
+    """The YAML line that probably repairs it."""
+    question = next((name for name in _QUESTIONS if name in columns), None)
+    answer = next((name for name in _ANSWERS if name in columns), None)
+    if question and answer:
+        return f"write `format: alpaca` and `columns: {{instruction: {question}, output: {answer}}}`"
+    for format in FORMATS.values():
+        for needed in format.REQUIRED:
+            close = difflib.get_close_matches(needed, columns, n=1, cutoff=0.75)
+            if close and close[0] != needed:
+                return f"write `format: {format.NAME}` and `columns: {{{needed}: {close[0]}}}`"
+    return "name your columns: `format: alpaca` and `columns: {instruction: YOUR_QUESTION, output: YOUR_ANSWER}`"
+
+
+def _nearest_fix(expected: str, name: str, columns: Any) -> str:
+    close = difflib.get_close_matches(name, [str(column) for column in columns], n=1, cutoff=0.5)
+    return f"write `columns: {{{expected}: {close[0] if close else 'YOUR_COLUMN'}}}`"
+
+
+def _listed(columns: Any) -> str:
+    names = sorted(str(column)[:40] for column in columns)
+    return ", ".join(names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "") or "none"

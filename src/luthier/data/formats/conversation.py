@@ -1,0 +1,49 @@
+"""Lists of {role, content} (or ShareGPT's {from, value}) to messages; shared by the conversational formats."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from luthier.data.formats.fields import list_field, text_field
+from luthier.data.messages import Message, Role
+from luthier.data.problems import RowError
+
+ROLES: dict[str, Role] = {
+    "system": "system",
+    "user": "user",
+    "human": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+}
+
+_TOOLS = frozenset(
+    ("tool", "tools", "tool_call", "tool_response", "function", "function_call", "observation", "ipython")
+)
+
+
+def read_turns(row: dict[str, Any], column: str, *, trained: bool = True) -> list[Message]:
+    """The messages of a column, in any order.
+
+    Args:
+        row: A row.
+        column: The column that holds the list.
+        trained: Whether the assistant's turns are learned.
+
+    Raises:
+        RowError: Not a list of messages, or an unknown role.
+    """
+    return [_turn(item, number, trained) for number, item in enumerate(list_field(row, column), 1)]
+
+
+def _turn(item: dict[str, Any], number: int, trained: bool) -> Message:
+    role_key, text_key = ("from", "value") if "from" in item else ("role", "content")
+    said = item.get(role_key)
+    role = ROLES.get(said) if isinstance(said, str) else None
+    if (isinstance(said, str) and said in _TOOLS) or item.get("tool_calls") or item.get("function_call"):
+        fix = "leave rows with tool calls out, or rewrite them as user and assistant"
+        raise RowError("E-DATA-025", f"turn {number} is a tool call ({role_key}: {str(said)[:40]})", fix)
+    if role is None:
+        shown = f'"{said[:40]}"' if isinstance(said, str) else f"no {role_key}"
+        fix = f"use one of {', '.join(ROLES)}"
+        raise RowError("E-DATA-025", f"turn {number} has an unknown role: {shown}", fix)
+    return Message(role, text_field(item, text_key), trained=trained or role != "assistant")

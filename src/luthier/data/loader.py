@@ -1,0 +1,78 @@
+"""Micro-batches of each optimizer step, packed ahead of the engine by threads.
+
+The result does not depend on the number of threads: steps are handed out in order, and each is a pure function of the
+plan and its number.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from luthier.config.plan import Plan
+from luthier.data.collate import MicroBatch, Row, collate_packed, collate_padded
+from luthier.data.order import deal, step_rows
+from luthier.data.pack import pack, pad
+
+_ROWS_AT_ONCE = 256
+
+
+class Rows(Protocol):
+    """Tokenized rows: their lengths in memory, the rest on disk."""
+
+    @property
+    def lengths(self) -> NDArray[np.int32]:
+        """Tokens of each row."""
+
+    def __len__(self) -> int:
+        """Number of rows."""
+
+    def row(self, index: int) -> Row:
+        """One row."""
+
+
+def micro_batches(rows: Rows, indices: Sequence[int], plan: Plan, most_rows: int) -> list[MicroBatch]:
+    """The given rows as micro-batches within the plan's token budget."""
+    lengths = [int(rows.lengths[i]) for i in indices]
+    budget = plan.max_tokens_per_micro_batch
+    packed = plan.config.training.packing is True
+    groups = pack(lengths, budget) if packed else pad(lengths, budget, most_rows)
+    collate = collate_packed if packed else collate_padded
+    return [collate([rows.row(indices[i]) for i in group]) for group in groups]
+
+
+def evaluation_batches(rows: Rows, plan: Plan, rank: int, world_size: int) -> Iterator[MicroBatch]:
+    """This rank's share of the held-out rows, in micro-batches, a few hundred rows in memory at a time."""
+    settings = plan.config.evaluation
+    most_rows = settings.per_device_eval_batch_size or plan.config.training.per_device_train_batch_size
+    mine = deal(list(range(len(rows))), rank, world_size)
+    for start in range(0, len(mine), _ROWS_AT_ONCE):
+        yield from micro_batches(rows, mine[start : start + _ROWS_AT_ONCE], plan, most_rows)
+
+
+def training_steps(rows: Rows, plan: Plan, first_step: int, rank: int, world_size: int) -> Iterator[list[MicroBatch]]:
+    """For each step from `first_step` to the last: this rank's micro-batches."""
+    training = plan.config.training
+
+    def build(step: int) -> list[MicroBatch]:
+        indices = deal(step_rows(len(rows), plan.examples_per_step, training.seed, step), rank, world_size)
+        return micro_batches(rows, indices, plan, training.per_device_train_batch_size)
+
+    steps = range(first_step, plan.total_steps)
+    workers = plan.config.data.dataloader_num_workers
+    if workers == 0:
+        yield from map(build, steps)
+        return
+    with ThreadPoolExecutor(workers, thread_name_prefix="luthier-pack") as pool:
+        ahead: deque[Future[list[MicroBatch]]] = deque()
+        for step in steps:
+            ahead.append(pool.submit(build, step))
+            if len(ahead) > 2 * workers:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()

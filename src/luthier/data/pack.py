@@ -1,0 +1,47 @@
+"""Which rows of a step share a micro-batch: as few micro-batches as the token budget allows, evenly filled.
+
+Packing happens inside the optimizer step only, so a step has the same rows however they are packed, and the gradient
+of their token mean is the same. The bins come from longest-first best-fit; it needs at most 11/9 of the fewest
+possible bins plus one (Johnson 1974).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def pack(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
+    """Group items so that each group's lengths add up to at most `token_budget`.
+
+    Args:
+        lengths: Tokens of each item.
+        token_budget: Most tokens in a group; an item longer than that is a group of its own.
+
+    Returns:
+        Groups of item numbers; inside a group and between groups in the order of the items.
+    """
+    bins: list[list[int]] = []
+    free: list[int] = []
+    for item in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        fitting = [b for b in range(len(bins)) if free[b] >= lengths[item]]
+        if fitting:
+            target = min(fitting, key=lambda b: (free[b], b))
+        else:
+            target = len(bins)
+            bins.append([])
+            free.append(token_budget)
+        bins[target].append(item)
+        free[target] -= lengths[item]
+    return sorted(sorted(group) for group in bins)
+
+
+def pad(lengths: Sequence[int], token_budget: int, most_rows: int) -> list[list[int]]:
+    """Group items for padded batches: rows x longest row stays within the budget, similar lengths together."""
+    groups: list[list[int]] = []
+    for item in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        last = groups[-1] if groups else []
+        if last and len(last) < most_rows and (len(last) + 1) * lengths[last[0]] <= token_budget:
+            last.append(item)
+        else:
+            groups.append([item])
+    return sorted(sorted(group) for group in groups)

@@ -1,0 +1,294 @@
+"""From a config to rows of tokens: the one door of this room.
+
+    sources -> rows -> format -> template -> tokens and mask -> cache on disk -> train and eval selections + report
+
+Not covered: the order of an epoch, packing and tensors (`luthier.data.order`, `pack`, `collate`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from luthier.config.plan import DataFacts
+from luthier.config.schema import Config, DataSection, DatasetSource
+from luthier.data.cache import ROWS_VERSION, Shard, build_shard, cache_folder, load_shard
+from luthier.data.problems import SHOWN_PER_KIND, Problems, refuse
+from luthier.data.report import DataReport, Dropped, SourceReport
+from luthier.data.rows import Bool, RowStore, TokenRows
+from luthier.data.sources import RowSource, open_source
+from luthier.data.split import contradicted, draw, hold_out, not_in, repeated
+from luthier.data.template import Template, adds_bos, load_template
+from luthier.data.tokenize import Batch, Found, RowTokenizer, tokenizer_hash
+from luthier.errors import DataError, Problem
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Progress = Callable[[str, int], None]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Rows ready to be packed.
+
+    Attributes:
+        train: Rows of an epoch, in no particular order.
+        eval: Held-out rows; ``None`` if none were asked for.
+        template: The prompt template, to be saved with the adapter.
+        report: What was found.
+        fingerprint: SHA-256 over content, template, tokenizer, the settings that choose rows, and this code's version.
+    """
+
+    train: TokenRows
+    eval: TokenRows | None
+    template: Template
+    report: DataReport
+    fingerprint: str
+
+    @property
+    def facts(self) -> DataFacts:
+        """The numbers that the plan needs."""
+        longest = [int(rows.lengths.max()) for rows in (self.train, self.eval) if rows is not None]
+        return DataFacts(
+            train_rows=len(self.train),
+            eval_rows=len(self.eval) if self.eval is not None else 0,
+            train_tokens=self.report.tokens,
+            trained_tokens=self.report.trained_tokens,
+            longest_row_tokens=max(longest),
+            template=self.template.name,
+            fingerprint=self.fingerprint,
+        )
+
+
+def prepare(
+    config: Config,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    base_dir: Path | None = None,
+    progress: Progress | None = None,
+) -> Prepared:
+    """Read, check, tokenize (or find in the cache), split and count the rows of a config.
+
+    Args:
+        config: Its `data` section and `training.seed` are used.
+        tokenizer: The model's tokenizer; it is not changed.
+        base_dir: Folder that relative paths start from; default: the working directory.
+        progress: Called with what is being done and the rows done so far, about every 1,000 rows.
+
+    Returns:
+        The rows, memory-mapped.
+
+    Raises:
+        DataError: Anything wrong with sources, rows or template; as many problems at once as can be found.
+    """
+    base_dir = base_dir or Path.cwd()
+    data, seed = config.data, config.training.seed
+    template = load_template(data.prompt_template, tokenizer, base_dir)
+    wanted = [(source, source.split) for source in data.datasets]
+    if data.eval_split is not None:
+        wanted.append((data.datasets[0], data.eval_split))
+    tokenized = _Tokenized(data, tokenizer, template, base_dir, progress or (lambda *_: None))
+    read = tokenized.all(wanted)
+    store = RowStore(shard.table for shard, _ in read)
+    owner = np.repeat(np.arange(len(read)), [shard.table.num_rows for shard, _ in read])
+    for_eval = owner == len(data.datasets)
+
+    usable, dropped = _usable(store, data)
+    if not usable[~for_eval].any():
+        raise _nothing_left(store, dropped, data)
+    held, overlap = _held_out(store, usable, for_eval, data, seed)
+    if overlap.any():
+        dropped.append(_dropped(store, overlap, "their prompt is among the training rows (removed from evaluation)"))
+    if data.eval_split is not None and not held.any():
+        found = f"no row of eval_split is usable ({', '.join(f'{drop.rows:,} {drop.reason}' for drop in dropped)})"
+        raise refuse("E-DATA-042", found, "evaluate on other rows, or use val_set_size", "data.eval_split")
+    trained = usable & ~for_eval & ~held
+    chosen = np.concatenate(
+        [
+            draw(np.flatnonzero(trained & (owner == number)), source.weight, seed + number)
+            for number, source in enumerate(data.datasets)
+        ]
+    )
+    train = TokenRows(store, chosen, data.max_seq_length)
+    evaluated = TokenRows(store, np.flatnonzero(held), data.max_seq_length) if held.any() else None
+    return Prepared(
+        train=train,
+        eval=evaluated,
+        template=template,
+        report=_report(store, train, trained | held, held, dropped, data, template, tokenizer, read),
+        fingerprint=_fingerprint([key for _, key in read], data, seed),
+    )
+
+
+class _Tokenized:
+    """Sources to shards: from the cache, or built into it."""
+
+    def __init__(
+        self,
+        data: DataSection,
+        tokenizer: PreTrainedTokenizerBase,
+        template: Template,
+        base_dir: Path,
+        progress: Progress,
+    ) -> None:
+        self._rows = RowTokenizer(tokenizer, template, completion_only=data.completion_only_loss)
+        self._decided_by = [ROWS_VERSION, template.hash, tokenizer_hash(tokenizer), data.completion_only_loss]
+        self._folder = cache_folder(data.cache_dir, base_dir)
+        self._base_dir = base_dir
+        self._progress = progress
+
+    def all(self, wanted: list[tuple[DatasetSource, str]]) -> list[tuple[Shard, str]]:
+        """Shards and their keys; the problems of all sources come in one error."""
+        read: list[tuple[Shard, str]] = []
+        problems: list[Problem] = []
+        for source, split in wanted:
+            try:
+                read.append(self._one(source, split))
+            except DataError as error:
+                problems += error.problems
+        if problems:
+            raise DataError(*problems)
+        return read
+
+    def _one(self, config: DatasetSource, split: str) -> tuple[Shard, str]:
+        source = open_source(config, split, self._base_dir)
+        decided_by = [*self._decided_by, source.fingerprint, config.format, config.columns]
+        key = hashlib.sha256(json.dumps(decided_by, sort_keys=True).encode()).hexdigest()
+        shard = load_shard(self._folder, key)
+        if shard is None:
+            found = Found()
+            shard = build_shard(self._folder, key, self._batches(source, config, found), found)
+        return shard, key
+
+    def _batches(self, source: RowSource, config: DatasetSource, found: Found) -> Iterator[Batch]:
+        problems = Problems()
+        self._progress(f"tokenizing {source.name}", 0)
+        for batch in self._rows.batches(source, config, problems, found):
+            yield batch
+            self._progress(f"tokenizing {source.name}", found.rows)
+        problems.raise_if_any()
+        if not found.rows:
+            raise refuse("E-DATA-008", f"no rows in split {source.split}", "give a file with rows", source.name)
+
+
+def _usable(store: RowStore, data: DataSection) -> tuple[Bool, list[Dropped]]:
+    """Which rows [N] can be trained on or evaluated, and why the others cannot."""
+    limit = data.max_seq_length
+    over = store.lengths > limit
+    if data.overlong_rows == "error" and over.any():
+        rows = np.flatnonzero(over)
+        longest = int(store.lengths.max())
+        fix = f"write `max_seq_length: {longest}`, or `overlong_rows: drop`"
+        shown = [
+            Problem("E-DATA-040", f"{int(store.lengths[row]):,} tokens, over {limit:,}", fix, store.place(int(row)))
+            for row in rows[:SHOWN_PER_KIND]
+        ]
+        if len(rows) > len(shown):
+            last = shown[-1]
+            found = f"{last.found} (and {len(rows) - len(shown):,} more like this)"
+            shown[-1] = Problem(last.code, found, fix, last.where)
+        raise DataError(*shown)
+    dropped: list[Dropped] = []
+    left = ~over if data.overlong_rows == "drop" else np.ones(len(store), dtype=np.bool_)
+    if not left.all():
+        dropped.append(_dropped(store, ~left, f"longer than max_seq_length ({limit:,} tokens)"))
+    untrained = left & (store.trained_within(limit) == 0)
+    if untrained.any():
+        reason = f"nothing left to train (the prompt alone reaches max_seq_length, {limit:,} tokens)"
+        dropped.append(_dropped(store, untrained, reason))
+    return left & ~untrained, dropped
+
+
+def _held_out(store: RowStore, usable: Bool, for_eval: Bool, data: DataSection, seed: int) -> tuple[Bool, Bool]:
+    """Rows [N] to evaluate on, and rows [N] of the eval split that are removed because they are trained on."""
+    keys = store.prompt_keys
+    if data.eval_split is not None:
+        fresh = not_in(keys, keys[usable & ~for_eval])
+        return usable & for_eval & fresh, usable & for_eval & ~fresh
+    held = np.zeros(len(store), dtype=np.bool_)
+    held[usable] = hold_out(keys[usable], data.val_set_size, seed)
+    return held, np.zeros(len(store), dtype=np.bool_)
+
+
+def _dropped(store: RowStore, rows: Bool, reason: str) -> Dropped:
+    numbers = np.flatnonzero(rows)
+    return Dropped(reason, len(numbers), tuple(store.place(int(number)) for number in numbers[:SHOWN_PER_KIND]))
+
+
+def _nothing_left(store: RowStore, dropped: list[Dropped], data: DataSection) -> DataError:
+    reasons = ", ".join(f"{drop.rows:,} {drop.reason}" for drop in dropped)
+    longest = int(store.lengths.max())
+    found = f"0 usable rows (of {len(store):,}: {reasons}); the longest row has {longest:,} tokens"
+    return refuse("E-DATA-041", found, f"write `max_seq_length: {longest}`", "data.max_seq_length")
+
+
+def _fingerprint(keys: list[str], data: DataSection, seed: int) -> str:
+    """Hash of everything that decides which tokens are trained."""
+    decided_by = [keys, [source.weight for source in data.datasets], data.max_seq_length, data.overlong_rows,
+                  data.val_set_size, data.eval_split, seed, ROWS_VERSION]  # fmt: skip
+    return hashlib.sha256(json.dumps(decided_by).encode()).hexdigest()
+
+
+def _report(
+    store: RowStore,
+    train: TokenRows,
+    kept: Bool,
+    held: Bool,
+    dropped: list[Dropped],
+    data: DataSection,
+    template: Template,
+    tokenizer: PreTrainedTokenizerBase,
+    read: list[tuple[Shard, str]],
+) -> DataReport:
+    limit = data.max_seq_length
+    whole = store.trained_within(int(store.lengths.max()))[kept].sum(dtype=np.int64)
+    cut = int(whole - store.trained_within(limit)[kept].sum(dtype=np.int64))
+    p50, p90, p99 = (int(value) for value in np.percentile(store.lengths, [50, 90, 99], method="higher"))
+    special: dict[str, int] = {}
+    for shard, _ in read:
+        for token, rows in shard.found.special_tokens.items():
+            special[token] = special.get(token, 0) + rows
+    entries = [*((source, source.split, "train") for source in data.datasets)]
+    if data.eval_split is not None:
+        entries.append((data.datasets[0], data.eval_split, "eval"))
+    return DataReport(
+        sources=tuple(
+            SourceReport(source.path, split, use, shard.found.format, shard.table.num_rows, shard.hit)
+            for (source, split, use), (shard, _) in zip(entries, read, strict=True)
+        ),
+        template=template.name,
+        train_rows=len(train),
+        eval_rows=int(held.sum()),
+        dropped=tuple(dropped),
+        max_seq_length=limit,
+        truncated_rows=int((store.lengths[kept] > limit).sum()),
+        completion_tokens_cut=cut,
+        completion_share_cut=cut / int(whole),
+        duplicate_rows=repeated(store.row_keys[kept]),
+        contradicting_prompts=contradicted(store.prompt_keys[kept], store.row_keys[kept]),
+        bos_share=_bos_share(store, kept, template, tokenizer),
+        eos_share=float(store.ends_trained(template.stop_ids(tokenizer), limit)[kept].mean()),
+        tokens=int(train.lengths.sum(dtype=np.int64)),
+        trained_tokens=int(train.trained.sum(dtype=np.int64)),
+        length_p50=p50,
+        length_p90=p90,
+        length_p99=p99,
+        length_max=int(store.lengths.max()),
+        special_tokens=special,
+        special_places=tuple(place for shard, _ in read for place in shard.found.special_places)[:SHOWN_PER_KIND],
+    )
+
+
+def _bos_share(store: RowStore, kept: Bool, template: Template, tokenizer: PreTrainedTokenizerBase) -> float | None:
+    """Measured on the tokens themselves; ``None`` if neither tokenizer nor template use BOS."""
+    bos = tokenizer.bos_token_id
+    if bos is None or not (adds_bos(tokenizer) or "bos_token" in template.source):
+        return None
+    return float(store.begins_once(bos, ends_too=bos in template.stop_ids(tokenizer))[kept].mean())

@@ -1,0 +1,223 @@
+"""Rows to token ids and trained spans, a batch at a time.
+
+    row -> format.read -> [template.segments] -> ids of each segment -> [BOS] ids ... EOS, spans of trained positions
+
+Exactly one BOS where the tokenizer wants one; an end-of-turn or EOS token, trained, ends every row.
+
+Not covered: cutting to max_seq_length (a view on the cached rows, `luthier.data.rows`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from luthier.config.schema import DatasetSource
+from luthier.data.formats import Format, choose_format, renamed
+from luthier.data.messages import Content, Message, Segment
+from luthier.data.problems import SHOWN_PER_KIND, Problems, RowError
+from luthier.data.sources import RowSource
+from luthier.data.template import Template, adds_bos, plain_ids
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_BATCH_ROWS = 1000
+_BATCH_CHARACTERS = 2_000_000
+_FIX_CHARACTER = "repair the text or delete the row"
+
+
+@dataclass
+class Batch:
+    """Tokenized rows, column by column.
+
+    Attributes:
+        input_ids: Token ids of each row.
+        spans: Trained positions of each row as start, end, start, end, ... (ends exclusive).
+        prompt_keys: 64-bit hash of each row's normalised question.
+        row_keys: The same of question and answer.
+        places: ``file:line`` of each row.
+    """
+
+    input_ids: list[list[int]] = field(default_factory=list)
+    spans: list[list[int]] = field(default_factory=list)
+    prompt_keys: list[int] = field(default_factory=list)
+    row_keys: list[int] = field(default_factory=list)
+    places: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Found:
+    """What reading noticed on the way.
+
+    Attributes:
+        format: Name of the format that was used.
+        rows: Rows read.
+        special_tokens: Special token -> in how many rows it stands as part of the text.
+        special_places: The first rows where one does.
+    """
+
+    format: str = ""
+    rows: int = 0
+    special_tokens: dict[str, int] = field(default_factory=dict)
+    special_places: list[str] = field(default_factory=list)
+
+
+class RowTokenizer:
+    """Tokenizes the rows of one source.
+
+    Args:
+        tokenizer: The model's tokenizer.
+        template: Renders conversations.
+        completion_only: Train the answers only; else everything but BOS.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, template: Template, *, completion_only: bool) -> None:
+        self._tokenizer = tokenizer
+        self._template = template
+        self._completion_only = completion_only
+        self._bos: int | None = tokenizer.bos_token_id if adds_bos(tokenizer) else None
+        self._eos: int = tokenizer.eos_token_id
+        self._stop = frozenset(template.stop_ids(tokenizer))
+        special = sorted({*tokenizer.all_special_tokens, template.end_of_turn} - {""}, key=len, reverse=True)
+        self._special = re.compile("|".join(map(re.escape, special)))
+
+    def batches(self, source: RowSource, config: DatasetSource, problems: Problems, found: Found) -> Iterator[Batch]:
+        """Tokenize a source; after the first problem rows are only checked, no longer tokenized.
+
+        Args:
+            source: Where the rows come from.
+            config: Its format and columns.
+            problems: Takes what is wrong with rows.
+            found: Takes what is noticed.
+
+        Yields:
+            About 1,000 rows at a time, fewer if they are long.
+        """
+        format: Format | None = None
+        batch, pending, characters = Batch(), list[list[Segment]](), 0
+        for place, values in source.rows(problems):
+            found.rows += 1
+            if format is None:
+                format = choose_format(config, values, place)
+                found.format = format.NAME
+            try:
+                segments = self._segments(format.read(renamed(values, config.columns)), place, batch, found)
+            except RowError as problem:
+                problems.add(problem.code, problem.found, problem.fix, place)
+                continue
+            if problems:
+                batch, pending, characters = Batch(), [], 0
+                continue
+            pending.append(segments)
+            characters += sum(len(segment.text) for segment in segments)
+            if len(pending) >= _BATCH_ROWS or characters > _BATCH_CHARACTERS:
+                yield self._tokenized(batch, pending)
+                batch, pending, characters = Batch(), [], 0
+        if pending and not problems:
+            yield self._tokenized(batch, pending)
+
+    def _segments(self, content: Content, place: str, batch: Batch, found: Found) -> list[Segment]:
+        """Final text of a row; its keys and place go into the batch."""
+        for item in content:
+            self._check_text(item.content + item.context if isinstance(item, Message) else item.text, place, found)
+        messages = [item for item in content if isinstance(item, Message)]
+        segments = self._template.segments(messages) if messages else _only_segments(content)
+        prompt, answer = _sides(content)
+        batch.prompt_keys.append(_key(prompt or answer))
+        batch.row_keys.append(_key(f"{prompt}\0{answer}"))
+        batch.places.append(place)
+        return segments
+
+    def _check_text(self, text: str, place: str, found: Found) -> None:
+        if "\0" in text:
+            raise RowError("E-DATA-014", f"a NUL character at position {text.index(chr(0))}", _FIX_CHARACTER)
+        if not text.isascii():
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                found_text = f"half of a surrogate pair (\\u{ord(text[error.start]):04x}) at position {error.start}"
+                raise RowError("E-DATA-014", found_text, _FIX_CHARACTER) from None
+        tokens = set(self._special.findall(text))
+        for token in tokens:
+            found.special_tokens[token] = found.special_tokens.get(token, 0) + 1
+        if tokens and len(found.special_places) < SHOWN_PER_KIND:
+            found.special_places.append(place)
+
+    def _tokenized(self, batch: Batch, pending: list[list[Segment]]) -> Batch:
+        encoded = iter(plain_ids(self._tokenizer, [segment.text for segments in pending for segment in segments]))
+        for segments in pending:
+            ids, spans = self._assembled([(segment.trained, next(encoded)) for segment in segments])
+            batch.input_ids.append(ids)
+            batch.spans.append(spans)
+        return batch
+
+    def _assembled(self, pieces: list[tuple[bool, list[int]]]) -> tuple[list[int], list[int]]:
+        """One row: BOS, the pieces, EOS; and the spans of what is trained."""
+        first = next((ids[0] for _, ids in pieces if ids), None)
+        ids = [self._bos] if self._bos is not None and first != self._bos else []
+        begins_with_bos = bool(ids) or (first is not None and first == self._bos)
+        spans: list[int] = []
+        for trained, piece in pieces:
+            start = len(ids)
+            ids += piece
+            if trained and piece:
+                spans += [start, len(ids)]
+        if not ids or ids[-1] not in self._stop:
+            ids.append(self._eos)
+            if spans and spans[-1] == len(ids) - 1:
+                spans[-1] += 1
+            else:
+                spans += [len(ids) - 1, len(ids)]
+        if not self._completion_only:
+            return ids, [int(begins_with_bos), len(ids)]
+        if spans[0] == 0 and begins_with_bos:
+            spans[0] = 1
+        return ids, spans
+
+
+def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
+    """SHA-256 over everything about a tokenizer that decides ids."""
+    digest = hashlib.sha256()
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        state: dict[str, Any] = json.loads(backend.to_str())
+        state.pop("truncation", None)  # settings of the last call, not of the tokenizer
+        state.pop("padding", None)
+    else:
+        state = {"vocab": tokenizer.get_vocab()}
+    special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
+    facts = [state, special, tokenizer("")["input_ids"], getattr(tokenizer, "split_special_tokens", False)]
+    digest.update(json.dumps(facts, sort_keys=True).encode())
+    return digest.hexdigest()
+
+
+def _only_segments(content: Content) -> list[Segment]:
+    return [item for item in content if isinstance(item, Segment)]
+
+
+def _sides(content: Content) -> tuple[str, str]:
+    """Question and answer of a row, to compare rows by: all before the first answer, and all from it on."""
+    prompt: list[str] = []
+    answer: list[str] = []
+    for item in content:
+        is_answer = item.role == "assistant" if isinstance(item, Message) else item.trained
+        text = f"{item.content} {item.context}" if isinstance(item, Message) else item.text
+        (answer if is_answer or answer else prompt).append(text)
+    return normalised(" ".join(prompt)), normalised(" ".join(answer))
+
+
+def normalised(text: str) -> str:
+    """Text without the differences that do not make it another text: width, case, white space."""
+    if not text.isascii():
+        text = unicodedata.normalize("NFKC", text)
+    return " ".join(text.casefold().split())
+
+
+def _key(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")

@@ -1,0 +1,13 @@
+"""All error codes, one file per family; a code is never reused for something else."""
+
+from luthier.errors.codes.base import Explanation
+from luthier.errors.codes.checkpoint import CHECKPOINT
+from luthier.errors.codes.config import CONFIG
+from luthier.errors.codes.data import DATA
+from luthier.errors.codes.environment import ENVIRONMENT
+from luthier.errors.codes.model import MODEL
+from luthier.errors.codes.run import RUN
+
+CODES: dict[str, Explanation] = {**CONFIG, **DATA, **MODEL, **ENVIRONMENT, **CHECKPOINT, **RUN}
+
+__all__ = ["CODES", "Explanation"]

@@ -1,0 +1,40 @@
+"""Codes of the family E-RUN."""
+
+from luthier.errors.codes.base import Explanation
+
+RUN: dict[str, Explanation] = {
+    "E-RUN-001": Explanation(
+        title="the loss or the gradient is not a number",
+        why="one such update turns every trained weight into NaN, and nothing brings them back",
+        text=(
+            "The step was not applied, and no checkpoint was written from it. Usual causes: a learning rate "
+            "that is too high, float16 overflow, or damaged weights. Lower training.learning_rate by a factor "
+            "of 3, or use bfloat16 or float32, and go on with --resume auto."
+        ),
+    ),
+    "E-RUN-002": Explanation(
+        title="out of memory",
+        why="the forward or backward pass needs more memory than the device has left",
+        text=(
+            "The tokens of one pass decide how much memory it takes. Halve training.max_tokens_per_micro_batch "
+            "(the result stays the same), turn on training.gradient_checkpointing, or lower "
+            "data.max_seq_length; then go on with --resume auto."
+        ),
+    ),
+    "E-RUN-003": Explanation(
+        title="writing to output_dir failed",
+        why="a run that cannot save is a run that can be lost",
+        text=(
+            "The disk is full, the quota is used up, or the folder has become read-only. The newest whole "
+            "checkpoint is untouched: make room and go on with --resume auto."
+        ),
+    ),
+    "E-RUN-004": Explanation(
+        title="an error inside Luthier or a library",
+        why="this should not happen with any input; the full traceback is in the file that the message names",
+        text=(
+            "Go on with --resume auto after removing the cause if you can tell it from the message. If not, "
+            "please report it with the traceback file, plan.yaml and the command."
+        ),
+    ),
+}

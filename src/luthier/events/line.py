@@ -1,0 +1,181 @@
+"""The lines of training.log, in both directions.
+
+What has numbers is one Python dict a line, as Hugging Face's Trainer prints it, with the same names:
+`{'loss': 2.387, 'grad_norm': 0.91, 'learning_rate': 0.00019998, 'epoch': 0.017, 'step': 20, …}`. What is a sentence
+is a short plain line. Numbers are rounded for the eye; events.jsonl has them in full.
+
+Not covered: other shapes of log (progress bars, JSON).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+
+from luthier.events.printable import one_line, printable
+from luthier.events.types import (
+    Architecture,
+    CheckpointSaved,
+    Evaluated,
+    Event,
+    Log,
+    Notice,
+    Resumed,
+    RunFinished,
+    RunStarted,
+    Sampled,
+)
+
+Value = int | float | str | bool | None
+
+_LONGEST_LINE = 64 * 1024
+_PAIR = re.compile(
+    r"""\s*(?:'(?P<key1>[^'\\]*)'|"(?P<key2>[^"\\]*)")\s*:\s*
+    (?:(?P<number>[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)
+     |(?P<word>[-+]?(?:nan|inf)|True|False|None)
+     |'(?P<text1>[^'\\]*)'|"(?P<text2>[^"\\]*)")
+    \s*(?P<end>[,}])""",
+    re.VERBOSE,
+)
+_WORDS: dict[str, Value] = {"True": True, "False": False, "None": None}
+
+
+def format_line(event: Event) -> str | None:
+    """The line (or lines) of one event, without the last line break; None for what training.log leaves out."""
+    formatter = _FORMATTERS.get(type(event))
+    return formatter(event) if formatter else None
+
+
+def parse_line(text: str) -> dict[str, Value] | None:
+    """The dict at the start of a line, whatever follows it; None where there is none.
+
+    Only flat dicts of numbers, strings without escapes, True, False, None, nan and inf: nothing is evaluated. Of a
+    dict after other text on the line (a progress bar), the first one counts.
+    """
+    text = text[:_LONGEST_LINE]
+    position = text.find("{") + 1
+    if not position:
+        return None
+    values: dict[str, Value] = {}
+    while match := _PAIR.match(text, position):
+        key = match["key1"] if match["key1"] is not None else match["key2"]
+        try:
+            values[key] = _value(match)
+        except ValueError:
+            return None
+        if match["end"] == "}":
+            return values
+        position = match.end()
+    return None
+
+
+def _value(match: re.Match[str]) -> Value:
+    if number := match["number"]:
+        return int(number) if number.lstrip("+-").isdigit() else float(number)
+    if word := match["word"]:
+        return _WORDS[word] if word in _WORDS else float(word)
+    return match["text1"] if match["text1"] is not None else match["text2"]
+
+
+def significant(value: float, digits: int) -> float:
+    """`value` rounded to so many significant digits: 0.000199984 stays 0.000199984 with six of them."""
+    return float(f"{value:.{digits}g}")
+
+
+def _whole(value: float) -> int | float:
+    return round(value) if math.isfinite(value) else value
+
+
+def _epoch(epoch: float, step: int) -> float:
+    """As many decimals (2 to 4) as it takes to tell some ten steps apart."""
+    steps_per_epoch = step / epoch if epoch > 0 and math.isfinite(epoch) else 0.0
+    return round(epoch, 2 if steps_per_epoch < 500 else 3 if steps_per_epoch < 5000 else 4)
+
+
+def _log(event: Log) -> str:
+    speed = event.tokens_per_second
+    values: dict[str, Any] = {
+        "loss": round(event.loss, 4),
+        "grad_norm": significant(event.grad_norm, 4),
+        "learning_rate": significant(event.learning_rate, 6),
+        "epoch": _epoch(event.epoch, event.step),
+        "step": event.step,
+        "num_tokens": event.num_tokens,
+        "tokens_per_second": round(speed, 1) if speed < 100 else _whole(speed),
+        "memory_gib": round(event.memory_gib, 2),
+        "eta_seconds": _whole(event.remaining_seconds),
+    }
+    return str(values)
+
+
+def _evaluated(event: Evaluated) -> str:
+    return str(
+        {
+            "eval_loss": round(event.eval_loss, 4),
+            "eval_runtime": round(event.eval_runtime, 2),
+            "epoch": _epoch(event.epoch, event.step),
+            "step": event.step,
+        }
+    )
+
+
+def _run_finished(event: RunFinished) -> str:
+    if event.status != "done":
+        reason = f": {one_line(event.reason)}" if event.reason else ""
+        return f"{event.status} at step {event.step:,}{reason}"
+    return str(
+        {
+            "train_runtime": round(event.train_runtime, 2),
+            "train_loss": round(event.train_loss, 4),
+            "epoch": _epoch(event.epoch, event.step),
+            "step": event.step,
+            "num_tokens": event.num_tokens,
+        }
+    )
+
+
+def _run_started(event: RunStarted) -> str:
+    start = f", from step {event.first_step:,}" if event.first_step else ""
+    return f"run {one_line(event.run)}: {event.total_steps:,} steps, {event.epochs:g} epochs{start}"
+
+
+def _architecture(event: Architecture) -> str:
+    share = event.trainable_parameters / event.parameters if event.parameters else 0.0
+    return f"model: {event.parameters:,} parameters, {event.trainable_parameters:,} of them trained ({share:.2%})"
+
+
+def _notice(event: Notice) -> str:
+    where = f" (step {event.step:,})" if event.step is not None else ""
+    change = f"\n  change: {one_line(event.change)}" if event.change else ""
+    return f"{event.severity}{where}: {one_line(event.text)}{change}"
+
+
+def _sampled(event: Sampled) -> str:
+    prompt, answer = (printable(part).strip("\n").split("\n") for part in (event.prompt, event.text))
+    lines = [*(f"  > {line}" for line in prompt), *(f"    {line}" for line in answer)]
+    return "\n".join((f"sample at step {event.step:,}", *lines))
+
+
+def _checkpoint_saved(event: CheckpointSaved) -> str:
+    removed = f", removed {', '.join(map(one_line, event.removed))}" if event.removed else ""
+    return f"saved {one_line(event.path)} ({event.bytes / 1e6:,.1f} MB in {event.seconds:.1f} s){removed}"
+
+
+def _resumed(event: Resumed) -> str:
+    passed = "".join(f"\n  passed over {one_line(text)}" for text in event.passed_over)
+    return f"resumed at step {event.step:,} from {one_line(event.path)}{passed}"
+
+
+_FORMATTERS: dict[type[Event], Callable[[Any], str]] = {
+    RunStarted: _run_started,
+    Notice: _notice,
+    Architecture: _architecture,
+    Log: _log,
+    Evaluated: _evaluated,
+    Sampled: _sampled,
+    CheckpointSaved: _checkpoint_saved,
+    Resumed: _resumed,
+    RunFinished: _run_finished,
+}

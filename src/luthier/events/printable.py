@@ -1,0 +1,25 @@
+"""Text from outside (generated, or from a dataset or a file name) made safe to show.
+
+A model can write anything, also the bytes that recolour a terminal, rename its window or turn text around. What
+remains here is text: no control or formatting characters, no lone surrogates (which no file can encode).
+
+Not covered: the markup of the place where it is shown (Markdown fences, rich markup); that is the sink's.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+
+_BREAKS = str.maketrans({"\r": "\n", "\u2028": "\n", "\u2029": "\n", "\x85": "\n", "\t": "    "})
+_UNSAFE = {"Cc", "Cf", "Cs", "Co", "Cn"}
+
+
+def printable(text: str) -> str:
+    """`text` with plain line breaks, tabs as four spaces, and without characters that are not to be seen."""
+    lines = text.replace("\r\n", "\n").translate(_BREAKS)
+    return "".join(char for char in lines if char == "\n" or unicodedata.category(char) not in _UNSAFE)
+
+
+def one_line(text: str) -> str:
+    """The same, on one line."""
+    return " ".join(printable(text).split())

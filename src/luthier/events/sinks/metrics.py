@@ -1,0 +1,36 @@
+"""The numbers of an event under the names that TensorBoard and all trackers show."""
+
+from __future__ import annotations
+
+from luthier.events.types import Evaluated, Event, Gradients, Log, RunFinished
+
+
+def metrics(event: Event) -> dict[str, float]:
+    """Tag -> value; empty for an event without numbers to plot. Every event that has some has a `step`."""
+    match event:
+        case Log():
+            return {
+                "train/loss": event.loss,
+                "train/learning_rate": event.learning_rate,
+                "train/grad_norm": event.grad_norm,
+                "train/epoch": event.epoch,
+                "train/num_tokens": event.num_tokens,
+                "perf/tokens_per_second": event.tokens_per_second,
+                "perf/trained_tokens_per_second": event.trained_tokens_per_second,
+                "perf/step_seconds": event.step_seconds,
+                "perf/memory_gib": event.memory_gib,
+            }
+        case Evaluated():
+            best = {"eval/best_loss": event.eval_loss} if event.best else {}
+            return {"eval/loss": event.eval_loss, "eval/runtime_seconds": event.eval_runtime, **best}
+        case Gradients():
+            return {f"gradients/norm/{layer}": norm for layer, norm in event.norms.items()}
+        case RunFinished():
+            return {
+                "final/train_loss": event.train_loss,
+                "final/train_runtime_seconds": event.train_runtime,
+                "final/num_tokens": event.num_tokens,
+                "final/peak_memory_gib": event.peak_memory_gib,
+            }
+        case _:
+            return {}

@@ -1,0 +1,1 @@
+"""Facts about this box: devices, memory, ranks, seeds."""

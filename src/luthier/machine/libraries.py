@@ -1,0 +1,55 @@
+"""What the libraries beneath print goes to a file of the run, not to the screen."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import datasets
+import transformers
+
+LIBRARIES = (
+    "transformers",
+    "datasets",
+    "peft",
+    "bitsandbytes",
+    "huggingface_hub",
+    "accelerate",
+    "torch",
+    "py.warnings",
+)
+
+
+@contextmanager
+def library_output_to(path: Path) -> Iterator[None]:
+    """Send log lines, warnings and progress bars of the libraries to `path` while the block runs.
+
+    Downloads keep their progress bar: they are the one wait that needs one.
+    """
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    handler = logging.FileHandler(path, encoding="utf-8", delay=True)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    loggers = [logging.getLogger(name) for name in LIBRARIES]
+    before = [(logger, list(logger.handlers), logger.propagate) for logger in loggers]
+    bars = (transformers.utils.logging.is_progress_bar_enabled(), datasets.is_progress_bar_enabled())
+    for logger in loggers:
+        logger.handlers, logger.propagate = [handler], False
+    transformers.utils.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    try:
+        with warnings.catch_warnings():
+            logging.captureWarnings(True)
+            yield
+    finally:
+        logging.captureWarnings(False)
+        for logger, handlers, propagate in before:
+            logger.handlers, logger.propagate = handlers, propagate
+        if bars[0]:
+            transformers.utils.logging.enable_progress_bar()
+        if bars[1]:
+            datasets.enable_progress_bars()
+        handler.close()

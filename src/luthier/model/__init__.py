@@ -1,0 +1,1 @@
+"""Weights, quantization, adapters, kernels."""

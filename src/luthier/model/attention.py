@@ -1,0 +1,130 @@
+"""Attention that keeps packed documents apart.
+
+A micro-batch is one row of T tokens in which documents lie end to end. Each document attends causally to itself and
+to nothing else, so packing changes no number: it only removes padding.
+
+    tokens     a a a a | b b | c c c            document_offsets = (0, 4, 6, 9)
+    attention  causal  causal  causal           one block each; no mask tensor is ever built
+
+Registered with transformers as the attention implementation ``luthier_documents``, the extension point that every
+model of `transformers` with the attention interface calls. On CUDA in 16 bits it runs PyTorch's variable-length flash
+kernel (`torch.nn.attention.varlen`), elsewhere one `scaled_dot_product_attention` a document, which is also the
+reference of the tests. Sliding windows are honoured. Not covered: attention soft-capping, sinks and position biases,
+which raise `UnsupportedAttentionError` (such models train unpacked).
+
+Shape letters: B batch (1), H query heads, K key/value heads, T tokens of the micro-batch, D head size.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface
+
+NAME = "luthier_documents"
+_UNSUPPORTED = ("softcap", "s_aux", "position_bias")
+
+
+class UnsupportedAttentionError(NotImplementedError):
+    """The model needs something of its attention that the packed form does not compute."""
+
+
+def document_attention(
+    module: torch.nn.Module,
+    query_BHTD: torch.Tensor,
+    key_BKTD: torch.Tensor,
+    value_BKTD: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    document_offsets: tuple[int, ...] = (),
+    cu_seq_lens: torch.Tensor | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Causal attention within each document.
+
+    Args:
+        module: The calling layer (unused; part of the interface of transformers).
+        query_BHTD: Queries.
+        key_BKTD: Keys; H is a multiple of K (grouped-query attention).
+        value_BKTD: Values.
+        attention_mask: Always None: documents are told apart by their offsets.
+        dropout: Probability of dropping an attention weight.
+        scaling: Factor on the scores; None: 1 / sqrt(D).
+        sliding_window: Each token sees itself and the (sliding_window - 1) tokens before it.
+        document_offsets: Where each document starts, and T at the end.
+        cu_seq_lens: The same as an int32 tensor on the device, for the CUDA kernel.
+        **kwargs: Refused when they would change the result.
+
+    Returns:
+        Output of shape (B, T, H, D), and None for the attention weights.
+    """
+    for name in _UNSUPPORTED:
+        if kwargs.get(name) is not None:
+            raise UnsupportedAttentionError(name)
+    assert query_BHTD.shape[0] == 1 and document_offsets, "packed micro-batches hold one row and its offsets"
+    if cu_seq_lens is not None and query_BHTD.is_cuda and query_BHTD.element_size() == 2 and dropout == 0.0:
+        return _flash(query_BHTD, key_BKTD, value_BKTD, scaling, sliding_window, document_offsets, cu_seq_lens), None
+    outputs = []
+    for start, end in pairwise(document_offsets):
+        window = _window_mask(end - start, sliding_window, query_BHTD.device)
+        outputs.append(
+            scaled_dot_product_attention(
+                query_BHTD[:, :, start:end],
+                key_BKTD[:, :, start:end],
+                value_BKTD[:, :, start:end],
+                attn_mask=window,
+                is_causal=window is None,
+                dropout_p=dropout,
+                scale=scaling,
+                enable_gqa=query_BHTD.shape[1] != key_BKTD.shape[1],
+            )
+        )
+    return torch.cat(outputs, dim=2).transpose(1, 2), None
+
+
+def _window_mask(length: int, sliding_window: int | None, device: torch.device) -> torch.Tensor | None:
+    """Boolean (length, length) mask of a causal window, or None where plain causality says the same."""
+    if sliding_window is None or length <= sliding_window:
+        return None
+    position = torch.arange(length, device=device)
+    distance = position[:, None] - position[None, :]
+    return (distance >= 0) & (distance < sliding_window)
+
+
+def _flash(
+    query_BHTD: torch.Tensor,
+    key_BKTD: torch.Tensor,
+    value_BKTD: torch.Tensor,
+    scaling: float | None,
+    sliding_window: int | None,
+    document_offsets: tuple[int, ...],
+    cu_seq_lens: torch.Tensor,
+) -> torch.Tensor:
+    """All documents in one call of the variable-length flash kernel (CUDA, 16 bits). Output (1, T, H, D)."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    longest = max(end - start for start, end in pairwise(document_offsets))
+    groups = query_BHTD.shape[1] // key_BKTD.shape[1]
+    # Not every supported version of torch takes grouped heads, so keys and values are repeated: 1 % of the work here.
+    key_THD, value_THD = (x[0].repeat_interleave(groups, dim=0).transpose(0, 1) for x in (key_BKTD, value_BKTD))
+    output_THD = varlen_attn(
+        query_BHTD[0].transpose(0, 1).contiguous(),
+        key_THD.contiguous(),
+        value_THD.contiguous(),
+        cu_seq_lens,
+        cu_seq_lens,
+        longest,
+        longest,
+        scale=scaling,
+        window_size=(-1 if sliding_window is None else sliding_window - 1, 0),
+    )
+    assert isinstance(output_THD, torch.Tensor)
+    return output_THD[None]
+
+
+AttentionInterface.register(NAME, document_attention)

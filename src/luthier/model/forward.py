@@ -1,0 +1,96 @@
+"""One forward pass over a micro-batch, and its loss.
+
+The decoder runs over all tokens; the head only over the positions whose next token is trained. Models that do
+something to their logits (scaling, soft-capping, a head with an adapter or a bias) take the general road: their own
+forward pass with `logits_to_keep`, then the same loss on its logits.
+
+Shape letters: B rows, T tokens of a row, N trained tokens, D hidden size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from luthier.config.plan import Plan
+from luthier.model.head import chunked_nll
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_LOGIT_CHANGES = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier")
+
+
+class Batch(Protocol):
+    """What a forward pass needs; `luthier.data.collate.MicroBatch` is one."""
+
+    @property
+    def positions_N(self) -> torch.Tensor:
+        """int64 indices into the flattened (B*T) positions, each before a trained token."""
+
+    @property
+    def targets_N(self) -> torch.Tensor:
+        """int64 ids of the trained tokens."""
+
+    def model_inputs(self) -> dict[str, Any]:
+        """Keyword arguments of the model's forward pass."""
+
+
+def summed_loss(model: nn.Module, batch: Batch) -> torch.Tensor:
+    """Sum of the negative log-likelihoods (nats, float32) of the batch's trained tokens.
+
+    Args:
+        model: A causal language model of transformers, with or without peft's adapters.
+        batch: Packed or padded; on the model's device.
+    """
+    causal_lm = unwrap(model)
+    inputs = batch.model_inputs()
+    head = plain_head(causal_lm)
+    if head is None:
+        logits_NV = causal_lm(**inputs, use_cache=False).logits.flatten(0, 1)[batch.positions_N]
+        return nn.functional.cross_entropy(logits_NV.float(), batch.targets_N, reduction="sum")
+    hidden_BTD = causal_lm.get_decoder()(**inputs, use_cache=False).last_hidden_state
+    return chunked_nll(hidden_BTD.flatten(0, 1)[batch.positions_N], head.weight, batch.targets_N)
+
+
+def unwrap(model: Any) -> Any:
+    """The model of transformers inside peft's wrapper; adapters stay active."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def plain_head(causal_lm: Any) -> nn.Linear | None:
+    """The head, when logits are exactly `hidden @ weight.T`; None otherwise."""
+    if any(getattr(causal_lm.config, name, None) not in (None, 1, 1.0) for name in _LOGIT_CHANGES):
+        return None
+    head = causal_lm.get_output_embeddings()
+    if hasattr(head, "modules_to_save"):  # trained in full beside the adapter
+        head = head.modules_to_save["default"]
+    return head if type(head) is nn.Linear and head.bias is None else None
+
+
+def autocast(plan: Plan) -> AbstractContextManager[object]:
+    """Compute in `model.dtype` where it is a 16-bit format, whatever the trainable parameters are kept in."""
+    dtype = DTYPES[plan.config.model.dtype]
+    return nullcontext() if dtype is torch.float32 else torch.autocast(plan.machine.device, dtype=dtype)
+
+
+@contextmanager
+def inference(model: nn.Module) -> Iterator[None]:
+    """No dropout and no gradients; the model's mode comes back afterwards.
+
+    4-bit layers stay in training mode: on CPU, bitsandbytes repacks the weights of a layer in evaluation mode for
+    inference and never packs them back, after which training silently gets no gradient through that layer.
+    """
+    was_training = [(module, module.training) for module in model.modules()]
+    model.eval()
+    for module in model.modules():
+        if type(module).__name__ == "Linear4bit":
+            module.training = True
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, training in was_training:
+            module.training = training

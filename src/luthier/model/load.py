@@ -1,0 +1,138 @@
+"""Weights into memory: frozen ones in their storage format, trainable ones in float32."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import nn
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PretrainedConfig
+
+from luthier.config.plan import Plan
+from luthier.errors import ModelError, Problem
+from luthier.model import attention
+from luthier.model.adapter import add_adapter
+from luthier.model.forward import DTYPES, autocast, inference, unwrap
+from luthier.model.hub import KEY, broken_weights, explain_failure
+
+EXPERTS_ROUNDING = 0.02
+"""Of the largest hidden state: several times bfloat16's rounding, far below what a visible document does."""
+
+
+def load_model(plan: Plan, model_config: PretrainedConfig) -> nn.Module:
+    """The model that the plan describes, ready to train on its device.
+
+    LoRA: the base is frozen and in `model.dtype` (or 4 bits), the adapter float32. Full fine-tuning: all weights
+    float32, computed in `model.dtype` under autocast.
+
+    Raises:
+        ModelError: E-MODEL-008..011.
+    """
+    section, training = plan.config.model, plan.config.training
+    lora = training.finetuning_type == "lora"
+    dtype = DTYPES[section.dtype] if lora else torch.float32
+    device = torch.device(plan.machine.device)
+    if section.from_scratch:
+        model = AutoModelForCausalLM.from_config(
+            model_config, dtype=dtype, trust_remote_code=section.trust_remote_code
+        ).to(device)
+    else:
+        model = _load_weights(plan, model_config, dtype, device)
+    model.config.use_cache = False
+    if lora:
+        for parameter in model.parameters():
+            parameter.requires_grad_(False)
+        model = add_adapter(model, plan.config.lora, revision=section.revision)
+    if training.gradient_checkpointing:
+        causal_lm = unwrap(model)
+        # transformers 5.23 renamed it; the older name is what 5.17 has
+        enable = getattr(causal_lm, "activation_checkpointing_enable", None) or causal_lm.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
+    if training.packing is True:
+        unwrap(model).set_attn_implementation(attention.NAME)
+        with autocast(plan):
+            prove_isolation(model)
+    model.train()
+    return model  # type: ignore[no-any-return]
+
+
+def _load_weights(plan: Plan, model_config: PretrainedConfig, dtype: torch.dtype, device: torch.device) -> Any:
+    """`from_pretrained`, safetensors only, with its failures named."""
+    section = plan.config.model
+    name = section.model_name_or_path
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(
+            str(Path(name).expanduser()) if Path(name).expanduser().is_dir() else name,
+            config=model_config,
+            revision=section.revision,
+            trust_remote_code=section.trust_remote_code,
+            use_safetensors=True,
+            dtype=dtype,
+            device_map={"": device},
+            quantization_config=_quantization(plan, dtype),
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # reported below, by name
+        )
+    except SafetensorError as error:
+        raise ModelError(broken_weights(f"a weights file of {name}", error)) from error
+    except OSError as error:
+        raise ModelError(explain_failure(name, error)) from error
+    if missing := sorted(info["missing_keys"]):
+        found = f"{len(missing)} tensors of {name} are missing, for example {missing[0]}"
+        raise ModelError(Problem("E-MODEL-009", found, "fetch the model again", KEY))
+    if mismatched := sorted(info["mismatched_keys"]):
+        tensor, in_file, in_model = mismatched[0]
+        found = f"{tensor} of {name} is {tuple(in_file)} in the file and {tuple(in_model)} by config.json"
+        raise ModelError(Problem("E-MODEL-009", found, "use the config.json that belongs to the weights", KEY))
+    return model
+
+
+def _quantization(plan: Plan, dtype: torch.dtype) -> BitsAndBytesConfig | None:
+    """How bitsandbytes stores the frozen linear layers; computing happens in `dtype`."""
+    section = plan.config.quantization
+    if not section.load_in_4bit:
+        return None
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=section.bnb_4bit_quant_type,
+        bnb_4bit_use_double_quant=section.bnb_4bit_use_double_quant,
+        bnb_4bit_compute_dtype=dtype,
+    )
+
+
+def prove_isolation(model: nn.Module) -> None:
+    """Change the first of two packed documents and require that the second one's hidden states do not move by a bit.
+
+    Mixtures of experts may move by a rounding error.
+
+    Raises:
+        ModelError: E-MODEL-011 when they move, or when the model's attention needs what the packed form lacks.
+    """
+    causal_lm = unwrap(model)
+    device = next(causal_lm.parameters()).device
+    first, second = [1, 2, 3, 4, 5, 6], [3, 1, 2, 4]
+    offsets = (0, len(first), len(first) + len(second))
+    positions = torch.tensor([[*range(len(first)), *range(len(second))]], device=device)
+    hidden = []
+    try:
+        with inference(model):
+            for start in (first, first[::-1]):
+                output = causal_lm.get_decoder()(
+                    input_ids=torch.tensor([start + second], device=device),
+                    position_ids=positions,
+                    use_cache=False,
+                    document_offsets=offsets,
+                    cu_seq_lens=torch.tensor(offsets, dtype=torch.int32, device=device),
+                )
+                hidden.append(output.last_hidden_state[0, len(first) :])
+    except attention.UnsupportedAttentionError as error:
+        problem = Problem("E-MODEL-011", f"its attention uses {error}", "write packing: false", "training.packing")
+        raise ModelError(problem) from error
+    moved = (hidden[0] - hidden[1]).abs().max()
+    # A token's expert multiplies it together with whoever else it gets, and the shape of a product decides its last bit.
+    experts = any(name.endswith(".experts") for name, _ in causal_lm.named_modules())
+    if not moved <= (EXPERTS_ROUNDING * hidden[0].abs().max() if experts else 0):
+        found = f"document 2 moves by {moved:.2g} when document 1 changes"
+        raise ModelError(Problem("E-MODEL-011", found, "write packing: false", "training.packing"))

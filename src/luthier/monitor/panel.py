@@ -1,0 +1,65 @@
+"""The live panel: a sink that shows the state of the run on a terminal while it trains.
+
+Events only replace the state; drawing happens in rich's own thread, twice a second, so that training never waits for
+the terminal. When the run is over the panel makes way for a few lines that stay.
+"""
+
+from __future__ import annotations
+
+import time
+
+from rich.console import Console, RenderableType
+from rich.live import Live
+
+from luthier.events.types import Event
+from luthier.monitor.state import RunState, fold
+from luthier.monitor.view import LOWEST, NARROWEST, render, summary
+
+REFRESHES_PER_SECOND = 2
+
+
+class Panel:
+    """A sink. It appears with the first event and goes with `close`, also after an error or Ctrl-C.
+
+    Args:
+        console: Where to draw; `Panel.suits` says whether it can.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self.state = RunState()
+        self._console = console
+        self._live: Live | None = None
+        # Durations by a clock that nobody sets.
+        self._clock = time.monotonic
+
+    @staticmethod
+    def suits(console: Console) -> bool:
+        """Whether a console is a terminal that can show the panel; else the text log is the better view."""
+        utf8 = console.encoding.lower().replace("-", "") == "utf8"
+        return console.is_terminal and not console.is_dumb_terminal and utf8 and console.width >= NARROWEST
+
+    def write(self, event: Event) -> None:
+        """Take one event; draws nothing itself."""
+        self.state = fold(self.state, event, self._clock())
+        if self._live is None:
+            self._live = Live(
+                console=self._console,
+                get_renderable=self._render,
+                refresh_per_second=REFRESHES_PER_SECOND,
+                transient=True,
+            )
+            self._live.start()
+
+    def close(self) -> None:
+        """Take the panel away, give the cursor back, and leave the summary."""
+        if self._live is None:
+            return
+        live, self._live = self._live, None
+        live.stop()
+        for line in summary(self.state, self._console.width):
+            self._console.print(line, soft_wrap=True)
+
+    def _render(self) -> RenderableType:
+        # One line less than the terminal has: a full one scrolls at each refresh.
+        height = max(LOWEST, self._console.height - 1)
+        return render(self.state, self._clock(), self._console.width, height)

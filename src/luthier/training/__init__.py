@@ -1,0 +1,1 @@
+"""The engine: from a Plan to a stream of events and an adapter on disk."""

@@ -1,0 +1,178 @@
+"""Checkpoints: everything that decides the rest of the run, in a folder that is whole or not there.
+
+    checkpoint-<step>/
+        adapter_model.safetensors, adapter_config.json    the adapter in peft's format (model.safetensors when full)
+        optimizer.safetensors, optimizer.json             AdamW's moments and counters
+        rng.safetensors                                   random number generators
+        trainer_state.json                                counters, data position, best evaluation, identity of the run
+        manifest.json                                     SHA-256 of each of them
+
+No file is a pickle: loading a checkpoint runs no code. The learning rate and the order of the data are pure functions
+of the step and need no state. Resume is exact on the same machine, threads and versions; `identity` names what is not.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from luthier.errors import CheckpointError, Problem
+from luthier.events.types import CheckpointSaved
+from luthier.machine.seed import rng_state, set_rng_state
+from luthier.model.store import load_trained, save_trained
+from luthier.training.commit import commit, remove, verify
+from luthier.training.state import TrainState
+
+PREFIX = "checkpoint-"
+STATE = "trainer_state.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A whole checkpoint on disk.
+
+    Attributes:
+        path: Its folder.
+        step: Optimizer steps done when it was written.
+        identity: What decided the run's numbers then; see `luthier.training.identity`.
+        state: Counters, as `TrainState.as_dict`.
+        passed_over: Newer checkpoints that were not whole, each with the reason.
+    """
+
+    path: Path
+    step: int
+    identity: dict[str, Any]
+    state: dict[str, Any]
+    passed_over: tuple[str, ...] = ()
+
+
+def save_checkpoint(
+    output_dir: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    state: TrainState,
+    identity: dict[str, Any],
+    keep: int | None,
+) -> CheckpointSaved:
+    """Write `checkpoint-<step>`, then delete the oldest ones beyond `keep` (the best and the newest always stay)."""
+    started = time.monotonic()
+    target = output_dir / f"{PREFIX}{state.step}"
+
+    def fill(folder: Path) -> None:
+        save_trained(model, folder)
+        tensors, plain = _flatten(optimizer.state_dict())
+        save_file(tensors, folder / "optimizer.safetensors")
+        (folder / "optimizer.json").write_text(json.dumps(plain), encoding="utf-8")
+        save_file(rng_state(), folder / "rng.safetensors")
+        record = {"identity": identity, **state.as_dict()}
+        (folder / STATE).write_text(json.dumps(record, indent=1), encoding="utf-8")
+
+    size = commit(target, fill)
+    removed = _rotate(output_dir, keep, {state.step, state.best_step})
+    return CheckpointSaved(
+        step=state.step, path=str(target), bytes=size, seconds=time.monotonic() - started, removed=removed
+    )
+
+
+def find_checkpoint(output_dir: Path, wanted: str) -> Checkpoint | None:
+    """The checkpoint to go on from.
+
+    Args:
+        output_dir: The run's folder.
+        wanted: ``auto`` for the newest whole one (None if there is none at all), or a checkpoint's folder.
+
+    Raises:
+        CheckpointError: E-CKPT-001 no such folder, E-CKPT-002 not whole, or none of several is.
+    """
+    if wanted != "auto":
+        path = Path(wanted).expanduser()
+        if not path.is_dir():
+            raise CheckpointError(Problem("E-CKPT-001", f"no folder {wanted}", "write --resume auto", "--resume"))
+        if broken := verify(path):
+            raise CheckpointError(Problem("E-CKPT-002", broken, "write --resume auto", str(path)))
+        return _read(path)
+    passed_over: list[str] = []
+    for path in reversed(checkpoints(output_dir)):
+        broken = verify(path)
+        if not broken:
+            return _read(path, tuple(passed_over))
+        passed_over.append(f"{path.name}: {broken}")
+    if passed_over:
+        fix = "start over with --overwrite (the old folder is kept beside it)"
+        raise CheckpointError(Problem("E-CKPT-002", "; ".join(passed_over), fix, str(output_dir)))
+    return None
+
+
+def checkpoints(output_dir: Path) -> list[Path]:
+    """Checkpoint folders of a run, oldest first."""
+    found = [p for p in output_dir.glob(f"{PREFIX}*") if p.name.removeprefix(PREFIX).isdigit() and p.is_dir()]
+    return sorted(found, key=lambda p: int(p.name.removeprefix(PREFIX)))
+
+
+def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer) -> TrainState:
+    """Put model, optimizer and random generators back; returns the counters.
+
+    Raises:
+        CheckpointError: E-CKPT-004 when the tensors do not fit.
+    """
+    fix = "start a new run in another training.output_dir"
+    try:
+        load_trained(model, checkpoint.path)
+        tensors = load_file(checkpoint.path / "optimizer.safetensors")
+        plain = json.loads((checkpoint.path / "optimizer.json").read_text(encoding="utf-8"))
+        optimizer.load_state_dict(_unflatten(tensors, plain))
+    except (ValueError, KeyError, RuntimeError) as error:
+        found = str(error).splitlines()[0][:200]
+        raise CheckpointError(Problem("E-CKPT-004", found, fix, str(checkpoint.path))) from error
+    set_rng_state(load_file(checkpoint.path / "rng.safetensors"))
+    return TrainState.from_dict(checkpoint.state)
+
+
+def _read(path: Path, passed_over: tuple[str, ...] = ()) -> Checkpoint:
+    state = json.loads((path / STATE).read_text(encoding="utf-8"))
+    return Checkpoint(path, int(state["step"]), state.pop("identity"), state, passed_over)
+
+
+def _rotate(output_dir: Path, keep: int | None, always: set[int | None]) -> list[str]:
+    """Delete all but the newest `keep` checkpoints; a failed deletion never fails a run."""
+    if keep is None:
+        return []
+    removed = []
+    for path in checkpoints(output_dir)[:-keep]:
+        if int(path.name.removeprefix(PREFIX)) in always:
+            continue
+        try:
+            remove(path)
+        except OSError:
+            continue
+        removed.append(path.name)
+    return removed
+
+
+def _flatten(state_dict: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Split an optimizer's state into tensors by name (`3.exp_avg`) and plain JSON data."""
+    tensors: dict[str, torch.Tensor] = {}
+    plain: dict[str, Any] = {"groups": state_dict["param_groups"], "state": {}}
+    for index, entries in state_dict["state"].items():
+        for name, value in entries.items():
+            if isinstance(value, torch.Tensor):
+                tensors[f"{index}.{name}"] = value.detach().cpu().contiguous().clone()
+            else:
+                plain["state"].setdefault(str(index), {})[name] = value
+    return tensors, plain
+
+
+def _unflatten(tensors: dict[str, torch.Tensor], plain: dict[str, Any]) -> dict[str, Any]:
+    """The inverse of `_flatten`."""
+    state: dict[int, dict[str, Any]] = {int(i): dict(values) for i, values in plain["state"].items()}
+    for key, tensor in tensors.items():
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = tensor
+    return {"state": state, "param_groups": plain["groups"]}

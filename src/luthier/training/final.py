@@ -1,0 +1,52 @@
+"""`final_model/`: the adapter, its tokenizer and exact chat template, how to generate, and a model card.
+
+Everything that comes after training reads this folder and nothing else, and so does any tool that reads peft's format.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from transformers import GenerationConfig
+
+from luthier.config.plan import Plan
+from luthier.data.prepare import Prepared
+from luthier.model.store import load_trained, save_trained
+from luthier.training.card import card
+from luthier.training.checkpoint import PREFIX
+from luthier.training.commit import commit
+from luthier.training.state import TrainState
+
+FINAL = "final_model"
+
+
+def save_final(
+    plan: Plan, data: Prepared, model: nn.Module, tokenizer: Any, output_dir: Path, state: TrainState
+) -> str:
+    """Write `final_model/`, from the best checkpoint when the plan asks for it.
+
+    Returns:
+        A sentence when the weights are not those of the last step; empty otherwise.
+    """
+    note = ""
+    best = output_dir / f"{PREFIX}{state.best_step}"
+    if plan.config.evaluation.load_best_model_at_end and state.best_step not in (None, state.step) and best.is_dir():
+        load_trained(model, best)
+        note = f"final_model holds step {state.best_step}, the lowest eval_loss ({state.best_loss:.4f})"
+
+    def fill(folder: Path) -> None:
+        save_trained(model, folder)
+        tokenizer.chat_template = data.template.source
+        tokenizer.save_pretrained(folder)
+        GenerationConfig(
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=data.template.stop_ids(tokenizer),
+            pad_token_id=tokenizer.pad_token_id,
+            do_sample=False,
+        ).save_pretrained(folder)
+        (folder / "README.md").write_text(card(plan, state), encoding="utf-8")
+
+    commit(output_dir / FINAL, fill)
+    return note

@@ -1,0 +1,96 @@
+"""What decides the numbers of a run, and what a changed one means for a resume.
+
+free        where files go, how often something is logged or saved: ignored
+decisive    data, template, learning rate, seed, ...: refused with the difference, unless --allow-changes
+fixed       model, quantization, adapter: refused, the tensors would not fit or would mean something else
+surrounding versions, threads, device: the result stays correct but is not bit-identical; said in a notice
+"""
+
+from __future__ import annotations
+
+import platform
+from typing import Any
+
+import bitsandbytes
+import peft
+import torch
+import transformers
+
+from luthier.config.plan import Plan
+from luthier.errors import CheckpointError, Problem
+
+_FREE = ("logging.", "checkpointing.", "evaluation.", "training.output_dir", "data.cache_dir")
+_FREE_KEYS = ("data.dataloader_num_workers", "training.max_tokens_per_micro_batch", "data.datasets")
+_FIXED = ("model.", "quantization.", "lora.", "training.finetuning_type")
+
+
+def identity(plan: Plan) -> dict[str, Any]:
+    """The identity of a run, as it is written into each checkpoint."""
+    flat = flatten(plan.config.model_dump(mode="json"))
+    decisive = {key: value for key, value in flat.items() if not key.startswith(_FREE) and key not in _FREE_KEYS}
+    assert plan.data is not None
+    return {
+        "config": decisive,
+        "data": plan.data.fingerprint,
+        "template": plan.data.template,
+        "total_steps": plan.total_steps,
+        "max_tokens_per_micro_batch": plan.max_tokens_per_micro_batch,
+        "surrounding": {
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "peft": peft.__version__,
+            "bitsandbytes": bitsandbytes.__version__,
+            "threads": torch.get_num_threads(),
+            "world_size": plan.machine.world_size,
+            "device": plan.machine.device_name,
+            "machine": platform.machine(),
+        },
+    }
+
+
+def check_identity(then: dict[str, Any], now: dict[str, Any], where: str, allow_changes: bool) -> list[str]:
+    """Compare a checkpoint's identity with this run's.
+
+    Returns:
+        Sentences for notices: allowed changes, and what makes the result not bit-identical.
+
+    Raises:
+        CheckpointError: E-CKPT-004 for fixed keys; E-CKPT-003 for decisive ones unless `allow_changes`.
+    """
+    changed = _differences(then["config"], now["config"])
+    fixed = {key: text for key, text in changed.items() if key.startswith(_FIXED)}
+    if fixed:
+        fix = "undo it, or start a new run in another training.output_dir"
+        raise CheckpointError(*(Problem("E-CKPT-004", text, fix, where) for text in fixed.values()))
+    names = {"data": "the training rows or how they become tokens", "template": "the prompt template"}
+    for key, name in names.items():
+        if then[key] != now[key]:
+            changed[key] = f"{name} changed ({then[key][:12]} then, {now[key][:12]} now)"
+    if "data" not in changed and then["total_steps"] != now["total_steps"]:
+        changed["total_steps"] = f"total steps: {then['total_steps']} then, {now['total_steps']} now"
+    if changed and not allow_changes:
+        fix = "undo the change, or accept it with --allow-changes"
+        raise CheckpointError(*(Problem("E-CKPT-003", text, fix, where) for text in changed.values()))
+    notices = [f"Resumed with a change that you allowed: {text}" for text in changed.values()]
+    surrounding = _differences(then["surrounding"], now["surrounding"])
+    if surrounding:
+        what = "; ".join(surrounding.values())
+        notices.append(f"Correct, but not bit-identical to an uninterrupted run: {what}")
+    return notices
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dicts to dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _differences(then: dict[str, Any], now: dict[str, Any]) -> dict[str, str]:
+    """Key -> "key: a then, b now" for every differing key."""
+    keys = [key for key in {**then, **now} if then.get(key) != now.get(key)]
+    return {key: f"{key}: {then.get(key)} then, {now.get(key)} now" for key in keys}

@@ -1,0 +1,58 @@
+"""AdamW: each trained number moves against its average gradient, divided by its typical size (Loshchilov 2019).
+
+m <- b1 m + (1 - b1) g        v <- b2 v + (1 - b2) g^2
+w <- w - lr ( m^ / (sqrt(v^) + eps) + weight_decay w )          ^ = corrected for starting at 0
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from luthier.config.plan import Plan
+
+
+def build_optimizer(model: nn.Module, plan: Plan) -> torch.optim.Optimizer:
+    """The plan's optimizer over the trainable parameters; biases and norms are not decayed."""
+    training = plan.config.training
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            (decayed if parameter.ndim >= 2 and "norm" not in name else plain).append(parameter)
+    groups = [
+        {"params": decayed, "weight_decay": training.weight_decay},
+        {"params": plain, "weight_decay": 0.0},
+    ]
+    options: dict[str, Any] = {
+        "lr": training.learning_rate,
+        "betas": (training.adam_beta1, training.adam_beta2),
+        "eps": training.adam_epsilon,
+    }
+    groups = [group for group in groups if group["params"]]
+    if training.optim == "paged_adamw_8bit":
+        from bitsandbytes.optim import PagedAdamW8bit
+
+        return PagedAdamW8bit(groups, **options)  # type: ignore[no-any-return]
+    return torch.optim.AdamW(groups, fused=training.optim == "adamw_torch_fused", **options)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
+    """Use this learning rate in the next step."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
+
+
+def gradient_norm(parameters: Iterable[nn.Parameter]) -> torch.Tensor:
+    """L2 norm over all gradients together: a scalar tensor."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    return torch.nn.utils.get_total_norm(gradients)
+
+
+def clip(parameters: Iterable[nn.Parameter], norm: torch.Tensor, max_norm: float) -> None:
+    """Shorten the gradient to `max_norm` when it is longer; 0 never clips."""
+    if max_norm > 0:
+        torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)

@@ -1,0 +1,67 @@
+"""Everything that the loop carries from step to step, and that a checkpoint therefore holds besides tensors."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+
+@dataclass
+class TrainState:
+    """Counters of a run. All of them are restored on resume, so that each log line equals the uninterrupted run's."""
+
+    step: int = 0
+    """Optimizer steps done."""
+    num_tokens: int = 0
+    """Tokens seen, prompts included, padding excluded."""
+    trained_tokens: int = 0
+    loss_sum: float = 0.0
+    """Sum of the negative log-likelihoods (nats) over the whole run."""
+    log_loss_sum: float = 0.0
+    """The same since the last log line, ..."""
+    log_trained_tokens: int = 0
+    """... with its number of trained tokens, ..."""
+    log_num_tokens: int = 0
+    """... of tokens, ..."""
+    log_steps: int = 0
+    """... of steps, ..."""
+    log_seconds: float = 0.0
+    """... and the time they took."""
+    best_loss: float | None = None
+    """Lowest eval_loss so far, ..."""
+    best_step: int | None = None
+    """... the step it was seen at, ..."""
+    evaluations_without_gain: int = 0
+    """... and the evaluations since."""
+    last_eval_step: int | None = None
+    grad_norm: float = 0.0
+    """Of the last step, before clipping."""
+    saved_step: int | None = None
+    """The step of the newest checkpoint."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for trainer_state.json."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> TrainState:
+        """The inverse of `as_dict`; unknown keys are ignored."""
+        names = {field.name for field in fields(cls)}
+        return cls(**{name: value for name, value in values.items() if name in names})
+
+    def count(self, loss_sum: float, trained_tokens: int, num_tokens: int, seconds: float) -> None:
+        """Add one finished optimizer step."""
+        self.step += 1
+        self.num_tokens += num_tokens
+        self.trained_tokens += trained_tokens
+        self.loss_sum += loss_sum
+        self.log_loss_sum += loss_sum
+        self.log_trained_tokens += trained_tokens
+        self.log_num_tokens += num_tokens
+        self.log_steps += 1
+        self.log_seconds += seconds
+
+    def start_log_interval(self) -> None:
+        """Forget the sums of the interval that was just logged."""
+        self.log_loss_sum, self.log_seconds = 0.0, 0.0
+        self.log_trained_tokens, self.log_num_tokens, self.log_steps = 0, 0, 0

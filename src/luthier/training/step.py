@@ -1,0 +1,89 @@
+"""One optimizer step: forward, loss, backward, update.
+
+The loss of a step is one mean over all its trained tokens, on all ranks, however they are split into micro-batches:
+
+    loss = sum over micro-batches, ranks of (sum of -log p) / (number of trained tokens in the whole step)
+
+A mean of means would weigh a token of a short batch more than one of a long batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from luthier.config.plan import Plan
+from luthier.data.collate import MicroBatch
+from luthier.errors import Problem, RunError
+from luthier.machine.ranks import sum_over_ranks
+from luthier.model.forward import autocast, inference, summed_loss
+from luthier.training.optimizer import clip, gradient_norm, set_learning_rate
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one optimizer step found; sums are over all ranks."""
+
+    loss_sum: float
+    trained_tokens: int
+    num_tokens: int
+    grad_norm: float
+
+
+def backward(model: nn.Module, batches: Sequence[MicroBatch], plan: Plan) -> tuple[float, int, int]:
+    """Forward and backward over a step's micro-batches; gradients of the step's mean loss are left in `.grad`.
+
+    Returns:
+        Sum of the negative log-likelihoods, trained tokens and tokens, each over all ranks.
+    """
+    device = next(model.parameters()).device
+    counts = (sum(b.num_trained for b in batches), sum(b.num_tokens for b in batches))
+    trained_tokens, num_tokens = (int(n) for n in sum_over_ranks(*counts))
+    loss_sum = torch.zeros((), dtype=torch.float64, device=device)
+    for batch in batches:
+        with autocast(plan):
+            loss = summed_loss(model, batch.to(device))
+        (loss / trained_tokens).backward()  # type: ignore[no-untyped-call]
+        loss_sum += loss.detach()
+    (total,) = sum_over_ranks(loss_sum.item())
+    return total, trained_tokens, num_tokens
+
+
+def update(
+    model: nn.Module, optimizer: torch.optim.Optimizer, plan: Plan, learning_rate: float, grad_norm: torch.Tensor
+) -> None:
+    """Clip, move the trained weights, forget the gradients."""
+    clip([p for p in model.parameters() if p.requires_grad], grad_norm, plan.config.training.max_grad_norm)
+    set_learning_rate(optimizer, learning_rate)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+
+
+def measured_norm(model: nn.Module, loss_sum: float, step: int, rows: Sequence[int]) -> torch.Tensor:
+    """The gradient's length, once it is certain that it may be applied.
+
+    Raises:
+        RunError: E-RUN-001 when loss or gradient is not finite; nothing was applied.
+    """
+    norm = gradient_norm(p for p in model.parameters() if p.requires_grad)
+    if not (torch.isfinite(norm) and loss_sum == loss_sum and abs(loss_sum) != float("inf")):
+        found = f"step {step + 1}: loss {loss_sum:g}, gradient norm {norm.item():g}; rows {', '.join(map(str, rows))}"
+        fix = "write a learning_rate of a third, or dtype: float32; then --resume auto"
+        raise RunError(Problem("E-RUN-001", found, fix, "training.learning_rate"))
+    return norm
+
+
+def evaluate(model: nn.Module, batches: Iterable[MicroBatch], plan: Plan) -> tuple[float, int]:
+    """Sum of the negative log-likelihoods and number of trained tokens, over all ranks; no gradients, no dropout."""
+    device = next(model.parameters()).device
+    total = torch.zeros((), dtype=torch.float64, device=device)
+    trained_tokens = 0
+    with inference(model), autocast(plan):
+        for batch in batches:
+            total += summed_loss(model, batch.to(device))
+            trained_tokens += batch.num_trained
+    loss_sum, tokens = sum_over_ranks(total.item(), trained_tokens)
+    return loss_sum, int(tokens)

@@ -1,0 +1,178 @@
+"""Keys and values of Axolotl, LLaMA-Factory, Unsloth, TRL and transformers."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from luthier.config import aliases, meanings
+from luthier.config.keys import SECTIONS, by_name, keys, source_keys
+from luthier.config.load import load
+
+
+def get(config, key):
+    section, _, name = key.partition(".")
+    return getattr(getattr(config, section), name)
+
+
+def test_no_word_has_two_meanings():
+    tables = [aliases.RENAMED, aliases.DECIDED, aliases.UNSUPPORTED, meanings.KEYS]
+    for one, other in itertools.combinations(tables, 2):
+        assert not set(one) & set(other)
+    for table in tables:
+        assert not set(table) & set(by_name())
+    assert set(aliases.RENAMED.values()) | set(meanings.VALUES) <= set(keys())
+    assert set(aliases.SOURCE_NAMES.values()) <= set(source_keys())
+    assert set(aliases.SECTION_NAMES.values()) <= set(SECTIONS)
+
+
+@pytest.mark.parametrize("name", sorted(aliases.RENAMED))
+def test_every_renamed_key_sets_its_key_and_is_reported(write, name):
+    key = aliases.RENAMED[name]
+    value = keys()[key].typical
+    text = "[{path: train.jsonl}]" if key == "data.datasets" else "null" if value is None else repr(value)
+    text = text.replace("True", "true").replace("False", "false")
+    path = write(f"{name}: {text}\n")
+    loaded = load(path)
+    assert loaded.sources[key] == f"{path}:1"
+    assert any(name in note and key in note for note in loaded.notes)
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("adapter: qlora", {"quantization.load_in_4bit": True, "training.finetuning_type": "lora"}),
+        ("adapter: lora", {"quantization.load_in_4bit": False, "training.finetuning_type": "lora"}),
+        ("adapter:", {"training.finetuning_type": "full"}),
+        ("finetuning_type: qlora", {"quantization.load_in_4bit": True}),
+        ("full_finetuning: true", {"training.finetuning_type": "full"}),
+        ("use_peft: false", {"training.finetuning_type": "full"}),
+        ("quantization_bit: 4", {"quantization.load_in_4bit": True}),
+        ("train_on_inputs: true", {"data.completion_only_loss": False}),
+        ("train_on_inputs: false", {"data.completion_only_loss": True}),
+        ("mask_prompt: false", {"data.completion_only_loss": False}),
+        ("bf16: auto", {"model.dtype": "auto"}),
+        ("bf16: true", {"model.dtype": "bfloat16"}),
+        ("bf16: false\nfp16: true", {"model.dtype": "float16"}),
+        ("bf16: true\ntorch_dtype: bfloat16", {"model.dtype": "bfloat16"}),
+        ("torch_dtype: torch.float16", {"model.dtype": "float16"}),
+        ("use_gradient_checkpointing: unsloth", {"training.gradient_checkpointing": True}),
+        ("report_to: none", {"logging.report_to": []}),
+        ("report_to: all", {"logging.report_to": ["tensorboard"]}),
+        ("report_to: wandb", {"logging.report_to": ["wandb"]}),
+        ("warmup_steps: 0.03", {"training.warmup_ratio": 0.03, "training.warmup_steps": None}),
+        ("max_steps: -1", {"training.max_steps": None}),
+        ("lr_scheduler_type: cosine_with_min_lr\nlr_scheduler_kwargs: {min_lr: 5e-5}",
+         {"training.lr_scheduler_type": "cosine", "training.min_learning_rate": 5e-5}),
+        ("lr_scheduler: warmup_stable_decay", {"training.lr_scheduler_type": "wsd"}),
+        ("optimizer: adamw_bnb_8bit", {"training.optim": "paged_adamw_8bit"}),
+        ("optim: adamw_8bit", {"training.optim": "paged_adamw_8bit"}),
+        ("optim: adamw_torch", {"training.optim": "adamw_torch"}),
+        ("eval_strategy: 'no'", {"evaluation.eval_steps": 0}),
+        ("evaluation_strategy: steps\neval_steps: 50", {"evaluation.eval_steps": 50}),
+        ("save_strategy: no", {"checkpointing.save_steps": 0}),
+        ("evals_per_epoch: 0", {"evaluation.eval_steps": 0}),
+        ("do_eval: false", {"evaluation.eval_steps": 0}),
+        ("resume_from_checkpoint: true", {"checkpointing.resume_from_checkpoint": "auto"}),
+        ("lora_target: all", {"lora.target_modules": "all-linear"}),
+        ("lora_target: q_proj,v_proj", {"lora.target_modules": ["q_proj", "v_proj"]}),
+        ("lora_target_linear: true", {"lora.target_modules": "all-linear"}),
+        ("init_lora_weights: true", {"lora.init_lora_weights": "default"}),
+        ("chat_template: tokenizer_default", {"data.prompt_template": "chat"}),
+        ("lora:\n  rank: 8\n  alpha: 16", {"lora.r": 8, "lora.lora_alpha": 16}),
+        ("peft_config:\n  r: 8", {"lora.r": 8}),
+        ("train.epochs: 2", {"training.num_train_epochs": 2}),
+    ],
+)  # fmt: skip
+def test_foreign_values_are_translated(write, line, expected):
+    loaded = load(write(line + "\n"))
+    assert {key: get(loaded.config, key) for key in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "paths"),
+    [
+        ("owner/name", ["owner/name"]), ("{path: a.jsonl}", ["a.jsonl"]),
+        ("[a.jsonl, {path: b.csv}]", ["a.jsonl", "b.csv"]),
+        ("[{dataset: c.json}]", ["c.json"]),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("key", ["dataset", "datasets", "data", "dataset_name"])
+def test_datasets_in_every_short_form(write, key, value, paths):
+    assert [source.path for source in load(write(f"{key}: {value}\n")).config.data.datasets] == paths
+
+
+def test_the_keys_of_one_dataset(write):
+    text = "datasets:\n  - path: a.jsonl\n    type: chat_template\n    subset: main\n    ds_type: json\n"
+    loaded = load(write(text))
+    assert (loaded.config.data.datasets[0].format, loaded.config.data.datasets[0].name) == ("messages", "main")
+    assert len(loaded.notes) == 4
+
+
+def test_flat_files_work_and_say_so(write):
+    path = write("learning_rate: 1e-4\nr: 8\nlora:\n  seed: 3\n")
+    loaded = load(path)
+    assert (loaded.config.training.learning_rate, loaded.config.lora.r, loaded.config.training.seed) == (1e-4, 8, 3)
+    assert f"seed ({path}:4) is read as training.seed." in loaded.notes
+
+
+@pytest.mark.parametrize("name", sorted(aliases.DECIDED))
+def test_keys_without_meaning_are_accepted_with_a_reason(write, name):
+    loaded = load(write(f"{name}: true\n"))
+    assert aliases.DECIDED[name] in loaded.notes[0]
+    assert set(loaded.sources.values()) == {"default"}
+
+
+@pytest.mark.parametrize("name", sorted(aliases.UNSUPPORTED))
+def test_e_cfg_009_keys_that_cannot_be_honoured(write, refused, name):
+    (problem,) = refused(f"{name}: something\n")
+    assert problem.code == "E-CFG-009"
+    assert problem.fix
+    for neutral in aliases.UNSUPPORTED[name][0]:
+        text = "null" if neutral is None else repr(neutral)
+        assert load(write(f"{name}: {text.replace('True', 'true').replace('False', 'false')}\n")).notes
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "load_in_8bit: true", "quantization_bit: 8", "eval_strategy: epoch", "save_strategy: best",
+        "evals_per_epoch: 2",
+        "lr_scheduler_kwargs: {num_cycles: 2}", "template: llama3",
+    ],
+)  # fmt: skip
+def test_e_cfg_009_values_that_cannot_be_honoured(refused, line):
+    (problem,) = refused(line)
+    assert problem.code == "E-CFG-009"
+
+
+def test_e_cfg_006_an_alias_and_its_key_that_disagree(refused, write):
+    (problem,) = refused("lora:\n  r: 8\nlora_rank: 16\n")
+    assert problem.code == "E-CFG-006"
+    assert problem.where.endswith(":3")
+    assert "c.yaml:2" in problem.found
+    (problem,) = refused("datasets: [{path: a, file: b}]\n")
+    assert problem.code == "E-CFG-006"
+    assert load(write("adapter: qlora\nload_in_4bit: true\n")).config.quantization.load_in_4bit
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("learning_rat: 1", 'did you mean "learning_rate"? It belongs to the section training'),
+        ("training:\n  learning_rat: 1", 'did you mean "learning_rate"?'),
+        ("lora:\n  learning_rat: 1", "section training"),
+        ("micro_batch_siz: 1", "per_device_train_batch_size (section training)"),
+        ("quantizaton: 4bit", 'did you mean "quantization" (a section)?'),
+        ("training.learning_rat: 1", 'did you mean "learning_rate"?'),
+        ("datasets: [{path: a, formt: text}]", 'did you mean "format"?'),
+        ("zzzzzz: 1", "luthier schema"),
+        ("<<: 1", "luthier schema"),
+        ("pad_tokn: x", None),
+    ],
+)
+def test_e_cfg_008_unknown_keys(refused, text, says):
+    (problem,) = refused(text + "\n")
+    assert problem.code == "E-CFG-008"
+    assert says is None or says in problem.fix

@@ -1,0 +1,149 @@
+"""The plan: autos, arithmetic, origins, and its three renderings."""
+
+from __future__ import annotations
+
+import yaml
+
+from luthier.config.keys import keys
+from luthier.config.load import from_dict, load
+from luthier.config.render import DERIVED, dump_plan_yaml, plan_as_dict, render_plan
+
+HEADLINE = ["num_train_epochs=3", "warmup_ratio=0.03", "load_in_4bit=true", "min_learning_rate=5e-5"]
+
+
+def test_the_arithmetic_of_the_headline_job(plan):
+    p = plan(*HEADLINE)
+    assert (p.examples_per_step, p.total_steps, p.warmup_steps, p.decay_steps) == (16, 3315, 100, 3215)
+    assert (p.eval_every, p.save_every, p.max_tokens_per_micro_batch) == (276, 500, 8192)
+    assert p.steps_per_epoch == 17_682 / 16
+    assert p.value("examples_per_step").how == "4 x 4 accumulation x 1 device = 16 examples a step"
+    assert p.value("total_steps").how == "18,612 rows x 0.95 x 3 / 16 = 3,315 steps"
+    assert p.value("warmup_steps").how == "0.03 x 3,315 = 100 steps"
+    assert p.value("max_tokens_per_micro_batch").how == "8,192 tokens, derived from free memory"
+
+
+def test_a_share_that_does_not_explain_the_rows_is_not_claimed(plan):
+    how = plan("val_set_size=0.05", data={"train_rows": 1000, "eval_rows": 500}).value("total_steps").how
+    assert how == "1,500 rows - 500 held out = 1,000; 1,000 x 3 / 16 = 187 steps"
+    assert plan("val_set_size=500", data={"train_rows": 1000, "eval_rows": 500}).value("total_steps").how == how
+    assert plan("eval_split=test").value("total_steps").how == "17,682 rows x 3 / 16 = 3,315 steps"
+
+
+def test_devices_count(plan):
+    p = plan(machine={"world_size": 8})
+    assert p.examples_per_step == 128
+    assert "x 8 devices = 128" in p.value("examples_per_step").how
+
+
+def test_steps(plan):
+    assert plan("max_steps=100").total_steps == 100
+    assert "0.09 epochs" in plan("max_steps=100").value("total_steps").how
+    few = plan(data={"train_rows": 3, "eval_rows": 1})
+    assert (few.total_steps, few.eval_every) == (1, 1)
+    assert "at least 1" in few.value("total_steps").how
+    exact = {"train_rows": 10, "eval_rows": 0}
+    tenths = plan("num_train_epochs=0.1", "gradient_accumulation_steps=1", "per_device_train_batch_size=1", data=exact)
+    assert tenths.total_steps == 1
+    assert plan("warmup_ratio=0.1", "max_steps=30").warmup_steps == 3
+
+
+def test_schedules(plan):
+    assert plan("lr_scheduler_type=constant").decay_steps == 0
+    assert plan("lr_scheduler_type=wsd", "max_steps=100").decay_steps == 20
+    short = plan("lr_scheduler_type=wsd", "max_steps=100", "decay_ratio=0.9", "warmup_steps=30")
+    assert short.decay_steps == 70
+    assert "leaves 70" in short.value("decay_steps").how
+
+
+def test_autos_are_replaced_and_explained(plan):
+    p = plan("output_dir=runs/a")
+    c = p.config
+    assert (c.model.dtype, c.training.packing, c.training.optim) == ("bfloat16", True, "adamw_torch_fused")
+    assert (c.evaluation.eval_steps, c.evaluation.per_device_eval_batch_size) == (276, 4)
+    assert (c.logging.logging_dir, c.training.max_tokens_per_micro_batch) == ("runs/a/logs", 8192)
+    assert "auto" not in [v.value for v in p.values if v.key != "data.prompt_template"]
+    assert all(p.value(key).how for key in ("model.dtype", "training.packing", "training.optim"))
+    assert plan("dtype=float32").value("model.dtype").how == ""
+
+
+def test_dtype_follows_the_device(plan):
+    none = {"supports_bfloat16": False}
+    assert plan(machine=none).config.model.dtype == "float16"
+    assert plan(machine={**none, "device": "cpu"}).config.model.dtype == "float32"
+    assert plan(machine={**none, "device": "mps"}).config.model.dtype == "float32"
+
+
+def test_packing_follows_the_model(plan):
+    assert plan(model={"can_isolate_documents": False}).config.training.packing is False
+
+
+def test_without_rows_to_evaluate_the_last_weights_are_kept(plan):
+    for p in (plan("val_set_size=0", data={"eval_rows": 0}), plan("eval_steps=0"), plan(data={"eval_rows": 0})):
+        assert p.eval_every == 0
+        assert p.config.evaluation.load_best_model_at_end is False
+    assert plan("eval_steps=50").eval_every == 50
+
+
+def test_offline_the_plan_says_what_is_missing(plan):
+    p = plan(model=None, data=None, tokens=None)
+    assert (p.total_steps, p.eval_every, p.max_tokens_per_micro_batch) == (0, 0, 0)
+    for name in ("total_steps", "steps_per_epoch", "eval_every", "decay_steps", "max_tokens_per_micro_batch"):
+        assert p.value(name).how.startswith("unknown until")
+    assert p.config.evaluation.load_best_model_at_end is True
+    assert "unknown until the dataset is there" in render_plan(p)
+    assert plan("max_steps=7", data=None).total_steps == 7
+
+
+def test_origins(plan):
+    p = plan("seed=1", config={"lora": {"r": 8}})
+    assert (p.value("training.seed").source, p.value("lora.r").source) == ("override", "dict")
+    assert p.value("lora.lora_alpha").source == "default"
+    assert p.value("total_steps").source == "derived"
+    assert [v.key for v in p.values if "." in v.key] == list(keys())
+
+
+def test_notes_become_warnings(plan):
+    assert plan("lr=1e-4").warnings == ("lr (override lr=...) is called training.learning_rate here.",)
+
+
+def test_the_text_fits_a_terminal_and_says_everything(plan):
+    prompts = "sample_prompts=['" + "long " * 60 + "', b]"
+    text = render_plan(plan(*HEADLINE, prompts, "tf32=true", "output_dir=" + "x" * 80))
+    assert max(map(len, text.splitlines())) <= 100
+    for words in (
+        "3,315 steps", "16 examples a step", "4-bit nf4 with double quantization", "over 100 steps", "5e-5",
+        "2 prompts",
+        "NVIDIA L40S", "rank 16, scale 2", "tf32", "every 276 steps", "derived from free memory", "override",
+    ):  # fmt: skip
+        assert words in text, words
+    for key in keys().values():
+        assert f"    {key.name} " in text
+
+
+def test_the_text_of_other_choices(plan):
+    full = ["finetuning_type=full", "from_scratch=true", "packing=false", "eval_steps=0", "save_steps=0"]
+    text = " ".join(render_plan(plan(*full)).split())
+    for words in ("from random weights", "every weight", "padded", "none: eval_steps: 0", "at the end only"):
+        assert words in text
+    assert "starts at 2e-4" in text
+    assert "DoRA" in render_plan(plan("use_dora=true", "lr_scheduler_type=wsd", "target_modules=[q_proj, v_proj]"))
+
+
+def test_plan_yaml_reads_back_and_can_be_run_again(plan, tmp_path):
+    p = plan(*HEADLINE, "output_dir='a: b # c'", "sample_prompts=['é 日本 \"x\"']", "early_stopping_patience=3")
+    text = dump_plan_yaml(p, {"versions": {"torch": "2.13"}, "path": tmp_path, "list": (1, 2)})
+    content = yaml.safe_load(text)
+    assert content["derived"]["total_steps"]["value"] == 3315
+    assert content["versions"] == {"torch": "2.13"}
+    assert content["path"] == str(tmp_path)
+    assert content["machine"]["device_name"] == "NVIDIA L40S"
+    assert from_dict(content["config"]).config == p.config
+    (tmp_path / "again.yaml").write_text(yaml.safe_dump(content["config"]))
+    assert load(tmp_path / "again.yaml").config == p.config
+
+
+def test_the_flat_dict_is_plain(plan):
+    flat = plan_as_dict(plan(*HEADLINE))
+    assert set(flat) == {*keys(), *(f"plan.{name}" for name in DERIVED)}
+    assert flat["plan.total_steps"] == 3315
+    assert yaml.safe_load(yaml.safe_dump(flat)) == flat

@@ -1,0 +1,139 @@
+"""Every rule: it speaks when it should, names both keys, and is silent otherwise."""
+
+from __future__ import annotations
+
+import pytest
+
+from luthier.config.advice import ADVICE, LORA_KEYS
+from luthier.config.rules import RULES
+from luthier.errors import ConfigError
+
+CPU = {"device": "cpu", "device_name": "a CPU", "supports_bfloat16": False}
+OLD_GPU = {"device_name": "Tesla T4", "supports_bfloat16": False}
+PROVOKED = [
+    ("E-CFG-020", ["load_in_4bit=true", "finetuning_type=full"], {}, ["load_in_4bit", "finetuning_type"]),
+    ("E-CFG-021", ["load_in_4bit=true", "from_scratch=true"], {}, ["load_in_4bit", "from_scratch"]),
+    ("E-CFG-022", ["load_in_4bit=true"], {"machine": {"has_bitsandbytes": False}}, ["load_in_4bit", "bitsandbytes"]),
+    ("E-CFG-022", ["optim=paged_adamw_8bit"], {"machine": {"has_bitsandbytes": False}}, ["optim", "bitsandbytes"]),
+    ("E-CFG-023", ["dtype=bfloat16"], {"machine": OLD_GPU}, ["dtype", "Tesla T4"]),
+    ("E-CFG-023", ["dtype=float16"], {"machine": CPU}, ["dtype", "CPU"]),
+    ("E-CFG-024", ["packing=true"], {"model": {"can_isolate_documents": False}}, ["packing", "model_name_or_path"]),
+    ("E-CFG-025", ["early_stopping_patience=3", "val_set_size=0"], {}, ["early_stopping_patience", "val_set_size"]),
+    ("E-CFG-025", ["early_stopping_patience=3", "eval_steps=0"], {}, ["early_stopping_patience", "eval_steps"]),
+    ("E-CFG-025", ["early_stopping_patience=3"], {"data": {"eval_rows": 0}},
+     ["early_stopping_patience", "val_set_size"]),
+    ("E-CFG-025", ["load_best_model_at_end=true", "val_set_size=0"], {}, ["load_best_model_at_end", "val_set_size"]),
+    ("E-CFG-025", ["load_best_model_at_end=true", "eval_split=test"], {"data": {"eval_rows": 0}},
+     ["load_best_model_at_end", "eval_split"]),
+    ("E-CFG-026", ["min_learning_rate=1e-3"], {}, ["min_learning_rate", "learning_rate: 2e-4"]),
+    ("E-CFG-027", ["optim=paged_adamw_8bit"], {"machine": CPU}, ["optim", "cpu"]),
+    ("E-CFG-028", ["init_lora_weights=pissa", "load_in_4bit=true"], {}, ["init_lora_weights", "load_in_4bit"]),
+    ("E-CFG-029", ["r=4096"], {}, ["r: 4096", "2,048"]),
+    ("E-CFG-030", ["warmup_steps=100", "max_steps=100"], {}, ["warmup_steps", "max_steps"]),
+    ("E-CFG-030", ["warmup_ratio=0.95", "max_steps=2"], {}, ["warmup_ratio", "max_steps"]),
+    ("E-CFG-030", ["warmup_steps=5000"], {}, ["warmup_steps", "num_train_epochs"]),
+    ("E-CFG-031", ["max_tokens_per_micro_batch=1000"], {}, ["max_tokens_per_micro_batch", "max_seq_length"]),
+    ("E-CFG-031", [], {"tokens": 1000}, ["max_tokens_per_micro_batch", "max_seq_length"]),
+    ("E-CFG-032", ["from_scratch=true"], {}, ["from_scratch", "finetuning_type"]),
+    ("E-CFG-033", ["val_set_size=2.5"], {}, ["val_set_size"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("code", "overrides", "facts", "names"), PROVOKED)
+def test_errors_name_both_keys(plan, code, overrides, facts, names):
+    with pytest.raises(ConfigError) as caught:
+        plan(*overrides, **facts)
+    (problem,) = caught.value.problems
+    assert problem.code == code
+    assert all(name in problem.found for name in names), problem.found
+    assert problem.where
+    assert problem.fix
+
+
+def test_the_headline_facts_provoke_nothing(plan):
+    assert plan("load_in_4bit=true").warnings == ()
+
+
+def test_every_rule_that_refuses_is_provoked_here():
+    assert len(RULES) == 15
+    assert len({code for code, *_ in PROVOKED}) == 14
+
+
+def test_all_errors_are_told_at_once(plan):
+    with pytest.raises(ConfigError) as caught:
+        plan("load_in_4bit=true", "finetuning_type=full", "min_learning_rate=1", "max_steps=1", "warmup_steps=1")
+    assert [p.code for p in caught.value.problems] == ["E-CFG-020", "E-CFG-026", "E-CFG-030"]
+
+
+def test_the_place_of_a_clash_is_the_line_that_the_user_wrote(plan):
+    with pytest.raises(ConfigError) as caught:
+        plan(config={"training": {"min_learning_rate": 1.0}})
+    assert caught.value.problems[0].where == "dict"
+    assert "learning_rate: 2e-4 (default)" in caught.value.problems[0].found
+
+
+@pytest.mark.parametrize(
+    ("overrides", "facts"),
+    [
+        (["packing=auto"], {"model": {"can_isolate_documents": False}}),
+        (["val_set_size=0"], {}),
+        (["val_set_size=200"], {}),
+        (["load_best_model_at_end=false", "eval_steps=0"], {}),
+        (["finetuning_type=full", "from_scratch=true"], {}),
+        (["r=2048"], {}),
+        (["min_learning_rate=2e-4"], {}),
+        (["init_lora_weights=pissa"], {}),
+        (["max_tokens_per_micro_batch=1800"], {}),
+        (["packing=true", "r=100000", "warmup_steps=100000"], {"model": None, "data": None}),
+    ],
+)
+def test_rules_are_silent_when_all_is_well_or_not_known_yet(plan, overrides, facts):
+    assert not plan(*overrides, **facts).warnings
+
+
+WARNED = [
+    (["dtype=bfloat16"], {"machine": CPU}, "emulated"),
+    (["max_seq_length=4096"], {"model": {"max_position_embeddings": 2048}}, "2,048 positions"),
+    (["learning_rate=0.02"], {}, "very high for an adapter"),
+    (["learning_rate=2e-3", "finetuning_type=full"], {}, "very high for full fine-tuning"),
+    (["lora_alpha=160"], {}, "scales the adapter by 10"),
+    (["warmup_steps=5", "warmup_ratio=0.1"], {}, "warmup_ratio: 0.1"),
+    (["eval_split=test", "val_set_size=0.1"], {}, "val_set_size: 0.1"),
+    (["max_steps=5", "num_train_epochs=7"], {}, "num_train_epochs: 7"),
+    (["decay_ratio=0.5"], {}, "decay_ratio: 0.5"),
+    (["min_learning_rate=1e-5", "lr_scheduler_type=constant"], {}, "min_learning_rate: 1e-5"),
+    (["sample_steps=[1]"], {}, "sample_steps: [1]"),
+    (["sample_max_new_tokens=5"], {}, "sample_max_new_tokens: 5"),
+    (["early_stopping_threshold=0.1"], {}, "early_stopping_threshold: 0.1"),
+    (["eval_steps=10", "val_set_size=0"], {}, "eval_steps: 10"),
+    (["per_device_eval_batch_size=2", "val_set_size=0"], {}, "per_device_eval_batch_size: 2"),
+    (["bnb_4bit_quant_type=fp4"], {}, "load_in_4bit is false"),
+    (["bnb_4bit_use_double_quant=false"], {}, "load_in_4bit is false"),
+    *(
+        ([f"{key}={value}", "finetuning_type=full"], {}, f"{key}: ")
+        for key, value in zip(
+            LORA_KEYS, ("8", "16", "0.1", "[q_proj]", "[lm_head]", "true", "true", "gaussian"), strict=True
+        )
+    ),
+]
+
+
+@pytest.mark.parametrize(("overrides", "facts", "says"), WARNED)
+def test_warnings(plan, overrides, facts, says):
+    (warning,) = plan(*overrides, **facts).warnings
+    assert says in warning
+    assert warning.endswith(".")
+
+
+def test_every_advice_is_provoked_here():
+    assert len(WARNED) == len(ADVICE) + 2  # one more rule warns (bfloat16 on CPU), and one advice is shown twice
+
+
+def test_keys_with_their_default_are_never_called_useless(plan):
+    written = [
+        "decay_ratio=0.2",
+        "early_stopping_threshold=0",
+        "bnb_4bit_quant_type=nf4",
+        "sample_steps=[0, 100, 1000, 3000]",
+    ]
+    assert plan(*written).warnings == ()

@@ -1,0 +1,39 @@
+"""Shared fixtures: a tiny Llama and its tokenizer, made here; nothing is downloaded and no network is used."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", os.environ.get("LUTHIER_TEST_CUDA", ""))
+
+from pathlib import Path
+
+import pytest
+
+from tests.tiny import build_model, build_tokenizer, write_rows
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A byte-level BPE tokenizer with BOS, EOS and a pad of its own; no chat template."""
+    folder = tmp_path_factory.mktemp("tokenizer")
+    build_tokenizer(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A two-layer Llama (hidden 64, 4 heads, 2 key/value heads) in float32, with its tokenizer."""
+    folder = tmp_path_factory.mktemp("model")
+    build_model(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def alpaca_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """64 alpaca rows of different lengths."""
+    path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
+    write_rows(path, 64)
+    return path

@@ -1,0 +1,162 @@
+"""Shapes of rows: what each format reads, how it is detected, and what it refuses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from luthier.config.schema import DatasetSource
+from luthier.data.formats import FORMATS, choose_format, detect, renamed
+from luthier.data.messages import Message, Segment
+from luthier.data.problems import RowError
+from luthier.errors import DataError
+
+USER, ASSISTANT = Message("user", "Q"), Message("assistant", "A")
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "content"),
+    [
+        ("alpaca", {"instruction": "Q", "output": "A"}, [USER, ASSISTANT]),
+        ("alpaca", {"instruction": "Q", "input": None, "output": "A"}, [USER, ASSISTANT]),
+        ("alpaca", {"instruction": "Q", "input": "x", "output": "A"}, [Message("user", "Q", "x"), ASSISTANT]),
+        ("alpaca", {"instruction": "", "input": "Q", "output": "A"}, [USER, ASSISTANT]),
+        ("alpaca", {"instruction": "Q", "output": "A", "system": "S"}, [Message("system", "S"), USER, ASSISTANT]),
+        (
+            "sharegpt",
+            {"conversations": [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}]},
+            [USER, ASSISTANT],
+        ),
+        (
+            "sharegpt",
+            {"conversation": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}], "system": "S"},
+            [Message("system", "S"), USER, ASSISTANT],
+        ),
+        (
+            "messages",
+            {"messages": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]},
+            [USER, ASSISTANT],
+        ),
+        ("prompt-completion", {"prompt": "Q", "completion": " A"}, [Segment("Q", False), Segment(" A", True)]),
+        (
+            "prompt-completion",
+            {
+                "prompt": [
+                    {"role": "user", "content": "Q"},
+                    {"role": "assistant", "content": "A"},
+                    {"role": "user", "content": "Q"},
+                ],
+                "completion": [{"role": "assistant", "content": "A"}],
+            },
+            [USER, Message("assistant", "A", trained=False), USER, ASSISTANT],
+        ),
+        ("text", {"text": "once"}, [Segment("once", True)]),
+    ],
+)
+def test_reads(name: str, row: dict[str, Any], content: list[Any]) -> None:
+    assert FORMATS[name].read(row) == content
+
+
+def turns(*roles: str) -> dict[str, Any]:
+    return {"messages": [{"role": role, "content": "x"} for role in roles]}
+
+
+@pytest.mark.parametrize(
+    ("code", "name", "row"),
+    [
+        ("E-DATA-023", "alpaca", {"instruction": "Q", "output": None}),
+        ("E-DATA-023", "alpaca", {"instruction": 7, "output": "A"}),
+        ("E-DATA-023", "alpaca", {"instruction": "Q", "outptu": "A"}),
+        ("E-DATA-023", "alpaca", {"instruction": "Q", "input": ["x"], "output": "A"}),
+        ("E-DATA-023", "messages", {"messages": "hello"}),
+        ("E-DATA-023", "messages", {"messages": ["hello"]}),
+        ("E-DATA-023", "messages", {"messages": [{"role": "user", "content": None}]}),
+        ("E-DATA-023", "prompt-completion", {"prompt": "Q", "completion": [{"role": "assistant", "content": "A"}]}),
+        ("E-DATA-024", "alpaca", {"instruction": "Q", "output": " \n"}),
+        ("E-DATA-024", "prompt-completion", {"prompt": "Q", "completion": ""}),
+        ("E-DATA-024", "text", {"text": "\u3000"}),
+        ("E-DATA-024", "messages", turns("user")),
+        ("E-DATA-024", "messages", turns("user", "assistant", "user")),
+        (
+            "E-DATA-024",
+            "prompt-completion",
+            {
+                "prompt": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}],
+                "completion": [],
+            },
+        ),
+        ("E-DATA-025", "messages", turns("user", "robot")),
+        ("E-DATA-025", "messages", turns("user", "tool")),
+        ("E-DATA-025", "messages", {"messages": [{"content": "x"}]}),
+        ("E-DATA-025", "messages", {"messages": [{"role": "assistant", "content": "", "tool_calls": [{}]}]}),
+        ("E-DATA-025", "sharegpt", {"conversations": [{"from": "observation", "value": "x"}]}),
+        ("E-DATA-026", "messages", {"messages": []}),
+        ("E-DATA-026", "messages", turns("assistant", "user")),
+        ("E-DATA-026", "messages", turns("user", "user", "assistant")),
+        ("E-DATA-026", "messages", turns("user", "assistant", "system", "assistant")),
+        ("E-DATA-027", "alpaca", {"instruction": "", "output": "A"}),
+        ("E-DATA-027", "prompt-completion", {"prompt": " ", "completion": "A"}),
+    ],
+)
+def test_refuses(code: str, name: str, row: dict[str, Any]) -> None:
+    with pytest.raises(RowError) as refusal:
+        FORMATS[name].read(row)
+    assert refusal.value.code == code
+    assert refusal.value.found
+    assert refusal.value.fix
+
+
+@pytest.mark.parametrize(
+    ("columns", "name"),
+    [
+        ("instruction output", "alpaca"),
+        ("instruction input output text", "alpaca"),
+        ("instruction input output prompt", "alpaca"),
+        ("conversations id", "sharegpt"),
+        ("conversation", "sharegpt"),
+        ("messages prompt", "messages"),
+        ("prompt completion", "prompt-completion"),
+        ("text source", "text"),
+    ],
+)
+def test_detects(columns: str, name: str) -> None:
+    found = detect(frozenset(columns.split()))
+    assert found is FORMATS[name]
+
+
+def test_detection_names_what_it_needs() -> None:
+    with pytest.raises(DataError, match="E-DATA-020") as error:
+        detect(frozenset({"question", "answer"}), "rows.jsonl:1")
+    (problem,) = error.value.problems
+    assert "answer, question" in problem.found
+    assert "instruction, output" in problem.found
+    assert problem.fix == "write `format: alpaca` and `columns: {instruction: question, output: answer}`"
+    with pytest.raises(DataError, match=r"columns: \{messages: mesages\}"):
+        detect(frozenset({"mesages"}))
+
+
+def test_text_beside_an_answer_is_not_plain_text() -> None:
+    with pytest.raises(DataError, match=r"columns: \{instruction: text, output: code\}"):
+        detect(frozenset({"text", "code", "test_list"}))
+
+
+def test_several_formats_fit() -> None:
+    with pytest.raises(DataError, match="E-DATA-021") as error:
+        detect(frozenset({"messages", "instruction", "output"}))
+    assert "alpaca and messages" in error.value.problems[0].found
+
+
+def test_missing_columns() -> None:
+    with pytest.raises(DataError, match="E-DATA-022") as error:
+        choose_format(DatasetSource(path="x", format="alpaca"), {"instruction": "Q", "outputs": "A"}, "x:1")
+    assert error.value.problems[0].fix == "write `columns: {output: outputs}`"
+    with pytest.raises(DataError, match="E-DATA-022") as error:
+        choose_format(DatasetSource(path="x", columns={"output": "cod"}), {"text": "Q", "code": "A"}, "x:1")
+    assert error.value.problems[0].fix == "write `columns: {output: code}`"
+
+
+def test_renaming_takes_the_name_and_keeps_the_rest() -> None:
+    row = {"text": "Q", "code": "A", "id": 1}
+    assert renamed(row, {"instruction": "text", "output": "code"}) == {"instruction": "Q", "output": "A", "id": 1}
+    assert renamed({"a": 1, "b": 2}, {"a": "b", "b": "a"}) == {"a": 2, "b": 1}

@@ -1,0 +1,305 @@
+"""The whole way from a config to rows: length, split, weights, report, cache and fingerprint."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from luthier.config.schema import DatasetSource
+from luthier.data.prepare import Prepared, prepare
+from luthier.data.rows import TokenRows
+from luthier.errors import DataError
+from tests.data.support import CHATML, alpaca, make_config, make_tokenizer, problems, run, write_jsonl
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    return make_tokenizer(bos=False, chat_template=CHATML)
+
+
+def texts(tokenizer: Any, rows: TokenRows | None) -> list[str]:
+    assert rows is not None
+    return [tokenizer.decode(rows.row(index).input_ids) for index in range(len(rows))]
+
+
+def long_and_short() -> list[dict[str, str]]:
+    return [
+        {"instruction": "Q", "output": "A"},
+        {"instruction": "Q", "output": "A" * 500},
+        {"instruction": "Q" * 500, "output": "A"},
+        {"instruction": "R", "output": "B"},
+    ]
+
+
+def test_rows_come_as_numpy(tmp_path: Path, tokenizer: Any) -> None:
+    prepared = run(tokenizer, write_jsonl(tmp_path / "a.jsonl", alpaca(3000)))
+    assert len(prepared.train) == 3000
+    row = prepared.train.row(2500)
+    assert row.input_ids.dtype == np.int32
+    assert row.trained.dtype == np.bool_
+    assert row.place == f"{tmp_path}/a.jsonl:2501"
+    assert "Say 2500" in tokenizer.decode(row.input_ids)
+    assert prepared.train.lengths.dtype == prepared.train.trained.dtype == np.int32
+    for index in (0, 999, 1000, 2999):
+        row = prepared.train.row(index)
+        assert prepared.train.lengths[index] == len(row.input_ids) == len(row.trained)
+        assert prepared.train.trained[index] == row.trained.sum()
+    for index in (-1, 3000):
+        with pytest.raises(IndexError):
+            prepared.train.row(index)
+
+
+def test_facts(tmp_path: Path, tokenizer: Any) -> None:
+    prepared = run(tokenizer, write_jsonl(tmp_path / "a.jsonl", alpaca(100)), val_set_size=0.1)
+    assert prepared.eval is not None
+    facts = prepared.facts
+    assert (facts.train_rows, facts.eval_rows, facts.template) == (90, 10, "chat")
+    assert facts.train_tokens == sum(len(prepared.train.row(index).input_ids) for index in range(90))
+    assert facts.trained_tokens == sum(prepared.train.row(index).trained.sum() for index in range(90))
+    assert facts.longest_row_tokens == max(prepared.train.lengths.max(), prepared.eval.lengths.max())
+    assert facts.fingerprint == prepared.fingerprint
+
+
+def test_overlong_rows_are_dropped_and_counted(tmp_path: Path, tokenizer: Any) -> None:
+    path = write_jsonl(tmp_path / "a.jsonl", long_and_short())
+    prepared = run(tokenizer, path, max_seq_length=300)
+    assert len(prepared.train) == 2
+    (dropped,) = prepared.report.dropped
+    assert (dropped.rows, dropped.places) == (2, (f"{path}:2", f"{path}:3"))
+    assert prepared.report.length_max > 500
+    assert (f"data.max_seq_length: {prepared.report.length_max}") in [
+        change for _, change in prepared.report.warnings()
+    ]
+
+
+def test_overlong_rows_are_cut(tmp_path: Path, tokenizer: Any) -> None:
+    path = write_jsonl(tmp_path / "a.jsonl", long_and_short())
+    prepared = run(tokenizer, path, max_seq_length=300, overlong_rows="truncate")
+    assert [prepared.train.row(index).place for index in range(3)] == [f"{path}:{line}" for line in (1, 2, 4)]
+    assert prepared.train.lengths[1] == len(prepared.train.row(1).input_ids) == 300
+    report = prepared.report
+    (dropped,) = report.dropped
+    assert dropped.reason.startswith("nothing left to train")
+    assert dropped.places == (f"{path}:3",)
+    assert report.truncated_rows == 1
+    whole = run(tokenizer, path, max_seq_length=9000).train
+    assert report.completion_tokens_cut == whole.trained[1] - prepared.train.trained[1]
+    assert report.eos_share == pytest.approx(2 / 3)
+    assert any("cut to 300" in line for line in report.lines())
+
+
+def test_overlong_rows_are_an_error(tmp_path: Path, tokenizer: Any) -> None:
+    path = write_jsonl(tmp_path / "a.jsonl", long_and_short() * 4)
+    found = problems(tokenizer, path, max_seq_length=300, overlong_rows="error")
+    assert [(code, where) for code, where, _ in found[:2]] == [("E-DATA-040", f"{path}:2"), ("E-DATA-040", f"{path}:3")]
+    assert len(found) == 5
+    assert "and 3 more" in found[-1][2]
+
+
+def test_no_usable_rows(tmp_path: Path, tokenizer: Any) -> None:
+    ((code, _, found),) = problems(tokenizer, write_jsonl(tmp_path / "a.jsonl", alpaca(5)), max_seq_length=8)
+    assert code == "E-DATA-041"
+    assert "0 usable rows (of 5: 5 longer than max_seq_length (8 tokens))" in found
+
+
+def test_duplicates_are_never_on_both_sides(tmp_path: Path, tokenizer: Any) -> None:
+    rows = [
+        {"instruction": f"{'SAY' if number % 3 else ' say'}  {number % 20}", "output": f"It is {number % 40}."}
+        for number in range(200)
+    ]
+    path = write_jsonl(tmp_path / "a.jsonl", rows)
+    prepared = run(tokenizer, path, val_set_size=0.2)
+    sides = []
+    for side in (prepared.train, prepared.eval):
+        assert side is not None
+        lines = [int(side.row(index).place.rpartition(":")[2]) - 1 for index in range(len(side))]
+        sides.append({line % 20 for line in lines})
+    assert not sides[0] & sides[1]
+    assert prepared.report.eval_rows == 40
+    assert prepared.report.duplicate_rows == 160
+    assert prepared.report.contradicting_prompts == 20
+
+
+def test_split_depends_on_seed_and_content_alone(tmp_path: Path, tokenizer: Any) -> None:
+    rows = alpaca(100)
+    first, turned = write_jsonl(tmp_path / "a.jsonl", rows), write_jsonl(tmp_path / "b.jsonl", rows[::-1])
+    held = [
+        sorted(texts(tokenizer, run(tokenizer, path, val_set_size=10, seed=seed).eval))
+        for path, seed in ((first, 1), (turned, 1), (first, 2))
+    ]
+    assert held[0] == held[1]
+    assert held[0] != held[2]
+
+
+def test_eval_split_loses_what_is_trained_on(tmp_path: Path, tokenizer: Any) -> None:
+    path = write_jsonl(tmp_path / "a.jsonl", alpaca(10) + alpaca(6, start=7))
+    source = DatasetSource(path=str(path), split="train[:10]")
+    prepared = run(tokenizer, source, eval_split="train[10:]", val_set_size=0.5)
+    assert (len(prepared.train), prepared.report.eval_rows) == (10, 3)
+    (dropped,) = prepared.report.dropped
+    assert dropped.places == tuple(f"{path}:{line}" for line in (11, 12, 13))
+    assert "removed from evaluation" in dropped.reason
+    assert [source.use for source in prepared.report.sources] == ["train", "eval"]
+    found = problems(tokenizer, source, eval_split="train[:5]")
+    assert found[0][0] == "E-DATA-042"
+
+
+def test_weights(tmp_path: Path, tokenizer: Any) -> None:
+    sources = [
+        DatasetSource(path=str(write_jsonl(tmp_path / f"{weight}.jsonl", alpaca(40, start))), weight=weight)
+        for weight, start in ((2.0, 0), (0.5, 100), (1.0, 200))
+    ]
+    prepared = run(tokenizer, *sources)
+    names = [Path(prepared.train.row(index).place).name.rpartition(":")[0] for index in range(len(prepared.train))]
+    assert {name: names.count(name) for name in names} == {"2.0.jsonl": 80, "0.5.jsonl": 20, "1.0.jsonl": 40}
+    with_eval = run(tokenizer, *sources, val_set_size=30)
+    assert with_eval.report.eval_rows == 30
+
+
+def test_formats_and_files_mix(tmp_path: Path, tokenizer: Any) -> None:
+    (tmp_path / "b.csv").write_text("prompt,completion\nQ,A\n")
+    pq.write_table(pa.table({"text": ["once upon a time"]}), tmp_path / "c.parquet")
+    files = [write_jsonl(tmp_path / "a.jsonl", alpaca(1)), tmp_path / "b.csv", tmp_path / "c.parquet"]
+    prepared = run(tokenizer, *files)
+    assert [source.format for source in prepared.report.sources] == ["alpaca", "prompt-completion", "text"]
+    assert prepared.report.rows_read == len(prepared.train) == 3
+
+
+def test_report_reads_well(tmp_path: Path, tokenizer: Any) -> None:
+    path = write_jsonl(tmp_path / "a.jsonl", [*alpaca(50), *alpaca(1)])
+    report = run(tokenizer, path, val_set_size=0.1).report
+    text = "\n".join(report.lines())
+    assert f"{path} [train]: 51 rows, format alpaca, for train" in text
+    assert "end of answer trained: 100% of rows" in text
+    assert "BOS" not in text
+    assert report.tokens > report.trained_tokens > 0
+    assert report.length_p50 <= report.length_p90 <= report.length_p99 <= report.length_max
+    assert any("1 row repeated" in warning for warning, _ in report.warnings())
+
+
+def test_progress(tmp_path: Path, tokenizer: Any) -> None:
+    seen: list[tuple[str, int]] = []
+    config = make_config(write_jsonl(tmp_path / "a.jsonl", alpaca(2500)))
+    prepare(config, tokenizer, progress=lambda stage, rows: seen.append((stage, rows)))
+    assert [rows for _, rows in seen] == [0, 1000, 2000, 2500]
+    assert "a.jsonl" in seen[0][0]
+
+
+def test_base_dir(tmp_path: Path, tokenizer: Any) -> None:
+    write_jsonl(tmp_path / "a.jsonl", alpaca(2))
+    config = make_config(DatasetSource(path="a.jsonl"), cache_dir="rows")
+    assert prepare(config, tokenizer, base_dir=tmp_path).train.row(0).place == "a.jsonl:1"
+    assert list((tmp_path / "rows").glob("*.arrow"))
+
+
+def test_default_cache_folder(tmp_path: Path, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    run(tokenizer, write_jsonl(tmp_path / "a.jsonl", alpaca(2)), cache_dir=None)
+    assert list((tmp_path / "xdg" / "luthier" / "rows").glob("*.arrow"))
+
+
+def same(tokenizer: Any, one: Prepared, other: Prepared) -> bool:
+    return texts(tokenizer, one.train) == texts(tokenizer, other.train)
+
+
+def test_cache_hit(tmp_path: Path, tokenizer: Any) -> None:
+    path = write_jsonl(tmp_path / "a.jsonl", [*alpaca(20), {"instruction": "<|im_end|>", "output": "A"}])
+    first, second = run(tokenizer, path), run(tokenizer, path)
+    assert (first.report.cache_hit, second.report.cache_hit) == (False, True)
+    assert first.fingerprint == second.fingerprint
+    assert same(tokenizer, first, second)
+    assert first.report.special_tokens == second.report.special_tokens == {"<|im_end|>": 1}
+    assert first.report.lines()[1:] == second.report.lines()[1:]
+    assert not [file for file in (tmp_path / "cache").iterdir() if file.name.startswith(".")]
+
+
+def test_cache_serves_other_lengths_and_splits(tmp_path: Path, tokenizer: Any) -> None:
+    """Length, split and weights choose among tokenized rows: they change the fingerprint, not the cache."""
+    path = write_jsonl(tmp_path / "a.jsonl", alpaca(20))
+    prints = {run(tokenizer, path).fingerprint}
+    for change in ({"max_seq_length": 500}, {"val_set_size": 3}, {"seed": 1}, {"overlong_rows": "truncate"}):
+        prepared = run(tokenizer, path, **change)
+        assert prepared.report.cache_hit
+        assert prepared.fingerprint not in prints
+        prints.add(prepared.fingerprint)
+
+
+def test_cache_miss(tmp_path: Path, tokenizer: Any) -> None:
+    path = write_jsonl(tmp_path / "a.jsonl", alpaca(20))
+    first = run(tokenizer, path)
+    template = tmp_path / "mine.jinja"
+    template.write_text(CHATML.replace("\n", "\n\n"))
+    others = [
+        run(tokenizer, path, prompt_template="alpaca"),
+        run(tokenizer, path, prompt_template=str(template)),
+        run(tokenizer, path, completion_only_loss=False),
+        run(make_tokenizer(bos=True, chat_template=CHATML), path),
+    ]
+    template.write_text(CHATML.replace("\n", "\n\n\n"))
+    others.append(run(tokenizer, path, prompt_template=str(template)))
+    stat = path.stat()
+    path.write_text(path.read_text().replace("It is 7", "It is 8"))
+    assert path.stat().st_size == stat.st_size
+    others.append(run(tokenizer, path))
+    assert not any(other.report.cache_hit for other in others)
+    assert len({first.fingerprint, *(other.fingerprint for other in others)}) == 7
+    assert "It is 8" in texts(tokenizer, others[-1].train)[7]
+
+
+def test_using_a_tokenizer_does_not_change_its_rows(tmp_path: Path) -> None:
+    tokenizer = make_tokenizer(chat_template=CHATML)
+    path = write_jsonl(tmp_path / "a.jsonl", alpaca(5))
+    first = run(tokenizer, path)
+    tokenizer.pad_token = "</s>"
+    tokenizer(["a", "bcd"], padding=True, truncation=True, max_length=2)
+    tokenizer.pad_token = None
+    assert run(tokenizer, path).report.cache_hit
+    assert run(tokenizer, path).fingerprint == first.fingerprint
+
+
+@pytest.mark.parametrize("damage", ["cut", "flip", "empty", "no note", "bad note", "other note"])
+def test_a_damaged_cache_is_built_again(tmp_path: Path, tokenizer: Any, damage: str) -> None:
+    path = write_jsonl(tmp_path / "a.jsonl", alpaca(20))
+    first = run(tokenizer, path)
+    wanted = texts(tokenizer, first.train)
+    del first
+    (arrow,) = (tmp_path / "cache").glob("*.arrow")
+    note, content = arrow.with_suffix(".json"), bytearray(arrow.read_bytes())
+    arrow.unlink()
+    if damage == "flip":
+        content[len(content) // 2] ^= 1
+    arrow.write_bytes({"cut": content[:-500], "empty": b""}.get(damage, content))
+    if damage == "no note":
+        note.unlink()
+    if damage == "bad note":
+        note.write_text("{")
+    if damage == "other note":
+        note.write_text(json.dumps({"sha256": json.loads(note.read_text())["sha256"], "found": {"unknown": 1}}))
+    again = run(tokenizer, path)
+    assert not again.report.cache_hit
+    assert texts(tokenizer, again.train) == wanted
+    assert run(tokenizer, path).report.cache_hit
+
+
+def test_nothing_is_cached_of_broken_rows(tmp_path: Path, tokenizer: Any) -> None:
+    path = write_jsonl(tmp_path / "a.jsonl", [*alpaca(1500), []])
+    assert problems(tokenizer, path)[0][0] == "E-DATA-011"
+    assert not list((tmp_path / "cache").iterdir())
+
+
+def test_cache_folder_that_cannot_be_written(tmp_path: Path, tokenizer: Any) -> None:
+    path = write_jsonl(tmp_path / "a.jsonl", alpaca(2))
+    ((code, where, _),) = problems(tokenizer, path, cache_dir=str(path / "inside-a-file"))
+    assert (code, where) == ("E-DATA-043", str(path / "inside-a-file"))
+
+
+def test_errors_are_of_the_family(tmp_path: Path, tokenizer: Any) -> None:
+    with pytest.raises(DataError) as error:
+        run(tokenizer, tmp_path / "missing.jsonl")
+    assert error.value.exit_code == 2

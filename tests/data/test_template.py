@@ -1,0 +1,291 @@
+"""Templates and masks: the text of every row, decoded, and which part of it is trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+
+from luthier.data.messages import Message
+from luthier.data.template import load_template
+from luthier.errors import DataError
+from tests.data.support import CHATML, LLAMA3, TALK, make_tokenizer, pieces, problems, run, write_jsonl
+
+PREAMBLE = (
+    "Below is an instruction that describes a task. Write a response that appropriately completes the request.\n\n"
+)
+PAIRED = (
+    "Below is an instruction that describes a task, paired with an input that provides further context. "
+    "Write a response that appropriately completes the request.\n\n"
+)
+EMPTY_THINKING = "<think>\n\n</think>\n\n"
+FORGETS = CHATML.replace("message.content +", "(message.content if loop.last else message.content | upper) +")
+
+
+def one(tokenizer: Any, tmp_path: Path, row: dict[str, Any], **data: Any) -> list[tuple[str, bool]]:
+    prepared = run(tokenizer, write_jsonl(tmp_path / "rows.jsonl", [row]), **data)
+    return pieces(tokenizer, prepared.train.row(0))
+
+
+def test_alpaca(tmp_path: Path) -> None:
+    row = {"instruction": "Add.", "output": "a + b\r\n\t"}
+    assert one(make_tokenizer(), tmp_path, row) == [
+        ("<s>" + PREAMBLE + "### Instruction:\nAdd.\n\n### Response:\n", False),
+        ("a + b\r\n\t</s>", True),
+    ]
+
+
+def test_alpaca_with_input(tmp_path: Path) -> None:
+    row = {"instruction": "Add.", "input": "1 2", "output": "3"}
+    assert one(make_tokenizer(), tmp_path, row) == [
+        ("<s>" + PAIRED + "### Instruction:\nAdd.\n\n### Input:\n1 2\n\n### Response:\n", False),
+        ("3</s>", True),
+    ]
+    chat = one(make_tokenizer(chat_template=CHATML), tmp_path, row)
+    assert chat[0][0] == "<s><|im_start|>user\nAdd.\n\n1 2<|im_end|>\n<|im_start|>assistant\n"
+
+
+def test_alpaca_of_several_turns_and_a_system_message(tmp_path: Path) -> None:
+    assert one(make_tokenizer(bos=False), tmp_path, {"messages": TALK}) == [
+        ("Be short.\n\n### Instruction:\nOne?\n\n### Response:\n", False),
+        ("1</s>", True),
+        ("\n\n### Instruction:\nTwo?\n\n### Response:\n", False),
+        ("2</s>", True),
+    ]
+
+
+def test_chatml_trains_every_answer_up_to_its_end_of_turn(tmp_path: Path) -> None:
+    tokenizer = make_tokenizer(bos=False, chat_template=CHATML)
+    assert one(tokenizer, tmp_path, {"messages": TALK}) == [
+        ("<|im_start|>system\nBe short.<|im_end|>\n<|im_start|>user\nOne?<|im_end|>\n<|im_start|>assistant\n", False),
+        ("1<|im_end|>", True),
+        ("\n<|im_start|>user\nTwo?<|im_end|>\n<|im_start|>assistant\n", False),
+        ("2<|im_end|>", True),
+    ]
+
+
+def test_llama3_brings_its_own_bos_and_a_date_that_stays(tmp_path: Path) -> None:
+    tokenizer = make_tokenizer(chat_template=LLAMA3)
+    row = {"messages": TALK[1:3]}
+    head = "<s>Today Date: 26 Jul 2024\n\n<|start_header_id|>user<|end_header_id|>\n\nOne?<|eot_id|>"
+    assert one(tokenizer, tmp_path, row) == [
+        (head + "<|start_header_id|>assistant<|end_header_id|>\n\n", False),
+        ("1<|eot_id|>", True),
+    ]
+    template = load_template("chat", tokenizer, tmp_path)
+    assert template.end_of_turn == "<|eot_id|>"
+    assert tokenizer.decode(template.stop_ids(tokenizer)) == "</s><|eot_id|>"
+
+
+def test_template_without_an_end_gets_eos(tmp_path: Path) -> None:
+    plain = "{% for message in messages %}{{ message.role + ': ' + message.content + '\n' }}{% endfor %}"
+    plain += "{% if add_generation_prompt %}assistant: {% endif %}"
+    row = {"instruction": "Q", "output": "A"}
+    got = one(make_tokenizer(chat_template=plain), tmp_path, row)
+    assert got == [("<s>user: Q\nassistant: ", False), ("A\n</s>", True)]
+
+
+def test_raw_rows_use_no_template(tmp_path: Path) -> None:
+    tokenizer = make_tokenizer(chat_template=CHATML)
+    pair = {"prompt": "2 + 2 =", "completion": " 4"}
+    assert one(tokenizer, tmp_path, pair) == [("<s>2 + 2 =", False), (" 4</s>", True)]
+    assert one(tokenizer, tmp_path, {"text": "Once."}) == [("<s>", False), ("Once.</s>", True)]
+    closed = {"prompt": "<s>2 + 2 =", "completion": " 4</s>"}
+    assert one(tokenizer, tmp_path, closed) == [("<s>2 + 2 =", False), (" 4</s>", True)]
+
+
+def test_only_the_completion_of_message_lists_is_trained(tmp_path: Path) -> None:
+    row = {"prompt": TALK[:4], "completion": TALK[4:]}
+    got = one(make_tokenizer(bos=False, chat_template=CHATML), tmp_path, row)
+    assert [text for text, trained in got if trained] == ["2<|im_end|>"]
+
+
+def test_prompts_too_trains_all_but_bos(tmp_path: Path) -> None:
+    row = {"instruction": "Q", "output": "A"}
+    got = one(make_tokenizer(), tmp_path, row, completion_only_loss=False)
+    assert [trained for _, trained in got] == [False, True]
+    assert got[0][0] == "<s>"
+    got = one(make_tokenizer(bos=False), tmp_path, row, completion_only_loss=False)
+    assert [trained for _, trained in got] == [True]
+
+
+@pytest.mark.parametrize("chat_template", [None, CHATML, LLAMA3])
+@pytest.mark.parametrize("bos", [True, False])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    talk=st.lists(
+        st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=30).filter(
+            str.strip
+        ),
+        min_size=2,
+        max_size=6,
+    ).filter(lambda texts: len(texts) % 2 == 0)
+)
+def test_invariants(tmp_path: Path, chat_template: str | None, bos: bool, talk: list[str]) -> None:
+    """One BOS, a trained end, the prompt is what inference computes, and what apply_chat_template renders."""
+    tokenizer = make_tokenizer(bos=bos, chat_template=chat_template)
+    messages = [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(talk)]
+    prepared = run(tokenizer, write_jsonl(tmp_path / "rows.jsonl", [{"messages": messages}]))
+    template, row = prepared.template, prepared.train.row(0)
+    ids = row.input_ids.tolist()
+    expects_bos = bos or chat_template == LLAMA3
+    assert ids.count(tokenizer.bos_token_id) == int(expects_bos)
+    assert not row.trained[0]
+    assert prepared.report.bos_share == (1.0 if expects_bos else None)
+    assert prepared.report.eos_share == 1.0
+    assert row.trained[-1]
+    assert ids[-1] in template.stop_ids(tokenizer)
+    prompt = template.prompt_ids(tokenizer, talk[0])
+    assert ids[: len(prompt)] == prompt
+    assert not row.trained[: len(prompt)].any()
+    assert row.trained[len(prompt)]
+    rendered = tokenizer.apply_chat_template(
+        messages[:1], chat_template=template.source, add_generation_prompt=True, return_dict=False
+    )
+    assert rendered == prompt
+    assert prepared.train.trained[0] == row.trained.sum()
+
+
+def test_a_file_is_a_template(tmp_path: Path) -> None:
+    (tmp_path / "mine.jinja").write_text(CHATML)
+    row = {"instruction": "Q", "output": "A"}
+    got = one(make_tokenizer(), tmp_path, row, prompt_template=str(tmp_path / "mine.jinja"))
+    assert got[1] == ("A<|im_end|>", True)
+
+
+def test_auto_takes_the_tokenizers_template(tmp_path: Path) -> None:
+    assert load_template("auto", make_tokenizer(chat_template=CHATML), tmp_path).name == "chat"
+    assert load_template("auto", make_tokenizer(), tmp_path).name == "alpaca"
+    assert load_template("alpaca", make_tokenizer(chat_template=CHATML), tmp_path).name == "alpaca"
+
+
+def refusal(spec: str, tokenizer: Any, base_dir: Path) -> str:
+    with pytest.raises(DataError) as error:
+        load_template(spec, tokenizer, base_dir)
+    return error.value.problems[0].code
+
+
+def test_chat_needs_a_chat_template(tmp_path: Path) -> None:
+    assert refusal("chat", make_tokenizer(), tmp_path) == "E-DATA-030"
+    assert refusal("auto", make_tokenizer(chat_template={"tool_use": CHATML}), tmp_path) == "E-DATA-030"
+
+
+def test_template_not_found(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="did you mean alpaca"):
+        load_template("alpacca", make_tokenizer(), tmp_path)
+    (tmp_path / "wide.jinja").write_bytes("{{ messages }}".encode("utf-16"))
+    assert refusal("wide.jinja", make_tokenizer(), tmp_path) == "E-DATA-031"
+    assert refusal(".", make_tokenizer(), tmp_path) == "E-DATA-031"
+    assert refusal("\0", make_tokenizer(), tmp_path) == "E-DATA-031"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{% for message in messages %}",
+        "{{ messages[0].content }}",
+        "{% for message in mesages %}{{ message.content }}{% endfor %}",
+        "{{ raise_exception('no') }}",
+        "{{ messages.__class__.__mro__[1].__subclasses__() }}",
+        "{% for m in messages %}{{ m.content }}{% endfor %}{% if add_generation_prompt %}Answer:{% endif %}",
+        "{{ strftime_now(messages[0].content) }}",
+        "",
+    ],
+)
+def test_template_that_does_not_work(tmp_path: Path, source: str) -> None:
+    (tmp_path / "bad.jinja").write_text(source)
+    assert refusal("bad.jinja", make_tokenizer(), tmp_path) == "E-DATA-032"
+
+
+def test_template_that_refuses_a_row(tmp_path: Path) -> None:
+    no_system = "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}" + CHATML
+    tokenizer = make_tokenizer(chat_template=no_system)
+    rows = write_jsonl(tmp_path / "rows.jsonl", [{"messages": TALK[1:]}, {"messages": TALK}])
+    (problem,) = problems(tokenizer, rows)
+    assert problem[:2] == ("E-DATA-033", f"{rows}:2")
+    assert "no system" in problem[2]
+
+
+@pytest.mark.parametrize("template", [FORGETS, CHATML.replace("messages %}", "messages[-1:] %}")])
+def test_template_that_rewrites_the_question(tmp_path: Path, template: str) -> None:
+    rows = write_jsonl(tmp_path / "rows.jsonl", [{"messages": TALK}])
+    assert problems(make_tokenizer(chat_template=template), rows)[0][0] == "E-DATA-032"
+
+
+def test_thinking_before_the_last_answer_only(tmp_path: Path) -> None:
+    template = CHATML.replace(
+        "+ '\n' + message.content",
+        f"+ '\n' + ({EMPTY_THINKING!r} if loop.last and message.role == 'assistant' else '') + message.content",
+    )
+    tokenizer = make_tokenizer(bos=False, chat_template=template)
+    single = one(tokenizer, tmp_path, {"messages": TALK[1:3]})
+    assert single[1] == (EMPTY_THINKING + "1<|im_end|>", True)
+    talk = problems(tokenizer, write_jsonl(tmp_path / "talk.jsonl", [{"messages": TALK}]))
+    assert talk[0][0] == "E-DATA-034"
+
+
+def test_template_with_two_bos(tmp_path: Path) -> None:
+    twice = make_tokenizer(chat_template="{{ bos_token }}<s>" + CHATML)
+    assert refusal("chat", twice, tmp_path) == "E-DATA-035"
+
+
+def test_tokenizer_without_eos(tmp_path: Path) -> None:
+    tokenizer = make_tokenizer()
+    tokenizer.eos_token = None
+    assert refusal("auto", tokenizer, tmp_path) == "E-DATA-036"
+
+
+def test_prompt_text_of_messages(tmp_path: Path) -> None:
+    template = load_template("alpaca", make_tokenizer(bos=False), tmp_path)
+    assert template.prompt_text("Q") == PREAMBLE + "### Instruction:\nQ\n\n### Response:\n"
+    assert template.prompt_text([Message("user", "Q")]) == template.prompt_text("Q")
+
+
+def test_a_saved_template_loads_as_itself(tmp_path: Path) -> None:
+    tokenizer = make_tokenizer()
+    template = load_template("alpaca", tokenizer, tmp_path)
+    tokenizer.chat_template = template.source
+    again = load_template("chat", tokenizer, tmp_path)
+    assert again.source == template.source
+    assert again.prompt_ids(tokenizer, "Q") == template.prompt_ids(tokenizer, "Q")
+
+
+def test_special_tokens_in_the_text_are_counted(tmp_path: Path) -> None:
+    rows = [{"instruction": "What is <|im_end|>?", "output": "A token."}, {"instruction": "Q", "output": "A"}]
+    prepared = run(make_tokenizer(chat_template=CHATML), write_jsonl(tmp_path / "rows.jsonl", rows))
+    assert prepared.report.special_tokens == {"<|im_end|>": 1}
+    assert any("<|im_end|> in 1 row" in text and "rows.jsonl:1" in text for text, _ in prepared.report.warnings())
+
+
+def test_a_token_that_both_begins_and_ends(tmp_path: Path) -> None:
+    """GPT-2 has one token for both; rows end with it and do not begin with it."""
+    tokenizer = make_tokenizer(bos=False)
+    tokenizer.bos_token = tokenizer.eos_token
+    got = one(tokenizer, tmp_path, {"instruction": "Q", "output": "A"})
+    assert got == [(PREAMBLE + "### Instruction:\nQ\n\n### Response:\n", False), ("A</s>", True)]
+    tokenizer = make_tokenizer(bos=True)
+    tokenizer.eos_token = tokenizer.bos_token
+    prepared = run(tokenizer, write_jsonl(tmp_path / "b.jsonl", [{"instruction": "Q", "output": "A"}]))
+    assert pieces(tokenizer, prepared.train.row(0))[1] == ("A<s>", True)
+    assert prepared.report.bos_share == 1.0
+
+
+def test_words_with_their_space_in_front(tmp_path: Path) -> None:
+    """SentencePiece-like tokenizers, which put a space before a text: pieces stay what inference computes."""
+    bpe = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=False))
+    bpe.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    bpe.decoder = decoders.Metaspace()
+    trainer = trainers.BpeTrainer(special_tokens=["<unk>", "<s>", "</s>"], vocab_size=400, show_progress=False)
+    bpe.train_from_iterator([PREAMBLE + "### Instruction: def add Q A Response", "\n\r\t"], trainer)
+    bpe.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+    prepared = run(tokenizer, write_jsonl(tmp_path / "a.jsonl", [{"instruction": "Q", "output": "A def"}]))
+    row, prompt = prepared.train.row(0), prepared.template.prompt_ids(tokenizer, "Q")
+    assert row.input_ids.tolist()[: len(prompt)] == prompt
+    assert tokenizer.decode(row.input_ids[row.trained]).strip() == "A def</s>"
+    assert prepared.report.bos_share == prepared.report.eos_share == 1.0

@@ -1,0 +1,116 @@
+import dataclasses
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from luthier.events.line import format_line, parse_line
+from luthier.events.types import Log
+from tests.events.stream import ESCAPES, evaluated, events, finished, gradients, log, started, whole_run
+
+
+def test_a_log_line_is_the_dict_that_hugging_face_users_know():
+    assert format_line(log(10, 2.45149)) == (
+        "{'loss': 2.4515, 'grad_norm': 0.9123, 'learning_rate': 0.00019998, 'epoch': 0.3, 'step': 10, "
+        "'num_tokens': 35200, 'tokens_per_second': 1234, 'memory_gib': 2.31, 'eta_seconds': 36}"
+    )
+
+
+def test_the_other_dict_lines():
+    assert format_line(evaluated(10, 1.23456)) == (
+        "{'eval_loss': 1.2346, 'eval_runtime': 1.23, 'epoch': 0.3, 'step': 10}"
+    )
+    assert format_line(finished()) == (
+        "{'train_runtime': 40.0, 'train_loss': 1.2, 'epoch': 3.0, 'step': 100, 'num_tokens': 352000}"
+    )
+
+
+def test_a_stopped_run_is_a_sentence():
+    assert format_line(finished("stopped", 40)) == "stopped at step 40: a signal came"
+    assert format_line(started(50)) == "run run-1a2b: 100 steps, 3 epochs, from step 50"
+
+
+@pytest.mark.parametrize("steps_per_epoch", [10, 100, 1163, 20_000])
+def test_log_lines_ten_steps_apart_have_epochs_apart(steps_per_epoch):
+    lines = [dataclasses.replace(log(step), epoch=step / steps_per_epoch) for step in range(10, 200, 10)]
+    epochs = [parse_line(format_line(line))["epoch"] for line in lines]
+    assert len(set(epochs)) == len(epochs)
+
+
+def test_a_small_learning_rate_keeps_its_digits():
+    line = format_line(dataclasses.replace(log(1), learning_rate=1.23456789e-7))
+    assert parse_line(line)["learning_rate"] == 1.23457e-7
+
+
+@given(events)
+def test_every_dict_line_parses_back(event):
+    line = format_line(event)
+    if line is None or not line.startswith("{"):
+        return
+    values = parse_line(line)
+    assert str(values) == line
+    if isinstance(event, Log) and math.isfinite(event.loss):
+        assert values["loss"] == pytest.approx(event.loss, abs=5.1e-5)
+    elif isinstance(event, Log):
+        assert str(values["loss"]) == str(event.loss)
+
+
+@given(events)
+def test_no_line_carries_control_characters(event):
+    line = format_line(event)
+    assert line is None or all(char == "\n" or char.isprintable() for char in line)
+    assert line is None or line.encode()
+
+
+def test_a_sample_is_indented_and_cleaned():
+    lines = [format_line(event) for event in whole_run(ESCAPES)]
+    sample = next(line for line in lines if line and line.startswith("sample at step 100"))
+    assert sample.split("\n")[-2:] == ["    def add(a, b):", "        return a + b"]
+    assert format_line(gradients(1)) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("{'loss': 1.5, 'epoch': 0.01}  12%|###   | 3/25", {"loss": 1.5, "epoch": 0.01}),
+        ('  4%|    | 1/25 {"loss": -1e-05, "step": 3}', {"loss": -1e-05, "step": 3}),
+        ("{'loss': '2.45', 'epoch': '1'}", {"loss": "2.45", "epoch": "1"}),
+        ("{'a': True, 'b': None}", {"a": True, "b": None}),
+    ],
+)
+def test_lines_of_others_parse(text, values):
+    assert parse_line(text) == values
+
+
+def test_nan_and_infinity_parse():
+    values = parse_line("{'loss': nan, 'grad_norm': -inf}")
+    assert math.isnan(values["loss"])
+    assert values["grad_norm"] == -math.inf
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "hello",
+        "{",
+        "{}",
+        "{'a': 1",
+        "{'a': __import__('os')}",
+        "{'a': [1]}",
+        "{'a': {'b': 1}}",
+        "{" * 10_000,
+        "{'a': " + "9" * 10_000 + "}",
+        "{1: 2}",
+    ],
+)
+def test_what_is_no_flat_dict_is_none(text):
+    assert parse_line(text) is None
+
+
+@given(st.text(st.sampled_from("{}'\":,.0123456789eE+-naif \\x")) | st.text())
+def test_parsing_never_raises(text):
+    for line in (text, "{" + text):
+        values = parse_line(line)
+        assert values is None or all(isinstance(key, str) for key in values)

@@ -1,0 +1,55 @@
+"""The chunked loss against a plain float64 reference."""
+
+import pytest
+import torch
+
+from luthier.model import head
+from luthier.model.head import chunked_nll
+
+
+def reference(hidden, weight, targets):
+    logits = hidden.double() @ weight.double().T
+    return torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
+
+
+@pytest.mark.parametrize("chunk_bytes", [1, 2**30], ids=["many chunks", "one chunk"])
+def test_loss_and_gradients_equal_float64(monkeypatch, chunk_bytes):
+    monkeypatch.setitem(head.CHUNK_BYTES, "cpu", chunk_bytes)
+    generator = torch.Generator().manual_seed(1)
+    hidden = torch.randn(45, 24, generator=generator, requires_grad=True)
+    weight = torch.randn(300, 24, generator=generator, requires_grad=True)
+    targets = torch.randint(300, (45,), generator=generator)
+    loss = chunked_nll(hidden, weight, targets)
+    (loss / 45).backward()
+    hidden64, weight64 = hidden.detach().double().requires_grad_(), weight.detach().double().requires_grad_()
+    expected = reference(hidden64, weight64, targets)
+    (expected / 45).backward()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+    torch.testing.assert_close(hidden.grad.double(), hidden64.grad, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(weight.grad.double(), weight64.grad, atol=1e-6, rtol=1e-5)
+
+
+def test_the_loss_of_16_bit_hidden_states_is_summed_in_float32():
+    """A bfloat16 sum of 4,096 losses would be off by percents; only the logits may carry bfloat16's rounding."""
+    generator = torch.Generator().manual_seed(2)
+    hidden = torch.randn(4096, 32, generator=generator).bfloat16()
+    weight = (torch.randn(64, 32, generator=generator) / 6).bfloat16()
+    targets = torch.randint(64, (4096,), generator=generator)
+    expected = reference(hidden, weight, targets)
+    assert chunked_nll(hidden, weight, targets).item() == pytest.approx(expected.item(), rel=2e-5)
+
+
+def test_a_certain_and_right_prediction_costs_nothing_and_guessing_costs_log_v():
+    hidden = torch.tensor([[100.0, 0.0]])
+    certain = chunked_nll(hidden, torch.tensor([[1.0, 0.0], [0.0, 0.0]]), torch.tensor([0]))
+    guessing = chunked_nll(hidden, torch.zeros(8, 2), torch.tensor([3]))
+    assert certain.item() == pytest.approx(0.0, abs=1e-6)
+    assert guessing.item() == pytest.approx(torch.tensor(8.0).log().item())
+
+
+def test_a_second_backward_pass_fails_instead_of_scaling_twice():
+    hidden = torch.randn(3, 4, requires_grad=True)
+    loss = chunked_nll(hidden, torch.randn(5, 4), torch.tensor([0, 1, 2]))
+    loss.backward(retain_graph=True)
+    with pytest.raises(ValueError):
+        loss.backward()

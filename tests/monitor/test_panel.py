@@ -1,0 +1,115 @@
+import io
+import os
+import pty
+import subprocess
+import sys
+import time
+
+import pytest
+from rich.console import Console
+
+from luthier.monitor.panel import Panel
+from tests.events.stream import log, started, whole_run
+
+SCRIPT = """
+import sys, time
+from rich.console import Console
+from luthier.events.sinks import Sinks
+from luthier.monitor.panel import Panel
+from tests.events.stream import log, started
+with Sinks() as sinks:
+    sinks.add("panel", Panel(Console()))
+    sinks.write(started())
+    for step in range(1, 4):
+        sinks.write(log(step))
+        time.sleep(0.2)
+    print("a word from a library")
+    raise KeyboardInterrupt
+"""
+
+
+def terminal():
+    return Console(file=io.StringIO(), force_terminal=True, width=100, height=30)
+
+
+def run_on_a_terminal(script):
+    master, slave = pty.openpty()
+    environment = os.environ | {"TERM": "xterm-256color", "COLUMNS": "100", "LINES": "30", "PYTHONIOENCODING": "utf-8"}
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=slave, stderr=subprocess.DEVNULL, env=environment)
+    os.close(slave)
+    seen = b""
+    while True:
+        try:
+            part = os.read(master, 65536)
+        except OSError:
+            break
+        if not part:
+            break
+        seen += part
+    os.close(master)
+    process.wait(timeout=30)
+    return seen.decode()
+
+
+def test_the_cursor_comes_back_after_ctrl_c_and_the_summary_stays():
+    seen = run_on_a_terminal(SCRIPT)
+    assert seen.count("\x1b[?25l") == 1
+    assert seen.rfind("\x1b[?25h") > seen.rfind("\x1b[?25l")
+    assert "lower is better" in seen
+    assert "a word from a library" in seen
+    assert seen.rstrip().endswith("left at step 3")
+
+
+def test_events_only_change_the_state():
+    console = terminal()
+    panel = Panel(console)
+    panel.write(started())
+    try:
+        time.sleep(0.05)
+        drawn = console.file.tell()
+        begin = time.perf_counter()
+        for step in range(200):
+            panel.write(log(step))
+        seconds = time.perf_counter() - begin
+        # Two drawings a second at most; 200 events must not make 200 of them.
+        assert console.file.getvalue().count("Luthier") <= 2 + 2 * (seconds + 1)
+        assert drawn > 0
+        assert seconds < 1
+        assert panel.state.step == 199
+    finally:
+        panel.close()
+
+
+def test_close_leaves_the_summary_and_may_be_called_twice():
+    console = terminal()
+    panel = Panel(console)
+    for event in whole_run(""):
+        panel.write(event)
+    panel.close()
+    panel.close()
+    assert console.file.getvalue().count("final_model") == 1
+
+
+def test_a_panel_that_saw_nothing_leaves_nothing():
+    console = terminal()
+    Panel(console).close()
+    assert console.file.getvalue() == ""
+
+
+@pytest.mark.parametrize(
+    ("suits", "options", "term"),
+    [
+        (True, {"force_terminal": True, "width": 80}, "xterm"),
+        (False, {"force_terminal": False, "width": 80}, "xterm"),
+        (False, {"force_terminal": True, "width": 30}, "xterm"),
+        (False, {"force_terminal": True, "width": 80}, "dumb"),
+    ],
+)
+def test_where_a_panel_suits(suits, options, term):
+    console = Console(file=io.TextIOWrapper(io.BytesIO(), "utf-8"), height=30, _environ={"TERM": term}, **options)
+    assert Panel.suits(console) is suits
+
+
+def test_a_terminal_without_utf8_gets_the_text_log():
+    console = Console(file=io.TextIOWrapper(io.BytesIO(), "latin-1"), width=80, height=30, force_terminal=True)
+    assert not Panel.suits(console)

@@ -1,0 +1,94 @@
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from luthier.events.record import Unknown
+from luthier.events.types import Notice
+from luthier.monitor.state import LONGEST_HISTORY, RunState, fold
+from tests.events.stream import evaluated, events, finished, log, started, whole_run
+
+
+def fold_all(stream, state=None, start=100.0):
+    state = state or RunState()
+    for seconds, event in enumerate(stream):
+        state = fold(state, event, start + seconds)
+    return state
+
+
+def test_a_whole_run():
+    state = fold_all(whole_run())
+    assert (state.status, state.step, state.total_steps, state.epoch) == ("done", 100, 100, 3.0)
+    assert [point[0] for point in state.history] == list(range(10, 101, 10))
+    assert state.first_loss == pytest.approx(2.5 * math.exp(-10 / 60))
+    assert state.best.step == 50
+    assert len(state.evaluations) == 2
+    assert state.checkpoint.step == 100
+    assert (state.parameters, state.trainable_parameters) == (1240, 40)
+
+
+def test_the_smoothed_loss_follows_its_formula():
+    state = fold_all([started(), log(1, 4.0), log(2, 2.0), log(3, math.nan), log(4, 1.0)])
+    assert state.smoothed_loss == pytest.approx(3.8 + 0.1 * (1.0 - 3.8))
+    assert state.first_loss == 4.0
+    assert math.isnan(state.history[2][1])
+
+
+@given(st.lists(st.floats(0, 100), min_size=1, max_size=50))
+def test_the_smoothed_loss_stays_between_the_losses(losses):
+    state = fold_all(log(step, loss) for step, loss in enumerate(losses))
+    assert min(losses) - 1e-9 <= state.smoothed_loss <= max(losses) + 1e-9
+
+
+@settings(deadline=None, max_examples=10)
+@given(st.integers(1, 3 * LONGEST_HISTORY))
+def test_a_long_history_is_thinned_out_evenly(count):
+    state = RunState()
+    for step in range(count):
+        state = fold(state, log(step, float(step), count), 1.0)
+    steps = [point[0] for point in state.history]
+    assert steps == list(range(0, count, state.stride))
+    assert len(steps) <= LONGEST_HISTORY
+    assert len(steps) > LONGEST_HISTORY / 2 - 1 or state.stride == 1
+
+
+@given(st.lists(events, max_size=15))
+def test_any_events_fold(stream):
+    state = fold_all(stream)
+    assert len(state.notices) == sum(isinstance(event, Notice) for event in stream)
+    assert state.updated == (100.0 + len(stream) - 1 if stream else 0.0)
+
+
+@given(st.lists(events, max_size=6), st.lists(events, max_size=6))
+def test_folding_in_two_parts_is_folding_at_once(first, second):
+    whole = fold_all(first + second)
+    parts = fold_all(second, fold_all(first), 100.0 + len(first))
+    assert repr(whole) == repr(parts)
+
+
+def test_a_resumed_attempt_forgets_the_steps_after_its_checkpoint():
+    first = [started(), *(log(step, 9.0) for step in (10, 20, 30)), evaluated(20, 2.0), evaluated(30, 1.0)]
+    state = fold_all([*first, finished("stopped", 30), started(20), log(30, 1.0)])
+    assert [point[:2] for point in state.history] == [(10, 9.0), (20, 9.0), (30, 1.0)]
+    assert state.best.step == 20
+    assert (state.status, state.finished) == ("training", None)
+    assert state.smoothed_loss == pytest.approx(9.0 + 0.1 * (1.0 - 9.0))
+
+
+def test_a_run_from_the_start_forgets_everything_but_the_notices():
+    warning = Notice(severity="warning", text="a key has no effect")
+    state = fold_all([warning, log(10), started(), log(20)])
+    assert [point[0] for point in state.history] == [20]
+    assert state.notices == (warning,)
+
+
+def test_an_unknown_event_changes_only_the_time():
+    state = fold_all([started(), log(10)])
+    after = fold(state, Unknown(name="teleported", fields={}), 500.0)
+    assert after.updated == 500.0
+    assert after.history == state.history
+
+
+def test_a_log_without_its_beginning_is_training():
+    assert fold_all([log(10)]).status == "training"

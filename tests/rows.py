@@ -1,0 +1,76 @@
+"""Rows in memory, and a Plan around a tiny model: for tests of the maths."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from luthier.config.load import from_dict
+from luthier.config.plan import DataFacts, MachineFacts, ModelFacts, Plan
+from luthier.config.resolve import resolve
+
+
+@dataclass(frozen=True)
+class MemoryRow:
+    input_ids: np.ndarray
+    trained: np.ndarray
+
+
+class MemoryRows:
+    """Random rows: a prompt that is not trained, then a completion that is. Few tokens are common: learnable."""
+
+    def __init__(self, count: int, vocab_size: int = 400, longest: int = 40, seed: int = 0) -> None:
+        rng = np.random.default_rng(seed)
+        self.rows = []
+        for _ in range(count):
+            length = int(rng.integers(6, longest))
+            prompt = int(rng.integers(2, length - 2))
+            ids = (3 + rng.geometric(0.1, length) % (vocab_size - 3)).astype(np.int32)
+            self.rows.append(MemoryRow(ids, np.arange(length) >= prompt))
+        self.lengths = np.array([len(row.input_ids) for row in self.rows], dtype=np.int32)
+        self.trained = np.array([int(row.trained.sum()) for row in self.rows], dtype=np.int32)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def row(self, index: int) -> MemoryRow:
+        return self.rows[index]
+
+
+def prepared(rows: MemoryRows, held_out: MemoryRows | None = None) -> Any:
+    """What the engine reads of `luthier.data.prepare.Prepared`."""
+    return SimpleNamespace(train=rows, eval=held_out)
+
+
+def machine(**changes: Any) -> MachineFacts:
+    values: dict[str, Any] = {
+        "device": "cpu",
+        "device_name": "test CPU",
+        "world_size": 1,
+        "supports_bfloat16": False,
+        "memory_gib": 8.0,
+        "free_memory_gib": 4.0,
+        "cpu_cores": 2,
+        "has_bitsandbytes": True,
+    }
+    return MachineFacts(**{**values, **changes})
+
+
+def plan_for(model_dir: Path | str, rows: MemoryRows, tokens: int = 4096, **keys: Any) -> Plan:
+    """A resolved plan; `keys` are config keys, bare where unique."""
+    loaded = from_dict({"model": {"model_name_or_path": str(model_dir)}}, [f"{k}={v}" for k, v in keys.items()])
+    facts = DataFacts(
+        train_rows=len(rows),
+        eval_rows=0,
+        train_tokens=int(rows.lengths.sum()),
+        trained_tokens=int(rows.trained.sum()),
+        longest_row_tokens=int(rows.lengths.max()),
+        template="test",
+        fingerprint="test",
+    )
+    model = ModelFacts("LlamaForCausalLM", 99648, 32768, 2, 64, 400, 512, can_isolate_documents=True)
+    return resolve(loaded, machine(), model, facts, micro_batch_tokens=tokens)

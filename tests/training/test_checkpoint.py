@@ -1,0 +1,204 @@
+"""Checkpoints: whole or not there, kept and deleted in the right order, refused when they do not belong."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+
+import pytest
+
+from luthier import api
+from luthier.errors import CheckpointError
+from luthier.events.types import CheckpointSaved, Evaluated, Log, Notice, Resumed, RunFinished
+from luthier.training.checkpoint import checkpoints, find_checkpoint
+from luthier.training.commit import commit, verify
+from tests.training.test_resume import config
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, tiny_model_dir, alpaca_file):
+    """A finished run of 12 steps, saved every 2, two kept; and its events."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    return folder, list(api.train(config(folder, tiny_model_dir, alpaca_file)))
+
+
+@pytest.fixture
+def copy(finished, tmp_path):
+    """A copy of the finished run that a test may damage."""
+    shutil.copytree(finished[0], tmp_path / "run")
+    return tmp_path / "run"
+
+
+def codes(error) -> set[str]:
+    return {problem.code for problem in error.value.problems}
+
+
+def test_the_newest_and_the_best_are_kept(finished):
+    folder, events = finished
+    best = [event.step for event in events if isinstance(event, Evaluated) and event.best][-1]
+    kept = {int(path.name.split("-")[1]) for path in checkpoints(folder)}
+    assert {10, 12} <= kept <= {10, 12, best}
+    assert best in kept
+    saved = [event for event in events if isinstance(event, CheckpointSaved)]
+    assert all(verify(path) == "" for path in checkpoints(folder))
+    assert saved[-1].bytes > 10_000
+
+
+def test_every_damage_is_seen(copy):
+    """Truncations, flipped bytes, zeroed blocks, missing and exchanged files: none is taken for whole."""
+    rng = random.Random(3)
+    path = checkpoints(copy)[-1]
+    files = sorted(p for p in path.iterdir())
+    for _ in range(300):
+        victim = rng.choice(files)
+        original = victim.read_bytes()
+        damage = rng.choice(["cut", "flip", "zero", "append", "delete"])
+        data = bytearray(original)
+        at = rng.randrange(len(data))
+        if damage == "cut":
+            del data[at:]
+        elif damage == "flip":
+            data[at] ^= 1 << rng.randrange(8)
+        elif damage == "zero":
+            data[at : at + 64] = bytes(len(data[at : at + 64]))
+        else:
+            data += b"\\0"
+        if damage == "delete":
+            victim.unlink()
+        else:
+            victim.write_bytes(data)
+        if bytes(data) != original or damage == "delete":
+            assert verify(path), (victim.name, damage)
+        victim.write_bytes(original)
+    assert verify(path) == ""
+
+
+def test_damaged_and_half_checkpoints_are_passed_over(copy, tiny_model_dir, alpaca_file):
+    newest = checkpoints(copy)[-1]
+    with (newest / "optimizer.safetensors").open("r+b") as file:
+        file.truncate(100)
+    (copy / ".inflight-checkpoint-99-dead").mkdir()
+    (copy / "checkpoint-99").mkdir()
+    (copy / "checkpoint-100").write_text("a file, not a folder")
+    found = find_checkpoint(copy, "auto")
+    assert found is not None
+    assert found.step == 10
+    events = list(api.train(config(copy, tiny_model_dir, alpaca_file), resume="auto"))
+    (resumed,) = [event for event in events if isinstance(event, Resumed)]
+    assert resumed.step == 10
+    assert [reason.split(":")[0] for reason in resumed.passed_over] == ["checkpoint-99", "checkpoint-12"]
+    assert not list(copy.glob(".inflight-*"))
+
+
+def test_a_failing_write_leaves_the_old_checkpoint_alone(tmp_path):
+    commit(tmp_path / "checkpoint-2", lambda folder: (folder / "a").write_text("old") and None)
+
+    def fail(folder):
+        (folder / "a").write_text("new")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        commit(tmp_path / "checkpoint-2", fail)
+    assert (tmp_path / "checkpoint-2" / "a").read_text() == "old"
+    assert verify(tmp_path / "checkpoint-2") == ""
+    assert [p.name for p in tmp_path.iterdir()] == ["checkpoint-2"]
+
+
+def test_no_pickle_is_in_a_checkpoint(finished):
+    names = {path.suffix for path in checkpoints(finished[0])[-1].iterdir()}
+    assert names == {".safetensors", ".json"}
+
+
+def test_wrong_resume_requests(copy, tiny_model_dir, alpaca_file, tmp_path):
+    values = config(copy, tiny_model_dir, alpaca_file)
+    with pytest.raises(CheckpointError) as error:
+        list(api.train(values, resume=str(tmp_path / "nowhere")))
+    assert codes(error) == {"E-CKPT-001"}
+    for path in checkpoints(copy):
+        (path / "rng.safetensors").unlink()
+    with pytest.raises(CheckpointError, match=r"rng\.safetensors is missing") as error:
+        list(api.train(values, resume="auto"))
+    assert codes(error) == {"E-CKPT-002"}
+    with pytest.raises(CheckpointError) as error:
+        list(api.train(values, resume=str(checkpoints(copy)[-1])))
+    assert codes(error) == {"E-CKPT-002"}
+
+
+def test_an_earlier_run_is_never_overwritten_by_accident(copy, tiny_model_dir, alpaca_file):
+    values = config(copy, tiny_model_dir, alpaca_file)
+    with pytest.raises(CheckpointError) as error:
+        list(api.train(values))
+    assert codes(error) == {"E-CKPT-005"}
+    before = (copy / "final_model" / "adapter_model.safetensors").read_bytes()
+    values["training"]["max_steps"] = 4
+    list(api.train(values, overwrite=True))
+    (old,) = copy.parent.glob("run.old-*")
+    assert (old / "final_model" / "adapter_model.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("section", "change", "code"),
+    [
+        ("training", {"learning_rate": 5e-4}, "E-CKPT-003"),
+        ("training", {"max_steps": 20}, "E-CKPT-003"),
+        ("data", {"max_seq_length": 150}, "E-CKPT-003"),
+        ("data", {"prompt_template": "TEMPLATE"}, "E-CKPT-003"),
+        ("lora", {"r": 8}, "E-CKPT-004"),
+        ("quantization", {"load_in_4bit": True}, "E-CKPT-004"),
+    ],
+)
+def test_what_changed_since_the_checkpoint_is_named(copy, tiny_model_dir, alpaca_file, tmp_path, section, change, code):
+    template = tmp_path / "own.jinja"
+    template.write_text(
+        "{% for m in messages %}{{ m['role'] }}> {{ m['content'] }}{% if m['role'] == 'assistant' %}{{ eos_token }}"
+        "{% endif %}\\n{% endfor %}{% if add_generation_prompt %}assistant> {% endif %}"
+    )
+    values = config(copy, tiny_model_dir, alpaca_file)
+    values[section] = {**values.get(section, {}), **change}
+    if change == {"prompt_template": "TEMPLATE"}:
+        values["data"]["prompt_template"] = str(template)
+    with pytest.raises(CheckpointError) as error:
+        list(api.train(values, resume="auto"))
+    assert codes(error) == {code}
+    assert next(iter(change)) in str(error.value) or "template" in str(error.value) or "rows" in str(error.value)
+    if code == "E-CKPT-003":
+        events = list(api.train(values, resume="auto", allow_changes=True))
+        assert any(isinstance(e, Notice) and "you allowed" in e.text for e in events)
+    else:
+        with pytest.raises(CheckpointError):
+            list(api.train(values, resume="auto", allow_changes=True))
+
+
+def test_changed_rows_are_named(copy, tiny_model_dir, alpaca_file, tmp_path):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_bytes(alpaca_file.read_bytes().replace(b"number 3 ", b"number three "))
+    with pytest.raises(CheckpointError, match="training rows") as error:
+        list(api.train(config(copy, tiny_model_dir, rows), resume="auto"))
+    assert codes(error) == {"E-CKPT-003"}
+
+
+def test_a_resume_extends_a_run_when_asked_and_says_so(copy, tiny_model_dir, alpaca_file):
+    values = config(copy, tiny_model_dir, alpaca_file)
+    values["training"]["max_steps"] = 14
+    events = list(api.train(values, resume="auto", allow_changes=True))
+    assert [event.step for event in events if isinstance(event, Log)] == [13, 14]
+    assert isinstance(events[-1], RunFinished)
+    assert events[-1].status == "done"
+
+
+def test_other_threads_or_versions_are_said_to_break_bit_identity(copy, tiny_model_dir, alpaca_file):
+    path = checkpoints(copy)[-1]
+    state = json.loads((path / "trainer_state.json").read_text())
+    state["identity"]["surrounding"]["threads"] = 77
+
+    def fill(folder):
+        for file in path.iterdir():
+            if file.name != "manifest.json":
+                shutil.copy(file, folder / file.name)
+        (folder / "trainer_state.json").write_text(json.dumps(state))
+
+    commit(path, fill)
+    events = list(api.train(config(copy, tiny_model_dir, alpaca_file), resume="auto"))
+    texts = [event.text for event in events if isinstance(event, Notice)]
+    assert any("not bit-identical" in text and "threads: 77 then" in text for text in texts)

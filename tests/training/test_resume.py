@@ -1,0 +1,177 @@
+"""Kill -9 anywhere, resume: the losses and the final weights are those of the run that was never killed, bit for bit.
+
+The runs are real and on disk. To start fast, each attempt is a fork of a server process that has imported torch and
+run nothing, so that no thread of torch is lost in the fork.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from luthier import api
+from luthier.training.checkpoint import restore as restore_whole
+
+STEPS = 12
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["luthier.api", "tests.training.test_resume"])
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs a fork server")
+
+
+def config(folder: Path, model: Path, rows: Path, **changes) -> dict:
+    training = {
+        "output_dir": str(folder),
+        "max_steps": STEPS,
+        "per_device_train_batch_size": 2,
+        "gradient_accumulation_steps": 2,
+        "learning_rate": 1e-3,
+        "warmup_steps": 3,
+        "max_tokens_per_micro_batch": 200,
+    }
+    return {
+        "model": {"model_name_or_path": str(model), "dtype": "float32"},
+        "lora": {"r": 4, "lora_dropout": 0.1},
+        "data": {"datasets": [{"path": str(rows)}], "max_seq_length": 200, "cache_dir": str(rows.parent / "cache"),
+                 "val_set_size": 6, "dataloader_num_workers": 1},
+        "training": {**training, **changes},
+        "evaluation": {"eval_steps": 5},
+        "checkpointing": {"save_steps": 2, "save_total_limit": 2},
+        "logging": {"logging_steps": 1, "histogram_steps": 0, "report_to": []},
+    }  # fmt: skip
+
+
+def train(values: dict, delay: float | None, stop_after: int | None, forgotten: str, options: dict) -> None:
+    """In a child process: train; `delay` seconds after the model is loaded, die without a word."""
+    torch.set_num_threads(1)
+    steps = [0]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(api, "restore", forgetful(forgotten))
+        for event in api.train(values, stop=lambda: stop_after is not None and steps[-1] >= stop_after, **options):
+            steps.append(getattr(event, "step", None) or steps[-1])
+            suicide(event, delay)
+
+
+def forgetful(what: str):
+    """`restore`, but for one thing that it does not put back."""
+
+    def restore(checkpoint, model, optimizer):
+        before = torch.get_rng_state()
+        state = restore_whole(checkpoint, model, optimizer)
+        if what == "random generators":
+            torch.set_rng_state(before)
+        if what == "optimizer":
+            optimizer.state.clear()
+        if what == "position":
+            state.step -= 1
+        return state
+
+    return restore
+
+
+def suicide(event, delay: float | None) -> None:
+    if delay is not None and type(event).__name__ == "Architecture":
+        signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+        signal.setitimer(signal.ITIMER_REAL, delay)
+
+
+def in_child(
+    values: dict, delay: float | None = None, stop_after: int | None = None, forgotten: str = "", **options
+) -> int:
+    """Exit code of a forked attempt; -9 when it was killed."""
+    child = FORKS.Process(target=train, args=(values, delay, stop_after, forgotten, options))
+    child.start()
+    child.join(120)
+    assert child.exitcode is not None, "the attempt hangs"
+    return child.exitcode
+
+
+def losses(folder: Path) -> dict[str, dict[int, float]]:
+    """Kind -> step -> loss, full precision; later attempts win."""
+    found: dict[str, dict[int, float]] = {"log": {}, "evaluated": {}}
+    for line in (folder / "events.jsonl").read_bytes().split(b"\n"):
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if record["event"] == "log":
+            found["log"][record["step"]] = (record["loss"], record["grad_norm"], record["learning_rate"])
+        if record["event"] == "evaluated":
+            found["evaluated"][record["step"]] = record["eval_loss"]
+    return found
+
+
+def weights(folder: Path) -> str:
+    return hashlib.sha256((folder / "final_model" / "adapter_model.safetensors").read_bytes()).hexdigest()
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory, tiny_model_dir, alpaca_file):
+    """The uninterrupted run, and how long its steps took."""
+    folder = tmp_path_factory.mktemp("straight") / "run"
+    values = config(folder, tiny_model_dir, alpaca_file)
+    assert in_child(values) == 0  # also fills the cache of rows
+    started = time.monotonic()
+    shutil.rmtree(folder)
+    assert in_child(values) == 0
+    return folder, time.monotonic() - started
+
+
+def killed_until_done(values: dict, seconds: float, rng: random.Random, most: int = 6) -> int:
+    """Resume and kill, again and again, until an attempt survives; returns the number of kills."""
+    kills = 0
+    while True:
+        delay = rng.uniform(0.001, seconds) if kills < most else None
+        code = in_child(values, delay, resume="auto")
+        if code == 0:
+            return kills
+        assert code == -signal.SIGKILL, code
+        kills += 1
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_kill_9_at_random_moments_changes_nothing(tmp_path, tiny_model_dir, alpaca_file, straight, seed):
+    folder, seconds = straight
+    rng = random.Random(seed)
+    values = config(tmp_path / "run", tiny_model_dir, alpaca_file)
+    kills = killed_until_done(values, min(seconds, 0.6), rng)
+    assert kills >= 1, "no attempt was killed: the test proves nothing"
+    assert losses(tmp_path / "run") == losses(folder)
+    assert weights(tmp_path / "run") == weights(folder)
+
+
+@pytest.mark.slow
+def test_the_same_in_4_bits_and_in_full_fine_tuning(tmp_path, tiny_model_dir, alpaca_file):
+    for name, changes in (("nf4", {}), ("full", {"finetuning_type": "full"})):
+        folders = [tmp_path / name / "straight", tmp_path / name / "killed"]
+        several = [config(folder, tiny_model_dir, alpaca_file, **changes) for folder in folders]
+        for values in several:
+            values["quantization"] = {"load_in_4bit": name == "nf4"}
+            if name == "full":
+                del values["lora"]
+        assert in_child(several[0]) == 0
+        assert killed_until_done(several[1], 0.5, random.Random(7)) >= 1
+        assert losses(folders[0]) == losses(folders[1])
+        file = "adapter_model.safetensors" if name == "nf4" else "model.safetensors"
+        a, b = ((folder / "final_model" / file).read_bytes() for folder in folders)
+        assert a == b
+
+
+@pytest.mark.parametrize("forgotten", ["random generators", "optimizer", "position", "nothing"])
+def test_the_comparison_sees_what_a_resume_forgets(tmp_path, tiny_model_dir, alpaca_file, straight, forgotten):
+    folder, _ = straight
+    values = config(tmp_path / "run", tiny_model_dir, alpaca_file)
+    assert in_child(values, stop_after=5) == 0
+    assert not (tmp_path / "run" / "final_model").exists()
+    assert in_child(values, forgotten=forgotten, resume="auto") == 0
+    assert (weights(tmp_path / "run") == weights(folder)) == (forgotten == "nothing")

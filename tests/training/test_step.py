@@ -1,0 +1,139 @@
+"""Loss and gradients of an optimizer step, against plain transformers on the same rows."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from luthier.data.collate import collate_packed
+from luthier.data.loader import micro_batches
+from luthier.model.forward import summed_loss
+from luthier.model.load import load_model
+from luthier.training.step import backward, evaluate
+from tests.rows import MemoryRows, plan_for
+
+ROWS = MemoryRows(16)
+
+
+def model_for(folder, **keys):
+    plan = plan_for(folder, ROWS, val_set_size=0, **keys)
+    torch.manual_seed(0)
+    return plan, load_model(plan, AutoConfig.from_pretrained(folder))
+
+
+def trained_gradients(model):
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad}
+
+
+def our_gradients(folder, **keys):
+    plan, model = model_for(folder, **keys)
+    batches = micro_batches(ROWS, range(16), plan, plan.config.training.per_device_train_batch_size)
+    loss_sum, trained, _ = backward(model, batches, plan)
+    return loss_sum / trained, trained_gradients(model), len(batches)
+
+
+def plain_loss(model, indices):
+    """Each row alone through transformers' own loss, as a sum."""
+    total = 0.0
+    for index in indices:
+        row = ROWS.row(index)
+        ids = torch.tensor(row.input_ids, dtype=torch.long)[None]
+        labels = torch.where(torch.tensor(row.trained)[None], ids, -100)
+        total = total + model(input_ids=ids, labels=labels).loss * (labels[:, 1:] != -100).sum()
+    return total
+
+
+@pytest.mark.parametrize("quantized", [False, True], ids=["float32", "nf4"])
+def test_loss_and_gradients_equal_plain_transformers(tiny_model_dir, quantized):
+    loss, gradients, _ = our_gradients(tiny_model_dir, load_in_4bit=str(quantized).lower())
+    _, plain = model_for(tiny_model_dir, load_in_4bit=str(quantized).lower(), packing="false")
+    expected = plain_loss(plain, range(16)) / ROWS.trained.sum()
+    expected.backward()
+    assert loss == pytest.approx(expected.item(), abs=1e-5)
+    for name, gradient in trained_gradients(plain).items():
+        torch.testing.assert_close(gradients[name], gradient, atol=1e-5, rtol=1e-4)
+
+
+def test_full_fine_tuning_equals_plain_transformers(tiny_model_dir):
+    loss, gradients, _ = our_gradients(tiny_model_dir, finetuning_type="full")
+    plain = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
+    expected = plain_loss(plain, range(16)) / ROWS.trained.sum()
+    expected.backward()
+    assert loss == pytest.approx(expected.item(), abs=1e-5)
+    for name, gradient in trained_gradients(plain).items():
+        torch.testing.assert_close(gradients[name], gradient, atol=1e-5, rtol=1e-4)
+
+
+def test_the_split_into_micro_batches_changes_nothing(tiny_model_dir):
+    """16 x 1, 4 x 4 and 1 x 16, packed and padded, and many token budgets: one gradient."""
+    reference, expected, _ = our_gradients(
+        tiny_model_dir, per_device_train_batch_size=16, gradient_accumulation_steps=1
+    )
+    counts = set()
+    for keys in (
+        {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 4},
+        {"per_device_train_batch_size": 1, "gradient_accumulation_steps": 16},
+        {"tokens": 40},
+        {"tokens": 100},
+        {"packing": "false", "per_device_train_batch_size": 4, "gradient_accumulation_steps": 4},
+        {"packing": "false", "per_device_train_batch_size": 16, "gradient_accumulation_steps": 1},
+        {"gradient_checkpointing": "true"},
+    ):
+        loss, gradients, count = our_gradients(tiny_model_dir, **keys)
+        counts.add(count)
+        assert loss == pytest.approx(reference, abs=1e-6), keys
+        for name, gradient in gradients.items():
+            torch.testing.assert_close(gradient, expected[name], atol=1e-6, rtol=1e-4, msg=f"{keys} {name}")
+    assert len(counts) >= 3, "the cases must really differ in their micro-batches"
+
+
+@pytest.mark.parametrize("sliding_window", [None, 5])
+def test_changing_document_1_leaves_document_2_alone_bit_for_bit(tmp_path, sliding_window):
+    from tests.tiny import build_model
+
+    build_model(tmp_path)
+    _, model = model_for(tmp_path)
+    first, second = ROWS.row(0), ROWS.row(1)
+    changed = type(first)(first.input_ids[::-1].copy(), first.trained)
+    states = []
+    with torch.no_grad():
+        for one in (first, changed):
+            batch = collate_packed([one, second])
+            inputs = batch.model_inputs()
+            states.append(model.get_base_model().get_decoder()(**inputs, use_cache=False).last_hidden_state[0])
+    at = len(first.input_ids)
+    assert not torch.equal(states[0][:at], states[1][:at])
+    assert torch.equal(states[0][at:], states[1][at:])
+
+
+def test_sliding_windows_are_honoured(tmp_path):
+    """A Mistral with a window shorter than the rows: packed equals transformers' own, one row at a time."""
+    from transformers import MistralConfig, MistralForCausalLM
+
+    from tests.tiny import build_tokenizer
+
+    build_tokenizer(tmp_path)
+    torch.manual_seed(0)
+    MistralForCausalLM(
+        MistralConfig(vocab_size=400, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
+                      num_key_value_heads=2, sliding_window=4, initializer_range=0.2)
+    ).save_pretrained(tmp_path)  # fmt: skip
+    loss, _, _ = our_gradients(tmp_path, finetuning_type="full")
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert loss == pytest.approx((plain_loss(plain, range(16)) / ROWS.trained.sum()).item(), abs=1e-5)
+
+
+def test_evaluation_does_not_disturb_training_on_4_bit_weights(tiny_model_dir):
+    """bitsandbytes repacks 4-bit weights on CPU in evaluation mode, and gradients then silently vanish."""
+    plan, model = model_for(tiny_model_dir, load_in_4bit="true")
+    batches = micro_batches(ROWS, range(16), plan, 4)
+    backward(model, batches, plan)
+    before = trained_gradients(model)
+    model.zero_grad(set_to_none=True)
+    loss_sum, tokens = evaluate(model, batches, plan)
+    assert model.training
+    backward(model, batches, plan)
+    for name, gradient in trained_gradients(model).items():
+        assert torch.equal(gradient, before[name]), name
+    assert loss_sum / tokens == pytest.approx(sum(summed_loss(model, b).item() for b in batches) / tokens, rel=1e-6)
