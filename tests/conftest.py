@@ -6,13 +6,18 @@ import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-os.environ.setdefault("CUDA_VISIBLE_DEVICES", os.environ.get("LUTHIER_TEST_CUDA", ""))
 
 from pathlib import Path
 
 import pytest
 
 from tests.tiny import build_model, build_tokenizer, write_rows
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The tests are about the CPU, also on a machine with a GPU, unless `-m gpu` asks for it."""
+    if config.option.markexpr != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 @pytest.fixture(scope="session")

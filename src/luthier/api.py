@@ -10,6 +10,7 @@ The command line calls these same functions and adds the screen.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -78,7 +79,8 @@ def plan(config: ConfigLike, overrides: Sequence[str] = ()) -> tuple[Plan, tuple
     machine = probe()
     first = resolve(loaded, machine, None, None)
     try:
-        return _ingredients(loaded, first, None).plan, ()
+        with library_output_to(Path(os.devnull)):
+            return ingredients(loaded, first, None).plan, ()
     except LuthierError as error:
         return first, error.problems
 
@@ -113,11 +115,15 @@ def train(
         stack.enter_context(open_folder(output_dir, resume=wanted is not None, overwrite=overwrite))
         stack.enter_context(library_output_to(output_dir / "library.log"))
         checkpoint = find_checkpoint(output_dir, wanted) if wanted else None
-        parts = _ingredients(loaded, early, checkpoint)
+        yield Notice("info", "reading the model's configuration and the rows")
+        parts = ingredients(loaded, early, checkpoint)
+        now = identity(parts.plan)
+        notices = check_identity(checkpoint.identity, now, str(checkpoint.path), allow_changes) if checkpoint else []
         settings = parts.plan.config.logging
         logging_dir = Path(settings.logging_dir or output_dir / "logs")
         sinks = stack.enter_context(open_sinks(settings.report_to, output_dir, logging_dir, output_dir.name))
-        yield from _recorded(_events(parts, output_dir, checkpoint, allow_changes, stop), sinks)
+        job = _Job(parts, output_dir, checkpoint, now, stop)
+        yield from _recorded(_events(job, notices), sinks)
 
 
 def _recorded(events: Iterator[Event], sinks: Sinks) -> Iterator[Event]:
@@ -136,16 +142,25 @@ def _recorded(events: Iterator[Event], sinks: Sinks) -> Iterator[Event]:
         raise
 
 
-def _events(
-    parts: Ingredients, output_dir: Path, checkpoint: Checkpoint | None, allow_changes: bool, stop: Callable[[], bool]
-) -> Iterator[Event]:
+@dataclass(frozen=True)
+class _Job:
+    """A run that is decided and not yet loaded."""
+
+    parts: Ingredients
+    output_dir: Path
+    checkpoint: Checkpoint | None
+    identity: dict[str, Any]
+    stop: Callable[[], bool]
+
+
+def _events(job: _Job, notices: Sequence[str]) -> Iterator[Event]:
     """Everything that a run says, from the plan to the last line."""
+    parts, output_dir, checkpoint = job.parts, job.output_dir, job.checkpoint
     resolved = parts.plan
-    now = identity(resolved)
-    notices = check_identity(checkpoint.identity, now, str(checkpoint.path), allow_changes) if checkpoint else []
     if rank() == 0:
         text = dump_plan_yaml(resolved, {"surroundings": surroundings(), "data": parts.data.fingerprint})
-        (output_dir / "plan.yaml").write_text(text, encoding="utf-8")
+        with named_failures(resolved):
+            (output_dir / "plan.yaml").write_text(text, encoding="utf-8")
     first_step = checkpoint.step if checkpoint else 0
     epochs = resolved.config.training.num_train_epochs
     yield RunStarted(output_dir.name, resolved.total_steps, first_step, epochs, plan_as_dict(resolved))
@@ -153,26 +168,27 @@ def _events(
     yield from (Notice("info", line) for line in parts.data.report.lines())
     yield from (Notice("warning", text, change) for text, change in parts.data.report.warnings())
     seed_everything(resolved.config.training.seed)
+    yield Notice("info", f"loading {resolved.config.model.model_name_or_path}")
     with named_failures(resolved):
         model = load_model(resolved, parts.model_config)
-        job = Run(
+        run = Run(
             plan=resolved,
             data=parts.data,
             model=model,
             tokenizer=parts.tokenizer,
             optimizer=build_optimizer(model, resolved),
             output_dir=output_dir,
-            identity=now,
-            stop=stop,
+            identity=job.identity,
+            stop=job.stop,
         )
         yield describe_modules(model)
         if checkpoint:
-            job.state = restore(checkpoint, model, job.optimizer)
+            run.state = restore(checkpoint, model, run.optimizer)
             yield Resumed(checkpoint.step, str(checkpoint.path), list(checkpoint.passed_over))
-        yield from run_engine(job)
+        yield from run_engine(run)
 
 
-def _ingredients(loaded: Loaded, early: Plan, checkpoint: Checkpoint | None) -> Ingredients:
+def ingredients(loaded: Loaded, early: Plan, checkpoint: Checkpoint | None) -> Ingredients:
     """Tokenizer, rows and the plan; no weights yet."""
     config = early.config
     model_config = load_config(config.model)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import yaml
 
 from luthier.config.keys import keys
 from luthier.config.load import from_dict, load
+from luthier.config.plan import MachineFacts
 from luthier.config.render import DERIVED, dump_plan_yaml, plan_as_dict, render_plan
 
 HEADLINE = ["num_train_epochs=3", "warmup_ratio=0.03", "load_in_4bit=true", "min_learning_rate=5e-5"]
@@ -144,6 +147,7 @@ def test_plan_yaml_reads_back_and_can_be_run_again(plan, tmp_path):
 
 def test_the_flat_dict_is_plain(plan):
     flat = plan_as_dict(plan(*HEADLINE))
-    assert set(flat) == {*keys(), *(f"plan.{name}" for name in DERIVED)}
+    machine = {f"machine.{field.name}" for field in fields(MachineFacts)}
+    assert set(flat) == {*keys(), *(f"plan.{name}" for name in DERIVED), *machine}
     assert flat["plan.total_steps"] == 3315
     assert yaml.safe_load(yaml.safe_dump(flat)) == flat

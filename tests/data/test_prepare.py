@@ -303,3 +303,33 @@ def test_errors_are_of_the_family(tmp_path: Path, tokenizer: Any) -> None:
     with pytest.raises(DataError) as error:
         run(tokenizer, tmp_path / "missing.jsonl")
     assert error.value.exit_code == 2
+
+
+BAD = [
+    {"instruction": "Q1", "output": "A"},
+    {"instruction": "Q2", "output": "  "},
+    {"instruction": "Q3", "output": None},
+    {"instruction": "Q4", "output": "B"},
+    {"instruction": "Q5", "output": ""},
+]
+
+
+def test_bad_rows_are_errors_or_left_out_counted_and_named(tmp_path: Path, tokenizer: Any) -> None:
+    path = write_jsonl(tmp_path / "a.jsonl", BAD)
+    with pytest.raises(DataError) as error:
+        run(tokenizer, path)
+    assert {f"{path}:2", f"{path}:3", f"{path}:5"} == {problem.where for problem in error.value.problems}
+    for attempt in ("fresh", "from the cache"):
+        prepared = run(tokenizer, path, bad_rows="drop")
+        assert len(prepared.train) == 2, attempt
+        assert sum(drop.rows for drop in prepared.report.dropped) == 3
+        assert all("E-DATA-" in drop.reason for drop in prepared.report.dropped)
+        named = " ".join(prepared.report.lines())
+        assert all(f"{path}:{line}" in named for line in (2, 3, 5))
+
+
+def test_a_source_of_bad_rows_only_is_an_error_even_when_they_are_dropped(tmp_path: Path, tokenizer: Any) -> None:
+    path = write_jsonl(tmp_path / "a.jsonl", BAD[1:3])
+    with pytest.raises(DataError) as error:
+        run(tokenizer, path, bad_rows="drop")
+    assert {problem.code for problem in error.value.problems} == {"E-DATA-041"}

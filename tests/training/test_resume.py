@@ -11,16 +11,16 @@ import json
 import multiprocessing
 import os
 import random
-import shutil
 import signal
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
 
 from luthier import api
+from luthier.events.types import Log, Notice
+from luthier.training.checkpoint import checkpoints
 from luthier.training.checkpoint import restore as restore_whole
 
 STEPS = 12
@@ -51,15 +51,15 @@ def config(folder: Path, model: Path, rows: Path, **changes) -> dict:
     }  # fmt: skip
 
 
-def train(values: dict, delay: float | None, stop_after: int | None, forgotten: str, options: dict) -> None:
-    """In a child process: train; `delay` seconds after the model is loaded, die without a word."""
+def train(values: dict, kill: tuple[int, float] | None, stop_after: int | None, forgotten: str, options: dict) -> None:
+    """In a child process: train, and perhaps be killed, stop, or resume with something forgotten."""
     torch.set_num_threads(1)
     steps = [0]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(api, "restore", forgetful(forgotten))
         for event in api.train(values, stop=lambda: stop_after is not None and steps[-1] >= stop_after, **options):
             steps.append(getattr(event, "step", None) or steps[-1])
-            suicide(event, delay)
+            suicide(event, kill)
 
 
 def forgetful(what: str):
@@ -79,17 +79,20 @@ def forgetful(what: str):
     return restore
 
 
-def suicide(event, delay: float | None) -> None:
-    if delay is not None and type(event).__name__ == "Architecture":
+def suicide(event, kill: tuple[int, float] | None) -> None:
+    """Once step `kill[0]` is logged, die without a word `kill[1]` seconds later."""
+    if kill is None or signal.getitimer(signal.ITIMER_REAL)[0] > 0:
+        return
+    if (event.step if isinstance(event, Log) else 0) >= kill[0] and not isinstance(event, Notice):
         signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
-        signal.setitimer(signal.ITIMER_REAL, delay)
+        signal.setitimer(signal.ITIMER_REAL, kill[1])
 
 
 def in_child(
-    values: dict, delay: float | None = None, stop_after: int | None = None, forgotten: str = "", **options
+    values: dict, kill: tuple[int, float] | None = None, stop_after: int | None = None, forgotten: str = "", **options
 ) -> int:
     """Exit code of a forked attempt; -9 when it was killed."""
-    child = FORKS.Process(target=train, args=(values, delay, stop_after, forgotten, options))
+    child = FORKS.Process(target=train, args=(values, kill, stop_after, forgotten, options))
     child.start()
     child.join(120)
     assert child.exitcode is not None, "the attempt hangs"
@@ -117,37 +120,32 @@ def weights(folder: Path) -> str:
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory, tiny_model_dir, alpaca_file):
-    """The uninterrupted run, and how long its steps took."""
+    """Folder of the uninterrupted run."""
     folder = tmp_path_factory.mktemp("straight") / "run"
-    values = config(folder, tiny_model_dir, alpaca_file)
-    assert in_child(values) == 0  # also fills the cache of rows
-    started = time.monotonic()
-    shutil.rmtree(folder)
-    assert in_child(values) == 0
-    return folder, time.monotonic() - started
+    assert in_child(config(folder, tiny_model_dir, alpaca_file)) == 0
+    return folder
 
 
-def killed_until_done(values: dict, seconds: float, rng: random.Random, most: int = 6) -> int:
-    """Resume and kill, again and again, until an attempt survives; returns the number of kills."""
-    kills = 0
-    while True:
-        delay = rng.uniform(0.001, seconds) if kills < most else None
-        code = in_child(values, delay, resume="auto")
+def killed_until_done(values: dict, rng: random.Random, most: int = 5) -> int:
+    """Resume and kill, again and again; the last attempt may live. Returns the number of kills."""
+    folder = Path(values["training"]["output_dir"])
+    for kills in range(most + 1):
+        saved = max((int(path.name.split("-")[1]) for path in checkpoints(folder)), default=0)
+        kill = (saved + rng.randint(0, 3), rng.uniform(0.0001, 0.03)) if kills < most else None
+        code = in_child(values, kill, resume="auto")
         if code == 0:
             return kills
         assert code == -signal.SIGKILL, code
-        kills += 1
+    raise AssertionError("the last attempt was not to be killed")
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_kill_9_at_random_moments_changes_nothing(tmp_path, tiny_model_dir, alpaca_file, straight, seed):
-    folder, seconds = straight
-    rng = random.Random(seed)
     values = config(tmp_path / "run", tiny_model_dir, alpaca_file)
-    kills = killed_until_done(values, min(seconds, 0.6), rng)
+    kills = killed_until_done(values, random.Random(seed))
     assert kills >= 1, "no attempt was killed: the test proves nothing"
-    assert losses(tmp_path / "run") == losses(folder)
-    assert weights(tmp_path / "run") == weights(folder)
+    assert losses(tmp_path / "run") == losses(straight)
+    assert weights(tmp_path / "run") == weights(straight)
 
 
 @pytest.mark.slow
@@ -160,7 +158,7 @@ def test_the_same_in_4_bits_and_in_full_fine_tuning(tmp_path, tiny_model_dir, al
             if name == "full":
                 del values["lora"]
         assert in_child(several[0]) == 0
-        assert killed_until_done(several[1], 0.5, random.Random(7)) >= 1
+        assert killed_until_done(several[1], random.Random(7)) >= 1
         assert losses(folders[0]) == losses(folders[1])
         file = "adapter_model.safetensors" if name == "nf4" else "model.safetensors"
         a, b = ((folder / "final_model" / file).read_bytes() for folder in folders)
@@ -169,9 +167,8 @@ def test_the_same_in_4_bits_and_in_full_fine_tuning(tmp_path, tiny_model_dir, al
 
 @pytest.mark.parametrize("forgotten", ["random generators", "optimizer", "position", "nothing"])
 def test_the_comparison_sees_what_a_resume_forgets(tmp_path, tiny_model_dir, alpaca_file, straight, forgotten):
-    folder, _ = straight
     values = config(tmp_path / "run", tiny_model_dir, alpaca_file)
     assert in_child(values, stop_after=5) == 0
     assert not (tmp_path / "run" / "final_model").exists()
     assert in_child(values, forgotten=forgotten, resume="auto") == 0
-    assert (weights(tmp_path / "run") == weights(folder)) == (forgotten == "nothing")
+    assert (weights(tmp_path / "run") == weights(straight)) == (forgotten == "nothing")

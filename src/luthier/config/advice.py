@@ -54,7 +54,7 @@ def _long_rows(case: Case) -> Finding:
 def _high_rate(case: Case) -> Finding:
     full, rate = _is_full(case), case.get("training.learning_rate")
     limit = 1e-3 if full else 1e-2
-    if rate > limit:
+    if rate > limit and not case.get("model.from_scratch"):
         kind = "full fine-tuning" if full else "an adapter"
         usual = "1e-5 to 5e-5" if full else "1e-4 to 5e-4"
         usual = f"{usual} is usual, and above {number(limit)} the loss mostly blows up"

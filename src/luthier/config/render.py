@@ -40,7 +40,8 @@ def render_plan(plan: Plan) -> str:
 def plan_as_dict(plan: Plan) -> dict[str, Any]:
     """Dotted key -> plain value, and the derived numbers as ``plan.total_steps`` and so on."""
     flat = {value.key: _plain(value.value) for value in plan.values if "." in value.key}
-    return flat | {f"plan.{name}": _plain(getattr(plan, name)) for name in DERIVED}
+    machine = {f"machine.{name}": value for name, value in asdict(plan.machine).items()}
+    return flat | machine | {f"plan.{name}": _plain(getattr(plan, name)) for name in DERIVED}
 
 
 def dump_plan_yaml(plan: Plan, extra: Mapping[str, Any] | None = None) -> str:
@@ -119,9 +120,7 @@ def _model(plan: Plan) -> str:
     c = plan.config
     facts = ""
     if plan.model:
-        facts = (
-            f" ({plan.model.architecture}, {plan.model.parameters / 1e9:.3g} B parameters, {plan.model.layers} layers)"
-        )
+        facts = f" ({plan.model.architecture}, {_count(plan.model.parameters)} parameters, {plan.model.layers} layers)"
     if c.model.from_scratch:
         state = "from random weights"
     elif c.quantization.load_in_4bit:
@@ -130,6 +129,18 @@ def _model(plan: Plan) -> str:
     else:
         state = "frozen" if c.training.finetuning_type == "lora" else "all weights trained"
     return f"{c.model.model_name_or_path}{facts}, {state}, computing in {c.model.dtype}."
+
+
+def _count(number: int) -> str:
+    """1.24 B, 33.2 M, 99,648."""
+    for size, unit in ((1e9, "B"), (1e6, "M")):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return f"{number:,}"
+
+
+def _every(steps: int) -> str:
+    return "every step" if steps == 1 else f"every {steps:,} steps"
 
 
 def _trained(plan: Plan) -> str:
@@ -193,7 +204,7 @@ def _evaluation(plan: Plan) -> str:
     e = plan.config.evaluation
     best = "the weights with the lowest eval_loss" if e.load_best_model_at_end else "the last weights"
     stop = f"; stops after {e.early_stopping_patience} without a better one" if e.early_stopping_patience else ""
-    return f"every {plan.eval_every:,} steps and at the end; {best} become final_model{stop}."
+    return f"{_every(plan.eval_every)} and at the end; {best} become final_model{stop}."
 
 
 def _samples(plan: Plan) -> str:
@@ -208,5 +219,5 @@ def _samples(plan: Plan) -> str:
 def _checkpoints(plan: Plan) -> str:
     keep = plan.config.checkpointing.save_total_limit
     kept = "all are kept" if keep is None else f"the newest {keep} and the best are kept"
-    every = f"every {plan.save_every:,} steps and at the end" if plan.save_every else "at the end only"
+    every = f"{_every(plan.save_every)} and at the end" if plan.save_every else "at the end only"
     return f"{every}, in {plan.config.training.output_dir}; {kept}."

@@ -84,7 +84,7 @@ class LoraSection(Section):
     """Scale by lora_alpha / sqrt(r) instead of lora_alpha / r (Kalajdzievski 2023): for ranks of 64 and more."""
     use_dora: bool = False
     """Learn direction and magnitude of each weight apart (Liu et al. 2024): a little better at low rank, slower."""
-    init_lora_weights: Literal["default", "gaussian", "pissa", "pissa_niter_4", "pissa_niter_16"] = "default"
+    init_lora_weights: Literal["default", "gaussian", "pissa"] = "default"
     """How A and B start. `default`: B = 0, so step 0 is the base model. `pissa`: the top singular directions of W."""
 
 
@@ -123,6 +123,9 @@ class DataSection(Section):
     overlong_rows: Literal["drop", "truncate", "error"] = "drop"
     """Rows longer than max_seq_length: leave them out (counted and reported), cut the end (the model then never sees
     how they stop), or refuse to train."""
+    bad_rows: Literal["error", "drop"] = "error"
+    """Rows that cannot be trained on (an empty answer, a missing field, roles in a wrong order): refuse to train and
+    name them, or leave them out, counted and named. A file that cannot be read is always an error."""
     completion_only_loss: bool = True
     """Learn the answers only. false: learn to write the prompts too."""
     val_set_size: Annotated[float, Field(ge=0)] = 0.05

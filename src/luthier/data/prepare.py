@@ -26,7 +26,7 @@ from luthier.data.sources import RowSource, open_source
 from luthier.data.split import contradicted, draw, hold_out, not_in, repeated
 from luthier.data.template import Template, adds_bos, load_template
 from luthier.data.tokenize import Batch, Found, RowTokenizer, tokenizer_hash
-from luthier.errors import DataError, Problem
+from luthier.errors import CODES, DataError, Problem
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -62,7 +62,7 @@ class Prepared:
             train_tokens=self.report.tokens,
             trained_tokens=self.report.trained_tokens,
             longest_row_tokens=max(longest),
-            template=self.template.name,
+            template=self.report.template,
             fingerprint=self.fingerprint,
         )
 
@@ -101,6 +101,7 @@ def prepare(
     for_eval = owner == len(data.datasets)
 
     usable, dropped = _usable(store, data)
+    dropped = [*(drop for shard, _ in read for drop in _bad(shard)), *dropped]
     if not usable[~for_eval].any():
         raise _nothing_left(store, dropped, data)
     held, overlap = _held_out(store, usable, for_eval, data, seed)
@@ -138,8 +139,11 @@ class _Tokenized:
         base_dir: Path,
         progress: Progress,
     ) -> None:
-        self._rows = RowTokenizer(tokenizer, template, completion_only=data.completion_only_loss)
+        self._rows = RowTokenizer(
+            tokenizer, template, completion_only=data.completion_only_loss, drop_bad=data.bad_rows == "drop"
+        )
         self._decided_by = [ROWS_VERSION, template.hash, tokenizer_hash(tokenizer), data.completion_only_loss]
+        self._decided_by.append(data.bad_rows)
         self._folder = cache_folder(data.cache_dir, base_dir)
         self._base_dir = base_dir
         self._progress = progress
@@ -176,6 +180,10 @@ class _Tokenized:
         problems.raise_if_any()
         if not found.rows:
             raise refuse("E-DATA-008", f"no rows in split {source.split}", "give a file with rows", source.name)
+        if found.rows == sum(found.bad_rows.values()):
+            places = ", ".join(place for few in found.bad_places.values() for place in few)
+            what = f"none of {found.rows:,} rows can be used ({', '.join(found.bad_rows)}; {places})"
+            raise refuse("E-DATA-041", what, "write `bad_rows: error` to see what is wrong with each", "data.bad_rows")
 
 
 def _usable(store: RowStore, data: DataSection) -> tuple[Bool, list[Dropped]]:
@@ -204,6 +212,14 @@ def _usable(store: RowStore, data: DataSection) -> tuple[Bool, list[Dropped]]:
         reason = f"nothing left to train (the prompt alone reaches max_seq_length, {limit:,} tokens)"
         dropped.append(_dropped(store, untrained, reason))
     return left & ~untrained, dropped
+
+
+def _bad(shard: Shard) -> list[Dropped]:
+    """Rows of a source that could not be used at all, by the error that they would have been."""
+    return [
+        Dropped(f"{CODES[code].title} ({code})", rows, tuple(shard.found.bad_places[code]))
+        for code, rows in sorted(shard.found.bad_rows.items())
+    ]
 
 
 def _held_out(store: RowStore, usable: Bool, for_eval: Bool, data: DataSection, seed: int) -> tuple[Bool, Bool]:
@@ -251,6 +267,7 @@ def _report(
     whole = store.trained_within(int(store.lengths.max()))[kept].sum(dtype=np.int64)
     cut = int(whole - store.trained_within(limit)[kept].sum(dtype=np.int64))
     p50, p90, p99 = (int(value) for value in np.percentile(store.lengths, [50, 90, 99], method="higher"))
+    formats = {shard.found.format for shard, _ in read}
     special: dict[str, int] = {}
     for shard, _ in read:
         for token, rows in shard.found.special_tokens.items():
@@ -263,7 +280,7 @@ def _report(
             SourceReport(source.path, split, use, shard.found.format, shard.table.num_rows, shard.hit)
             for (source, split, use), (shard, _) in zip(entries, read, strict=True)
         ),
-        template=template.name,
+        template="none (rows as they are)" if formats == {"text"} else template.name,
         train_rows=len(train),
         eval_rows=int(held.sum()),
         dropped=tuple(dropped),

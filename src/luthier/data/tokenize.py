@@ -60,12 +60,23 @@ class Found:
         rows: Rows read.
         special_tokens: Special token -> in how many rows it stands as part of the text.
         special_places: The first rows where one does.
+        bad_rows: Error code -> rows that were left out because of it (`data.bad_rows: drop`).
+        bad_places: Error code -> the first of these rows.
     """
 
     format: str = ""
     rows: int = 0
     special_tokens: dict[str, int] = field(default_factory=dict)
     special_places: list[str] = field(default_factory=list)
+    bad_rows: dict[str, int] = field(default_factory=dict)
+    bad_places: dict[str, list[str]] = field(default_factory=dict)
+
+    def leave_out(self, code: str, place: str) -> None:
+        """Count a row that cannot be used."""
+        self.bad_rows[code] = self.bad_rows.get(code, 0) + 1
+        places = self.bad_places.setdefault(code, [])
+        if len(places) < SHOWN_PER_KIND:
+            places.append(place)
 
 
 class RowTokenizer:
@@ -75,12 +86,16 @@ class RowTokenizer:
         tokenizer: The model's tokenizer.
         template: Renders conversations.
         completion_only: Train the answers only; else everything but BOS.
+        drop_bad: Leave out and count rows that cannot be used, instead of noting them as problems.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, template: Template, *, completion_only: bool) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, template: Template, *, completion_only: bool, drop_bad: bool = False
+    ) -> None:
         self._tokenizer = tokenizer
         self._template = template
         self._completion_only = completion_only
+        self._drop_bad = drop_bad
         self._bos: int | None = tokenizer.bos_token_id if adds_bos(tokenizer) else None
         self._eos: int = tokenizer.eos_token_id
         self._stop = frozenset(template.stop_ids(tokenizer))
@@ -109,7 +124,10 @@ class RowTokenizer:
             try:
                 segments = self._segments(format.read(renamed(values, config.columns)), place, batch, found)
             except RowError as problem:
-                problems.add(problem.code, problem.found, problem.fix, place)
+                if self._drop_bad:
+                    found.leave_out(problem.code, place)
+                else:
+                    problems.add(problem.code, problem.found, problem.fix, place)
                 continue
             if problems:
                 batch, pending, characters = Batch(), [], 0

@@ -26,14 +26,13 @@ from luthier.model.hub import brief
 _FUSED_OUT_PROJ = {"falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h"}
 
 
-def add_adapter(model: Any, section: LoraSection, *, revision: str | None = None, meta: bool = False) -> Any:
+def add_adapter(model: Any, section: LoraSection, *, revision: str | None = None) -> Any:
     """Wrap `model` with a new LoRA adapter; returns peft's model, with only the adapter trainable.
 
     Args:
         model: A causal language model of transformers.
         section: The `lora` section of the config.
         revision: Commit of the base model, for those who load the adapter later.
-        meta: Build the adapter without memory, to count it.
 
     Raises:
         ModelError: E-MODEL-008 when target_modules or modules_to_save do not fit the model's layers.
@@ -50,14 +49,16 @@ def add_adapter(model: Any, section: LoraSection, *, revision: str | None = None
         use_rslora=section.use_rslora,
         use_dora=section.use_dora,
         init_lora_weights=initial,
+        # Head and embedding of a tied model are one matrix; trained apart, one of them would be lost in a merge.
+        ensure_weight_tying=_trains_tied(model, section),
         exclude_modules=_excluded(model, section),
         bias="none",
     )
     names = linear_names(model)
     try:
-        adapted = get_peft_model(model, lora, revision=revision, low_cpu_mem_usage=meta)
+        adapted = get_peft_model(model, lora, revision=revision)
     except (ValueError, TypeError, NotImplementedError, re.error) as error:
-        found = f"target_modules: {section.target_modules} does not fit {type(model).__name__}: {brief(error)}"
+        found = f"{section.target_modules} does not fit {type(model).__name__}: {brief(error)}"
         fix = f"write target_modules: all-linear, or names out of: {', '.join(sorted(names))}"
         raise ModelError(Problem("E-MODEL-008", found, fix, "lora.target_modules")) from error
     for parameter in adapted.parameters():
@@ -82,20 +83,30 @@ def linear_names(model: Any) -> set[str]:
 
 def _check_names(model: Any, section: LoraSection) -> None:
     """Each listed name must fit a layer: peft is content when one of them does, and a typo would go unnoticed."""
-    targets = section.target_modules if isinstance(section.target_modules, list) else []
     modules = [name for name, _ in model.named_modules()]
-    wanted = [("target_modules", name) for name in targets]
+    # In a mixture of experts peft itself finds the layers of one expert (up_proj) in the tensors that hold them all.
+    checked = isinstance(section.target_modules, list) and not any(name.endswith(".experts") for name in modules)
+    wanted = [("target_modules", name) for name in section.target_modules if checked]
     wanted += [("modules_to_save", name) for name in section.modules_to_save]
     lost = [(key, name) for key, name in wanted if not any(m == name or m.endswith(f".{name}") for m in modules)]
     if lost:
-        names = ", ".join(sorted({m.rsplit(".", 1)[-1] for m in modules} - {""} - set(map(str, range(1000)))))
+        kind = type(model).__name__
+        names = ", ".join(sorted(n for n in {m.rsplit(".", 1)[-1] for m in modules} if n and not n.isdigit()))
         raise ModelError(
             *(
-                Problem("E-MODEL-008", f"no layer of {type(model).__name__} is called {name}",
-                        f"write names out of: {names}", f"lora.{key}")
+                Problem(
+                    "E-MODEL-008", f"no layer of {kind} is called {name}", f"write names out of: {names}", f"lora.{key}"
+                )
                 for key, name in lost
             )
-        )  # fmt: skip
+        )
+
+
+def _trains_tied(model: Any, section: LoraSection) -> bool:
+    """Whether modules_to_save names the embedding or the head of a model in which they are one."""
+    ends = {model.get_input_embeddings(), model.get_output_embeddings()}
+    named = {m for name, m in model.named_modules() if name.rsplit(".", 1)[-1] in section.modules_to_save}
+    return bool(model.config.get_text_config().tie_word_embeddings and ends & named)
 
 
 def _excluded(model: Any, section: LoraSection) -> list[str] | None:

@@ -33,7 +33,7 @@ def describe(config: Config, model_config: PretrainedConfig) -> ModelFacts:
         trainable = parameters
         if config.training.finetuning_type == "lora":
             counted = config.lora.model_copy(update={"init_lora_weights": "default"})
-            adapted = add_adapter(model, counted, meta=True)
+            adapted = add_adapter(model, counted)
             trainable = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
     text_config = model_config.get_text_config()
     return ModelFacts(

@@ -62,7 +62,8 @@ def unwrap(model: Any) -> Any:
 
 def plain_head(causal_lm: Any) -> nn.Linear | None:
     """The head, when logits are exactly `hidden @ weight.T`; None otherwise."""
-    if any(getattr(causal_lm.config, name, None) not in (None, 1, 1.0) for name in _LOGIT_CHANGES):
+    config = causal_lm.config.get_text_config()
+    if any(getattr(config, name, None) not in (None, 1, 1.0) for name in _LOGIT_CHANGES):
         return None
     head = causal_lm.get_output_embeddings()
     if hasattr(head, "modules_to_save"):  # trained in full beside the adapter

@@ -131,7 +131,7 @@ def prove_isolation(model: nn.Module) -> None:
         problem = Problem("E-MODEL-011", f"its attention uses {error}", "write packing: false", "training.packing")
         raise ModelError(problem) from error
     moved = (hidden[0] - hidden[1]).abs().max()
-    # A token's expert multiplies it together with whoever else it gets, and the shape of a product decides its last bit.
+    # An expert multiplies its tokens together, and the shape of a product decides the last bit of its numbers.
     experts = any(name.endswith(".experts") for name, _ in causal_lm.named_modules())
     if not moved <= (EXPERTS_ROUNDING * hidden[0].abs().max() if experts else 0):
         found = f"document 2 moves by {moved:.2g} when document 1 changes"

@@ -181,6 +181,7 @@ def finish(job: Run, ending: str, started: float) -> Iterator[Event]:
     final, reason = "", "stop requested; go on with --resume auto"
     if ending != "stopped":
         reason = "early stopping: eval_loss no longer falls" if ending == "early" else ""
+    if ending != "stopped" and rank() == 0:
         note = save_final(job.plan, job.data, job.model, job.tokenizer, job.output_dir, state)
         final = str(job.output_dir / "final_model")
         if note:

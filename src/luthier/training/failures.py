@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import errno
+import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from safetensors import SafetensorError
 
 from luthier.config.plan import Plan
 from luthier.errors import Problem, RunError
 
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG}
 
 
 @contextmanager
@@ -23,14 +26,32 @@ def named_failures(plan: Plan) -> Iterator[None]:
     """
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError) as error:
-        tokens = plan.max_tokens_per_micro_batch
-        found = f"{plan.machine.device_name} ran out of memory with {tokens:,} tokens in a micro-batch"
-        fix = f"write max_tokens_per_micro_batch: {max(1, tokens // 2)}, then --resume auto"
-        raise RunError(Problem("E-RUN-002", found, fix, "training.max_tokens_per_micro_batch")) from error
-    except OSError as error:
-        if error.errno not in _NO_ROOM:
-            raise
-        output_dir = plan.config.training.output_dir
-        found = f"{error.filename or output_dir}: {error.strerror}"
-        raise RunError(Problem("E-RUN-003", found, "make room, then --resume auto", "training.output_dir")) from error
+    except Exception as error:
+        if _is_out_of_memory(error):
+            tokens = plan.max_tokens_per_micro_batch
+            found = f"{plan.machine.device_name} ran out of memory with {tokens:,} tokens in a micro-batch"
+            fix = f"write max_tokens_per_micro_batch: {max(1, tokens // 2)}, then --resume auto"
+            raise RunError(Problem("E-RUN-002", found, fix, "training.max_tokens_per_micro_batch")) from error
+        if number := _no_room(error):
+            place = getattr(error, "filename", None) or plan.config.training.output_dir
+            found = f"{place}: {os.strerror(number)}"
+            fix = "make room, then --resume auto"
+            raise RunError(Problem("E-RUN-003", found, fix, "training.output_dir")) from error
+        raise
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """On CUDA torch has a class for it; its CPU allocator raises a bare RuntimeError."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
+def _no_room(error: Exception) -> int | None:
+    """The system's error number when a file could not be written; safetensors hides it in its text."""
+    if isinstance(error, SafetensorError):
+        match = re.search(r"\(os error (\d+)\)", str(error))
+        number = int(match[1]) if match else None
+    else:
+        number = error.errno if isinstance(error, OSError) else None
+    return number if number in _NO_ROOM else None

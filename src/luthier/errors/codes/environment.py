@@ -5,7 +5,7 @@ from luthier.errors.codes.base import Explanation
 ENVIRONMENT: dict[str, Explanation] = {
     "E-ENV-001": Explanation(
         title="a tracker is not installed",
-        why="a run whose metrics silently go nowhere is noticed when it is over, so it does not start.",
+        why="a run whose metrics silently go nowhere is noticed when it is over, so it does not start",
         text=(
             "logging.report_to names a tracker (wandb, mlflow or trackio) whose library is not installed. They are "
             "extras: Luthier works without them and writes events.jsonl and TensorBoard files by itself. Install the "
@@ -14,7 +14,7 @@ ENVIRONMENT: dict[str, Explanation] = {
     ),
     "E-ENV-002": Explanation(
         title="an output folder cannot be written",
-        why="checkpoints, logs and the final model go there; without it the run would be lost.",
+        why="checkpoints, logs and the final model go there; without it the run would be lost",
         text=(
             "The folder for the outputs of the run could not be made or written. It may belong to somebody else, lie "
             "on a read-only or full disk, or there is a file where the folder should be. Set training.output_dir (and "
@@ -23,7 +23,7 @@ ENVIRONMENT: dict[str, Explanation] = {
     ),
     "E-ENV-003": Explanation(
         title="a tracker did not start",
-        why="you asked for its record of this run, and it would be missing.",
+        why="you asked for its record of this run, and it would be missing",
         text=(
             "The library of a tracker named in logging.report_to is installed but refused to start: usually nobody is "
             "logged in, its server cannot be reached, or an environment variable points to the wrong place. The "

@@ -1,0 +1,246 @@
+"""Makes docs/generated, from which mkdocs builds the site: the pages with their blanks filled, and the reference.
+
+A page may hold four kinds of blanks, so that nothing in it can go stale:
+
+    {{ packing.real_tokens:,d }}               a number of docs/pictures/measured.json, in a format of Python
+    {{ source luthier.training.step.update }}  the source of a function or class as a code block
+    {{ file configs/mbpp_small.yaml }}         a whole file as a code block
+    {{ arithmetic }}                           the derived numbers of the shipped config, as the plan shows them
+
+Not covered: measuring (docs/measure.py, by hand). Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import luthier
+from luthier.config.docs import reference_markdown
+from luthier.config.load import load
+from luthier.config.plan import DataFacts, MachineFacts
+from luthier.config.resolve import resolve
+from luthier.errors import CODES
+from luthier.events.types import EVENTS
+
+DOCS = Path(__file__).resolve().parent
+ROOT = DOCS.parent
+GENERATED = DOCS / "generated"
+PICTURES = DOCS / "pictures"
+BLANK = re.compile(
+    r"\{\{ (?:(?P<verb>source|file) (?P<what>\S+)|(?P<plan>arithmetic)"
+    r"|(?P<number>[a-z_]+\.\w+)(?::(?P<format>[^ }]+))?) \}\}"
+)
+MARKS = re.compile(r"  # (?:type: ignore|noqa).*")
+SIGNATURE = re.compile(r"\A(?:@.*\n)*def .*?:(?=\n)", re.DOTALL)
+FAMILIES = {
+    "E-CFG": "The config",
+    "E-DATA": "Data",
+    "E-MODEL": "The model",
+    "E-ENV": "The environment",
+    "E-CKPT": "Checkpoints",
+    "E-RUN": "The run",
+}
+
+
+def pages() -> list[Path]:
+    """The pages as they are written."""
+    return sorted(p for p in DOCS.rglob("*.md") if not p.is_relative_to(GENERATED))
+
+
+def measured() -> dict[str, dict[str, Any]]:
+    """The numbers of docs/measure.py."""
+    numbers: dict[str, dict[str, Any]] = json.loads((PICTURES / "measured.json").read_text(encoding="utf-8"))
+    return numbers
+
+
+def filled(text: str, numbers: dict[str, dict[str, Any]]) -> str:
+    """The page with its blanks filled.
+
+    Raises:
+        KeyError: A number that was not measured, or a symbol that is not in the source.
+    """
+
+    def fill(blank: re.Match[str]) -> str:
+        if blank["verb"] == "source":
+            return code_block(*source(blank["what"]))
+        if blank["verb"] == "file":
+            return code_block((ROOT / blank["what"]).read_text(encoding="utf-8").rstrip(), blank["what"])
+        if blank["plan"]:
+            return arithmetic()
+        experiment, _, name = blank["number"].partition(".")
+        if name not in numbers.get(experiment, {}):
+            raise KeyError(f"{blank['number']} is not measured; run: python docs/measure.py {experiment}")
+        return format(numbers[experiment][name], blank["format"] or "")
+
+    return BLANK.sub(fill, text)
+
+
+def code_block(code: str, path: str) -> str:
+    """A fenced block with the file's name over it."""
+    language = {".py": "python", ".yaml": "yaml"}.get(Path(path).suffix, "text")
+    return f'```{language} title="{path}"\n{code}\n```'
+
+
+def source(symbol: str) -> tuple[str, str]:
+    """Source and file of `luthier.room.module.function`, or of a method or class.
+
+    Raises:
+        KeyError: No such symbol.
+    """
+    parts = symbol.split(".")
+    for cut in range(len(parts) - 1, 0, -1):
+        path = ROOT / "src" / Path(*parts[:cut]).with_suffix(".py")
+        if path.is_file():
+            text = path.read_text(encoding="utf-8")
+            node = _find(ast.parse(text), parts[cut:])
+            first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+            lines = text.splitlines()[first - 1 : node.end_lineno]
+            code = "\n".join(MARKS.sub("", line[node.col_offset :]) for line in lines)
+            return code, str(path.relative_to(ROOT))
+    raise KeyError(symbol)
+
+
+def _find(node: Any, names: list[str]) -> Any:
+    for name in names:
+        found = [child for child in node.body if getattr(child, "name", "") == name]
+        if not found:
+            raise KeyError(name)
+        node = found[0]
+    return node
+
+
+def arithmetic() -> str:
+    """What the plan derives for configs/training_config.yaml, with the rows that its dataset has."""
+    rows, held_out = 18_612, 931
+    machine = MachineFacts("cpu", "CPU", 1, True, 1.0, 1.0, 1, True)
+    data = DataFacts(rows - held_out, held_out, 0, 0, 1, "alpaca", "")
+    plan = resolve(load(ROOT / "configs/training_config.yaml"), machine, None, data)
+    names = ("examples_per_step", "steps_per_epoch", "total_steps", "warmup_steps", "decay_steps", "eval_every")
+    values = [plan.value(name) for name in names]
+    return "```text\n" + "\n".join(f"{v.key:<17} {v.value:>9,.6g}  {v.how}" for v in values) + "\n```"
+
+
+def errors_page() -> str:
+    """Every error code with its long text."""
+    parts = [
+        "# Error codes",
+        "",
+        "Every error has a code that stays the same. The screen shows the place, what was found, why it matters and "
+        "one fix; `luthier explain CODE` prints the text below.",
+        "",
+        "| exit code | meaning |",
+        "|---|---|",
+        "| 0 | done |",
+        "| 1 | the run failed |",
+        "| 2 | the request was wrong: config, data, model, environment |",
+        "| 3 | a gate or a comparison said no |",
+        "| 75 | stopped; `--resume auto` goes on |",
+        "",
+    ]
+    for family, title in FAMILIES.items():
+        parts += [f"## {title}", ""]
+        for code, explanation in CODES.items():
+            if code.rpartition("-")[0] == family:
+                parts += [f"### {code}: {explanation.title}", "", f"Why it matters: {explanation.why}.", ""]
+                parts += [explanation.text, ""]
+    return "\n".join(parts)
+
+
+def events_page() -> str:
+    """Every event with its fields, from the text beside them."""
+    tree = ast.parse((ROOT / "src/luthier/events/types.py").read_text(encoding="utf-8"))
+    classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+    parts = [
+        "# Events",
+        "",
+        "What `luthier.train` yields, and what the lines of `events.jsonl` hold. A line is one flat JSON object: "
+        "`event` (the kind), `time` (epoch seconds), `attempt` (which start of the run), then the fields.",
+        "",
+    ]
+    for kind, event in EVENTS.items():
+        parts += [f"## {event.__name__}", "", f"`{kind}`: {' '.join((event.__doc__ or '').split())}", ""]
+        parts += ["| field | type | meaning |", "|---|---|---|"]
+        parts += [f"| `{n}` | `{t}` | {text} |" for n, t, text in _fields(classes[event.__name__])]
+        parts.append("")
+    return "\n".join(parts)
+
+
+def _fields(node: ast.ClassDef) -> Iterator[tuple[str, str, str]]:
+    """Name, type and text of each field of a dataclass."""
+    following = [*node.body[1:], None]
+    for child, after in zip(node.body, following, strict=True):
+        if isinstance(child, ast.AnnAssign) and isinstance(child.target, ast.Name) and child.target.id != "kind":
+            text = ""
+            if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
+                text = " ".join(str(after.value.value).split())
+            yield child.target.id, ast.unparse(child.annotation).replace("|", "\\|"), text
+
+
+PUBLIC = {
+    "train": "luthier.api.train",
+    "plan": "luthier.api.plan",
+    "load": "luthier.generate.load.load",
+}
+"""Where the functions of `luthier.__all__` are written."""
+
+
+def python_page() -> str:
+    """The public functions with signature and docstring."""
+    text = (DOCS / "reference" / "python.md").read_text(encoding="utf-8")
+    parts = [text.rstrip(), ""]
+    for name in luthier.__all__:
+        if name in PUBLIC:
+            parts += _described(f"luthier.{name}", PUBLIC[name])
+    parts += _described("Tuned.generate", "luthier.generate.load.Tuned.generate")
+    parts += _described("Tuned.complete", "luthier.generate.load.Tuned.complete")
+    return "\n".join(parts)
+
+
+def _described(title: str, symbol: str) -> list[str]:
+    code, _ = source(symbol)
+    node: Any = ast.parse(code).body[0]
+    signature = SIGNATURE.match(code)
+    assert signature is not None, symbol
+    docstring = ast.get_docstring(node) or ""
+    return [f"## {title}", "", f"```python\n{signature[0]} ...\n```", "", *_prose(docstring), ""]
+
+
+def _prose(docstring: str) -> Iterator[str]:
+    """A Google-style docstring as markdown: its sections become bold words, their entries a list."""
+    inside = ""
+    for line in docstring.splitlines():
+        heading = re.fullmatch(r"(Args|Returns|Raises|Yields|Attributes):", line)
+        entry = re.fullmatch(r"    (\*{0,2}\w+): (.*)", line)
+        if heading:
+            inside = heading[1]
+            yield f"**{inside}**"
+            yield ""
+        elif entry and inside in ("Args", "Raises", "Attributes"):
+            yield f"- `{entry[1]}`: {entry[2]}"
+        else:
+            yield line[4:] if inside in ("Returns", "Yields") and line.startswith("    ") else line
+
+
+def build() -> None:
+    """Write docs/generated afresh."""
+    shutil.rmtree(GENERATED, ignore_errors=True)
+    numbers = measured()
+    for page in pages():
+        target = GENERATED / page.relative_to(DOCS)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(filled(page.read_text(encoding="utf-8"), numbers), encoding="utf-8")
+    made = {"config": reference_markdown(), "errors": errors_page(), "events": events_page(), "python": python_page()}
+    for name, text in made.items():
+        (GENERATED / "reference" / f"{name}.md").write_text(text, encoding="utf-8")
+    shutil.copytree(PICTURES, GENERATED / "pictures")
+    shutil.copy(DOCS / "style.css", GENERATED / "style.css")
+
+
+if __name__ == "__main__":
+    build()

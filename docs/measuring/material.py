@@ -1,0 +1,91 @@
+"""What the experiments train on: functions of Python's standard library, and a small Llama to begin from.
+
+Nothing is downloaded. Another Python version has other functions, so its numbers differ in the digits.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import random
+import sysconfig
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+VOCABULARY = 2048
+LONGEST_CHARACTERS = 420
+SHAPE: dict[str, int] = {
+    "hidden_size": 128,
+    "intermediate_size": 384,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+PREAMBLE = (
+    "Below is an instruction that describes a task. Write a response that appropriately completes the request."
+    "\n\n### Instruction:\nWrite a Python function\n\n### Response:\n"
+)
+
+
+@dataclass(frozen=True)
+class Material:
+    """Where things lie: `model` (config.json and tokenizer), `texts` (text rows), `tasks` (alpaca rows)."""
+
+    model: Path
+    texts: Path
+    tasks: Path
+
+
+def functions() -> Iterator[tuple[str, str]]:
+    """(instruction, source) of each short function of the standard library that has a docstring."""
+    library = Path(sysconfig.get_path("stdlib"))
+    for path in sorted(library.rglob("*.py")):
+        if {"test", "tests", "site-packages", "idlelib"} & set(path.relative_to(library).parts):
+            continue
+        try:
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+        except (UnicodeDecodeError, SyntaxError, ValueError):
+            continue
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.FunctionDef) or len(node.body) < 2 or not ast.get_docstring(node):
+                continue
+            purpose = (ast.get_docstring(node) or "").split("\n\n")[0].replace("\n", " ")
+            node.body, node.decorator_list = node.body[1:], []
+            source = ast.unparse(node)
+            if 40 <= len(source) <= LONGEST_CHARACTERS and 10 <= len(purpose) <= 90:
+                yield f"Write a Python function: {purpose}", source
+
+
+def gather(folder: Path) -> Material:
+    """Write tokenizer, model configuration and rows into `folder`, once."""
+    from tokenizers import ByteLevelBPETokenizer
+    from tokenizers.processors import TemplateProcessing
+    from transformers import LlamaConfig, PreTrainedTokenizerFast
+
+    material = Material(folder / "model", folder / "texts.jsonl", folder / "tasks.jsonl")
+    if material.tasks.is_file():
+        return material
+    folder.mkdir(parents=True, exist_ok=True)
+    pairs = list(dict(functions()).items())
+    random.Random(0).shuffle(pairs)
+    bpe = ByteLevelBPETokenizer()
+    corpus = [source for _, source in pairs] + [PREAMBLE] * 200
+    bpe.train_from_iterator(corpus, VOCABULARY, special_tokens=["<s>", "</s>", "<pad>"], show_progress=False)
+    bpe._tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    PreTrainedTokenizerFast(
+        tokenizer_object=bpe._tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>"
+    ).save_pretrained(material.model)
+    LlamaConfig(
+        vocab_size=VOCABULARY, max_position_embeddings=512, bos_token_id=0, eos_token_id=1, pad_token_id=2,
+        tie_word_embeddings=True, architectures=["LlamaForCausalLM"], **SHAPE,
+    ).save_pretrained(material.model)  # fmt: skip
+    half = len(pairs) // 2
+    _write(material.texts, ({"text": source} for _, source in pairs[:half]))
+    _write(material.tasks, ({"instruction": task, "output": source} for task, source in pairs[half:]))
+    return material
+
+
+def _write(path: Path, rows: Iterator[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")

@@ -1,0 +1,74 @@
+"""What the machine can do to a run in mid-step: each failure has a name, a line to change, and a way to go on."""
+
+from __future__ import annotations
+
+import errno
+import resource
+from contextlib import contextmanager
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from luthier.errors import RunError
+from luthier.training.failures import named_failures
+from tests.cli.support import run_here, write_config
+from tests.rows import MemoryRows, plan_for
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+
+
+@pytest.fixture
+def plan(tmp_path):
+    return plan_for("anywhere", MemoryRows(4), tokens=1000, val_set_size=0, output_dir=tmp_path)
+
+
+def test_a_loss_that_explodes_stops_before_it_is_applied(capsys, tiny_model_dir, alpaca_file, tmp_path):
+    config = write_config(tmp_path / "c.yaml", tiny_model_dir, alpaca_file, tmp_path / "out", max_grad_norm=0)
+    result = run_here(capsys, "train", config, "learning_rate=1e38", "save_steps=1")
+    assert result.code == 1
+    assert "E-RUN-001  training.learning_rate: step 2: loss nan" in result.err and "rows " in result.err
+    assert "--resume auto" in result.err and "Traceback" not in result.err
+    assert sorted(p.name for p in (tmp_path / "out").glob("checkpoint-*")) == ["checkpoint-1"]
+    assert '"status": "failed"' in (tmp_path / "out" / "events.jsonl").read_text().splitlines()[-1].replace(
+        '":"', '": "'
+    )
+
+
+def test_memory_that_is_not_there_halves_the_micro_batch(plan):
+    with pytest.raises(RunError) as caught, named_failures(plan):
+        torch.empty(2**48)
+    (problem,) = caught.value.problems
+    assert problem.code == "E-RUN-002"
+    assert "write max_tokens_per_micro_batch: 500" in problem.fix
+
+
+def test_other_errors_keep_their_names(plan):
+    with pytest.raises(RuntimeError, match="shapes"), named_failures(plan):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+    with pytest.raises(FileNotFoundError), named_failures(plan):
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory")
+
+
+@contextmanager
+def no_room(most_bytes):
+    """Files may grow to so many bytes and no further: what a full disk or a quota does."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("writer", ["python", "safetensors"])
+def test_a_full_disk_is_named(plan, tmp_path, writer):
+    file = tmp_path / "big.safetensors"
+    with pytest.raises(RunError) as caught, no_room(1000), named_failures(plan):
+        if writer == "python":
+            file.write_bytes(bytes(5000))
+        else:
+            save_file({"weights": torch.zeros(5000)}, file)
+    (problem,) = caught.value.problems
+    assert problem.code == "E-RUN-003"
+    assert problem.fix == "make room, then --resume auto"

@@ -1,0 +1,187 @@
+"""What each verb prints and the code it exits with; nothing is trained here."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+from luthier.errors import CODES
+from luthier.version import __version__
+from tests.cli.support import LUTHIER, ROOT, environment, process, run_here, write_config
+
+HEAVY = ("torch", "transformers", "peft", "bitsandbytes", "datasets", "numpy", "pandas")
+
+
+@pytest.fixture
+def config(tiny_model_dir, alpaca_file, tmp_path):
+    return write_config(tmp_path / "c.yaml", tiny_model_dir, alpaca_file, tmp_path / "out")
+
+
+def test_help_names_every_verb(capsys):
+    result = run_here(capsys, "--help")
+    assert result.code == 0
+    for verb in ("train", "plan", "schema", "explain", "--version"):
+        assert verb in result.out
+
+
+def test_without_a_verb_the_help_is_shown(capsys):
+    result = run_here(capsys)
+    assert result.code == 2
+    assert "Commands" in result.out and "Traceback" not in result.err
+
+
+def test_version(capsys):
+    result = run_here(capsys, "--version")
+    assert (result.code, result.out.strip()) == (0, f"luthier {__version__}")
+
+
+def test_help_of_train_names_every_option_and_an_example(capsys):
+    result = run_here(capsys, "train", "--help")
+    assert result.code == 0
+    for words in ("--resume", "--overwrite", "--allow-changes", "--plain", "KEY=VALUE", "luthier train configs/"):
+        assert words in result.out
+
+
+@pytest.mark.parametrize("arguments", [("trian",), ("train", "--resum"), ("explain",)])
+def test_what_is_not_understood_is_a_wrong_request(capsys, arguments):
+    result = run_here(capsys, *arguments)
+    assert result.code == 2
+    assert result.err and "Traceback" not in result.err
+
+
+def test_schema_is_valid_json_with_every_section(capsys):
+    result = run_here(capsys, "schema")
+    assert result.code == 0
+    schema = json.loads(result.out)
+    assert {"model", "quantization", "lora", "data", "training", "evaluation", "checkpointing", "logging"} == set(
+        schema["properties"]
+    )
+
+
+@pytest.mark.parametrize("topic", ["E-CFG-001", "e-model-002"])
+def test_explain_a_code(capsys, topic):
+    result = run_here(capsys, "explain", topic)
+    assert result.code == 0
+    code = topic.upper()
+    assert result.out.startswith(f"{code}  {CODES[code].title}\n")
+    assert ".." not in result.out
+    assert CODES[code].text in " ".join(result.out.split())
+    assert max(map(len, result.out.splitlines())) <= 100
+
+
+@pytest.mark.parametrize("code", CODES)
+def test_every_code_has_an_explanation_that_reads_well(code):
+    explanation = CODES[code]
+    assert explanation.title and not explanation.title.endswith(".")
+    assert len(explanation.text) > 60 and explanation.text.endswith((".", ")", "`"))
+    assert explanation.why and "\n" not in explanation.why
+
+
+def test_explain_a_key(capsys):
+    result = run_here(capsys, "explain", "learning_rate")
+    assert result.code == 0
+    assert "section training" in result.out and "2e-4" in result.out
+
+
+def test_explain_something_that_does_not_exist(capsys):
+    result = run_here(capsys, "explain", "learning_rat")
+    assert result.code == 2
+    assert result.out == ""
+    assert result.err == 'luthier explain: no key "learning_rat"; did you mean "learning_rate"?\n'
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("schema",), ("explain", "lora"), ("train", "missing.yaml")])
+def test_light_commands_import_nothing_heavy(arguments, tmp_path):
+    program = (
+        "import sys, luthier.cli.main as m\n"
+        "try: m.main(sys.argv[1:])\n"
+        f"except SystemExit: sys.exit(','.join(n for n in {HEAVY} if n in sys.modules) or 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments], cwd=tmp_path, env=environment(), capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-300:]
+
+
+# Plan ----------------------------------------------------------------------------------------------------------------
+
+
+def test_the_headline_config_offline_says_what_is_missing_and_what_runs_now(capsys, monkeypatch, tmp_path):
+    """From another folder and without arguments: the default config of this source tree is found."""
+    monkeypatch.chdir(tmp_path)
+    result = run_here(capsys, "plan")
+    assert result.code == 2
+    assert "meta-llama/Llama-3.2-1B, frozen in 4-bit nf4" in result.out
+    assert "4 x 4 accumulation x 1 device = 16 examples a step" in result.out
+    assert "unknown until the dataset is there" in result.out
+    assert "Missing on this machine" in result.err
+    assert "E-MODEL-001" in result.err and "hf download meta-llama/Llama-3.2-1B" in result.err
+    assert "python examples/small_base.py" in result.err
+    assert "Traceback" not in result.err
+    assert list(tmp_path.iterdir()) == [], "a plan writes nothing"
+
+
+def test_a_plan_shows_its_arithmetic(capsys, monkeypatch, config, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    result = run_here(capsys, "plan", config.name, "val_set_size=4", "lora.r=8")
+    assert result.code == 0
+    assert "64 rows - 4 held out = 60; 60 x 3 / 16 = 11 steps." in result.out
+    assert "LoRA of rank 8, scale 4, on all-linear; 16,384 trained parameters (16 %)" in result.out
+    assert re.search(r"learning_rate +\S+ +c\.yaml:\d+", result.out), "values say where they come from"
+    assert re.search(r"val_set_size +4 +override", result.out)
+    assert result.err == ""
+    assert max(map(len, result.out.replace(str(tmp_path), "").splitlines())) <= 100
+    assert not (tmp_path / "out").exists()
+
+
+def test_output_can_be_piped_into_head(tmp_path):
+    command = f"{' '.join(LUTHIER)} schema | head -1"
+    done = subprocess.run(command, shell=True, cwd=tmp_path, env=environment(), capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("{\n", "")
+
+
+def test_a_terminal_without_utf8_gets_escapes(tmp_path):
+    result = process("train", "моё.yaml", cwd=tmp_path, PYTHONIOENCODING="latin-1:strict")
+    assert result.code == 2
+    assert "\\u043c\\u043e\\u0451.yaml: no such file" in result.err
+
+
+def test_shipped_configs_are_understood(capsys):
+    configs = sorted((ROOT / "configs").glob("*.yaml"))
+    assert configs
+    for path in configs:
+        result = run_here(capsys, "plan", path)
+        assert "What will happen" in result.out, result.err
+        assert result.code in (0, 2) and "E-CFG" not in result.err
+
+
+# Wrong requests ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["missing.yaml"], "E-CFG-001", "missing.yaml"),
+        (["CONFIG", "learning_rat=1"], "E-CFG-008", "learning_rate"),
+        (["CONFIG", "learning_rate"], "E-CFG-014", "learning_rate"),
+        (["CONFIG", "learning_rate=fast"], "E-CFG-010", "learning_rate"),
+        (["CONFIG", "model_name_or_path=./nothing"], "E-MODEL-004", "./nothing"),
+        (["CONFIG", "load_in_4bit=true", "finetuning_type=full"], "E-CFG-020", "finetuning_type"),
+        (["CONFIG", "--resume", "nowhere"], "E-CKPT-001", "nowhere"),
+    ],
+)
+@pytest.mark.parametrize("verb", ["train", "plan"])
+def test_a_wrong_request_is_one_screen_and_code_2(capsys, monkeypatch, config, tmp_path, verb, arguments, code, words):
+    if verb == "plan" and "--resume" in arguments:
+        pytest.skip("plan resumes nothing")
+    monkeypatch.chdir(tmp_path)
+    result = run_here(capsys, verb, *[config if a == "CONFIG" else a for a in arguments])
+    assert result.code == 2
+    assert code in result.err and words in result.err
+    assert f"luthier explain {code}" in result.err
+    assert "Traceback" not in result.err
+    assert not (tmp_path / "luthier-error.log").exists()

@@ -1,0 +1,190 @@
+"""README and guide: their commands parse, their YAML loads, their links lead somewhere, their numbers are measured."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import shlex
+import subprocess
+import sys
+import textwrap
+from dataclasses import fields
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+import luthier
+from luthier.cli.main import app
+from luthier.cli.request import parse
+from luthier.config.keys import by_name, keys
+from luthier.config.load import from_dict, load
+from luthier.errors import CODES
+from luthier.events.types import EVENTS
+
+ROOT = Path(__file__).parents[2]
+FRONT = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md"]
+FENCE = re.compile(r"^```(\w+)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
+MADE = {"reference/config.md", "reference/errors.md", "reference/events.md"}
+
+
+def _build_module() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("docs_build", ROOT / "docs" / "build.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+build = _build_module()
+PAGES = {str(page.relative_to(ROOT)): page.read_text("utf-8") for page in build.pages()}
+FILLED = {name: build.filled(text, build.measured()) for name, text in PAGES.items()}
+TEXTS = {name: (ROOT / name).read_text("utf-8") for name in FRONT} | FILLED
+
+
+def blocks(language: str) -> list[tuple[str, str]]:
+    """(page, code) of every block in a language, except those that quote a file of the source."""
+    return [
+        (name, match[2])
+        for name, text in TEXTS.items()
+        for match in FENCE.finditer(text)
+        if match[1] == language and 'title="' not in match[0].partition("\n")[0]
+    ]
+
+
+def commands() -> list[tuple[str, str]]:
+    """(page, command line) of every shell block, comments cut off."""
+    lines = [(name, line.partition(" #")[0].strip()) for name, code in blocks("bash") for line in code.splitlines()]
+    return [(name, line.removeprefix(".venv/bin/")) for name, line in lines if line and not line.startswith("#")]
+
+
+def test_there_is_something_to_test():
+    assert len(PAGES) >= 15 and len(commands()) > 20 and len(blocks("yaml")) >= 3 and len(blocks("python")) > 4
+
+
+def test_every_number_was_measured():
+    used = {match["number"] for text in PAGES.values() for match in build.BLANK.finditer(text) if match["number"]}
+    measured = {f"{name}.{key}" for name, numbers in build.measured().items() for key in numbers}
+    assert used and used <= measured
+    assert not [name for name, text in FILLED.items() if "{{ " in text]
+
+
+def test_a_number_that_was_not_measured_is_refused():
+    with pytest.raises(KeyError, match=r"docs/measure\.py rank"):
+        build.filled("{{ rank.nothing:d }}", build.measured())
+    with pytest.raises(KeyError, match="nothing"):
+        build.filled("{{ source luthier.training.step.nothing }}", build.measured())
+
+
+def test_the_code_beside_the_words_is_the_code_that_runs():
+    code, path = build.source("luthier.data.template.Template.stop_ids")
+    assert path == "src/luthier/data/template.py" and code.startswith("def stop_ids(self")
+    assert textwrap.indent(code, "    ").rstrip() in (ROOT / path).read_text("utf-8")
+
+
+@pytest.mark.parametrize(("name", "line"), [c for c in commands() if c[1].split()[0] == "luthier"])
+def test_commands_of_luthier_parse(name: str, line: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(ROOT)
+    _, verb, *words = shlex.split(line.partition(" > ")[0])
+    result = CliRunner().invoke(app, [verb, *words, "--help"])
+    assert result.exit_code == 0, f"{name}: {line}\n{result.output}"
+    if verb in ("train", "plan"):
+        plain = [word for word in words if not word.startswith("--") and word != "auto"]
+        path, overrides = parse(plain)
+        load(path, overrides)
+
+
+def test_other_commands_exist():
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
+    for name, line in commands():
+        words = line.split()
+        if words[0] == "make":
+            assert words[1] in targets, f"{name}: {line}"
+        if words[0] in ("python", "python3") and words[1].endswith(".py"):
+            assert (ROOT / words[1]).is_file(), f"{name}: {line}"
+
+
+@pytest.mark.parametrize(("name", "code"), blocks("yaml"))
+def test_yaml_loads(name: str, code: str, tmp_path: Path):
+    path = tmp_path / "config.yaml"
+    path.write_text(code, "utf-8")
+    assert yaml.safe_load(code).keys() <= {"model", "quantization", "lora", "data", "training", "evaluation",
+                                           "checkpointing", "logging"}, name  # fmt: skip
+    load(path)
+
+
+def test_lines_to_change_are_valid():
+    found = {
+        match
+        for name, text in PAGES.items()
+        if "concepts" in name
+        for match in re.findall(r"`([a-z_]+(?:\.[a-z_]+)?): ([^`]+)`", text)
+        if match[0].rpartition(".")[2] in by_name()
+    }
+    assert len(found) > 15
+    for key, value in found:
+        from_dict({}, [f"{key}={value}"])
+
+
+@pytest.mark.parametrize(("name", "code"), blocks("python"))
+def test_python_compiles_and_uses_what_is_public(name: str, code: str):
+    compile(code, name, "exec")
+    assert set(re.findall(r"\bluthier\.(\w+)\(", code)) <= set(luthier.__all__)
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_links_lead_somewhere(name: str):
+    for target in LINK.findall(TEXTS[name]):
+        if target.startswith("https://"):
+            continue
+        path = (ROOT / name).parent / target
+        made = [path.resolve() == (ROOT / "docs" / page).resolve() for page in MADE]
+        assert path.exists() or any(made), f"{name}: {target}"
+
+
+def test_the_reference_covers_every_key_code_event_and_function():
+    config, errors = build.reference_markdown(), build.errors_page()
+    assert [key for key in keys().values() if f"`{key.name}`\n" not in config] == []
+    assert [code for code, e in CODES.items() if f"### {code}: {e.title}\n" not in errors or e.text not in errors] == []
+    events = build.events_page()
+    names = {field.name for event in EVENTS.values() for field in fields(event)}
+    assert [name for name in names if f"| `{name}` |" not in events] == []
+    functions = {name for name in luthier.__all__ if not name.startswith("_")}
+    assert functions == set(build.PUBLIC)
+    python = build.python_page()
+    assert [name for name in functions if f"## luthier.{name}\n" not in python] == []
+
+
+def test_architecture_names_what_exists():
+    text = TEXTS["ARCHITECTURE.md"]
+    for path, test in re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", text):
+        assert f"def {test}(" in (ROOT / path).read_text("utf-8"), test
+    package = ROOT / "src" / "luthier"
+    for path in re.findall(r"`((?:config|data|training|events|errors|cli|monitor)/[\w/]+\.py)`", text):
+        assert (package / path).is_file(), path
+    rooms = {p.parent.name for p in package.glob("*/__init__.py")} | {"api"}
+    assert set(re.findall(r"^\| \d \| `(\w+)` \|", text, re.MULTILINE)) == rooms
+
+
+def test_pictures_are_small_used_and_say_nothing_of_the_machine_they_were_made_on():
+    shown = {Path(target).name for text in TEXTS.values() for target in LINK.findall(text) if target.endswith(".svg")}
+    pictures = {p.name: p for p in (ROOT / "docs" / "pictures").glob("*.svg")}
+    assert shown == set(pictures)
+    for path in (*pictures.values(), ROOT / "docs/pictures/measured.json"):
+        assert path.stat().st_size < 150_000, path.name
+        text = path.read_text("utf-8")
+        assert str(ROOT) not in text and "/home/" not in text and "/tmp/" not in text, path.name
+    assert json.loads((ROOT / "docs/pictures/measured.json").read_text("utf-8"))["resume"]["largest_difference"] == 0
+
+
+@pytest.mark.slow
+def test_the_guide_builds(tmp_path: Path):
+    for command in (["docs/build.py"], ["-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]):
+        subprocess.run([sys.executable, *command], cwd=ROOT, check=True, timeout=120)
+    text = (tmp_path / "concepts" / "loss.html").read_text("utf-8")
+    assert "log_probabilities_CV = " in re.sub(r"<[^>]+>", "", text)
+    assert re.findall(r'(?:src|href)="https?://(?:fonts|cdn|unpkg)[^"]*"', text) == []

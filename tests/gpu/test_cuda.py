@@ -1,0 +1,66 @@
+"""What only a CUDA device can show: `pytest -m gpu`. Each is compared with the CPU's reference."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from luthier import api
+from luthier.events.types import Log, RunFinished
+from luthier.model.attention import document_attention
+from luthier.training.checkpoint import checkpoints
+from tests.training.test_resume import config
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+OFFSETS = (0, 37, 38, 101, 160)
+
+
+@pytest.mark.parametrize("sliding_window", [None, 16])
+def test_the_flash_kernel_equals_one_document_at_a_time(sliding_window):
+    torch.manual_seed(0)
+    shapes = [(1, 8, OFFSETS[-1], 64), (1, 2, OFFSETS[-1], 64), (1, 2, OFFSETS[-1], 64)]
+    tensors = [torch.randn(shape, device="cuda", dtype=torch.bfloat16, requires_grad=True) for shape in shapes]
+    reference = [t.detach().float().cpu().requires_grad_() for t in tensors]
+    module = torch.nn.Identity()
+    cu_seq_lens = torch.tensor(OFFSETS, dtype=torch.int32, device="cuda")
+    fast, _ = document_attention(
+        module, *tensors, None, sliding_window=sliding_window, document_offsets=OFFSETS, cu_seq_lens=cu_seq_lens
+    )
+    slow, _ = document_attention(module, *reference, None, sliding_window=sliding_window, document_offsets=OFFSETS)
+    torch.testing.assert_close(fast.float().cpu(), slow, atol=2e-2, rtol=2e-2)
+    fast.float().square().sum().backward()
+    slow.square().sum().backward()
+    for ours, theirs in zip(tensors, reference, strict=True):
+        torch.testing.assert_close(ours.grad.float().cpu(), theirs.grad, atol=1e-1, rtol=5e-2)
+
+
+@pytest.mark.parametrize("changes", [{}, {"optim": "paged_adamw_8bit"}, {"gradient_checkpointing": True}], ids=str)
+def test_a_4_bit_run_learns_stops_and_goes_on(tmp_path, tiny_model_dir, alpaca_file, changes):
+    values = config(tmp_path / "run", tiny_model_dir, alpaca_file, **changes)
+    values["model"]["dtype"] = "bfloat16"
+    values["quantization"] = {"load_in_4bit": True}
+    steps = [0]
+    first = []
+    for event in api.train(values, stop=lambda: steps[-1] >= 5):
+        steps.append(getattr(event, "step", None) or steps[-1])
+        first.append(event)
+    assert checkpoints(tmp_path / "run")
+    events = [*first, *api.train(values, resume="auto")]
+    losses = [event.loss for event in events if isinstance(event, Log)]
+    assert len(losses) == 12
+    assert losses[-1] < losses[0]
+    assert isinstance(events[-1], RunFinished)
+    assert events[-1].peak_memory_gib > 0
+
+
+def test_the_loss_on_the_gpu_is_that_on_the_cpu(tmp_path, tiny_model_dir, alpaca_file, monkeypatch):
+    values = config(tmp_path / "gpu", tiny_model_dir, alpaca_file)
+    values["lora"]["lora_dropout"] = 0.0
+    on_gpu = [event.loss for event in api.train(values) if isinstance(event, Log)]
+    monkeypatch.setattr("luthier.machine.probe.best_device", lambda: "cpu")
+    values["training"]["output_dir"] = str(tmp_path / "cpu")
+    on_cpu = [event.loss for event in api.train(values) if isinstance(event, Log)]
+    assert on_gpu == pytest.approx(on_cpu, abs=2e-3)

@@ -1,0 +1,101 @@
+"""Every kind of causal language model trains on the loss that transformers itself computes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+from tests.model.support import loaded_model, our_loss, plain_loss, planned
+from tests.tiny import build_tokenizer
+
+SIZES: dict[str, Any] = {
+    "vocab_size": 400, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "head_dim": 8, "max_position_embeddings": 256, "bos_token_id": 0, "eos_token_id": 1,
+    "pad_token_id": 2, "initializer_range": 0.3,
+}  # fmt: skip
+EXPERTS = {"num_local_experts": 4, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+KINDS: dict[str, tuple[str, dict[str, Any], bool]] = {
+    # name: class of the configuration, what is special, whether documents can be packed
+    "llama": ("LlamaConfig", {"tie_word_embeddings": True}, True),
+    "llama with biases": ("LlamaConfig", {"attention_bias": True, "mlp_bias": True}, True),
+    "qwen2": ("Qwen2Config", {}, True),
+    "qwen2 with a window": ("Qwen2Config", {"use_sliding_window": True, "sliding_window": 5,
+                                            "max_window_layers": 1}, True),
+    "qwen3": ("Qwen3Config", {}, True),
+    "qwen3 moe": ("Qwen3MoeConfig", EXPERTS, True),
+    "mixtral": ("MixtralConfig", EXPERTS, True),
+    "mistral with a window": ("MistralConfig", {"sliding_window": 5}, True),
+    "gemma": ("GemmaConfig", {}, True),
+    "gemma2 with soft-capping": ("Gemma2Config", {"sliding_window": 5, "attn_logit_softcapping": 5.0,
+                                                  "final_logit_softcapping": 3.0}, False),
+    "gemma2 with a soft-capped head": ("Gemma2Config", {"sliding_window": 5, "attn_logit_softcapping": None,
+                                                        "final_logit_softcapping": 3.0}, True),
+    "gemma3": ("Gemma3TextConfig", {"sliding_window": 5}, True),
+    "granite": ("GraniteConfig", {"logits_scaling": 8.0, "embedding_multiplier": 6.0, "residual_multiplier": 0.3,
+                                  "attention_multiplier": 0.2}, True),
+    "cohere": ("CohereConfig", {"logit_scale": 0.1}, True),
+    "gpt-neox": ("GPTNeoXConfig", {}, True),
+    "phi": ("PhiConfig", {}, True),
+    "phi3": ("Phi3Config", {}, True),
+    "olmo2": ("Olmo2Config", {}, True),
+    "starcoder2": ("Starcoder2Config", {}, True),
+    "smollm3": ("SmolLM3Config", {}, True),
+    "stablelm": ("StableLmConfig", {}, False),
+    "glm": ("GlmConfig", {"partial_rotary_factor": 0.5}, True),
+    "gpt-oss": ("GptOssConfig", {**EXPERTS, "sliding_window": 5}, False),
+    "gpt2": ("GPT2Config", {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256}, True),
+    "opt": ("OPTConfig", {"ffn_dim": 48, "word_embed_proj_dim": 32}, True),
+    "bloom": ("BloomConfig", {"n_layer": 2, "n_head": 4}, False),
+    "falcon": ("FalconConfig", {"new_decoder_architecture": False, "head_dim": ...}, False),
+    "gptj": ("GPTJConfig", {"n_embd": 32, "n_layer": 2, "n_head": 4, "rotary_dim": 4, "n_positions": 256}, False),
+    "mamba": ("MambaConfig", {"state_size": 4}, False),
+    "falcon h1": ("FalconH1Config", {"mamba_d_ssm": 32, "mamba_n_heads": 4, "mamba_d_head": 8, "mamba_d_state": 8,
+                                     "lm_head_multiplier": 0.3}, False),
+    "qwen3 next": ("Qwen3NextConfig", {**EXPERTS, "linear_num_value_heads": 2, "linear_num_key_heads": 2,
+                                       "linear_key_head_dim": 8, "linear_value_head_dim": 8,
+                                       "shared_expert_intermediate_size": 16}, False),
+    "lfm2": ("Lfm2Config", {"block_multiple_of": 8, "layer_types": ["conv", "full_attention"]}, False),
+    "deepseek v3": ("DeepseekV3Config", {"head_dim": ..., "q_lora_rank": 8, "kv_lora_rank": 8, "qk_rope_head_dim": 4,
+                                         "qk_nope_head_dim": 4, "v_head_dim": 8, "n_routed_experts": 4, "n_group": 1,
+                                         "topk_group": 1, "num_experts_per_tok": 2, "moe_intermediate_size": 16,
+                                         "first_k_dense_replace": 1, "num_key_value_heads": 4}, True),
+}  # fmt: skip
+
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:The following (rank|alpha)_pattern keys:RuntimeWarning", "ignore:fan_in_fan_out:UserWarning"
+)
+
+
+def build(folder, kind):
+    name, special, _ = KINDS[kind]
+    build_tokenizer(folder)
+    config = getattr(transformers, name)(**{k: v for k, v in {**SIZES, **special}.items() if v is not ...})
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = transformers.AutoModelForCausalLM.from_config(config)
+        model.save_pretrained(folder)
+
+
+def test_experts_get_adapters_by_the_names_that_single_experts_have(tmp_path):
+    build(tmp_path, "qwen3 moe")
+    _, model = loaded_model(tmp_path, target_modules="[q_proj, gate_proj, up_proj, down_proj]")
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert any("q_proj.lora_A" in name for name in trained)
+    assert any("mlp.experts" in name and "lora_A" in name for name in trained)
+    assert not any("k_proj" in name for name in trained)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_loss_is_that_of_transformers(tmp_path, kind):
+    build(tmp_path, kind)
+    assert planned(tmp_path).config.training.packing is KINDS[kind][2]
+    plan, model = loaded_model(tmp_path, finetuning_type="full")
+    plain = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation="eager").eval()
+    model.eval()
+    loss, expected = our_loss(plan, model), plain_loss(plain)
+    assert expected.item() > 1
+    assert loss.item() == pytest.approx(expected.item(), abs=1e-4)
