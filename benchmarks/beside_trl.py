@@ -131,6 +131,16 @@ def summary(arm: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+def setting(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What was measured, with which versions, on what."""
+    from importlib.metadata import version
+
+    from luthier.machine.record import surroundings
+
+    command = [Path(arguments.config).name, *arguments.overrides]
+    return {"config": command, "repeats": arguments.repeats, "trl": version("trl"), **surroundings()}
+
+
 def main() -> None:
     """Run both arms in turns and print the comparison; exit 3 when the losses differ."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -170,7 +180,8 @@ def main() -> None:
     ratio = rows[0]["tokens_per_second"] / rows[1]["tokens_per_second"]
     print(f"speed-up {ratio:.2f}, losses differ by {difference:.3f}")
     if arguments.json:
-        arguments.json.write_text(json.dumps({"rows": rows, "largest_loss_difference": difference}, indent=1))
+        record = {"setting": setting(arguments), "rows": rows, "largest_loss_difference": difference}
+        arguments.json.write_text(json.dumps(record, indent=1))
     sys.exit(3 if difference > 0.05 else 0)
 
 

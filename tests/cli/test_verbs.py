@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from luthier.config.keys import keys
 from luthier.errors import CODES
 from luthier.version import __version__
 from tests.cli.support import LUTHIER, ROOT, environment, process, run_here, write_config
@@ -46,7 +47,7 @@ def test_help_of_train_names_every_option_and_an_example(capsys):
         assert words in result.out
 
 
-@pytest.mark.parametrize("arguments", [("trian",), ("train", "--resum"), ("explain",)])
+@pytest.mark.parametrize("arguments", [("trian",), ("train", "--resum"), ("explain", "a", "b")])
 def test_what_is_not_understood_is_a_wrong_request(capsys, arguments):
     result = run_here(capsys, *arguments)
     assert result.code == 2
@@ -79,6 +80,13 @@ def test_every_code_has_an_explanation_that_reads_well(code):
     assert explanation.title and not explanation.title.endswith(".")
     assert len(explanation.text) > 60 and explanation.text.endswith((".", ")", "`"))
     assert explanation.why and "\n" not in explanation.why
+
+
+def test_explain_alone_lists_every_key(capsys):
+    result = run_here(capsys, "explain")
+    assert result.code == 0
+    assert [name for name in keys() if f"  {name.partition('.')[2]} " not in result.out] == []
+    assert max(map(len, result.out.splitlines())) <= 100
 
 
 def test_explain_a_key(capsys):

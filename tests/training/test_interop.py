@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import luthier
-from luthier.events.types import Architecture, Evaluated, RunFinished, Sampled
+from luthier.events.types import Architecture, Evaluated, Log, RunFinished, Sampled
 from tests.training.test_resume import config
 
 PROMPT = "Write a function number 3 to add"
@@ -117,3 +117,23 @@ def test_the_best_weights_are_the_final_ones(tmp_path, tiny_model_dir, alpaca_fi
     final = (tmp_path / "run" / "final_model" / "adapter_model.safetensors").read_bytes()
     kept = (tmp_path / "run" / f"checkpoint-{best.step}" / "adapter_model.safetensors").read_bytes()
     assert final == kept
+
+
+def test_tensorboard_shows_a_real_run(tmp_path, tiny_model_dir, alpaca_file):
+    """Loss, learning rate, gradient flow, architecture: what the guide looks for under checkpoints/logs."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    values = config(tmp_path / "run", tiny_model_dir, alpaca_file)
+    values["logging"] = {"logging_steps": 2, "histogram_steps": 4}
+    values["evaluation"] = {"eval_steps": 6, "sample_prompts": [PROMPT], "sample_max_new_tokens": 4}
+    logs = [event for event in luthier.train(values) if isinstance(event, Log)]
+    shown = EventAccumulator(str(tmp_path / "run" / "logs"))
+    shown.Reload()
+    tags = shown.Tags()
+    assert [point.value for point in shown.Scalars("train/loss")] == pytest.approx([log.loss for log in logs])
+    assert {"train/learning_rate", "train/grad_norm", "eval/loss", "perf/tokens_per_second"} <= set(tags["scalars"])
+    assert any(tag.startswith("gradients/norm/layers.0.") for tag in tags["scalars"])
+    assert len(shown.PluginTagToContent("histograms")) == 2 * 2 * 7 * 2, (
+        "weights and gradients of A and B on 7 linears in 2 layers"
+    )
+    assert shown.Graph()

@@ -10,6 +10,7 @@ from luthier.data.collate import collate_packed
 from luthier.data.loader import micro_batches
 from luthier.model.forward import summed_loss
 from luthier.model.load import load_model
+from luthier.training import step
 from luthier.training.step import backward, evaluate
 from tests.rows import MemoryRows, plan_for
 
@@ -137,3 +138,11 @@ def test_evaluation_does_not_disturb_training_on_4_bit_weights(tiny_model_dir):
     for name, gradient in trained_gradients(model).items():
         assert torch.equal(gradient, before[name]), name
     assert loss_sum / tokens == pytest.approx(sum(summed_loss(model, b).item() for b in batches) / tokens, rel=1e-6)
+
+
+def test_the_loss_scale_of_float16_changes_no_digit(tiny_model_dir, monkeypatch):
+    _, expected, _ = our_gradients(tiny_model_dir)
+    monkeypatch.setitem(step.LOSS_SCALE, "float32", step.LOSS_SCALE["float16"])
+    _, gradients, _ = our_gradients(tiny_model_dir)
+    for name, gradient in gradients.items():
+        assert torch.equal(gradient, expected[name]), name

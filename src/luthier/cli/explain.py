@@ -6,7 +6,7 @@ import textwrap
 
 import typer
 
-from luthier.config.docs import explain_key
+from luthier.config.docs import explain_key, list_keys
 from luthier.errors import CODES, EXIT_WRONG_REQUEST
 
 WIDTH = 100
@@ -18,9 +18,15 @@ def register(app: typer.Typer) -> None:
 
 
 def explain(
-    topic: str = typer.Argument(help="An error code such as E-CFG-003, or a key such as learning_rate."),
+    topic: str = typer.Argument("", help="An error code such as E-CFG-003, or a key such as learning_rate."),
 ) -> None:
-    """Explain an error code or a config key in plain words."""
+    """Explain an error code or a config key in plain words; without TOPIC, list all keys."""
+    if not topic:
+        hanging = " " * 31
+        typer.echo(
+            "\n".join(textwrap.fill(line, WIDTH, subsequent_indent=hanging) for line in list_keys().splitlines())
+        )
+        return
     code = topic.upper()
     if code in CODES:
         explanation = CODES[code]

@@ -28,6 +28,8 @@ def train(
     """Train as CONFIG says; KEY=VALUE changes single keys.
 
     Example: luthier train configs/training_config.yaml learning_rate=1e-4 lora.r=32 --resume auto
+
+    All keys: luthier explain
     """
     path, overrides = parse(request)
     loaded = load(path, overrides)  # a wrong config fails before torch is even imported

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from luthier.config import aliases, meanings
@@ -30,6 +31,16 @@ def reference_markdown() -> str:
             parts += ["### One dataset", "", _paragraph(DatasetSource.__doc__), ""]
             parts += [_entry(key, level=4) for key in source_keys().values()]
     return "\n".join(parts).rstrip() + "\n"
+
+
+def list_keys() -> str:
+    """All keys by section, each with the first sentence of its text, for the terminal."""
+    parts = []
+    for name, section in SECTIONS.items():
+        parts.append(f"{name}: {_paragraph(section.__doc__)}")
+        inside = [key for key in keys().values() if key.section == name]
+        parts += [f"  {key.name:<28} {_first_sentence(key.text)}" for key in inside]
+    return "\n".join(parts)
 
 
 def explain_key(key: str) -> str:
@@ -85,6 +96,10 @@ def _default(key: Key) -> str:
     if key.name == "datasets":
         return shown(key.default[0]["path"])
     return f"`{shown(key.default, 200)}`" if not isinstance(key.default, str) else f"`{key.default}`"
+
+
+def _first_sentence(text: str) -> str:
+    return re.split(r"(?<!et al)\. ", _paragraph(text))[0].removesuffix(".")
 
 
 def _paragraph(text: str | None) -> str:

@@ -10,7 +10,6 @@ A mean of means would weigh a token of a short batch more than one of a long bat
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -22,15 +21,9 @@ from luthier.machine.ranks import sum_over_ranks
 from luthier.model.forward import autocast, inference, summed_loss
 from luthier.training.optimizer import clip, gradient_norm, set_learning_rate
 
-
-@dataclass(frozen=True)
-class StepResult:
-    """What one optimizer step found; sums are over all ranks."""
-
-    loss_sum: float
-    trained_tokens: int
-    num_tokens: int
-    grad_norm: float
+LOSS_SCALE = {"float16": 1024.0}
+"""float16 has no numbers below 6e-8: the loss is multiplied before the backward pass, its gradients divided after it.
+A power of two, so it changes no digit; bfloat16 and float32 need none."""
 
 
 def backward(model: nn.Module, batches: Sequence[MicroBatch], plan: Plan) -> tuple[float, int, int]:
@@ -43,11 +36,16 @@ def backward(model: nn.Module, batches: Sequence[MicroBatch], plan: Plan) -> tup
     counts = (sum(b.num_trained for b in batches), sum(b.num_tokens for b in batches))
     trained_tokens, num_tokens = (int(n) for n in sum_over_ranks(*counts))
     loss_sum = torch.zeros((), dtype=torch.float64, device=device)
+    scale = LOSS_SCALE.get(plan.config.model.dtype, 1.0)
     for batch in batches:
         with autocast(plan):
             loss = summed_loss(model, batch.to(device))
-        (loss / trained_tokens).backward()  # type: ignore[no-untyped-call]
+        (loss * (scale / trained_tokens)).backward()  # type: ignore[no-untyped-call]
         loss_sum += loss.detach()
+    if scale != 1.0:
+        for parameter in model.parameters():
+            if parameter.grad is not None:
+                parameter.grad /= scale
     (total,) = sum_over_ranks(loss_sum.item())
     return total, trained_tokens, num_tokens
 
