@@ -31,7 +31,7 @@ from luthier.events.types import Event, Notice, Resumed, RunFinished, RunStarted
 from luthier.generate.load import Tuned, load
 from luthier.machine.libraries import library_output_to
 from luthier.machine.probe import probe
-from luthier.machine.ranks import rank
+from luthier.machine.ranks import rank, require_one_process
 from luthier.machine.record import surroundings
 from luthier.machine.seed import seed_everything
 from luthier.model.architecture import describe_modules
@@ -108,13 +108,18 @@ def train(
         LuthierError: One of its kinds, for everything that a user can cause.
     """
     loaded = _loaded(config, overrides)
+    require_one_process()
     early = resolve(loaded, probe(), None, None)  # impossible requests fail before anything is fetched
     output_dir = Path(early.config.training.output_dir).expanduser()
     wanted = resume or early.config.checkpointing.resume_from_checkpoint
     with ExitStack() as stack:
-        stack.enter_context(open_folder(output_dir, resume=wanted is not None, overwrite=overwrite))
+        moved = stack.enter_context(open_folder(output_dir, resume=wanted is not None, overwrite=overwrite))
         stack.enter_context(library_output_to(output_dir / "library.log"))
         checkpoint = find_checkpoint(output_dir, wanted) if wanted else None
+        if moved:
+            yield Notice("info", f"the earlier run was moved to {moved}")
+        if wanted and not checkpoint:
+            yield Notice("info", f"no checkpoint in {output_dir} yet: starting at step 0")
         yield Notice("info", "reading the model's configuration and the rows")
         parts = ingredients(loaded, early, checkpoint)
         now = identity(parts.plan)
@@ -162,7 +167,7 @@ def _events(job: _Job, notices: Sequence[str]) -> Iterator[Event]:
         with named_failures(resolved):
             (output_dir / "plan.yaml").write_text(text, encoding="utf-8")
     first_step = checkpoint.step if checkpoint else 0
-    epochs = resolved.config.training.num_train_epochs
+    epochs = resolved.total_steps / resolved.steps_per_epoch
     yield RunStarted(output_dir.name, resolved.total_steps, first_step, epochs, plan_as_dict(resolved))
     yield from (Notice("warning", text) for text in (*resolved.warnings, *notices))
     yield from (Notice("info", line) for line in parts.data.report.lines())

@@ -289,3 +289,13 @@ def test_words_with_their_space_in_front(tmp_path: Path) -> None:
     assert row.input_ids.tolist()[: len(prompt)] == prompt
     assert tokenizer.decode(row.input_ids[row.trained]).strip() == "A def</s>"
     assert prepared.report.bos_share == prepared.report.eos_share == 1.0
+
+
+def test_a_bos_that_only_marks_turns_is_not_counted(tmp_path: Path) -> None:
+    """SmolLM2 calls <|im_start|> its BOS; nothing puts it in front of a text, and it stands before every turn."""
+    tokenizer = make_tokenizer(bos=False, chat_template=CHATML)
+    tokenizer.bos_token, tokenizer.eos_token = "<|im_start|>", "<|im_end|>"
+    template = load_template("auto", tokenizer, tmp_path)
+    ids = template.prompt_ids(tokenizer, "hi")
+    assert ids[0] == tokenizer.convert_tokens_to_ids("<|im_start|>")
+    assert ids[1] != ids[0]

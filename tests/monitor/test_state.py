@@ -30,7 +30,7 @@ def test_a_whole_run():
 
 def test_the_smoothed_loss_follows_its_formula():
     state = fold_all([started(), log(1, 4.0), log(2, 2.0), log(3, math.nan), log(4, 1.0)])
-    assert state.smoothed_loss == pytest.approx(3.8 + 0.1 * (1.0 - 3.8))
+    assert state.smoothed_loss == pytest.approx(3.0 + (1.0 - 3.0) / 4)
     assert state.first_loss == 4.0
     assert math.isnan(state.history[2][1])
 
@@ -73,7 +73,7 @@ def test_a_resumed_attempt_forgets_the_steps_after_its_checkpoint():
     assert [point[:2] for point in state.history] == [(10, 9.0), (20, 9.0), (30, 1.0)]
     assert state.best.step == 20
     assert (state.status, state.finished) == ("training", None)
-    assert state.smoothed_loss == pytest.approx(9.0 + 0.1 * (1.0 - 9.0))
+    assert state.smoothed_loss == pytest.approx(9.0 + (1.0 - 9.0) / 4)
 
 
 def test_a_run_from_the_start_forgets_everything_but_the_notices():

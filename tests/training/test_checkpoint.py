@@ -7,12 +7,14 @@ import random
 import shutil
 
 import pytest
+import torch
 
 from luthier import api
 from luthier.errors import CheckpointError
 from luthier.events.types import CheckpointSaved, Evaluated, Log, Notice, Resumed, RunFinished
-from luthier.training.checkpoint import checkpoints, find_checkpoint
+from luthier.training.checkpoint import _flatten, _unflatten, checkpoints, find_checkpoint
 from luthier.training.commit import commit, verify
+from luthier.training.folder import open_folder
 from tests.training.test_resume import config
 
 
@@ -202,3 +204,46 @@ def test_other_threads_or_versions_are_said_to_break_bit_identity(copy, tiny_mod
     events = list(api.train(config(copy, tiny_model_dir, alpaca_file), resume="auto"))
     texts = [event.text for event in events if isinstance(event, Notice)]
     assert any("not bit-identical" in text and "threads: 77 then" in text for text in texts)
+
+
+def test_overwrite_leaves_a_run_in_progress_and_its_neighbours_alone(copy, tiny_model_dir, alpaca_file):
+    neighbour = copy / "other" / "final_model"
+    neighbour.mkdir(parents=True)
+    values = config(copy, tiny_model_dir, alpaca_file)
+    before = sorted(path.name for path in copy.iterdir())
+    with open_folder(copy, resume=True, overwrite=False), pytest.raises(CheckpointError) as error:
+        list(api.train(values, overwrite=True))
+    assert codes(error) == {"E-CKPT-006"}
+    assert sorted(path.name for path in copy.iterdir()) == before
+    with pytest.raises(CheckpointError) as error:
+        list(api.train(values, overwrite=True, resume="auto"))
+    assert codes(error) == {"E-CKPT-007"}
+    values["training"]["max_steps"] = 4
+    first = next(iter(api.train(values, overwrite=True)))
+    assert isinstance(first, Notice)
+    assert ".old-" in first.text
+    assert neighbour.is_dir()
+
+
+def test_the_nested_state_of_8_bit_optimizers_comes_back(tmp_path):
+    """bitsandbytes keeps its tensors one level deeper than torch."""
+    from bitsandbytes.optim import AdamW8bit
+
+    def trained(steps, saved=None):
+        torch.manual_seed(0)
+        parameter = torch.nn.Parameter(torch.randn(128, 64))
+        optimizer = AdamW8bit([parameter], lr=1e-2)
+        if saved is not None:
+            parameter.data = saved["parameter"].clone()
+            optimizer.load_state_dict(_unflatten(saved["tensors"], json.loads(saved["plain"])))
+        for _ in range(steps):
+            optimizer.zero_grad()
+            (parameter.sin().square().sum()).backward()
+            optimizer.step()
+        tensors, plain = _flatten(optimizer.state_dict())
+        return {"parameter": parameter.detach().clone(), "tensors": tensors, "plain": json.dumps(plain)}
+
+    straight = trained(6)
+    resumed = trained(3, trained(3))
+    assert len(straight["tensors"]) > 2
+    assert torch.equal(straight["parameter"], resumed["parameter"])

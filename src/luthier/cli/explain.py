@@ -33,6 +33,9 @@ def explain(
         why = textwrap.fill(f"Why it matters: {explanation.why.rstrip('.')}.", WIDTH)
         typer.echo(f"{code}  {explanation.title}\n\n{why}\n\n{textwrap.fill(explanation.text, WIDTH)}")
         return
+    if code.startswith("E-"):
+        typer.echo(f"luthier explain: no error code {code}", err=True)
+        raise typer.Exit(EXIT_WRONG_REQUEST)
     try:
         text = explain_key(topic)
     except KeyError as error:

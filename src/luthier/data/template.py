@@ -215,11 +215,17 @@ def _probed(template: Template) -> Template:
     lost = [text for text, rendered in ((_PROBE_QUESTION, prompt), (_PROBE_ANSWER, whole)) if text not in rendered]
     if lost:
         raise refuse("E-DATA-032", f'the template leaves out "{lost[0]}"', fix, template.name)
+    try:
+        whole.encode()
+    except UnicodeEncodeError:
+        raise refuse("E-DATA-032", "the template writes half of a surrogate pair", fix, template.name) from None
     if not whole.startswith(prompt):
         found = f'with add_generation_prompt it renders "{prompt[-40:]}", which no conversation begins with'
         raise refuse("E-DATA-032", found, fix, template.name)
     tokenizer = template.tokenizer
-    if tokenizer.bos_token and tokenizer.bos_token != tokenizer.eos_token:
+    # ChatML models may call <|im_start|> their BOS; it is one only where tokenizer or template use it as that.
+    begins = adds_bos(tokenizer) or "bos_token" in template.source
+    if begins and tokenizer.bos_token and tokenizer.bos_token != tokenizer.eos_token:
         beginnings = with_bos(tokenizer, plain_ids(tokenizer, [whole])[0]).count(tokenizer.bos_token_id)
         if beginnings > 1:
             found = f"{tokenizer.bos_token} stands {beginnings} times in a rendered row"

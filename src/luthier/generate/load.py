@@ -11,7 +11,9 @@ from peft import PeftModel
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
+from luthier.data.template import plain_ids, with_bos
 from luthier.errors import ModelError, Problem
+from luthier.machine.probe import best_device
 from luthier.model.sampling import continue_ids
 
 
@@ -39,12 +41,14 @@ class Tuned:
         """
         messages = [{"role": "user", "content": instruction}]
         text = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-        bos = self.tokenizer.bos_token
-        return self.complete(text.removeprefix(bos) if bos else text, max_new_tokens, temperature)
+        ids = with_bos(self.tokenizer, plain_ids(self.tokenizer, [text])[0])  # as the rows of the training
+        return self._continued(ids, max_new_tokens, temperature)
 
     def complete(self, text: str, max_new_tokens: int = 256, temperature: float = 0.0) -> str:
         """What follows `text`, with no template around it (as in `tokenizer(text)`)."""
-        ids = self.tokenizer(text).input_ids
+        return self._continued(self.tokenizer(text).input_ids, max_new_tokens, temperature)
+
+    def _continued(self, ids: list[int], max_new_tokens: int, temperature: float) -> str:
         return str(self.tokenizer.decode(continue_ids(self.model, ids, self.stop_ids, max_new_tokens, temperature)))
 
 
@@ -70,7 +74,7 @@ def load(run: str | Path, base: str | None = None) -> Tuned:
     model = _with_adapter(folder, base) if adapter else _whole(folder)
     stops = GenerationConfig.from_pretrained(folder).eos_token_id
     stop_ids = tuple(stops) if isinstance(stops, list) else (stops,)
-    return Tuned(model.eval(), AutoTokenizer.from_pretrained(folder), stop_ids)
+    return Tuned(model.to(best_device()).eval(), AutoTokenizer.from_pretrained(folder), stop_ids)
 
 
 def _whole(folder: Path) -> Any:

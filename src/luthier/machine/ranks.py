@@ -11,6 +11,8 @@ import os
 import torch
 import torch.distributed as dist
 
+from luthier.errors import MissingError, Problem
+
 
 def rank() -> int:
     """This process's number; 0 writes."""
@@ -20,6 +22,17 @@ def rank() -> int:
 def world_size() -> int:
     """How many processes share the optimizer step."""
     return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def require_one_process() -> None:
+    """Refuse an environment that promises other processes which nothing has connected.
+
+    Raises:
+        MissingError: E-ENV-004; each process would train its share of every step alone.
+    """
+    if world_size() > 1 and not dist.is_initialized():
+        found = f"WORLD_SIZE={world_size()} is set, and training on several devices is not there yet"
+        raise MissingError(Problem("E-ENV-004", found, "start one process without torchrun (unset WORLD_SIZE)"))
 
 
 def sum_over_ranks(*numbers: float) -> tuple[float, ...]:

@@ -66,6 +66,8 @@ def document_attention(
     for name in _UNSUPPORTED:
         if kwargs.get(name) is not None:
             raise UnsupportedAttentionError(name)
+    if torch.is_autocast_enabled(query_BHTD.device.type):  # rotary embeddings leave queries and keys in float32
+        query_BHTD, key_BKTD = query_BHTD.to(value_BKTD.dtype), key_BKTD.to(value_BKTD.dtype)
     assert query_BHTD.shape[0] == 1 and document_offsets, "packed micro-batches hold one row and its offsets"
     if cu_seq_lens is not None and query_BHTD.is_cuda and query_BHTD.element_size() == 2 and dropout == 0.0:
         return _flash(query_BHTD, key_BKTD, value_BKTD, scaling, sliding_window, document_offsets, cu_seq_lens), None

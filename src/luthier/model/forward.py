@@ -9,6 +9,7 @@ Shape letters: B rows, T tokens of a row, N trained tokens, D hidden size, V voc
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol
@@ -20,7 +21,7 @@ from luthier.config.plan import Plan
 from luthier.model.head import chunked_nll
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_LOGIT_CHANGES = ("final_logit_softcapping", "logit_scale", "logits_scaling", "lm_head_multiplier")
+_LOGIT_CHANGES = re.compile("logits?_(soft_?cap|scal)|lm_head_multiplier")
 
 
 class Batch(Protocol):
@@ -63,7 +64,7 @@ def unwrap(model: Any) -> Any:
 def plain_head(causal_lm: Any) -> nn.Linear | None:
     """The head, when logits are exactly `hidden @ weight.T`; None otherwise."""
     config = causal_lm.config.get_text_config()
-    if any(getattr(config, name, None) not in (None, 1, 1.0) for name in _LOGIT_CHANGES):
+    if any(_LOGIT_CHANGES.search(name) and value not in (None, 1) for name, value in vars(config).items()):
         return None
     head = causal_lm.get_output_embeddings()
     if hasattr(head, "modules_to_save"):  # trained in full beside the adapter

@@ -40,7 +40,6 @@ def load_model(plan: Plan, model_config: PretrainedConfig) -> nn.Module:
         ).to(device)
     else:
         model = _load_weights(plan, model_config, dtype, device)
-    model.config.use_cache = False
     if lora:
         for parameter in model.parameters():
             parameter.requires_grad_(False)

@@ -4,8 +4,8 @@
     for event, about in read("checkpoints/events.jsonl"):
         state = fold(state, event, about["time"])
 
-The smoothed loss is an exponential mean with the weight of the newest value a = 0.1, s <- s + a (loss - s), started at
-the first loss. Its memory is about 1/a = 10 log lines.
+The smoothed loss is an exponential mean with the weight of the newest value a = 0.1, s <- s + a (loss - s). Its
+memory is about 1/a = 10 log lines; the first ten count alike (a = 1/n), so that the first loss does not linger.
 
 Not covered: what the numbers look like (`luthier.monitor.view`), and whether they are healthy.
 """
@@ -146,15 +146,16 @@ def _back_to(state: RunState, step: int) -> RunState:
 
 def _smooth(history: tuple[tuple[int, float, float], ...]) -> float | None:
     smoothed = None
-    for _, loss, _ in history:
-        smoothed = _smoothed(smoothed, loss)
+    for count, (_, loss, _) in enumerate(history):
+        smoothed = _smoothed(smoothed, loss, count)
     return smoothed
 
 
-def _smoothed(smoothed: float | None, loss: float) -> float | None:
+def _smoothed(smoothed: float | None, loss: float, count: int) -> float | None:
+    """The mean after one more loss; `count` came before it."""
     if not math.isfinite(loss):
         return smoothed
-    return loss if smoothed is None else smoothed + SMOOTHING * (loss - smoothed)
+    return loss if smoothed is None else smoothed + max(SMOOTHING, 1 / (count + 1)) * (loss - smoothed)
 
 
 def _logged(state: RunState, event: Log) -> RunState:
@@ -170,7 +171,7 @@ def _logged(state: RunState, event: Log) -> RunState:
         stride=stride,
         logged=state.logged + 1,
         first_loss=first,
-        smoothed_loss=_smoothed(state.smoothed_loss, event.loss),
+        smoothed_loss=_smoothed(state.smoothed_loss, event.loss, state.logged),
         log=event,
     )
 

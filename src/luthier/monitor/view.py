@@ -299,4 +299,5 @@ def _samples(samples: tuple[Sampled, ...]) -> list[Text]:
     sample = samples[-1]
     prompt = one_line(sample.prompt)
     lines = [Text.assemble((f"it writes at step {sample.step:,}  ", "dim"), (prompt, "dim italic"))]
-    return lines + [Text(f"  {line}") for line in printable(sample.text).strip("\n").split("\n")]
+    written = [line for line in printable(sample.text).split("\n") if line.strip()]
+    return lines + [Text(f"  {line}") for line in written or ["(nothing but white space)"]]

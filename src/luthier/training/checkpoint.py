@@ -157,22 +157,32 @@ def _rotate(output_dir: Path, keep: int | None, always: set[int | None]) -> list
 
 
 def _flatten(state_dict: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Split an optimizer's state into tensors by name (`3.exp_avg`) and plain JSON data."""
+    """Split an optimizer's state into tensors by path (`3/exp_avg`) and plain JSON data of the same shape.
+
+    bitsandbytes nests the state of its 8-bit optimizers one level deeper; any depth is fine.
+    """
     tensors: dict[str, torch.Tensor] = {}
-    plain: dict[str, Any] = {"groups": state_dict["param_groups"], "state": {}}
-    for index, entries in state_dict["state"].items():
-        for name, value in entries.items():
+
+    def split(values: dict[Any, Any], prefix: str) -> dict[str, Any]:
+        plain: dict[str, Any] = {}
+        for key, value in values.items():
+            path = f"{prefix}{key}"
             if isinstance(value, torch.Tensor):
-                tensors[f"{index}.{name}"] = value.detach().cpu().contiguous().clone()
+                tensors[path] = value.detach().cpu().contiguous().clone()
             else:
-                plain["state"].setdefault(str(index), {})[name] = value
-    return tensors, plain
+                plain[str(key)] = split(value, f"{path}/") if isinstance(value, dict) else value
+        return plain
+
+    return tensors, {"groups": state_dict["param_groups"], "state": split(state_dict["state"], "")}
 
 
 def _unflatten(tensors: dict[str, torch.Tensor], plain: dict[str, Any]) -> dict[str, Any]:
     """The inverse of `_flatten`."""
-    state: dict[int, dict[str, Any]] = {int(i): dict(values) for i, values in plain["state"].items()}
-    for key, tensor in tensors.items():
-        index, name = key.split(".", 1)
-        state.setdefault(int(index), {})[name] = tensor
-    return {"state": state, "param_groups": plain["groups"]}
+    state: dict[str, Any] = plain["state"]
+    for path, tensor in tensors.items():
+        *parents, name = path.split("/")
+        place = state
+        for parent in parents:
+            place = place.setdefault(parent, {})
+        place[name] = tensor
+    return {"state": {int(index): values for index, values in state.items()}, "param_groups": plain["groups"]}

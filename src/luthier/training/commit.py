@@ -4,7 +4,8 @@
             manifest.json      {file: SHA-256, ...} and the SHA-256 of itself, flushed last
     rename ---> NAME/          one atomic step; then the parent folder is flushed
 
-A crash at any point leaves the old state and at most an .inflight- folder, which the next run deletes. `verify` reads
+A crash at any point leaves the old state and at most an .inflight- folder, which the next run deletes; when a folder is
+replaced, the old one is renamed just before the new one and deleted after it. `verify` reads
 every byte back, so a truncated or flipped file is found before anything is loaded from it.
 """
 
@@ -40,10 +41,11 @@ def commit(target: Path, fill: Callable[[Path], None]) -> int:
         _flush_and_hash(inflight / MANIFEST)
         size = sum(p.stat().st_size for p in files)
         _flush_folder(inflight)
-        if target.exists():
-            remove(target)
+        old = _set_aside(target) if target.exists() else None
         inflight.rename(target)
         _flush_folder(target.parent)
+        if old:
+            shutil.rmtree(old, ignore_errors=True)
     except BaseException:
         shutil.rmtree(inflight, ignore_errors=True)
         raise
@@ -69,9 +71,13 @@ def verify(folder: Path) -> str:
 
 def remove(folder: Path) -> None:
     """Delete a folder so that a crash never leaves half of it under its name; a failure to delete is left for later."""
+    shutil.rmtree(_set_aside(folder), ignore_errors=True)
+
+
+def _set_aside(folder: Path) -> Path:
     trash = folder.parent / f"{TRASH}{folder.name}-{uuid.uuid4().hex[:8]}"
     folder.rename(trash)
-    shutil.rmtree(trash, ignore_errors=True)
+    return trash
 
 
 def sweep(parent: Path) -> None:

@@ -7,6 +7,7 @@ switched.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from luthier.config.plan import Plan
 from luthier.data.loader import evaluation_batches, training_steps
 from luthier.data.order import step_rows
 from luthier.data.prepare import Prepared
+from luthier.errors import Problem, RunError
 from luthier.events.types import Evaluated, Event, Gradients, Log, Notice, RunFinished, Sampled
 from luthier.machine.probe import peak_memory_gib
 from luthier.machine.ranks import rank, world_size
@@ -28,9 +30,25 @@ from luthier.model.sampling import continue_ids
 from luthier.training.checkpoint import save_checkpoint
 from luthier.training.final import save_final
 from luthier.training.gradients import gradient_flow
+from luthier.training.optimizer import gradient_norm
 from luthier.training.schedule import learning_rate
 from luthier.training.state import TrainState
-from luthier.training.step import backward, evaluate, measured_norm, update
+from luthier.training.step import backward, evaluate, update
+
+
+class Clock:
+    """Wall time of a run over all its attempts: evaluation, saving and waiting included."""
+
+    def __init__(self, first_step: int, runtime_seconds: float) -> None:
+        self._first_step, self._before, self._started = first_step, runtime_seconds, time.monotonic()
+
+    def runtime_seconds(self) -> float:
+        """Seconds of this attempt and of those before it."""
+        return self._before + time.monotonic() - self._started
+
+    def step_seconds(self, step: int) -> float:
+        """Mean seconds of a step of this attempt, after `step` steps."""
+        return (time.monotonic() - self._started) / max(1, step - self._first_step)
 
 
 @dataclass
@@ -46,6 +64,7 @@ class Run:
     identity: dict[str, Any]
     state: TrainState = field(default_factory=TrainState)
     stop: Callable[[], bool] = lambda: False
+    clock: Clock = field(default_factory=lambda: Clock(0, 0.0))
 
 
 def run(job: Run) -> Iterator[Event]:
@@ -54,14 +73,16 @@ def run(job: Run) -> Iterator[Event]:
     Raises:
         RunError: E-RUN-001 when a step is not finite (it is not applied).
     """
-    plan, state, started = job.plan, job.state, time.monotonic()
+    plan, state = job.plan, job.state
+    job.clock = Clock(state.step, state.runtime_seconds)
     if state.step == 0:
         yield from sample(job)
+    ending = "stopped" if job.stop() else "early" if out_of_patience(job) else ""
     steps = training_steps(job.data.train, plan, state.step, rank(), world_size())
-    ending = ""
-    for batches in steps:
+    for batches in () if ending else steps:
         yield from optimizer_step(job, batches)
-        if due(state.step, plan.config.logging.logging_steps):
+        # the first step is logged too: it shows that the run is alive, and where the loss begins
+        if state.step == 1 or due(state.step, plan.config.logging.logging_steps):
             yield log_line(job)
         if due(state.step, plan.eval_every) or (is_last(job) and plan.eval_every):
             yield from evaluation(job)
@@ -72,15 +93,16 @@ def run(job: Run) -> Iterator[Event]:
             yield from save(job)
         if ending:
             break
-    yield from finish(job, ending, started)
+    yield from finish(job, ending)
 
 
 def optimizer_step(job: Run, batches: list[Any]) -> Iterator[Gradients]:
     """Forward, loss, backward, update."""
     plan, state, started = job.plan, job.state, time.monotonic()
     loss_sum, trained_tokens, num_tokens = backward(job.model, batches, plan)
-    rows = step_rows(len(job.data.train), plan.examples_per_step, plan.config.training.seed, state.step)
-    norm = measured_norm(job.model, loss_sum, state.step, rows)
+    norm = gradient_norm(p for p in job.model.parameters() if p.requires_grad)
+    if not (torch.isfinite(norm) and math.isfinite(loss_sum)):
+        raise not_finite(job, loss_sum, norm.item())
     flow = None
     if due(state.step + 1, plan.config.logging.histogram_steps):
         flow = gradient_flow(job.model, state.step + 1)
@@ -89,6 +111,15 @@ def optimizer_step(job: Run, batches: list[Any]) -> Iterator[Gradients]:
     state.grad_norm = norm.item()
     if flow is not None:
         yield flow
+
+
+def not_finite(job: Run, loss_sum: float, norm: float) -> RunError:
+    """E-RUN-001: the step is not applied, and the rows that made it are named."""
+    step, training = job.state.step, job.plan.config.training
+    rows = step_rows(len(job.data.train), job.plan.examples_per_step, training.seed, step)
+    found = f"step {step + 1}: loss {loss_sum:g}, gradient norm {norm:g}; rows {', '.join(map(str, rows))}"
+    fix = "write a learning_rate of a third, or dtype: float32; then --resume auto"
+    return RunError(Problem("E-RUN-001", found, fix, "training.learning_rate"))
 
 
 def due(step: int, every: int) -> bool:
@@ -121,7 +152,7 @@ def log_line(job: Run) -> Log:
         trained_tokens_per_second=state.log_trained_tokens / seconds,
         step_seconds=seconds / state.log_steps,
         memory_gib=peak_memory_gib(next(job.model.parameters()).device),
-        remaining_seconds=(plan.total_steps - state.step) * seconds / state.log_steps,
+        remaining_seconds=(plan.total_steps - state.step) * job.clock.step_seconds(state.step),
     )
     state.start_log_interval()
     return event
@@ -136,9 +167,11 @@ def evaluation(job: Run) -> Iterator[Event]:
     settings = plan.config.evaluation
     loss_sum, tokens = evaluate(job.model, evaluation_batches(rows, plan, rank(), world_size()), plan)
     loss = loss_sum / max(1, tokens)
-    best = state.best_loss is None or loss < state.best_loss - settings.early_stopping_threshold
+    best = math.isfinite(loss) and (state.best_loss is None or loss < state.best_loss)
     if best:
-        state.best_loss, state.best_step, state.evaluations_without_gain = loss, state.step, 0
+        state.best_loss, state.best_step = loss, state.step
+    if best and (state.patience_loss is None or loss < state.patience_loss - settings.early_stopping_threshold):
+        state.patience_loss, state.evaluations_without_gain = loss, 0
     else:
         state.evaluations_without_gain += 1
     state.last_eval_step = state.step
@@ -172,10 +205,11 @@ def save(job: Run) -> Iterator[Event]:
         return
     keep = job.plan.config.checkpointing.save_total_limit
     job.state.saved_step = job.state.step
+    job.state.runtime_seconds = job.clock.runtime_seconds()
     yield save_checkpoint(job.output_dir, job.model, job.optimizer, job.state, job.identity, keep)
 
 
-def finish(job: Run, ending: str, started: float) -> Iterator[Event]:
+def finish(job: Run, ending: str) -> Iterator[Event]:
     """Write final_model unless a stop was asked for, and say how the run ended."""
     state = job.state
     final, reason = "", "stop requested; go on with --resume auto"
@@ -191,7 +225,7 @@ def finish(job: Run, ending: str, started: float) -> Iterator[Event]:
         step=state.step,
         epoch=epoch(job),
         train_loss=state.loss_sum / max(1, state.trained_tokens),
-        train_runtime=time.monotonic() - started,
+        train_runtime=job.clock.runtime_seconds(),
         num_tokens=state.num_tokens,
         peak_memory_gib=peak_memory_gib(next(job.model.parameters()).device),
         final_model=final,

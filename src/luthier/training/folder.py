@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from luthier.errors import CheckpointError, MissingError, Problem
+from luthier.errors import CheckpointError, LuthierError, MissingError, Problem
 from luthier.training.checkpoint import checkpoints
 from luthier.training.commit import sweep
 from luthier.training.final import FINAL
@@ -16,36 +16,68 @@ from luthier.training.final import FINAL
 KEY = "training.output_dir"
 
 
+OWN = ("checkpoint-*", FINAL, "logs", "events.jsonl", "plan.yaml", "library.log")
+"""What a run writes; other things in the folder, other runs among them, are left alone."""
+
+
 @contextmanager
-def open_folder(output_dir: Path, *, resume: bool, overwrite: bool) -> Iterator[None]:
+def open_folder(output_dir: Path, *, resume: bool, overwrite: bool) -> Iterator[Path | None]:
     """Create and lock the folder for the time of a run.
 
     Args:
         output_dir: `training.output_dir`.
         resume: The run goes on from what is there.
-        overwrite: Move an earlier run's folder aside first.
+        overwrite: Move what an earlier run has left aside first.
+
+    Yields:
+        Where an earlier run was moved to; None if none was.
 
     Raises:
-        CheckpointError: E-CKPT-005 when a run is there and neither was asked for; E-CKPT-006 when it is in use.
+        CheckpointError: E-CKPT-005 when a run is there and neither was asked for, E-CKPT-006 when it is in use,
+            E-CKPT-007 when both were asked for.
         MissingError: E-ENV-002 when nothing can be written there.
     """
+    if resume and overwrite:
+        fix = "leave out one of them"
+        raise CheckpointError(Problem("E-CKPT-007", "--resume goes on, --overwrite starts over", fix, "--overwrite"))
+    with ExitStack() as stack:
+        try:
+            output_dir.mkdir(parents=True, exist_ok=True)
+            probe = output_dir / ".write-test"
+            probe.write_bytes(b"luthier")
+            probe.unlink()
+            stack.enter_context(_locked(output_dir))
+            moved = _make_ready(output_dir, resume=resume, overwrite=overwrite)
+        except OSError as error:
+            if isinstance(error, LuthierError):
+                raise
+            found = f"cannot write to {output_dir}: {error.strerror}"
+            fix = "write a folder that you may write to"
+            raise MissingError(Problem("E-ENV-002", found, fix, KEY)) from error
+        yield moved
+
+
+def _make_ready(output_dir: Path, *, resume: bool, overwrite: bool) -> Path | None:
+    """Deal with what an earlier run has left; the folder's lock is held."""
+    sweep(output_dir)
     taken = bool(checkpoints(output_dir)) or (output_dir / FINAL).is_dir()
     if taken and overwrite:
-        output_dir.rename(output_dir.with_name(f"{output_dir.name}.old-{time.strftime('%Y%m%d-%H%M%S')}"))
-    elif taken and not resume:
+        return _move_aside(output_dir)
+    if taken and not resume:
         fix = "go on with --resume auto, start over with --overwrite, or write another output_dir"
         raise CheckpointError(Problem("E-CKPT-005", f"{output_dir} holds an earlier run", fix, KEY))
-    try:
-        output_dir.mkdir(parents=True, exist_ok=True)
-        probe = output_dir / ".write-test"
-        probe.write_bytes(b"luthier")
-        probe.unlink()
-    except OSError as error:
-        found = f"cannot write to {output_dir}: {error.strerror}"
-        raise MissingError(Problem("E-ENV-002", found, "write a folder that you may write to", KEY)) from error
-    with _locked(output_dir):
-        sweep(output_dir)
-        yield
+    return None
+
+
+def _move_aside(output_dir: Path) -> Path:
+    """Move an earlier run's files to a folder beside it; returns that folder."""
+    whole = output_dir.resolve()
+    aside = whole.with_name(f"{whole.name}.old-{time.strftime('%Y%m%d-%H%M%S')}")
+    aside.mkdir()
+    for pattern in OWN:
+        for path in whole.glob(pattern):
+            path.rename(aside / path.name)
+    return aside
 
 
 @contextmanager

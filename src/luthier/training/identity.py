@@ -40,6 +40,7 @@ def identity(plan: Plan) -> dict[str, Any]:
             "transformers": transformers.__version__,
             "peft": peft.__version__,
             "bitsandbytes": bitsandbytes.__version__,
+            "max_tokens_per_micro_batch": plan.max_tokens_per_micro_batch,
             "threads": torch.get_num_threads(),
             "world_size": plan.machine.world_size,
             "device": plan.machine.device_name,

@@ -32,7 +32,11 @@ class TrainState:
     best_step: int | None = None
     """... the step it was seen at, ..."""
     evaluations_without_gain: int = 0
-    """... and the evaluations since."""
+    """Evaluations since one that was better by early_stopping_threshold, ..."""
+    patience_loss: float | None = None
+    """... and its eval_loss."""
+    runtime_seconds: float = 0.0
+    """Of all attempts, up to the newest checkpoint."""
     last_eval_step: int | None = None
     grad_norm: float = 0.0
     """Of the last step, before clipping."""

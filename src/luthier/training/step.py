@@ -16,10 +16,9 @@ from torch import nn
 
 from luthier.config.plan import Plan
 from luthier.data.collate import MicroBatch
-from luthier.errors import Problem, RunError
 from luthier.machine.ranks import sum_over_ranks
 from luthier.model.forward import autocast, inference, summed_loss
-from luthier.training.optimizer import clip, gradient_norm, set_learning_rate
+from luthier.training.optimizer import clip, set_learning_rate
 
 LOSS_SCALE = {"float16": 1024.0}
 """float16 has no numbers below 6e-8: the loss is multiplied before the backward pass, its gradients divided after it.
@@ -58,20 +57,6 @@ def update(
     set_learning_rate(optimizer, learning_rate)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-
-
-def measured_norm(model: nn.Module, loss_sum: float, step: int, rows: Sequence[int]) -> torch.Tensor:
-    """The gradient's length, once it is certain that it may be applied.
-
-    Raises:
-        RunError: E-RUN-001 when loss or gradient is not finite; nothing was applied.
-    """
-    norm = gradient_norm(p for p in model.parameters() if p.requires_grad)
-    if not (torch.isfinite(norm) and loss_sum == loss_sum and abs(loss_sum) != float("inf")):
-        found = f"step {step + 1}: loss {loss_sum:g}, gradient norm {norm.item():g}; rows {', '.join(map(str, rows))}"
-        fix = "write a learning_rate of a third, or dtype: float32; then --resume auto"
-        raise RunError(Problem("E-RUN-001", found, fix, "training.learning_rate"))
-    return norm
 
 
 def evaluate(model: nn.Module, batches: Iterable[MicroBatch], plan: Plan) -> tuple[float, int]:

@@ -47,6 +47,14 @@ CHECKPOINT: dict[str, Explanation] = {
             "beside it."
         ),
     ),
+    "E-CKPT-007": Explanation(
+        title="--resume and --overwrite together",
+        why="one goes on with the run in the folder, the other starts over",
+        text=(
+            "--resume auto continues from the newest checkpoint of training.output_dir; --overwrite moves the run "
+            "that is there aside and begins at step 0. Give one of them."
+        ),
+    ),
     "E-CKPT-006": Explanation(
         title="output_dir is in use by another run",
         why="two runs that write into one folder destroy each other's checkpoints",

@@ -31,4 +31,13 @@ ENVIRONMENT: dict[str, Explanation] = {
             "and TensorBoard need no account."
         ),
     ),
+    "E-ENV-004": Explanation(
+        title="several processes were promised",
+        why="each process would train its share of every step alone, and nobody would notice",
+        text=(
+            "WORLD_SIZE is larger than 1, so torchrun or a scheduler has started this process as one of several. "
+            "Training on several devices is not there yet. Start a single process; on a cluster, unset WORLD_SIZE and "
+            "RANK first."
+        ),
+    ),
 }

@@ -1,0 +1,80 @@
+"""Decisions of the loop: which evaluation is the best, when it stops, what it says of time and epochs."""
+
+from __future__ import annotations
+
+import pytest
+
+from luthier import api
+from luthier.errors import MissingError
+from luthier.events.types import Evaluated, Log, Notice, RunFinished, RunStarted
+from luthier.training import engine
+from tests.training.test_resume import config
+
+
+def train(values, **options):
+    return list(api.train(values, **options))
+
+
+def evaluated(events):
+    return [event for event in events if isinstance(event, Evaluated)]
+
+
+@pytest.mark.parametrize(
+    ("losses", "best"),
+    [
+        ([float("nan"), 3.0, 2.0], [False, True, True]),
+        ([3.0, 2.9, 2.8], [True, True, True]),
+        ([3.0, float("inf"), 3.0], [True, False, False]),
+    ],
+)
+def test_the_lowest_finite_loss_is_the_best(tmp_path, tiny_model_dir, alpaca_file, monkeypatch, losses, best):
+    values = config(tmp_path / "run", tiny_model_dir, alpaca_file, max_steps=6)
+    values["evaluation"] = {"eval_steps": 2, "early_stopping_threshold": 0.5, "early_stopping_patience": 9}
+    answers = iter(losses)
+    monkeypatch.setattr(engine, "evaluate", lambda *_: (next(answers), 1))
+    assert [event.best for event in evaluated(train(values))] == best
+
+
+def test_patience_counts_gains_smaller_than_the_threshold(tmp_path, tiny_model_dir, alpaca_file, monkeypatch):
+    values = config(tmp_path / "run", tiny_model_dir, alpaca_file)
+    values["evaluation"] = {"eval_steps": 1, "early_stopping_threshold": 0.5, "early_stopping_patience": 2}
+    answers = iter([5.0, 4.0, 3.9, 3.8, 3.7, 3.6])
+    monkeypatch.setattr(engine, "evaluate", lambda *_: (next(answers), 1))
+    events = train(values)
+    assert events[-1].step == 4
+    assert "early stopping" in events[-1].reason
+    again = train(values, resume="auto")
+    assert again[-1].step == 4, "a run that was stopped early trains no further"
+    assert again[-1].status == "done"
+
+
+def test_the_first_step_is_logged_and_the_rest_in_intervals(tmp_path, tiny_model_dir, alpaca_file):
+    values = config(tmp_path / "run", tiny_model_dir, alpaca_file)
+    values["logging"]["logging_steps"] = 5
+    events = train(values)
+    assert [event.step for event in events if isinstance(event, Log)] == [1, 5, 10]
+    (started,) = [event for event in events if isinstance(event, RunStarted)]
+    assert started.epochs == pytest.approx(events[-1].epoch)
+
+
+def test_the_runtime_is_that_of_all_attempts(tmp_path, tiny_model_dir, alpaca_file):
+    values = config(tmp_path / "run", tiny_model_dir, alpaca_file)
+    whole = train(values)[-1].train_runtime
+    assert train(values, resume="auto")[-1].train_runtime >= whole * 0.5
+
+
+def test_a_stop_before_the_first_step_trains_nothing(tmp_path, tiny_model_dir, alpaca_file):
+    events = train(config(tmp_path / "run", tiny_model_dir, alpaca_file), stop=lambda: True)
+    assert isinstance(events[-1], RunFinished)
+    assert (events[-1].status, events[-1].step) == ("stopped", 0)
+
+
+def test_resume_without_a_checkpoint_says_that_it_starts(tmp_path, tiny_model_dir, alpaca_file):
+    events = train(config(tmp_path / "run", tiny_model_dir, alpaca_file, max_steps=4), resume="auto")
+    assert any(isinstance(event, Notice) and "starting at step 0" in event.text for event in events)
+
+
+def test_a_promised_second_process_is_refused(tmp_path, tiny_model_dir, alpaca_file, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(MissingError, match="E-ENV-004"):
+        train(config(tmp_path / "run", tiny_model_dir, alpaca_file))
