@@ -96,6 +96,7 @@ WARNED = [
     (["max_seq_length=4096"], {"model": {"max_position_embeddings": 2048}}, "2,048 positions"),
     (["learning_rate=0.02"], {}, "very high for an adapter"),
     (["learning_rate=2e-3", "finetuning_type=full"], {}, "very high for full fine-tuning"),
+    (["dtype=float16"], {}, "has not been measured"),
     (["lora_alpha=160"], {}, "scales the adapter by 10"),
     (["warmup_steps=5", "warmup_ratio=0.1"], {}, "warmup_ratio: 0.1"),
     (["eval_split=test", "val_set_size=0.1"], {}, "val_set_size: 0.1"),

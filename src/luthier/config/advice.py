@@ -89,6 +89,16 @@ def _both_ends(case: Case) -> Finding:
     return None
 
 
+def _half_precision(case: Case) -> Finding:
+    dtype, machine = case.get("model.dtype"), case.machine
+    if dtype == "float16" or (dtype == "auto" and machine.device == "cuda" and not machine.supports_bfloat16):
+        return (
+            "dtype: float16 overflows at 65,504, and training in it has not been measured yet; if a step is not finite "
+            "(E-RUN-001), write dtype: float32."
+        )
+    return None
+
+
 ADVICE: tuple[Rule, ...] = (
     *(_unused(f"lora.{key}", "finetuning_type is full, so there is no adapter", _is_full) for key in LORA_KEYS),
     *(
@@ -120,5 +130,5 @@ ADVICE: tuple[Rule, ...] = (
         lambda c: _never_evaluates(c) and c.get("evaluation.eval_steps") != 0,
     ),
     _unused("evaluation.per_device_eval_batch_size", "nothing is evaluated", _never_evaluates),
-    _both_warmups, _both_splits, _both_ends, _long_rows, _high_rate, _high_alpha,
+    _both_warmups, _both_splits, _both_ends, _long_rows, _high_rate, _high_alpha, _half_precision,
 )  # fmt: skip
