@@ -11,11 +11,14 @@ The command line calls these same functions and adds the screen.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import Future, wait
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
@@ -24,7 +27,7 @@ from luthier.config.load import load as load_config_file
 from luthier.config.plan import Plan
 from luthier.config.render import dump_plan_yaml, plan_as_dict
 from luthier.config.resolve import resolve
-from luthier.data.prepare import Prepared, prepare
+from luthier.data.prepare import Prepared, Progress, prepare
 from luthier.errors import LuthierError, Problem
 from luthier.events.sinks import Sinks, open_sinks
 from luthier.events.types import Event, Notice, Resumed, RunFinished, RunStarted
@@ -49,6 +52,8 @@ from luthier.training.optimizer import build_optimizer
 
 __all__ = ["Tuned", "load", "plan", "train"]
 
+_T = TypeVar("_T")
+SAY_EVERY_SECONDS = 5.0
 ConfigLike = str | Path | Mapping[str, Any] | Loaded
 
 
@@ -121,7 +126,7 @@ def train(
         if wanted and not checkpoint:
             yield Notice("info", f"no checkpoint in {output_dir} yet: starting at step 0")
         yield Notice("info", "reading the model's configuration and the rows")
-        parts = ingredients(loaded, early, checkpoint)
+        parts = yield from _in_background(lambda say: ingredients(loaded, early, checkpoint, say), stop)
         now = identity(parts.plan)
         notices = check_identity(checkpoint.identity, now, str(checkpoint.path), allow_changes) if checkpoint else []
         settings = parts.plan.config.logging
@@ -193,13 +198,42 @@ def _events(job: _Job, notices: Sequence[str]) -> Iterator[Event]:
         yield from run_engine(run)
 
 
-def ingredients(loaded: Loaded, early: Plan, checkpoint: Checkpoint | None) -> Ingredients:
+def _in_background(work: Callable[[Progress], _T], stop: Callable[[], bool]) -> Generator[Notice, None, _T]:
+    """Do something long in a thread; says every few seconds how far it is.
+
+    Raises:
+        KeyboardInterrupt: A stop was asked for; there is nothing to save yet.
+    """
+    latest: list[str] = []
+    result: Future[_T] = Future()
+
+    def run() -> None:
+        try:
+            result.set_result(work(lambda what, rows: latest.append(f"{what}: {rows:,} rows")))
+        except BaseException as error:
+            result.set_exception(error)
+
+    threading.Thread(target=run, name="luthier-prepare", daemon=True).start()
+    said_at = time.monotonic()
+    while not wait([result], timeout=0.2).done:
+        if stop():
+            raise KeyboardInterrupt
+        if latest and time.monotonic() - said_at > SAY_EVERY_SECONDS:
+            yield Notice("info", latest[-1])
+            latest.clear()
+            said_at = time.monotonic()
+    return result.result()
+
+
+def ingredients(
+    loaded: Loaded, early: Plan, checkpoint: Checkpoint | None, progress: Progress | None = None
+) -> Ingredients:
     """Tokenizer, rows and the plan; no weights yet."""
     config = early.config
     model_config = load_config(config.model)
     tokenizer = load_tokenizer(config.model, model_config)
     model_facts = describe(config, model_config)
-    data = prepare(config, tokenizer)
+    data = prepare(config, tokenizer, progress=progress)
     facts = data.facts
     tokens = micro_batch_tokens(config, model_config, model_facts, early.machine, facts.longest_row_tokens)
     if checkpoint:  # the same micro-batches as before add up in the same order, bit for bit

@@ -6,8 +6,9 @@ import pytest
 
 from luthier import api
 from luthier.errors import MissingError
-from luthier.events.types import Evaluated, Log, Notice, RunFinished, RunStarted
+from luthier.events.types import Architecture, Evaluated, Log, Notice, RunFinished, RunStarted
 from luthier.training import engine
+from tests.tiny import write_rows
 from tests.training.test_resume import config
 
 
@@ -64,7 +65,10 @@ def test_the_runtime_is_that_of_all_attempts(tmp_path, tiny_model_dir, alpaca_fi
 
 
 def test_a_stop_before_the_first_step_trains_nothing(tmp_path, tiny_model_dir, alpaca_file):
-    events = train(config(tmp_path / "run", tiny_model_dir, alpaca_file), stop=lambda: True)
+    events = []
+    values = config(tmp_path / "run", tiny_model_dir, alpaca_file)
+    for event in api.train(values, stop=lambda: any(isinstance(event, Architecture) for event in events)):
+        events.append(event)
     assert isinstance(events[-1], RunFinished)
     assert (events[-1].status, events[-1].step) == ("stopped", 0)
 
@@ -78,3 +82,19 @@ def test_a_promised_second_process_is_refused(tmp_path, tiny_model_dir, alpaca_f
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(MissingError, match="E-ENV-004"):
         train(config(tmp_path / "run", tiny_model_dir, alpaca_file))
+
+
+def test_long_preparation_says_how_far_it_is(tmp_path, tiny_model_dir, monkeypatch):
+    rows = tmp_path / "rows.jsonl"
+    write_rows(rows, 30_000)
+    monkeypatch.setattr(api, "SAY_EVERY_SECONDS", 0.0)
+    values = config(tmp_path / "run", tiny_model_dir, rows, max_steps=4)
+    notices = [event.text for event in train(values) if isinstance(event, Notice)]
+    assert any(text.startswith("tokenizing") and text.endswith("rows") for text in notices)
+
+
+def test_a_stop_while_the_rows_are_prepared_ends_at_once(tmp_path, tiny_model_dir, monkeypatch):
+    rows = tmp_path / "rows.jsonl"
+    write_rows(rows, 30_000)
+    with pytest.raises(KeyboardInterrupt):
+        train(config(tmp_path / "run", tiny_model_dir, rows, max_steps=4), stop=lambda: True)

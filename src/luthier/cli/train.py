@@ -52,7 +52,7 @@ def train(
                 screen.write(event)
                 stopped = isinstance(event, RunFinished) and event.status == "stopped"
     except KeyboardInterrupt:
-        typer.echo("interrupted in mid-step; --resume auto goes on from the newest checkpoint", err=True)
+        typer.echo("interrupted; --resume auto goes on from the newest checkpoint, if there is one", err=True)
         stopped = True
     if stopped:
         raise typer.Exit(EXIT_RESUMABLE)
