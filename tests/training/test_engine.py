@@ -98,3 +98,12 @@ def test_a_stop_while_the_rows_are_prepared_ends_at_once(tmp_path, tiny_model_di
     write_rows(rows, 30_000)
     with pytest.raises(KeyboardInterrupt):
         train(config(tmp_path / "run", tiny_model_dir, rows, max_steps=4), stop=lambda: True)
+
+
+def test_a_stop_at_the_last_step_is_a_finished_run(tmp_path, tiny_model_dir, alpaca_file):
+    events = []
+    values = config(tmp_path / "run", tiny_model_dir, alpaca_file, max_steps=4)
+    for event in api.train(values, stop=lambda: any(isinstance(e, Log) and e.step == 4 for e in events)):
+        events.append(event)
+    assert events[-1].status == "done"
+    assert (tmp_path / "run" / "final_model").is_dir()

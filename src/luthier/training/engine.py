@@ -77,7 +77,7 @@ def run(job: Run) -> Iterator[Event]:
     job.clock = Clock(state.step, state.runtime_seconds)
     if state.step == 0:
         yield from sample(job)
-    ending = "stopped" if job.stop() else "early" if out_of_patience(job) else ""
+    ending = why_it_ends(job)
     steps = training_steps(job.data.train, plan, state.step, rank(), world_size())
     for batches in () if ending else steps:
         yield from optimizer_step(job, batches)
@@ -88,7 +88,7 @@ def run(job: Run) -> Iterator[Event]:
             yield from evaluation(job)
         if state.step in plan.config.evaluation.sample_steps or is_last(job):
             yield from sample(job)
-        ending = "stopped" if job.stop() else "early" if out_of_patience(job) else ""
+        ending = why_it_ends(job)
         if due(state.step, plan.save_every) or is_last(job) or ending:
             yield from save(job)
         if ending:
@@ -130,6 +130,13 @@ def due(step: int, every: int) -> bool:
 def is_last(job: Run) -> bool:
     """Whether the step just done was the plan's last."""
     return job.state.step >= job.plan.total_steps
+
+
+def why_it_ends(job: Run) -> str:
+    """``stopped`` on request, ``early`` when evaluations no longer improve; empty: it does not, or the plan is done."""
+    if is_last(job):
+        return ""
+    return "stopped" if job.stop() else "early" if out_of_patience(job) else ""
 
 
 def epoch(job: Run) -> float:
