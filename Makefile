@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help env test lint fix docs clean
+.PHONY: help env quickstart test lint fix docs clean
 help:  ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -15,6 +15,9 @@ $(READY): constraints.txt pyproject.toml
 	$(BIN)/pip install --quiet -c constraints.txt torch
 	PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/pip install --quiet -e ".[dev]"
 	touch $@
+
+quickstart: env  ## See a small model learn, in minutes, on a CPU.
+	$(BIN)/luthier quickstart
 
 test: env  ## Run all tests that need no GPU.
 	$(BIN)/pytest

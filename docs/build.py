@@ -1,11 +1,14 @@
 """Makes docs/generated, from which mkdocs builds the site: the pages with their blanks filled, and the reference.
 
-A page may hold four kinds of blanks, so that nothing in it can go stale:
+A page may hold five kinds of blanks, so that nothing in it can go stale:
 
     {{ packing.real_tokens:,d }}               a number of docs/pictures/measured.json, in a format of Python
     {{ source luthier.training.step.update }}  the source of a function or class as a code block
     {{ file configs/mbpp_small.yaml }}         a whole file as a code block
     {{ arithmetic }}                           the derived numbers of the shipped config, as the plan shows them
+    {{ doctor rules }}                         the rules of the doctor, and how they did on the labelled runs:
+    {{ doctor scores }}                        tests/doctor/runs/scores.json
+    {{ doctor NAME }}                          what the doctor says of one of these runs
 
 Not covered: measuring (docs/measure.py, by hand). Nothing here imports torch.
 """
@@ -13,6 +16,7 @@ Not covered: measuring (docs/measure.py, by hand). Nothing here imports torch.
 from __future__ import annotations
 
 import ast
+import gzip
 import json
 import re
 import shutil
@@ -25,15 +29,19 @@ from luthier.config.docs import reference_markdown
 from luthier.config.load import load
 from luthier.config.plan import DataFacts, MachineFacts
 from luthier.config.resolve import resolve
+from luthier.doctor import RULES, Doctor, examine, findings
+from luthier.doctor.report import as_text
 from luthier.errors import CODES
+from luthier.events.record import from_record
 from luthier.events.types import EVENTS
 
 DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
 GENERATED = DOCS / "generated"
 PICTURES = DOCS / "pictures"
+RUNS = ROOT / "tests" / "doctor" / "runs"
 BLANK = re.compile(
-    r"\{\{ (?:(?P<verb>source|file) (?P<what>\S+)|(?P<plan>arithmetic)"
+    r"\{\{ (?:(?P<verb>source|file|doctor) (?P<what>\S+)|(?P<plan>arithmetic)"
     r"|(?P<number>[a-z_]+\.\w+)(?::(?P<format>[^ }]+))?) \}\}"
 )
 MARKS = re.compile(r"  # (?:type: ignore|noqa).*")
@@ -45,6 +53,7 @@ FAMILIES = {
     "E-ENV": "The environment",
     "E-CKPT": "Checkpoints",
     "E-RUN": "The run",
+    "E-EVAL": "Evaluation",
 }
 
 
@@ -71,6 +80,8 @@ def filled(text: str, numbers: dict[str, dict[str, Any]]) -> str:
             return code_block(*source(blank["what"]))
         if blank["verb"] == "file":
             return code_block((ROOT / blank["what"]).read_text(encoding="utf-8").rstrip(), blank["what"])
+        if blank["verb"] == "doctor":
+            return {"rules": rules_table, "scores": scores_table}.get(blank["what"], lambda: diagnosis(blank["what"]))()
         if blank["plan"]:
             return arithmetic()
         experiment, _, name = blank["number"].partition(".")
@@ -124,6 +135,32 @@ def arithmetic() -> str:
     names = ("examples_per_step", "steps_per_epoch", "total_steps", "warmup_steps", "decay_steps", "eval_every")
     values = [plan.value(name) for name in names]
     return "```text\n" + "\n".join(f"{v.key:<17} {v.value:>9,.6g}  {v.how}" for v in values) + "\n```"
+
+
+def rules_table() -> str:
+    """Every rule of the doctor with its own texts."""
+    rows = [f"| `{r.name}` | {r.severity} | **{r.title}.** {r.why} | {r.when.removeprefix('Fires ')} |" for r in RULES]
+    return "\n".join(("| rule | severity | what it means | fires |", "|---|---|---|---|", *rows))
+
+
+def scores_table() -> str:
+    """How the rules did on the labelled runs, as recipes/sick_runs/score.py measured it."""
+    scores = json.loads((RUNS / "scores.json").read_text(encoding="utf-8"))
+    seeds = ["| seed | sound runs with a false alarm | sick runs named |", "|---|---|---|"]
+    seeds += [f"| {seed} | {a} of {b} | {c} of {d} |" for seed, (a, b, c, d) in scores["seeds"].items()]
+    labels = ["| label | right | of |", "|---|---|---|"]
+    labels += [f"| {label} | {right} | {count} |" for label, (right, count) in scores["labels"].items()]
+    return "\n".join((*seeds, "", *labels))
+
+
+def diagnosis(name: str) -> str:
+    """What `luthier doctor` prints for a labelled run: `label/name-seed`."""
+    doctor, last = Doctor(), 0.0
+    with gzip.open(RUNS / f"{name}.jsonl.gz", "rt", encoding="utf-8") as file:
+        for event, about in (from_record(json.loads(line)) for line in file):
+            last = about["time"]
+            doctor = examine(doctor, event, last)
+    return f"```text\n{as_text(findings(doctor, last), {}, doctor.history.step)}\n```"
 
 
 def errors_page() -> str:
@@ -197,8 +234,8 @@ def python_page() -> str:
     for name in luthier.__all__:
         if name in PUBLIC:
             parts += _described(f"luthier.{name}", PUBLIC[name])
-    parts += _described("Tuned.generate", "luthier.generate.load.Tuned.generate")
-    parts += _described("Tuned.complete", "luthier.generate.load.Tuned.complete")
+    for method in ("generate", "generate_many", "stream", "complete", "as_base"):
+        parts += _described(f"Tuned.{method}", f"luthier.generate.load.Tuned.{method}")
     return "\n".join(parts)
 
 

@@ -20,13 +20,14 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import torch
-from measuring import learning, mechanics
+from measuring import learning, mechanics, quickstart
 from measuring.drawing import PICTURES
 from measuring.runs import WORK
 
 from luthier.version import __version__
 
 EXPERIMENTS = {
+    "quickstart": quickstart.quickstart,
     "base": learning.base,
     "overfitting": learning.overfitting,
     "learning_rates": learning.learning_rates,

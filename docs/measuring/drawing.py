@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +14,10 @@ matplotlib.use("svg")
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from rich.console import Console
+
+from luthier.monitor.state import RunState
+from luthier.monitor.view import render
 
 PICTURES = Path("docs/pictures")
 INK, GREY, BLUE, AMBER, TEAL, RED = "#1e293b", "#94a3b8", "#2563eb", "#d97706", "#0f766e", "#b91c1c"
@@ -55,3 +61,18 @@ def smooth(values: list[float], window: int = 7) -> list[float]:
     half = window // 2
     cut = [values[max(0, i - half) : i + half + 1] for i in range(len(values))]
     return [sum(part) / len(part) for part in cut]
+
+
+def save_panel(name: str, state: RunState, moment: float, title: str) -> None:
+    """The live panel as it stands on a terminal at that moment, as docs/pictures/NAME.svg."""
+    with Path(os.devnull).open("w") as nowhere:
+        console = Console(record=True, width=100, file=nowhere, force_terminal=True, color_system="truecolor")
+        console.print(render(state, moment + 0.4, 100, 22))
+        text = console.export_svg(title=title, unique_id="luthier")
+    (PICTURES / f"{name}.svg").write_text(with_own_fonts(text), encoding="utf-8")
+
+
+def with_own_fonts(svg: str) -> str:
+    """An SVG of a terminal with fonts of the reader's machine instead of a server's."""
+    svg = re.sub(r"@font-face \{.*?\}\s*", "", svg, flags=re.DOTALL)
+    return svg.replace("Fira Code", "ui-monospace, SFMono-Regular, Menlo, Consolas")

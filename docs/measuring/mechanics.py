@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 import shutil
 import signal
 import subprocess
@@ -14,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
@@ -28,8 +26,7 @@ from luthier.events.types import Evaluated, Gradients, Log
 from luthier.model.forward import inference, summed_loss
 from luthier.model.hub import load_config, load_tokenizer
 from luthier.monitor.state import RunState, fold
-from luthier.monitor.view import render
-from measuring.drawing import AMBER, BLUE, GREY, INK, PICTURES, RED, TEAL, picture
+from measuring.drawing import AMBER, BLUE, GREY, INK, RED, TEAL, picture, save_panel
 from measuring.runs import WORK, config, of, run
 
 Numbers = dict[str, Any]
@@ -178,16 +175,7 @@ def panel() -> Numbers:
             break
         moment = about["time"]
         state = fold(state, event, moment)
-    with Path(os.devnull).open("w") as nowhere:
-        console = Console(record=True, width=100, file=nowhere, force_terminal=True, color_system="truecolor")
-        console.print(render(state, moment + 0.4, 100, 22))
-        text = console.export_svg(title="luthier train", unique_id="luthier")
-    # the terminal's own font comes from a server; any monospaced one on this machine does
-    head, _, rest = text.partition("@font-face")
-    rest = rest[rest.rindex("@font-face") :]
-    text = head + rest[rest.index("}") + 1 :]
-    text = text.replace("Fira Code", "ui-monospace, SFMono-Regular, Menlo, Consolas")
-    (PICTURES / "panel.svg").write_text(text, encoding="utf-8")
+    save_panel("panel", state, moment, "luthier train")
     return {"step": state.step, "loss": state.smoothed_loss}
 
 

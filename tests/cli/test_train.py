@@ -90,7 +90,7 @@ def test_the_launcher_without_arguments_finds_the_default_config(capsys, monkeyp
     assert ended.value.code == 2
     errors = capsys.readouterr().err
     assert "meta-llama/Llama-3.2-1B is not on this machine" in errors
-    assert "python examples/small_base.py" in errors
+    assert "luthier quickstart" in errors
 
 
 def test_a_second_run_in_the_same_folder_is_refused(capsys, finished):

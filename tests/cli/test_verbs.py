@@ -128,7 +128,7 @@ def test_the_headline_config_offline_says_what_is_missing_and_what_runs_now(caps
     assert "unknown until the dataset is there" in result.out
     assert "Missing on this machine" in result.err
     assert "E-MODEL-001" in result.err and "hf download meta-llama/Llama-3.2-1B" in result.err
-    assert "python examples/small_base.py" in result.err
+    assert "luthier quickstart" in result.err
     assert "Traceback" not in result.err
     assert list(tmp_path.iterdir()) == [], "a plan writes nothing"
 

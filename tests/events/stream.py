@@ -14,11 +14,13 @@ from luthier.events.types import (
     Event,
     Gradients,
     Log,
+    Machine,
     Notice,
     Resumed,
     RunFinished,
     RunStarted,
     Sampled,
+    Timing,
 )
 
 ESCAPES = "\x1b[31mred\x1b]0;title\x07 \x9b2J\r\x08\u202ebidi\ud800"
@@ -96,6 +98,8 @@ def whole_run(hostile: str = ESCAPES) -> Iterator[Event]:
     yield Sampled(step=0, prompt="Add two numbers.", text=f"``` {hostile}\n````\nend")
     for step in range(10, 101, 10):
         yield log(step, 2.5 * math.exp(-step / 60))
+        yield Timing(step, 0.01, 0.2, 0.15, 0.03, 0.01)
+        yield Machine(step, math.nan, math.nan, math.nan, math.nan, math.nan, 40.0, 3.0, 8.0, 100.0)
         if step % 50 == 0:
             yield gradients(step)
             yield evaluated(step, 1.0 + step / 1000, best=step == 50)
@@ -128,6 +132,8 @@ events = st.one_of(
     st.builds(Notice, severity=_severities, text=texts, change=texts, step=st.none() | counts),
     st.builds(Architecture, parameters=counts, trainable_parameters=counts, modules=st.lists(_modules, max_size=3)),
     st.builds(Log, counts, *[numbers] * 4, counts, *[numbers] * 5),
+    st.builds(Timing, counts, *[numbers] * 5),
+    st.builds(Machine, counts, *[numbers] * 9),
     st.builds(Gradients, counts, st.dictionaries(texts, numbers), st.dictionaries(texts, _buckets)),
     st.builds(Evaluated, counts, numbers, numbers, counts, numbers, st.booleans()),
     st.builds(Sampled, counts, texts, texts),

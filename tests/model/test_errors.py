@@ -71,7 +71,7 @@ def test_offline_says_what_is_missing_how_to_get_it_and_what_runs_now():
     assert code == "E-MODEL-001"
     assert "meta-llama/Llama-3.2-1B is not on this machine, and HF_HUB_OFFLINE is set" in found
     assert "hf download meta-llama/Llama-3.2-1B" in fix
-    assert "python examples/small_base.py" in fix
+    assert "luthier quickstart" in fix
 
 
 def response(status: int):

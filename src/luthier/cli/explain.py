@@ -1,4 +1,4 @@
-"""`luthier explain`: the long answer, to an error code or a key."""
+"""`luthier explain`: the long answer, to an error code, a key, or a rule of the doctor."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def register(app: typer.Typer) -> None:
 
 
 def explain(
-    topic: str = typer.Argument("", help="An error code such as E-CFG-003, or a key such as learning_rate."),
+    topic: str = typer.Argument("", help="An error code (E-CFG-003), a key (learning_rate), or a doctor's rule."),
 ) -> None:
-    """Explain an error code or a config key in plain words; without TOPIC, list all keys."""
+    """Explain an error code, a config key or a rule of the doctor in plain words; without TOPIC, list all keys."""
     if not topic:
         hanging = " " * 31
         typer.echo(
@@ -36,6 +36,12 @@ def explain(
     if code.startswith("E-"):
         typer.echo(f"luthier explain: no error code {code}", err=True)
         raise typer.Exit(EXIT_WRONG_REQUEST)
+    from luthier.doctor import RULES, report
+
+    rules = {rule.name: rule for rule in RULES}
+    if topic in rules:
+        typer.echo(report.explained(rules[topic]))
+        return
     try:
         text = explain_key(topic)
     except KeyError as error:

@@ -22,5 +22,15 @@ def parse(request: list[str] | None) -> tuple[Path, list[str]]:
     words = list(request or [])
     if words and ("=" not in words[0] or Path(words[0]).is_file()):
         return Path(words[0]), words[1:]
-    beside_source = Path(__file__).parents[3] / DEFAULT_CONFIG
-    return (beside_source if beside_source.is_file() and not DEFAULT_CONFIG.is_file() else DEFAULT_CONFIG), words
+    return shipped(DEFAULT_CONFIG), words
+
+
+def shipped(config: Path) -> Path:
+    """A config that comes with Luthier: the one below this folder, or else of this installation.
+
+    Args:
+        config: Its path in the repository, `configs/NAME.yaml`.
+    """
+    package = Path(__file__).parents[1]
+    places = (config, package.parents[1] / config, package / config)  # here, a checkout, a wheel
+    return next((place for place in places if place.is_file()), config)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import typer
 
 from luthier.cli.request import Request, parse
@@ -37,16 +35,15 @@ def train(
 
     from luthier import api
     from luthier.events.sinks import Sinks
-    from luthier.events.sinks.text import TextSink
     from luthier.events.types import RunFinished
-    from luthier.monitor.panel import Panel
+    from luthier.monitor.panel import training_screen
     from luthier.training.signals import stop_on_signals
 
     console = Console()
     stopped = False
     try:
         with Sinks() as screen, stop_on_signals() as stop:
-            screen.add("the terminal", Panel(console) if Panel.suits(console) and not plain else TextSink(sys.stdout))
+            screen.add("the terminal", training_screen(console, plain))
             events = api.train(loaded, resume=resume, overwrite=overwrite, allow_changes=allow_changes, stop=stop)
             for event in events:
                 screen.write(event)

@@ -25,7 +25,7 @@ DERIVED = (
 
 def render_plan(plan: Plan) -> str:
     """The plan as plain text."""
-    blocks = ["What will happen", *_sentences(plan), "", "Every value, and where it comes from"]
+    blocks = ["What will happen", *plan_in_words(plan), "", "Every value, and where it comes from"]
     for section in SECTIONS:
         blocks.append(f"  {section}")
         blocks += [_row(v) for v in plan.values if v.key.startswith(f"{section}.")]
@@ -90,11 +90,12 @@ def _row(value: Value) -> str:
     return _wrapped(origin, head, " " * len(head))
 
 
-def _wrapped(text: str, first: str, rest: str) -> str:
-    return textwrap.fill(text, WIDTH, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False)
+def _wrapped(text: str, first: str, rest: str, width: int = WIDTH) -> str:
+    return textwrap.fill(text, width, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False)
 
 
-def _sentences(plan: Plan) -> list[str]:
+def plan_in_words(plan: Plan, width: int = WIDTH) -> list[str]:
+    """What will happen, a few sentences a line; longer ones are wrapped at `width` columns."""
     lines = {
         "Machine": _machine(plan),
         "Model": _model(plan),
@@ -107,7 +108,7 @@ def _sentences(plan: Plan) -> list[str]:
         "Samples": _samples(plan),
         "Checkpoints": _checkpoints(plan),
     }
-    return [_wrapped(text, f"  {name:<12} ", " " * 15) for name, text in lines.items()]
+    return [_wrapped(text, f"  {name:<12} ", " " * 15, width) for name, text in lines.items()]
 
 
 def _machine(plan: Plan) -> str:

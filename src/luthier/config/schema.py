@@ -41,7 +41,7 @@ class ModelSection(Section):
     """The base model: whose weights are adapted."""
 
     model_name_or_path: str = "meta-llama/Llama-3.2-1B"
-    """Hub id or local folder of the base model (safetensors)."""
+    """Hub id or local folder of the base model (safetensors). `luthier:quickstart/base` comes with the package."""
     revision: str | None = None
     """Branch, tag or commit of the model on the hub; a commit makes the run repeatable."""
     tokenizer_name_or_path: str | None = None

@@ -1,19 +1,22 @@
 """Checks and expansions of text values, before their types are checked.
 
-Paths: ``~`` and ``${NAME}`` are expanded. Secrets are refused wherever they stand: a config is shared, copied into
-checkpoints and printed.
+Paths: ``~`` and ``${NAME}`` are expanded, and ``luthier:quickstart/base`` is what lies there in this package. Secrets
+are refused wherever they stand: a config is shared, copied into checkpoints and printed.
 """
 
 from __future__ import annotations
 
 import os
 import re
+from pathlib import Path
 
 from luthier.config.keys import PATH_KEYS
 from luthier.config.placing import Setting
 from luthier.config.tree import Node, shown
 from luthier.errors import Problem
 
+PACKAGED = "luthier:"
+_PACKAGE = Path(__file__).parents[1]
 _VARIABLE = re.compile(r"\$\{([^}]*)\}")
 _SECRET = re.compile(
     r"\b(hf_[A-Za-z0-9]{16,}|sk-[A-Za-z0-9_-]{16,}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}"
@@ -67,7 +70,19 @@ def _path(text: str, key: str, place: str, problems: list[Problem]) -> str:
     expanded = _VARIABLE.sub(lambda match: os.environ[match[1]], text)
     if expanded.startswith("~"):
         expanded = os.path.expanduser(expanded)  # noqa: PTH111 (pathlib would also normalise hub ids)
+    if expanded.startswith(PACKAGED):
+        return _packaged(expanded.removeprefix(PACKAGED), key, place, problems)
     if not expanded.strip() or not expanded.isprintable():
         found = f"{key} is {shown(expanded)}, which is no path"
         problems.append(Problem("E-CFG-015", found, "write a folder, a file or a hub id (owner/name)", place))
     return expanded
+
+
+def _packaged(name: str, key: str, place: str, problems: list[Problem]) -> str:
+    """Where something that comes with Luthier lies on this machine."""
+    path = (_PACKAGE / name).resolve()
+    if not name or not path.is_relative_to(_PACKAGE) or not path.exists():
+        found = f"{key} is {shown(PACKAGED + name)}, but nothing of that name comes with luthier"
+        fix = f"write {PACKAGED}quickstart/base, {PACKAGED}quickstart/rows/train.jsonl, or a path of your own"
+        problems.append(Problem("E-CFG-015", found, fix, place))
+    return str(path)

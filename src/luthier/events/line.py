@@ -138,7 +138,7 @@ def _run_finished(event: RunFinished) -> str:
 
 def _run_started(event: RunStarted) -> str:
     start = f", from step {event.first_step:,}" if event.first_step else ""
-    return f"run {one_line(event.run)}: {event.total_steps:,} steps, {event.epochs:g} epochs{start}"
+    return f"run {one_line(event.run)}: {event.total_steps:,} steps, {event.epochs:.3g} epochs{start}"
 
 
 def _architecture(event: Architecture) -> str:

@@ -1,7 +1,8 @@
 """Text from outside (generated, or from a dataset or a file name) made safe to show.
 
 A model can write anything, also the bytes that recolour a terminal, rename its window or turn text around. What
-remains here is text: no control or formatting characters, no lone surrogates (which no file can encode).
+remains here is text: no control or formatting characters, no lone surrogates (which no file can encode); every kind
+of space is the plain one.
 
 Not covered: the markup of the place where it is shown (Markdown fences, rich markup); that is the sink's.
 """
@@ -17,7 +18,14 @@ _UNSAFE = {"Cc", "Cf", "Cs", "Co", "Cn"}
 def printable(text: str) -> str:
     """`text` with plain line breaks, tabs as four spaces, and without characters that are not to be seen."""
     lines = text.replace("\r\n", "\n").translate(_BREAKS)
-    return "".join(char for char in lines if char == "\n" or unicodedata.category(char) not in _UNSAFE)
+    return "".join(_shown(char) for char in lines)
+
+
+def _shown(char: str) -> str:
+    category = unicodedata.category(char)
+    if char == "\n" or category not in _UNSAFE:
+        return " " if category == "Zs" else char
+    return ""
 
 
 def one_line(text: str) -> str:

@@ -3,18 +3,17 @@
 A run that crashed leaves a torn line, and a run that resumed leaves steps that it took twice. Reading passes over the
 first and, unless told otherwise, drops the first telling of the second: what comes out is the run as it stands.
 
-Not covered: following a file that grows; logs of other programs.
+Not covered: following a file that grows, logs of other programs (`luthier.events.follow`).
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from luthier.events.record import from_record
+from luthier.events.codecs.jsonl import parse_record
 from luthier.events.types import Event, Resumed, RunStarted
 
 _LONGEST_LINE = 64 * 1024 * 1024
@@ -33,7 +32,7 @@ def read(path: str | Path, *, superseded: bool = False) -> Iterator[tuple[Event,
     restarts = [] if superseded else list(_restarts(path))
     with Path(path).open("rb") as file:
         for index, line in _lines(file):
-            parsed = _parse(line)
+            parsed = parse_record(line)
             if parsed is not None and not any(restart.undoes(index, *parsed) for restart in restarts):
                 yield parsed
 
@@ -57,19 +56,11 @@ def _restarts(path: str | Path) -> Iterator[_Restart]:
         for index, line in _lines(file):
             if RunStarted.kind.encode() not in line and Resumed.kind.encode() not in line:
                 continue
-            match _parse(line):
+            match parse_record(line):
                 case (RunStarted(first_step=step), about):
                     yield _Restart(index, about["attempt"], step or -1)
                 case (Resumed(step=step), about):
                     yield _Restart(index, about["attempt"], step)
-
-
-def _parse(line: bytes) -> tuple[Event, dict[str, Any]] | None:
-    try:
-        record = json.loads(line)
-        return from_record(record) if isinstance(record, dict) else None
-    except (ValueError, RecursionError):
-        return None
 
 
 def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:

@@ -105,11 +105,11 @@ def _encode(value: Any) -> Any:
 
 def _decode(hint: Any, value: Any, where: str) -> Any:
     """`value` as the type `hint`, or ValueError."""
-    origin, args = get_origin(hint), get_args(hint)
-    if hint is Any:
+    if hint is Any or hint is type(value):
         return value
     if hint is float:
         return _decode_float(value, where)
+    origin, args = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
         inner = next(arg for arg in args if arg is not NoneType)
         return None if value is None else _decode(inner, value, where)

@@ -4,6 +4,8 @@
 is plain data: numbers, strings, lists and dicts of them, so that any of them is one JSON line.
 
 Metrics are named as in Hugging Face's Trainer and TRL: `loss`, `grad_norm`, `learning_rate`, `epoch`, `eval_loss`.
+In an event that was read from the log of another program (`luthier.events.follow`) a float that this log does not have
+is nan, a count 0, and a plan empty.
 """
 
 from __future__ import annotations
@@ -80,6 +82,52 @@ class Log(Event):
     memory_gib: float
     """Peak so far: of the device on CUDA, of the process (resident set) on CPU."""
     remaining_seconds: float
+
+
+@dataclass(frozen=True)
+class Timing(Event):
+    """Where the seconds of a step go: means per step since the `Log` before the one that this follows.
+
+    On CUDA these are seconds of the device's own clock: what it computes, and what it waits for. Evaluating, saving
+    and sampling lie between steps and are in none of them.
+    """
+
+    kind: ClassVar[str] = "timing"
+    step: int
+    data_seconds: float
+    """Waiting for the next micro-batches: 0 when the packing threads keep up."""
+    forward_seconds: float
+    """Loss included; it computes the gradients of the head at once (`luthier.model.head`), so they are in here."""
+    backward_seconds: float
+    """With gradient checkpointing, the second forward pass is in here."""
+    optimizer_seconds: float
+    """Length of the gradient, clipping, update."""
+    other_seconds: float
+    """The rest of the step: histograms, where they are due."""
+
+
+@dataclass(frozen=True)
+class Machine(Event):
+    """How the box is doing, after a `Log`; at most once a second. NaN: not known here.
+
+    `gpu_...` is the device that trains, with whatever else runs on it; `cpu_...` and `ram_...` are the whole box.
+    """
+
+    kind: ClassVar[str] = "machine"
+    step: int
+    gpu_utilization: float
+    """Percent of the last moments in which the device computed anything."""
+    gpu_memory_used_gib: float
+    """Of all processes, caches included: more than `memory_gib` of a `Log`."""
+    gpu_memory_total_gib: float
+    gpu_temperature_c: float
+    gpu_power_w: float
+    cpu_utilization: float
+    """Percent of all cores, since the `Machine` before."""
+    ram_used_gib: float
+    ram_total_gib: float
+    disk_free_gib: float
+    """Free for this user where the run writes."""
 
 
 @dataclass(frozen=True)
@@ -164,6 +212,7 @@ class RunFinished(Event):
 EVENTS: dict[str, type[Event]] = {
     cls.kind: cls
     for cls in (
-        RunStarted, Notice, Architecture, Log, Gradients, Evaluated, Sampled, CheckpointSaved, Resumed, RunFinished
+        RunStarted, Notice, Architecture, Log, Timing, Machine, Gradients, Evaluated, Sampled, CheckpointSaved, Resumed,
+        RunFinished,
     )
 }  # fmt: skip

@@ -1,23 +1,34 @@
-"""A finished run, ready to write: reads `final_model/` from disk and nothing else."""
+"""A finished run, ready to write: reads `final_model/` from disk and nothing else.
+
+    load(run) = Tuned --+-- generate        one answer
+                        +-- generate_many   many at once
+                        `-- stream          one answer as it is written; a conversation
+
+    with tuned.as_base():   the same of the base model
+
+Not covered: models that were not trained here, and several adapters on one base.
+"""
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from peft import PeftModel
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import AutoTokenizer, GenerationConfig
 
 from luthier.data.template import plain_ids, with_bos
 from luthier.errors import ModelError, Problem
-from luthier.machine.probe import best_device
-from luthier.model.sampling import continue_ids
+from luthier.generate.streaming import Pieces
+from luthier.generate.weights import Base, load_base, load_tuned
+from luthier.model.sampling import continue_ids, continue_many, rooms
 
 
-@dataclass(frozen=True)
+@dataclass
 class Tuned:
     """A model with its tokenizer and the template it was trained with.
 
@@ -25,11 +36,14 @@ class Tuned:
         model: Of transformers, with peft's adapter where there is one, in evaluation mode.
         tokenizer: Its `chat_template` is the one of the training.
         stop_ids: Token ids that end an answer.
+        base: The model that the run started from.
     """
 
     model: nn.Module
     tokenizer: Any
     stop_ids: tuple[int, ...]
+    base: Base
+    _base_model: nn.Module | None = field(default=None, repr=False)
 
     def generate(self, instruction: str, max_new_tokens: int = 256, temperature: float = 0.0) -> str:
         """The model's answer to an instruction, asked in the words it was trained with.
@@ -39,28 +53,129 @@ class Tuned:
             max_new_tokens: Longest answer.
             temperature: 0 is greedy and repeatable; higher is more varied.
         """
-        messages = [{"role": "user", "content": instruction}]
-        text = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-        ids = with_bos(self.tokenizer, plain_ids(self.tokenizer, [text])[0])  # as the rows of the training
-        return self._continued(ids, max_new_tokens, temperature)
+        return self._continued(self.prompt_ids(instruction), max_new_tokens, temperature)
+
+    def generate_many(
+        self,
+        instructions: Sequence[str],
+        max_new_tokens: int = 256,
+        temperature: float = 0.0,
+        seed: int | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> list[str]:
+        """The answers to many instructions, in their order; several are written at once, which is many times faster.
+
+        Args:
+            instructions: What the user wants.
+            max_new_tokens: Longest answer.
+            temperature: 0 is greedy and repeatable; higher is more varied.
+            seed: Makes a temperature repeatable.
+            progress: Told how many are answered, and of how many.
+        """
+        prompts = [self.prompt_ids(instruction) for instruction in instructions]
+        answers = continue_many(self.model, prompts, self.stop_ids, max_new_tokens, temperature, seed, progress)
+        return [str(self.tokenizer.decode(ids)) for ids in answers]
+
+    def stream(
+        self,
+        conversation: str | Sequence[Mapping[str, str]],
+        write: Callable[[str], None],
+        max_new_tokens: int = 256,
+        temperature: float = 0.0,
+    ) -> str:
+        """Answer while `write` gets the text piece by piece; what it raises (a Ctrl-C) ends the answer.
+
+        Args:
+            conversation: An instruction, or messages `{"role": ..., "content": ...}` that end with the user.
+            write: Gets pieces of whole characters; together they are the answer.
+            max_new_tokens: Longest answer.
+            temperature: 0 is greedy and repeatable; higher is more varied.
+
+        Returns:
+            The whole answer.
+        """
+        prompt = self.prompt_ids(conversation)
+        pieces = Pieces(self.tokenizer, self.stop_ids, write)
+        ids = continue_ids(self.model, prompt, self.stop_ids, max_new_tokens, temperature, streamer=pieces)
+        return str(self.tokenizer.decode(ids))
 
     def complete(self, text: str, max_new_tokens: int = 256, temperature: float = 0.0) -> str:
         """What follows `text`, with no template around it (as in `tokenizer(text)`)."""
         return self._continued(self.tokenizer(text).input_ids, max_new_tokens, temperature)
 
+    def prompt_ids(self, conversation: str | Sequence[Mapping[str, str]]) -> list[int]:
+        """Token ids of the prompt, as the rows of the training began.
+
+        Args:
+            conversation: An instruction, or messages that end with the user.
+        """
+        user_only = isinstance(conversation, str)
+        messages = [{"role": "user", "content": conversation}] if user_only else list(conversation)
+        text = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        return with_bos(self.tokenizer, plain_ids(self.tokenizer, [text])[0])
+
+    def fits(self, conversation: str | Sequence[Mapping[str, str]]) -> bool:
+        """Whether the model's context has room for an answer to it."""
+        try:
+            rooms(self.model, [self.prompt_ids(conversation)], 1)
+        except ModelError:
+            return False
+        return True
+
+    @contextmanager
+    def as_base(self) -> Iterator[None]:
+        """While the block runs, all answers are those of the base model, asked in the same words.
+
+        An adapter is switched off, so that no second copy of the weights is needed; both answer with the same frozen
+        numbers (4 bits if the run trained in 4 bits). After full fine-tuning the base is loaded once beside the tuned
+        model. So it is for adapters that begin as a part of the base (PiSSA), whose own base is the rest of it.
+
+        Raises:
+            ModelError: E-EVAL-023 when the run names no base model; E-MODEL-001 when it is not on this machine.
+        """
+        if isinstance(self.model, PeftModel) and not _moved_the_base(self.model):
+            with self.model.disable_adapter():
+                yield
+            return
+        if self._base_model is None:
+            if not self.base.name:
+                raise ModelError(Problem("E-EVAL-023", "the run names no base model", "give --base PATH"))
+            self._base_model = load_base(self.base)
+        tuned, self.model = self.model, self._base_model
+        try:
+            yield
+        finally:
+            self.model = tuned
+
     def _continued(self, ids: list[int], max_new_tokens: int, temperature: float) -> str:
         return str(self.tokenizer.decode(continue_ids(self.model, ids, self.stop_ids, max_new_tokens, temperature)))
 
 
-def load(run: str | Path, base: str | None = None) -> Tuned:
+def load(run: str | Path, base: str | None = None, load_in_4bit: bool | None = None) -> Tuned:
     """Load a finished run.
 
     Args:
         run: Its output folder, or its final_model folder.
-        base: Base model to put the adapter on, when it is not where it was in training.
+        base: Where the base model is, when it is not where it was in training.
+        load_in_4bit: Whether the frozen base is held in 4 bits. None: as it was in training, which is what the adapter
+            learned to work with; False loads it as plain peft does.
 
     Raises:
         ModelError: E-MODEL-012 when there is nothing to load, E-MODEL-001 when the base is not there.
+    """
+    folder = final_folder(run)
+    origin = Base.of(folder, base, load_in_4bit)
+    model = load_tuned(folder, origin)
+    stops = GenerationConfig.from_pretrained(folder).eos_token_id
+    stop_ids = tuple(stops) if isinstance(stops, list) else (stops,)
+    return Tuned(model, AutoTokenizer.from_pretrained(folder), stop_ids, origin)
+
+
+def final_folder(run: str | Path) -> Path:
+    """The folder of a run that `load` reads.
+
+    Raises:
+        ModelError: E-MODEL-012 when there is nothing to load.
     """
     folder = Path(run).expanduser()
     folder = folder / "final_model" if (folder / "final_model").is_dir() else folder
@@ -71,24 +186,10 @@ def load(run: str | Path, base: str | None = None) -> Tuned:
         found = f"{folder} holds weights but no {lost[0]}: checkpoints are for --resume, final_model is for use"
     if found:
         raise ModelError(Problem("E-MODEL-012", found, "give the output folder of a finished run", str(run)))
-    model = _with_adapter(folder, base) if adapter else _whole(folder)
-    stops = GenerationConfig.from_pretrained(folder).eos_token_id
-    stop_ids = tuple(stops) if isinstance(stops, list) else (stops,)
-    return Tuned(model.to(best_device()).eval(), AutoTokenizer.from_pretrained(folder), stop_ids)
+    return folder
 
 
-def _whole(folder: Path) -> Any:
-    return AutoModelForCausalLM.from_pretrained(folder, dtype="auto", use_safetensors=True)
-
-
-def _with_adapter(folder: Path, base: str | None) -> Any:
-    """The base model that the adapter names, of the commit that it names, with the adapter on it."""
-    settings = json.loads((folder / "adapter_config.json").read_text("utf-8"))
-    name = base or settings["base_model_name_or_path"]
-    revision = None if base else settings.get("revision")
-    try:
-        model = AutoModelForCausalLM.from_pretrained(name, revision=revision, dtype="auto", use_safetensors=True)
-    except OSError as error:
-        found = f"the adapter's base model {name!r} is not on this machine"
-        raise ModelError(Problem("E-MODEL-001", found, f"hf download {name}, or load(run, base=PATH)")) from error
-    return PeftModel.from_pretrained(model, str(folder))
+def _moved_the_base(model: PeftModel) -> bool:
+    """Whether putting the adapter on took something out of the base's weights."""
+    start = model.peft_config["default"].init_lora_weights
+    return isinstance(start, str) and start.startswith("pissa")

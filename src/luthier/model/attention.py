@@ -8,9 +8,9 @@ to nothing else, so packing changes no number: it only removes padding.
 
 Registered with transformers as the attention implementation ``luthier_documents``, the extension point that every
 model of `transformers` with the attention interface calls. On CUDA in 16 bits it runs PyTorch's variable-length flash
-kernel (`torch.nn.attention.varlen`), elsewhere one `scaled_dot_product_attention` a document, which is also the
-reference of the tests. Sliding windows are honoured. Not covered: attention soft-capping, sinks and position biases,
-which raise `UnsupportedAttentionError` (such models train unpacked).
+kernel (`torch.nn.attention.varlen`); on a CPU documents of similar length are batched (`luthier.model.bucketed`);
+elsewhere there is one `scaled_dot_product_attention` a document. Sliding windows are honoured. Not covered: attention
+soft-capping, sinks and position biases, which raise `UnsupportedAttentionError` (such models train unpacked).
 
 Shape letters: B batch (1), H query heads, K key/value heads, T tokens of the micro-batch, D head size.
 """
@@ -23,6 +23,8 @@ from typing import Any
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
+
+from luthier.model.bucketed import bucketed_attention
 
 NAME = "luthier_documents"
 _UNSUPPORTED = ("softcap", "s_aux", "position_bias")
@@ -71,6 +73,12 @@ def document_attention(
     assert query_BHTD.shape[0] == 1 and document_offsets, "packed micro-batches hold one row and its offsets"
     if cu_seq_lens is not None and query_BHTD.is_cuda and query_BHTD.element_size() == 2 and dropout == 0.0:
         return _flash(query_BHTD, key_BKTD, value_BKTD, scaling, sliding_window, document_offsets, cu_seq_lens), None
+    longest = max(end - start for start, end in pairwise(document_offsets))
+    windowed = sliding_window is not None and sliding_window < longest
+    if query_BHTD.device.type == "cpu" and dropout == 0.0 and not windowed:
+        scale = query_BHTD.shape[-1] ** -0.5 if scaling is None else scaling
+        query_THD, key_TKD, value_TKD = (x[0].transpose(0, 1) for x in (query_BHTD, key_BKTD, value_BKTD))
+        return bucketed_attention(query_THD, key_TKD, value_TKD, scale, document_offsets)[None], None
     outputs = []
     for start, end in pairwise(document_offsets):
         window = _window_mask(end - start, sliding_window, query_BHTD.device)

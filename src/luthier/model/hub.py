@@ -147,7 +147,7 @@ def explain_failure(name: str, error: Exception) -> Problem:
 
 def _hub_failure(name: str, chain: list[BaseException], text: str) -> Problem | None:
     """Which of the three ways a model on the hub can be out of reach it was; None: none of them."""
-    runs_now = "runs now: python examples/small_base.py, then luthier train configs/small_base.yaml"
+    runs_now = "runs now, without network: luthier quickstart"
     if any(isinstance(e, hub_errors.GatedRepoError) for e in chain) or "gated repo" in text:
         fix = f"accept the licence at https://huggingface.co/{name}, then run: hf auth login   ({runs_now})"
         return Problem("E-MODEL-002", f"{name} is gated and this machine has no access", fix, KEY)

@@ -6,11 +6,14 @@ the terminal. When the run is over the panel makes way for a few lines that stay
 
 from __future__ import annotations
 
+import sys
 import time
 
 from rich.console import Console, RenderableType
 from rich.live import Live
 
+from luthier.events.sinks import Sink
+from luthier.events.sinks.text import TextSink
 from luthier.events.types import Event
 from luthier.monitor.state import RunState, fold
 from luthier.monitor.view import LOWEST, NARROWEST, render, summary
@@ -63,3 +66,8 @@ class Panel:
         # One line less than the terminal has: a full one scrolls at each refresh.
         height = max(LOWEST, self._console.height - 1)
         return render(self.state, self._clock(), self._console.width, height)
+
+
+def training_screen(console: Console, plain: bool) -> Sink:
+    """The panel where the terminal can show it, else one log line a step to standard output."""
+    return Panel(console) if Panel.suits(console) and not plain else TextSink(sys.stdout)

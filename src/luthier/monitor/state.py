@@ -7,14 +7,17 @@
 The smoothed loss is an exponential mean with the weight of the newest value a = 0.1, s <- s + a (loss - s). Its
 memory is about 1/a = 10 log lines; the first ten count alike (a = 1/n), so that the first loss does not linger.
 
-Not covered: what the numbers look like (`luthier.monitor.view`), and whether they are healthy.
+A number that the log of another program does not have is NaN. Where only the seconds of a step are missing, they are
+taken from the times at which two log lines came.
+
+Not covered: what the numbers look like (`luthier.monitor.view`), and whether they are healthy (`luthier.doctor`).
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from luthier.events.types import (
     Architecture,
@@ -22,18 +25,35 @@ from luthier.events.types import (
     Evaluated,
     Event,
     Log,
+    Machine,
     Notice,
     Resumed,
     RunFinished,
     RunStarted,
     Sampled,
+    Timing,
 )
 
 Status = Literal["starting", "training", "done", "stopped", "failed"]
 
 LONGEST_HISTORY = 2000
+RECENT = 500
 SMOOTHING = 0.1
 _KEPT = 50
+_KEPT_TIMINGS = 20
+
+
+class Point(NamedTuple):
+    """One log line, as far as it is drawn; NaN where it is not known."""
+
+    step: int
+    loss: float
+    learning_rate: float
+    grad_norm: float = math.nan
+    tokens_per_second: float = math.nan
+    step_seconds: float = math.nan
+    memory_gib: float = math.nan
+    gpu_utilization: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -42,10 +62,14 @@ class RunState:
 
     Attributes:
         started, updated: Clock of the caller, in seconds, at the first and the latest event of this attempt.
-        history: (step, loss, learning rate) of the log lines; thinned out to every `stride`-th past `LONGEST_HISTORY`.
+        logged_at: The same clock at the latest log line; 0 before it.
+        history: The log lines; thinned out to every `stride`-th past `LONGEST_HISTORY`.
+        recent: The latest `RECENT` log lines, every one of them.
         logged: How many log lines there were.
         first_loss, smoothed_loss: None until a finite loss was seen.
-        log: The latest log line.
+        lowest: The log line with the least loss.
+        log, machine: The latest of each.
+        timings: The latest ones, oldest first.
         evaluations, samples, notices: The latest ones, oldest first.
     """
 
@@ -58,14 +82,19 @@ class RunState:
     epoch: float = 0.0
     started: float = 0.0
     updated: float = 0.0
+    logged_at: float = 0.0
     parameters: int = 0
     trainable_parameters: int = 0
-    history: tuple[tuple[int, float, float], ...] = ()
+    history: tuple[Point, ...] = ()
+    recent: tuple[Point, ...] = ()
     stride: int = 1
     logged: int = 0
     first_loss: float | None = None
     smoothed_loss: float | None = None
+    lowest: Point | None = None
     log: Log | None = None
+    machine: Machine | None = None
+    timings: tuple[Timing, ...] = ()
     evaluations: tuple[Evaluated, ...] = ()
     best: Evaluated | None = None
     samples: tuple[Sampled, ...] = ()
@@ -89,8 +118,8 @@ def fold(state: RunState, event: Event, time: float) -> RunState:
             return _started(state, event, time)
         case Architecture():
             return replace(state, parameters=event.parameters, trainable_parameters=event.trainable_parameters)
-        case Log():
-            return _logged(state, event)
+        case Log() | Timing() | Machine():
+            return _measured(state, event, time)
         case Evaluated():
             kept = (*state.evaluations, event)[-_KEPT:]
             best = event if event.best or state.best is None else state.best
@@ -128,15 +157,18 @@ def _started(state: RunState, event: RunStarted, time: float) -> RunState:
 
 def _back_to(state: RunState, step: int) -> RunState:
     """Forget what came after `step`."""
-    history = tuple(point for point in state.history if point[0] <= step)
+    history = tuple(point for point in state.history if point.step <= step)
     evaluations = tuple(event for event in state.evaluations if event.step <= step)
     best = state.best if state.best and state.best.step <= step else None
     return replace(
         state,
         step=step,
         history=history,
+        recent=tuple(point for point in state.recent if point.step <= step),
         smoothed_loss=_smooth(history),
+        lowest=state.lowest if state.lowest and state.lowest.step <= step else _lowest(history),
         log=state.log if state.log and state.log.step <= step else None,
+        timings=tuple(event for event in state.timings if event.step <= step),
         evaluations=evaluations,
         best=best or next((event for event in reversed(evaluations) if event.best), None),
         samples=tuple(event for event in state.samples if event.step <= step),
@@ -144,11 +176,15 @@ def _back_to(state: RunState, step: int) -> RunState:
     )
 
 
-def _smooth(history: tuple[tuple[int, float, float], ...]) -> float | None:
+def _smooth(history: tuple[Point, ...]) -> float | None:
     smoothed = None
-    for count, (_, loss, _) in enumerate(history):
-        smoothed = _smoothed(smoothed, loss, count)
+    for count, point in enumerate(history):
+        smoothed = _smoothed(smoothed, point.loss, count)
     return smoothed
+
+
+def _lowest(points: tuple[Point, ...]) -> Point | None:
+    return min((point for point in points if math.isfinite(point.loss)), key=lambda point: point.loss, default=None)
 
 
 def _smoothed(smoothed: float | None, loss: float, count: int) -> float | None:
@@ -158,22 +194,60 @@ def _smoothed(smoothed: float | None, loss: float, count: int) -> float | None:
     return loss if smoothed is None else smoothed + max(SMOOTHING, 1 / (count + 1)) * (loss - smoothed)
 
 
-def _logged(state: RunState, event: Log) -> RunState:
+def _logged(state: RunState, event: Log, time: float) -> RunState:
+    point = Point(
+        event.step,
+        event.loss,
+        event.learning_rate,
+        event.grad_norm,
+        event.tokens_per_second,
+        _step_seconds(state, event, time),
+        event.memory_gib,
+    )
     history, stride = state.history, state.stride
     if state.logged % stride == 0:
-        history = (*history, (event.step, event.loss, event.learning_rate))
+        history = (*history, point)
         if len(history) > LONGEST_HISTORY:
             history, stride = history[::2], stride * 2
     first = event.loss if state.first_loss is None and math.isfinite(event.loss) else state.first_loss
     return replace(
         _at(state, event.step, event.epoch),
+        logged_at=time,
         history=history,
+        recent=(*state.recent, point)[-RECENT:],
         stride=stride,
         logged=state.logged + 1,
         first_loss=first,
         smoothed_loss=_smoothed(state.smoothed_loss, event.loss, state.logged),
+        lowest=_lowest((state.lowest, point) if state.lowest else (point,)),
         log=event,
     )
+
+
+def _step_seconds(state: RunState, event: Log, time: float) -> float:
+    """As the log says, or from the times of two log lines."""
+    if math.isfinite(event.step_seconds) or state.log is None:
+        return event.step_seconds
+    steps, seconds = event.step - state.log.step, time - state.logged_at
+    return seconds / steps if steps > 0 and seconds > 0 else math.nan
+
+
+def _measured(state: RunState, event: Log | Timing | Machine, time: float) -> RunState:
+    """What a step's instruments say. What the box does belongs to the log line before it."""
+    match event:
+        case Log():
+            return _logged(state, event, time)
+        case Timing():
+            return replace(state, timings=(*state.timings, event)[-_KEPT_TIMINGS:])
+        case Machine():
+            history, recent = (_with_utilization(points, event) for points in (state.history, state.recent))
+            return replace(state, machine=event, history=history, recent=recent)
+
+
+def _with_utilization(points: tuple[Point, ...], event: Machine) -> tuple[Point, ...]:
+    if not points or points[-1].step != event.step:
+        return points
+    return (*points[:-1], points[-1]._replace(gpu_utilization=event.gpu_utilization))
 
 
 def _at(state: RunState, step: int, epoch: float | None = None) -> RunState:

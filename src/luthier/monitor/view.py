@@ -142,7 +142,7 @@ def _progress(state: RunState, inner: int) -> Text:
     share = state.step / state.total_steps if state.total_steps else 0.0
     where = Text.assemble(
         ("step ", "dim"), (f"{state.step:,}", "bold"), (f" / {state.total_steps:,}", ""),
-        ("   epoch ", "dim"), (f"{state.epoch:.2f}", "bold"), (f" / {state.epochs:g}", ""),
+        ("   epoch ", "dim"), (f"{state.epoch:.2f}", "bold"), (f" / {state.epochs:.3g}", ""),
     )  # fmt: skip
     percent = f" {share:4.0%}"
     width = inner - where.cell_len - len(percent) - 3
@@ -183,7 +183,7 @@ def _loss_rows(state: RunState, inner: int) -> Iterable[_Row]:
     meanings = ("lower is better; 0 = every token certain", "lower is better; 0 = certain", "lower is better")
     yield _Row("loss", value, meanings, 0)
     if len(state.history) > 1:
-        curve = sparkline([point[1] for point in state.history], min(_CURVE_WIDTH, inner - _LABEL_WIDTH))
+        curve = sparkline([point.loss for point in state.history], min(_CURVE_WIDTH, inner - _LABEL_WIDTH))
         perplexity = f"{math.exp(loss):,.3g}" if loss < 20 else "huge" if loss >= 20 else "unknown"
         words = f"perplexity {perplexity}"
         yield _Row("", Text(curve, _ACCENT), (f"{words}: as unsure as a choice among so many tokens", words), 4)
@@ -203,7 +203,7 @@ def _loss_rows(state: RunState, inner: int) -> Iterable[_Row]:
 def _optimizer_rows(state: RunState) -> Iterable[_Row]:
     if state.log is None:
         return
-    rate = _strong(f"{significant(state.log.learning_rate, 4):g}").append(_trend(state))
+    rate = _strong(f"{significant(state.log.learning_rate, 4):g}").append(rate_trend(state))
     yield _Row("learn rate", rate, ("how far one step moves the weights", "length of a step"), 2)
     norm = state.log.grad_norm
     value = _strong(decimal(norm), math.isfinite(norm))
@@ -223,9 +223,9 @@ def _strong(number: str, healthy: bool = True) -> Text:
     return Text.assemble((number, "bold" if healthy else "bold red"))
 
 
-def _trend(state: RunState) -> str:
-    """Where the learning rate is on its way."""
-    rates = [rate for _, _, rate in state.history]
+def rate_trend(state: RunState) -> str:
+    """Where the learning rate is on its way, in words after its value; empty while nobody can tell."""
+    rates = [point.learning_rate for point in state.history]
     name = (state.plan or {}).get("training.lr_scheduler_type", "")
     kind = f", {one_line(str(name))}" if name else ""
     if len(rates) < 2:

@@ -22,7 +22,7 @@ from luthier.data.loader import evaluation_batches, training_steps
 from luthier.data.order import step_rows
 from luthier.data.prepare import Prepared
 from luthier.errors import Problem, RunError
-from luthier.events.types import Evaluated, Event, Gradients, Log, Notice, RunFinished, Sampled
+from luthier.events.types import Evaluated, Event, Gradients, Log, Machine, Notice, RunFinished, Sampled, Timing
 from luthier.machine.probe import peak_memory_gib
 from luthier.machine.ranks import rank, world_size
 from luthier.model.forward import autocast
@@ -30,6 +30,7 @@ from luthier.model.sampling import continue_ids
 from luthier.training.checkpoint import save_checkpoint
 from luthier.training.final import save_final
 from luthier.training.gradients import gradient_flow
+from luthier.training.instruments import MachineReader, Stopwatch
 from luthier.training.optimizer import gradient_norm
 from luthier.training.schedule import learning_rate
 from luthier.training.state import TrainState
@@ -65,6 +66,10 @@ class Run:
     state: TrainState = field(default_factory=TrainState)
     stop: Callable[[], bool] = lambda: False
     clock: Clock = field(default_factory=lambda: Clock(0, 0.0))
+    watch: Stopwatch = field(default_factory=Stopwatch)
+
+    def __post_init__(self) -> None:
+        self.reader = MachineReader(self.output_dir)
 
 
 def run(job: Run) -> Iterator[Event]:
@@ -79,11 +84,11 @@ def run(job: Run) -> Iterator[Event]:
         yield from sample(job)
     ending = why_it_ends(job)
     steps = training_steps(job.data.train, plan, state.step, rank(), world_size())
-    for batches in () if ending else steps:
+    for batches in () if ending else job.watch.fetched(steps):
         yield from optimizer_step(job, batches)
         # the first step is logged too: it shows that the run is alive, and where the loss begins
         if state.step == 1 or due(state.step, plan.config.logging.logging_steps):
-            yield log_line(job)
+            yield from log(job)
         if due(state.step, plan.eval_every) or (is_last(job) and plan.eval_every):
             yield from evaluation(job)
         if state.step in plan.config.evaluation.sample_steps or is_last(job):
@@ -98,17 +103,20 @@ def run(job: Run) -> Iterator[Event]:
 
 def optimizer_step(job: Run, batches: list[Any]) -> Iterator[Gradients]:
     """Forward, loss, backward, update."""
-    plan, state, started = job.plan, job.state, time.monotonic()
-    loss_sum, trained_tokens, num_tokens = backward(job.model, batches, plan)
+    plan, state, lap = job.plan, job.state, job.watch.lap
+    loss_sum, trained_tokens, num_tokens = backward(job.model, batches, plan, lap)
     norm = gradient_norm(p for p in job.model.parameters() if p.requires_grad)
     if not (torch.isfinite(norm) and math.isfinite(loss_sum)):
         raise not_finite(job, loss_sum, norm.item())
     flow = None
     if due(state.step + 1, plan.config.logging.histogram_steps):
+        lap("optimizer")
         flow = gradient_flow(job.model, state.step + 1)
+        lap("other")
     update(job.model, job.optimizer, plan, learning_rate(plan, state.step), norm)
-    state.count(loss_sum, trained_tokens, num_tokens, time.monotonic() - started)
-    state.grad_norm = norm.item()
+    lap("optimizer")
+    state.grad_norm = norm.item()  # the device is done here
+    state.count(loss_sum, trained_tokens, num_tokens, job.watch.stop())
     if flow is not None:
         yield flow
 
@@ -142,6 +150,13 @@ def why_it_ends(job: Run) -> str:
 def epoch(job: Run) -> float:
     """Epochs done, as a fraction."""
     return job.state.step / job.plan.steps_per_epoch
+
+
+def log(job: Run) -> Iterator[Log | Timing | Machine]:
+    """What there is to say of the steps since the last log line: the numbers, their seconds, the box."""
+    yield log_line(job)
+    yield job.watch.timing(job.state.step)
+    yield from job.reader.machine(job.state.step)
 
 
 def log_line(job: Run) -> Log:

@@ -1,10 +1,14 @@
 """`final_model/`: the adapter, its tokenizer and exact chat template, how to generate, and a model card.
 
+`luthier.json` adds what neither adapter_config.json nor config.json says: which base it was, and in which number format
+the frozen weights were while the adapter learned to work with them.
+
 Everything that comes after training reads this folder and nothing else, and so does any tool that reads peft's format.
 """
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +24,7 @@ from luthier.training.commit import commit
 from luthier.training.state import TrainState
 
 FINAL = "final_model"
+TRAINED_ON = "luthier.json"
 
 
 def save_final(
@@ -46,7 +51,16 @@ def save_final(
             pad_token_id=tokenizer.pad_token_id,
             do_sample=False,
         ).save_pretrained(folder)
+        (folder / TRAINED_ON).write_text(json.dumps(trained_on(plan), indent=2) + "\n", encoding="utf-8")
         (folder / "README.md").write_text(card(plan, state), encoding="utf-8")
 
     commit(output_dir / FINAL, fill)
     return note
+
+
+def trained_on(plan: Plan) -> dict[str, Any]:
+    """The base model and the format of its frozen weights; `base` is None for a run that started from random ones."""
+    model, quantization = plan.config.model, plan.config.quantization
+    four_bits = quantization.model_dump() if quantization.load_in_4bit else None
+    name = None if model.from_scratch else model.model_name_or_path
+    return {"base": name, "revision": model.revision, "dtype": model.dtype, "quantization": four_bits}

@@ -18,6 +18,7 @@ from luthier.config.plan import Plan
 from luthier.data.collate import MicroBatch
 from luthier.machine.ranks import sum_over_ranks
 from luthier.model.forward import autocast, inference, summed_loss
+from luthier.training.instruments import Lap
 from luthier.training.optimizer import clip, set_learning_rate
 
 LOSS_SCALE = {"float16": 1024.0}
@@ -25,8 +26,16 @@ LOSS_SCALE = {"float16": 1024.0}
 A power of two, so it changes no digit; bfloat16 and float32 need none."""
 
 
-def backward(model: nn.Module, batches: Sequence[MicroBatch], plan: Plan) -> tuple[float, int, int]:
+def backward(
+    model: nn.Module, batches: Sequence[MicroBatch], plan: Plan, lap: Lap = lambda _: None
+) -> tuple[float, int, int]:
     """Forward and backward over a step's micro-batches; gradients of the step's mean loss are left in `.grad`.
+
+    Args:
+        model: The model, in training mode.
+        batches: This rank's micro-batches of the step.
+        plan: The plan.
+        lap: Told the name of each phase when it ends.
 
     Returns:
         Sum of the negative log-likelihoods, trained tokens and tokens, each over all ranks.
@@ -39,8 +48,10 @@ def backward(model: nn.Module, batches: Sequence[MicroBatch], plan: Plan) -> tup
     for batch in batches:
         with autocast(plan):
             loss = summed_loss(model, batch.to(device))
+        lap("forward")
         (loss * (scale / trained_tokens)).backward()  # type: ignore[no-untyped-call]
         loss_sum += loss.detach()
+        lap("backward")
     if scale != 1.0:
         for parameter in model.parameters():
             if parameter.grad is not None:

@@ -40,4 +40,14 @@ ENVIRONMENT: dict[str, Explanation] = {
             "RANK first."
         ),
     ),
+    "E-ENV-005": Explanation(
+        title="the table of the GPU monitor cannot be written",
+        why="readings would be mixed with something else, or be lost without a word",
+        text=(
+            "luthier gpu --csv appends a row for each GPU at each reading. It continues only a file that begins with "
+            "exactly its own header: rows of different columns in one file are of no use to any program that reads it. "
+            "The file may also lie in a folder that does not exist, belong to somebody else, or the disk may be full. "
+            "Rows that were written stay as they are. Give --csv the path of a new file."
+        ),
+    ),
 }

@@ -37,4 +37,14 @@ RUN: dict[str, Explanation] = {
             "please report it with the traceback file, plan.yaml and the command."
         ),
     ),
+    "E-RUN-005": Explanation(
+        title="there is no log to read",
+        why="without a terminal nobody can be told to wait for it, and an empty answer would look like a healthy run",
+        text=(
+            "luthier watch reads the folder of a run (events.jsonl is in training.output_dir, checkpoints by default) "
+            "or a log that a run's output was redirected to. The path that was given does not exist. On a terminal the "
+            "dashboard waits for a log that is to come; with --once, with --replay and in a pipe it has to be there. "
+            "Look at the path; it counts from the folder where the command runs."
+        ),
+    ),
 }

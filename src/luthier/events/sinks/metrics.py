@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from luthier.events.types import Evaluated, Event, Gradients, Log, RunFinished
+import math
+from dataclasses import fields
+
+from luthier.events.types import Evaluated, Event, Gradients, Log, Machine, RunFinished, Timing
 
 
 def metrics(event: Event) -> dict[str, float]:
@@ -23,6 +26,10 @@ def metrics(event: Event) -> dict[str, float]:
         case Evaluated():
             best = {"eval/best_loss": event.eval_loss} if event.best else {}
             return {"eval/loss": event.eval_loss, "eval/runtime_seconds": event.eval_runtime, **best}
+        case Timing() | Machine():
+            group = "time" if isinstance(event, Timing) else "machine"
+            values = {field.name: float(getattr(event, field.name)) for field in fields(event) if field.name != "step"}
+            return {f"{group}/{name}": value for name, value in values.items() if math.isfinite(value)}
         case Gradients():
             return {f"gradients/norm/{layer}": norm for layer, norm in event.norms.items()}
         case RunFinished():

@@ -1,9 +1,9 @@
 """TensorBoard files, written with TensorBoard's own record writer and protobufs; needs neither torch nor tensorflow.
 
-What is where: `train/*`, `perf/*`, `eval/*`, `final/*` and `gradients/norm/<layer>` are scalars; `weights/*` and
-`gradients/*` histograms; samples, notices, hyper-parameters and the architecture are also there as text; the HPARAMS
-and GRAPHS tabs are filled. Each attempt writes a file of its own. An attempt that resumes says from which step on the
-earlier files no longer count, as torch's SummaryWriter does with `purge_step`.
+What is where: `train/*`, `perf/*`, `time/*`, `machine/*`, `eval/*`, `final/*` and `gradients/norm/<layer>` are
+scalars; `weights/*` and `gradients/*` histograms; samples, notices, hyper-parameters and the architecture are also
+there as text; the HPARAMS and GRAPHS tabs are filled. Each attempt writes a file of its own. An attempt that resumes
+says from which step on the earlier files no longer count, as torch's SummaryWriter does with `purge_step`.
 
 Writes are synchronous and flushed at every event: an event comes every few seconds, and a full disk is then noticed by
 the write that met it.

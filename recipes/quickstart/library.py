@@ -1,0 +1,46 @@
+"""Text that every Python installation has: the functions of its standard library.
+
+Each function and method is parsed and written again by `ast.unparse`, so that one style of code comes out: no
+comments, four spaces, single quotes. The text differs a little between Python versions; the model card names the one
+that was used.
+
+Not covered: tests of the library, packages that are not part of Python.
+"""
+
+from __future__ import annotations
+
+import ast
+import keyword
+import re
+import sysconfig
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+SHORTEST, LONGEST = 80, 1800  # characters
+_LEFT_OUT = {"test", "tests", "site-packages", "dist-packages", "idlelib", "lib2to3"}
+_WORD = re.compile(r"(?<![A-Za-z])[a-z]{3,10}(?![A-Za-z])")
+
+
+def functions() -> list[str]:
+    """Source of the library's functions, each once, in the order of files and lines."""
+    return list(dict.fromkeys(_sources(Path(sysconfig.get_path("stdlib")))))
+
+
+def _sources(library: Path) -> Iterator[str]:
+    for path in sorted(library.rglob("*.py")):
+        if _LEFT_OUT & set(path.relative_to(library).parts):
+            continue
+        try:
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+        except (UnicodeDecodeError, SyntaxError, ValueError):
+            continue
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef) and SHORTEST <= len(text := ast.unparse(node)) <= LONGEST:
+                yield text
+
+
+def words(sources: Iterable[str], at_least: int = 4) -> list[str]:
+    """Words that occur in so many of the sources, for made-up names; sorted."""
+    counts = Counter(word for text in sources for word in set(_WORD.findall(text)))
+    return sorted(word for word, count in counts.items() if count >= at_least and not keyword.iskeyword(word))

@@ -1,0 +1,57 @@
+"""`luthier chat`: talk to a finished run, and to its base beside it."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from contextlib import nullcontext
+from pathlib import Path
+
+import typer
+
+from luthier.events.printable import one_line
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the application."""
+    app.command()(chat)
+
+
+def chat(
+    run: str = typer.Argument(metavar="RUN", help="Output folder of a finished run."),
+    compare: bool = typer.Option(False, "--compare", help="The base answers first, then the tuned model."),
+    temperature: float = typer.Option(0.0, "--temperature", min=0.0, help="0: always the likeliest token."),
+    max_new_tokens: int = typer.Option(256, "--max-new-tokens", min=1, help="Longest answer."),
+    seed: int | None = typer.Option(None, "--seed", min=0, help="Repeats the draws of a temperature."),
+    base: str = typer.Option(None, "--base", help="Where the base model is, if not where it was in training."),
+) -> None:
+    """Talk to RUN. In the chat: /reset forgets, /quit ends, /help explains.
+
+    When the input is no terminal, each line is a question that stands alone, and only answers are printed.
+
+    Example: luthier chat checkpoints --compare
+    """
+    from rich.console import Console
+    from rich.text import Text
+
+    if isinstance(sys.stdin, io.TextIOWrapper):  # bytes that are no UTF-8 are a question with a strange letter
+        sys.stdin.reconfigure(errors="replace")
+    at_terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    with Console(stderr=True).status(Text(f"loading {one_line(run)}")) if at_terminal else nullcontext():
+        import torch
+
+        from luthier.generate.chat import Chat
+        from luthier.generate.load import load
+        from luthier.generate.talk import answer_lines, talk
+        from luthier.machine.libraries import library_output_to
+
+        with library_output_to(Path(os.devnull)):
+            tuned = load(run, base)
+    torch.manual_seed(seed) if seed is not None else torch.seed()
+    partner = Chat(tuned, ("base", "tuned") if compare else ("tuned",), max_new_tokens, temperature, at_terminal)
+    with library_output_to(Path(os.devnull)):
+        if at_terminal:
+            talk(partner, run)
+        else:
+            answer_lines(partner, sys.stdin)

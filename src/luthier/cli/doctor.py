@@ -1,0 +1,45 @@
+"""`luthier doctor`: what is wrong with a run, and the line to change."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import typer
+
+from luthier.errors import MissingError, Problem
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the application."""
+    app.command()(doctor)
+
+
+def doctor(
+    log: Path = typer.Argument(..., metavar="RUN_OR_LOG", help="Folder of a run, or a log of any training program."),
+    as_json: bool = typer.Option(False, "--json", help="A JSON list of findings instead of text."),
+) -> None:
+    """Examine a run, live or long ago: what is wrong, what shows it, why, and the line of YAML to change.
+
+    Example: luthier doctor checkpoints
+
+    What is read: the folder of a run, events.jsonl, training.log, logs of Hugging Face's Trainer, TRL and
+    LLaMA-Factory, TensorBoard files. Ends with 0 whatever is found.
+    """
+    from luthier.doctor import Doctor, examine, findings, report, unjudged
+    from luthier.events.follow import read_all
+
+    seen = Doctor()
+    empty = True
+    for told in read_all(log):
+        seen, empty = examine(seen, told.event, told.time), False
+    if empty:
+        what = "nothing in it is a log of a training run" if log.exists() else "there is no such log"
+        fix = "give the folder of a run (training.output_dir) or its log: luthier doctor checkpoints"
+        raise MissingError(Problem("E-RUN-005", what, fix, str(log)))
+    found = findings(seen, time.time())
+    if as_json:
+        typer.echo(json.dumps(report.as_json(found), indent=1))
+    else:
+        typer.echo(report.as_text(found, unjudged(seen), seen.history.step))

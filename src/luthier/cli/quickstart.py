@@ -1,0 +1,59 @@
+"""`luthier quickstart`: a model that visibly learns, in minutes, on a CPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from luthier.cli.json_file import check_writable, write_json
+from luthier.cli.request import shipped
+from luthier.config.load import load
+from luthier.errors import EXIT_RESUMABLE
+
+CONFIG = Path("configs/quickstart.yaml")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the application."""
+    app.command()(quickstart)
+
+
+def quickstart(
+    changes: list[str] = typer.Argument(None, metavar="[KEY=VALUE]...", help=f"Keys of {CONFIG} to change."),
+    json_file: Path = typer.Option(None, "--json", metavar="FILE", help="Write what was measured to a file."),
+    overwrite: bool = typer.Option(False, "--overwrite", help="Start over, also where a stopped run could go on."),
+    plain: bool = typer.Option(False, "--plain", help="One log line a step, also on a terminal."),
+    unsafe: bool = typer.Option(
+        False, "--unsafe-local-execution", help="Run generated code although nothing here can isolate it."
+    ),
+) -> None:
+    """See a small model learn: examined, trained, examined again. Needs no GPU and no network.
+
+    Example: luthier quickstart --json result.json
+
+    Ctrl-C leaves a run that the same command goes on with.
+    """
+    loaded = load(shipped(CONFIG), changes or [])
+    if json_file:
+        check_writable(json_file)
+    from luthier.evaluate.screen import open_console
+    from luthier.quickstart.screen import Screen, table, what_next
+    from luthier.quickstart.story import Result, tell
+    from luthier.training.signals import stop_on_signals
+
+    console = open_console()
+    result: Result | None = None
+    try:
+        with stop_on_signals() as stop, Screen(console, plain, stop) as screen:
+            for told in tell(loaded, overwrite=overwrite, unsafe=unsafe, stop=stop, progress=screen.progress):
+                screen.show(told)
+                result = told if isinstance(told, Result) else None
+    except KeyboardInterrupt:
+        pass
+    if result is None:
+        typer.echo("\nstopped; `luthier quickstart` goes on from the newest checkpoint", err=True)
+        raise typer.Exit(EXIT_RESUMABLE)
+    console.print(table(result), what_next(result.plan.config.training.output_dir))
+    if json_file:
+        write_json(json_file, result.as_dict())

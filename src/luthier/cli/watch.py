@@ -1,0 +1,94 @@
+"""`luthier watch`: the dashboard, beside a run that goes on or on a log of long ago."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import typer
+
+from luthier.errors import MissingError, Problem
+
+SHORTEST_SECONDS, LONGEST_SECONDS = 0.25, 60.0
+SLOWEST, FASTEST, USUAL = 0.01, 100_000.0, 20.0
+WIDTH_ELSEWHERE = 100
+FOLDER, LOG = Path("checkpoints"), Path("training.log")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the application."""
+    app.command()(watch)
+
+
+def watch(
+    paths: list[Path] = typer.Argument(None, metavar="[LOG]...", help="Folders of runs, or logs. Several: overlaid."),
+    log: list[Path] = typer.Option([], "--log", metavar="FILE", help="The same; may be given several times."),
+    replay: bool = typer.Option(False, "--replay", help="Tell what happened again, from the beginning."),
+    speed: float = typer.Option(None, "--speed", help=f"How many times as fast to replay; {USUAL:g} unless given."),
+    once: bool = typer.Option(False, "--once", help="Print where the run stands, and end."),
+    refresh: float = typer.Option(0.5, "--refresh", metavar="SECONDS", help="Between two looks at the log."),
+) -> None:
+    """Watch a run: progress, loss, time left, statistics, and what the doctor finds. Reads files, touches nothing.
+
+    Example: luthier watch --log training.log
+
+    Without LOG: checkpoints or training.log, whichever was written last. A log that is not there yet is waited for.
+    """
+    if not SHORTEST_SECONDS <= refresh <= LONGEST_SECONDS:
+        raise typer.BadParameter(f"--refresh {refresh} is not from {SHORTEST_SECONDS} to {LONGEST_SECONDS:g} seconds")
+    if speed is not None and not replay:
+        raise typer.BadParameter("--speed is for --replay")
+    if speed is not None and not SLOWEST <= speed <= FASTEST:
+        raise typer.BadParameter(f"--speed {speed} is not from {SLOWEST} to {FASTEST:,.0f}")
+    from rich.console import Console
+
+    from luthier.monitor.panel import Panel
+
+    logs = [*(paths or ()), *log] or [usual_log()]
+    console = Console()
+    live = not once and Panel.suits(console) and sys.stdin.isatty() and sys.stderr.isatty()
+    if not live or replay:
+        _insist(logs)
+    if live:
+        _show(logs, (speed or USUAL) if replay else None, refresh, console.width)
+    else:
+        from luthier.monitor.dashboard.report import report
+        from luthier.monitor.dashboard.watching import Watch
+
+        watched = Watch(logs)
+        watched.settle()
+        width = console.width if console.is_terminal else WIDTH_ELSEWHERE
+        console.print(report(watched.scene(), width), soft_wrap=True)
+
+
+def usual_log() -> Path:
+    """What to watch when nothing is named: of the two usual places the one that was written last."""
+    places = [(path, path / "events.jsonl" if path == FOLDER else path) for path in (FOLDER, LOG)]
+    written = [(file.stat().st_mtime, path) for path, file in places if file.is_file()]
+    return max(written)[1] if written else LOG
+
+
+def _insist(logs: list[Path]) -> None:
+    """Logs that are not there are an error where nobody can wait for them."""
+    missing = [path for path in logs if not path.exists()]
+    if missing:
+        fix = "give the folder of a run (training.output_dir) or its log: luthier watch checkpoints"
+        raise MissingError(*(Problem("E-RUN-005", "there is no such log", fix, str(path)) for path in missing))
+
+
+def _show(logs: list[Path], speed: float | None, refresh: float, width: int) -> None:
+    """The dashboard until the reader quits; what stays behind is where the runs stood."""
+    from rich.console import Console
+
+    from luthier.monitor.dashboard.app import Dashboard
+    from luthier.monitor.dashboard.watching import Watch, this_machine
+    from luthier.monitor.view import summary
+
+    dashboard = Dashboard(Watch(logs, speed, machine=this_machine), refresh)
+    dashboard.run()
+    if dashboard.failure is not None:
+        raise dashboard.failure
+    console = Console()
+    for run in dashboard.scene.runs:
+        for line in summary(run.state, width):
+            console.print(line, soft_wrap=True)

@@ -1,0 +1,167 @@
+"""What rules share: when they can judge, how a curve is read, and how a line to change is written."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from luthier.config.aliases import RENAMED
+from luthier.doctor.finding import Change, Needs
+from luthier.doctor.history import History
+from luthier.doctor.statistics import median, noise
+from luthier.events.types import Log
+
+SMALLEST = 1e-3
+"""Nats: below, a loss is as good as 0."""
+FEWEST = 7
+"""Log lines that tell anything of the noise."""
+USUAL_RATES = {"lora": 2e-4, "full": 2e-5, "scratch": 1e-3}
+"""Peak learning rates to start from: for an adapter, for all weights of a trained model, for random weights."""
+
+
+def all_of(*needs: Needs) -> Needs:
+    """The first thing that is missing."""
+    return lambda run: next((text for need in needs if (text := need(run))), "")
+
+
+def logs(count: int, steps: int = 0) -> Needs:
+    """So many log lines with a loss, and so many steps."""
+
+    def missing(run: History) -> str:
+        # after steps back in a log that is in no order, a part of the history can be empty
+        lines = min(len(run.whole), len(run.recent)) if run.beginning else 0
+        if lines < count:
+            return f"{lines} of {count} log lines"
+        return f"step {run.step:,} of {steps:,}" if run.step < steps else ""
+
+    return missing
+
+
+def evaluations(count: int) -> Needs:
+    """So many evaluations."""
+    return lambda run: "" if len(run.evaluations) >= count else f"{len(run.evaluations)} of {count} evaluations"
+
+
+def known(key: str) -> Needs:
+    """A key of the plan."""
+    return lambda run: "" if run.get(key) is not None else f"this log does not tell {key}"
+
+
+def readings(kind: str, field: str, count: int) -> Needs:
+    """So many `Timing` or `Machine` events in which a field is known."""
+
+    def missing(run: History) -> str:
+        found = len(finite(getattr(event, field) for event in getattr(run, kind)))
+        return "" if found >= count else f"{found} of {count} readings of {field}"
+
+    return missing
+
+
+def finite(values: Iterable[float]) -> list[float]:
+    """Those that are numbers."""
+    return [value for value in values if math.isfinite(value)]
+
+
+def losses(lines: Sequence[Log]) -> list[float]:
+    """Their losses."""
+    return [line.loss for line in lines]
+
+
+def points(lines: Sequence[Log]) -> list[tuple[float, float]]:
+    """(step, loss)."""
+    return [(line.step, line.loss) for line in lines]
+
+
+def wobble(lines: Sequence[Log]) -> float:
+    """How far a log line lies from the curve by chance, as a share of the loss: one standard deviation.
+
+    In logarithms, for the noise of a loss grows with the loss; and generously from few lines, which tell little of it.
+    """
+    if len(lines) < FEWEST:
+        return math.inf
+    return noise([math.log(max(line.loss, SMALLEST)) for line in lines]) * (1 + 16 / len(lines))
+
+
+def first_loss(run: History) -> tuple[float, float]:
+    """Loss of the untouched model, and its standard deviation as a share of it.
+
+    The first log line is one step; later ones are means over the steps between them, and less noisy by their root.
+    """
+    start = run.beginning[:3]
+    steps = start[-1].step - start[-2].step if len(start) > 1 else 1
+    return start[0].loss, wobble(run.whole) * math.sqrt(max(1, steps) / max(1, start[0].step))
+
+
+def ratio(now: float, before: float) -> float:
+    """By what share a loss is higher, as a difference of logarithms: 0.1 is a tenth more, 0.7 twice as much."""
+    return math.log(max(now, SMALLEST) / max(before, SMALLEST))
+
+
+def level(lines: Sequence[Log], count: int = 3) -> float:
+    """Where the curve is: the median of the latest log lines."""
+    return median(losses(lines[-count:]))
+
+
+def peak_rate(run: History) -> float:
+    """The peak learning rate: as planned, or the highest that was logged; NaN where there is neither."""
+    planned = run.get("training.learning_rate")
+    if isinstance(planned, (int, float)):
+        return float(planned)
+    return max(finite(line.learning_rate for line in run.whole), default=math.nan)
+
+
+def usual_rate(run: History) -> float:
+    """A learning rate to start from, for what is trained here."""
+    if run.get("model.from_scratch"):
+        return USUAL_RATES["scratch"]
+    return USUAL_RATES["full" if run.get("training.finetuning_type") == "full" else "lora"]
+
+
+def warm(run: History) -> tuple[Log, ...]:
+    """The log lines after the warm-up: from the first whose learning rate is at least half of the peak."""
+    peak = peak_rate(run)
+    if not math.isfinite(peak):
+        return run.whole
+    for index, line in enumerate(run.whole):
+        if not line.learning_rate < peak / 2:
+            return run.whole[index:]
+    return ()
+
+
+def change(run: History, key: str, new: Any, old: Any = None) -> Change:
+    """The line to change; `old` is what is known without a plan."""
+    if key in run.plan:
+        return Change(key, yaml_value(run.plan[key]), yaml_value(new))
+    names = sorted((name for name, target in RENAMED.items() if target == key), key=len, reverse=True)[:2]
+    bare = key.rpartition(".")[2]
+    elsewhere = f" (or {', '.join(names)})" if names else ""
+    return Change(bare + elsewhere, "" if old is None else yaml_value(old), yaml_value(new))
+
+
+def lower_rate(run: History) -> tuple[Change, ...]:
+    """A learning rate of a tenth, and not more than usual."""
+    peak = peak_rate(run)
+    if not math.isfinite(peak):
+        return (change(run, "training.learning_rate", usual_rate(run)),)
+    return (change(run, "training.learning_rate", rounded(min(peak / 10, usual_rate(run))), peak),)
+
+
+def yaml_value(value: Any) -> str:
+    """A plain value as it stands in YAML."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def rounded(value: float, digits: int = 1) -> float:
+    """To so many significant digits."""
+    return float(f"{value:.{digits}g}")
+
+
+Number = Callable[[float], str]
+
+
+def percent(share: float) -> str:
+    """A share for the reader: ``8 %``, ``0.4 %``."""
+    return f"{100 * share:.2g} %" if abs(share) < 0.1 else f"{100 * share:.0f} %"

@@ -1,0 +1,229 @@
+"""What the rules may look at: the history of a run, of bounded size, as a pure fold over its events.
+
+The whole curve is kept thinned (every second line goes when it is full), its beginning and its latest lines in full,
+so that memory and the time of a diagnosis do not grow with the length of a run.
+
+Not covered: the weights, the rows, and everything else that is not in an event.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+from luthier.events.types import (
+    Architecture,
+    CheckpointSaved,
+    Evaluated,
+    Event,
+    Gradients,
+    Log,
+    Machine,
+    Notice,
+    Resumed,
+    RunFinished,
+    RunStarted,
+    Timing,
+)
+
+LONGEST = 400
+"""Log lines kept of the whole run; when there are more, every second one goes."""
+BEGINNING = 16
+RECENT = 64
+_KEPT = 32
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True)
+class History:
+    """A run as far as it has come.
+
+    Attributes:
+        plan: Dotted key -> value; empty for a log of another program.
+        vocabulary: Entries of the model's vocabulary; 0 where it is not known.
+        beginning, whole, recent: Log lines with a finite loss: the first ones, all thinned, and the latest.
+        not_finite: The first log line whose loss is NaN or infinite.
+        before_resume: The latest log lines when the run was resumed last.
+        failure: The last words of a run that failed.
+        started, updated: Time of the first and the latest event, in seconds of the caller's clock; 0: not known.
+        log_gaps: Seconds between neighbouring log lines.
+        longest_gap: Longest silence so far, in seconds.
+        now: The time at which the run is looked at.
+    """
+
+    plan: Mapping[str, Any] = field(default_factory=dict)
+    total_steps: int = 0
+    epochs: float = 0.0
+    vocabulary: int = 0
+    step: int = 0
+    logged: int = 0
+    stride: int = 1
+    beginning: tuple[Log, ...] = ()
+    whole: tuple[Log, ...] = ()
+    recent: tuple[Log, ...] = ()
+    not_finite: Log | None = None
+    evaluations: tuple[Evaluated, ...] = ()
+    best: Evaluated | None = None
+    timings: tuple[Timing, ...] = ()
+    machines: tuple[Machine, ...] = ()
+    gradients: tuple[Gradients, ...] = ()
+    checkpoint: CheckpointSaved | None = None
+    saved: int = 0
+    """Checkpoints written."""
+    resumed: Resumed | None = None
+    before_resume: tuple[Log, ...] = ()
+    said: tuple[str, ...] = ()
+    """Notices that were critical or warnings."""
+    finished: RunFinished | None = None
+    started: float = 0.0
+    updated: float = 0.0
+    logged_at: float = 0.0
+    log_gaps: tuple[float, ...] = ()
+    longest_gap: float = 0.0
+    now: float = 0.0
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """A value of the plan; `default` where it is not known."""
+        return self.plan.get(key, default)
+
+
+def fold(run: History, event: Event, time: float) -> History:
+    """The history after one more event.
+
+    Args:
+        run: The history before.
+        event: What happened; kinds that it does not know change nothing but the time.
+        time: When, in seconds of any clock that the caller keeps to; 0 or NaN: not known.
+    """
+    run = _at(run, time)
+    match event:
+        case RunStarted():
+            return _started(run, event)
+        case Log():
+            return _logged(run, event, time)
+        case Evaluated():
+            return _evaluated(run, event)
+        case Resumed():
+            back = _back_to(run, event.step)
+            return replace(back, resumed=event, before_resume=back.recent[-BEGINNING:])
+        case _:
+            return _noted(run, event)
+
+
+def _noted(run: History, event: Event) -> History:
+    """The history with an event that is only kept."""
+    match event:
+        case Architecture():
+            return replace(run, vocabulary=_vocabulary(event))
+        case Timing():
+            return replace(run, timings=_last(run.timings, event))
+        case Machine():
+            return replace(run, machines=_last(run.machines, event))
+        case Gradients():
+            return replace(run, gradients=_last(run.gradients, replace(event, histograms={}), 8))
+        case CheckpointSaved():
+            return replace(run, step=event.step, checkpoint=event, saved=run.saved + 1)
+        case Notice() if event.severity != "info":
+            return replace(run, said=_last(run.said, event.text, 16))
+        case RunFinished():
+            return replace(run, step=event.step, finished=event)
+        case _:
+            return run
+
+
+def _at(run: History, time: float) -> History:
+    if not time > 0:
+        return run
+    gap = time - run.updated if run.updated else 0.0
+    return replace(run, started=run.started or time, updated=time, longest_gap=max(run.longest_gap, gap))
+
+
+def _evaluated(run: History, event: Evaluated) -> History:
+    better = math.isfinite(event.eval_loss) and (run.best is None or event.eval_loss < run.best.eval_loss)
+    kept = _thinned((*run.evaluations, event))
+    return replace(run, step=event.step, evaluations=kept, best=event if better else run.best)
+
+
+def _started(run: History, event: RunStarted) -> History:
+    """A new attempt: from nothing, or after what an earlier one had done by its first step."""
+    earlier = _back_to(run, event.first_step) if event.first_step else History()
+    return replace(
+        earlier,
+        plan=event.plan,
+        total_steps=event.total_steps,
+        epochs=event.epochs,
+        step=event.first_step,
+        started=run.updated,
+        updated=run.updated,
+        logged_at=0.0,
+        longest_gap=0.0,
+        timings=(),
+        machines=(),
+        said=(),
+        finished=None,
+    )
+
+
+def _back_to(run: History, step: int) -> History:
+    """Forget what came after `step`."""
+    evaluations = tuple(event for event in run.evaluations if event.step <= step)
+    finite = [event for event in evaluations if math.isfinite(event.eval_loss)]
+    return replace(
+        run,
+        step=step,
+        beginning=_until(run.beginning, step),
+        whole=_until(run.whole, step),
+        recent=_until(run.recent, step),
+        not_finite=run.not_finite if run.not_finite and run.not_finite.step <= step else None,
+        evaluations=evaluations,
+        best=min(finite, key=lambda event: event.eval_loss, default=None),
+        gradients=tuple(event for event in run.gradients if event.step <= step),
+        finished=None,
+    )
+
+
+def _until(logs: tuple[Log, ...], step: int) -> tuple[Log, ...]:
+    return tuple(log for log in logs if log.step <= step)
+
+
+def _logged(run: History, event: Log, time: float) -> History:
+    known = time > 0
+    gaps = (*run.log_gaps, time - run.logged_at)[-_KEPT:] if known and run.logged_at else run.log_gaps
+    run = replace(run, step=event.step, log_gaps=gaps, logged_at=time if known else run.logged_at)
+    if not math.isfinite(event.loss):
+        return run if run.not_finite else replace(run, not_finite=event)
+    whole, stride = run.whole, run.stride
+    if run.logged % stride == 0:
+        whole = (*whole, event)
+        if len(whole) > LONGEST:
+            whole, stride = whole[::2], stride * 2
+    return replace(
+        run,
+        logged=run.logged + 1,
+        stride=stride,
+        beginning=(*run.beginning, event) if len(run.beginning) < BEGINNING else run.beginning,
+        whole=whole,
+        recent=_last(run.recent, event, RECENT),
+    )
+
+
+def _last(items: tuple[_T, ...], item: _T, keep: int = _KEPT) -> tuple[_T, ...]:
+    return (*items, item)[-keep:]
+
+
+def _thinned(items: tuple[_T, ...]) -> tuple[_T, ...]:
+    """Of more than `LONGEST` items the older half loses every second one; the latest stay whole."""
+    half = LONGEST // 2
+    return items if len(items) <= LONGEST else (*items[:half:2], *items[half:])
+
+
+def _vocabulary(event: Architecture) -> int:
+    """Rows of the first embedding."""
+    for module in event.modules:
+        rows = str(module.get("shape", "")).partition("x")[0].strip()
+        if "Embedding" in str(module.get("type", "")) and rows.isdigit():
+            return int(rows)
+    return 0

@@ -1,0 +1,78 @@
+"""The diagnosis as text for a terminal, and as JSON.
+
+    CRITICAL  The learning rate is too high  (learning-rate-too-high, confidence high)
+      seen    at a learning rate of 0.4 the loss went from 3.41 (step 1) to 5.92 (step 14)
+      why     The learning rate is the length of a step downhill. ...
+      change  training:
+              - learning_rate: 0.4
+              + learning_rate: 0.0002
+
+What stands in a log is shown as plain characters: a log can come from anywhere.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from luthier.doctor.finding import Change, Finding, Rule
+from luthier.events.printable import one_line
+
+WIDTH = 100
+INDENT = " " * 10
+
+
+def as_text(found: Sequence[Finding], missing: Mapping[str, str], steps: int) -> str:
+    """All findings, worst first, and what could not be judged.
+
+    Args:
+        found: The findings.
+        missing: Rule -> what it lacks.
+        steps: Steps seen.
+    """
+    blocks = ["\n".join(_finding(finding)) for finding in found]
+    if not found:
+        blocks.append(f"healthy: {steps:,} steps seen" if steps else "nothing to judge yet: no step seen")
+    if missing:
+        rules = ", ".join(f"{name} ({one_line(text)})" for name, text in missing.items())
+        blocks.append(_wrapped(f"rules that could not be judged: {rules}", "", "  "))
+    return "\n\n".join(blocks)
+
+
+def as_json(found: Sequence[Finding]) -> list[dict[str, Any]]:
+    """One plain dict for each finding, with the fields of `Finding`."""
+    return [asdict(finding) for finding in found]
+
+
+def explained(rule: Rule) -> str:
+    """What a rule looks for and what it means, for `luthier explain`."""
+    lines = [f"{rule.name}  {rule.title}  ({rule.severity})", "", _wrapped(rule.why, "", "")]
+    return "\n".join((*lines, "", _wrapped(rule.when, "", "")))
+
+
+def _finding(finding: Finding) -> Iterator[str]:
+    about = f"({finding.rule}, confidence {finding.confidence})"
+    yield f"{finding.severity.upper():<8}  {one_line(finding.title)}  {about}"
+    yield _wrapped(one_line(finding.evidence), "  seen    ", INDENT)
+    yield _wrapped(finding.why, "  why     ", INDENT)
+    label, section = "  change  ", ""
+    for change in finding.change:
+        lines = list(_change(change, section))
+        section = change.key.rpartition(".")[0]
+        yield label + f"\n{INDENT}".join(lines)
+        label = INDENT
+
+
+def _change(change: Change, section_before: str) -> Iterator[str]:
+    section, _, name = change.key.rpartition(".")
+    if section and section != section_before:
+        yield f"{one_line(section)}:"
+    if change.old:
+        yield f"- {one_line(name)}: {one_line(change.old)}"
+    yield f"+ {one_line(name)}: {one_line(change.new)}"
+
+
+def _wrapped(text: str, first: str, rest: str) -> str:
+    return textwrap.fill(text, WIDTH, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False)

@@ -1,0 +1,87 @@
+"""What the rows show that are not trained on."""
+
+from __future__ import annotations
+
+import math
+
+from luthier.doctor.evidence import all_of, change, evaluations, first_loss, logs, losses, lower_rate, percent, ratio
+from luthier.doctor.finding import Change, Symptom, rule
+from luthier.doctor.history import History
+from luthier.doctor.statistics import median, noise
+
+OVER_BEST = 0.02
+"""An eval_loss this share over its best is no wobble: evaluations always see the same rows."""
+TRAIN_ROSE = 0.02
+"""When both losses rise, it is not the rows that are learned by heart."""
+WORSE = 0.1
+"""The first loss is that of few rows: an eval_loss must be higher by this share to be worse than the base model's."""
+
+
+@rule("warning", needs=evaluations(3), replaces=("memorised",))
+def overfitting(run: History) -> Symptom | None:
+    """The model learns the rows by heart.
+
+    The loss on held-out rows rises and that on the training rows does not: what is learned now are these very rows,
+    and everything else gets worse.
+
+    Fires when two evaluations in a row lie 2 % or more above the best one and the training loss has not risen
+    with them.
+    """
+    best, latest = run.best, run.evaluations[-2:]
+    if best is None or latest[0].step <= best.step:
+        return None
+    values = [event.eval_loss for event in run.evaluations if math.isfinite(event.eval_loss)]
+    over = min(event.eval_loss for event in latest) / best.eval_loss - 1
+    if not over > max(OVER_BEST, 3 * noise(values) / best.eval_loss):
+        return None
+    before = [line for line in run.whole if line.step <= best.step][-5:]
+    if before and median(losses(run.whole[-5:])) > median(losses(before)) * (1 + TRAIN_ROSE):
+        return None
+    now = latest[1]
+    evidence = f"eval_loss {best.eval_loss:.3f} at step {best.step:,}, {now.eval_loss:.3f} at step {now.step:,}"
+    evidence += f"; training loss now {median(losses(run.whole[-5:])):.3f}" if run.whole else ""
+    kept = run.get("evaluation.load_best_model_at_end")
+    advice = f"The weights of step {best.step:,} are kept and become final_model." if kept else ""
+    return Symptom(now.step, evidence, _shorter(run), "high", advice=advice)
+
+
+def _shorter(run: History) -> tuple[Change, ...]:
+    """Fewer epochs, and stop by itself."""
+    lines = []
+    assert run.best is not None
+    epochs = run.get("training.num_train_epochs")
+    wanted = max(1.0, math.ceil(run.best.epoch))
+    if run.get("training.max_steps") is not None:
+        lines.append(change(run, "training.max_steps", run.best.step))
+    elif epochs is None or wanted < epochs:
+        lines.append(change(run, "training.num_train_epochs", float(wanted)))
+    if run.get("evaluation.early_stopping_patience") is None:
+        lines.append(change(run, "evaluation.early_stopping_patience", 3))
+    return tuple(lines)
+
+
+def _untouched(run: History) -> str:
+    if run.get("model.from_scratch"):
+        return "the model starts from random weights"
+    return "" if run.beginning and run.beginning[0].step <= 2 else "the loss of the first step is not in the log"
+
+
+@rule("warning", needs=all_of(logs(5), evaluations(1), _untouched))
+def worse_than_base(run: History) -> Symptom | None:
+    """The model has become worse than it was.
+
+    On held-out rows the loss is higher than that of the untouched base model in the first step: so far, training has
+    destroyed more than it has taught.
+
+    Fires when an evaluation lies 10 % above the loss of the first step, beyond the noise of a single step.
+    """
+    start, doubt = first_loss(run)
+    latest = run.evaluations[-1]
+    if not ratio(latest.eval_loss, start) > max(WORSE, 2.5 * doubt):
+        return None
+    evidence = f"eval_loss {latest.eval_loss:.3f} at step {latest.step:,}; the base model had {start:.3f} at step "
+    evidence += f"{run.beginning[0].step:,} ({percent(latest.eval_loss / start - 1)} more)"
+    return Symptom(latest.step, evidence, lower_rate(run))
+
+
+RULES = (overfitting, worse_than_base)

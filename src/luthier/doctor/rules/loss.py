@@ -1,0 +1,273 @@
+"""What the curve of the training loss shows.
+
+Sources: the bands of loss and the 50 to 100 steps that it takes to see progress are those of the training guide; the
+tests are those of `luthier.doctor.statistics`.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from luthier.doctor.evidence import (
+    all_of,
+    change,
+    first_loss,
+    level,
+    logs,
+    losses,
+    lower_rate,
+    peak_rate,
+    percent,
+    points,
+    ratio,
+    rounded,
+    usual_rate,
+    warm,
+    wobble,
+)
+from luthier.doctor.finding import Change, Symptom, rule
+from luthier.doctor.history import History
+from luthier.doctor.statistics import median, trend
+
+ENOUGH_STEPS = 50
+"""Before so many steps after the warm-up a flat curve says nothing."""
+FELL = 0.05
+"""A fall of less than this share of the loss is no progress."""
+FLAT_EVALUATION, FELL_EVALUATION = 1e-4, 0.005
+"""Evaluations always see the same rows: weights that move change the loss by more than the first share, and a fall of
+the second is progress."""
+ROSE = 0.05
+"""A rise of less than this share of the loss may be the order of the rows."""
+WORSE_THAN_START = 0.15
+BLOWN_UP = 0.5
+"""A loss that is higher by this share than at the start, or than its best, is not the order of the rows."""
+LEAST_RISE = 0.2
+"""Nats: when the loss is near 0, half as much again is nothing."""
+SIGMAS = 5.0
+"""Rules look at every log line and compare with the best of all: chance must be rarer than for one look."""
+EARLY = 0.3
+"""A curve that goes wrong in this share of the run does so at the full learning rate."""
+FIRST = 0.1
+"""The share of a run in which a warm-up would have an effect."""
+JUMP = 0.3
+HIGH = 2.0
+HIGH_STEPS = 60
+"""The bands of the training guide: 2.5 to 3 at the start, below 2 after the first few hundred rows."""
+MANY_SPIKES = 3
+SPIKE_SIGMAS = 6.0
+BEFORE_SPIKE = 12
+
+
+@rule("warning", needs=logs(8, steps=ENOUGH_STEPS), replaces=("loss-high",))
+def loss_stuck(run: History) -> Symptom | None:
+    """The loss does not fall.
+
+    The model sees the rows and its weights do not move, or move to no end. Either the steps are too small, or what
+    should be trained is frozen, or the rows have nothing in them that can be learned.
+
+    Fires when, 50 steps or more after the warm-up, evaluations are the same to four digits, or when the trend of the
+    training loss rules out a fall of 5 %. A curve that is too noisy to tell raises nothing.
+    """
+    lines = warm(run)
+    if len(lines) < 8 or lines[-1].step - lines[0].step < ENOUGH_STEPS:
+        return None
+    steps = f"over {lines[-1].step - lines[0].step:,} steps (50 to 100 are enough to see progress)"
+    seen = run.evaluations
+    start, doubt = first_loss(run)
+    if len(seen) > 1 and seen[-1].step - seen[0].step >= ENOUGH_STEPS / 2 and seen[0].eval_loss > 0.8 * start:
+        fell = 1 - seen[-1].eval_loss / seen[0].eval_loss
+        if abs(fell) < FLAT_EVALUATION:
+            evidence = f"eval_loss {seen[0].eval_loss:.4f} at step {seen[0].step:,}, {seen[-1].eval_loss:.4f} at "
+            return Symptom(run.step, f"{evidence}step {seen[-1].step:,}", _raise_rate(run), "high")
+        if fell > FELL_EVALUATION:
+            return None
+    curve = trend(points(lines))
+    span, now = lines[-1].step - lines[0].step, level(lines, max(3, len(lines) // 3))
+    most_fall = -curve.low * span
+    if most_fall > FELL * now or ratio(start, now) > FELL + doubt / 2:
+        return None
+    evidence = f"loss {now:.3f}: a fall of more than {percent(FELL)} {steps} is ruled out"
+    return Symptom(run.step, evidence, _raise_rate(run))
+
+
+def _raise_rate(run: History) -> tuple[Change, ...]:
+    peak, usual = peak_rate(run), usual_rate(run)
+    return (change(run, "training.learning_rate", usual, peak),) if peak < usual / 2 else ()
+
+
+@rule("warning", needs=logs(12, steps=30))
+def loss_rising(run: History) -> Symptom | None:
+    """The loss rises.
+
+    Each step should make the model a little less wrong. A loss that climbs steadily means that the steps are too
+    large for where the weights are now, or that the rows have changed.
+
+    Fires when the trend over the last two fifths of the run is upwards beyond chance, by 5 % or more, and the loss
+    is above its best.
+    """
+    lines = run.whole[-max(12, round(0.4 * len(run.whole))) :]
+    span, now = lines[-1].step - lines[0].step, level(lines)
+    rise = trend(points(lines)).low * span
+    best = min(median(losses(run.whole[i : i + 3])) for i in range(len(run.whole) - 2))
+    if rise < ROSE * now or ratio(now, best) < ROSE + 2 * wobble(lines):
+        return None
+    return Symptom(
+        lines[-1].step,
+        f"from step {lines[0].step:,} to {lines[-1].step:,} the loss rose by {rise:.2f} or more, to {now:.2f}",
+        lower_rate(run),
+    )
+
+
+def _blown_up(run: History) -> tuple[int, str] | None:
+    """(step from which it climbed, what it did) of a loss that has left its curve; None: it has not."""
+    lines = run.whole
+    start, doubt = first_loss(run)
+    now, sigma = level(run.recent), wobble(lines)
+    # the first line is a single step, and by chance far below the others
+    middles = [(median(losses(lines[i : i + 3])), lines[i + 1].step) for i in range(len(lines) - 2)]
+    best, best_step = min(middles)
+    climbed = ratio(max(middles)[0], start) > 5 * doubt
+    above_start = climbed and ratio(now, start) > max(WORSE_THAN_START, 4 * sigma, 2 * doubt)
+    above_best = ratio(now, best) > max(BLOWN_UP, SIGMAS * sigma)
+    if above_start and start < best:
+        best, best_step = start, lines[0].step
+    if not (above_start or above_best) or now < best + LEAST_RISE:
+        return None
+    top = max((line for line in lines if line.step >= best_step), key=lambda line: line.loss)
+    return best_step, f"loss {best:.2f} at step {best_step:,}, {top.loss:.2f} at step {top.step:,}, {now:.2f} now"
+
+
+@rule(
+    "critical",
+    needs=logs(5),
+    replaces=("loss-rising", "worse-than-base", "gradients-explode", "loss-spikes", "loss-high"),
+)
+def diverged(run: History) -> Symptom | None:
+    """The loss has blown up.
+
+    One or a few steps were so large that they destroyed what the weights knew. A model seldom comes back from there:
+    what it learns afterwards is how often each word comes.
+
+    Fires when the latest log lines lie 15 % above the first loss, or half as much again above the best, and far
+    outside the noise.
+    """
+    blown = _blown_up(run)
+    if blown is None:
+        return None
+    return Symptom(run.step, blown[1], lower_rate(run), "high")
+
+
+@rule(
+    "critical",
+    needs=logs(5),
+    replaces=(
+        "diverged",
+        "loss-rising",
+        "worse-than-base",
+        "gradients-explode",
+        "loss-spikes",
+        "loss-stuck",
+        "loss-high",
+    ),
+)
+def learning_rate_too_high(run: History) -> Symptom | None:
+    """The learning rate is too high.
+
+    The learning rate is the length of a step downhill. With steps that are longer than the valley is wide the model
+    climbs the other side, and each step makes it worse.
+
+    Fires when the loss blows up in the first third of a run, where the learning rate is near its peak.
+    """
+    blown = _blown_up(run)
+    if blown is None:
+        return None
+    step, evidence = blown
+    if run.total_steps and step > EARLY * run.total_steps:
+        return None
+    peak = peak_rate(run)
+    evidence += f"; learning rate {peak:g} at its peak" if peak == peak else ""
+    return Symptom(run.step, evidence, lower_rate(run), "high")
+
+
+@rule("warning", needs=logs(8, steps=8), replaces=("loss-spikes",))
+def warmup_missing(run: History) -> Symptom | None:
+    """The first steps were too large.
+
+    In the first steps the optimizer does not know yet how large the gradients are, and full-sized steps throw the
+    model about. A warm-up raises the learning rate from 0 over the first steps.
+
+    Fires when the loss jumps by a third or more in the first steps and comes down again afterwards.
+    """
+    start, doubt = first_loss(run)
+    early = [line for line in run.whole if line.step <= max(20, FIRST * run.total_steps)]
+    high = max(JUMP, SIGMAS * wobble(run.whole), 3 * doubt)
+    hump = [min(pair, key=lambda line: line.loss) for pair in pairwise(early)]  # one line alone is a spike
+    top = max(hump, key=lambda line: line.loss, default=early[0])
+    if ratio(top.loss, start) < high or top.loss < start + LEAST_RISE or _blown_up(run):
+        return None
+    evidence = f"loss {start:.2f} at step {run.whole[0].step:,}, {top.loss:.2f} at step {top.step:,}, then down again"
+    planned = run.get("plan.warmup_steps")
+    if planned is None or planned < 0.03 * run.total_steps:
+        new = max(5, round(0.05 * run.total_steps))
+        return Symptom(top.step, evidence, (change(run, "training.warmup_steps", new),))
+    peak = peak_rate(run)
+    lower = (change(run, "training.learning_rate", rounded(peak / 3), peak),)
+    return Symptom(top.step, evidence, lower, advice="There was one here: the learning rate itself is too high.")
+
+
+@rule("info", needs=logs(BEFORE_SPIKE + 4))
+def loss_spikes(run: History) -> Symptom | None:
+    """Single steps with a much higher loss.
+
+    One batch was nothing like the others: broken or foreign rows, mostly. The curve came back, so little is lost; when
+    it happens often, look at the rows of those steps.
+
+    Fires when one log line lies far above the twelve before it and the next ones do not; from three on it is a
+    warning.
+    """
+    spikes = []
+    lines = run.recent if len(run.recent) > 40 else run.whole
+    high = max(SPIKE_SIGMAS * wobble(lines), JUMP)
+    for index in range(BEFORE_SPIKE, len(lines) - 1):
+        usual = level(lines[index - BEFORE_SPIKE : index], BEFORE_SPIKE)
+        after = min(losses(lines[index + 1 : index + 3]))
+        if ratio(lines[index].loss, usual) > high and lines[index].loss > usual + LEAST_RISE > after:
+            spikes.append((lines[index], usual))
+    if not spikes:
+        return None
+    last, usual = spikes[-1]
+    evidence = (
+        f"{len(spikes)} in {len(lines)} log lines; loss {last.loss:.2f} at step {last.step:,}, before {usual:.2f}"
+    )
+    return Symptom(last.step, evidence, severity="warning" if len(spikes) >= MANY_SPIKES else "info")
+
+
+def _instructions(run: History) -> str:
+    if run.get("model.from_scratch") or not run.get("data.completion_only_loss"):
+        return "only the answers of a trained model have a usual loss"
+    return ""
+
+
+@rule("info", needs=all_of(logs(16, steps=HIGH_STEPS), _instructions))
+def loss_high(run: History) -> Symptom | None:
+    """The loss stays high.
+
+    The model has learned what the answers look like and nothing else: it no longer improves, at a loss at which a
+    fine-tuned model has just begun. Look at some rows: do the answers follow from the questions? Are they in a
+    language that the model knows?
+
+    Fires for answers of a trained model when the loss is above 2 and, over the last half, evaluations fall by less
+    than 5 % or the trend of the training loss rules out such a fall, while the learning rate is still at work.
+    """
+    half = run.whole[len(run.whole) // 2 :]
+    now, span = level(half, len(half)), half[-1].step - half[0].step
+    if now < HIGH or not half[len(half) // 4].learning_rate > peak_rate(run) / 10:
+        return None
+    seen = [event.eval_loss for event in run.evaluations if event.step >= half[0].step - span / 4]
+    most_fall = seen[0] - seen[-1] if len(seen) > 1 else -trend(points(half)).low * span
+    if most_fall > FELL * now:
+        return None
+    return Symptom(run.step, f"loss {now:.2f} from step {half[0].step:,} to {half[-1].step:,}", confidence="low")
+
+
+RULES = (learning_rate_too_high, diverged, warmup_missing, loss_rising, loss_stuck, loss_high, loss_spikes)

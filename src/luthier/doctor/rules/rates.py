@@ -1,0 +1,165 @@
+"""What the learning rate and the gradients show."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from luthier.doctor.evidence import (
+    all_of,
+    change,
+    finite,
+    known,
+    level,
+    logs,
+    losses,
+    peak_rate,
+    percent,
+    points,
+    usual_rate,
+    warm,
+)
+from luthier.doctor.finding import Change, Symptom, rule
+from luthier.doctor.history import History
+from luthier.doctor.statistics import median, trend
+from luthier.events.types import Log
+
+TOO_LOW = 20
+"""So many times less than usual is low enough to be asked about when nothing moves ..."""
+FAR_TOO_LOW = 1000
+"""... and so many times less is hardly ever meant: asked about earlier."""
+LOW_STEPS, FAR_TOO_LOW_STEPS = 100, 20
+UNMOVED = 0.005
+"""Evaluations that change by less than this share are those of a model that stands still."""
+NO_GRADIENT = 1e-7
+"""Lengths below are nothing: sums of 1e6 rounding errors of float32 are longer."""
+VANISHED = 1e-4
+"""A gradient of this share of the first ones, while the loss is far from 0, has been cut off."""
+LEARNED = 0.1
+"""Nats: below, small gradients are those of a model that knows the rows."""
+EXPLODED = 30.0
+"""So many times the usual length, for several log lines: not one odd batch."""
+CLIP_FACTOR = 10.0
+"""Gradients so many times longer than max_grad_norm: clipping no longer cuts peaks, it sets every step's length."""
+CLIPPED_SHARE = 0.95
+LAYERS_NAMED = 3
+
+
+@rule("warning", needs=logs(8, steps=FAR_TOO_LOW_STEPS), replaces=("loss-stuck", "loss-high"))
+def learning_rate_too_low(run: History) -> Symptom | None:
+    """The learning rate is too low.
+
+    The steps are so short that the weights hardly move: at this pace the run ends long before the model has learned
+    anything.
+
+    Fires when the peak is a twentieth of what is usual or less and neither evaluations nor the trend of the
+    training loss move; the further below, the earlier.
+    """
+    peak, usual = peak_rate(run), usual_rate(run)
+    if not peak < usual / TOO_LOW:
+        return None
+    lines = warm(run)
+    wait = FAR_TOO_LOW_STEPS if peak < usual / FAR_TOO_LOW else LOW_STEPS
+    if len(lines) < 6 or lines[-1].step - lines[0].step < wait or _moves(run, lines):
+        return None
+    evidence = f"learning rate {peak:g} at its peak; loss {losses(run.beginning)[0]:.2f} at step "
+    evidence += f"{run.beginning[0].step:,}, {level(lines, 5):.2f} around step {run.step:,}"
+    return Symptom(run.step, evidence, (change(run, "training.learning_rate", usual, peak),), "high")
+
+
+def _moves(run: History, lines: Sequence[Log]) -> bool:
+    """Whether the loss falls, by what evaluations say, or else by the trend of the training loss."""
+    seen = run.evaluations
+    if len(seen) > 1:
+        return abs(seen[-1].eval_loss / seen[0].eval_loss - 1) > UNMOVED
+    return trend(points(lines)).high < 0
+
+
+@rule("warning", needs=logs(5, steps=5), replaces=("loss-stuck", "loss-high"))
+def gradients_vanish(run: History) -> Symptom | None:
+    """There is next to no gradient.
+
+    The gradient says for every weight in which direction the loss falls. When it is nothing, nothing is learned:
+    something between the loss and the trained weights is cut off, frozen, or multiplied by almost 0.
+
+    Fires when the length of the gradient is nothing, or a ten-thousandth of what it was, while the loss is far from
+    0.
+    """
+    norms = [line.grad_norm for line in run.recent[-5:]]
+    if not all(map(math.isfinite, norms)) or level(run.recent) < LEARNED:
+        return None
+    now, first = median(norms), median([line.grad_norm for line in run.beginning[:5]])
+    if not (now < NO_GRADIENT or now < VANISHED * first):
+        return None
+    lines: tuple[Change, ...] = ()
+    alpha, r = run.get("lora.lora_alpha"), run.get("lora.r")
+    if run.get("training.finetuning_type") == "lora" and alpha and r and alpha / r < 0.01:
+        lines = (change(run, "lora.lora_alpha", 2 * r),)
+    evidence = f"grad_norm {now:.1e} at step {run.step:,} (at first {first:.1e}), loss {level(run.recent):.2f}"
+    return Symptom(run.step, evidence, lines, "high")
+
+
+@rule("warning", needs=logs(16, steps=16))
+def gradients_explode(run: History) -> Symptom | None:
+    """The gradients have become very long.
+
+    Long gradients come before a loss that blows up: the model is in a place where a small step changes everything.
+
+    Fires when several log lines in a row have a gradient thirty times as long as usual.
+    """
+    norms = finite(line.grad_norm for line in run.whole)
+    latest = finite(line.grad_norm for line in run.recent[-4:])
+    if len(norms) < 16 or len(latest) < 4:
+        return None
+    usual = median(norms[: -len(norms) // 4])
+    if min(latest) < EXPLODED * max(usual, 1e-3):
+        return None
+    peak = peak_rate(run)
+    lines = (change(run, "training.learning_rate", float(f"{peak / 3:.1g}"), peak),) if peak == peak else ()
+    return Symptom(run.step, f"grad_norm {median(latest):.3g} at step {run.step:,}, {usual:.3g} before", lines)
+
+
+@rule("info", needs=all_of(logs(12, steps=12), known("training.max_grad_norm")))
+def always_clipped(run: History) -> Symptom | None:
+    """Every gradient is clipped.
+
+    Clipping is there to shorten the rare gradient that is far too long. When it shortens all of them to one length,
+    every batch counts alike, however much or little there was to learn from it.
+
+    Fires when nearly all gradients are longer than max_grad_norm and the typical one is ten times as long.
+    """
+    limit = run.get("training.max_grad_norm")
+    norms = finite(line.grad_norm for line in run.recent)
+    if not limit or len(norms) < 12:
+        return None
+    share = sum(norm > limit for norm in norms) / len(norms)
+    usual = median(norms)
+    if share < CLIPPED_SHARE or usual < CLIP_FACTOR * limit:
+        return None
+    evidence = f"{percent(share)} of the last {len(norms)} gradients are over {limit:g}, half of them over {usual:.3g}"
+    new = 1.0 if limit < 1 and usual < CLIP_FACTOR else float(f"{3 * usual:.1g}")
+    return Symptom(run.step, evidence, (change(run, "training.max_grad_norm", new),), "high")
+
+
+def _gradients(run: History) -> str:
+    return "" if len(run.gradients) > 1 else "fewer than two gradient flows (logging.histogram_steps)"
+
+
+@rule("warning", needs=_gradients)
+def layers_without_gradient(run: History) -> Symptom | None:
+    """Some layers get no gradient.
+
+    Layers that should be trained stand still while the others move, so what they could have learned is missing.
+
+    Fires when the gradient flow shows a length of exactly 0 twice in a row for some layers, and not for all.
+    """
+    norms = [event.norms for event in run.gradients[-2:]]
+    dead = [name for name in norms[-1] if all(seen.get(name) == 0.0 for seen in norms)]
+    if not dead or len(dead) == len(norms[-1]):
+        return None
+    names = ", ".join(dead[:LAYERS_NAMED]) + (", ..." if len(dead) > LAYERS_NAMED else "")
+    step = run.gradients[-1].step
+    return Symptom(step, f"{len(dead)} of {len(norms[-1])} layers at step {step:,}: {names}", confidence="high")
+
+
+RULES = (learning_rate_too_low, gradients_vanish, gradients_explode, always_clipped, layers_without_gradient)

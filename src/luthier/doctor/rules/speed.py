@@ -1,0 +1,175 @@
+"""Whether the device is kept busy, and by what it is held up.
+
+`gpu_utilization` says in how much of the last moments the device computed anything; `Timing` says where a step's
+seconds went. The guide's line is 50 %.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from luthier.doctor.evidence import all_of, change, finite, logs, percent, readings
+from luthier.doctor.finding import Symptom, rule
+from luthier.doctor.history import History
+from luthier.doctor.statistics import median
+from luthier.events.types import Log, Timing
+
+IDLE = 50.0
+"""Percent of the time."""
+ENOUGH = 5
+"""Readings, so that one look at a bad moment says nothing."""
+WAITING = 0.2
+"""A fifth of the time is worth a line of YAML."""
+NOTICEABLE = 1e-3
+"""Seconds a step: below, waiting for a thread to wake up looks like waiting for data."""
+MEMORY_FREE = 0.5
+CHECKPOINTING_FREE = 0.4
+"""With gradient checkpointing a step needs a third to a half of the memory that it needs without, or less."""
+SMALL_PASS = 4096
+"""Tokens in a pass: fewer seldom fill a large GPU."""
+CPU_BUSY = 90.0
+SLOWER = 0.3
+SLOW_LINES = 8
+SLOW_SECONDS = 60.0
+"""The slow stretch must last: other programs come and go."""
+HOT = 80.0
+
+
+def _total(timing: Timing) -> float:
+    return (
+        timing.data_seconds
+        + timing.forward_seconds
+        + timing.backward_seconds
+        + timing.optimizer_seconds
+        + timing.other_seconds
+    )
+
+
+def _waiting(timings: Sequence[Timing]) -> tuple[float, float]:
+    """Share of a step that is spent waiting for data, and its seconds."""
+    shares = [timing.data_seconds / max(_total(timing), 1e-9) for timing in timings]
+    return median(shares), median([timing.data_seconds for timing in timings])
+
+
+@rule("warning", needs=readings("timings", "data_seconds", ENOUGH), replaces=("gpu-idle",))
+def data_bound(run: History) -> Symptom | None:
+    """Training waits for data.
+
+    The device has finished a step and the next rows are not ready: it stands still while other threads read and pack
+    them. More threads, or rows that lie nearer, make every step shorter by that wait.
+
+    Fires when a fifth or more of a step is spent waiting for the next rows.
+    """
+    share, seconds = _waiting(run.timings[-2 * ENOUGH :])
+    if not share > WAITING or seconds < NOTICEABLE:
+        return None
+    total = median([_total(timing) for timing in run.timings[-2 * ENOUGH :]])
+    workers = run.get("data.dataloader_num_workers")
+    lines = (change(run, "data.dataloader_num_workers", max(2, 2 * workers) if isinstance(workers, int) else 4),)
+    evidence = f"{seconds:.3g} of {total:.3g} s a step ({percent(share)}) pass waiting for the next rows"
+    return Symptom(run.step, evidence, lines, "high")
+
+
+@rule("warning", needs=readings("machines", "gpu_utilization", ENOUGH))
+def gpu_idle(run: History) -> Symptom | None:
+    """The GPU is idle half of the time.
+
+    A GPU costs the same whether it computes or waits. Below 50 % something else sets the pace.
+
+    Fires when the median of the latest readings of the GPU is below 50 %; the seconds of a step, the plan and the
+    processor tell the cause.
+    """
+    seen = run.machines[-2 * ENOUGH :]
+    used = median(finite(event.gpu_utilization for event in seen))
+    if used >= IDLE:
+        return None
+    evidence = f"GPU {used:.0f} % busy (median of {len(seen)} readings up to step {run.step:,})"
+    share = _waiting(run.timings[-2 * ENOUGH :])[0] if run.timings else 0.0
+    if share > WAITING:
+        workers = run.get("data.dataloader_num_workers")
+        more = max(2, 2 * workers) if isinstance(workers, int) else 4
+        lines = (change(run, "data.dataloader_num_workers", more),)
+        return Symptom(run.step, f"{evidence}; {percent(share)} of a step is waiting for rows", lines, "high")
+    tokens = run.get("plan.max_tokens_per_micro_batch") or 0
+    batch = run.get("training.per_device_train_batch_size") or 0
+    free = _memory_used(run) < MEMORY_FREE
+    if free and 0 < tokens < SMALL_PASS:
+        line = change(run, "training.max_tokens_per_micro_batch", 4 * tokens, tokens)
+        advice = "Passes of so few tokens are too short to fill it, and there is memory for longer ones."
+        return Symptom(run.step, f"{evidence}; {tokens:,} tokens a pass", (line,), advice=advice)
+    cpu = finite(event.cpu_utilization for event in seen)
+    if cpu and median(cpu) > CPU_BUSY:
+        advice = "The processor is at its limit: other programs take it, or too few cores feed the GPU."
+        return Symptom(run.step, f"{evidence}; processor {median(cpu):.0f} % busy", advice=advice)
+    if not free:
+        return Symptom(run.step, evidence, confidence="low")
+    line = change(run, "training.per_device_train_batch_size", 2 * batch if batch else "twice as many")
+    return Symptom(run.step, evidence, (line,), "low", advice="More rows at once give it longer pieces of work.")
+
+
+def _memory_used(run: History) -> float:
+    """Peak share of the device's memory; 1 where it is not known."""
+    totals = finite(event.gpu_memory_total_gib for event in run.machines[-1:])
+    total = totals[0] if totals else run.get("machine.memory_gib", 0.0)
+    peaks = finite(line.memory_gib for line in run.recent[-1:])
+    return peaks[0] / total if peaks and total else 1.0
+
+
+def _on_gpu(run: History) -> str:
+    return "" if run.get("machine.device") == "cuda" else "no CUDA device in the plan"
+
+
+@rule("info", needs=all_of(logs(ENOUGH, steps=10), _on_gpu))
+def checkpointing_needless(run: History) -> Symptom | None:
+    """Gradient checkpointing is not needed.
+
+    It forgets what the forward pass computed and computes it again in the backward pass: less memory, a third more
+    time. There is memory enough to keep it.
+
+    Fires when gradient checkpointing is on and the peak memory is below 40 % of the device's.
+    """
+    used = _memory_used(run)
+    if not run.get("training.gradient_checkpointing") or used > CHECKPOINTING_FREE:
+        return None
+    line = change(run, "training.gradient_checkpointing", False)
+    return Symptom(run.step, f"peak memory is {percent(used)} of the device's", (line,))
+
+
+def _own_device(run: History) -> str:
+    return "on a CPU other programs set the pace" if run.get("machine.device") == "cpu" else ""
+
+
+@rule("warning", needs=all_of(logs(3 * SLOW_LINES), _own_device))
+def slowing_down(run: History) -> Symptom | None:
+    """Training has become slower.
+
+    The same work takes longer than it did: another program on this box, a device that is too hot and slows itself
+    down, or rows that come more slowly.
+
+    Fires when tokens a second have been a third lower than before for a minute or longer; not on a CPU, which other
+    programs share.
+    """
+    latest = [line for line in run.recent[-SLOW_LINES:] if line.tokens_per_second > 0]
+    earlier = [line for line in run.whole[1:-SLOW_LINES] if line.tokens_per_second > 0]
+    if len(latest) < SLOW_LINES or len(earlier) < SLOW_LINES:
+        return None
+    now, usual = _speed(latest), _speed(earlier)
+    seconds = latest[-1].step_seconds * (latest[-1].step - latest[0].step)
+    if now > usual * (1 - SLOWER) or seconds < SLOW_SECONDS or max(map(_one_speed, latest)) > usual * (1 - SLOWER / 2):
+        return None
+    evidence = f"{now:,.0f} tokens a second since step {latest[0].step:,}, {usual:,.0f} before"
+    heat = finite(event.gpu_temperature_c for event in run.machines[-ENOUGH:])
+    if heat and median(heat) >= HOT:
+        return Symptom(run.step, f"{evidence}; GPU at {median(heat):.0f} °C", title="The GPU is hot and slows down")
+    return Symptom(run.step, evidence)
+
+
+def _one_speed(line: Log) -> float:
+    return line.tokens_per_second
+
+
+def _speed(lines: Sequence[Log]) -> float:
+    return median([line.tokens_per_second for line in lines])
+
+
+RULES = (data_bound, gpu_idle, checkpointing_needless, slowing_down)

@@ -1,0 +1,63 @@
+"""Codes of the family E-EVAL: asking a model, running what it writes, comparing."""
+
+from luthier.errors.codes.base import Explanation
+
+EVALUATE: dict[str, Explanation] = {
+    "E-EVAL-001": Explanation(
+        title="nothing here can hold a model's code",
+        why="code that nobody has read could read your files, use your network or fill your disk",
+        text=(
+            "Programs that a model wrote run in a sandbox that Luthier builds from what the kernel offers: user "
+            "namespaces, Landlock and seccomp on Linux, sandbox-exec on macOS. Eight attempts to get out are made at "
+            "every start, and here no form of the sandbox stopped them all; the message says what each one lacks. "
+            "Docker refuses user namespaces by default (start it with --security-opt seccomp=unconfined), Ubuntu 24.04 "
+            "does so too (sysctl kernel.apparmor_restrict_unprivileged_userns=0), and Landlock needs Linux 5.13. In a "
+            "machine that holds nothing of value, --unsafe-local-execution runs programs with limits only."
+        ),
+    ),
+    "E-EVAL-002": Explanation(
+        title="the sandbox does not start any more",
+        why="programs without a verdict would count as wrong, and the score would be of the machine, not of the model",
+        text=(
+            "The sandbox held at the start, its server ended later, and a new one does not come up. Usually the "
+            "machine has run out of memory, processes or user namespaces. Free some and run the same command again."
+        ),
+    ),
+    "E-EVAL-020": Explanation(
+        title="a prompt is longer than the model can read",
+        why="a model has never seen positions beyond its context, and what it writes there means nothing",
+        text=(
+            "Every model has a longest text that it can read at once, max_position_embeddings in its config.json; "
+            "prompt and answer share it. Ask with less text. In a chat the earlier turns count too: /reset starts "
+            "over."
+        ),
+    ),
+    "E-EVAL-021": Explanation(
+        title="the tasks cannot be read",
+        why="a comparison needs questions whose answers can be checked by running them",
+        text=(
+            "Tasks are the built-in set `quickstart`, or a file with one JSON object a line, each with an "
+            "`instruction` (what to ask) and `tests` (a list of assert statements that the answer must pass). Check "
+            "the path, and that the file is UTF-8 text and not empty."
+        ),
+    ),
+    "E-EVAL-022": Explanation(
+        title="a task is wrong",
+        why="a question without a sound test would count as passed or failed for the wrong reason",
+        text=(
+            "A line of the tasks file is not a JSON object with `instruction` (text) and `tests` (a list of assert "
+            "statements in Python, at least one). `task_id` (each only once), `split`, `entry_point` and `output` may "
+            "be there too. A context such as alpaca's `input` is part of the question: write it into the instruction. "
+            "The message names the line and what is wrong with it."
+        ),
+    ),
+    "E-EVAL-023": Explanation(
+        title="there is no base model to compare with",
+        why="whether fine-tuning helped can only be said beside the model that it started from",
+        text=(
+            "A run names its base model in final_model/. This one was trained from scratch, so there is none, or it "
+            "was fine-tuned in full by a version that did not write the name down. Give the folder or the hub name of "
+            "the base model with --base."
+        ),
+    ),
+}

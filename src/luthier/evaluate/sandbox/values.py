@@ -1,0 +1,197 @@
+"""Plain Python values as bytes: what a test's expression was worth, on its way from the program to its judge.
+
+    tag  payload                                    tag  payload
+    N T F  None, True, False                        s b  length, UTF-8 text or bytes
+    i    length, two's complement                   l t  count, items: list, tuple
+    f    8 bytes                                    S Z  count, items: set, frozenset
+    c    16 bytes                                   d    count, keys and values in turn
+
+Lengths and counts are 4 bytes, little endian. What is encoded is the data itself, taken out with the methods of the
+plain types: a subclass (a Counter, a named tuple, a str whose `__eq__` always agrees) arrives as the plain value that
+it carries, so no method of the program takes part in a comparison. Decoding builds nothing but these types and is
+bounded in depth, bytes, and entries of sets and dicts: whoever sends may be hostile, down to keys that all hash alike.
+
+Not covered: any other type. It is not encodable, and the judge is told so.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterable
+from typing import Any
+
+LONGEST = 256 * 1024
+DEEPEST = 64
+_MOST_HASHED = 2000
+_SIZE = struct.Struct("<I")
+_FLOAT = struct.Struct("<d")
+
+
+class NotPlainError(ValueError):
+    """A value that is not made of plain types, too deep or too large; or bytes that are no value."""
+
+
+def encode(value: object) -> bytes:
+    """The bytes of a value.
+
+    Raises:
+        NotPlainError: It is not made of plain types only, nested deeper than `DEEPEST`, or longer than `LONGEST` bytes.
+    """
+    out = bytearray()
+    _encode(value, out, DEEPEST)
+    return bytes(out)
+
+
+def _sized(tag: bytes, data: bytes, out: bytearray) -> None:
+    if len(out) + len(data) > LONGEST:
+        raise NotPlainError(f"the value is longer than {LONGEST} bytes")
+    out += tag + _SIZE.pack(len(data)) + data
+
+
+def _int(value: Any, out: bytearray, depth: int) -> None:
+    number = int.__int__(value)
+    bits = int.bit_length(number)
+    if bits > 8 * LONGEST:
+        raise NotPlainError(f"the value is longer than {LONGEST} bytes")
+    _sized(b"i", int.to_bytes(number, bits // 8 + 1, "little", signed=True), out)
+
+
+def _float(value: Any, out: bytearray, depth: int) -> None:
+    out += b"f" + _FLOAT.pack(float.__float__(value))
+
+
+def _complex(value: Any, out: bytearray, depth: int) -> None:
+    number = complex.__pos__(value)
+    out += b"c" + _FLOAT.pack(number.real) + _FLOAT.pack(number.imag)
+
+
+def _str(value: Any, out: bytearray, depth: int) -> None:
+    _sized(b"s", str.encode(value, "utf-8", "surrogatepass"), out)
+
+
+def _bytes(value: Any, out: bytearray, depth: int) -> None:
+    _sized(b"b", bytes.__add__(value, b""), out)
+
+
+def _items(tag: bytes, items: Iterable[object], count: int, out: bytearray, depth: int) -> None:
+    out += tag + _SIZE.pack(count)
+    for item in items:
+        _encode(item, out, depth)
+
+
+def _dict(value: Any, out: bytearray, depth: int) -> None:
+    pairs = list(dict.items(value))
+    _items(b"d", (part for pair in pairs for part in pair), len(pairs), out, depth)
+
+
+_PLAIN: dict[type, Callable[[Any, bytearray, int], None]] = {
+    int: _int,
+    float: _float,
+    complex: _complex,
+    str: _str,
+    bytes: _bytes,
+    list: lambda value, out, depth: _items(b"l", list.__iter__(value), list.__len__(value), out, depth),
+    tuple: lambda value, out, depth: _items(b"t", tuple.__iter__(value), tuple.__len__(value), out, depth),
+    set: lambda value, out, depth: _items(b"S", set.__iter__(value), set.__len__(value), out, depth),
+    frozenset: lambda value, out, depth: _items(b"Z", frozenset.__iter__(value), frozenset.__len__(value), out, depth),
+    dict: _dict,
+}
+_CONSTANTS = ((None, b"N"), (True, b"T"), (False, b"F"))
+_VIEWS: tuple[type, ...] = type({}.keys()), type({}.items())
+
+
+def _encode(value: object, out: bytearray, depth: int) -> None:
+    if len(out) > LONGEST:
+        raise NotPlainError(f"the value is longer than {LONGEST} bytes")
+    if depth == 0:
+        raise NotPlainError(f"the value is nested deeper than {DEEPEST}")
+    for constant, tag in _CONSTANTS:
+        if value is constant:
+            out += tag
+            return
+    kind = type(value)
+    if kind in _VIEWS:
+        value, kind = set(value), set  # type: ignore[call-overload]
+    for plain, write in _PLAIN.items():
+        if kind is plain or issubclass(kind, plain):
+            write(value, out, depth - 1)
+            return
+    raise NotPlainError(f"{type.__dict__['__name__'].__get__(kind)} is not a plain value")
+
+
+def decode(data: bytes) -> object:
+    """The value of its bytes, whoever wrote them.
+
+    Raises:
+        NotPlainError: These bytes are no value, or one past the bounds.
+    """
+    if len(data) > 2 * LONGEST:
+        raise NotPlainError(f"the value is longer than {LONGEST} bytes")
+    reader = _Reader(data)
+    try:
+        value = reader.value(DEEPEST)
+    except (IndexError, struct.error, UnicodeDecodeError, TypeError) as error:
+        raise NotPlainError("these bytes are no value") from error
+    if reader.at != len(data):
+        raise NotPlainError("bytes are left after the value")
+    return value
+
+
+class _Reader:
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.at = 0
+        self.hashed = 0
+
+    def take(self, length: int) -> bytes:
+        part = self.data[self.at : self.at + length]
+        if len(part) != length:
+            raise NotPlainError("the value is cut off")
+        self.at += length
+        return part
+
+    def size(self) -> int:
+        return int(_SIZE.unpack(self.take(4))[0])
+
+    def items(self, depth: int) -> list[object]:
+        return [self.value(depth) for _ in range(self.size())]
+
+    def hashable(self, depth: int) -> list[object]:
+        """Members of a set; their number is bounded because keys that collide cost the square of it."""
+        items = self.items(depth)
+        self.hashed += len(items)
+        if self.hashed > _MOST_HASHED:
+            raise NotPlainError(f"the value has more than {_MOST_HASHED} entries in sets and dicts")
+        return items
+
+    def mapping(self, depth: int) -> dict[object, object]:
+        count = self.size()
+        self.hashed += count
+        if self.hashed > _MOST_HASHED:
+            raise NotPlainError(f"the value has more than {_MOST_HASHED} entries in sets and dicts")
+        return {self.value(depth): self.value(depth) for _ in range(count)}
+
+    def value(self, depth: int) -> object:
+        if depth == 0:
+            raise NotPlainError(f"the value is nested deeper than {DEEPEST}")
+        read = _READ.get(self.take(1))
+        if read is None:
+            raise NotPlainError("these bytes are no value")
+        return read(self, depth - 1)
+
+
+_READ: dict[bytes, Callable[[_Reader, int], object]] = {
+    b"N": lambda reader, depth: None,
+    b"T": lambda reader, depth: True,
+    b"F": lambda reader, depth: False,
+    b"i": lambda reader, depth: int.from_bytes(reader.take(reader.size()), "little", signed=True),
+    b"f": lambda reader, depth: _FLOAT.unpack(reader.take(8))[0],
+    b"c": lambda reader, depth: complex(*struct.unpack("<dd", reader.take(16))),
+    b"s": lambda reader, depth: str(reader.take(reader.size()), "utf-8", "surrogatepass"),
+    b"b": lambda reader, depth: reader.take(reader.size()),
+    b"l": lambda reader, depth: reader.items(depth),
+    b"t": lambda reader, depth: tuple(reader.items(depth)),
+    b"S": lambda reader, depth: set(reader.hashable(depth)),
+    b"Z": lambda reader, depth: frozenset(reader.hashable(depth)),
+    b"d": lambda reader, depth: reader.mapping(depth),
+}

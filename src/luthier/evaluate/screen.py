@@ -1,0 +1,201 @@
+"""A comparison on the terminal: a table, what changed, some answers side by side, and the verdict.
+
+What a model wrote, and what a tasks file holds, is stripped of control characters and never read as markup.
+
+Not covered: pictures; the JSON file has every number for them.
+"""
+
+from __future__ import annotations
+
+import textwrap
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice, zip_longest
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, Group, RenderableType
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+from luthier.evaluate.compare import Change, Comparison, verdict
+from luthier.evaluate.runs import Say
+from luthier.evaluate.score import Outcome, Rate, Scores
+from luthier.evaluate.tasks.task import Task
+from luthier.events.printable import one_line, printable
+
+_PLAIN_WIDTH = 120
+_WIDE = 98
+_SAY_EVERY_SECONDS = 10.0
+_ANSWER_LINES = 14
+_LISTED_LINES = 3
+
+
+def open_console(terminal: Console | None = None) -> Console:
+    """The console to print on; what is not a terminal gets lines of a fixed width and no colours."""
+    console = terminal or Console(highlight=False)
+    return console if console.is_terminal else Console(file=console.file, width=_PLAIN_WIDTH, highlight=False)
+
+
+@contextmanager
+def telling(errors: Console) -> Iterator[Say]:
+    """Yields a function that says how far it is: a bar on a terminal, else a line now and then."""
+    if not errors.is_terminal:
+        yield _lines(errors)
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(24), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=errors, transient=True) as progress:
+        bar = progress.add_task("", total=None)
+        shown = ""
+
+        def say(what: str, done: int, total: int) -> None:
+            nonlocal shown
+            if what != shown:
+                shown = what
+                progress.reset(bar, description=_escaped(what), total=total or None)
+            progress.update(bar, completed=done, total=total or None)
+
+        yield say
+
+
+def _lines(errors: Console) -> Say:
+    last = ("", 0.0)
+
+    def say(what: str, done: int, total: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if what != last[0] or done == total or now - last[1] > _SAY_EVERY_SECONDS:
+            last = what, now
+            errors.print(Text(f"{one_line(what)} {done} of {total}" if total else one_line(what)), soft_wrap=True)
+
+    return say
+
+
+def show(console: Console, comparison: Comparison, tasks: Sequence[Task], name: str, samples: int) -> None:
+    """Print everything about one run.
+
+    Args:
+        console: Where to.
+        comparison: The run beside its base.
+        tasks: Those that were asked.
+        name: Of the tasks.
+        samples: How many answers to show side by side.
+    """
+    console.print()
+    console.print(
+        Text.assemble((one_line(comparison.run), "bold"), "  beside its base ", one_line(comparison.base_name))
+    )
+    console.print(_table(comparison, console))
+    for line in _facts(comparison):
+        console.print(line, soft_wrap=not console.is_terminal)
+    for label, ids in (("gained", comparison.overall.gained), ("lost", comparison.overall.lost)):
+        console.print(_listed(label, ids, console.width))
+    for task in islice(_telling_tasks(comparison, tasks), samples):
+        console.print(_side_by_side(comparison, task, console))
+    color = "green" if comparison.overall.better else "red" if comparison.overall.worse else "yellow"
+    console.print()
+    console.print(Text(verdict(comparison, one_line(name)), f"bold {color}"), soft_wrap=not console.is_terminal)
+
+
+def _table(comparison: Comparison, console: Console) -> Table:
+    ruled, wide = console.is_terminal, console.width >= _WIDE
+    table = Table(
+        box=SIMPLE_HEAD if ruled else None,
+        padding=(0, 1, 0, 0) if ruled else (0, 2, 0, 0),
+        pad_edge=False,
+        header_style="bold" if ruled else "",
+    )
+    table.add_column("pass@1 in %", overflow="fold")
+    for heading in ("tasks", "base", "tuned", "change (95 % CI)", "gained", "lost", "p"):
+        table.add_column(heading, justify="right", overflow="fold")
+    for change in (*comparison.splits, comparison.overall):
+        table.add_row(*_row(change, wide), style="bold" if ruled and change is comparison.overall else "")
+    return table
+
+
+def _row(change: Change, wide: bool) -> Iterator[Text]:
+    yield Text(one_line(change.split) or "(none)")
+    yield Text(str(change.base.tasks))
+    yield Text(_rate(change.base, wide))
+    yield Text(_rate(change.tuned, wide))
+    points = f"{100 * change.difference:+.1f} ({100 * change.low:+.0f} to {100 * change.high:+.0f})"
+    yield Text(points, "green" if change.better else "red" if change.worse else "")
+    yield Text(str(len(change.gained)))
+    yield Text(str(len(change.lost)))
+    yield Text("<0.001" if change.p < 0.001 else f"{change.p:.3f}")
+
+
+def _rate(rate: Rate, wide: bool) -> str:
+    interval = f" ({100 * rate.low:.0f} to {100 * rate.high:.0f})" if wide else ""
+    return f"{100 * rate.share:.1f}{interval}"
+
+
+def _facts(comparison: Comparison) -> Iterator[Text]:
+    base, tuned = comparison.base, comparison.tuned
+    yield _fact(
+        "syntax", f"{base.valid_syntax:.0%} of the base's answers are Python, {tuned.valid_syntax:.0%} of the tuned's"
+    )
+    for who, scores in (("base", base), ("tuned", tuned)):
+        causes = ", ".join(f"{count} {cause}" for cause, count in scores.causes.items())
+        yield _fact(who, f"{causes}; {_seconds(scores)}")
+    yield _fact("weights", f"{comparison.numbers}, the same for both")
+    yield _fact("sandbox", base.tier)
+
+
+def _seconds(scores: Scores) -> str:
+    return f"written in {scores.writing_seconds:.1f} s, run in {scores.running_seconds:.1f} s"
+
+
+def _fact(label: str, value: str) -> Text:
+    return Text.assemble((f"{label:<9}", "dim"), one_line(value))
+
+
+def _listed(label: str, ids: Sequence[str], width: int) -> Text:
+    words = ", ".join(one_line(task) for task in ids) or "none"
+    head = f"{label} {len(ids)}"
+    lines = textwrap.wrap(words, max(20, width - 13), break_on_hyphens=False)
+    if len(lines) > _LISTED_LINES:
+        lines = [*lines[:_LISTED_LINES], "... (all of them: --json FILE)"]
+    return Text.assemble((f"{head:<12} ", "dim"), ("\n" + " " * 13).join(lines))
+
+
+def _telling_tasks(comparison: Comparison, tasks: Sequence[Task]) -> Iterator[Task]:
+    """In turn the first gained, the first lost, the first that did not change, then the second of each."""
+    change = comparison.overall
+    groups: tuple[list[Task], ...] = ([], [], [])
+    for task in tasks:
+        groups[0 if task.task_id in change.gained else 1 if task.task_id in change.lost else 2].append(task)
+    return (task for turn in zip_longest(*groups) for task in turn if task is not None)
+
+
+def _side_by_side(comparison: Comparison, task: Task, console: Console) -> RenderableType:
+    answers = [_outcome(scores, task) for scores in (comparison.base, comparison.tuned)]
+    head = Text.assemble(("\n" + one_line(task.task_id), "bold"), "  ", (one_line(task.instruction), "italic"))
+    blocks = [_answer(who, outcome) for who, outcome in zip(("base", "tuned"), answers, strict=True)]
+    if not console.is_terminal or console.width < 80:
+        return Group(head, *blocks)
+    grid = Table.grid(padding=(0, 2), expand=True)
+    grid.add_column(ratio=1, overflow="ellipsis", no_wrap=True)
+    grid.add_column(ratio=1, overflow="ellipsis", no_wrap=True)
+    grid.add_row(*blocks)
+    return Group(head, grid)
+
+
+def _outcome(scores: Scores, task: Task) -> Outcome:
+    return next(outcome for outcome in scores.outcomes if outcome.task_id == task.task_id)
+
+
+def _answer(who: str, outcome: Outcome) -> Text:
+    passed = outcome.verdict.passed
+    detail = "" if passed or not outcome.verdict.detail else f": {one_line(outcome.verdict.detail)[:60]}"
+    text = Text.assemble((who, "dim"), "  ", (f"{outcome.verdict.cause}{detail}", "green" if passed else "red"))
+    lines = [line for line in printable(outcome.answer).split("\n") if line.strip()] or ["(nothing but white space)"]
+    cut = len(lines) - _ANSWER_LINES
+    shown = lines[:_ANSWER_LINES] + ([f"... {cut} more lines"] if cut > 0 else [])
+    return text.append("".join(f"\n  {line}" for line in shown))
+
+
+def _escaped(text: str) -> str:
+    """A progress bar reads its description as markup."""
+    return one_line(text).replace("[", r"\[")

@@ -1,0 +1,76 @@
+r"""How sure a result is: few formulas, each with its source, none of them a library's.
+
+    Wilson        (p + z²/2n ± z √(p(1-p)/n + z²/4n²)) / (1 + z²/n)        share of n tasks, 95 %: z = 1.96
+    McNemar       2 Σ_{i ≤ min(g, l)} C(g+l, i) / 2^(g+l), at most 1       only tasks that changed say anything
+    bootstrap     quantiles of the mean difference over tasks drawn again with replacement
+    pass@k        1 - C(n-c, k) / C(n, k)                                  n answers to a task, c of them right
+
+All compare on the same tasks: what both models get right, or both get wrong, adds nothing but the denominator.
+
+Sources: Wilson, JASA 22 (1927); McNemar, Psychometrika 12 (1947), exact binomial form; Efron, Annals of Statistics 7
+(1979); Chen et al., "Evaluating Large Language Models Trained on Code" (2021), eq. 1.
+Not covered: corrections for looking at many splits or many runs; a p of 0.04 in one of ten splits is no finding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import comb, sqrt
+
+import numpy as np
+
+Z = 1.959963984540054
+"""97.5 % of a standard normal distribution lies below it."""
+RESAMPLES = 10_000
+
+
+def wilson(passed: int, total: int) -> tuple[float, float]:
+    """95 % interval of a share; sound for few tasks and for shares of 0 and 1.
+
+    Args:
+        passed: How many did.
+        total: Of how many, at least one.
+    """
+    share = passed / total
+    middle = (share + Z * Z / (2 * total)) / (1 + Z * Z / total)
+    half = Z * sqrt(share * (1 - share) / total + Z * Z / (4 * total * total)) / (1 + Z * Z / total)
+    return (0.0 if passed == 0 else middle - half), (1.0 if passed == total else middle + half)
+
+
+def mcnemar(gained: int, lost: int) -> float:
+    """Two-sided exact p that as many changes fall so unevenly by chance.
+
+    Args:
+        gained: Tasks that only the second model passes.
+        lost: Tasks that only the first model passes.
+    """
+    changed = gained + lost
+    tail = sum(comb(changed, i) for i in range(min(gained, lost) + 1))
+    return min(1.0, 2 * tail / (1 << changed))
+
+
+def bootstrap_mean(values: Sequence[float], seed: int = 0) -> tuple[float, float]:
+    """95 % percentile interval of a mean, tasks drawn again with replacement.
+
+    Of paired differences (second minus first model, task by task) it is the paired bootstrap. Equal values are
+    interchangeable, so each resample is one multinomial draw of how often each value comes.
+
+    Args:
+        values: One a task, at least one.
+        seed: Of the draws; the same seed gives the same interval.
+    """
+    distinct, counts = np.unique(np.asarray(values, dtype=float), return_counts=True)
+    draws = np.random.default_rng(seed).multinomial(len(values), counts / len(values), size=RESAMPLES)
+    low, high = np.quantile(draws @ distinct / len(values), [0.025, 0.975])
+    return float(low), float(high)
+
+
+def pass_at_k(answers: int, passed: int, k: int) -> float:
+    """Unbiased estimate of the chance that at least one of k answers to a task is right.
+
+    Args:
+        answers: Answers that were drawn, at least k.
+        passed: How many of them were right.
+        k: At least one.
+    """
+    return 1 - comb(answers - passed, k) / comb(answers, k)

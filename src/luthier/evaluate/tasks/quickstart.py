@@ -1,0 +1,20 @@
+"""The held-out tasks that come with Luthier: small Python functions that no training row of the quickstart asks for.
+
+Their splits say how far they are from the training rows: `phrasing` asks for a known function in other words,
+`parameter` for a known one with other numbers, `composition` for two known ones in one.
+"""
+
+from __future__ import annotations
+
+from importlib.resources import files
+
+from luthier.evaluate.tasks.task import Task, read_tasks
+
+NAME = "quickstart"
+ROWS = "heldout.jsonl"
+
+
+def load() -> tuple[Task, ...]:
+    """All tasks, in the order of the file."""
+    text = files("luthier.quickstart").joinpath("rows", ROWS).read_text(encoding="utf-8")
+    return read_tasks(text.split("\n"), ROWS)

@@ -1,0 +1,108 @@
+"""A task, and the rows that tasks are written down in."""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from luthier.errors import DataError, Problem
+
+_OPTIONAL = ("task_id", "split", "entry_point", "output")
+
+
+@dataclass(frozen=True)
+class Task:
+    """A question whose answer is code, and the statements that the code must pass.
+
+    Attributes:
+        task_id: Its name, unique in its set.
+        split: The group that it is counted in; empty where there are none.
+        instruction: What the model is asked.
+        tests: Assert statements in Python, each by itself.
+        entry_point: Name of the function that the tests call; empty where nobody has said.
+        reference: An answer that passes; empty where there is none.
+    """
+
+    task_id: str
+    split: str
+    instruction: str
+    tests: tuple[str, ...]
+    entry_point: str = ""
+    reference: str = ""
+
+
+def read_tasks(lines: Iterable[str], name: str) -> tuple[Task, ...]:
+    """Tasks out of JSON lines; empty lines are passed over.
+
+    Args:
+        lines: One JSON object each: `instruction`, `tests`, and perhaps `task_id`, `split`, `entry_point`, `output`.
+        name: Of the file, for error messages and for the ids of tasks without one.
+
+    Raises:
+        DataError: E-EVAL-022 for each wrong line (the first ten), E-EVAL-021 when there is no task at all.
+    """
+    tasks: list[Task] = []
+    problems: list[Problem] = []
+    first_line: dict[str, int] = {}
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            task = _task(line, number)
+            if task.task_id in first_line:
+                raise ValueError(f'task_id "{task.task_id}" is already that of line {first_line[task.task_id]}')
+        except (ValueError, RecursionError) as error:
+            fix = "one JSON object a line with instruction (text) and tests (a list of assert statements)"
+            problems.append(Problem("E-EVAL-022", str(error), fix, f"{name}:{number}"))
+            continue
+        first_line[task.task_id] = number
+        tasks.append(task)
+    if problems:
+        raise DataError(*problems[:10])
+    if not tasks:
+        raise DataError(Problem("E-EVAL-021", "there is no task in it", "write one JSON object a line", name))
+    return tuple(tasks)
+
+
+def _task(line: str, number: int) -> Task:
+    """One line as a task; raises ValueError with what is wrong."""
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"no JSON: {error}") from error
+    if not isinstance(row, dict):
+        raise ValueError("no JSON object")
+    instruction, tests = row.get("instruction"), row.get("tests")
+    if not (isinstance(instruction, str) and instruction.strip()):
+        raise ValueError("instruction is missing or empty" if not instruction else "instruction is no text")
+    if not (isinstance(tests, list) and tests):
+        raise ValueError("tests is missing or empty" if not tests else "tests is no list")
+    for test in tests:
+        _check_test(test)
+    if row.get("input"):
+        raise ValueError("it has an input; write it into the instruction")
+    for key in _OPTIONAL:
+        if not isinstance(row.get(key, ""), str):
+            raise ValueError(f"{key} is no text")
+    return Task(
+        task_id=row.get("task_id") or f"line {number}",
+        split=row.get("split", ""),
+        instruction=instruction,
+        tests=tuple(tests),
+        entry_point=row.get("entry_point", ""),
+        reference=row.get("output", ""),
+    )
+
+
+def _check_test(test: object) -> None:
+    """A test that is not Python, or asserts nothing, would fail or pass every answer."""
+    if not isinstance(test, str):
+        raise ValueError(f"a test is no text: {str(test)[:60]}")
+    try:
+        statements = ast.parse(test).body
+    except (SyntaxError, ValueError, MemoryError) as error:
+        raise ValueError(f"a test is no Python: {test[:60]}") from error
+    if not any(isinstance(node, ast.Assert) for statement in statements for node in ast.walk(statement)):
+        raise ValueError(f"a test asserts nothing: {test[:60]}")

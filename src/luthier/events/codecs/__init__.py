@@ -1,0 +1,1 @@
+"""One small file per shape of log: from its lines or records to events. `luthier.events.follow` opens them."""

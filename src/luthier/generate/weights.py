@@ -1,0 +1,149 @@
+"""Weights of a finished run, and of the base that it started from, in the number format of the training.
+
+An adapter learns what its frozen base lacks, rounding included: put on other numbers than those, it computes something
+near what was trained, and not the same. `final_model/luthier.json` says what the base was and in which format, so that
+default loading gives the training's own loss, bit for bit. Plain peft loads the base in the format of its files, which
+for a run in 4 bits is other numbers.
+
+Not covered: several adapters at once, adapters of other kinds than LoRA.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from safetensors import SafetensorError
+from torch import nn
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+from luthier.errors import ModelError, Problem
+from luthier.machine.probe import probe
+from luthier.model.forward import DTYPES
+from luthier.model.hub import brief
+
+TRAINED_ON = "luthier.json"
+
+
+@dataclass(frozen=True)
+class Base:
+    """The model that a run started from.
+
+    Attributes:
+        name: Folder or name on the hub; empty when nobody knows, or when the run started from random weights.
+        revision: Commit on the hub.
+        dtype: Number format of the frozen weights and of the computing; `auto` is that of the files.
+        quantization: How bitsandbytes stored the frozen weights in 4 bits; None: it did not.
+    """
+
+    name: str
+    revision: str | None = None
+    dtype: str = "auto"
+    quantization: dict[str, Any] | None = None
+
+    @property
+    def numbers(self) -> str:
+        """The format of the frozen weights in a few words: `4-bit nf4`, `bfloat16`, `as in the files`."""
+        if self.quantization is not None:
+            return f"4-bit {self.quantization.get('bnb_4bit_quant_type', 'nf4')}"
+        return "as in the files" if self.dtype == "auto" else self.dtype
+
+    @staticmethod
+    def of(folder: Path, name: str | None, load_in_4bit: bool | None) -> Base:
+        """What final_model says of its base; `name` and `load_in_4bit` win over that.
+
+        Raises:
+            ModelError: E-MODEL-012 when a file there is damaged.
+        """
+        written = read_json(folder / TRAINED_ON) if (folder / TRAINED_ON).is_file() else {}
+        adapter = folder / "adapter_config.json"
+        settings = read_json(adapter) if adapter.is_file() else {}
+        base = Base(
+            settings.get("base_model_name_or_path") or written.get("base") or "",
+            settings.get("revision") or written.get("revision"),
+            written.get("dtype") or "auto",
+            written.get("quantization"),
+        )
+        if name:
+            base = replace(base, name=str(Path(name).expanduser()), revision=None)
+        if load_in_4bit is not None:
+            base = replace(base, quantization=(base.quantization or {}) if load_in_4bit else None)
+        return base
+
+
+def load_base(base: Base) -> nn.Module:
+    """The base's weights on the best device, in evaluation mode.
+
+    Raises:
+        ModelError: E-MODEL-001 when it is not on this machine, E-MODEL-010 when a file is damaged.
+    """
+    facts = probe()
+    computed = {"float32": True, "bfloat16": facts.supports_bfloat16, "float16": facts.device != "cpu"}
+    # float32 holds every number of the 16-bit formats, so where these do not compute it is the nearest.
+    dtype: Any = "auto" if base.dtype == "auto" else DTYPES[base.dtype] if computed[base.dtype] else torch.float32
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            base.name,
+            revision=base.revision,
+            dtype=dtype,
+            device_map={"": facts.device},
+            quantization_config=None if base.quantization is None else _four_bits(base.quantization, dtype),
+            use_safetensors=True,
+        )
+    except SafetensorError as error:
+        found = f"a weights file of {base.name} is damaged: {brief(error)}"
+        raise ModelError(Problem("E-MODEL-010", found, "delete it and fetch it again")) from error
+    except OSError as error:
+        found = f"the run's base model {base.name!r} is not on this machine"
+        fix = "say where it is now: --base PATH, load(run, base=PATH)"
+        fetch = "" if Path(base.name).is_absolute() else f"hf download {base.name}, or "
+        raise ModelError(Problem("E-MODEL-001", found, fetch + fix)) from error
+    return model.eval()  # type: ignore[no-any-return]
+
+
+def load_tuned(folder: Path, base: Base) -> nn.Module:
+    """The trained weights of a final_model folder: the base with the adapter on it, or the whole model.
+
+    Raises:
+        ModelError: E-MODEL-001, E-MODEL-010, E-MODEL-012.
+    """
+    try:
+        if not (folder / "adapter_config.json").is_file():
+            device = {"": probe().device}
+            model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", device_map=device, use_safetensors=True)
+        else:
+            # In the format of the base, as autocast computed it in training; peft by default would take float32.
+            model = PeftModel.from_pretrained(load_base(base), str(folder), autocast_adapter_dtype=False)
+    except SafetensorError as error:
+        found = f"the weights in {folder} are damaged: {brief(error)}"
+        raise ModelError(Problem("E-MODEL-010", found, "copy the folder again, or train again")) from error
+    return model.eval()  # type: ignore[no-any-return]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object of final_model.
+
+    Raises:
+        ModelError: E-MODEL-012 when it is not one.
+    """
+    try:
+        content = json.loads(path.read_text("utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError("no JSON object")
+    except (OSError, ValueError) as error:
+        problem = Problem("E-MODEL-012", f"{path.name} is damaged: {brief(error)}", "copy it again", str(path.parent))
+        raise ModelError(problem) from error
+    return content
+
+
+def _four_bits(quantization: dict[str, Any], dtype: torch.dtype | str) -> BitsAndBytesConfig:
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=quantization.get("bnb_4bit_quant_type", "nf4"),
+        bnb_4bit_use_double_quant=quantization.get("bnb_4bit_use_double_quant", True),
+        bnb_4bit_compute_dtype=torch.float32 if isinstance(dtype, str) else dtype,
+    )

@@ -1,0 +1,137 @@
+"""The charts: which numbers of a run are drawn, under which title. Pure functions from a scene to a picture.
+
+With one run a chart shows the values as they are, faintly, and their exponential mean over it. With several it shows
+the means alone, each run in its colour, its number at the end of its curve.
+
+Not covered: the drawing (`canvas`).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from rich.text import Text
+
+from luthier.events.printable import one_line
+from luthier.monitor.dashboard.canvas import Curve, Picture, draw
+from luthier.monitor.dashboard.palette import ACCENT, QUIET, RUNS, WARNING
+from luthier.monitor.dashboard.scene import SMOOTHINGS, Run, Scene, Settings
+from luthier.monitor.statistics import smooth, usable
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One number over the steps."""
+
+    key: str
+    """The metric that explains it."""
+    title: str
+    field: str
+    """Of a `Point`, or of an evaluation."""
+    smoothed: bool = True
+    from_zero: bool = False
+
+
+CHARTS = {
+    chart.key: chart
+    for chart in (
+        Chart("loss", "loss", "loss"),
+        Chart("eval", "eval loss", "eval_loss", smoothed=False),
+        Chart("learning_rate", "learning rate", "learning_rate", smoothed=False, from_zero=True),
+        Chart("gradient", "gradient norm", "grad_norm", from_zero=True),
+        Chart("speed", "tokens a second", "tokens_per_second", from_zero=True),
+        Chart("step", "seconds a step", "step_seconds", from_zero=True),
+        Chart("memory", "memory, GiB", "memory_gib", smoothed=False, from_zero=True),
+        Chart("gpu", "GPU busy, percent", "gpu_utilization", from_zero=True),
+    )
+}
+
+
+def chart(key: str, scene: Scene, width: int, height: int) -> Text:
+    """A title line and the picture below it: at most `height` lines of at most `width` cells."""
+    found = CHARTS[key]
+    text = _title(found, scene)
+    text.truncate(width, overflow="ellipsis")
+    if height < 2:
+        return text
+    drawn = picture(key, scene)
+    if not any(usable(y) for curve in drawn.curves for _, y in curve.points):
+        logged = any(run.state.logged for run in scene.runs)
+        below = Text("\n  not in this log" if logged else "\n  waiting for log lines", "dim")
+    else:
+        below = draw(drawn, width, height - 1)
+    return Text("\n", no_wrap=True).join((text, below))
+
+
+def picture(key: str, scene: Scene) -> Picture:
+    """The curves of a chart."""
+    found, settings = CHARTS[key], scene.settings
+    several = len(scene.runs) > 1
+    curves: list[Curve] = []
+    for index, run in enumerate(scene.runs):
+        color = RUNS[index % len(RUNS)]
+        first = run.state.step - settings.span if settings.span else -1
+        evaluations = [(float(e.step), e.eval_loss) for e in run.state.evaluations if e.step > first]
+        points = run.points(settings.span) if key != "eval" else ()
+        values = [(float(point.step), float(getattr(point, found.field))) for point in points] or evaluations
+        smoothed = found.smoothed and settings.weight < 1
+        if smoothed and not several:
+            curves.append(Curve(values, QUIET))
+        if smoothed:
+            values = _means(run, values, settings)
+        curves.append(Curve(values, color, end=_number(index) if several else ""))
+        if key in ("loss", "eval"):
+            curves.append(Curve(evaluations, color if several else WARNING, mark="◆"))
+    rule = _limit(scene.run) if key == "gradient" else math.nan
+    return Picture(tuple(curves), settings.logarithmic, rule, found.from_zero)
+
+
+def _means(run: Run, values: list[tuple[float, float]], settings: Settings) -> list[tuple[float, float]]:
+    """Smoothed as the setting says, as if no line had been left out of the history."""
+    thinned = run.state.stride if len(values) == len(run.state.history) else 1
+    weight = 1 - (1 - settings.weight) ** thinned
+    return list(zip((step for step, _ in values), smooth([value for _, value in values], weight), strict=True))
+
+
+def _limit(run: Run) -> float:
+    limit = (run.state.plan or {}).get("training.max_grad_norm")
+    return float(limit) if isinstance(limit, int | float) and limit > 0 else math.nan
+
+
+def _title(found: Chart, scene: Scene) -> Text:
+    settings = scene.settings
+    title = Text.assemble((found.title, "bold"), no_wrap=True)
+    if len(scene.runs) == 1 and found.smoothed and settings.weight < 1:
+        title.append("  ━", QUIET).append(" each line", "dim").append("  ━", ACCENT).append(" mean", "dim")
+    if found.key == "loss" and scene.run.state.evaluations:
+        title.append("  ◆", WARNING if len(scene.runs) == 1 else "").append(" eval", "dim")
+    if found.key == "gradient" and math.isfinite(_limit(scene.run)):
+        title.append("  ╌ limit", "dim")
+    if settings.span:
+        title.append(f"  last {settings.span:,} steps", "dim")
+    if settings.logarithmic:
+        title.append("  log", "dim")
+    return title
+
+
+def smoothing_words(settings: Settings) -> str:
+    """The smoothing as the reader meets it: over about how many log lines."""
+    return "off" if settings.weight >= 1 else f"about {round(1 / SMOOTHINGS[settings.smoothing])} log lines"
+
+
+def legend(scene: Scene, width: int) -> Text:
+    """The runs, each with its number and colour; the one whose numbers are shown is marked."""
+    text = Text(no_wrap=True)
+    for index, run in enumerate(scene.runs):
+        mark = "▸" if index == scene.selected else " "
+        text.append(f"{mark}{_number(index)} ", f"bold {RUNS[index % len(RUNS)]}")
+        text.append(one_line(run.name)[:28], "bold" if index == scene.selected else "dim")
+        loss = run.state.smoothed_loss
+        text.append(f" {loss:.4g}  " if loss is not None else "  ", "")
+    text.truncate(width, overflow="ellipsis")
+    return text
+
+
+def _number(index: int) -> str:
+    return str((index + 1) % 10)

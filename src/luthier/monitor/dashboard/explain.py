@@ -1,0 +1,327 @@
+"""The long answer behind `?`: what a number is, what it says of this run, and what to do about it.
+
+Each answer is three paragraphs: the idea in plain words, this run's own numbers, and when to worry, with the line of
+YAML to change. Not covered: what is wrong right now (`luthier.doctor`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from rich.text import Text
+
+from luthier.events.line import significant
+from luthier.monitor.dashboard.metrics import LEARNING, MACHINE, has_gpu, step_times
+from luthier.monitor.dashboard.palette import ACCENT
+from luthier.monitor.dashboard.scene import Run
+from luthier.monitor.drawing import count, decimal, duration
+from luthier.monitor.statistics import BANDS, band, shares, time_left, trend
+
+KEYS = (
+    ("1 to 5", "Overview, Charts, Findings, Samples, Run; ← and → too"),
+    ("↑ ↓ Tab", "go to the next number or chart, or scroll"),
+    ("?", "what the number or chart that you are at means; at none, this"),
+    ("Enter", "a chart fills the pane, and goes back"),
+    ("+ -", "zoom the charts: fewer of the latest steps, or more"),
+    ("s S", "smooth the curves more, or less"),
+    ("l", "logarithmic or linear charts"),
+    ("space", "pause: the screen stands still, or the replay"),
+    ("n", "the next run, where there are several"),
+    ("q", "quit; the run goes on"),
+)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a number is; here: what it says of this run; and what to do when it is not well."""
+
+    idea: str
+    here: Callable[[Run], str]
+    care: str
+
+
+def answer(key: str, run: Run, *, short: bool = False) -> Text:
+    """All three paragraphs of one metric under its name, or only what it is and what it says of this run."""
+    told = ANSWERS[key]
+    names = {metric.key: metric.label for metric in (*LEARNING, *MACHINE)}
+    text = Text.assemble((names[key], f"bold {ACCENT}"), "\n\n", told.idea, "\n\n", (told.here(run), "bold"))
+    return text if short else text.append(f"\n\n{told.care}", "not bold").append("\n\nEsc closes this.", "not bold dim")
+
+
+def keys() -> Text:
+    """What the keys do."""
+    text = Text.assemble(("Keys", f"bold {ACCENT}"), "\n\n")
+    for key, words in KEYS:
+        text.append(f"{key:<12}", "bold").append(f"{words}\n")
+    text.append("\nEverything on the screen is read from files; nothing here touches the run.", "dim")
+    return text.append("\n\nEsc closes this.", "dim")
+
+
+def _setting(run: Run, key: str) -> str:
+    value = (run.state.plan or {}).get(key)
+    return f"{value:g}" if isinstance(value, float) else "" if value is None else str(value)
+
+
+def _loss(run: Run) -> str:
+    state = run.state
+    if state.log is None or state.smoothed_loss is None or state.first_loss is None:
+        return "This run has not logged a loss yet."
+    loss = state.smoothed_loss
+    words = (
+        f"This run began at {decimal(state.first_loss)} and stands at {decimal(loss)}, smoothed over about ten log "
+        f"lines (the last line alone: {decimal(state.log.loss)})."
+    )
+    if not 0 <= loss < 20:
+        return words
+    return f"{words} So the model gives the right token a probability of about {math.exp(-loss):.0%} (e^-loss)."
+
+
+def _eval(run: Run) -> str:
+    if not run.state.evaluations:
+        return "This run has not been evaluated yet."
+    last, best = run.state.evaluations[-1], run.state.best or run.state.evaluations[-1]
+    words = (
+        f"Here it is {decimal(last.eval_loss)} at step {last.step:,}; the best was {decimal(best.eval_loss)} at step"
+    )
+    words = f"{words} {best.step:,}."
+    if last.eval_loss > best.eval_loss:
+        return f"{words} It has risen by {decimal(last.eval_loss - best.eval_loss)} since."
+    return words
+
+
+def _band(run: Run) -> str:
+    loss = run.state.smoothed_loss
+    scale = "; ".join(f"{span}: {words}" for _, span, words in BANDS)
+    here = "" if loss is None else f"This run stands at {decimal(loss)}, which is {band(loss)[0]}. "
+    return f"{here}The whole scale: {scale}."
+
+
+def _best(run: Run) -> str:
+    lowest = run.state.lowest
+    if lowest is None:
+        return "There is no loss yet."
+    ago = run.state.step - lowest.step
+    return f"Here: {decimal(lowest.loss)} at step {lowest.step:,}, {ago:,} steps ago."
+
+
+def _mean(run: Run) -> str:
+    found = trend(run.state.recent)
+    if found is None:
+        return "It takes five log lines to tell."
+    share = found.spread / abs(found.mean) if found.mean else 0.0
+    return (
+        f"Over the last {found.count} log lines the mean is {decimal(found.mean)}, and a line lies about "
+        f"{decimal(found.spread)} ({share:.0%}) off the trend."
+    )
+
+
+def _slope(run: Run) -> str:
+    found = trend(run.state.recent)
+    if found is None:
+        return "It takes five log lines to tell."
+    left = max(0, run.state.total_steps - run.state.step)
+    words = (
+        f"Over the last {found.steps:,} steps the loss changes by {100 * found.slope:+.2g} in 100 steps, give or take "
+        f"{200 * found.slope_error:.2g} (two standard errors): {found.direction}."
+    )
+    if found.direction == "falling" and left:
+        words += (
+            f" In the {left:,} steps that are left, a straight line would take it {-left * found.slope:.2g} lower; "
+        )
+        words += "curves flatten, so expect less."
+    return words
+
+
+def _learning_rate(run: Run) -> str:
+    if run.state.log is None or not math.isfinite(run.state.log.learning_rate):
+        return "The log does not tell it."
+    rate = run.state.log.learning_rate
+    highest = max((point.learning_rate for point in run.state.history), default=rate)
+    kind = _setting(run, "training.lr_scheduler_type")
+    shape = f" on the schedule {kind}" if kind else ""
+    return f"Here it is {significant(rate, 4):g}{shape}, {rate / highest if highest else 0:.0%} of the highest so far."
+
+
+def _gradient(run: Run) -> str:
+    if run.state.log is None or not math.isfinite(run.state.log.grad_norm):
+        return "The log does not tell it."
+    limit = (run.state.plan or {}).get("training.max_grad_norm")
+    norms = [point.grad_norm for point in run.state.recent if math.isfinite(point.grad_norm)]
+    words = f"Here it is {decimal(run.state.log.grad_norm)}; over the latest {len(norms)} log lines, "
+    words += f"{decimal(min(norms))} to {decimal(max(norms))}."
+    if isinstance(limit, int | float) and limit > 0:
+        share = sum(norm > limit for norm in norms) / len(norms)
+        words += f" Above max_grad_norm = {limit:g} a gradient is shortened to it: {share:.0%} of these were."
+    return words
+
+
+def _left(run: Run) -> str:
+    left = time_left(run.state, run.now)
+    if left is None:
+        return "There is nothing left to wait for, or the log does not tell."
+    words = f"{max(0, run.state.total_steps - run.state.step):,} steps are left: about {duration(left.seconds)}"
+    if math.isfinite(left.margin):
+        words += f", give or take {duration(left.margin)} if step times go on to vary as they did"
+    return f"{words}."
+
+
+def _speed(run: Run) -> str:
+    log = run.state.log
+    if log is None or not math.isfinite(log.tokens_per_second):
+        return "The log does not tell it."
+    words = f"Here: {count(log.tokens_per_second)} tokens a second"
+    if math.isfinite(log.trained_tokens_per_second) and log.tokens_per_second > 0:
+        share = log.trained_tokens_per_second / log.tokens_per_second
+        words += f", {share:.0%} of them answers, which are what is trained on"
+    return f"{words}."
+
+
+def _step(run: Run) -> str:
+    mean, deviation = step_times(run)
+    if not math.isfinite(mean):
+        return "The log does not tell it."
+    return f"Here: {count(mean)} s" + (f", give or take {count(deviation)} s." if math.isfinite(deviation) else ".")
+
+
+def _spent(run: Run) -> str:
+    parts = shares(run.state.timings)
+    if not parts:
+        return "The log does not tell it."
+    return f"Here, over the latest log lines: {', '.join(f'{name} {share:.0%}' for name, share in parts)}."
+
+
+def _memory(run: Run) -> str:
+    log = run.state.log
+    if log is None or not math.isfinite(log.memory_gib):
+        return "The log does not tell it."
+    total = (run.state.plan or {}).get("machine.memory_gib")
+    words = f"Here: {log.memory_gib:.2f} GiB"
+    if isinstance(total, int | float) and total > 0:
+        words += f", {log.memory_gib / total:.0%} of the {total:.1f} GiB there are"
+    return f"{words}."
+
+
+def _gpu(run: Run) -> str:
+    machine = run.machine
+    if machine is None:
+        return "The log says nothing of the machine, and this one has no GPU that can be read."
+    if not has_gpu(machine):
+        return f"No GPU here. The processor is {machine.cpu_utilization:.0f} % busy."
+    whose = "This machine's GPU" if machine is run.local else "The GPU that trains"
+    used, total = machine.gpu_memory_used_gib, machine.gpu_memory_total_gib
+    return f"{whose} is {machine.gpu_utilization:.0f} % busy and holds {used:.1f} of {total:.1f} GiB."
+
+
+def _tokens(run: Run) -> str:
+    log = run.state.log
+    if log is None or not log.num_tokens:
+        return "The log does not tell it."
+    return (
+        f"Here: {log.num_tokens:,} in {run.state.step:,} steps, {log.num_tokens / max(1, run.state.step):,.0f} a step."
+    )
+
+
+def _checkpoint(run: Run) -> str:
+    saved = run.state.checkpoint
+    if saved is None:
+        return "This run has none yet: a crash now costs all of it."
+    return f"The newest is of step {saved.step:,}: a crash now costs {run.state.step - saved.step:,} steps."
+
+
+ANSWERS = {
+    "loss": Answer(
+        "How wrong the predictions are: at each token of the answer, minus the logarithm of the probability that the "
+        "model gave to the token that is really there; the mean of these. 0 is certain and right, and lower is better.",
+        _loss,
+        "Single lines are noisy, each has other rows: look at the mean. It should fall within a hundred steps. If it "
+        "does not, try a learning_rate three times higher; if it jumps up and stays, three times lower.",
+    ),
+    "eval": Answer(
+        "The same loss on rows that are held out (val_set_size) and never trained on. It says whether what is learned "
+        "carries over.",
+        _eval,
+        "When it turns upwards while the loss goes on falling, the model learns rows by heart: lower num_train_epochs. "
+        "load_best_model_at_end: true keeps the best weights.",
+    ),
+    "band": Answer(
+        "The guide's scale puts a loss into words. It is a rule of thumb for code and models of about a billion "
+        "parameters.",
+        _band,
+        "Another tokenizer, or rows that are easier to guess, shift the whole scale. What counts is this loss compared "
+        "with itself, earlier, and with the eval loss.",
+    ),
+    "best": Answer(
+        "The lowest loss of a single log line so far.",
+        _best,
+        "When it is long ago, little is gained any more. It is not what the best model is chosen by; the eval loss is.",
+    ),
+    "mean": Answer(
+        "The mean of the latest losses, and how far a single line usually lies from their trend.",
+        _mean,
+        "A large spread is mostly small steps of unlike rows. More gradient_accumulation_steps make the curve calmer.",
+    ),
+    "slope": Answer(
+        "A straight line through the latest losses: how fast they fall, and whether that can be told from chance.",
+        _slope,
+        "Level for long, far from the end: the learning rate is too low, or everything is learned. Rising: stop, and "
+        "write a learning_rate three times lower.",
+    ),
+    "learning_rate": Answer(
+        "How far one step moves the weights. It rises first (warmup), then falls, so that the model gets near quickly "
+        "and settles calmly.",
+        _learning_rate,
+        "It is the number that most often decides whether a run is good. The loss jumps: three times lower. The loss "
+        "hardly moves: three times higher.",
+    ),
+    "gradient": Answer(
+        "The length of the gradient, before clipping: how strongly the rows of a step pull at the weights.",
+        _gradient,
+        "Single spikes are what clipping is for. Far above the limit all the time: lower learning_rate. Near 0 from "
+        "the start: nothing is trained, look at target_modules.",
+    ),
+    "left": Answer(
+        "The steps that are left at the speed of those before, evaluations and saving included.",
+        _left,
+        "The margin (about 95 %) is from how much the step times vary. It cannot know of a machine that others begin "
+        "to use.",
+    ),
+    "speed": Answer(
+        "Tokens that go through the model in a second, prompts included, padding excluded.",
+        _speed,
+        "It should be steady. When it falls, somebody else uses the machine, it runs hot, or the data come too slowly.",
+    ),
+    "step": Answer(
+        "The seconds of one optimizer step, without evaluation and saving.",
+        _step,
+        "Steps with long rows take longer. A rising mean is a machine that gets hot or has to share.",
+    ),
+    "spent": Answer(
+        "Where the seconds of a step go: waiting for data, forward (the predictions and the loss), backward (the "
+        "gradients), optimizer (the update), and the rest.",
+        _spent,
+        "Backward takes about as long as forward, or twice. Data should be near 0: if it is not, raise "
+        "dataloader_num_workers. Much for the optimizer means very small steps.",
+    ),
+    "memory": Answer(
+        "The most memory that the run has held at once: of the GPU, or of the process where there is none.",
+        _memory,
+        "Near the limit, one long row can end the run. Halve max_tokens_per_micro_batch: it changes no result.",
+    ),
+    "gpu": Answer(
+        "How busy the GPU is, how hot, and what it draws. A GPU that waits trains nothing.",
+        _gpu,
+        "Below 90 % for long: look at where a step's seconds go. Above 85 °C it slows itself down.",
+    ),
+    "tokens": Answer(
+        "How many tokens the model has seen in training, prompts included, padding excluded.",
+        _tokens,
+        "More text helps until it is the same text again: see the eval loss.",
+    ),
+    "checkpoint": Answer(
+        "All that it takes to go on exactly from there: adapter, optimizer, random numbers, place in the data.",
+        _checkpoint,
+        "Save more often with a smaller save_steps. After a crash: luthier train CONFIG --resume auto.",
+    ),
+}

@@ -1,0 +1,277 @@
+"""The numbers on the overview: each with its name, its value, and in a few words what the value means.
+
+The long answer to each is in `explain`. Not covered: where they stand on the screen (`panes`).
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from rich.text import Text
+
+from luthier.events.line import significant
+from luthier.events.types import Machine
+from luthier.monitor.dashboard.palette import BAD, GOOD, WARNING, strong
+from luthier.monitor.dashboard.scene import Run
+from luthier.monitor.drawing import count, decimal, duration
+from luthier.monitor.statistics import TIME_LINES, band, deviation, shares, time_left, trend, usable
+from luthier.monitor.view import rate_trend
+
+LABEL_WIDTH = 13
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One number: `label` is what the reader sees, `key` what the charts and explanations call it."""
+
+    key: str
+    label: str
+    value: Callable[[Run], Text]
+    meaning: Callable[[Run], str]
+    timed: bool = False
+    """Whether the passing of time alone changes it."""
+
+
+def line(metric: Metric, run: Run, width: int, height: int, focused: bool) -> Text:
+    """Its name and value, and below them, where there are two lines, what the value means."""
+    text = Text(no_wrap=True)
+    text.append("› " if focused else "  ", "bold").append(
+        f"{metric.label:<{LABEL_WIDTH - 2}}", "" if focused else "dim"
+    )
+    text.append_text(metric.value(run))
+    text.truncate(width, overflow="ellipsis")
+    if height > 1:
+        below = Text(f"{'':<{LABEL_WIDTH}}{metric.meaning(run)}", "dim italic", no_wrap=True)
+        below.truncate(width, overflow="ellipsis")
+        text.append("\n").append_text(below)
+    return text
+
+
+def _unknown(words: str = "not in this log") -> Text:
+    return Text(words, "dim")
+
+
+def _number(value: float, form: Callable[[float], str]) -> Text:
+    return strong(form(value)) if math.isfinite(value) else _unknown()
+
+
+def _loss(run: Run) -> Text:
+    state = run.state
+    if state.log is None:
+        return _unknown("loading" if state.status == "starting" else "waiting for the first log line")
+    value = strong(decimal(state.log.loss), math.isfinite(state.log.loss))
+    return value if state.smoothed_loss is None else value.append(f"  smoothed {decimal(state.smoothed_loss)}")
+
+
+def _loss_meaning(run: Run) -> str:
+    loss = run.state.smoothed_loss
+    if loss is None:
+        return "how wrong the predictions are; lower is better"
+    return f"lower is better; perplexity {math.exp(loss):,.3g}" if loss < 20 else "lower is better"
+
+
+def _eval(run: Run) -> Text:
+    state = run.state
+    if not state.evaluations:
+        return _unknown("no evaluation yet")
+    last, best = state.evaluations[-1], state.best or state.evaluations[-1]
+    value = strong(decimal(last.eval_loss), math.isfinite(last.eval_loss))
+    return value.append(f"  best {decimal(best.eval_loss)} at {best.step:,}")
+
+
+def _band(run: Run) -> Text:
+    loss = run.state.smoothed_loss if run.state.log is None or math.isfinite(run.state.log.loss) else math.nan
+    if loss is None:
+        return _unknown("no loss yet")
+    color = BAD if not math.isfinite(loss) else GOOD if 0.3 <= loss < 1.5 else WARNING if loss >= 2.5 else ""
+    return Text(band(loss)[1], f"bold {color}".strip())
+
+
+def _band_meaning(run: Run) -> str:
+    loss = run.state.smoothed_loss
+    return "the guide's words for a loss" if loss is None else f"the guide's words for {band(loss)[0]}"
+
+
+def _best(run: Run) -> Text:
+    lowest = run.state.lowest
+    return strong(decimal(lowest.loss)).append(f"  at step {lowest.step:,}") if lowest else _unknown("no loss yet")
+
+
+def _mean(run: Run) -> Text:
+    found = trend(run.state.recent)
+    return strong(decimal(found.mean)).append(f"  spread {decimal(found.spread)}") if found else _unknown("too early")
+
+
+def _mean_meaning(run: Run) -> str:
+    found = trend(run.state.recent)
+    return f"of the last {found.count} log lines, around their trend" if found else "needs five log lines"
+
+
+def _slope(run: Run) -> Text:
+    found = trend(run.state.recent)
+    if found is None:
+        return _unknown("too early")
+    color = {"falling": GOOD, "rising": WARNING, "level": ""}[found.direction]
+    change = f"{100 * found.slope:+.2g} in 100 steps".replace("-", "−")
+    return Text.assemble((found.direction, f"bold {color}".strip()), f"  {change}")
+
+
+def _slope_meaning(run: Run) -> str:
+    found = trend(run.state.recent)
+    if found is None:
+        return "where the loss goes; needs five log lines"
+    return f"give or take {200 * found.slope_error:.2g}; over the last {found.steps:,} steps"
+
+
+def _learning_rate(run: Run) -> Text:
+    if run.state.log is None:
+        return _unknown("no log line yet")
+    rate = run.state.log.learning_rate
+    if not math.isfinite(rate):
+        return _unknown()
+    return strong(f"{significant(rate, 3):g}").append(rate_trend(run.state))
+
+
+def _gradient(run: Run) -> Text:
+    if run.state.log is None:
+        return _unknown("no log line yet")
+    norm = run.state.log.grad_norm
+    if not math.isfinite(norm):
+        return _unknown() if math.isnan(norm) and math.isfinite(run.state.log.loss) else strong(str(norm), False)
+    limit = (run.state.plan or {}).get("training.max_grad_norm")
+    value = strong(decimal(norm))
+    if isinstance(limit, int | float) and limit > 0:
+        value.append(f"  {'shortened to' if norm > limit else 'below the limit of'} {limit:g}")
+    return value
+
+
+def _left(run: Run) -> Text:
+    state = run.state
+    if state.finished is not None:
+        return Text.assemble((state.finished.status, "bold"), f"  after {duration(state.finished.train_runtime)}")
+    left = time_left(state, run.now)
+    if left is None:
+        return _unknown()
+    if run.silent:
+        return _unknown("nobody knows: it is silent")
+    if left.seconds == 0:
+        return strong("any moment")
+    margin = f" ± {duration(left.margin)}" if math.isfinite(left.margin) else ""
+    return strong(duration(left.seconds)).append(margin)
+
+
+def _left_meaning(run: Run) -> str:
+    state = run.state
+    gone = duration(run.now - state.started) if state.started and state.finished is None else ""
+    return f"{gone} gone; ± from how step times vary" if gone else "until the last step"
+
+
+def _speed(run: Run) -> Text:
+    if run.state.log is None:
+        return _unknown("no log line yet")
+    value = _number(run.state.log.tokens_per_second, count)
+    return value.append(" tokens/s") if math.isfinite(run.state.log.tokens_per_second) else value
+
+
+def step_times(run: Run) -> tuple[float, float]:
+    """Mean and standard deviation of the latest step times, in seconds; NaN where there are too few."""
+    times = [point.step_seconds for point in run.state.recent if usable(point.step_seconds)][-TIME_LINES:]
+    if not times:
+        return math.nan, math.nan
+    return statistics.fmean(times), deviation(times) if len(times) > 1 else math.nan
+
+
+def _step(run: Run) -> Text:
+    mean, deviation = step_times(run)
+    if not math.isfinite(mean):
+        return _unknown()
+    return strong(count(mean)).append(f" s ± {count(deviation)}" if math.isfinite(deviation) else " s")
+
+
+def _spent(run: Run) -> Text:
+    parts = sorted(shares(run.state.timings), key=lambda part: -part[1])
+    if not parts:
+        return _unknown()
+    text = Text()
+    for name, share in parts:
+        text.append(f"{name} ", "").append(f"{share:.0%}  ", "bold")
+    return text
+
+
+def _memory(run: Run) -> Text:
+    if run.state.log is None or not math.isfinite(run.state.log.memory_gib):
+        return _unknown() if run.state.log else _unknown("no log line yet")
+    value = strong(f"{run.state.log.memory_gib:.2f}")
+    total = (run.state.plan or {}).get("machine.memory_gib")
+    return value.append(f" of {total:.1f} GiB" if isinstance(total, int | float) and total > 0 else " GiB")
+
+
+def has_gpu(machine: Machine | None) -> bool:
+    """Whether anything is known of a GPU."""
+    return machine is not None and any(
+        map(math.isfinite, (machine.gpu_utilization, machine.gpu_memory_used_gib, machine.gpu_temperature_c))
+    )
+
+
+def _gpu(run: Run) -> Text:
+    machine = run.machine
+    if machine is None:
+        return _unknown()
+    if not has_gpu(machine):
+        parts = [("CPU ", machine.cpu_utilization, "{:.0f} %"), ("RAM ", machine.ram_used_gib, "{:.1f}")]
+        total = f"/{machine.ram_total_gib:.1f} GiB" if math.isfinite(machine.ram_total_gib) else ""
+    else:
+        parts = [
+            ("", machine.gpu_utilization, "{:.0f} %"),
+            ("", machine.gpu_temperature_c, "{:.0f} °C"),
+            ("", machine.gpu_power_w, "{:.0f} W"),
+        ]
+        total = ""
+    known = [f"{name}{form.format(value)}" for name, value, form in parts if math.isfinite(value)]
+    return Text("  ".join(known), "bold").append(total, "not bold") if known else _unknown()
+
+
+def _gpu_meaning(run: Run) -> str:
+    if run.machine is None:
+        return "the log says nothing of the machine"
+    if not has_gpu(run.machine):
+        return "no GPU: the whole box"
+    return "of this machine, not of the log" if run.machine is run.local else "busy, temperature, power"
+
+
+def _tokens(run: Run) -> Text:
+    if run.state.log is None or not run.state.log.num_tokens:
+        return _unknown()
+    return strong(count(run.state.log.num_tokens)).append(" seen")
+
+
+def _checkpoint(run: Run) -> Text:
+    saved = run.state.checkpoint
+    if saved is None:
+        return _unknown("none yet")
+    return Text.assemble((f"step {saved.step:,}", "bold"), f"  {count(saved.bytes)}B")
+
+
+LEARNING = (
+    Metric("loss", "loss", _loss, _loss_meaning),
+    Metric("eval", "eval loss", _eval, lambda run: "on rows it never trains on; rising = overfitting"),
+    Metric("band", "in words", _band, _band_meaning),
+    Metric("best", "best", _best, lambda run: "the lowest loss of a log line"),
+    Metric("mean", "mean", _mean, _mean_meaning),
+    Metric("slope", "trend", _slope, _slope_meaning),
+    Metric("learning_rate", "learn rate", _learning_rate, lambda run: "how far one step moves the weights"),
+    Metric("gradient", "gradient", _gradient, lambda run: "how strongly the data pulls"),
+)
+MACHINE = (
+    Metric("left", "time left", _left, _left_meaning, timed=True),
+    Metric("speed", "speed", _speed, lambda run: "prompts included, padding excluded"),
+    Metric("step", "a step", _step, lambda run: "mean ± deviation of the latest steps"),
+    Metric("spent", "spent on", _spent, lambda run: "where the seconds of a step go"),
+    Metric("memory", "memory", _memory, lambda run: "the most held at once so far"),
+    Metric("gpu", "machine", _gpu, _gpu_meaning),
+    Metric("tokens", "tokens", _tokens, lambda run: "prompts included, padding excluded"),
+    Metric("checkpoint", "checkpoint", _checkpoint, lambda run: "a crash costs the steps since then"),
+)

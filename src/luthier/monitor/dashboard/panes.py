@@ -1,0 +1,246 @@
+"""The parts of the screen that are words: pure functions from a scene and a size to lines.
+
+What comes from a file is stripped of control characters, and nothing of it is read as markup. Not covered: the curves
+(`charts`), the numbers of the overview (`metrics`).
+"""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from rich.cells import cell_len
+from rich.text import Text
+
+from luthier.doctor import Change, Finding
+from luthier.events.printable import one_line, printable
+from luthier.events.types import Notice
+from luthier.monitor.dashboard.palette import ACCENT, GOOD, SEVERITY, STATUS, WARNING
+from luthier.monitor.dashboard.scene import Run, Scene
+from luthier.monitor.drawing import bar, count, duration
+from luthier.monitor.statistics import shares, time_left
+
+_ROOMY = 5
+
+
+def header(scene: Scene, width: int) -> Text:
+    """Who it is, how it is going, and where this is read from."""
+    run = scene.run
+    status = _status(run)
+    text = Text.assemble(
+        (" Luthier ", f"bold {ACCENT}"),
+        (one_line(run.state.run) or one_line(run.name), "bold"),
+        "  ",
+        (status, f"bold {STATUS.get(run.state.status, '')}".strip()),
+        no_wrap=True,
+    )
+    if scene.settings.paused:
+        text.append("  paused", f"bold {WARNING}")
+    path = one_line(run.path)
+    for words in (f"{path} ({one_line(run.source)})", path, path.rstrip("/").rsplit("/", 1)[-1]):
+        gap = width - text.cell_len - cell_len(words) - 1
+        if gap >= 2:
+            text.append(" " * gap).append(f"{words} ", "not bold dim")
+            break
+    text.truncate(width, overflow="ellipsis")
+    return text
+
+
+def _status(run: Run) -> str:
+    state = run.state
+    if not state.updated:
+        return "waiting for the file"
+    return f"silent for {duration(run.now - state.updated)}" if run.silent else state.status
+
+
+def progress(scene: Scene, width: int) -> Text:
+    """Step, epoch, a bar, and the time."""
+    run, state = scene.run, scene.run.state
+    share = state.step / state.total_steps if state.total_steps else 0.0
+    text = Text.assemble((" step ", "dim"), (f"{state.step:,}", "bold"), no_wrap=True)
+    if state.total_steps:
+        text.append(f"/{state.total_steps:,}")
+    text.append("  epoch ", "dim").append(f"{state.epoch:.2f}", "bold")
+    if state.epochs:
+        text.append(f"/{state.epochs:g}")
+    percent = f" {share:.0%}" if state.total_steps else ""
+    times = _times(run)
+    room = width - text.cell_len - len(percent) - times.cell_len - 6
+    if room >= 6 and state.total_steps:
+        full, empty = bar(share, room)
+        text.append("  ").append(full, ACCENT).append(empty, "dim").append(percent, "bold")
+    text.append("  ").append_text(times)
+    text.truncate(width, overflow="ellipsis")
+    return text
+
+
+def _times(run: Run) -> Text:
+    state = run.state
+    if state.finished is not None:
+        return Text(f"{duration(state.finished.train_runtime)} in all")
+    text = Text()
+    if (left := time_left(state, run.now)) is not None and not run.silent:
+        text.append(duration(left.seconds), "bold").append(" left  ")
+    if state.started:
+        text.append(f"{duration(run.now - state.started)} gone", "dim")
+    return text
+
+
+def digest(scene: Scene, width: int, height: int) -> Text:
+    """The worst findings, a title and a line to change each, as many as there is room for."""
+    run = scene.run
+    lines: list[Text] = []
+    if not run.findings:
+        words = "nothing found that is wrong" if run.state.logged else "the doctor waits for log lines"
+        lines.append(Text.assemble(("✓  " if run.state.logged else "   ", GOOD), (words, "dim")))
+    for finding in run.findings:
+        mark, color = SEVERITY[finding.severity]
+        block = [Text.assemble((f"{mark:<3}", color), (one_line(finding.title), "bold"))]
+        if height < _ROOMY:
+            block[0].append(f"  {one_line(finding.evidence)}", "not bold dim")
+        else:
+            block += [Text(f"   {part}", "dim") for part in _wrapped(finding.evidence, width - 4)]
+        block += [Text.assemble(("   change  ", "dim"), _change(change)) for change in finding.change[:1]]
+        if lines and len(lines) + len(block) > height:
+            break
+        lines += block
+    return _cut(lines, width, height)
+
+
+def findings(scene: Scene, width: int) -> Text:
+    """All that the doctor found, worst first, and all that the run itself said."""
+    run = scene.run
+    lines: list[Text] = []
+    if not run.findings:
+        lines += [
+            Text("The doctor has found nothing that is wrong." if run.state.logged else "No log line yet."),
+            Text(),
+        ]
+    for finding in run.findings:
+        lines += [*_finding(finding, width), Text()]
+    if run.state.notices:
+        lines.append(Text("What the run itself said, newest first", "bold"))
+        for notice in reversed(run.state.notices):
+            lines += _notice(notice, width)
+    return _cut(lines, width, None)
+
+
+def _finding(finding: Finding, width: int) -> Iterator[Text]:
+    mark, color = SEVERITY[finding.severity]
+    head = Text.assemble((f"{mark:<3}", color), (one_line(finding.title), "bold"))
+    where = f" at step {finding.step:,}" if finding.step is not None else ""
+    yield head.append(f"  {finding.severity}{where}, confidence {finding.confidence}, {one_line(finding.rule)}", "dim")
+    for text, style in ((finding.evidence, ""), (finding.why, "dim")):
+        for part in _wrapped(text, width - 4):
+            yield Text(f"   {part}", style)
+    for change in finding.change:
+        yield Text.assemble(("   change  ", "dim"), _change(change))
+
+
+def _change(change: Change) -> Text:
+    text = Text(f"{one_line(change.key)}: {one_line(change.new)}", f"bold {ACCENT}")
+    return text.append(f"   # was {one_line(change.old)}", "not bold dim") if change.old else text
+
+
+def _notice(notice: Notice, width: int) -> Iterator[Text]:
+    mark, color = SEVERITY[notice.severity]
+    where = f"step {notice.step:,}: " if notice.step is not None else ""
+    first, *rest = _wrapped(f"{where}{notice.text}", width - 4) or [""]
+    yield Text.assemble((f"{mark:<3}", color), first)
+    yield from (Text(f"   {part}") for part in rest)
+    if notice.change:
+        yield Text.assemble(("   change  ", "dim"), (one_line(notice.change), f"bold {ACCENT}"))
+
+
+def samples(scene: Scene, width: int) -> Text:
+    """What the model wrote, the newest milestone first."""
+    written = scene.run.state.samples
+    if not written:
+        words = "The model has not written anything yet. evaluation.sample_prompts and sample_steps say what and when."
+        return _cut([Text(part, "dim") for part in _wrapped(words, width)], width, None)
+    lines: list[Text] = []
+    for step in sorted({sample.step for sample in written}, reverse=True):
+        lines.append(Text(f"step {step:,}", f"bold {ACCENT}"))
+        for sample in written:
+            if sample.step == step:
+                lines += [Text(f"> {part}", "dim italic") for part in _wrapped(sample.prompt, width - 2)]
+                lines += [Text(f"  {part}") for part in _written(sample.text, width - 2)]
+                lines.append(Text())
+    return _cut(lines, width, None)
+
+
+def last_sample(scene: Scene, width: int, height: int) -> Text:
+    """The newest thing that the model wrote."""
+    written = scene.run.state.samples
+    if not written or height < 2:
+        return Text()
+    sample = written[-1]
+    lines = [Text(f"it writes at step {sample.step:,}", "dim")]
+    lines += [Text(f"> {part}", "dim italic") for part in _wrapped(sample.prompt, width - 2)]
+    return _cut([*lines, *(Text(f"  {part}") for part in _written(sample.text, width - 2))], width, height)
+
+
+def _written(text: str, width: int) -> list[str]:
+    """The lines of a generated text, long ones folded, its own breaks and indents kept."""
+    width = max(1, width)
+    lines = printable(text).split("\n")
+    folded = [line[i : i + width] for line in lines for i in range(0, max(1, len(line)), width)]
+    while folded and not folded[-1].strip():
+        folded.pop()
+    return folded or ["(nothing but white space)"]
+
+
+def about(scene: Scene, width: int) -> Text:
+    """The run and its config."""
+    run, state = scene.run, scene.run.state
+    facts: list[tuple[str, str]] = [("read from", f"{run.path} ({run.source})"), ("run", state.run or "unknown")]
+    if state.parameters:
+        share = state.trainable_parameters / state.parameters
+        facts.append(
+            ("parameters", f"{count(state.parameters)}, {count(state.trainable_parameters)} trained ({share:.2%})")
+        )
+    if state.resumed is not None:
+        facts.append(("resumed", f"at step {state.resumed.step:,} from {state.resumed.path}"))
+    if state.checkpoint is not None:
+        facts.append(("checkpoint", f"{state.checkpoint.path}, {count(state.checkpoint.bytes)}B"))
+    if state.finished is not None and state.finished.final_model:
+        facts.append(("final model", state.finished.final_model))
+    lines = [_fact(name, value) for name, value in facts]
+    parts = shares(state.timings)
+    if parts:
+        lines += [Text(), Text("Where the seconds of a step go", "bold")]
+        for name, share in parts:
+            full, empty = bar(share, max(4, min(40, width - 24)))
+            lines.append(
+                Text.assemble((f"  {name:<12}", "dim"), (f"{share:>4.0%}  ", "bold"), (full, ACCENT), (empty, "dim"))
+            )
+    if state.plan:
+        lines += [Text(), Text("Config, as in plan.yaml", "bold"), *_config(state.plan)]
+    return _cut(lines, width, None)
+
+
+def _fact(name: str, value: str) -> Text:
+    return Text.assemble((f"{name:<14}", "dim"), one_line(value))
+
+
+def _config(plan: dict[str, Any]) -> Iterator[Text]:
+    section = ""
+    for key, value in plan.items():
+        name, _, last = one_line(str(key)).rpartition(".")
+        if name != section:
+            section = name
+            yield Text(f"{section}:", ACCENT)
+        yield Text.assemble((f"  {last}: ", "dim"), one_line(json.dumps(value, default=str, ensure_ascii=False)))
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    return textwrap.wrap(one_line(text), max(12, width), break_long_words=True)
+
+
+def _cut(lines: Iterable[Text], width: int, height: int | None) -> Text:
+    kept = list(lines)[:height]
+    for line in kept:
+        line.truncate(max(1, width), overflow="ellipsis")
+    return Text("\n", no_wrap=True).join(kept)

@@ -1,0 +1,40 @@
+"""The dashboard as plain text, for pipes and files: where a run stands, its numbers, and what the doctor found.
+
+Not covered: curves and samples; those are on the screen.
+"""
+
+from __future__ import annotations
+
+from rich.text import Text
+
+from luthier.monitor.dashboard import panes
+from luthier.monitor.dashboard.metrics import LEARNING, MACHINE, Metric
+from luthier.monitor.dashboard.scene import Run, Scene
+from luthier.monitor.view import summary
+
+_LABEL_WIDTH = 14
+_MEANING_AT = 50
+
+
+def report(scene: Scene, width: int) -> Text:
+    """All runs, one after the other, no line longer than `width` cells."""
+    return Text("\n\n", no_wrap=True).join([_run(Scene((run,)), width) for run in scene.runs])
+
+
+def _run(scene: Scene, width: int) -> Text:
+    run = scene.run
+    lines = [panes.header(scene, width)]
+    if run.state.finished is not None:
+        lines += summary(run.state, width)
+    elif run.state.updated:
+        lines.append(panes.progress(scene, width))
+    if run.state.logged:
+        lines += [Text(), *(_line(metric, run, width) for metric in (*LEARNING, *MACHINE))]
+    return Text("\n", no_wrap=True).join([*lines, Text(), panes.findings(scene, width)])
+
+
+def _line(metric: Metric, run: Run, width: int) -> Text:
+    text = Text.assemble((f"  {metric.label:<{_LABEL_WIDTH}}", "dim"), metric.value(run), no_wrap=True)
+    text.append(" " * max(2, _MEANING_AT - text.cell_len)).append(metric.meaning(run), "not bold dim italic")
+    text.truncate(width, overflow="ellipsis")
+    return text

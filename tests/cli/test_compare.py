@@ -1,0 +1,125 @@
+"""`luthier compare` as users run it, on models that really learned to answer right, or wrong."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+from tests.cli.support import process, run_here
+from tests.evaluate.support import write_tasks
+from tests.generate.support import train_tiny
+
+NUMBERS = range(1, 9)
+# bitsandbytes and tensorboard warn at import; the test of a whole process proves that a user sees none of it.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+
+
+def lesson(path, wrong):
+    """Rows that teach the answer to each task, right or off by one."""
+    return write_tasks(
+        path,
+        *(
+            {"instruction": f"Write f{n}", "input": "", "output": f"def f{n}():\n    return {n + wrong}"}
+            for n in NUMBERS
+        ),
+    )
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory, tiny_model_dir):
+    """A folder with `right` (full fine-tuning of a model that knows nothing) and `wrong` (an adapter on `right`)."""
+    folder = tmp_path_factory.mktemp("taught")
+    shared = {"data": {"val_set_size": 0}, "evaluation": {"eval_steps": 0}}
+    training = {"max_steps": 60, "learning_rate": 5e-3}
+    right, wrong = lesson(folder / "right.jsonl", 0), lesson(folder / "wrong.jsonl", 1)
+    full = {**training, "finetuning_type": "full"}
+    train_tiny(folder / "right", tiny_model_dir, right, {**shared, "training": full})
+    base = folder / "right" / "final_model"
+    train_tiny(folder / "wrong", base, wrong, {**shared, "training": {**training, "learning_rate": 2e-2}})
+    write_tasks(
+        folder / "tasks.jsonl",
+        *(
+            {"task_id": f"f{n}", "split": "low" if n < 5 else "high", "instruction": f"Write f{n}",
+             "tests": [f"assert f{n}() == {n}"]}
+            for n in NUMBERS
+        ),
+    )  # fmt: skip
+    return folder
+
+
+def compare(capsys, folder, *arguments):
+    tasks = ("--tasks", folder / "tasks.jsonl", "--max-new-tokens", 24, "--unsafe-local-execution")
+    return run_here(capsys, "compare", *arguments, *tasks)
+
+
+def test_a_run_that_learned_is_better_and_one_that_unlearned_is_worse(capsys, taught, tmp_path):
+    result = compare(capsys, taught, taught / "right", taught / "wrong", "--json", tmp_path / "c.json", "--samples", 1)
+    assert result.code == 3, "one of them is significantly worse than its base"
+    content = json.loads((tmp_path / "c.json").read_text())
+    better, worse = content["comparisons"]
+    rates = [(one["base"]["pass_at_1"]["share"], one["tuned"]["pass_at_1"]["share"]) for one in (better, worse)]
+    assert rates == [(0.0, 1.0), (1.0, 0.0)]
+    assert better["tuned"]["outcomes"][2]["answer"] == "def f3():\n    return 3"
+    assert worse["tuned"]["causes"] == {"wrong answer": 8}
+    assert worse["changes"][0]["lost"] == [f"f{n}" for n in NUMBERS]
+    assert [change["split"] for change in worse["changes"]] == ["all", "low", "high"]
+    assert worse["changes"][0]["p"] == pytest.approx(2 / 2**8)
+    for words in ("raised pass@1 from 0.0%", "lowered pass@1 from 100.0%", "exact McNemar p = 0.008"):
+        assert words in result.out
+    assert f"{taught / 'right'}: answers 8 of 8" in result.err
+    assert "Traceback" not in result.out + result.err
+
+
+def test_better_alone_ends_well_and_a_limit_asks_less(capsys, taught):
+    result = compare(capsys, taught, taught / "right", "--limit", 4)
+    assert result.code == 0
+    assert "On 4 tasks" in result.out and "no effect of fine-tuning on pass@1 was shown" in result.out
+
+
+def test_runs_on_one_base_share_its_answers(capsys, taught):
+    result = compare(capsys, taught, taught / "right", taught / "right" / "final_model", "--limit", 2)
+    assert result.code == 0
+    assert result.err.count("base of ") == result.err.count(f"base of {taught / 'right'}:") > 0
+    assert result.out.count("beside its base") == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["nowhere"], "E-MODEL-012"),
+        (["RIGHT", "nowhere"], "E-MODEL-012"),
+        (["RIGHT", "--tasks", "quikstart"], "E-EVAL-021"),
+        (["RIGHT", "--json", "nowhere/c.json"], "E-ENV-002"),
+        (["RIGHT", "--base", "nowhere"], "E-MODEL-001"),
+    ],
+)
+def test_wrong_requests(capsys, monkeypatch, taught, tmp_path, arguments, code):
+    monkeypatch.chdir(tmp_path)
+    words = [str(taught / "right") if word == "RIGHT" else word for word in arguments]
+    result = run_here(capsys, "compare", "--unsafe-local-execution", *words)
+    assert result.code == 2 and code in result.err and "Traceback" not in result.err
+    assert result.out == "" and ": answers" not in result.err, "found before anything is asked"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_without_a_base_needs_to_be_told_one(capsys, taught, tmp_path, tiny_model_dir):
+    folder = shutil.copytree(taught / "right" / "final_model", tmp_path / "scratch")
+    written = json.loads((folder / "luthier.json").read_text())
+    (folder / "luthier.json").write_text(json.dumps({**written, "base": None}))
+    result = compare(capsys, taught, folder, "--limit", 2)
+    assert result.code == 2 and "E-EVAL-023" in result.err
+    assert compare(capsys, taught, folder, "--limit", 2, "--base", tiny_model_dir).code == 0
+
+
+@pytest.mark.slow
+def test_as_a_process_nothing_of_the_libraries_shows(taught, tmp_path):
+    tasks = ("--tasks", taught / "tasks.jsonl", "--limit", 3, "--max-new-tokens", 24, "--unsafe-local-execution")
+    result = process("compare", taught / "right", *tasks, cwd=tmp_path)
+    assert result.code == 0
+    stages = {"loading", "base", "answers", "runs"}
+    assert all(stages & set(line.replace(":", " ").split()) for line in result.err.splitlines()), result.err
+    for words in ("Warning", "it/s", "transformers", "\x1b"):
+        assert words not in result.out + result.err
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,89 @@
+"""`luthier doctor` on our runs and on other programs' logs; `luthier explain` of its rules."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from luthier.doctor import RULES
+from luthier.events.sinks.jsonl import JsonlSink
+from tests.cli.support import run_here
+from tests.doctor.runs_of import curve, evaluated, failed, falling, log, started, steps
+
+
+def write(folder, *events):
+    sink = JsonlSink(folder / "events.jsonl")
+    for item in events:
+        for event in item if isinstance(item, list) else [item]:
+            sink.write(event)
+    sink.close()
+    return folder
+
+
+def test_a_sick_run_shows_evidence_reason_and_the_line_to_change(tmp_path, capsys):
+    logs = curve(steps(), lambda step: falling(step) if step < 20 else 6.0)
+    done = run_here(capsys, "doctor", write(tmp_path, started(**{"training.learning_rate": 0.02}), logs))
+    assert done.code == 0
+    head, seen, *_ = done.out.splitlines()
+    assert head.startswith("CRITICAL  The learning rate is too high  (learning-rate-too-high, ")
+    assert "learning rate 0.02" in seen
+    lines = "  change  training:\n          - learning_rate: 0.02\n          + learning_rate: 0.0002\n"
+    assert lines in done.out
+    words = " ".join(done.out.split())
+    assert "rules that could not be judged:" in words and "gpu-idle (0 of 5 readings of gpu_utilization)" in words
+
+
+def test_a_healthy_run_is_said_to_be_healthy(tmp_path, capsys):
+    done = run_here(capsys, "doctor", write(tmp_path, started(), curve(steps()), [evaluated(400, 0.9)]))
+    assert done.code == 0 and done.out.startswith("healthy: 400 steps seen\n")
+
+
+def test_findings_come_worst_first_and_as_json(tmp_path, capsys):
+    logs = curve(steps(), lambda step: 1.3, grad_norm=0.5)
+    plan = started(**{"training.max_grad_norm": 0.001})
+    run = write(tmp_path, plan, logs, failed(400, "GPU ran out of memory with 8,192 tokens in a micro-batch"))
+    done = run_here(capsys, "doctor", run, "--json")
+    found = json.loads(done.out)
+    assert done.code == 0 and [item["rule"] for item in found] == ["out-of-memory", "loss-stuck", "always-clipped"]
+    assert set(found[0]) == {"rule", "severity", "step", "title", "evidence", "why", "change", "confidence"}
+    assert found[0]["change"] == [{"key": "training.max_tokens_per_micro_batch", "old": "8192", "new": "4096"}]
+    text = run_here(capsys, "doctor", run).out
+    assert [line.split()[0] for line in text.splitlines() if line[:1].isupper()] == ["CRITICAL", "WARNING", "INFO"]
+
+
+def test_a_log_of_another_program(tmp_path, capsys):
+    path = tmp_path / "training.log"
+    lines = [{"loss": 6.0 if step > 50 else 1.2, "grad_norm": 1.0, "learning_rate": 0.05, "epoch": step / 1000}
+             for step in range(10, 400, 10)]  # fmt: skip
+    path.write_text("\n".join(map(str, lines)), "utf-8")
+    done = run_here(capsys, "doctor", path)
+    assert done.code == 0 and "0.05" in done.out
+    assert "- learning_rate: 0.05" in done.out or "- learning_rate (or" in done.out
+
+
+def test_what_a_log_says_cannot_reach_the_terminal(tmp_path, capsys):
+    hostile = "\x1b[31mout of memory\x1b]0;title\x07\u202e"
+    for options in ([], ["--json"]):
+        done = run_here(capsys, "doctor", write(tmp_path, started(), log(1, 1.3), failed(1, hostile)), *options)
+        assert done.code == 0
+        assert not {"\x1b", "\x07", "\u202e"} & set(done.out)
+
+
+def test_nothing_to_read_is_a_wrong_request(tmp_path, capsys):
+    (tmp_path / "notes.txt").write_text("bread, milk\n", "utf-8")
+    for path in (tmp_path / "missing", tmp_path / "notes.txt"):
+        done = run_here(capsys, "doctor", path)
+        assert done.code == 2 and "E-RUN-005" in done.err and not done.out
+
+
+def test_a_run_without_a_step_is_not_called_healthy(tmp_path, capsys):
+    done = run_here(capsys, "doctor", write(tmp_path, started()))
+    assert done.code == 0 and done.out.startswith("nothing to judge yet")
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
+def test_explain_tells_each_rule(rule, capsys):
+    done = run_here(capsys, "explain", rule.name)
+    assert done.code == 0
+    assert rule.title in done.out and " ".join(rule.why.split()[:6]) in done.out.replace("\n", " ")

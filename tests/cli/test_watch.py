@@ -1,0 +1,141 @@
+"""`luthier watch`: its requests, its text, and a terminal."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import re
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+
+import pytest
+
+from luthier.cli.watch import usual_log
+from tests.cli.support import LUTHIER, ROOT, environment, process, run_here
+from tests.events.stream import log, started, whole_run
+from tests.monitor.dash import RECORDED, write
+
+LAUNCHER = [sys.executable, str(ROOT / "src" / "utils" / "training_dashboard.py")]
+
+
+def test_without_a_terminal_it_prints_where_the_run_stands(capsys):
+    result = run_here(capsys, "watch", RECORDED)
+    assert result.code == 0
+    for words in ("by_heart", "done", "eval loss", "trend", "change  "):
+        assert words in result.out, words
+    assert "\x1b" not in result.out
+
+
+def test_the_command_of_the_guide(tmp_path):
+    """`python src/utils/training_dashboard.py --log training.log`, from a folder of the user's."""
+    line = "{'loss': 2.451, 'grad_norm': 0.91, 'learning_rate': 0.0002, 'epoch': 0.01}\n"
+    (tmp_path / "training.log").write_text(line * 3, "utf-8")
+    result = process("--log", "training.log", cwd=tmp_path, command=LAUNCHER)
+    assert (result.code, result.err) == (0, "")
+    assert "2.4510" in result.out
+
+
+def test_several_logs_one_after_the_other(capsys, tmp_path):
+    write(tmp_path / "a.jsonl", whole_run(""))
+    write(tmp_path / "b.jsonl", [started(), log(10, 0.4321)])
+    result = run_here(capsys, "watch", tmp_path / "a.jsonl", "--log", tmp_path / "b.jsonl", "--once")
+    assert result.code == 0 and "final_model" in result.out and "0.4321" in result.out
+
+
+@pytest.mark.parametrize("arguments", [("--once",), (), ("--replay",)])
+def test_a_log_that_is_not_there(capsys, tmp_path, arguments):
+    result = run_here(capsys, "watch", "--log", tmp_path / "nothing.log", *arguments)
+    assert result.code == 2 and "E-RUN-005" in result.err and "nothing.log" in result.err
+    assert "Traceback" not in result.err and result.out == ""
+
+
+def test_an_empty_log_is_no_error(capsys, tmp_path):
+    (tmp_path / "training.log").touch()
+    result = run_here(capsys, "watch", tmp_path / "training.log")
+    assert result.code == 0 and "No log line yet." in result.out
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--speed", "5"), ("--replay", "--speed", "0"), ("--refresh", "0"), ("--refresh", "nan"), ("--fast",)]
+)
+def test_wrong_requests(capsys, arguments):
+    result = run_here(capsys, "watch", RECORDED, *arguments)
+    assert result.code == 2 and result.err and "Traceback" not in result.err
+
+
+def test_without_a_name_the_log_that_was_written_last_counts(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert str(usual_log()) == "training.log"
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "events.jsonl").touch()
+    assert str(usual_log()) == "checkpoints"
+    (tmp_path / "training.log").touch()
+    os.utime(tmp_path / "training.log", (9e9, 9e9))
+    assert str(usual_log()) == "training.log"
+
+
+class Terminal:
+    """A command on a terminal of 80 x 24 cells."""
+
+    def __init__(self, *arguments, cwd, **changes):
+        self.master, slave = pty.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+        self.process = subprocess.Popen(
+            [*LUTHIER, *map(str, arguments)], cwd=cwd, stdin=slave, stdout=slave, stderr=slave, close_fds=True,
+            env=environment(TERM="xterm-256color", COLUMNS="80", LINES="24", **changes), start_new_session=True,
+        )  # fmt: skip
+        os.close(slave)
+        self.seen = ""
+
+    def read_until(self, words, seconds=60):
+        end = time.monotonic() + seconds
+        while words not in self.seen and time.monotonic() < end:
+            if not self._read():
+                break
+        assert words in self.seen, self.seen[-3000:]
+
+    def _read(self):
+        try:
+            part = os.read(self.master, 65536)
+        except OSError:
+            return False
+        self.seen += part.decode("utf-8", "replace")
+        return bool(part)
+
+    def write(self, keys):
+        os.write(self.master, keys.encode())
+
+    def end(self):
+        while self._read():
+            pass
+        os.close(self.master)
+        return self.process.wait(timeout=60)
+
+
+def test_on_a_terminal_it_waits_shows_and_leaves_the_summary(tmp_path):
+    terminal = Terminal("watch", "--log", "training.log", cwd=tmp_path)
+    terminal.read_until("waiting for the file")
+    write(tmp_path / "training.log", whole_run(""))
+    terminal.read_until("352.0 k")
+    terminal.write("q")
+    code = terminal.end()
+    assert code == 0
+    assert terminal.seen.rfind("\x1b[?1049l") > terminal.seen.rfind("\x1b[?1049h") >= 0
+    left = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", terminal.seen[terminal.seen.rfind("\x1b[?1049l") :])
+    assert "run-1a2b  done" in left
+
+
+@pytest.mark.parametrize("kill", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_gives_the_terminal_back(tmp_path, kill):
+    write(tmp_path / "events.jsonl", whole_run(""))
+    terminal = Terminal("watch", tmp_path, cwd=tmp_path, NO_COLOR="1")
+    terminal.read_until("tokens/s")
+    terminal.process.send_signal(kill)
+    terminal.end()
+    assert terminal.seen.rfind("\x1b[?1049l") > terminal.seen.rfind("\x1b[?1049h") >= 0
+    assert "Traceback" not in terminal.seen

@@ -1,0 +1,426 @@
+"""Each rule: a run that it names, with evidence and the line to change, and the nearest one that it must not name.
+
+The states of hardware (GPU, heat, memory, disk) are constructed; the rest has real runs too, in test_runs.py.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import re
+from dataclasses import replace
+
+import pytest
+
+from luthier.config.load import from_dict
+from luthier.doctor import RULES, findings
+from luthier.events.types import Gradients, Resumed, RunFinished, RunStarted
+from tests.doctor.runs_of import (
+    NAN,
+    architecture,
+    changed,
+    curve,
+    evaluated,
+    failed,
+    falling,
+    found,
+    log,
+    machine,
+    notice,
+    saved,
+    seen,
+    started,
+    steps,
+    timing,
+)
+
+RATE = "training.learning_rate"
+
+
+def test_a_healthy_run_is_healthy():
+    logs = curve(steps())
+    measured = [event for line in logs for event in (line, timing(line.step), machine(line.step))]
+    evaluations = [evaluated(step, 0.9 - step / 4000) for step in (100, 200, 300, 400)]
+    assert found(started(), architecture(), measured, evaluations, saved(400)) == {}
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("noise", [0.02, 0.1, 0.3])
+def test_noise_alone_names_nothing(seed, noise):
+    """A batch of one row has a loss that jumps by a third from step to step; at no moment is that a finding."""
+    rng = random.Random(seed)
+    logs = [log(step, falling(step) * rng.lognormvariate(0, noise)) for step in range(1, 121)]
+    for end in range(1, 121, 7):
+        assert found(started(), logs[:end]) == {}, end
+
+
+def test_loss_stuck_by_the_evaluations():
+    flat = curve(steps(), lambda step: 1.3)
+    finding = found(started(), flat, [evaluated(step, 1.3) for step in (100, 200, 300)])["loss-stuck"]
+    assert finding.confidence == "high" and "1.3000 at step 100" in finding.evidence
+    moving = [evaluated(step, 1.3 - step / 20_000) for step in (100, 200, 300)]
+    assert "loss-stuck" not in found(started(), flat, moving)
+
+
+def test_loss_stuck_by_the_trend_alone():
+    finding = found(started(), curve(steps(), lambda step: 1.3))["loss-stuck"]
+    assert "more than 5 % over 399 steps" in finding.evidence
+    assert finding.severity == "warning" and finding.change == ()
+    assert found(started(), curve(steps(last=40), lambda step: 1.3)) == {}, "too early to say"
+    assert found(started(), curve(steps(), lambda step: 1.3, noise=0.3)) == {}, "too noisy to say"
+    assert found(started(), curve(steps(), lambda step: 1.3 if step < 10 else 0.8)) == {}, (
+        "it fell at once, then stayed"
+    )
+
+
+def test_loss_high():
+    flat = curve(steps(), lambda step: 2.6 + 2 * math.exp(-step / 30))
+    finding = found(started(), flat)["loss-high"]
+    assert finding.severity == "info" and finding.confidence == "low" and "from step 200 to 400" in finding.evidence
+    assert found(started(**{"model.from_scratch": True}), flat) == {}
+    assert found(started(), curve(steps(), lambda step: 4.0 - step / 300)) == {}, "high, and falling"
+    ended = [replace(line, learning_rate=1e-6 if line.step > 200 else 2e-4) for line in flat]
+    assert found(started(), ended) == {}, "the schedule has ended, so nothing moves any more"
+    assert "loss-high" in found(started(), flat, evaluated(150, 2.61), evaluated(400, 2.60))
+    assert found(started(), flat, evaluated(150, 2.8), evaluated(400, 2.5)) == {}
+
+
+def test_loss_rising():
+    rising = curve(steps(), lambda step: falling(step) + max(0, step - 200) / 1000)
+    finding = found(started(), rising)["loss-rising"]
+    assert "rose by" in finding.evidence
+    assert changed(finding)[RATE] == ("0.0002", "2e-05")
+
+
+@pytest.mark.parametrize(("from_step", "rule"), [(20, "learning-rate-too-high"), (700, "diverged")])
+def test_a_loss_that_blows_up_is_the_rate_early_and_divergence_late(from_step, rule):
+    logs = curve(steps(last=900), lambda step: falling(step) if step < from_step else 6.0)
+    names = found(started(**{RATE: 0.02}), logs)
+    assert list(names) == [rule]
+    assert names[rule].severity == "critical"
+    assert changed(names[rule])[RATE] == ("0.02", "0.0002")
+
+
+def test_a_divergence_is_gone_when_the_loss_has_come_back():
+    up = curve(range(10, 100, 10), lambda step: 1.0 if step < 60 else 3.0)
+    assert found(started(), log(1, 1.3), up)
+    back = curve(range(100, 400, 10), lambda step: 0.9)
+    assert not {"diverged", "learning-rate-too-high"} & set(found(started(), log(1, 1.3), up, back))
+
+
+def test_warmup_missing():
+    hump = curve(range(1, 200, 2), lambda step: 3.0 if 3 <= step <= 9 else falling(step))
+    finding = found(started(**{"plan.warmup_steps": 0, "training.warmup_steps": None}), hump)["warmup-missing"]
+    assert changed(finding) == {"training.warmup_steps": ("null", "50")}
+    with_one = found(started(**{"plan.warmup_steps": 50}), hump)["warmup-missing"]
+    assert changed(with_one)[RATE] == ("0.0002", "7e-05")
+
+
+def test_spikes_are_counted_and_are_no_divergence():
+    logs = curve(range(1, 200, 2), lambda step: 3.0 if step in (101, 141, 181) else falling(step))
+    finding = found(started(), logs)["loss-spikes"]
+    assert finding.severity == "warning" and finding.evidence.startswith("3 in 64")
+    one = found(started(), curve(range(1, 200, 2), lambda step: 3.0 if step == 121 else falling(step)))
+    assert one["loss-spikes"].severity == "info" and one["loss-spikes"].step == 121
+
+
+def test_learning_rate_too_low():
+    flat = curve(steps(last=300), lambda step: 1.3, learning_rate=1e-8)
+    finding = found(started(**{RATE: 1e-8}), flat)["learning-rate-too-low"]
+    assert changed(finding)[RATE] == ("1e-08", "0.0002")
+    assert "loss-stuck" not in found(started(**{RATE: 1e-8}), flat), "the cause takes the symptom's place"
+    falls = curve(steps(last=300), lambda step: 1.3 - step / 1000, learning_rate=5e-6)
+    assert found(started(**{RATE: 5e-6}), falls) == {}, "small, and it works"
+    full = curve(steps(last=300), lambda step: 1.3, learning_rate=1e-5)
+    names = found(started(**{RATE: 1e-5, "training.finetuning_type": "full"}), full)
+    assert "learning-rate-too-low" not in names, "usual for full fine-tuning"
+
+
+def test_gradients_vanish():
+    nothing = curve(steps(), lambda step: 1.3, grad_norm=1e-9)
+    finding = found(started(**{"lora.lora_alpha": 1e-6}), nothing)["gradients-vanish"]
+    assert changed(finding) == {"lora.lora_alpha": ("1e-06", "32")}
+    learned = curve(steps(), lambda step: 1.3 * math.exp(-step / 20) + 1e-4, noise=0.02)
+    small = [replace(line, grad_norm=line.loss / 1000) for line in learned]
+    assert "gradients-vanish" not in found(started(), small), "a model that knows the rows has small gradients"
+
+
+def test_gradients_explode():
+    logs = curve(steps())
+    long = [replace(line, grad_norm=50.0) if line.step > 360 else line for line in logs]
+    assert "50 at step 400" in found(started(), long)["gradients-explode"].evidence
+    once = [replace(line, grad_norm=50.0) if line.step == 400 else line for line in logs]
+    assert found(started(), once) == {}
+
+
+def test_always_clipped():
+    logs = curve(steps(), grad_norm=0.5)
+    finding = found(started(**{"training.max_grad_norm": 0.01}), logs)["always-clipped"]
+    assert finding.severity == "info" and "training.max_grad_norm" in changed(finding)
+    assert found(started(**{"training.max_grad_norm": 0.3}), logs) == {}, "often, and only a little"
+    assert found(started(**{"training.max_grad_norm": 0.0}), logs) == {}, "never clips"
+
+
+def test_layers_without_gradient():
+    dead = [Gradients(step, {"layers.0": 0.5, "layers.1": 0.0, "layers.2": 0.4}, {}) for step in (100, 200)]
+    finding = found(started(), curve(steps()), dead)["layers-without-gradient"]
+    assert "1 of 3 layers" in finding.evidence and "layers.1" in finding.evidence
+    alive = [replace(event, norms={"layers.0": 0.5, "layers.1": 1e-9}) for event in dead]
+    assert found(started(), curve(steps()), alive) == {}
+
+
+@pytest.mark.parametrize(("loss", "severity"), [(1.3, None), (4.5, None), (7.5, "warning"), (11.8, "critical")])
+def test_first_loss_of_a_trained_model(loss, severity):
+    names = found(started(), architecture(), log(1, loss))
+    assert (names["first-loss-off"].severity if names else None) == severity
+
+
+@pytest.mark.parametrize(("loss", "named"), [(11.8, False), (12.5, False), (19.0, True), (4.0, True)])
+def test_first_loss_of_random_weights(loss, named):
+    names = found(started(**{"model.from_scratch": True}), architecture(), log(1, loss))
+    assert bool(names) == named
+    assert not named or "11.76" in names["first-loss-off"].evidence
+
+
+def test_nothing_trained():
+    zero = [log(step, 0.0, grad_norm=NAN, trained_tokens_per_second=NAN) for step in (10, 20, 30)]
+    finding = found(RunStarted("x", 100, 0, 1.0, {}), zero)["nothing-trained"]
+    assert finding.severity == "critical" and "(or " in finding.change[0].key
+    learned = [log(step, loss) for step, loss in ((10, 0.5), (20, 0.001), (30, 0.0), (40, 0.0), (50, 0.0))]
+    assert "nothing-trained" not in found(started(), learned), "four digits of a loss that became small"
+
+
+def test_few_trained_tokens():
+    few = curve(steps(), trained_tokens_per_second=40.0)
+    assert "0.5 %" in found(started(), few)["few-trained-tokens"].evidence
+
+
+def test_memorised_stairs_at_the_end_of_epochs():
+    stairs = curve(range(10, 1001, 10), lambda step: {0: 1.0, 1: 0.8, 2: 0.6}[min(2, (step - 1) * 3 // 1000)])
+    finding = found(started(), stairs)["memorised"]
+    assert finding.severity == "info"
+    assert re.search(r"(19|20|21) % at step 3\d0, 2\d % at step 6\d0", finding.evidence)
+    smooth = curve(range(10, 1001, 10), lambda step: math.exp(-step / 1000))
+    assert "memorised" not in found(started(), smooth)
+    assert "memorised" not in found(started(), stairs, evaluated(300, 0.9), evaluated(900, 0.8)), "learned as well"
+    assert "memorised" in found(started(), stairs, evaluated(300, 0.9), evaluated(900, 0.95))
+    assert "memorised" not in found(started(), stairs, evaluated(300, 0.9)), "not evaluated since"
+    low = curve(range(10, 1001, 10), lambda step: 0.1 + math.exp(-step / 200))
+    assert changed(found(started(), low)["memorised"]) == {"data.val_set_size": ("0", "0.05")}
+    assert found(started(), low, evaluated(900, 0.12)) == {}
+
+
+def test_overfitting():
+    logs = curve(steps(last=900), lambda step: 1.3 - step / 1000)
+    rising = [evaluated(step, 1.0 + abs(step - 300) / 2000) for step in range(100, 901, 100)]
+    finding = found(started(), logs, rising)["overfitting"]
+    assert "1.000 at step 300" in finding.evidence
+    assert changed(finding) == {
+        "training.num_train_epochs": ("3", "1"),
+        "evaluation.early_stopping_patience": ("null", "3"),
+    }
+    assert "step 300 are kept" in finding.why
+    wobble = [evaluated(step, 1.0 + (step // 100) % 2 / 100) for step in range(100, 901, 100)]
+    assert "overfitting" not in found(started(), logs, wobble)
+
+
+def test_worse_than_base():
+    finding = found(started(), curve(steps()), evaluated(100, 1.7))["worse-than-base"]
+    assert "1.700 at step 100" in finding.evidence and finding.change
+    assert found(started(), curve(steps()), evaluated(100, 1.35)) == {}
+    assert found(started(**{"model.from_scratch": True}), curve(steps()), evaluated(100, 1.7)) == {}
+
+
+@pytest.mark.parametrize(
+    "ended",
+    [
+        log(410, NAN),
+        log(410, math.inf),
+        failed(410, "step 411: loss nan, gradient norm nan; rows 3, 4"),
+        failed(410, "step 411: loss 2.1, gradient norm inf; rows 3, 4"),
+    ],
+)
+def test_not_finite(ended):
+    names = found(started(), curve(steps()), ended)
+    assert list(names) == ["not-finite"] and names["not-finite"].severity == "critical"
+    half = found(started(**{"model.dtype": "float16"}), curve(steps()), ended)["not-finite"]
+    assert changed(half) == {"model.dtype": ("float16", "float32")}
+
+
+def test_numbers_that_a_foreign_log_does_not_have_are_no_nan():
+    unknown = dict.fromkeys(("grad_norm", "tokens_per_second", "trained_tokens_per_second", "step_seconds",
+                             "memory_gib", "remaining_seconds", "epoch", "learning_rate"), NAN)  # fmt: skip
+    assert found(RunStarted("x", 0, 0, NAN, {}), curve(steps(), **unknown)) == {}
+
+
+OUT_OF_MEMORY = "NVIDIA RTX 4090 ran out of memory with 8,192 tokens in a micro-batch"
+
+
+@pytest.mark.parametrize(
+    ("plan", "expected"),
+    [
+        ({}, {"training.max_tokens_per_micro_batch": ("8192", "4096")}),
+        (
+            {"plan.max_tokens_per_micro_batch": 1024, "training.max_tokens_per_micro_batch": 1024},
+            {"training.gradient_checkpointing": ("false", "true")},
+        ),
+        (
+            {"plan.max_tokens_per_micro_batch": 1024, "training.gradient_checkpointing": True},
+            {"quantization.load_in_4bit": ("false", "true")},
+        ),
+        (
+            {
+                "plan.max_tokens_per_micro_batch": 1024,
+                "training.gradient_checkpointing": True,
+                "quantization.load_in_4bit": True,
+            },
+            {"data.max_seq_length": ("2048", "1024")},
+        ),
+    ],
+)
+def test_out_of_memory_names_the_smallest_change(plan, expected):
+    names = found(started(**plan), curve(steps()), failed(400, OUT_OF_MEMORY))
+    assert list(names) == ["out-of-memory"]
+    assert changed(names["out-of-memory"]) == expected
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        failed(12, "out of GPU memory: torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB"),
+        notice("RuntimeError: [enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 GB"),
+    ],
+)
+def test_out_of_memory_in_the_log_of_another_program(said):
+    finding = found(RunStarted("x", 0, 0, NAN, {}), said)["out-of-memory"]
+    assert [change.key for change in finding.change] == [
+        "per_device_train_batch_size (or micro_batch_size)",
+        "gradient_accumulation_steps",
+    ]
+
+
+def test_run_failed():
+    names = found(started(), curve(steps()), failed(400, "checkpoint-400: No space left on device"))
+    assert names["run-failed"].title == "The disk is full"
+
+
+def test_stalled():
+    run = (started(), curve(steps()))
+    assert "stalled" in found(*run, after=3600)
+    assert "nothing for 1 h" in found(*run, after=3600)["stalled"].evidence
+    assert found(*run, after=100) == {}
+    done = RunFinished("done", 400, 3.0, 1.0, 1.0, 1, 1.0, "final_model")
+    assert found(*run, done, after=3600) == {}
+    assert found(started(), after=600) == {}, "a large model loads for minutes"
+    assert found(started(total_steps=400), curve(steps()), after=3600) == {}, "all steps are done"
+    at_once = seen(started(), curve(steps()), seconds=0.0)
+    assert findings(at_once, 1e9) == (), "a log without times tells no silence"
+
+
+def test_resume_jump():
+    before = curve(range(10, 401, 10), lambda step: 0.8)
+    back = Resumed(400, "checkpoint-400")
+    again = replace(started(), first_step=400)
+    after = curve(range(410, 461, 10), lambda step: 1.2)
+    finding = found(started(), before, again, back, after)["resume-jump"]
+    assert "(50 % more)" in finding.evidence and "step 400" in finding.evidence
+    fast = [replace(line, learning_rate=0.02) for line in after]
+    assert RATE in changed(found(started(), before, again, back, fast)["resume-jump"])
+    calm = curve(range(410, 461, 10), lambda step: 0.8)
+    assert "resume-jump" not in found(started(), before, again, back, calm)
+
+
+def test_data_bound():
+    logs = curve(steps())
+    finding = found(started(), logs, [timing(step, data=0.3) for step in steps()])["data-bound"]
+    assert changed(finding) == {"data.dataloader_num_workers": ("2", "4")}
+    assert "39 %" in finding.evidence
+    quick = [timing(step, data=0.05) for step in steps()]
+    assert found(started(), logs, quick) == {}
+
+
+def idle(**changes):
+    return [machine(step, gpu_utilization=30.0, **changes) for step in steps()]
+
+
+def test_gpu_idle_and_its_cause():
+    logs, small = curve(steps()), {"plan.max_tokens_per_micro_batch": 1024, "training.max_tokens_per_micro_batch": 1024}
+    waiting = found(started(), logs, idle(), [timing(step, data=0.3) for step in steps()])
+    assert list(waiting) == ["data-bound"], "the cause takes the symptom's place"
+    passes = found(started(**small), logs, idle())["gpu-idle"]
+    assert changed(passes) == {"training.max_tokens_per_micro_batch": ("1024", "4096")}
+    processor = found(started(), logs, idle(cpu_utilization=99.0))["gpu-idle"]
+    assert "processor 99 % busy" in processor.evidence and processor.change == ()
+    assert changed(found(started(), logs, idle())["gpu-idle"]) == {"training.per_device_train_batch_size": ("4", "8")}
+
+
+def test_checkpointing_needless():
+    plan = {"training.gradient_checkpointing": True}
+    finding = found(started(**plan), curve(steps(), memory_gib=5.0), machine(400))["checkpointing-needless"]
+    assert changed(finding) == {"training.gradient_checkpointing": ("true", "false")}
+    assert found(started(**plan), curve(steps(), memory_gib=15.0), machine(400)) == {}
+
+
+def test_slowing_down_and_heat():
+    logs = curve(steps(), step_seconds=2.0)
+    logs = [replace(line, tokens_per_second=4000.0) if line.step > 250 else line for line in logs]
+    assert "4,000 tokens a second since step 330" in found(started(), logs)["slowing-down"].evidence
+    heat = [machine(step, gpu_temperature_c=83.0) for step in steps()]
+    assert found(started(), logs, heat)["slowing-down"].title == "The GPU is hot and slows down"
+    assert found(started(**{"machine.device": "cpu"}), logs) == {}
+    short = [replace(line, step_seconds=0.05) for line in logs]
+    assert found(started(), short) == {}, "a few seconds say nothing"
+
+
+@pytest.mark.parametrize(("celsius", "severity"), [(80.0, None), (86.0, "warning"), (95.0, "critical")])
+def test_gpu_hot(celsius, severity):
+    names = found(started(), curve(steps()), [machine(step, gpu_temperature_c=celsius) for step in steps()])
+    assert (names["gpu-hot"].severity if names else None) == severity
+
+
+def test_memory_nearly_full():
+    full = found(started(), curve(steps(), memory_gib=23.2), machine(400))["memory-nearly-full"]
+    assert changed(full) == {"training.max_tokens_per_micro_batch": ("8192", "4096")}
+    cached = found(started(), curve(steps(), memory_gib=20.0), machine(400, gpu_memory_used_gib=23.9))
+    assert cached == {}, "torch keeps what it once had"
+    others = found(started(), curve(steps()), machine(400, gpu_memory_used_gib=23.9))["memory-nearly-full"]
+    assert "other programs" in others.evidence
+    ram = machine(400, gpu_memory_total_gib=NAN, ram_used_gib=63.0)
+    assert "this machine's" in found(started(), curve(steps()), ram)["memory-nearly-full"].evidence
+
+
+def test_disk_filling():
+    run = (started(), curve(steps()), saved(400, gib=4.0))
+    finding = found(*run, machine(400, disk_free_gib=9.0))["disk-filling"]
+    assert "9.0 GiB free; 3 more checkpoints of 4 GiB" in finding.evidence
+    assert changed(finding) == {"checkpointing.save_total_limit": ("3", "2")}
+    assert found(*run, machine(400, disk_free_gib=90.0)) == {}
+    small = RunFinished("done", 400, 3.0, 1.0, 1.0, 1, 1.0, "final_model")
+    assert found(*run, machine(400, disk_free_gib=9.0), small) == {}, "nothing more will be written"
+
+
+def sick_runs():
+    """Some sick run for each of many rules, to look at their changes all at once."""
+    yield found(started(**{RATE: 0.02}), curve(steps(), lambda step: falling(step) if step < 20 else 6.0))
+    yield found(started(**{RATE: 1e-8}), curve(steps(), lambda step: 1.3))
+    yield found(started(), curve(steps()), failed(400, OUT_OF_MEMORY))
+    yield found(started(), curve(steps()), [timing(step, data=0.3) for step in steps()])
+    yield found(started(), curve(steps(), lambda s: 1.3 - s / 1000), [evaluated(s, 1 + s / 1000) for s in (9, 99, 399)])
+    yield found(started(**{"training.max_grad_norm": 0.01}), curve(steps()))
+
+
+def test_what_is_proposed_is_a_valid_config():
+    changes = [change for names in sick_runs() for finding in names.values() for change in finding.change]
+    assert len(changes) >= 6
+    for change in changes:
+        from_dict({}, [f"{change.key}={change.new}"])
+
+
+def test_rules_have_texts_and_name_rules_that_exist():
+    names = [rule.name for rule in RULES]
+    assert len(set(names)) == len(names) >= 27
+    for rule in RULES:
+        assert (
+            rule.title and rule.why.endswith((".", "?")) and rule.when.startswith("Fires ") and rule.when.endswith(".")
+        ), rule
+        assert set(rule.replaces) <= set(names) - {rule.name}, rule.name

@@ -1,0 +1,50 @@
+"""Writers that answer from a table, and tasks: for tests of counting."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from luthier.evaluate.tasks import Task
+
+DOUBLE = Task("double", "phrasing", "Write double", ("assert double(2) == 4",), "double")
+HALVE = Task("halve", "phrasing", "Write halve", ("assert halve(4) == 2",), "halve")
+TRIPLE = Task("triple", "composition", "Write triple", ("assert triple(2) == 6", "assert triple(0) == 0"), "triple")
+TASKS = (DOUBLE, HALVE, TRIPLE)
+RIGHT = {
+    "Write double": "def double(x):\n    return 2 * x",
+    "Write halve": "Here it is:\n```python\ndef halve(x):\n    return x / 2\n```\nEnjoy!",
+    "Write triple": "def triple(x):\n    return 3 * x",
+}
+
+
+class Known:
+    """Answers from a table; several answers to one instruction come in turn."""
+
+    def __init__(self, answers: dict[str, str | Sequence[str]]) -> None:
+        self.answers = answers
+        self.asked: list[str] = []
+
+    def generate_many(
+        self,
+        instructions: Sequence[str],
+        max_new_tokens: int = 256,
+        temperature: float = 0.0,
+        seed: int | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> list[str]:
+        texts = []
+        for instruction in instructions:
+            answer = self.answers[instruction]
+            texts.append(answer if isinstance(answer, str) else answer[self.asked.count(instruction) % len(answer)])
+            self.asked.append(instruction)
+            if progress:
+                progress(len(texts), len(instructions))
+        return texts
+
+
+def write_tasks(path: Path, *rows: object) -> Path:
+    """A JSON lines file."""
+    path.write_text("".join(f"{row if isinstance(row, str) else json.dumps(row)}\n" for row in rows), "utf-8")
+    return path

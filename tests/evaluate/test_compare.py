@@ -1,0 +1,150 @@
+"""Two models on the same tasks: what changed, and the sentence about it."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+from rich.console import Console
+
+from luthier.evaluate.compare import compare, record, verdict
+from luthier.evaluate.sandbox import Verdict
+from luthier.evaluate.score import Outcome, Scores
+from luthier.evaluate.screen import open_console, show, telling
+from luthier.evaluate.statistics import bootstrap_mean, mcnemar, wilson
+from luthier.evaluate.tasks import Task, spread
+
+TASKS = tuple(Task(f"t{i}", "odd" if i % 2 else "even", f"Write f{i}", ("assert f()",)) for i in range(20))
+
+
+def scores(passed, answer="def f():\n    return 1"):
+    """A model that passes these tasks and no others."""
+    verdicts = {True: Verdict(True, "passed", "", 0.1), False: Verdict(False, "wrong answer", "", 0.1)}
+    outcomes = tuple(Outcome(t.task_id, t.split, answer, verdicts[t.task_id in passed]) for t in TASKS)
+    return Scores(outcomes, "full", 64, 1.0, 2.0)
+
+
+def names(*numbers):
+    return {f"t{n}" for n in numbers}
+
+
+BETTER = compare(scores(names(0, 1)), scores(names(0, *range(2, 12))), "runs/a", "small", "float32")
+WORSE = compare(scores(names(*range(10))), scores(names(0, 1)), "runs/a", "small", "float32")
+SAME = compare(scores(names(0, 1, 2)), scores(names(1, 2, 3)), "runs/a", "small", "float32")
+
+
+def test_gained_lost_and_the_numbers_beside_them():
+    change = BETTER.overall
+    assert change.gained == tuple(f"t{i}" for i in range(2, 12)) and change.lost == ("t1",)
+    assert (change.base.share, change.tuned.share) == (0.1, 0.55)
+    assert (change.base.low, change.base.high) == wilson(2, 20)
+    assert change.difference == pytest.approx(0.45)
+    assert (change.low, change.high) == bootstrap_mean([1.0] * 10 + [-1.0] + [0.0] * 9)
+    assert change.p == mcnemar(10, 1) < 0.05
+    assert change.better and not change.worse
+
+
+def test_each_split_by_itself():
+    even, odd = BETTER.splits
+    assert (even.split, even.base.tasks, odd.split, odd.base.tasks) == ("even", 10, "odd", 10)
+    assert even.gained == ("t2", "t4", "t6", "t8", "t10") and even.lost == ()
+    assert odd.lost == ("t1",)
+    assert even.p == mcnemar(5, 0)
+
+
+def test_worse_is_said_only_when_it_is_significant():
+    assert WORSE.overall.worse and not WORSE.overall.better
+    slightly = compare(scores(names(*range(5))), scores(names()))
+    assert slightly.overall.p == mcnemar(0, 5) > 0.05
+    assert not slightly.overall.worse and not SAME.overall.worse and not SAME.overall.better
+
+
+def test_the_verdict_has_every_number_once():
+    text = verdict(BETTER, "quickstart")
+    assert text.startswith(
+        "On 20 tasks (quickstart; greedy, one answer a task, judged by running it), fine-tuning raised"
+    )
+    assert "from 10.0% (95 % CI 2.8% to 30.1%) to 55.0% (95 % CI 34.2% to 74.2%): +45.0 points" in text
+    assert "exact McNemar p = 0.012, 10 tasks gained, 1 lost" in text
+    assert "fine-tuning lowered pass@1" in verdict(WORSE, "x")
+    assert "no effect of fine-tuning on pass@1 was shown" in verdict(SAME, "x") and "+0.0 points" in verdict(SAME, "x")
+    assert "p < 0.001" in verdict(compare(scores(names()), scores(names(*range(20)))), "x")
+
+
+def test_a_limit_keeps_the_share_of_each_split():
+    tasks = [Task(str(i), "a" if i < 60 else "b", "x", ("assert f()",)) for i in range(90)]
+    few = spread(tasks, 30)
+    assert [sum(t.split == split for t in few) for split in "ab"] == [20, 10]
+    assert few == spread(tasks, 30) and spread(tasks, None) == spread(tasks, 500) == tuple(tasks)
+
+
+# Screen --------------------------------------------------------------------------------------------------------------
+
+
+def shown(comparison, tmp_path, width=None, tasks=TASKS, samples=3):
+    """What is printed, on a terminal of a width or into a file."""
+    with (tmp_path / "out").open("w") as file:
+        console = Console(file=file, width=width, force_terminal=True, highlight=False) if width else Console(file=file)
+        show(open_console(console), comparison, tasks, "quickstart", samples)
+    return (tmp_path / "out").read_text()
+
+
+def test_a_file_gets_plain_lines_with_all_numbers(tmp_path):
+    text = shown(BETTER, tmp_path)
+    assert "\x1b" not in text and not set("━─│┃╭") & set(text)
+    even = r"^even +10 +10.0 \(2 to 40\) +60.0 \(31 to 83\) +\+50.0 \(\+20 to \+80\) +5 +0 +0.062$"
+    assert re.search(even, text, re.M)
+    assert re.search(r"^all +20 .* 10 +1 +0.012$", text, re.M)
+    assert re.search(r"^gained 10 +t2, t3, ", text, re.M) and re.search(r"^lost 1 +t1$", text, re.M)
+    assert "float32, the same for both" in text and re.search(r"^sandbox +full$", text, re.M)
+    assert "fine-tuning raised pass@1" in text
+
+
+@pytest.mark.parametrize("width", [80, 100, 140])
+def test_the_table_fits_the_terminal_with_every_number(tmp_path, width):
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", shown(BETTER, tmp_path, width)).splitlines()
+    table = [line.rstrip() for line in lines if re.match(r" ?(even|odd|all) ", line)]
+    assert len(table) == 3 and all(len(line) <= width for line in table)
+    numbers = ["20", "10.0", "55.0", "+45.0 (+20 to +70)", "10", "1", "0.012"]
+    assert re.search(" .*".join(map(re.escape, numbers)), table[-1]) and "\u2026" not in "".join(table)
+    assert ("(3 to 30)" in table[-1]) == (width >= 100)
+
+
+def test_a_narrow_terminal_breaks_numbers_and_loses_none(tmp_path):
+    text = re.sub(r"\x1b\[[0-9;]*m", "", shown(BETTER, tmp_path, 50, samples=0))
+    assert "\u2026" not in text and max(map(len, text.splitlines()[2:9])) <= 50
+
+
+def test_shown_answers_are_a_gained_a_lost_and_an_unchanged_one(tmp_path):
+    text = shown(BETTER, tmp_path)
+    assert re.findall(r"^(t\d+)  Write", text, re.M) == ["t2", "t1", "t0"]
+    assert re.findall(r"^(t\d+)  Write", shown(BETTER, tmp_path, samples=0), re.M) == []
+    assert len(re.findall(r"^(t\d+)  Write", shown(BETTER, tmp_path, samples=99), re.M)) == 20
+
+
+def test_nothing_hostile_reaches_the_terminal(tmp_path):
+    evil = "\x1b]0;x\x07[bold]a[/bold]\u202eb\x9b2J"
+    bad = scores(names(0), answer=evil)
+    tasks = [Task("t0", "even", f"Write {evil}", ("assert f()",)), *TASKS[1:]]
+    text = shown(compare(bad, bad, f"run{evil}", evil, "float32"), tmp_path, 100, tasks)
+    assert not {"\x07", "\u202e", "\x9b"} & set(text) and "\x1b]" not in text
+    assert "[bold]a[/bold]" in text
+
+
+def test_progress_into_a_file_is_a_line_for_each_stage(tmp_path):
+    with (tmp_path / "err").open("w") as file, telling(Console(file=file)) as say:
+        say("[red]run: loading", 0, 0)
+        for done in range(1, 9):
+            say("run: answers", done, 8)
+    lines = (tmp_path / "err").read_text().splitlines()
+    assert lines == ["[red]run: loading", "run: answers 1 of 8", "run: answers 8 of 8"]
+
+
+def test_the_record_holds_everything():
+    content = json.loads(json.dumps(record([BETTER], "quickstart", TASKS), allow_nan=False))
+    (one,) = content["comparisons"]
+    assert one["changes"][0]["gained"] == list(BETTER.overall.gained) and one["changes"][1]["split"] == "even"
+    assert one["verdict"] == verdict(BETTER, "quickstart")
+    assert len(one["base"]["outcomes"]) == len(one["tuned"]["outcomes"]) == content["tasks"]["count"] == 20
+    assert content["tasks"]["asked"][0]["tests"] == ["assert f()"] and len(content["tasks"]["sha256"]) == 64

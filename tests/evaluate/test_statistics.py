@@ -1,0 +1,67 @@
+"""Formulas against plain references: exact fractions, sums over all cases, all resamples."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from itertools import combinations, product
+from math import comb
+
+import numpy as np
+import pytest
+
+from luthier.evaluate.statistics import Z, bootstrap_mean, mcnemar, pass_at_k, wilson
+
+
+@pytest.mark.parametrize(("passed", "total"), [(0, 5), (1, 5), (5, 5), (37, 200), (199, 200), (0, 1)])
+def test_wilson_ends_are_where_the_score_test_turns(passed, total):
+    """An end of the interval is a share p whose distance from the data is exactly z standard errors of p itself."""
+    low, high = wilson(passed, total)
+    assert 0 <= low <= passed / total <= high <= 1
+    for end in (low, high):
+        if 0 < end < 1:
+            standard_error = (end * (1 - end) / total) ** 0.5
+            assert abs(passed / total - end) == pytest.approx(Z * standard_error, rel=1e-9)
+    assert (low == 0) == (passed == 0) and (high == 1) == (passed == total)
+
+
+def test_wilson_covers_the_truth_about_95_times_in_100():
+    total, truth = 40, Fraction(3, 10)
+    covered = Fraction(0)
+    for passed in range(total + 1):
+        low, high = wilson(passed, total)
+        if low <= truth <= high:
+            covered += comb(total, passed) * truth**passed * (1 - truth) ** (total - passed)
+    assert 0.93 < covered < 0.97
+
+
+@pytest.mark.parametrize(("gained", "lost"), [(0, 0), (1, 0), (5, 0), (0, 6), (3, 3), (7, 2), (2, 9)])
+def test_mcnemar_counts_all_ways_that_are_as_uneven(gained, lost):
+    changed = gained + lost
+    uneven = abs(gained - lost)
+    ways = sum(abs(2 * sum(way) - changed) >= uneven for way in product((0, 1), repeat=changed))
+    assert mcnemar(gained, lost) == pytest.approx(float(Fraction(ways, 2**changed)), rel=1e-12)
+
+
+def test_the_bootstrap_is_that_of_all_resamples():
+    """5 tasks have 5^5 resamples; 10,000 draws of them agree with all of them."""
+    values = [1, 1, 0, -1, 0.5]
+    every = np.array([np.mean(draw) for draw in product(values, repeat=5)])
+    low, high = bootstrap_mean(values)
+    for mine, quantile in ((low, 0.025), (high, 0.975)):
+        assert np.quantile(every, quantile - 0.008) - 1e-9 <= mine <= np.quantile(every, quantile + 0.008) + 1e-9
+    assert low < np.mean(values) < high
+
+
+def test_the_bootstrap_follows_its_seed_and_not_the_order():
+    values = [1, 0, 0, 0, -1, 1, 1, 0.25, 0.75, 0]
+    assert bootstrap_mean(values, seed=3) == bootstrap_mean(values, seed=3)
+    assert bootstrap_mean(values, seed=3) == bootstrap_mean(values[::-1], seed=3)
+    assert any(bootstrap_mean(values, seed=3) != bootstrap_mean(values, seed=seed) for seed in (4, 5, 6))
+    assert bootstrap_mean([0, 0, 0]) == (0, 0)
+
+
+@pytest.mark.parametrize(("answers", "passed", "k"), [(5, 0, 2), (5, 2, 1), (5, 2, 3), (6, 3, 4), (4, 4, 2), (7, 1, 7)])
+def test_pass_at_k_is_the_mean_over_all_choices_of_k_answers(answers, passed, k):
+    right = [i < passed for i in range(answers)]
+    choices = [any(choice) for choice in combinations(right, k)]
+    assert pass_at_k(answers, passed, k) == pytest.approx(sum(choices) / len(choices), rel=1e-12)

@@ -1,0 +1,204 @@
+"""A finished run answers: one or many at once, as itself or as its base, in the numbers of its training."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+from luthier.config.load import from_dict
+from luthier.config.resolve import resolve
+from luthier.data.prepare import prepare
+from luthier.errors import ModelError
+from luthier.events.types import Evaluated
+from luthier.generate.load import load
+from luthier.machine.probe import probe
+from luthier.model.forward import inference
+from tests.generate.support import tiny_config, train_tiny
+
+INSTRUCTIONS = ["Add", "Write a function number 3 to reverse a list " * 8, "Reverse a string", "def", "sum two numbers"]
+KINDS = {
+    "lora": {},
+    "4-bit": {"quantization": {"load_in_4bit": True}},
+    "full": {"training": {"finetuning_type": "full"}},
+    "pissa": {"lora": {"init_lora_weights": "pissa", "r": 8}},
+    "dora": {"lora": {"use_dora": True, "target_modules": ["q_proj"], "modules_to_save": ["down_proj"]}},
+}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, tiny_model_dir, alpaca_file):
+    """Makes a run of a kind once; returns its folder and its events."""
+    made = {}
+
+    def make(kind):
+        if kind not in made:
+            folder = tmp_path_factory.mktemp("runs") / kind
+            made[kind] = folder, train_tiny(folder, tiny_model_dir, alpaca_file, KINDS[kind])
+        return made[kind]
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def plain_base(tiny_model_dir):
+    return AutoModelForCausalLM.from_pretrained(tiny_model_dir)
+
+
+def logits(model):
+    with inference(model):
+        return model(input_ids=torch.tensor([[0, 5, 9, 33, 7]])).logits
+
+
+def problem_of(call):
+    with pytest.raises(ModelError) as caught:
+        call()
+    (problem,) = caught.value.problems
+    return problem
+
+
+# Answers -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_many_at_once_are_the_answers_one_by_one(runs, kind):
+    tuned = load(runs(kind)[0])
+    heard = []
+    many = tuned.generate_many(INSTRUCTIONS, 24, progress=lambda *told: heard.append(told))
+    assert many == [tuned.generate(instruction, 24) for instruction in INSTRUCTIONS]
+    assert len(set(many)) > 1 and heard[-1] == (5, 5)
+    with tuned.as_base():
+        base = tuned.generate_many(INSTRUCTIONS, 24)
+        assert base == [tuned.generate(instruction, 24) for instruction in INSTRUCTIONS]
+    assert base != many
+
+
+def test_a_temperature_follows_its_seed(runs):
+    tuned = load(runs("lora")[0])
+    drawn = [tuned.generate_many(INSTRUCTIONS, 12, temperature=2.0, seed=seed) for seed in (1, 1, 2)]
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_no_question_no_answer(runs):
+    assert load(runs("lora")[0]).generate_many([]) == []
+
+
+# The base ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["lora", "full", "pissa", "dora"])
+def test_as_base_is_the_model_it_started_from_and_afterwards_itself_again(runs, plain_base, kind):
+    tuned = load(runs(kind)[0])
+    before = logits(tuned.model)
+    assert not torch.allclose(before, logits(plain_base), atol=1e-2)
+    with tuned.as_base():
+        torch.testing.assert_close(logits(tuned.model), logits(plain_base), atol=1e-5, rtol=1e-5)
+    assert torch.equal(logits(tuned.model), before)
+    with pytest.raises(KeyboardInterrupt), tuned.as_base():
+        raise KeyboardInterrupt
+    assert torch.equal(logits(tuned.model), before), "also after an interruption"
+
+
+@pytest.mark.parametrize("kind", ["lora", "full"])
+def test_a_run_that_does_not_say_what_it_was_trained_on(runs, tmp_path, tiny_model_dir, kind):
+    """An adapter names its base in peft's own file; after full fine-tuning only we know."""
+    folder = shutil.copytree(runs(kind)[0] / "final_model", tmp_path / "old")
+    (folder / "luthier.json").unlink()
+    tuned = load(folder)
+    if kind == "full":
+        problem = problem_of(lambda: tuned.as_base().__enter__())
+        assert problem.code == "E-EVAL-023" and "--base" in problem.fix
+        tuned = load(folder, base=str(tiny_model_dir))
+    own = tuned.generate("Add", 12)
+    with tuned.as_base():
+        assert tuned.generate("Add", 12) != own
+
+
+def test_a_base_that_has_moved(runs, tmp_path, tiny_model_dir):
+    folder = shutil.copytree(runs("lora")[0] / "final_model", tmp_path / "copy")
+    settings = folder / "adapter_config.json"
+    settings.write_text(settings.read_text().replace(str(tiny_model_dir), "owner/gone"))
+    problem = problem_of(lambda: load(folder))
+    assert problem.code == "E-MODEL-001" and "owner/gone" in problem.found and "--base PATH" in problem.fix
+    assert load(folder, base=str(tiny_model_dir)).generate("Add", 12) == load(runs("lora")[0]).generate("Add", 12)
+
+
+# Numbers -------------------------------------------------------------------------------------------------------------
+
+
+def held_out_loss(model, folder, tiny_model_dir, alpaca_file, tokenizer):
+    """Mean loss of the run's held-out rows by plain transformers, each row alone."""
+    config = tiny_config(folder, tiny_model_dir, alpaca_file, KINDS["4-bit"])
+    rows = prepare(resolve(from_dict(config, []), probe(), None, None).config, tokenizer).eval
+    losses = []
+    with inference(model):
+        for row in map(rows.row, range(len(rows))):
+            ids = torch.tensor(row.input_ids, dtype=torch.long)
+            nll = torch.nn.functional.cross_entropy(
+                model(input_ids=ids[None]).logits[0, :-1], ids[1:], reduction="none"
+            )
+            losses.append(nll[torch.tensor(row.trained[1:])])
+    return torch.cat(losses).mean().item()
+
+
+def test_a_4_bit_run_is_loaded_in_the_numbers_it_was_trained_in(runs, tiny_model_dir, alpaca_file):
+    """Its loss on the held-out rows is the one that the training saw; on the 16- or 32-bit base it is another."""
+    folder, events = runs("4-bit")
+    (last,) = [event.eval_loss for event in events if isinstance(event, Evaluated)]
+    default, plain = load(folder), load(folder, load_in_4bit=False)
+    own, others = (held_out_loss(t.model, folder, tiny_model_dir, alpaca_file, t.tokenizer) for t in (default, plain))
+    assert own == pytest.approx(last, abs=1e-6)
+    assert abs(others - last) > 1e-4
+
+
+def test_without_4_bits_it_is_what_plain_peft_loads(runs, tiny_model_dir):
+    folder, _ = runs("4-bit")
+    base = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
+    plain = PeftModel.from_pretrained(base, folder / "final_model").eval()
+    assert torch.equal(logits(load(folder, load_in_4bit=False).model), logits(plain))
+
+
+def test_a_16_bit_format_that_the_device_does_not_compute_becomes_float32(runs, tmp_path):
+    folder = shutil.copytree(runs("lora")[0] / "final_model", tmp_path / "half")
+    written = folder / "luthier.json"
+    assert json.loads(written.read_text())["dtype"] == "float32"
+    written.write_text(written.read_text().replace("float32", "float16"))
+    assert {p.dtype for p in load(folder).model.parameters()} == {torch.float32}
+
+
+# What can be wrong ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "code"),
+    [
+        ("luthier.json", b"{", "E-MODEL-012"),
+        ("luthier.json", b"[]", "E-MODEL-012"),
+        ("adapter_config.json", b"\xff", "E-MODEL-012"),
+        ("adapter_model.safetensors", b"\x08\x00\x00", "E-MODEL-010"),
+    ],
+)
+def test_damaged_files_are_named(runs, tmp_path, name, content, code):
+    folder = shutil.copytree(runs("lora")[0] / "final_model", tmp_path / "bad")
+    (folder / name).write_bytes(content)
+    problem = problem_of(lambda: load(folder))
+    assert problem.code == code and (name in problem.found or str(folder) in problem.found)
+
+
+def test_a_damaged_base_is_named(runs, tmp_path, tiny_model_dir):
+    base = shutil.copytree(tiny_model_dir, tmp_path / "base")
+    (base / "model.safetensors").write_bytes(b"\x08\x00\x00")
+    problem = problem_of(lambda: load(runs("lora")[0], base=str(base)))
+    assert problem.code == "E-MODEL-010" and str(base) in problem.found
+
+
+def test_a_prompt_beyond_the_context_is_refused(runs):
+    tuned = load(runs("lora")[0])
+    long = "x " * 600
+    assert tuned.fits("Add") and not tuned.fits(long)
+    assert problem_of(lambda: tuned.generate(long)).code == "E-EVAL-020"
+    assert problem_of(lambda: tuned.generate_many(["Add", long])).code == "E-EVAL-020"

@@ -1,0 +1,327 @@
+"""The pure parts: replay, statistics, zoom, curves, answers."""
+
+from __future__ import annotations
+
+import math
+import random
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.cells import cell_len
+
+from luthier.doctor import Change, Finding
+from luthier.events.types import Timing
+from luthier.monitor.dashboard import panes
+from luthier.monitor.dashboard.canvas import Curve, Picture, draw
+from luthier.monitor.dashboard.charts import CHARTS, chart, legend, picture
+from luthier.monitor.dashboard.explain import ANSWERS, answer
+from luthier.monitor.dashboard.metrics import LEARNING, MACHINE, line
+from luthier.monitor.dashboard.report import report
+from luthier.monitor.dashboard.scene import SMOOTHINGS, SPANS, Run, Scene, Settings
+from luthier.monitor.dashboard.watching import LONGEST_PAUSE, Replay, Timeline, Watch
+from luthier.monitor.state import RECENT, Point, RunState, fold
+from luthier.monitor.statistics import BANDS, band, shares, smooth, time_left, trend
+from tests.events.stream import events, log, started, whole_run
+from tests.monitor.dash import RECORDED, Clock, write
+
+
+def state_of(stream, every=1.0):
+    state = RunState()
+    for index, event in enumerate(stream):
+        state = fold(state, event, 100.0 + every * index)
+    return state
+
+
+def run_of(stream, now=200.0, findings=()):
+    return Run("run", "events.jsonl", "test", state_of(stream), findings, now)
+
+
+# Statistics
+
+
+def test_the_trend_is_the_least_squares_line():
+    rng = random.Random(0)
+    points = [Point(step, 2 - 0.003 * step + rng.gauss(0, 0.1), 0.0) for step in range(0, 400, 10)]
+    x, y = np.array([p.step for p in points], float), np.array([p.loss for p in points])
+    (slope, start), covariance = np.polyfit(x, y, 1, cov=True)
+    found = trend(points)
+    assert found.slope == pytest.approx(slope)
+    assert found.slope_error == pytest.approx(math.sqrt(covariance[0, 0]))
+    assert found.spread == pytest.approx(math.sqrt(((y - start - slope * x) ** 2).sum() / (len(x) - 2)))
+    assert (found.direction, found.count, found.steps) == ("falling", 40, 390)
+
+
+def test_chance_is_no_trend():
+    """At two standard errors about one level curve in twenty is called a trend; of 200, far fewer than 30."""
+    rng = random.Random(1)
+    curves = [[Point(step, rng.gauss(1, 0.1), 0.0) for step in range(100)] for _ in range(200)]
+    assert sum(trend(points).direction != "level" for points in curves) < 30
+    assert trend([Point(1, 1.0, 0.0)] * 9) is None
+    assert trend([Point(step, math.nan, 0.0) for step in range(9)]) is None
+
+
+def timed(seconds, steps_left=1000):
+    """A run whose steps took these seconds, ten steps a log line."""
+    total = 10 * len(seconds) + steps_left
+    rows = [log(10 * index, total_steps=total) for index in range(1, len(seconds) + 1)]
+    state = state_of([started(total_steps=total)])
+    for row, step_seconds in zip(rows, seconds, strict=True):
+        object.__setattr__(row, "step_seconds", step_seconds)
+        object.__setattr__(row, "remaining_seconds", math.nan)
+        state = fold(state, row, 200.0)
+    return state
+
+
+def test_the_margin_of_the_time_left_holds_about_95_percent():
+    """Simulated: step times from a distribution; how often is the true rest within the margin?"""
+    rng = random.Random(2)
+    held = 0
+    for _ in range(300):
+        seconds = [max(0.01, rng.gauss(1.0, 0.3)) for _ in range(30 + 100)]
+        left = time_left(timed(seconds[:30]), 200.0)
+        held += abs(sum(10 * value for value in seconds[30:]) - left.seconds) <= left.margin
+    assert 0.90 <= held / 300 <= 0.99
+
+
+def test_time_left_counts_down_and_knows_what_it_cannot_know():
+    state = timed([1.0] * 20)
+    assert time_left(state, 200.0).seconds == pytest.approx(1000.0)
+    assert time_left(state, 230.0).seconds == pytest.approx(970.0)
+    assert time_left(state, 9e9).seconds == 0
+    assert time_left(RunState(), 0.0) is None
+    assert math.isnan(time_left(timed([1.0] * 3), 200.0).margin)
+    assert time_left(timed([math.nan] * 9), 200.0) is None
+
+
+def test_step_times_come_from_the_times_of_lines_when_the_log_has_none():
+    rows = [log(step) for step in range(10, 60, 10)]
+    for row in rows:
+        object.__setattr__(row, "step_seconds", math.nan)
+    state = state_of([started(), *rows], every=20.0)
+    assert [point.step_seconds for point in state.recent[1:]] == [2.0] * 4
+
+
+def test_shares_of_a_step():
+    found = dict(shares([Timing(1, 0.0, 1.0, 2.0, 0.5, math.nan), Timing(2, 1.0, 1.0, 2.0, 0.5, 0.0)]))
+    assert found == {"data": 0.125, "forward": 0.25, "backward": 0.5, "optimizer": 0.125, "other": 0.0}
+    assert shares([]) == shares([Timing(1, 0.0, 0.0, 0.0, 0.0, 0.0)]) == ()
+
+
+def test_smoothing_is_the_formula_and_nan_leaves_it():
+    assert smooth([4.0, 2.0, math.nan, 1.0], 0.1) == pytest.approx([4.0, 3.0, 3.0, 3.0 - 2.0 / 3])
+    assert smooth([1.0, 5.0], 1.0) == [1.0, 5.0]
+
+
+def test_the_bands_are_those_of_the_guide():
+    for loss, words in ((2.7, "very bad"), (1.8, "getting better"), (1.2, "good progress"), (0.8, "very good"),
+                        (0.4, "excellent"), (0.1, "outstanding")):  # fmt: skip
+        assert band(loss)[1].startswith(words)
+    assert [low for low, _, _ in BANDS] == sorted((low for low, _, _ in BANDS), reverse=True)
+    assert "not a number" in band(math.nan)[1]
+
+
+# Zoom
+
+
+@given(st.integers(1, 200_000), st.lists(st.sampled_from([1, -1]), max_size=20))
+def test_zoom_stays_within_the_run(steps, moves):
+    shown = Settings()
+    for move in moves:
+        shown = shown.zoomed(move, steps)
+        assert shown.span is None or (shown.span in SPANS and shown.span < steps)
+
+
+def test_zooming_in_and_out_comes_back():
+    assert Settings().zoomed(1, 1200).span == 1000
+    assert Settings().zoomed(1, 1200).zoomed(1, 1200).span == 500
+    assert Settings().zoomed(1, 1200).zoomed(-1, 1200) == Settings()
+
+
+def test_a_close_look_has_every_line_also_of_a_long_run():
+    run = run_of(log(step, float(step), 6000) for step in range(1, 6001))
+    assert run.state.stride > 1
+    assert [point.step for point in run.points(200)] == list(range(5801, 6001))
+    assert len(run.points(5000)) < 5000 and run.points(5000)[0].step > 1000
+    assert len(run.state.recent) == RECENT
+
+
+def test_smoothing_of_a_thinned_history_is_that_of_the_whole():
+    run = run_of(log(step, 2 + math.sin(step / 900), 6000) for step in range(1, 6001))
+    smoothed = picture("loss", Scene((run,), settings=Settings(smoothing=len(SMOOTHINGS) - 1))).curves[1].points
+    whole = smooth([2 + math.sin(step / 900) for step in range(1, 6001)], SMOOTHINGS[-1])
+    assert max(abs(value - whole[int(step) - 1]) for step, value in smoothed[500:]) < 0.02
+
+
+# Curves
+
+values = st.floats() | st.floats(-10, 10)
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.lists(st.tuples(st.integers(0, 10**6), values), max_size=40), st.integers(0, 120), st.integers(0, 30),
+       st.booleans(), st.booleans(), values)  # fmt: skip
+def test_any_curve_fits_any_rectangle(points, width, height, logarithmic, from_zero, rule):
+    points = sorted(((float(x), y) for x, y in points), key=lambda point: point[0])
+    drawn = draw(Picture((Curve(points, "red"), Curve(points, "blue", "◆", "1")), logarithmic, rule, from_zero),
+                 width, height)  # fmt: skip
+    lines = drawn.plain.split("\n")
+    assert len(lines) == max(height, 1) and all(cell_len(line) <= max(width, 0) for line in lines)
+
+
+def test_a_curve_goes_where_its_values_are():
+    drawn = draw(Picture((Curve([(float(x), float(x)) for x in range(100)], ""),)), 50, 11).plain.split("\n")
+    dots = [[i for i, char in enumerate(row) if "\u2800" < char <= "\u28ff"] for row in drawn[:-1]]
+    filled = [index for index, row in enumerate(dots) if row]
+    assert filled == list(range(filled[0], filled[-1] + 1)) and len(filled) >= 9
+    assert [min(dots[row]) for row in filled] == sorted((min(dots[row]) for row in filled), reverse=True)
+    middle = next(row for row in range(11) if drawn[row].startswith(" 50┤"))
+    assert min(dots[middle]) <= 4 + 45 // 2 + 1 <= max(dots[middle]) + 1
+    assert drawn[-1].strip().startswith("└0") and "50" in drawn[-1]
+
+
+def test_a_spike_among_many_values_is_seen():
+    points = [(float(x), 100.0 if x == 5_003 else 1.0) for x in range(10_000)]
+    top = draw(Picture((Curve(points, ""),)), 60, 10).plain.split("\n")[0]
+    assert any("\u2800" < char <= "\u28ff" for char in top)
+
+
+def test_a_gap_stays_a_gap():
+    points = [(float(x), math.nan if 40 <= x < 60 else 1.0 + x % 2) for x in range(100)]
+    rows = draw(Picture((Curve(points, ""),)), 105, 8).plain.split("\n")[:-1]
+    assert all(row[50:62].strip() == "" for row in rows)
+
+
+def test_ends_and_rule_are_marked():
+    flat = Curve([(0.0, 2.0), (10.0, 2.0)], "", end="2")
+    drawn = draw(Picture((flat, Curve([(5.0, 1.0)], "", mark="◆")), rule=1.5), 40, 12).plain
+    assert drawn.count("2\n") >= 1 and drawn.count("◆") == 1 and "╌" * 20 in drawn
+
+
+@pytest.mark.parametrize("key", CHARTS)
+@pytest.mark.parametrize("shown", [Settings(), Settings(0, 50, True)])
+def test_every_chart_fits(key, shown):
+    for stream in ([], [started()], whole_run()):
+        scene = Scene((run_of(stream), run_of(stream)), settings=shown)
+        lines = chart(key, scene, 39, 9).plain.split("\n")
+        assert len(lines) <= 9 and all(cell_len(text) <= 39 for text in lines)
+
+
+# Words
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(events, max_size=10), st.integers(1, 160), st.integers(1, 12))
+def test_any_state_can_be_shown(stream, width, height):
+    scene = Scene((run_of(stream), run_of(stream)))
+    for text in (panes.header(scene, width), panes.progress(scene, width), legend(scene, width),
+                 panes.digest(scene, width, height), panes.findings(scene, width), panes.samples(scene, width),
+                 panes.last_sample(scene, width, height), panes.about(scene, width), report(scene, width),
+                 *(line(metric, scene.run, width, 2, True) for metric in (*LEARNING, *MACHINE))):  # fmt: skip
+        assert all(cell_len(row) <= width for row in text.plain.split("\n"))
+    for key in ANSWERS:
+        assert answer(key, scene.run).plain
+
+
+def test_every_number_and_chart_has_an_answer():
+    assert set(CHARTS) | {metric.key for metric in (*LEARNING, *MACHINE)} == set(ANSWERS)
+    for key in ANSWERS:
+        assert answer(key, run_of([])).plain.count("\n\n") == 4
+
+
+def test_answers_have_the_numbers_of_the_run():
+    run = run_of(list(whole_run(""))[:-1])
+    assert "0.4722" in answer("best", run).plain
+    assert "100% of the highest so far" in answer("learning_rate", run).plain
+    assert "2.31 GiB, 29% of the 8.0 GiB" in answer("memory", run).plain
+    assert "a crash now costs 0 steps" in answer("checkpoint", run).plain
+
+
+def test_the_worst_finding_gets_the_room():
+    change = (Change("training.learning_rate", "0.002", "0.0005"),)
+    found = (Finding("a", "critical", 5, "The loss rises", "1.0, 2.0", "why", change, "high"),
+             Finding("b", "info", None, "Small thing", "none", "why", (), "low"))  # fmt: skip
+    scene = Scene((run_of([started(), log(10)], findings=found),))
+    assert panes.digest(scene, 80, 2).plain == (
+        "!! The loss rises  1.0, 2.0\n   change  training.learning_rate: 0.0005   # was 0.002"
+    )
+    assert "Small thing" in panes.digest(scene, 80, 3).plain
+    assert "confidence high" in panes.findings(scene, 80).plain
+
+
+# Replay
+
+
+def replayed(clock, speed=50.0, path=RECORDED):
+    return Watch([path], speed, clock=clock)
+
+
+def test_a_replay_is_driven_by_the_clock_alone():
+    def steps(step_seconds):
+        clock = Clock()
+        watch, seen = replayed(clock), {}
+        for tick in range(1, int(8 / step_seconds) + 1):
+            clock.seconds = tick * step_seconds
+            watch.advance()
+            if clock.seconds == int(clock.seconds):
+                run = watch.scene().run
+                seen[clock.seconds] = (repr(run.state), run.findings, run.now)
+        return seen
+
+    assert steps(0.25) == steps(1.0)
+
+
+def test_a_replay_ends_where_the_run_ended():
+    clock = Clock()
+    watch = replayed(clock)
+    assert watch.scene().run.state.step == 0
+    clock.seconds = 1e6
+    watch.advance()
+    live = Watch([RECORDED], now=lambda: 0.0)
+    live.settle()
+    ended, now = watch.scene().run.state, live.scene().run.state
+    assert (ended.status, ended.step, ended.recent) == (now.status, now.step, now.recent)
+
+
+def test_speed_and_pause():
+    clock = Clock()
+    timeline = Timeline(50.0, clock)
+    clock.seconds = 2.0
+    assert timeline.elapsed() == 100.0
+    timeline.pause(True)
+    clock.seconds = 7.0
+    assert timeline.elapsed() == 100.0
+    timeline.pause(False)
+    clock.seconds = 8.0
+    assert timeline.elapsed() == 150.0
+
+
+def test_the_night_between_two_attempts_is_short(tmp_path):
+    path = write(tmp_path / "events.jsonl", [started(), log(10)])
+    write(path, [started(10), log(20)], start=90_000.0)
+    clock = Clock()
+    watch = replayed(clock, 1.0, path)
+    clock.seconds = 1.0 + LONGEST_PAUSE - 1
+    watch.advance()
+    assert watch.scene().run.state.step == 10
+    clock.seconds = 1.0 + LONGEST_PAUSE + 1
+    watch.advance()
+    assert watch.scene().run.state.step == 20
+
+
+def test_an_empty_log_can_be_replayed(tmp_path):
+    path = tmp_path / "events.jsonl"
+    path.touch()
+    watch = replayed(Clock(5.0), 1.0, path)
+    assert not watch.advance() and watch.scene().run.state.step == 0
+    assert Replay.__doc__
+
+
+def test_the_report_is_text_with_findings_and_no_line_is_too_long():
+    watch = Watch([RECORDED], now=lambda: 0.0)
+    watch.settle()
+    text = report(watch.scene(), 100).plain
+    assert all(cell_len(row) <= 100 for row in text.split("\n"))
+    for words in ("by_heart", "done", "trend", "eval loss", "change  "):
+        assert words in text, words
