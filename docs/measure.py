@@ -20,7 +20,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import torch
-from measuring import learning, mechanics, quickstart
+from measuring import dashboard, learning, mechanics, quickstart
 from measuring.drawing import PICTURES
 from measuring.runs import WORK
 
@@ -39,6 +39,7 @@ EXPERIMENTS = {
     "mask": mechanics.mask,
     "packing": mechanics.packing,
     "resume": mechanics.resume,
+    "dashboard": dashboard.dashboard,
 }
 MEASURED = PICTURES / "measured.json"
 

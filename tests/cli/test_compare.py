@@ -54,6 +54,15 @@ def compare(capsys, folder, *arguments):
     return run_here(capsys, "compare", *arguments, *tasks)
 
 
+def test_a_run_that_cannot_be_loaded_costs_no_other(capsys, taught, tmp_path):
+    broken = shutil.copytree(taught / "right", tmp_path / "broken")
+    (broken / "final_model" / "tokenizer.json").write_text("{")
+    result = compare(capsys, taught, taught / "right", broken, "--json", tmp_path / "c.json")
+    assert result.code == 2 and "E-MODEL-012" in result.err
+    assert len(json.loads((tmp_path / "c.json").read_text())["comparisons"]) == 1
+    assert "raised pass@1" in result.out
+
+
 def test_a_run_that_learned_is_better_and_one_that_unlearned_is_worse(capsys, taught, tmp_path):
     result = compare(capsys, taught, taught / "right", taught / "wrong", "--json", tmp_path / "c.json", "--samples", 1)
     assert result.code == 3, "one of them is significantly worse than its base"

@@ -46,5 +46,6 @@ def test_ctrl_c_leaves_a_run_that_goes_on(tmp_path):
             break
     _, err = child.communicate(timeout=100)
     assert child.returncode == EXIT_RESUMABLE
-    assert "`luthier quickstart` goes on" in err
+    assert f"`luthier quickstart training.output_dir={tmp_path}/run " in err  # with what the run needs to go on
+    assert "goes on from the newest checkpoint" in err
     assert list((tmp_path / "run").glob("checkpoint-*"))

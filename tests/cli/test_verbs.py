@@ -180,6 +180,7 @@ def test_shipped_configs_are_understood(capsys):
         (["CONFIG", "model_name_or_path=./nothing"], "E-MODEL-004", "./nothing"),
         (["CONFIG", "load_in_4bit=true", "finetuning_type=full"], "E-CFG-020", "finetuning_type"),
         (["CONFIG", "--resume", "nowhere"], "E-CKPT-001", "nowhere"),
+        (["lora.rr=" + "1" * 300], "E-CFG-008", "lora.rr"),
     ],
 )
 @pytest.mark.parametrize("verb", ["train", "plan"])

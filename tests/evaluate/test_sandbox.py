@@ -38,6 +38,28 @@ def open_files():
     return psutil.Process().num_fds()
 
 
+def test_the_function_that_is_asked_for_may_have_the_name_of_a_builtin(sandbox):
+    near, looping = "assert abs(pow(2, 3) - 8) < 1e-6", "for n in (1, 2):\n    assert operator(n + 2)"
+    wrong = Program("def pow(a, b): return 0", (near,), "pow")
+    right = Program("def pow(a, b): return a ** b", (near,), "pow")
+    module = Program("def operator(x): return x > 2", (looping,), "operator")
+    assert [told.cause for told in sandbox.run([wrong, right, module])] == ["wrong answer", "passed", "passed"]
+    hidden = Program("def abs(x): return 0\ndef f(x): return x", ("assert abs(f(2) - 3) < 1e-6",), "f")
+    assert sandbox.run([hidden])[0].cause == "wrong answer"
+
+
+def test_exact_numbers_are_compared_as_python_does(sandbox):
+    code = "from fractions import Fraction\nfrom decimal import Decimal\ndef f(x): return x"
+    tests = ("assert f(Fraction(2, 2)) == 1", "assert f(Decimal('1.5')) == 1.5", "assert f(bytearray(b'a')) == b'a'",
+             "assert f(set(range(3000))) is not None", "assert f({1: [2]}.items()) is not None")  # fmt: skip
+    assert verdict(sandbox, code, *tests).cause == "passed"
+
+
+def test_who_claims_that_the_walls_fell_has_failed_and_the_others_go_on(sandbox):
+    liar = Program("import os\nos.write(3, b'W\\0\\0\\0\\0')\n" + ADD.code, ADD.tests)
+    assert [told.cause for told in sandbox.run([ADD, liar, ADD])] == ["passed", "forbidden", "passed"]
+
+
 def test_a_right_program_passes(sandbox):
     told = sandbox.run([ADD])[0]
     assert (told.passed, told.cause) == (True, "passed")

@@ -132,6 +132,16 @@ def test_a_sandbox_that_does_not_start_again_is_an_error(monkeypatch):
         assert caught.value.problems[0].code == "E-EVAL-002"
 
 
+def test_walls_that_do_not_stand_any_more_are_no_verdict_on_a_program(monkeypatch):
+    with Sandbox(seconds=20.0) as sandbox:
+        boot = link_module._BOOT.replace("main()", "import inside.child as c; del c.run; main()")
+        monkeypatch.setattr(link_module, "_BOOT", boot)
+        sandbox._stop()
+        with pytest.raises(RunError, match="holds no harmless program any more") as caught:
+            sandbox.run([GOOD])
+        assert caught.value.problems[0].code == "E-EVAL-002"
+
+
 def test_a_silent_server_is_given_up(monkeypatch):
     monkeypatch.setattr(link_module, "_GRACE_SECONDS", 0.2)
     with Sandbox(seconds=1.0) as sandbox:

@@ -7,7 +7,9 @@ import math
 import struct
 import time
 from collections import Counter, OrderedDict, defaultdict
+from decimal import Decimal
 from enum import IntEnum
+from fractions import Fraction
 
 import pytest
 from hypothesis import given, settings
@@ -22,6 +24,9 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(HASHABLE, inner, max_size=4) | st.tuples(inner, inner),
     max_leaves=20,
 )
+
+
+EXACT = [Decimal("1.50"), Decimal("-Infinity"), Fraction(-1, 3)]
 
 
 def same(left, right):
@@ -39,7 +44,7 @@ def test_a_value_comes_back_as_it_was(value):
     assert same(decode(encode(value)), value)
 
 
-@pytest.mark.parametrize("value", [-1, 0, 255, 256, -256, 1 << 400, -(1 << 400), "\udc80", 1e-320, True, 1])
+@pytest.mark.parametrize("value", [-1, 0, 255, 256, -256, 1 << 400, -(1 << 400), "\udc80", 1e-320, True, 1, *EXACT])
 def test_edges(value):
     back = decode(encode(value))
     assert (repr(type(back)), back) == (repr(type(value)), value)
@@ -72,6 +77,7 @@ class Liar(str):
         (Liar("no"), "no"),
         ({1: 2}.keys(), {1}),
         ({1: 2}.items(), {(1, 2)}),
+        (bytearray(b"ab"), b"ab"),
     ],
 )
 def test_a_subclass_arrives_as_the_data_that_it_carries(value, plain):
@@ -88,8 +94,10 @@ def nested(depth):
 
 
 @pytest.mark.parametrize(
-    "value", [object(), len, iter([]), {1: object()}, [range(3)], nested(DEEPEST), "x" * LONGEST * 2]
-)
+    "value",
+    [object(), len, iter([]), {1: object()}, [range(3)], nested(DEEPEST), "x" * LONGEST * 2, {1: []}.items(),
+     set(range(3000)), Decimal("sNaN")],
+)  # fmt: skip
 def test_what_is_not_plain_is_refused(value):
     with pytest.raises(NotPlainError):
         encode(value)

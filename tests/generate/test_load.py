@@ -8,7 +8,7 @@ import shutil
 import pytest
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from luthier.config.load import from_dict
 from luthier.config.resolve import resolve
@@ -187,6 +187,44 @@ def test_damaged_files_are_named(runs, tmp_path, name, content, code):
     (folder / name).write_bytes(content)
     problem = problem_of(lambda: load(folder))
     assert problem.code == code and (name in problem.found or str(folder) in problem.found)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "generation_config.json"])
+def test_what_goes_with_the_weights_is_named_when_damaged(runs, tmp_path, name):
+    folder = shutil.copytree(runs("lora")[0] / "final_model", tmp_path / "bad")
+    (folder / name).write_bytes(b"{")
+    problem = problem_of(lambda: load(folder))
+    assert (problem.code, problem.where) == ("E-MODEL-012", str(folder))
+
+
+def test_missing_weights_and_a_base_that_does_not_fit_are_named(runs, tmp_path, tiny_model_dir):
+    folder = shutil.copytree(runs("lora")[0] / "final_model", tmp_path / "bad")
+    other = shutil.copytree(tiny_model_dir, tmp_path / "other")
+    small = AutoConfig.from_pretrained(other, hidden_size=32, intermediate_size=48)
+    AutoModelForCausalLM.from_config(small).save_pretrained(other)
+    problem = problem_of(lambda: load(folder, base=str(other)))
+    assert problem.code == "E-MODEL-012" and "does not fit" in problem.found and "--base" in problem.fix
+    (other / "config.json").write_text("{")
+    problem = problem_of(lambda: load(folder, base=str(other)))
+    assert problem.code == "E-MODEL-004" and str(other) in problem.found
+    (folder / "adapter_model.safetensors").unlink()
+    assert problem_of(lambda: load(folder)).code == "E-MODEL-012"
+
+
+@pytest.mark.parametrize("run", ["~nobody-of-that-name/run", "x" * 300])
+def test_what_is_no_path_is_no_run(run):
+    assert problem_of(lambda: load(run)).code == "E-MODEL-012"
+
+
+def test_after_full_fine_tuning_base_and_tuned_have_the_format_of_the_training(runs, tmp_path):
+    folder = shutil.copytree(runs("full")[0] / "final_model", tmp_path / "full")
+    written = folder / "luthier.json"
+    written.write_text(written.read_text().replace('"dtype": "float32"', '"dtype": "bfloat16"'))
+    tuned = load(folder)
+    with tuned.as_base():
+        base = {p.dtype for p in tuned.model.parameters()}
+    expected = torch.bfloat16 if probe().supports_bfloat16 else torch.float32
+    assert base == {p.dtype for p in tuned.model.parameters()} == {expected}
 
 
 def test_a_damaged_base_is_named(runs, tmp_path, tiny_model_dir):

@@ -23,7 +23,7 @@ def chat(
     compare: bool = typer.Option(False, "--compare", help="The base answers first, then the tuned model."),
     temperature: float = typer.Option(0.0, "--temperature", min=0.0, help="0: always the likeliest token."),
     max_new_tokens: int = typer.Option(256, "--max-new-tokens", min=1, help="Longest answer."),
-    seed: int | None = typer.Option(None, "--seed", min=0, help="Repeats the draws of a temperature."),
+    seed: int | None = typer.Option(None, "--seed", min=0, max=2**63 - 1, help="Repeats the draws of a temperature."),
     base: str = typer.Option(None, "--base", help="Where the base model is, if not where it was in training."),
 ) -> None:
     """Talk to RUN. In the chat: /reset forgets, /quit ends, /help explains.
@@ -37,7 +37,8 @@ def chat(
 
     if isinstance(sys.stdin, io.TextIOWrapper):  # bytes that are no UTF-8 are a question with a strange letter
         sys.stdin.reconfigure(errors="replace")
-    at_terminal = sys.stdin.isatty() and sys.stdout.isatty()
+    questions = sys.stdin or io.StringIO()  # None when it was closed before the start
+    at_terminal = questions.isatty() and sys.stdout.isatty()
     with Console(stderr=True).status(Text(f"loading {one_line(run)}")) if at_terminal else nullcontext():
         import torch
 
@@ -54,4 +55,4 @@ def chat(
         if at_terminal:
             talk(partner, run)
         else:
-            answer_lines(partner, sys.stdin)
+            answer_lines(partner, questions)

@@ -8,7 +8,7 @@ from pathlib import Path
 import typer
 
 from luthier.cli.json_file import check_writable, write_json
-from luthier.errors import EXIT_REFUSED
+from luthier.errors import EXIT_REFUSED, LuthierError
 
 
 def register(app: typer.Typer) -> None:
@@ -51,13 +51,19 @@ def compare(
 
     console, comparisons = open_console(), []
     with library_output_to(Path(os.devnull)), Sandbox(unsafe=unsafe) as sandbox, telling(Console(stderr=True)) as say:
-        for comparison in compare_runs(runs, asked, sandbox, base=base, max_new_tokens=max_new_tokens, say=say):
-            comparisons.append(comparison)
-    if json_file:
+        failure: LuthierError | None = None
+        try:
+            for comparison in compare_runs(runs, asked, sandbox, base=base, max_new_tokens=max_new_tokens, say=say):
+                comparisons.append(comparison)
+        except LuthierError as error:  # of a later run: what came before it is not lost
+            failure = error
+    if json_file and comparisons:
         write_json(json_file, record(comparisons, tasks, asked))
     for comparison in comparisons:
         show(console, comparison, asked, tasks, samples)
-    if json_file:
+    if json_file and comparisons:
         console.print(f"\nevery answer and number: {json_file}", markup=False, soft_wrap=True)
+    if failure:
+        raise failure
     if any(comparison.overall.worse for comparison in comparisons):
         raise typer.Exit(EXIT_REFUSED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,18 @@ def check_writable(path: Path) -> None:
         MissingError: E-ENV-002 when the file cannot be written there.
     """
     folder = path.absolute().parent
-    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-        why = "is a folder" if path.is_dir() else f"{folder} is no folder that you may write to"
-        raise MissingError(
-            Problem("E-ENV-002", f"cannot write {path}: {why}", "name a file in such a folder", "--json")
-        )
+    why = ""
+    try:
+        if not (folder.is_dir() and os.access(folder, os.W_OK)):
+            why = f"{folder} is no folder that you may write to"
+        elif path.is_dir():
+            why = "it is a folder"
+        elif path.exists() and not path.is_file():
+            why = "it is not an ordinary file"
+    except OSError as error:  # a name that is too long
+        why = error.strerror or str(error)
+    if why:
+        raise MissingError(Problem("E-ENV-002", f"cannot write {path}: {why}", "name a file in a folder", "--json"))
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -30,10 +38,21 @@ def write_json(path: Path, content: Any) -> None:
     Raises:
         MissingError: E-ENV-002 when that fails.
     """
-    draft = path.with_name(f".{path.name}.part")
+    place = path.resolve()  # a link stays a link
+    draft = place.with_name(f".luthier-{os.getpid()}.part")
     try:
-        draft.write_text(json.dumps(content, indent=2, allow_nan=False, default=str) + "\n", encoding="utf-8")
-        draft.replace(path)
+        draft.write_text(json.dumps(_finite(content), indent=2, allow_nan=False, default=str) + "\n", "utf-8")
+        draft.replace(place)
     except OSError as error:
+        draft.unlink(missing_ok=True)
         problem = Problem("E-ENV-002", f"cannot write {path}: {error.strerror}", "name another file", "--json")
         raise MissingError(problem) from error
+
+
+def _finite(content: Any) -> Any:
+    """The same with null for numbers that JSON has not."""
+    if isinstance(content, dict):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content

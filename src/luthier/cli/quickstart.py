@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import typer
@@ -9,7 +10,7 @@ import typer
 from luthier.cli.json_file import check_writable, write_json
 from luthier.cli.request import shipped
 from luthier.config.load import load
-from luthier.errors import EXIT_RESUMABLE
+from luthier.errors import EXIT_FAILED, EXIT_RESUMABLE
 
 CONFIG = Path("configs/quickstart.yaml")
 
@@ -34,26 +35,35 @@ def quickstart(
 
     Ctrl-C leaves a run that the same command goes on with.
     """
-    loaded = load(shipped(CONFIG), changes or [])
+    changes = changes or []
+    loaded = load(shipped(CONFIG), changes)
     if json_file:
         check_writable(json_file)
     from luthier.evaluate.screen import open_console
     from luthier.quickstart.screen import Screen, table, what_next
-    from luthier.quickstart.story import Result, tell
+    from luthier.quickstart.story import Chapter, Result, tell
     from luthier.training.signals import stop_on_signals
 
-    console = open_console()
+    console, chapter = open_console(), ""
     result: Result | None = None
     try:
         with stop_on_signals() as stop, Screen(console, plain, stop) as screen:
             for told in tell(loaded, overwrite=overwrite, unsafe=unsafe, stop=stop, progress=screen.progress):
                 screen.show(told)
+                chapter = told.name if isinstance(told, Chapter) else chapter
                 result = told if isinstance(told, Result) else None
     except KeyboardInterrupt:
         pass
     if result is None:
-        typer.echo("\nstopped; `luthier quickstart` goes on from the newest checkpoint", err=True)
-        raise typer.Exit(EXIT_RESUMABLE)
+        done = chapter == "after"
+        typer.echo(f"\nstopped; {_how_to_go_on(done, changes, loaded.config.training.output_dir)}", err=True)
+        raise typer.Exit(EXIT_FAILED if done else EXIT_RESUMABLE)
     console.print(table(result), what_next(result.plan.config.training.output_dir))
     if json_file:
         write_json(json_file, result.as_dict())
+
+
+def _how_to_go_on(trained: bool, changes: list[str], output_dir: str) -> str:
+    if trained:
+        return f"the training is done; its examination: {shlex.join(['luthier', 'compare', output_dir])}"
+    return f"`{shlex.join(['luthier', 'quickstart', *changes])}` goes on from the newest checkpoint, if there is one"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ def parse(request: list[str] | None) -> tuple[Path, list[str]]:
     Without CONFIG: the default one below this folder, or else beside this installation's source.
     """
     words = list(request or [])
-    if words and ("=" not in words[0] or Path(words[0]).is_file()):
+    # pathlib raises for what is no name of a file at all, such as a long value
+    if words and ("=" not in words[0] or os.path.isfile(words[0])):  # noqa: PTH113
         return Path(words[0]), words[1:]
     return shipped(DEFAULT_CONFIG), words
 

@@ -169,7 +169,7 @@ def score(
         lambda done, total: tell("answers", done, total),
     )
     generated = time.monotonic()
-    programs = [Program(code_of(text), task.tests) for text, task in zip(written, asked, strict=True)]
+    programs = [Program(code_of(text), task.tests, task.entry_point) for text, task in zip(written, asked, strict=True)]
     verdicts: list[Verdict] = []
     tell("runs", 0, len(programs))
     while len(verdicts) < len(programs):

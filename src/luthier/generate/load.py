@@ -11,6 +11,7 @@ Not covered: models that were not trained here, and several adapters on one base
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ from luthier.data.template import plain_ids, with_bos
 from luthier.errors import ModelError, Problem
 from luthier.generate.streaming import Pieces
 from luthier.generate.weights import Base, load_base, load_tuned
+from luthier.model.hub import brief
 from luthier.model.sampling import continue_ids, continue_many, rooms
 
 
@@ -166,9 +168,14 @@ def load(run: str | Path, base: str | None = None, load_in_4bit: bool | None = N
     folder = final_folder(run)
     origin = Base.of(folder, base, load_in_4bit)
     model = load_tuned(folder, origin)
-    stops = GenerationConfig.from_pretrained(folder).eos_token_id
+    try:
+        stops = GenerationConfig.from_pretrained(folder).eos_token_id
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except Exception as error:  # tokenizers raise everything from KeyError to bare Exception for a broken file
+        found = f"tokenizer or generation config is damaged: {brief(error)}"
+        raise ModelError(Problem("E-MODEL-012", found, "copy the folder again", str(folder))) from error
     stop_ids = tuple(stops) if isinstance(stops, list) else (stops,)
-    return Tuned(model, AutoTokenizer.from_pretrained(folder), stop_ids, origin)
+    return Tuned(model, tokenizer, stop_ids, origin)
 
 
 def final_folder(run: str | Path) -> Path:
@@ -177,11 +184,15 @@ def final_folder(run: str | Path) -> Path:
     Raises:
         ModelError: E-MODEL-012 when there is nothing to load.
     """
-    folder = Path(run).expanduser()
-    folder = folder / "final_model" if (folder / "final_model").is_dir() else folder
-    adapter = (folder / "adapter_config.json").is_file()
-    found = "" if adapter or (folder / "model.safetensors").is_file() else f"no adapter and no model in {folder}"
-    lost = [name for name in ("tokenizer_config.json", "generation_config.json") if not (folder / name).is_file()]
+    # `os.path` finds nothing where pathlib raises: no such user, a long name, a closed folder
+    folder = Path(os.path.expanduser(run))  # noqa: PTH111
+    folder = folder / "final_model" if os.path.isdir(folder / "final_model") else folder  # noqa: PTH112
+
+    def there(name: str) -> bool:
+        return os.path.isfile(folder / name)  # noqa: PTH113
+
+    found = "" if there("adapter_config.json") or there("model.safetensors") else f"no adapter and no model in {folder}"
+    lost = [name for name in ("tokenizer_config.json", "generation_config.json") if not there(name)]
     if not found and lost:
         found = f"{folder} holds weights but no {lost[0]}: checkpoints are for --resume, final_model is for use"
     if found:

@@ -11,6 +11,7 @@ Not covered: several adapters at once, adapters of other kinds than LoRA.
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,7 @@ class Base:
             written.get("quantization"),
         )
         if name:
-            base = replace(base, name=str(Path(name).expanduser()), revision=None)
+            base = replace(base, name=os.path.expanduser(name), revision=None)  # noqa: PTH111
         if load_in_4bit is not None:
             base = replace(base, quantization=(base.quantization or {}) if load_in_4bit else None)
         return base
@@ -81,28 +82,38 @@ def load_base(base: Base) -> nn.Module:
     Raises:
         ModelError: E-MODEL-001 when it is not on this machine, E-MODEL-010 when a file is damaged.
     """
-    facts = probe()
-    computed = {"float32": True, "bfloat16": facts.supports_bfloat16, "float16": facts.device != "cpu"}
-    # float32 holds every number of the 16-bit formats, so where these do not compute it is the nearest.
-    dtype: Any = "auto" if base.dtype == "auto" else DTYPES[base.dtype] if computed[base.dtype] else torch.float32
+    dtype = _dtype(base)
     try:
         model = AutoModelForCausalLM.from_pretrained(
             base.name,
             revision=base.revision,
             dtype=dtype,
-            device_map={"": facts.device},
+            device_map={"": probe().device},
             quantization_config=None if base.quantization is None else _four_bits(base.quantization, dtype),
             use_safetensors=True,
         )
     except SafetensorError as error:
         found = f"a weights file of {base.name} is damaged: {brief(error)}"
         raise ModelError(Problem("E-MODEL-010", found, "delete it and fetch it again")) from error
-    except OSError as error:
-        found = f"the run's base model {base.name!r} is not on this machine"
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         fix = "say where it is now: --base PATH, load(run, base=PATH)"
+        if Path(base.name).is_dir():
+            found = f"the run's base model in {base.name} cannot be read: {brief(error)}"
+            raise ModelError(Problem("E-MODEL-004", found, f"mend that folder, or {fix}")) from error
+        found = f"the run's base model {base.name!r} is not on this machine"
         fetch = "" if Path(base.name).is_absolute() else f"hf download {base.name}, or "
         raise ModelError(Problem("E-MODEL-001", found, fetch + fix)) from error
     return model.eval()  # type: ignore[no-any-return]
+
+
+def _dtype(base: Base) -> Any:
+    """What the base is computed in here; for a model trained in full, what it was computed in."""
+    if base.dtype == "auto":
+        return "auto"
+    facts = probe()
+    computed = {"float32": True, "bfloat16": facts.supports_bfloat16, "float16": facts.device != "cpu"}
+    # float32 holds every number of the 16-bit formats, so where these do not compute it is the nearest.
+    return DTYPES[base.dtype] if computed[base.dtype] else torch.float32
 
 
 def load_tuned(folder: Path, base: Base) -> nn.Module:
@@ -111,16 +122,25 @@ def load_tuned(folder: Path, base: Base) -> nn.Module:
     Raises:
         ModelError: E-MODEL-001, E-MODEL-010, E-MODEL-012.
     """
+    adapter = (folder / "adapter_config.json").is_file()
+    under = load_base(base) if adapter else None
     try:
-        if not (folder / "adapter_config.json").is_file():
-            device = {"": probe().device}
-            model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", device_map=device, use_safetensors=True)
+        if under is None:
+            device, dtype = {"": probe().device}, _dtype(base)
+            model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, device_map=device, use_safetensors=True)
         else:
             # In the format of the base, as autocast computed it in training; peft by default would take float32.
-            model = PeftModel.from_pretrained(load_base(base), str(folder), autocast_adapter_dtype=False)
+            model = PeftModel.from_pretrained(under, str(folder), autocast_adapter_dtype=False)
     except SafetensorError as error:
         found = f"the weights in {folder} are damaged: {brief(error)}"
         raise ModelError(Problem("E-MODEL-010", found, "copy the folder again, or train again")) from error
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        found = f"its weights cannot be read: {brief(error)}"
+        fix = "copy the folder again, or train again"
+        if adapter and (folder / "adapter_model.safetensors").is_file():
+            found = f"its adapter does not fit the base {base.name}: {brief(error)}"
+            fix = "give the base that it was trained on: --base PATH, load(run, base=PATH)"
+        raise ModelError(Problem("E-MODEL-012", found, fix, str(folder))) from error
     return model.eval()  # type: ignore[no-any-return]
 
 

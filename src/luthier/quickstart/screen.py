@@ -147,7 +147,7 @@ def table(result: Result) -> RenderableType:
         before, after = (scores.pass_at(split=split) for scores in (result.base, result.tuned))
         grid.add_row(split, Text(SPLITS.get(split, ""), "dim"), *_cells(before, after))
     grid.add_row("all", f"{result.tuned.pass_at_1.tasks} tasks", *_cells(result.base.pass_at_1, result.tuned.pass_at_1))
-    minutes, memory = sum(result.seconds.values()) / 60, result.finished.peak_memory_gib
+    minutes, memory = sum(result.seconds.values()) / 60, result.peak_memory_gib
     parts = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in result.seconds.items())
     facts = Text(f"{minutes:.1f} minutes ({parts}), at most {memory:.2f} GiB; sandbox: {result.tuned.tier}", "dim")
     return Group(Text(), grid, Text(), facts)

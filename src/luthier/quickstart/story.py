@@ -78,6 +78,11 @@ class Result:
     seconds: dict[str, float] = field(default_factory=dict)
     finished: RunFinished | None = None
 
+    @property
+    def peak_memory_gib(self) -> float:
+        """Most memory that the process, or its GPU, has held so far."""
+        return peak_memory_gib(torch.device(self.plan.machine.device))
+
     def as_dict(self) -> dict[str, Any]:
         """Plain values for a JSON file: pass@1 by split first, then everything else that was measured."""
         assert self.base and self.tuned and self.finished, "the story has been told"
@@ -87,7 +92,7 @@ class Result:
             "tuned": _shares(self.tuned),
             "seconds": round(sum(self.seconds.values()), 1),
             "seconds_by_chapter": {name: round(value, 1) for name, value in self.seconds.items()},
-            "peak_memory_gib": round(peak_memory_gib(torch.device(self.plan.machine.device)), 3),
+            "peak_memory_gib": round(self.peak_memory_gib, 3),
             "train_loss": self.finished.train_loss,
             "steps": self.finished.step,
             "num_tokens": self.finished.num_tokens,

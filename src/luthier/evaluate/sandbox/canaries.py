@@ -24,6 +24,7 @@ from pathlib import Path
 from luthier.evaluate.sandbox.types import Program, Verdict
 
 _TESTS = ("assert stopped() == 'stopped'",)
+HARMLESS = Program("def stopped(): return 'stopped'", _TESTS)
 _FRAME = """
 import os, socket
 def stopped():
@@ -138,7 +139,7 @@ def fly(run: Callable[[list[Program]], list[Verdict]], processes: int, known: Co
             "processes": processes + _MANY if processes else 0,
         }
         attempts = [Program(_FRAME + text.format(**facts), _TESTS) for text in _ATTEMPTS.values()]
-        harmless, *verdicts = run([Program("def stopped(): return 'stopped'", _TESTS), *attempts])
+        harmless, *verdicts = run([HARMLESS, *attempts])
         stopped = {name: verdict.passed for name, verdict in zip(NAMES, verdicts, strict=True)}
         stopped["tcp"] &= not _heard(tcp)
         stopped["udp"] &= not _heard(udp)

@@ -1,7 +1,7 @@
 """The process that runs one candidate, inside the walls. The only file of Luthier that runs code out of data.
 
     judge (outside)                          this process
-    CODE text                       ->       run it as a module
+    CODE entry point, text          ->       run it as a module
                                     <-       RAN                           | ERROR | SYNTAX | WALLS do not stand
     VALUE nonce, expression         ->       evaluate it beside that module
                                     <-       VALUE the nonce, plain bytes  | ERROR | SYNTAX | OTHER than plain
@@ -9,15 +9,16 @@
                                     <-       RAN the nonce                 | ERROR | SYNTAX
 
 The next test is sent when the one before is done, so code that is being imported finds none in memory. It finds no
-expected value at any time: the judge keeps those of expressions to itself.
+expected value of an expression at any time: the judge keeps those to itself.
 
 What this file uses was bound before the candidate ran. Before each test the modules that judge (`builtins`, `math`,
 `cmath`, `operator`) and the hooks of the interpreter are put back. Statements run in a space where no name of the
-candidate hides those: `def abs(x): return 0` helps nobody.
+candidate hides those, but for the function that is asked for: `def abs(x): return 0` helps nobody who was not to write
+`abs`.
 
-Not covered: proof for statements. The candidate shares this interpreter, so code that walks frames while a statement
-calls it can find that statement's nonce, and claim that it ended. For expressions a nonce is worth nothing without the
-value.
+Not covered: proof for statements. The candidate shares this process, so code that reads the connection itself, or walks
+frames while a statement calls it, gets that statement's nonce and can claim that it ended. For expressions a nonce is
+worth nothing without the value.
 """
 
 from __future__ import annotations
@@ -93,8 +94,8 @@ def _serve(judge: _Judge) -> None:
     module = ModuleType(_NAME)
     sys.modules[_NAME] = module
     sys.argv = [_NAME]
-    space = _Space(module.__dict__)
-    _, code = judge.ask()
+    entry_point, _, code = judge.ask()[1].partition(b"\0")
+    space = _Space(module.__dict__, entry_point.decode("utf-8", "surrogatepass"))
     going = _tell(judge, partial(_execute, code, _CODE, module.__dict__))
     while going:
         kind, payload = judge.ask()
@@ -111,15 +112,16 @@ class _Space(dict[str, Any]):
     """Where tests look names up: in what tests bound before, then in the program as it is now, then in builtins.
 
     In an expression a name of the program hides a builtin, as in `sum(2, 3)` of a program that defines sum. In
-    statements (`strict`) it hides neither a builtin nor a module that judges.
+    statements (`strict`) it hides neither a builtin nor a module that judges, unless it is the entry point.
     """
 
-    def __init__(self, program: dict[str, Any]) -> None:
+    def __init__(self, program: dict[str, Any], entry_point: str) -> None:
         clean = dict(vars(builtins))
         super().__init__(__name__=_NAME, __builtins__=clean)
         self.strict = False
         self._program = program
         self._true = {**clean, **{module.__name__: module for module in _JUDGES}}
+        self._true.pop(entry_point, None)
 
     def __missing__(self, name: str) -> Any:
         value = self._program[name]

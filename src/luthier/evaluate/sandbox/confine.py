@@ -141,10 +141,8 @@ def _limit(walls: Walls, file_mib: int) -> None:
         "RLIMIT_MEMLOCK": (0, 0),
         "RLIMIT_MSGQUEUE": (0, 0),
     }
-    if walls.tier == "macos":
-        del limits[
-            "RLIMIT_AS"
-        ]  # macOS takes no limit below what the process has mapped, which is far more than it uses
+    if sys.platform == "darwin":  # it takes no limit below what the process has mapped, which is far more than it uses
+        del limits["RLIMIT_AS"]
     for name, (soft, hard) in limits.items():
         kind = getattr(resource, name, None)
         if kind is not None:

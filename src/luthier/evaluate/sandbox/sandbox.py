@@ -6,8 +6,8 @@
             `-- candidate
 
 On entering, tiers are tried from the strongest; the first whose eight canaries are all stopped is used. When a server
-dies under its programs it is started again, and those programs run once more, one at a time: the one that takes its
-server along a second time is the culprit.
+dies under its programs, or walls do not stand, those programs run once more, one at a time: the one that fails so a
+second time is the culprit, if a harmless program passes after it. If that does not, it is the machine.
 
 Not covered: use from several threads at once (make one sandbox for each); judging style or speed of programs.
 """
@@ -88,18 +88,35 @@ class Sandbox:
         """
         assert self._entered or self._link, "enter the sandbox first: with Sandbox() as sandbox"
         trials = [Trial(program) for program in programs]
-        if self._lost(trials, workers):
-            trials = [
-                trial if trial.verdict else self._alone(program)
-                for trial, program in zip(trials, programs, strict=True)
-            ]
+        self._lost(trials, workers)
+        trials = [
+            trial if trial.verdict and not trial.unheld else self._alone(program)
+            for trial, program in zip(trials, programs, strict=True)
+        ]
         return [trial.verdict for trial in trials if trial.verdict]
 
     def _alone(self, program: Program) -> Trial:
         trial = Trial(program)
-        if self._lost([trial], 1):
+        lost = self._lost([trial], 1)
+        if self._entered and (lost or trial.unheld):
+            self._check()
+        if lost:
             trial.abandoned("the program took the server of the sandbox down with it")
         return trial
+
+    def _check(self) -> None:
+        """Raise E-EVAL-002 unless a harmless program passes: what fails then is this machine, not a model."""
+        trial = Trial(canaries.HARMLESS)
+        lost = self._lost([trial], 1)
+        if lost or not (trial.verdict and trial.verdict.passed):
+            why = trial.verdict.detail if trial.verdict else "its server ended"
+            raise self._broken(f"holds no harmless program any more: {why}")
+
+    def _broken(self, why: str) -> RunError:
+        found = f"the sandbox ({self.tier}) {why}"
+        return RunError(
+            Problem("E-EVAL-002", found, "free memory or processes on this machine, then run the same command again")
+        )
 
     def _lost(self, trials: Sequence[Trial], workers: int) -> bool:
         """Run trials; whether the server was lost under them."""
@@ -118,12 +135,7 @@ class Sandbox:
             try:
                 self._link = self._start(self.tier)
             except NoStartError as error:
-                problem = Problem(
-                    "E-EVAL-002",
-                    f"the sandbox ({self.tier}) does not start any more: {error}",
-                    "free memory or processes on this machine, then run the same command again",
-                )
-                raise RunError(problem) from error
+                raise self._broken(f"does not start any more: {error}") from error
         return self._link
 
     def _start(self, tier: str) -> Link:
@@ -150,6 +162,7 @@ class Sandbox:
                 )
             )
         self.tier = tiers.UNSAFE
+        self._check()
 
     def _try(self, tier: str) -> str:
         """Why a tier does not hold; empty when it does, and it is then the tier of this sandbox."""

@@ -32,6 +32,7 @@ class Trial:
         began: When that was, on the monotonic clock.
         outgoing: Bytes that the program is still to get.
         verdict: None while it runs.
+        unheld: It, or the machine, said that its walls did not stand. The program may have lied.
     """
 
     def __init__(self, program: Program) -> None:
@@ -39,6 +40,7 @@ class Trial:
         self.began = time.monotonic()
         self.outgoing = bytearray()
         self.verdict: Verdict | None = None
+        self.unheld = False
         self._incoming = bytearray()
         self._next = 0
         self._code_ran = False
@@ -50,7 +52,7 @@ class Trial:
             self._end("syntax", str(error))
             return
         if self._items:
-            self._ask(wire.CODE, program.code.encode("utf-8", "surrogatepass"))
+            self._ask(wire.CODE, f"{program.entry_point}\0{program.code}".encode("utf-8", "surrogatepass"))
         else:
             self._end("no tests ran", "the program came without a test that could fail")
 
@@ -136,7 +138,7 @@ class Trial:
         try:
             value = values.decode(payload)
             return "" if item.holds(value) else item.contradiction(value)
-        except (values.NotPlainError, RecursionError) as error:
+        except (values.NotPlainError, RecursionError, ArithmeticError) as error:
             return f"{item.shown}: {error}"
 
     def _ask_next(self) -> None:
@@ -153,6 +155,7 @@ class Trial:
     def _failed(self, kind: bytes, payload: bytes) -> None:
         text = payload.decode("utf-8", "replace")
         if kind == wire.WALLS:
+            self.unheld = True
             return self._end("forbidden", f"the sandbox could not be closed: {text}")
         name, _, rest = text.partition("\0")
         line, _, message = rest.partition("\0")

@@ -19,10 +19,13 @@ class Program:
         code: A module's text. It runs as a module named ``program``, so a ``__main__`` guard stays shut.
         tests: Python texts that run after the code and see its names: one assert each, or whole blocks such as a
             ``check`` function and its call.
+        entry_point: Name of the function that the tests are about. Tests find the program's even where Python has one
+            of that name.
     """
 
     code: str
     tests: tuple[str, ...]
+    entry_point: str = ""
 
 
 @dataclass(frozen=True)

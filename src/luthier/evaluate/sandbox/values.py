@@ -5,11 +5,13 @@
     i    length, two's complement                   l t  count, items: list, tuple
     f    8 bytes                                    S Z  count, items: set, frozenset
     c    16 bytes                                   d    count, keys and values in turn
+    D    length, text: Decimal                      q    two i: Fraction
 
 Lengths and counts are 4 bytes, little endian. What is encoded is the data itself, taken out with the methods of the
 plain types: a subclass (a Counter, a named tuple, a str whose `__eq__` always agrees) arrives as the plain value that
-it carries, so no method of the program takes part in a comparison. Decoding builds nothing but these types and is
-bounded in depth, bytes, and entries of sets and dicts: whoever sends may be hostile, down to keys that all hash alike.
+it carries, a bytearray as bytes, so no method of the program takes part in a comparison. Decoding builds nothing but
+these types and is bounded in depth, bytes, and entries of sets and dicts: whoever sends may be hostile, down to keys
+that all hash alike.
 
 Not covered: any other type. It is not encodable, and the judge is told so.
 """
@@ -18,11 +20,14 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Iterable
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 LONGEST = 256 * 1024
 DEEPEST = 64
 _MOST_HASHED = 2000
+_HASHED = (b"S", b"Z", b"d")
 _SIZE = struct.Struct("<I")
 _FLOAT = struct.Struct("<d")
 
@@ -73,7 +78,25 @@ def _bytes(value: Any, out: bytearray, depth: int) -> None:
     _sized(b"b", bytes.__add__(value, b""), out)
 
 
+def _bytearray(value: Any, out: bytearray, depth: int) -> None:
+    _sized(b"b", bytes(memoryview(value)), out)
+
+
+def _decimal(value: Any, out: bytearray, depth: int) -> None:
+    if Decimal.is_snan(value):
+        raise NotPlainError("a signaling NaN is equal to nothing, itself included")
+    _sized(b"D", str.encode(Decimal.__str__(value)), out)
+
+
+def _fraction(value: Any, out: bytearray, depth: int) -> None:
+    out += b"q"
+    _int(value.numerator, out, depth)
+    _int(value.denominator, out, depth)
+
+
 def _items(tag: bytes, items: Iterable[object], count: int, out: bytearray, depth: int) -> None:
+    if tag in _HASHED and count > _MOST_HASHED:
+        raise NotPlainError(f"the value has more than {_MOST_HASHED} entries in sets and dicts")
     out += tag + _SIZE.pack(count)
     for item in items:
         _encode(item, out, depth)
@@ -90,6 +113,9 @@ _PLAIN: dict[type, Callable[[Any, bytearray, int], None]] = {
     complex: _complex,
     str: _str,
     bytes: _bytes,
+    bytearray: _bytearray,
+    Decimal: _decimal,
+    Fraction: _fraction,
     list: lambda value, out, depth: _items(b"l", list.__iter__(value), list.__len__(value), out, depth),
     tuple: lambda value, out, depth: _items(b"t", tuple.__iter__(value), tuple.__len__(value), out, depth),
     set: lambda value, out, depth: _items(b"S", set.__iter__(value), set.__len__(value), out, depth),
@@ -111,7 +137,10 @@ def _encode(value: object, out: bytearray, depth: int) -> None:
             return
     kind = type(value)
     if kind in _VIEWS:
-        value, kind = set(value), set  # type: ignore[call-overload]
+        try:
+            value, kind = set(value), set  # type: ignore[call-overload]
+        except TypeError as error:
+            raise NotPlainError("a view of a dict with values that cannot be in a set") from error
     for plain, write in _PLAIN.items():
         if kind is plain or issubclass(kind, plain):
             write(value, out, depth - 1)
@@ -130,7 +159,7 @@ def decode(data: bytes) -> object:
     reader = _Reader(data)
     try:
         value = reader.value(DEEPEST)
-    except (IndexError, struct.error, UnicodeDecodeError, TypeError) as error:
+    except (IndexError, struct.error, UnicodeDecodeError, TypeError, ArithmeticError) as error:
         raise NotPlainError("these bytes are no value") from error
     if reader.at != len(data):
         raise NotPlainError("bytes are left after the value")
@@ -171,6 +200,12 @@ class _Reader:
             raise NotPlainError(f"the value has more than {_MOST_HASHED} entries in sets and dicts")
         return {self.value(depth): self.value(depth) for _ in range(count)}
 
+    def fraction(self) -> Fraction:
+        numerator, denominator = self.value(1), self.value(1)
+        if not (isinstance(numerator, int) and isinstance(denominator, int)):
+            raise NotPlainError("these bytes are no value")
+        return Fraction(numerator, denominator)
+
     def value(self, depth: int) -> object:
         if depth == 0:
             raise NotPlainError(f"the value is nested deeper than {DEEPEST}")
@@ -189,6 +224,8 @@ _READ: dict[bytes, Callable[[_Reader, int], object]] = {
     b"c": lambda reader, depth: complex(*struct.unpack("<dd", reader.take(16))),
     b"s": lambda reader, depth: str(reader.take(reader.size()), "utf-8", "surrogatepass"),
     b"b": lambda reader, depth: reader.take(reader.size()),
+    b"D": lambda reader, depth: Decimal(str(reader.take(reader.size()), "ascii")),
+    b"q": lambda reader, depth: reader.fraction(),
     b"l": lambda reader, depth: reader.items(depth),
     b"t": lambda reader, depth: tuple(reader.items(depth)),
     b"S": lambda reader, depth: set(reader.hashable(depth)),

@@ -3,7 +3,8 @@
     control      Luthier -> server   REQUEST  SPAWN or KILL, number of the candidate (SPAWN brings one open file along)
                  server -> Luthier   HELLO    do the walls stand, length of the reason that follows
                                      ENDED    number, status as of wait(2), CPU milliseconds, killed by the server
-    connection   judge -> candidate  FRAME    CODE text · VALUE nonce, expression · RUN nonce, statements
+    connection   judge -> candidate  FRAME    CODE entry point NUL text · VALUE nonce, expression ·
+                                              RUN nonce, statements
                  candidate -> judge  FRAME    RAN [nonce] · VALUE nonce, bytes (see `values`) · OTHER nonce, text ·
                                               ERROR class NUL line NUL message · SYNTAX the same · WALLS text
 

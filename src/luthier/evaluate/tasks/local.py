@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from pathlib import Path
 
 from luthier.errors import DataError, Problem
@@ -20,7 +21,7 @@ def load(path: Path, sets: tuple[str, ...] = ()) -> tuple[Task, ...]:
         DataError: E-EVAL-021 when it cannot be read or holds no task, E-EVAL-022 for each line that is no task.
     """
     try:
-        text = path.expanduser().read_text(encoding="utf-8-sig")
+        text = Path(os.path.expanduser(path)).read_text(encoding="utf-8-sig")  # noqa: PTH111 (raises nothing)
     except (OSError, UnicodeDecodeError) as error:
         said = "not UTF-8 text" if isinstance(error, UnicodeDecodeError) else error.strerror or str(error)
         close = difflib.get_close_matches(str(path), sets, n=1)

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from luthier.errors import DataError, Problem
+from luthier.evaluate.sandbox.verdict import read_tests
 
 _OPTIONAL = ("task_id", "split", "entry_point", "output")
 
@@ -74,26 +75,35 @@ def _task(line: str, number: int) -> Task:
         raise ValueError(f"no JSON: {error}") from error
     if not isinstance(row, dict):
         raise ValueError("no JSON object")
-    instruction, tests = row.get("instruction"), row.get("tests")
+    instruction = row.get("instruction")
     if not (isinstance(instruction, str) and instruction.strip()):
         raise ValueError("instruction is missing or empty" if not instruction else "instruction is no text")
-    if not (isinstance(tests, list) and tests):
-        raise ValueError("tests is missing or empty" if not tests else "tests is no list")
-    for test in tests:
-        _check_test(test)
+    tests = _tests(row.get("tests"))
     if row.get("input"):
         raise ValueError("it has an input; write it into the instruction")
     for key in _OPTIONAL:
         if not isinstance(row.get(key, ""), str):
             raise ValueError(f"{key} is no text")
+    if any("\ud800" <= letter <= "\udfff" for letter in instruction):
+        raise ValueError("instruction has half a character in it (a surrogate)")
     return Task(
         task_id=row.get("task_id") or f"line {number}",
         split=row.get("split", ""),
         instruction=instruction,
-        tests=tuple(tests),
+        tests=tests,
         entry_point=row.get("entry_point", ""),
         reference=row.get("output", ""),
     )
+
+
+def _tests(tests: object) -> tuple[str, ...]:
+    if not (isinstance(tests, list) and tests):
+        raise ValueError("tests is missing or empty" if not tests else "tests is no list")
+    for test in tests:
+        _check_test(test)
+    if not read_tests(tests):
+        raise ValueError("no test would run: nothing calls the function that holds the asserts")
+    return tuple(tests)
 
 
 def _check_test(test: object) -> None:
@@ -102,6 +112,7 @@ def _check_test(test: object) -> None:
         raise ValueError(f"a test is no text: {str(test)[:60]}")
     try:
         statements = ast.parse(test).body
+        compile(test, "<test>", "exec", dont_inherit=True)  # `return` outside of a function parses
     except (SyntaxError, ValueError, MemoryError) as error:
         raise ValueError(f"a test is no Python: {test[:60]}") from error
     if not any(isinstance(node, ast.Assert) for statement in statements for node in ast.walk(statement)):

@@ -16,7 +16,7 @@ from rich.text import Text
 from luthier.events.printable import one_line
 from luthier.monitor.dashboard.canvas import Curve, Picture, draw
 from luthier.monitor.dashboard.palette import ACCENT, QUIET, RUNS, WARNING
-from luthier.monitor.dashboard.scene import SMOOTHINGS, Run, Scene, Settings
+from luthier.monitor.dashboard.scene import Run, Scene, Settings
 from luthier.monitor.statistics import smooth, usable
 
 
@@ -113,11 +113,6 @@ def _title(found: Chart, scene: Scene) -> Text:
     if settings.logarithmic:
         title.append("  log", "dim")
     return title
-
-
-def smoothing_words(settings: Settings) -> str:
-    """The smoothing as the reader meets it: over about how many log lines."""
-    return "off" if settings.weight >= 1 else f"about {round(1 / SMOOTHINGS[settings.smoothing])} log lines"
 
 
 def legend(scene: Scene, width: int) -> Text:

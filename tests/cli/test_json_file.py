@@ -1,0 +1,37 @@
+"""`--json FILE`: what may stand there, and what is written."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+
+import pytest
+
+from luthier.cli.json_file import check_writable, write_json
+from luthier.errors import MissingError
+
+
+def test_a_link_stays_a_link_and_numbers_that_json_has_not_are_null(tmp_path):
+    target, link = tmp_path / "target.json", tmp_path / "link.json"
+    target.write_text("old")
+    link.symlink_to(target)
+    check_writable(link)
+    write_json(link, {"a": [math.nan, 1.5, (math.inf,)]})
+    assert link.is_symlink() and json.loads(target.read_text()) == {"a": [None, 1.5, [None]]}
+    assert {path.name for path in tmp_path.iterdir()} == {"link.json", "target.json"}
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "missing/x.json", ".", "pipe"])
+def test_what_cannot_be_written_is_told_before_the_work(tmp_path, name):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(MissingError) as caught:
+        check_writable(tmp_path / name)
+    assert caught.value.problems[0].code == "E-ENV-002"
+
+
+def test_the_longest_name_can_be_written(tmp_path):
+    path = tmp_path / ("x" * 255)
+    check_writable(path)
+    write_json(path, 1)
+    assert path.read_text() == "1\n"
