@@ -45,7 +45,7 @@ def test_line_separators_inside_a_text_end_no_line(tmp_path):
         ({"instruction": "x", "tests": [1]}, "a test is no text"),
         ({"instruction": "x", "tests": ["assert f("]}, "a test is no Python: assert f("),
         ({"instruction": "x", "tests": ["print(f())"]}, "a test asserts nothing: print(f())"),
-        ({"instruction": "x", "tests": ["assert f()\nreturn"]}, "a test is no Python: assert f()"),
+        ({"instruction": "x", "tests": ["assert f()\nreturn"]}, "a test returns outside of a function: assert f()"),
         ({"instruction": "x", "tests": ["def check(f):\n    assert f()"]}, "no test would run"),
         ({**GOOD, "instruction": "half \ud800"}, "instruction has half a character"),
         ({**GOOD, "input": "x = 1"}, "it has an input"),

@@ -112,8 +112,16 @@ def _check_test(test: object) -> None:
         raise ValueError(f"a test is no text: {str(test)[:60]}")
     try:
         statements = ast.parse(test).body
-        compile(test, "<test>", "exec", dont_inherit=True)  # `return` outside of a function parses
     except (SyntaxError, ValueError, MemoryError) as error:
         raise ValueError(f"a test is no Python: {test[:60]}") from error
+    if any(map(_returns, statements)):
+        raise ValueError(f"a test returns outside of a function: {test[:60]}")
     if not any(isinstance(node, ast.Assert) for statement in statements for node in ast.walk(statement)):
         raise ValueError(f"a test asserts nothing: {test[:60]}")
+
+
+def _returns(node: ast.AST) -> bool:
+    """Whether there is a `return` that belongs to no function: it parses, and cannot be compiled."""
+    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+        return False
+    return isinstance(node, ast.Return) or any(map(_returns, ast.iter_child_nodes(node)))
