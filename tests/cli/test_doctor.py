@@ -62,6 +62,19 @@ def test_a_log_of_another_program(tmp_path, capsys):
     assert "- learning_rate: 0.05" in done.out or "- learning_rate (or" in done.out
 
 
+def test_a_resume_that_went_wrong_in_a_log_of_another_program(tmp_path, capsys):
+    def run(first, last, loss):
+        lines = [str({"loss": loss(step), "grad_norm": 1.0, "learning_rate": 2e-4, "epoch": step / 100})
+                 for step in range(first, last + 1)]  # fmt: skip
+        return "\n".join(["  Total optimization steps = 100", *lines, ""])
+
+    stopped = "Traceback (most recent call last):\n  File x\nKeyboardInterrupt\n"
+    path = tmp_path / "training.log"
+    path.write_text(run(1, 30, lambda step: 2 - 0.8 * step / 30) + stopped + run(31, 40, lambda _: 2.6), "utf-8")
+    done = run_here(capsys, "doctor", path, "--json")
+    assert [(item["rule"], item["step"]) for item in json.loads(done.out)] == [("resume-jump", 31)]
+
+
 def test_what_a_log_says_cannot_reach_the_terminal(tmp_path, capsys):
     hostile = "\x1b[31mout of memory\x1b]0;title\x07\u202e"
     for options in ([], ["--json"]):
@@ -72,7 +85,7 @@ def test_what_a_log_says_cannot_reach_the_terminal(tmp_path, capsys):
 
 def test_nothing_to_read_is_a_wrong_request(tmp_path, capsys):
     (tmp_path / "notes.txt").write_text("bread, milk\n", "utf-8")
-    for path in (tmp_path / "missing", tmp_path / "notes.txt"):
+    for path in (tmp_path / "missing", tmp_path / "notes.txt", tmp_path / ("n" * 300)):
         done = run_here(capsys, "doctor", path)
         assert done.code == 2 and "E-RUN-005" in done.err and not done.out
 
@@ -80,6 +93,14 @@ def test_nothing_to_read_is_a_wrong_request(tmp_path, capsys):
 def test_a_run_without_a_step_is_not_called_healthy(tmp_path, capsys):
     done = run_here(capsys, "doctor", write(tmp_path, started()))
     assert done.code == 0 and done.out.startswith("nothing to judge yet")
+
+
+def test_a_loss_of_exactly_0_is_examined(tmp_path, capsys):
+    path = tmp_path / "training.log"
+    lines = [{"loss": 0.0, "grad_norm": 0.0, "learning_rate": 1e-8, "epoch": step / 100} for step in range(1, 13)]
+    path.write_text("\n".join(map(str, [*lines, {"eval_loss": 2.3, "epoch": 0.12}])), "utf-8")
+    done = run_here(capsys, "doctor", path)
+    assert (done.code, done.err) == (0, "") and "nothing-trained" in done.out
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)

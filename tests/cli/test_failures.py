@@ -43,6 +43,16 @@ def test_memory_that_is_not_there_halves_the_micro_batch(plan):
     assert "write max_tokens_per_micro_batch: 500" in problem.fix
 
 
+def test_a_micro_batch_that_only_just_holds_the_longest_row_is_not_halved(tmp_path):
+    rows = MemoryRows(4)
+    plan = plan_for("anywhere", rows, tokens=int(rows.lengths.max()), val_set_size=0, output_dir=tmp_path)
+    with pytest.raises(RunError) as caught, named_failures(plan):
+        torch.empty(2**48)
+    (problem,) = caught.value.problems
+    assert problem.fix == "write gradient_checkpointing: true, then --resume auto --allow-changes"
+    assert problem.where == "training.gradient_checkpointing"
+
+
 def test_other_errors_keep_their_names(plan):
     with pytest.raises(RuntimeError, match="shapes"), named_failures(plan):
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")

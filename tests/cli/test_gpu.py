@@ -189,6 +189,12 @@ def test_a_table_that_is_something_elses_is_a_wrong_request(capsys, tmp_path):
     assert table.read_text() == "step,loss\n1,2.5\n"
 
 
+def test_a_pipe_is_no_table(capsys, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    result = run_here(capsys, "gpu", "--once", "--csv", tmp_path / "pipe")
+    assert (result.code, result.out) == (2, "") and "E-ENV-005" in result.err and "pipe" in result.err
+
+
 def test_help_says_what_it_does(capsys):
     result = run_here(capsys, "gpu", "--help")
     assert result.code == 0

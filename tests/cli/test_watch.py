@@ -54,6 +54,14 @@ def test_a_log_that_is_not_there(capsys, tmp_path, arguments):
     assert "Traceback" not in result.err and result.out == ""
 
 
+@pytest.mark.parametrize("path", ["n" * 300, "/dev/null", "empty"])
+def test_what_can_be_no_log_is_one_error(capsys, tmp_path, monkeypatch, path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    result = run_here(capsys, "watch", path, "--once")
+    assert result.code == 2 and "E-RUN-005" in result.err and result.out == ""
+
+
 def test_an_empty_log_is_no_error(capsys, tmp_path):
     (tmp_path / "training.log").touch()
     result = run_here(capsys, "watch", tmp_path / "training.log")
@@ -77,6 +85,15 @@ def test_without_a_name_the_log_that_was_written_last_counts(tmp_path, monkeypat
     (tmp_path / "training.log").touch()
     os.utime(tmp_path / "training.log", (9e9, 9e9))
     assert str(usual_log()) == "training.log"
+
+
+@pytest.mark.parametrize("name", ["checkpoint-9/trainer_state.json", "trainer_log.jsonl", "logs/events.out.tfevents.1"])
+def test_the_folder_counts_whatever_log_it_has(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "checkpoints" / name
+    path.parent.mkdir(parents=True)
+    path.touch()
+    assert str(usual_log()) == "checkpoints"
 
 
 class Terminal:

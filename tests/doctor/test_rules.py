@@ -13,7 +13,7 @@ from dataclasses import replace
 import pytest
 
 from luthier.config.load import from_dict
-from luthier.doctor import RULES, findings
+from luthier.doctor import RULES, findings, unjudged
 from luthier.events.types import Gradients, Resumed, RunFinished, RunStarted
 from tests.doctor.runs_of import (
     NAN,
@@ -35,6 +35,7 @@ from tests.doctor.runs_of import (
 )
 
 RATE = "training.learning_rate"
+FOREIGN = RunStarted("x", 0, 0, NAN, {})
 
 
 def test_a_healthy_run_is_healthy():
@@ -190,6 +191,12 @@ def test_nothing_trained():
     assert "nothing-trained" not in found(started(), learned), "four digits of a loss that became small"
 
 
+def test_a_loss_of_0_with_a_gradient_is_a_loss_that_happens_to_be_0():
+    """That of GRPO: advantages of a group sum to 0, and their gradients do not."""
+    zero = [log(step, 0.0, grad_norm=0.3, trained_tokens_per_second=NAN) for step in range(1, 20)]
+    assert "nothing-trained" not in found(FOREIGN, zero)
+
+
 def test_few_trained_tokens():
     few = curve(steps(), trained_tokens_per_second=40.0)
     assert "0.5 %" in found(started(), few)["few-trained-tokens"].evidence
@@ -210,6 +217,13 @@ def test_memorised_stairs_at_the_end_of_epochs():
     assert found(started(), low, evaluated(900, 0.12)) == {}
 
 
+def test_memorised_names_the_key_that_ends_the_run():
+    stairs = curve(range(10, 1001, 10), lambda step: {0: 1.0, 1: 0.8, 2: 0.6}[min(2, (step - 1) * 3 // 1000)])
+    assert changed(found(started(), stairs)["memorised"]) == {"training.num_train_epochs": ("3", "2")}
+    by_steps = changed(found(started(**{"training.max_steps": 1000}), stairs)["memorised"])
+    assert list(by_steps) == ["training.max_steps"] and 650 < int(by_steps["training.max_steps"][1]) < 700
+
+
 def test_overfitting():
     logs = curve(steps(last=900), lambda step: 1.3 - step / 1000)
     rising = [evaluated(step, 1.0 + abs(step - 300) / 2000) for step in range(100, 901, 100)]
@@ -222,6 +236,12 @@ def test_overfitting():
     assert "step 300 are kept" in finding.why
     wobble = [evaluated(step, 1.0 + (step // 100) % 2 / 100) for step in range(100, 901, 100)]
     assert "overfitting" not in found(started(), logs, wobble)
+
+
+def test_overfitting_in_a_log_without_epochs_names_no_number_of_epochs():
+    logs = curve(steps(last=900), lambda step: 1.3 - step / 1000, epoch=NAN)
+    rising = [replace(evaluated(step, 1.0 + abs(step - 300) / 2000), epoch=NAN) for step in range(100, 901, 100)]
+    assert list(changed(found(started(), logs, rising)["overfitting"])) == ["evaluation.early_stopping_patience"]
 
 
 def test_worse_than_base():
@@ -247,6 +267,31 @@ def test_not_finite(ended):
     assert changed(half) == {"model.dtype": ("float16", "float32")}
 
 
+def test_gradients_that_are_no_numbers_are_the_cause_of_a_loss_of_0():
+    """What transformers prints after a NaN, unless logging_nan_inf_filter is off."""
+    healthy = curve(range(10, 210, 10))
+    filtered = [log(step, 0.0, grad_norm=NAN) for step in range(210, 410, 10)]
+    names = found(FOREIGN, healthy, filtered)
+    assert list(names) == ["not-finite"] and names["not-finite"].severity == "critical"
+    assert "grad_norm nan and loss 0 from step 380 to 400" in names["not-finite"].evidence
+    assert "not-finite" in found(FOREIGN, curve(range(10, 210, 10)), curve(range(210, 400, 10), grad_norm=math.inf))
+    skipped = [replace(line, grad_norm=math.inf) if line.step in (190, 200) else line for line in healthy]
+    assert found(FOREIGN, skipped) == {}, "scaling for float16 leaves out a step now and then"
+    from_the_start = [log(step, 0.0, grad_norm=NAN) for step in range(10, 210, 10)]
+    assert "nothing-trained" in found(FOREIGN, from_the_start)
+
+
+def test_an_evaluation_that_is_no_number():
+    logs = curve(range(10, 210, 10))
+    nan = [evaluated(step, NAN) for step in (100, 200)]
+    finding = found(started(), logs, nan)["not-finite"]
+    assert "eval_loss nan at step 200" in finding.evidence
+    assert finding.severity == "warning" and "so the weights are sound" in finding.why
+    unknown = [replace(line, grad_norm=NAN) for line in logs]
+    assert found(FOREIGN, unknown, nan)["not-finite"].severity == "critical"
+    assert found(started(), logs, nan, evaluated(210, 0.9)) == {}
+
+
 def test_numbers_that_a_foreign_log_does_not_have_are_no_nan():
     unknown = dict.fromkeys(("grad_norm", "tokens_per_second", "trained_tokens_per_second", "step_seconds",
                              "memory_gib", "remaining_seconds", "epoch", "learning_rate"), NAN)  # fmt: skip
@@ -262,6 +307,10 @@ OUT_OF_MEMORY = "NVIDIA RTX 4090 ran out of memory with 8,192 tokens in a micro-
         ({}, {"training.max_tokens_per_micro_batch": ("8192", "4096")}),
         (
             {"plan.max_tokens_per_micro_batch": 1024, "training.max_tokens_per_micro_batch": 1024},
+            {"training.gradient_checkpointing": ("false", "true")},
+        ),
+        (
+            {"plan.max_tokens_per_micro_batch": 2048, "training.max_tokens_per_micro_batch": 2048},
             {"training.gradient_checkpointing": ("false", "true")},
         ),
         (
@@ -299,6 +348,13 @@ def test_out_of_memory_in_the_log_of_another_program(said):
     ]
 
 
+def test_advice_against_running_out_of_memory_is_no_failure():
+    run = (FOREIGN, curve(steps()))
+    assert found(*run, notice("gradient_checkpointing is off; you may run out of memory")) == {}
+    survived = notice("a traceback, and the run went on: RuntimeError: HIP ran out of memory")
+    assert found(*run, survived)["out-of-memory"].severity == "warning"
+
+
 def test_run_failed():
     names = found(started(), curve(steps()), failed(400, "checkpoint-400: No space left on device"))
     assert names["run-failed"].title == "The disk is full"
@@ -317,6 +373,31 @@ def test_stalled():
     assert findings(at_once, 1e9) == (), "a log without times tells no silence"
 
 
+def test_the_first_evaluation_may_take_its_time():
+    foreign = (FOREIGN, curve(steps()))
+    assert found(*foreign, after=600) == {}, "nobody knows when it evaluates"
+    assert "stalled" in found(*foreign, after=2000)
+    assert "stalled" in found(*foreign, evaluated(400, 0.9), after=600)
+    plan = {"plan.eval_every": 150, "plan.save_every": 0, "logging.logging_steps": 10}
+
+    def at(step, *more):
+        return found(started(**plan), curve(steps(last=step)), *more, after=600)
+
+    assert "stalled" in at(130)
+    assert at(150) == {}, "it evaluates"
+    assert "stalled" in at(150, evaluated(150, 0.9))
+    plan["plan.eval_every"] = 155
+    assert at(150) == {}, "between two log lines"
+    plan |= {"plan.eval_every": 0, "plan.save_every": 150}
+    assert at(150) == {} and "stalled" in at(150, saved(150))
+
+
+def test_a_run_that_goes_on_loads_again():
+    again = replace(started(), first_step=400), Resumed(400, "checkpoint-400")
+    assert found(started(), curve(steps()), *again, after=600) == {}
+    assert "stalled" in found(started(), curve(steps()), *again, after=2000)
+
+
 def test_resume_jump():
     before = curve(range(10, 401, 10), lambda step: 0.8)
     back = Resumed(400, "checkpoint-400")
@@ -328,6 +409,13 @@ def test_resume_jump():
     assert RATE in changed(found(started(), before, again, back, fast)["resume-jump"])
     calm = curve(range(410, 461, 10), lambda step: 0.8)
     assert "resume-jump" not in found(started(), before, again, back, calm)
+
+
+def test_resume_jump_in_a_log_that_says_no_more_than_where_it_starts_again():
+    before = curve(range(1, 31), lambda step: 2.0 - 0.8 * step / 30)
+    after = curve(range(31, 41), lambda step: 2.6)
+    names = found(FOREIGN, before, replace(FOREIGN, first_step=30), after)
+    assert list(names) == ["resume-jump"] and "before step 30" in names["resume-jump"].evidence
 
 
 def test_data_bound():
@@ -372,6 +460,16 @@ def test_slowing_down_and_heat():
     assert found(started(), short) == {}, "a few seconds say nothing"
 
 
+def test_slowing_down_without_seconds_a_step_goes_by_tokens():
+    logs = [replace(line, step_seconds=NAN) for line in curve(steps())]
+    slow = [replace(line, tokens_per_second=4000.0) if line.step > 250 else line for line in logs]
+    assert "slowing-down" in found(started(), slow)
+    quick = [replace(line, num_tokens=line.step) for line in slow]
+    assert found(started(), quick) == {}, "a few seconds say nothing"
+    assert found(FOREIGN, slow, evaluated(400, 0.9)) == {}, "perhaps on a CPU, which other programs share"
+    assert unjudged(seen(FOREIGN, slow))["slowing-down"] == "this log does not tell machine.device"
+
+
 @pytest.mark.parametrize(("celsius", "severity"), [(80.0, None), (86.0, "warning"), (95.0, "critical")])
 def test_gpu_hot(celsius, severity):
     names = found(started(), curve(steps()), [machine(step, gpu_temperature_c=celsius) for step in steps()])
@@ -389,6 +487,14 @@ def test_memory_nearly_full():
     assert "this machine's" in found(started(), curve(steps()), ram)["memory-nearly-full"].evidence
 
 
+def test_memory_nearly_full_proposes_what_the_config_takes():
+    logs = curve(steps(), memory_gib=23.2)
+    short = {"plan.max_tokens_per_micro_batch": 2048, "training.max_tokens_per_micro_batch": 2048}
+    full = found(started(**short), logs, machine(400))["memory-nearly-full"]
+    assert changed(full) == {"training.gradient_checkpointing": ("false", "true")}
+    assert found(started(), logs, machine(400, gpu_memory_total_gib=0.0)) == {}, "a size of 0 is not known"
+
+
 def test_disk_filling():
     run = (started(), curve(steps()), saved(400, gib=4.0))
     finding = found(*run, machine(400, disk_free_gib=9.0))["disk-filling"]
@@ -397,6 +503,11 @@ def test_disk_filling():
     assert found(*run, machine(400, disk_free_gib=90.0)) == {}
     small = RunFinished("done", 400, 3.0, 1.0, 1.0, 1, 1.0, "final_model")
     assert found(*run, machine(400, disk_free_gib=9.0), small) == {}, "nothing more will be written"
+
+
+def test_after_the_last_checkpoint_there_is_none_ahead():
+    assert found(started(400), curve(steps()), saved(400, gib=4.0), machine(400, disk_free_gib=3.0)) == {}
+    assert "disk-filling" in found(started(400), curve(steps()), saved(300, gib=4.0), machine(400, disk_free_gib=3.0))
 
 
 def sick_runs():
@@ -424,3 +535,36 @@ def test_rules_have_texts_and_name_rules_that_exist():
             rule.title and rule.why.endswith((".", "?")) and rule.when.startswith("Fires ") and rule.when.endswith(".")
         ), rule
         assert set(rule.replaces) <= set(names) - {rule.name}, rule.name
+
+
+ODD = (0.0, 0.0, NAN, math.inf, -1.0, 1e-9, 1.0)
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_no_rule_breaks_on_0_or_nan(seed):
+    """Logs are from anywhere, and a loss of exactly 0 is what all masked rows have."""
+    rng = random.Random(seed)
+    few = rng.sample(ODD, rng.randint(1, 3))
+
+    def odd(event):
+        """With some numbers replaced."""
+        values = {name: rng.choice(few) for name, value in vars(event).items() if isinstance(value, float)}
+        return replace(event, **{name: value for name, value in values.items() if rng.random() < 0.5})
+
+    start = rng.choice([FOREIGN, started(), started(total_steps=0), started(**{RATE: 0.0, "lora.lora_alpha": 0})])
+    first = rng.choice([1, 500])
+    events = [start, architecture(rng.choice([0, 1, 128256]))]
+    for step in range(first, first + rng.choice([8, 30, 120])):
+        events += [odd(log(step, 1.0)), odd(timing(step)), odd(machine(step))]
+        events += [odd(evaluated(step, 1.0)), odd(saved(step))] if step % 4 == 0 else []
+    for rule in RULES:
+        rule.examine(replace(seen(*events).history, now=rng.choice(ODD)))
+
+
+@pytest.mark.parametrize("last", [0.0, 2.3])
+def test_a_loss_of_0_breaks_no_evaluation(last):
+    zero = [log(step, 0.0) for step in range(1, 121)]
+    evaluations = [evaluated(step, loss) for step, loss in ((100, 0.0), (110, 0.0), (120, last))]
+    rate = {RATE: 1e-9}
+    for events in ((zero, evaluations), (curve(range(1, 121)), evaluations), (zero[:12], evaluations[-1])):
+        assert all(finding.evidence for finding in found(started(**rate), *events).values())

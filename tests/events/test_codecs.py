@@ -6,6 +6,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import os
 import re
 import shutil
 from dataclasses import fields
@@ -207,6 +208,21 @@ class TestTrainer:
         line = "{'loss': 2.0, 'epoch': 0.1}\n"
         assert len(events_of(write(tmp_path / "a.log", line * 4), Log)) == 1
 
+    def test_equal_lines_at_different_steps_are_different_steps(self, tmp_path):
+        line = "{'loss': 0.0, 'grad_norm': 0.0, 'learning_rate': 0.0002, 'epoch': 0.01}"
+        text = bar(0, 9) + "".join(printed(line) + bar(step, 9) for step in range(1, 8)) + "\n"
+        assert [event.step for event in events_of(write(tmp_path / "a.log", text), Log)] == list(range(1, 8))
+        marks = "".join(f"\r{' ' * 40}\r{bar(step, 9)}" for step in range(1, 8))
+        late = bar(0, 9) + marks + f"{line}\n" * 7
+        assert [event.step for event in events_of(write(tmp_path / "b.log", late), Log)] == list(range(1, 8))
+        twice = bar(0, 9) + printed(f"{line}\n{line}") + bar(1, 9) + "\n"
+        assert [event.step for event in events_of(write(tmp_path / "c.log", twice), Log)] == [1]
+
+    def test_a_number_that_is_null_is_not_there(self, tmp_path):
+        text = '{"loss": null, "eval_loss": 1.5, "step": 3}\n{"loss": 2.0, "step": 4}\n'
+        evaluation, _, step = events_of(write(tmp_path / "a.log", text))
+        assert (evaluation.step, evaluation.eval_loss, step.step, step.loss) == (3, 1.5, 4, 2.0)
+
     def test_a_train_loss_is_not_the_end(self, tmp_path):
         text = "{'loss': 2.0, 'epoch': 1}\n{'train_loss': 2.0, 'val_loss': 2.1, 'epoch': 1}\n"
         assert events_of(write(tmp_path / "a.log", text), RunFinished) == []
@@ -290,6 +306,19 @@ class TestFactory:
         assert [event.first_step for event in events_of(path, RunStarted)] == [0, 9]
         assert [point[:2] for point in state_of(path).history] == [(5, 2.0), (10, 1.0)]
 
+    def test_resumed_where_it_was_killed(self, tmp_path):
+        seconds = {10: 30, 20: 60, 30: 20, 40: 45}
+        lines = [
+            self.line(step, loss=2.0, elapsed_time=f"0:00:{at}" if at < 60 else "0:01:00", remaining_time="9:00:00")
+            for step, at in seconds.items()
+        ]
+        events = events_of(write(tmp_path / "trainer_log.jsonl", "".join(lines)), RunStarted, Log)
+        assert [event.first_step for event in events if isinstance(event, RunStarted)] == [0, 20]
+        logs = [event for event in events if isinstance(event, Log)]
+        assert [event.step_seconds for event in logs] == [3.0, 3.0, 2.0, 2.5]
+        assert [event.remaining_seconds for event in logs[:2]] == [32400.0, 32400.0]
+        assert all(math.isnan(event.remaining_seconds) for event in logs[2:])
+
     def test_null_and_what_is_no_log_step(self, tmp_path):
         text = (
             self.line(5, loss=None, eval_loss=1.5) + '{"current_steps": 5, "total_steps": 9, "percentage": 1.0}\n[]\n'
@@ -343,6 +372,15 @@ class TestState:
         assert math.isnan(follower.poll()[-1].event.loss)
         self.state(path, [10, 20], loss=math.nan)
         assert [item.event.step for item in follower.poll()] == [20]
+
+    def test_the_steps_of_a_save_took_the_time_since_the_one_before(self, tmp_path):
+        path = tmp_path / "trainer_state.json"
+        follower = open_log(path)
+        for last, now in ((20, 1000.0), (40, 1100.0)):
+            self.state(path, range(10, last + 1, 10))
+            os.utime(path, (now, now))
+            told = follower.poll()
+        assert [item.time for item in told] == [1050.0, 1100.0]
 
     def test_a_half_written_one_waits(self, tmp_path):
         path = tmp_path / "trainer_state.json"
@@ -428,6 +466,17 @@ class TestTensorBoard:
         told += follower.poll()
         assert [item.event.step for item in told if isinstance(item.event, Log)] == STEPS
 
+    def test_a_step_of_which_a_part_has_just_come_waits_for_the_rest(self, folder):
+        (path,) = folder.glob("events*")
+        whole = path.read_bytes()
+        first = whole.index(b"train/loss")
+        follower, told = open_log(path), []
+        for end in (12, first + 40, len(whole)):
+            path.write_bytes(whole[:end])
+            told += follower.poll()
+        step = next(item.event for item in told if isinstance(item.event, Log))
+        assert (step.step, step.num_tokens) == (2, 391)
+
     def test_damage_is_said_and_what_came_before_it_stays(self, folder):
         (path,) = folder.glob("events*")
         whole = path.read_bytes()
@@ -500,6 +549,11 @@ class TestLuthier:
         ]
         text = "".join(f"{format_line(event)}\n" for event in said)
         assert events_of(write(tmp_path / "training.log", text)) == said
+
+    def test_blank_lines_of_a_sample_come_back(self, tmp_path):
+        sample = Sampled(5, "Add\n\ntwo.", "import math\n\n\ndef add(a, b):\n    return a + b")
+        text = f"{format_line(sample)}\n{format_line(log(10))}\n"
+        assert events_of(write(tmp_path / "training.log", text), Sampled) == [sample]
 
     @pytest.mark.parametrize("status", ["stopped", "failed"])
     def test_the_end(self, tmp_path, status):

@@ -233,7 +233,7 @@ class TestFolder:
         save(11)
         told = follower.poll()
         assert steps(told) == [10, 11]
-        assert told[0].time == 11.0
+        assert [item.time for item in told] == [10.0, 11.0]
 
     def test_the_name_of_the_run(self, tmp_path, monkeypatch):
         (tmp_path / "out").mkdir()

@@ -1,5 +1,6 @@
 import dataclasses
 import math
+import time
 
 import pytest
 from hypothesis import given
@@ -77,16 +78,34 @@ def test_a_sample_is_indented_and_cleaned():
         ('  4%|    | 1/25 {"loss": -1e-05, "step": 3}', {"loss": -1e-05, "step": 3}),
         ("{'loss': '2.45', 'epoch': '1'}", {"loss": "2.45", "epoch": "1"}),
         ("{'a': True, 'b': None}", {"a": True, "b": None}),
+        ('{"a": true, "b": null, "c": Infinity}', {"a": True, "b": None, "c": math.inf}),
+        ("{'eval_loss': 1.2, 'accuracy': np.float64(0.85)}", {"eval_loss": 1.2, "accuracy": 0.85}),
+        ("{'grad_norm': tensor(-9e-1, device='cuda:0'), 'n': numpy.int64(3)}", {"grad_norm": -0.9, "n": 3}),
+        ("{'a': [1, 'b', 2], 'loss': 1.5, 'c': ['d', 'e']}", {"loss": 1.5}),
+        ("{'a': {'b': 1, 'c': 2}, 'loss': 1.5}", {"loss": 1.5}),
+        (r"{'a': 'it\'s {odd}', 'at': datetime(2025, 1, 2), 'loss': 1.5}", {"loss": 1.5}),
+        ("INFO {rank 0} {'loss': 1.5}", {"loss": 1.5}),
     ],
 )
 def test_lines_of_others_parse(text, values):
     assert parse_line(text) == values
 
 
-def test_nan_and_infinity_parse():
-    values = parse_line("{'loss': nan, 'grad_norm': -inf}")
+@pytest.mark.parametrize("text", ["{'loss': nan, 'grad_norm': -inf}", '{"loss": NaN, "grad_norm": -Infinity}'])
+def test_nan_and_infinity_parse(text):
+    values = parse_line(text)
     assert math.isnan(values["loss"])
     assert values["grad_norm"] == -math.inf
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{'a':" + "''" * 30_000, "{'a':'" + r"\'" * 30_000, "{'a':" + "{" * 60_000, "{'a':[," * 9_000, "{'" * 30_000],
+)
+def test_a_line_that_was_made_to_be_slow_is_read_at_once(text):
+    begun = time.process_time()
+    assert parse_line(text) is None
+    assert time.process_time() - begun < 0.5
 
 
 @pytest.mark.parametrize(

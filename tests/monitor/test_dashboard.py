@@ -262,6 +262,14 @@ def test_a_silent_run_is_told_from_one_that_trains(tmp_path):
     assert "silent for 2 h 13 min" in shown and "left" not in shown.split("\n")[1]
 
 
+def test_a_run_that_evaluates_is_not_silent(tmp_path):
+    start = replace(started(), plan={"plan.eval_every": 50})
+    path = write(tmp_path / "events.jsonl", [start, *(log(step) for step in range(10, 60, 10))])
+    assert "silent" not in look(Watch([path], now=lambda: 1_600.0))
+    write(path, [evaluated(50, 1.0)], start=1_600.0)
+    assert "silent" in look(Watch([path], now=lambda: 9_000.0))
+
+
 def test_a_log_without_a_machine_gets_this_one(tmp_path):
     path = write(tmp_path / "events.jsonl", [started(), log(10)])
     here = Machine(0, 97.0, 6.8, 44.4, 45.0, 280.0, math.nan, math.nan, math.nan, math.nan)

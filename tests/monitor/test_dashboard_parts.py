@@ -170,6 +170,11 @@ def test_any_curve_fits_any_rectangle(points, width, height, logarithmic, from_z
     assert len(lines) == max(height, 1) and all(cell_len(line) <= max(width, 0) for line in lines)
 
 
+@pytest.mark.parametrize("value", [5e-324, 1e-300, 1e300])
+def test_the_smallest_and_largest_numbers_fit_a_logarithmic_axis(value):
+    assert draw(Picture((Curve([(0.0, value)], ""),), logarithmic=True), 40, 8).plain
+
+
 def test_a_curve_goes_where_its_values_are():
     drawn = draw(Picture((Curve([(float(x), float(x)) for x in range(100)], ""),)), 50, 11).plain.split("\n")
     dots = [[i for i, char in enumerate(row) if "\u2800" < char <= "\u28ff"] for row in drawn[:-1]]

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import typer
 
-from luthier.errors import MissingError, Problem
+from luthier.cli.log_file import no_log, trouble
+from luthier.errors import MissingError
 
 
 def register(app: typer.Typer) -> None:
@@ -35,9 +36,7 @@ def doctor(
     for told in read_all(log):
         seen, empty = examine(seen, told.event, told.time), False
     if empty:
-        what = "nothing in it is a log of a training run" if log.exists() else "there is no such log"
-        fix = "give the folder of a run (training.output_dir) or its log: luthier doctor checkpoints"
-        raise MissingError(Problem("E-RUN-005", what, fix, str(log)))
+        raise MissingError(no_log(log, "doctor", trouble(log) or "nothing in it is a log of a training run"))
     found = findings(seen, time.time())
     if as_json:
         typer.echo(json.dumps(report.as_json(found), indent=1))

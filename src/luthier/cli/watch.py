@@ -7,7 +7,8 @@ from pathlib import Path
 
 import typer
 
-from luthier.errors import MissingError, Problem
+from luthier.cli.log_file import no_log, trouble
+from luthier.errors import MissingError
 
 SHORTEST_SECONDS, LONGEST_SECONDS = 0.25, 60.0
 SLOWEST, FASTEST, USUAL = 0.01, 100_000.0, 20.0
@@ -54,26 +55,31 @@ def watch(
     else:
         from luthier.monitor.dashboard.report import report
         from luthier.monitor.dashboard.watching import Watch
+        from luthier.monitor.state import RunState
 
         watched = Watch(logs)
         watched.settle()
+        scene = watched.scene()
+        # An empty file is the log of a run that has just been started.
+        silent = [run for run in scene.runs if run.state == RunState() and not Path(run.path).is_file()]
+        if silent:
+            raise MissingError(*(no_log(Path(run.path), "watch", f"nothing was told: {run.source}") for run in silent))
         width = console.width if console.is_terminal else WIDTH_ELSEWHERE
-        console.print(report(watched.scene(), width), soft_wrap=True)
+        console.print(report(scene, width), soft_wrap=True)
 
 
 def usual_log() -> Path:
     """What to watch when nothing is named: of the two usual places the one that was written last."""
-    places = [(path, path / "events.jsonl" if path == FOLDER else path) for path in (FOLDER, LOG)]
-    written = [(file.stat().st_mtime, path) for path, file in places if file.is_file()]
-    return max(written)[1] if written else LOG
+    from luthier.events.follow import written
+
+    return max(LOG, FOLDER, key=written)
 
 
 def _insist(logs: list[Path]) -> None:
     """Logs that are not there are an error where nobody can wait for them."""
-    missing = [path for path in logs if not path.exists()]
+    missing = [no_log(path, "watch", found) for path in logs if (found := trouble(path))]
     if missing:
-        fix = "give the folder of a run (training.output_dir) or its log: luthier watch checkpoints"
-        raise MissingError(*(Problem("E-RUN-005", "there is no such log", fix, str(path)) for path in missing))
+        raise MissingError(*missing)
 
 
 def _show(logs: list[Path], speed: float | None, refresh: float, width: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from luthier.config.aliases import RENAMED
@@ -147,6 +147,38 @@ def lower_rate(run: History) -> tuple[Change, ...]:
     return (change(run, "training.learning_rate", rounded(min(peak / 10, usual_rate(run))), peak),)
 
 
+def less_memory(run: History, longest: int = 0) -> tuple[Change, ...]:
+    """The smallest change that helps: fewer tokens at once; less kept of them; smaller weights; less text.
+
+    Args:
+        run: The history; its plan is enough.
+        longest: Tokens of the longest row, where it is known. A pass must hold it.
+    """
+    tokens = run.get("plan.max_tokens_per_micro_batch") or run.get("training.max_tokens_per_micro_batch")
+    length = run.get("data.max_seq_length", 0)
+    if isinstance(tokens, int) and tokens // 2 >= (longest or length) > 0:
+        return (change(run, "training.max_tokens_per_micro_batch", tokens // 2, tokens),)
+    if not run.plan:
+        return (
+            Change("per_device_train_batch_size (or micro_batch_size)", "", "half of it"),
+            Change("gradient_accumulation_steps", "", "twice as many, so that a step stays the same"),
+        )
+    if not run.get("training.gradient_checkpointing"):
+        return (change(run, "training.gradient_checkpointing", True),)
+    if not run.get("quantization.load_in_4bit") and run.get("training.finetuning_type") == "lora":
+        return (change(run, "quantization.load_in_4bit", True),)
+    return (change(run, "data.max_seq_length", (longest or length) // 2),)
+
+
+def shorter(run: History, step: int, epoch: float) -> tuple[Change, ...]:
+    """The line that ends a run at about this step; none where it does so already or where that cannot be told."""
+    if run.get("training.max_steps") is not None:
+        return (change(run, "training.max_steps", step),)
+    epochs = run.get("training.num_train_epochs")
+    wanted = max(1.0, float(math.ceil(epoch))) if math.isfinite(epoch) else math.inf
+    return (change(run, "training.num_train_epochs", wanted),) if wanted < (epochs or math.inf) else ()
+
+
 def yaml_value(value: Any) -> str:
     """A plain value as it stands in YAML."""
     if value is None or isinstance(value, bool):
@@ -157,9 +189,6 @@ def yaml_value(value: Any) -> str:
 def rounded(value: float, digits: int = 1) -> float:
     """To so many significant digits."""
     return float(f"{value:.{digits}g}")
-
-
-Number = Callable[[float], str]
 
 
 def percent(share: float) -> str:

@@ -150,6 +150,9 @@ def _evaluated(run: History, event: Evaluated) -> History:
 def _started(run: History, event: RunStarted) -> History:
     """A new attempt: from nothing, or after what an earlier one had done by its first step."""
     earlier = _back_to(run, event.first_step) if event.first_step else History()
+    if earlier.recent:
+        # Other programs do not say that they resume; Luthier does, next.
+        earlier = replace(earlier, resumed=Resumed(event.first_step, ""), before_resume=earlier.recent[-BEGINNING:])
     return replace(
         earlier,
         plan=event.plan,

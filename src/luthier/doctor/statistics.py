@@ -1,9 +1,9 @@
 """Robust statistics: numbers that a few wild values do not move.
 
-    median, spread    middle, and 1.4826 x the median distance from it (for normal values the standard deviation)
-    noise             typical b - (a + c) / 2 of neighbours a, b, c, x sqrt(2/3): what no straight line explains
-    trend             Theil-Sen: the median of the slopes of all pairs, with Sen's interval (Kendall 1970): the slope
-                      lies in it with the given certainty, whatever the distribution of the noise
+    noise    typical b - (a + c) / 2 of neighbours a, b, c, x sqrt(2/3) x 1.4826 (for normal values the standard
+             deviation): what no straight line explains
+    trend    Theil-Sen: the median of the slopes of all pairs, with Sen's interval (Kendall 1970): the slope lies in it
+             with the given certainty, whatever the distribution of the noise
 
 Everything is plain Python: a few hundred numbers at most.
 """
@@ -16,20 +16,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
 
-__all__ = ["Trend", "median", "noise", "spread", "trend"]
+__all__ = ["Trend", "median", "noise", "trend"]
 
 NORMAL = 1.4826
 """Standard deviations in a median distance, of normal values."""
 MOST_POINTS = 48
 """Longer curves are first cut into so many pieces, each its median: 48 points have 1,128 slopes, a millisecond."""
-
-
-def spread(values: Sequence[float]) -> float:
-    """Robust standard deviation; 0 for fewer than two values."""
-    if len(values) < 2:
-        return 0.0
-    middle = median(values)
-    return NORMAL * median(abs(value - middle) for value in values)
 
 
 def noise(values: Sequence[float]) -> float:

@@ -37,7 +37,7 @@ from luthier.events.codecs.lines import LineSource
 from luthier.events.codecs.records import is_record_file
 from luthier.events.codecs.state import StateSource, is_state, latest_state
 
-__all__ = ["Follower", "Source", "Told", "open_log", "read_all"]
+__all__ = ["Follower", "Source", "Told", "open_log", "read_all", "written"]
 
 _SNIFF = 64 * 1024
 _HEADER = 12
@@ -146,6 +146,22 @@ def read_all(path: str | Path) -> Iterator[Told]:
         yield from follower.everything()
     finally:
         follower.close()
+
+
+def written(path: Path) -> float:
+    """When the log of a run, a folder or a file, was written last, in epoch seconds; 0 where there is none."""
+    try:
+        files = [path, *(_logs_of(path) if path.is_dir() else ())]
+        return max((file.stat().st_mtime for file in files if file.is_file()), default=0.0)
+    except (OSError, ValueError):
+        return 0.0
+
+
+def _logs_of(folder: Path) -> Iterator[Path]:
+    """All that can be followed in the folder of a run."""
+    yield from (folder / "events.jsonl", folder / "trainer_log.jsonl", *_logs(folder), *board_files(folder))
+    if state := latest_state(folder):
+        yield state
 
 
 def _source_of(path: Path, whole: bool) -> Source | None:

@@ -31,15 +31,30 @@ from luthier.events.types import (
 Value = int | float | str | bool | None
 
 _LONGEST_LINE = 64 * 1024
+_KEY = r"""\s*(?:'(?P<key1>[^'\\]*)'|"(?P<key2>[^"\\]*)")\s*:"""
+# Thousands of digits are no number that a run has.
+_NUMBER = r"[-+]?(?:\d{1,400}\.?\d{0,400}|\.\d{1,400})(?:[eE][-+]?\d{1,400})?"
+_NOT_FINITE = r"[-+]?(?:nan|inf|NaN|Infinity)"
+_NEXT_KEY = re.sub(r"\?P<\w+>", "?:", _KEY)
+_START = re.compile(rf"\{{(?={_NEXT_KEY})")
 _PAIR = re.compile(
-    r"""\s*(?:'(?P<key1>[^'\\]*)'|"(?P<key2>[^"\\]*)")\s*:\s*
-    (?:(?P<number>[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)
-     |(?P<word>[-+]?(?:nan|inf)|True|False|None)
-     |'(?P<text1>[^'\\]*)'|"(?P<text2>[^"\\]*)")
-    \s*(?P<end>[,}])""",
+    _KEY
+    + rf"""\s*
+    (?:(?P<number>{_NUMBER})
+     |(?P<word>{_NOT_FINITE}|True|False|None|true|false|null)
+     |'(?P<text1>[^'\\]*)'|"(?P<text2>[^"\\]*)"
+     |[A-Za-z][\w.]{{0,40}}\((?P<inside>{_NUMBER}|{_NOT_FINITE})(?:,\s*\w+=[^(){{}}]{{0,200}})?\))
+    \s*(?P<end>[,}}])""",
     re.VERBOSE,
 )
-_WORDS: dict[str, Value] = {"True": True, "False": False, "None": None}
+_UNREADABLE = re.compile(
+    _KEY
+    + r"""(?>\{[^{}]{0,400}\}|'(?:[^'\\]|\\.){0,400}'|"(?:[^"\\]|\\.){0,400}"|[^{}]){0,4000}?"""
+    + rf"(?P<end>,(?={_NEXT_KEY})|\}})",
+    re.VERBOSE,
+)
+"""A key whose value is none of those, up to the next key or the end; what each part is, is decided once."""
+_WORDS: dict[str, Value] = {"True": True, "False": False, "None": None, "true": True, "false": False, "null": None}
 
 
 def format_line(event: Event) -> str | None:
@@ -49,30 +64,28 @@ def format_line(event: Event) -> str | None:
 
 
 def parse_line(text: str) -> dict[str, Value] | None:
-    """The dict at the start of a line, whatever follows it; None where there is none.
+    """The first dict on a line, whatever stands around it; None where there is none.
 
-    Only flat dicts of numbers, strings without escapes, True, False, None, nan and inf: nothing is evaluated. Of a
-    dict after other text on the line (a progress bar), the first one counts.
+    Its numbers, strings without escapes, True, False, None, nan and inf, as Python or JSON writes them; a number may be
+    wrapped: `np.float64(0.85)`, `tensor(0.9)`. Nothing is evaluated, and what is something else is left out.
     """
     text = text[:_LONGEST_LINE]
-    position = text.find("{") + 1
-    if not position:
+    start = _START.search(text)
+    if start is None:
         return None
     values: dict[str, Value] = {}
-    while match := _PAIR.match(text, position):
-        key = match["key1"] if match["key1"] is not None else match["key2"]
-        try:
-            values[key] = _value(match)
-        except ValueError:
-            return None
+    position = start.end()
+    while (match := _PAIR.match(text, position)) or (match := _UNREADABLE.match(text, position)):
+        if match.re is _PAIR:
+            values[match["key1"] if match["key1"] is not None else match["key2"]] = _value(match)
         if match["end"] == "}":
-            return values
+            return values or None
         position = match.end()
     return None
 
 
 def _value(match: re.Match[str]) -> Value:
-    if number := match["number"]:
+    if number := match["number"] or match["inside"]:
         return int(number) if number.lstrip("+-").isdigit() else float(number)
     if word := match["word"]:
         return _WORDS[word] if word in _WORDS else float(word)

@@ -12,6 +12,9 @@ import torch
 from safetensors import SafetensorError
 
 from luthier.config.plan import Plan
+from luthier.config.render import plan_as_dict
+from luthier.doctor.evidence import less_memory
+from luthier.doctor.history import History
 from luthier.errors import Problem, RunError
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG}
@@ -30,14 +33,24 @@ def named_failures(plan: Plan) -> Iterator[None]:
         if _is_out_of_memory(error):
             tokens = plan.max_tokens_per_micro_batch
             found = f"{plan.machine.device_name} ran out of memory with {tokens:,} tokens in a micro-batch"
-            fix = f"write max_tokens_per_micro_batch: {max(1, tokens // 2)}, then --resume auto"
-            raise RunError(Problem("E-RUN-002", found, fix, "training.max_tokens_per_micro_batch")) from error
+            raise RunError(Problem("E-RUN-002", found, *_less_memory(plan))) from error
         if number := _no_room(error):
             place = getattr(error, "filename", None) or plan.config.training.output_dir
             found = f"{place}: {os.strerror(number)}"
             fix = "make room, then --resume auto"
             raise RunError(Problem("E-RUN-003", found, fix, "training.output_dir")) from error
         raise
+
+
+def _less_memory(plan: Plan) -> tuple[str, str]:
+    """(what to write and how to go on, its key): the doctor's change, with the longest row, which no log has."""
+    longest = plan.data.longest_row_tokens if plan.data else 0
+    change = less_memory(History(plan=plan_as_dict(plan)), longest)[0]
+    go_on = {
+        "training.max_tokens_per_micro_batch": "then --resume auto",
+        "quantization.load_in_4bit": "and another output_dir: the weights of this run do not fit to it",
+    }.get(change.key, "then --resume auto --allow-changes")
+    return f"write {change.key.partition('.')[2]}: {change.new}, {go_on}", change.key
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from luthier.doctor.evidence import change, finite, percent, readings
+from luthier.doctor.evidence import change, finite, less_memory, percent, readings
 from luthier.doctor.finding import Severity, Symptom, rule
 from luthier.doctor.history import History
 from luthier.doctor.statistics import median
@@ -36,15 +36,13 @@ def memory_nearly_full(run: History) -> Symptom | None:
     total = box.gpu_memory_total_gib if on_gpu else box.ram_total_gib
     used = peak if on_gpu else box.ram_used_gib
     others = on_gpu and box.gpu_memory_used_gib > HELD * total and box.gpu_memory_used_gib - peak > 0.3 * total
-    if not used > NEAR * total and not others:
+    if not total > 0 or (not used > NEAR * total and not others):
         return None
     name = "the GPU's" if on_gpu else "this machine's"
     evidence = f"{used:.1f} of {name} {total:.1f} GiB ({percent(used / total)}) at step {run.step:,}"
     if others:
         evidence += f"; {box.gpu_memory_used_gib:.1f} GiB with what other programs hold"
-    tokens = run.get("plan.max_tokens_per_micro_batch")
-    lines = (change(run, "training.max_tokens_per_micro_batch", tokens // 2, tokens),) if tokens else ()
-    return Symptom(run.step, evidence, lines)
+    return Symptom(run.step, evidence, less_memory(run))
 
 
 @rule("warning", needs=readings("machines", "gpu_temperature_c", ENOUGH))
@@ -56,7 +54,7 @@ def gpu_hot(run: History) -> Symptom | None:
 
     Fires at 84 °C, and is critical from 92 °C on.
     """
-    heat = median(finite(event.gpu_temperature_c for event in run.machines[-ENOUGH:]))
+    heat = median(finite(event.gpu_temperature_c for event in run.machines)[-ENOUGH:])
     if heat < WARM:
         return None
     severity: Severity = "critical" if heat >= HOT else "warning"
@@ -72,7 +70,7 @@ def disk_filling(run: History) -> Symptom | None:
     Fires when the free space is less than what the checkpoints ahead need, at the size of the last one.
     """
     saved = run.checkpoint
-    if saved is None or (run.finished and run.finished.status == "done"):
+    if saved is None or (run.finished and run.finished.status == "done") or 0 < run.total_steps <= saved.step:
         return None
     free, size = run.machines[-1].disk_free_gib, saved.bytes / GIB
     ahead = _checkpoints_ahead(run)

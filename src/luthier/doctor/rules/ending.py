@@ -5,20 +5,24 @@ from __future__ import annotations
 import math
 import re
 
-from luthier.doctor.evidence import change, losses, lower_rate, percent, ratio, wobble
+from luthier.doctor.evidence import SMALLEST, change, less_memory, losses, lower_rate, percent, ratio, wobble
 from luthier.doctor.finding import Change, Severity, Symptom, rule
 from luthier.doctor.history import History
+from luthier.doctor.silence import patience
 from luthier.doctor.statistics import median
+from luthier.events.types import Log
 
 OUT_OF_MEMORY = re.compile(r"out of (?:\w+ )?memory|OutOfMemoryError|can't allocate memory|CUBLAS_STATUS_ALLOC_FAILED")
+SAID_OUT_OF_MEMORY = re.compile(
+    r"OutOfMemoryError|(?:CUDA|HIP|XPU|MPS backend) out of memory|can't allocate memory|E-RUN-002"
+    r"|^a traceback, and the run went on: .*(?:out of (?:\w+ )?memory|CUBLAS_STATUS_ALLOC_FAILED)"
+)
+"""In a warning: not the advice that spares one from it."""
 NOT_FINITE = re.compile(r"\b(?:loss|norm) (?:nan|-?inf)\b|E-RUN-001")
+NAN_EVALUATION = "The loss of the held-out rows is not a number"
+LOST_LINES = 3
+"""Gradients in a row: scaling for float16 leaves out a single step now and then."""
 NO_ROOM = re.compile(r"No space left|Disk quota exceeded|Read-only file system|ENOSPC")
-SILENT_LINES, SILENT_GAPS = 10, 3
-"""Silence of so many times the usual time between two log lines, and the longest silence so far, is no pause."""
-SHORTEST_SILENCE = 120.0
-"""Seconds: shorter ones are not worth a word."""
-SILENT_START = 1800.0
-"""Seconds before the first log line: loading a large model, or a first download."""
 JUMP = 0.1
 LARGE_JUMP = 0.5
 JUMP_SIGMAS = 5.0
@@ -43,51 +47,62 @@ def out_of_memory(run: History) -> Symptom | None:
 
     Fires when a run ended with an error of that kind, Luthier's own or one in a traceback of another program.
     """
-    said = [text for text in (_last_words(run), *run.said) if OUT_OF_MEMORY.search(text)]
+    said = [text for text in run.said if SAID_OUT_OF_MEMORY.search(text)]
+    if OUT_OF_MEMORY.search(_last_words(run)):
+        said.insert(0, _last_words(run))
     if not said:
         return None
     went_on = run.finished is None or run.finished.status != "failed"
-    return Symptom(run.step, said[0][:300], _smaller(run), "high", "warning" if went_on else "critical")
+    return Symptom(run.step, said[0][:300], less_memory(run), "high", "warning" if went_on else "critical")
 
 
-def _smaller(run: History) -> tuple[Change, ...]:
-    """The smallest change that helps: fewer tokens at once; then less kept of them; then smaller weights."""
-    tokens = run.get("plan.max_tokens_per_micro_batch") or run.get("training.max_tokens_per_micro_batch")
-    longest = run.get("data.max_seq_length", 0)
-    if isinstance(tokens, int) and tokens // 2 >= longest / 2 > 0:
-        return (change(run, "training.max_tokens_per_micro_batch", tokens // 2, tokens),)
-    if not run.plan:
-        return (
-            Change("per_device_train_batch_size (or micro_batch_size)", "", "half of it"),
-            Change("gradient_accumulation_steps", "", "twice as many, so that a step stays the same"),
-        )
-    if not run.get("training.gradient_checkpointing"):
-        return (change(run, "training.gradient_checkpointing", True),)
-    if not run.get("quantization.load_in_4bit") and run.get("training.finetuning_type") == "lora":
-        return (change(run, "quantization.load_in_4bit", True),)
-    return (change(run, "data.max_seq_length", longest // 2),)
-
-
-@rule("critical", needs=_always, replaces=("run-failed", "diverged", "learning-rate-too-high", "loss-rising"))
+@rule(
+    "critical",
+    needs=_always,
+    replaces=("run-failed", "diverged", "learning-rate-too-high", "loss-rising", "nothing-trained", "memorised"),
+)
 def not_finite(run: History) -> Symptom | None:
     """The loss or the gradient is not a number.
 
     A number became too large for its format. One update with it turns every trained weight into NaN, and nothing
     brings them back.
 
-    Fires when a log line says NaN or infinite, or when a run ended because of it.
+    Fires when a log line or the latest evaluation says NaN or infinite, when three gradients in a row do after others
+    that did not (other programs then print a loss of 0), or when a run ended because of it.
     """
-    bad = run.not_finite
-    if bad is not None:
-        evidence = f"loss {bad.loss:g} at step {bad.step:,}"
-    elif NOT_FINITE.search(_last_words(run)):
-        evidence = _last_words(run)[:300]
-    else:
-        return None
     lines = lower_rate(run)
     if run.get("model.dtype") == "float16":
         lines = (change(run, "model.dtype", "float32"),)
-    return Symptom(bad.step if bad else run.step, evidence, lines, "high")
+    if (bad := run.not_finite) is not None:
+        return Symptom(bad.step, f"loss {bad.loss:g} at step {bad.step:,}", lines, "high")
+    if NOT_FINITE.search(_last_words(run)):
+        return Symptom(run.step, _last_words(run)[:300], lines, "high")
+    if lost := _lost_gradients(run):
+        first, last = lost[0], lost[-1]
+        evidence = f"grad_norm {last.grad_norm:g} and loss {last.loss:g} from step {first.step:,} to {last.step:,}"
+        return Symptom(first.step, evidence, lines, "high")
+    return _evaluation_not_finite(run, lines)
+
+
+def _lost_gradients(run: History) -> tuple[Log, ...]:
+    """The latest log lines, when their gradients are no numbers and earlier ones are: a log may have none at all."""
+    latest = run.recent[-LOST_LINES:]
+    if len(latest) < LOST_LINES or any(math.isfinite(line.grad_norm) for line in latest):
+        return ()
+    return latest if any(math.isfinite(line.grad_norm) for line in (*run.beginning, *run.recent)) else ()
+
+
+def _evaluation_not_finite(run: History, lines: tuple[Change, ...]) -> Symptom | None:
+    """An evaluation that is no number, in a run whose own loss says nothing of it."""
+    if not run.evaluations or math.isfinite(run.evaluations[-1].eval_loss):
+        return None
+    event = run.evaluations[-1]
+    evidence = f"eval_loss {event.eval_loss:g} at step {event.step:,}"
+    after = [line for line in run.recent if line.step >= event.step]
+    if any(line.loss > 0 and math.isfinite(line.grad_norm) for line in after):
+        advice = "Training goes on, so the weights are sound: held-out rows in which no token counts give NaN, too."
+        return Symptom(event.step, evidence, severity="warning", title=NAN_EVALUATION, advice=advice)
+    return Symptom(event.step, evidence, lines)
 
 
 @rule("critical", needs=_always)
@@ -120,17 +135,15 @@ def stalled(run: History) -> Symptom | None:
     disk, a lost network folder, a second process that waits for the first.
 
     Fires when a run that has not ended is silent for ten times the usual time between two log lines, for three
-    times its longest silence, and for two minutes at least.
+    times its longest silence, and for two minutes at least; for half an hour where it may be loading, evaluating or
+    saving and has not told yet how long that takes.
     """
     silent = run.now - run.updated
-    usual = median(run.log_gaps) if run.log_gaps else math.nan
-    limit = SILENT_START
-    if run.log_gaps:
-        limit = max(SHORTEST_SILENCE, SILENT_LINES * usual, SILENT_GAPS * run.longest_gap)
+    limit = patience(run)
     if silent < limit:
         return None
     evidence = f"nothing for {_time(silent)}, since step {run.step:,}"
-    evidence += f"; a log line came every {_time(usual)}" if run.log_gaps else ""
+    evidence += f"; a log line came every {_time(median(run.log_gaps))}" if run.log_gaps else ""
     advice = "If no process is left, `--resume auto` goes on from the newest checkpoint."
     return Symptom(run.step, evidence, confidence="high" if silent > 10 * limit else "medium", advice=advice)
 
@@ -167,7 +180,8 @@ def resume_jump(run: History) -> Symptom | None:
     then, now = median(losses(before)), median(losses(after))
     if ratio(now, then) < max(JUMP, JUMP_SIGMAS * wobble(run.before_resume) / math.sqrt(LINES_AFTER)):
         return None
-    evidence = f"loss {then:.3f} before step {run.resumed.step:,}, {now:.3f} after ({percent(now / then - 1)} more)"
+    more = percent(now / max(then, SMALLEST) - 1)
+    evidence = f"loss {then:.3f} before step {run.resumed.step:,}, {now:.3f} after ({more} more)"
     severity: Severity = "critical" if ratio(now, then) > LARGE_JUMP else "warning"
     rates = before[-1].learning_rate, after[-1].learning_rate
     if rates[1] > 3 * rates[0]:

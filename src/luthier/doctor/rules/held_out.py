@@ -4,8 +4,20 @@ from __future__ import annotations
 
 import math
 
-from luthier.doctor.evidence import all_of, change, evaluations, first_loss, logs, losses, lower_rate, percent, ratio
-from luthier.doctor.finding import Change, Symptom, rule
+from luthier.doctor.evidence import (
+    SMALLEST,
+    all_of,
+    change,
+    evaluations,
+    first_loss,
+    logs,
+    losses,
+    lower_rate,
+    percent,
+    ratio,
+    shorter,
+)
+from luthier.doctor.finding import Symptom, rule
 from luthier.doctor.history import History
 from luthier.doctor.statistics import median, noise
 
@@ -31,8 +43,9 @@ def overfitting(run: History) -> Symptom | None:
     if best is None or latest[0].step <= best.step:
         return None
     values = [event.eval_loss for event in run.evaluations if math.isfinite(event.eval_loss)]
-    over = min(event.eval_loss for event in latest) / best.eval_loss - 1
-    if not over > max(OVER_BEST, 3 * noise(values) / best.eval_loss):
+    lowest = max(best.eval_loss, SMALLEST)
+    over = min(event.eval_loss for event in latest) / lowest - 1
+    if not over > max(OVER_BEST, 3 * noise(values) / lowest):
         return None
     before = [line for line in run.whole if line.step <= best.step][-5:]
     if before and median(losses(run.whole[-5:])) > median(losses(before)) * (1 + TRAIN_ROSE):
@@ -42,22 +55,10 @@ def overfitting(run: History) -> Symptom | None:
     evidence += f"; training loss now {median(losses(run.whole[-5:])):.3f}" if run.whole else ""
     kept = run.get("evaluation.load_best_model_at_end")
     advice = f"The weights of step {best.step:,} are kept and become final_model." if kept else ""
-    return Symptom(now.step, evidence, _shorter(run), "high", advice=advice)
-
-
-def _shorter(run: History) -> tuple[Change, ...]:
-    """Fewer epochs, and stop by itself."""
-    lines = []
-    assert run.best is not None
-    epochs = run.get("training.num_train_epochs")
-    wanted = max(1.0, math.ceil(run.best.epoch))
-    if run.get("training.max_steps") is not None:
-        lines.append(change(run, "training.max_steps", run.best.step))
-    elif epochs is None or wanted < epochs:
-        lines.append(change(run, "training.num_train_epochs", float(wanted)))
+    lines = shorter(run, best.step, best.epoch)
     if run.get("evaluation.early_stopping_patience") is None:
-        lines.append(change(run, "evaluation.early_stopping_patience", 3))
-    return tuple(lines)
+        lines += (change(run, "evaluation.early_stopping_patience", 3),)
+    return Symptom(now.step, evidence, lines, "high", advice=advice)
 
 
 def _untouched(run: History) -> str:
@@ -80,7 +81,7 @@ def worse_than_base(run: History) -> Symptom | None:
     if not ratio(latest.eval_loss, start) > max(WORSE, 2.5 * doubt):
         return None
     evidence = f"eval_loss {latest.eval_loss:.3f} at step {latest.step:,}; the base model had {start:.3f} at step "
-    evidence += f"{run.beginning[0].step:,} ({percent(latest.eval_loss / start - 1)} more)"
+    evidence += f"{run.beginning[0].step:,} ({percent(latest.eval_loss / max(start, SMALLEST) - 1)} more)"
     return Symptom(latest.step, evidence, lower_rate(run))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 from luthier.doctor.evidence import (
+    SMALLEST,
     all_of,
     change,
     first_loss,
@@ -75,7 +76,7 @@ def loss_stuck(run: History) -> Symptom | None:
     seen = run.evaluations
     start, doubt = first_loss(run)
     if len(seen) > 1 and seen[-1].step - seen[0].step >= ENOUGH_STEPS / 2 and seen[0].eval_loss > 0.8 * start:
-        fell = 1 - seen[-1].eval_loss / seen[0].eval_loss
+        fell = 1 - seen[-1].eval_loss / max(seen[0].eval_loss, SMALLEST)
         if abs(fell) < FLAT_EVALUATION:
             evidence = f"eval_loss {seen[0].eval_loss:.4f} at step {seen[0].step:,}, {seen[-1].eval_loss:.4f} at "
             return Symptom(run.step, f"{evidence}step {seen[-1].step:,}", _raise_rate(run), "high")
@@ -202,7 +203,9 @@ def warmup_missing(run: History) -> Symptom | None:
     early = [line for line in run.whole if line.step <= max(20, FIRST * run.total_steps)]
     high = max(JUMP, SIGMAS * wobble(run.whole), 3 * doubt)
     hump = [min(pair, key=lambda line: line.loss) for pair in pairwise(early)]  # one line alone is a spike
-    top = max(hump, key=lambda line: line.loss, default=early[0])
+    if not hump:
+        return None  # one line at most, or a log that begins later
+    top = max(hump, key=lambda line: line.loss)
     if ratio(top.loss, start) < high or top.loss < start + LEAST_RISE or _blown_up(run):
         return None
     evidence = f"loss {start:.2f} at step {run.whole[0].step:,}, {top.loss:.2f} at step {top.step:,}, then down again"

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from luthier.doctor.evidence import (
+    SMALLEST,
     all_of,
     change,
     finite,
@@ -71,7 +72,7 @@ def _moves(run: History, lines: Sequence[Log]) -> bool:
     """Whether the loss falls, by what evaluations say, or else by the trend of the training loss."""
     seen = run.evaluations
     if len(seen) > 1:
-        return abs(seen[-1].eval_loss / seen[0].eval_loss - 1) > UNMOVED
+        return abs(seen[-1].eval_loss / max(seen[0].eval_loss, SMALLEST) - 1) > UNMOVED
     return trend(points(lines)).high < 0
 
 

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 import math
 
-from luthier.doctor.evidence import all_of, change, finite, first_loss, level, logs, losses, percent, ratio, wobble
+from luthier.doctor.evidence import (
+    all_of,
+    change,
+    finite,
+    first_loss,
+    level,
+    logs,
+    losses,
+    percent,
+    ratio,
+    shorter,
+    wobble,
+)
 from luthier.doctor.finding import Change, Severity, Symptom, rule
 from luthier.doctor.history import History
 from luthier.doctor.statistics import median
@@ -72,11 +84,11 @@ def nothing_trained(run: History) -> Symptom | None:
     The loss is exactly 0 because no token counts: every one is masked (label -100). The usual reason is a template
     whose answers the mask does not find, or answers that were cut off because the rows are too long.
 
-    Fires when three log lines in a row say exactly 0 and the loss was never near 0 before.
+    Fires when three log lines in a row say exactly 0, the loss was never near 0 before, and there is no gradient.
     """
     latest = run.recent[-MASKED_LINES:]
-    if any(line.loss != 0.0 for line in latest):
-        return None
+    if any(line.loss != 0.0 or 0 < line.grad_norm < math.inf for line in latest):
+        return None  # a gradient comes from tokens that count, whatever the loss adds up to
     earlier = [line.loss for line in run.whole if line.loss > 0]
     if earlier and min(earlier) < LEARNED_ALL:
         return None
@@ -121,7 +133,7 @@ def memorised(run: History) -> Symptom | None:
     learning from remembering.
     """
     epoch, now = run.recent[-1].epoch, level(run.recent)
-    if not run.evaluations and now < KNOWN_BY_HEART and epoch > 2:
+    if not run.evaluations and now < KNOWN_BY_HEART and 2 < epoch < math.inf:
         line = change(run, "data.val_set_size", 0.05)
         evidence = f"training loss {now:.2f} in epoch {math.ceil(epoch)}, and no rows are held out to compare with"
         return Symptom(run.step, evidence, (line,), "low", title="The rows may be known by heart")
@@ -132,7 +144,7 @@ def memorised(run: History) -> Symptom | None:
     if run.best and (run.best.step > drops[-1][0] or run.evaluations[-1].step <= drops[-1][0]):
         return None  # held-out rows gain as well, or have not been asked since
     sizes = ", ".join(f"{percent(drop)} at step {step:,}" for step, drop in drops[-3:] if drop)
-    lines = (change(run, "training.num_train_epochs", float(max(1, len(drops)))),)
+    lines = shorter(run, drops[-1][0], float(len(drops)))
     return Symptom(drops[-1][0], f"the loss fell between two epochs by {sizes}", lines)
 
 

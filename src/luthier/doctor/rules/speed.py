@@ -6,9 +6,10 @@ seconds went. The guide's line is 50 %.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
-from luthier.doctor.evidence import all_of, change, finite, logs, percent, readings
+from luthier.doctor.evidence import all_of, change, finite, known, logs, percent, readings
 from luthier.doctor.finding import Symptom, rule
 from luthier.doctor.history import History
 from luthier.doctor.statistics import median
@@ -80,10 +81,11 @@ def gpu_idle(run: History) -> Symptom | None:
     processor tell the cause.
     """
     seen = run.machines[-2 * ENOUGH :]
-    used = median(finite(event.gpu_utilization for event in seen))
+    busy = finite(event.gpu_utilization for event in run.machines)[-2 * ENOUGH :]
+    used = median(busy)
     if used >= IDLE:
         return None
-    evidence = f"GPU {used:.0f} % busy (median of {len(seen)} readings up to step {run.step:,})"
+    evidence = f"GPU {used:.0f} % busy (median of {len(busy)} readings up to step {run.step:,})"
     share = _waiting(run.timings[-2 * ENOUGH :])[0] if run.timings else 0.0
     if share > WAITING:
         workers = run.get("data.dataloader_num_workers")
@@ -139,7 +141,7 @@ def _own_device(run: History) -> str:
     return "on a CPU other programs set the pace" if run.get("machine.device") == "cpu" else ""
 
 
-@rule("warning", needs=all_of(logs(3 * SLOW_LINES), _own_device))
+@rule("warning", needs=all_of(logs(3 * SLOW_LINES), known("machine.device"), _own_device))
 def slowing_down(run: History) -> Symptom | None:
     """Training has become slower.
 
@@ -154,14 +156,23 @@ def slowing_down(run: History) -> Symptom | None:
     if len(latest) < SLOW_LINES or len(earlier) < SLOW_LINES:
         return None
     now, usual = _speed(latest), _speed(earlier)
-    seconds = latest[-1].step_seconds * (latest[-1].step - latest[0].step)
-    if now > usual * (1 - SLOWER) or seconds < SLOW_SECONDS or max(map(_one_speed, latest)) > usual * (1 - SLOWER / 2):
+    if now > usual * (1 - SLOWER) or max(map(_one_speed, latest)) > usual * (1 - SLOWER / 2):
+        return None
+    if not _duration(latest) >= SLOW_SECONDS:
         return None
     evidence = f"{now:,.0f} tokens a second since step {latest[0].step:,}, {usual:,.0f} before"
     heat = finite(event.gpu_temperature_c for event in run.machines[-ENOUGH:])
     if heat and median(heat) >= HOT:
         return Symptom(run.step, f"{evidence}; GPU at {median(heat):.0f} °C", title="The GPU is hot and slows down")
     return Symptom(run.step, evidence)
+
+
+def _duration(lines: Sequence[Log]) -> float:
+    """Seconds from the first to the last of them."""
+    first, last = lines[0], lines[-1]
+    if math.isfinite(last.step_seconds):
+        return last.step_seconds * (last.step - first.step)
+    return (last.num_tokens - first.num_tokens) / _speed(lines)
 
 
 def _one_speed(line: Log) -> float:

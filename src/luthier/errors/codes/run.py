@@ -17,8 +17,9 @@ RUN: dict[str, Explanation] = {
         why="the forward or backward pass needs more memory than the device has left",
         text=(
             "The tokens of one pass decide how much memory it takes. Halve training.max_tokens_per_micro_batch "
-            "(the result stays the same), turn on training.gradient_checkpointing, or lower "
-            "data.max_seq_length; then go on with --resume auto."
+            "(the result stays the same) as long as it holds the longest row, then go on with --resume auto. Below "
+            "that, turn on training.gradient_checkpointing, or lower data.max_seq_length, then go on with "
+            "--resume auto --allow-changes."
         ),
     ),
     "E-RUN-003": Explanation(
@@ -42,9 +43,9 @@ RUN: dict[str, Explanation] = {
         why="without a terminal nobody can be told to wait for it, and an empty answer would look like a healthy run",
         text=(
             "luthier watch reads the folder of a run (events.jsonl is in training.output_dir, checkpoints by default) "
-            "or a log that a run's output was redirected to. The path that was given does not exist. On a terminal the "
-            "dashboard waits for a log that is to come; with --once, with --replay and in a pipe it has to be there. "
-            "Look at the path; it counts from the folder where the command runs."
+            "or a log that a run's output was redirected to. The path that was given does not exist, or nothing in it "
+            "is such a log. On a terminal the dashboard waits for a log that is to come; with --once, with --replay "
+            "and in a pipe it has to be there. Look at the path; it counts from the folder where the command runs."
         ),
     ),
 }

@@ -42,6 +42,7 @@ class Loop:
         self.torn = False
         self._cleared = False
         self._printed = False
+        self._moved = False
         self._late = False
         self._marks: deque[Bar | bytes] = deque(maxlen=_MOST)
         self._lines: deque[Values] = deque()
@@ -51,10 +52,15 @@ class Loop:
         """Whether a line waits for its mark."""
         return bool(self._lines)
 
+    @property
+    def moved(self) -> bool:
+        """Whether a bar says that one more line is due: it was cleared or drawn since the last one, or then had one."""
+        return self._moved or bool(self._marks)
+
     def clear(self, spaces: str) -> None:
         """The bar was overwritten with spaces."""
         if len(spaces) >= _CLEARED:
-            self._cleared, self._printed = True, False
+            self._cleared, self._printed, self._moved = True, False, True
 
     def text(self) -> None:
         """Something else was printed; where it came after spaces, the next bar is its mark."""
@@ -67,7 +73,7 @@ class Loop:
             # Another loop. What its predecessor printed and never wrote out is lost.
             placed += self.flush()
             self._marks.clear()
-        self.bar = bar
+        self.bar, self._moved = bar, True
         if self._cleared:
             if self.torn:
                 # The mark is that of the torn line, not of the one before it, which never had one.
@@ -84,7 +90,7 @@ class Loop:
 
     def print(self, values: Values) -> list[Placed]:
         """A line has come; the lines that have their place thereby. There has to be a bar."""
-        self._printed = True
+        self._printed, self._moved = True, False
         if self._marks:
             self._late = True
             return self._place(values)

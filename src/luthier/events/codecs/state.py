@@ -2,7 +2,8 @@
 
 After each change the file is read again and the entries that are new are told. Where the history differs from the one
 read before (a run that resumed from an older checkpoint), it is told again from there, after a `RunStarted`. Of a file
-of more than `LARGEST` bytes only the last entries are read. Times are those of the file.
+of more than `LARGEST` bytes only the last entries are read. The time of the first entries is that of the file; those
+that a later save adds are spread evenly over the time between the two saves.
 
 Not covered: what happened since the last save.
 Source: transformers 5.23, `trainer_callback.py`, `TrainerState`.
@@ -44,6 +45,7 @@ class StateSource:
         self._signature: tuple[Any, ...] = ()
         self._entries: list[dict[str, Any]] = []
         self._attempt = 0
+        self._saved = math.nan
         self._best = math.nan
         self._trouble = f"waiting for {place}"
         self._left_out = ""
@@ -72,7 +74,12 @@ class StateSource:
         if state is None:
             return []
         self._left_out = f"; only the last {LARGEST >> 20} MiB" if about.st_size > LARGEST else ""
-        return [Told(event, about.st_mtime, str(self._attempt)) for event in self._news(state)]
+        events = self._news(state)
+        before, self._saved = self._saved, about.st_mtime
+        return [
+            Told(event, when, str(self._attempt))
+            for event, when in zip(events, _times(events, before, self._saved), strict=True)
+        ]
 
     def everything(self) -> Iterator[Told]:
         """What is there now."""
@@ -106,6 +113,13 @@ class StateSource:
             self._best = evaluated.eval_loss if evaluated.best else self._best
             return evaluated
         return of.finished(entry, step) if "train_runtime" in entry else None
+
+
+def _times(events: list[Event], before: float, now: float) -> list[float]:
+    """When each came that was saved `now`: since the save before, but for an attempt that nobody saw begin."""
+    if not before < now or (events and isinstance(events[0], RunStarted)):
+        before = now
+    return [before + (now - before) * count / len(events) for count in range(1, len(events) + 1)]
 
 
 def is_state(first_bytes: bytes) -> bool:

@@ -65,7 +65,7 @@ class BoardSource:
     def poll(self) -> list[Told]:
         """The scalars that are new, as events."""
         told: list[Told] = []
-        budget = self._budget
+        budget, grown = self._budget, False
         try:
             there = self._find()[-MOST_FILES:]
             self._files = {path: self._files.get(path) or RecordFile(path) for path in there}
@@ -75,12 +75,13 @@ class BoardSource:
                     self._scalars.open(path)
                     for record in file.read(budget):
                         told += self._scalars.take(record)
+                        grown = True
                     budget -= before
                 self._trouble = ""
             self._left = sum(file.left() for file in self._files.values())
         except OSError as error:
             self._trouble = f"cannot read {self._place}: {error.strerror or error}"
-        self._quiet = 0 if told else self._quiet + 1
+        self._quiet = 0 if grown else self._quiet + 1
         return told + (list(self._scalars.flush()) if self._quiet == QUIET_POLLS else [])
 
     def everything(self) -> Iterator[Told]:

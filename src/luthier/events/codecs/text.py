@@ -146,10 +146,12 @@ class TextDecoder(LineDecoder):
             # A bar below another one, that of an evaluation, ends with the cursor going up.
             nested = "\x1b[A" in text
             text = ANSI.sub("", text)
+        if self._sentences.goes_on(text):
+            # What a model writes, in a sentence, may look like anything, also like nothing.
+            return
         if text.isspace() and not nested:
             self._loop.clear(text)
-        if not text or text.isspace() or self._sentences.goes_on(text):
-            # What a model writes, in a sentence, may look like anything.
+        if not text or text.isspace():
             return
         bar = parse_bar(text)
         if bar is not None:
@@ -164,6 +166,8 @@ class TextDecoder(LineDecoder):
         values = parse_line(torn + text) if torn else None
         values = values or (parse_line(text) if "{" in text else None)
         self._loop.torn = False
+        if values and None in values.values():
+            values = {name: value for name, value in values.items() if value is not None}
         if values and not values.keys().isdisjoint(_TELLING):
             self._say(self._sentences.flush())
             self._dict(values)
@@ -255,7 +259,7 @@ class TextDecoder(LineDecoder):
             self._resolve(values, bar.step, bar)
 
     def _dict(self, values: dict[str, Value]) -> None:
-        if values == self._last and not self._again:
+        if values == self._last and not self._again and not self._loop.moved:
             # Each process of a distributed run prints it.
             return
         self._last = values

@@ -236,9 +236,11 @@ def _logarithmic_ticks(low: float, high: float, ticks: int) -> tuple[tuple[float
         return tuple((math.log10(value), label) for value, label in round_numbers)
     digits = (1, 2, 5) if (high - low) * 3 <= ticks * 1.5 else (1,)
     every = math.ceil((high - low) / ticks)
-    powers = (power for power in range(math.floor(low), math.ceil(high) + 1) if power % every == 0)
+    least, most = max(math.floor(low), -307), min(math.ceil(high), 308)  # beyond, powers are 0 or no numbers
+    powers = (power for power in range(least, most + 1) if power % every == 0)
     values = (digit * 10.0**power for power in powers for digit in digits)
-    return tuple((math.log10(value), _label(value, 0.0)) for value in values if low <= math.log10(value) <= high)
+    found = tuple((math.log10(value), _label(value, 0.0)) for value in values if low <= math.log10(value) <= high)
+    return found or ((low, _label(10.0**low, 0.0)),)
 
 
 def _nice(size: float, digits: Sequence[float] = (1, 2, 5, 10)) -> float:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from luthier.doctor import Finding
+from luthier.doctor.silence import SHORTEST_SILENCE
 from luthier.events.types import Machine
 from luthier.monitor.state import Point, RunState
 
@@ -16,7 +17,6 @@ SMOOTHINGS = (1.0, 0.5, 0.2, 0.1, 0.05, 0.02)
 """Weights of the newest loss in the smoothed curve; 1 is the curve as it is."""
 SPANS = (20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 50_000)
 """Numbers of latest steps that the curves can be zoomed to."""
-_SILENT_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,8 @@ class Run:
     """The moment, on the clock of the run's own events."""
     local: Machine | None = None
     """What this machine says of itself, for a log that says nothing of its own."""
+    patience: float = SHORTEST_SILENCE
+    """Seconds of silence that are no reason to worry, as the doctor sees it."""
 
     @property
     def machine(self) -> Machine | None:
@@ -76,10 +78,8 @@ class Run:
     @property
     def silent(self) -> bool:
         """Whether it is training, but has said nothing for much longer than usual."""
-        state = self.state
-        usual = (state.logged_at - state.started) / state.logged if state.logged else 0.0
-        unfinished = bool(state.updated) and state.finished is None
-        return unfinished and self.now - state.updated > max(_SILENT_SECONDS, 10 * usual)
+        unfinished = bool(self.state.updated) and self.state.finished is None
+        return unfinished and self.now - self.state.updated > self.patience
 
     def points(self, span: int | None) -> tuple[Point, ...]:
         """The log lines of the latest `span` steps, as finely as they are kept."""

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Protocol
 
 from luthier.doctor import Doctor, examine, findings
+from luthier.doctor.silence import patience
 from luthier.events.follow import Told, open_log
 from luthier.events.types import Event, Machine
 from luthier.machine.gpu import read_gpus
@@ -143,7 +144,8 @@ class _Watched:
         if not 0 <= now - self.examined < _SECONDS_BETWEEN_EXAMINATIONS:
             found, self.examined = findings(self.doctor, now), now
         name = self.state.run or Path(self.path).name or self.path
-        self.run = Run(name, self.path, self.feed.source, self.state, found, now, self.local)
+        limit = patience(self.doctor.history)
+        self.run = Run(name, self.path, self.feed.source, self.state, found, now, self.local, limit)
         return self.run
 
 

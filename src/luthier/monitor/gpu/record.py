@@ -76,6 +76,8 @@ class Table:
         self._path = path
         header = _line(COLUMNS)
         try:
+            if path.is_fifo():
+                raise _refused(path, "it is a pipe, and writing to one waits for a reader that may never come")
             first, whole = _ends(path, longest=4 * len(header))
             file = path.open("a", encoding="utf-8", newline="") if first in ("", header) else None
         except OSError as error:
