@@ -20,7 +20,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import torch
-from measuring import dashboard, learning, mechanics, quickstart
+from measuring import dashboard, learning, mechanics, quickstart, tensorboard
 from measuring.drawing import PICTURES
 from measuring.runs import WORK
 
@@ -28,6 +28,7 @@ from luthier.version import __version__
 
 EXPERIMENTS = {
     "quickstart": quickstart.quickstart,
+    "tensorboard": tensorboard.tensorboard,
     "base": learning.base,
     "overfitting": learning.overfitting,
     "learning_rates": learning.learning_rates,

@@ -3,8 +3,10 @@
     python recipes/quickstart/make_base.py             all of it; an interrupted training goes on when started again
     python recipes/quickstart/make_base.py --prepare   only the text and the tokenizer
 
-The text is half the functions of Python's standard library (`library.py`), half made-up commented statements
-(`sentences.py`). The model is a Llama of 5.8 million parameters. Same Python, same seed: same text and tokenizer.
+The text is the functions of Python's standard library (`library.py`), twice, and made-up commented statements
+(`sentences.py`), each once. The tokenizer comes first: many names of the statements are put together from pieces of its
+vocabulary, for a piece that the model hardly met could not be copied. The model is a Llama of 5.8 million parameters.
+Same Python, same seed: same text and tokenizer.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import ast
 import json
 import os
 import platform
+import re
 import sys
 from pathlib import Path
 
@@ -25,13 +28,17 @@ from transformers import LlamaConfig, PreTrainedTokenizerFast
 
 import luthier
 from luthier.events.line import format_line
+from luthier.events.read import read
 from luthier.events.types import Evaluated, RunFinished
 
 HERE = Path(__file__).parent
 WORK = Path("models/quickstart_base")
 PACKAGE = HERE.parents[1] / "src" / "luthier" / "quickstart"
 VOCABULARY = 4096
-MADE_UP_DOCUMENTS = 20_000
+LIBRARY_REPEATS = 2
+MADE_UP_DOCUMENTS, TOKENIZER_DOCUMENTS = 85_000, 20_000
+INVENTED = 0.4
+RUN = Path("checkpoints/quickstart_base")
 # an instruction is a comment and its answer the code under it: what a base model of code has seen before
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}{% if message.role == 'assistant' %}"
@@ -42,22 +49,24 @@ CHAT_TEMPLATE = (
 
 def main() -> None:
     """All steps in order."""
-    texts = text()
-    write_start(texts)
+    library = functions()
+    known = words(library)
+    learned = tokenizer([*library, *Writer(known).documents(TOKENIZER_DOCUMENTS)])
+    pieces = sorted(piece for piece in learned.get_vocab() if re.fullmatch("[a-z]+", piece))
+    writer = Writer(known, seed=1, invented=INVENTED, pieces=pieces)
+    texts = [*library * LIBRARY_REPEATS, *dict.fromkeys(writer.documents(MADE_UP_DOCUMENTS))]
+    refuse_answers(texts)
+    write_start(texts, learned)
     if "--prepare" not in sys.argv:
         publish(train(), len(texts))
 
 
-def text() -> list[str]:
-    """The library's functions and the made-up documents; refuses what holds an answer of the quickstart."""
-    library = functions()
-    made_up = Writer(words(library)).documents(MADE_UP_DOCUMENTS)
-    texts = list(dict.fromkeys([*library, *made_up]))
+def refuse_answers(texts: list[str]) -> None:
+    """Ends with an error when a text is an answer of the quickstart."""
     secret = {normalised(row["output"]) for row in rows("heldout.jsonl")}
-    known = [document for document in texts if normalised(document) in secret]
+    known = [document for document in dict.fromkeys(texts) if normalised(document) in secret]
     if known:
         sys.exit(f"{len(known)} documents are answers of held-out tasks; the first:\n{known[0]}")
-    return texts
 
 
 def rows(name: str) -> list[dict[str, str]]:
@@ -73,13 +82,13 @@ def normalised(code: str) -> str:
     return ast.unparse(node)
 
 
-def write_start(texts: list[str]) -> None:
+def write_start(texts: list[str], learned: PreTrainedTokenizerFast) -> None:
     """text.jsonl, the tokenizer and config.json under `models/quickstart_base`."""
     start = WORK / "start"
     start.mkdir(parents=True, exist_ok=True)
     with (WORK / "text.jsonl").open("w", encoding="utf-8") as file:
         file.writelines(json.dumps({"text": document}) + "\n" for document in texts)
-    tokenizer(texts).save_pretrained(start)
+    learned.save_pretrained(start)
     LlamaConfig(
         vocab_size=VOCABULARY,
         hidden_size=256,
@@ -96,14 +105,23 @@ def write_start(texts: list[str]) -> None:
     ).save_pretrained(start)
 
 
+# Words that occur in all text take the spaces around them along; any other word has the same tokens everywhere, so that
+# a name can be copied from English to code. Every digit is a token of its own, and so is an indent.
+_COMMON = (
+    "the|of|that|to|in|is|are|and|or|if|else|for|not|with|at|by|a|an|as|from|it|each|every|all|only|when|which|on|into|"
+    "than|be|has|return|returns|def|import|raise|assert|print|while"
+)
+_PARTS = rf"\n *| ?(?<![A-Za-z_])(?:{_COMMON})(?![A-Za-z_]) ?|[A-Za-z]+|_| ?[^A-Za-z_ \n]+ ?| +"
+
+
 def tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
-    """Byte-level BPE. Every digit is a token of its own and so is an indent, so that numbers can be copied."""
+    """Byte-level BPE inside of the parts above."""
     bpe = Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Digits(individual_digits=True),
-            pre_tokenizers.Split(Regex(r"\n *"), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False),
+            pre_tokenizers.Split(Regex(_PARTS), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
     bpe.decoder = decoders.ByteLevel()
@@ -120,11 +138,13 @@ def tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
 
 
 def train() -> dict[str, float]:
-    """Train as base.yaml says; what the card tells of it."""
+    """Train as base.yaml says, unless that is done already; what the card tells of it."""
+    if not (RUN / "final_model").is_dir():
+        for event in luthier.train(HERE / "base.yaml", resume="auto"):
+            if line := format_line(event):
+                print(line, flush=True)
     facts: dict[str, float] = {}
-    for event in luthier.train(HERE / "base.yaml", resume="auto"):
-        if line := format_line(event):
-            print(line, flush=True)
+    for event, _ in read(RUN / "events.jsonl"):
         if isinstance(event, Evaluated):
             facts["eval_loss"] = event.eval_loss
         if isinstance(event, RunFinished):
@@ -135,7 +155,7 @@ def train() -> dict[str, float]:
 
 def publish(facts: dict[str, float], documents: int) -> None:
     """The weights in bfloat16, the tokenizer and the card into the package."""
-    final, base = Path("checkpoints/quickstart_base/final_model"), PACKAGE / "base"
+    final, base = RUN / "final_model", PACKAGE / "base"
     base.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.to(torch.bfloat16) for name, tensor in load_file(final / "model.safetensors").items()}
     save_file(weights, base / "model.safetensors", metadata={"format": "pt"})

@@ -123,6 +123,11 @@ def test_the_architecture_table_folds_layers_that_are_alike(whole):
     assert "| `layers.*.q_proj.lora_A` | 2 | Linear | 2 x 10 | 20 | 20 |" in table
 
 
+def test_the_model_itself_is_no_node_of_its_graph():
+    modules = [{"name": "Llama", "type": "Llama"}, {"name": "head", "type": "Linear"}]
+    assert [node.name for node in graph_def(modules).node] == ["tokens", "head"]
+
+
 def test_a_graph_of_nothing():
     assert [node.name for node in graph_def([]).node] == ["tokens"]
 

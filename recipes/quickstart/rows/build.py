@@ -19,15 +19,16 @@ from typing import Any
 from rows import algorithms, dates, dicts, errors, integers, lists, phrases, recursion, strings
 from rows.asserts import Rival, UnclearError, choose
 from rows.compose import family_of, pairs
-from rows.pools import held_name, train_name
+from rows.pools import ANY_NAMES, held_name, train_name
 from rows.shapes import Family, Slot, Value
 from rows.verify import normal
 
 AREAS = (strings, lists, integers, dicts, dates, recursion, errors, algorithms)
 FAMILIES: list[Family] = [family for area in AREAS for family in area.FAMILIES]
-ROWS_PER_FAMILY, ROWS_PER_PAIR = 40, 3
-WAYS = 4
-"""Of a family's ways to say it, so many are in training: more of them need more steps than a quickstart has."""
+ROWS_PER_FAMILY, ROWS_PER_PAIR = 74, 3
+FREE_NAMES, ODD_NAMES = 0.9, 0.6
+"""Share of names of functions, and of arguments that the instruction says, that have nothing to do with the task. Who
+sees fitting names only learns to write what fits, and not what was asked for."""
 HELD = {"phrasing": 60, "parameter": 60, "composition": 50}
 
 
@@ -164,11 +165,12 @@ def _free(names: Sequence[str], body: str, taken: set[str]) -> list[str]:
     return [name for name in names if name not in used]
 
 
-def _arguments(family: Family, rng: Random, signed: bool, held: bool = False) -> tuple[str, ...]:
-    """Names of the arguments: the usual ones, or, where the instruction says them, any."""
+def _arguments(family: Family, rng: Random, signed: bool, held: bool = False, odd: float = 0.0) -> tuple[str, ...]:
+    """Names of the arguments: the usual ones, or, where the instruction says them, any of their kind, or odd ones."""
     chosen: list[str] = []
     for kind in family.args:
-        free = _free(kind.held if held and signed else kind.names, family.body, set(chosen))
+        names = kind.held if held and signed else ANY_NAMES if rng.random() < odd else kind.names
+        free = _free(names, family.body, set(chosen))
         chosen.append(rng.choice(free) if signed else free[0])
     return tuple(chosen)
 
@@ -185,11 +187,12 @@ def _train_draw(family: Family, i: int, rng: Random) -> Draw:
     openings = phrases.NAMED if kind < 0.5 else phrases.SIGNED if kind < 0.82 else phrases.UNNAMED
     opening = rng.choice(openings)
     fitting = (family.name, *family.names)
-    name = train_name(rng) if rng.random() < 0.55 else rng.choice(fitting)
+    name = train_name(rng) if rng.random() < FREE_NAMES else rng.choice(fitting)
     if openings is phrases.UNNAMED:
         name = family.name
-    args = _arguments(family, rng, openings is phrases.SIGNED)
-    core = family.train[i % min(WAYS, len(family.train))]
+    signed = openings is phrases.SIGNED
+    args = _arguments(family, rng, signed, odd=ODD_NAMES if signed else 0.0)
+    core = family.train[i % len(family.train)]
     return Draw(family, _values(family, rng), name, args, core, opening, rng.random() < 0.6)
 
 
@@ -240,7 +243,7 @@ def _held_draw(family: Family, split: str, i: int, rng: Random) -> Draw:
     opening = rng.choice(fresh if new_words and i % 2 else shared)
     name = held_name(rng) if new_values else train_name(rng)
     args = _arguments(family, rng, signed, held=new_values)
-    core = rng.choice(family.held if new_words else family.train[:WAYS])
+    core = rng.choice(family.held if new_words else family.train)
     return Draw(family, _values(family, rng, held=new_values), name, args, core, opening, rng.random() < 0.6)
 
 

@@ -26,7 +26,7 @@ A training row has {mean:.0f} characters of instruction and output on average, {
 ## What a family is
 
 A small task with parameters: the function's name, at times the arguments' names, numbers, letters, words, separators,
-and options (ascending or descending, inclusive or exclusive). Openings shared by all families, times four ways
+and options (ascending or descending, inclusive or exclusive). Openings shared by all families, times up to ten ways
 to say each task, make the instructions. Where an instruction gives no name, the function is called as its family.
 
 ## Splits of the held-out tasks

@@ -22,6 +22,14 @@ NAMED = (
     "$f: $do",
     "Can you write $f? It should $do.",
     "Give me a Python function $f that $does.",
+    "Write $f, which $does.",
+    "Code a function $f to $do.",
+    "Let $f be a function that $does.",
+    "We need a function $f to $do.",
+    "Define $f: it should $do.",
+    "Build a function called $f that $does.",
+    "Add a function named $f which $does.",
+    "Show me $f, a Python function that $does.",
 )
 SIGNED = (
     "Define $sig to $do.",
@@ -30,6 +38,12 @@ SIGNED = (
     "Complete the function $sig, which $does.",
     "Write the Python function $sig to $do.",
     "Create $sig that $does.",
+    "Write a function $sig that $does.",
+    "Fill in $sig: it should $do.",
+    "Add $sig, which should $do.",
+    "Please write $sig to $do.",
+    "Build $sig so that it $does.",
+    "Show me $sig, a function that $does.",
 )
 UNNAMED = (
     "Write a Python function that $does.",

@@ -25,15 +25,30 @@ NOUNS = [
     "garden",
 ]  # fmt: skip
 EXTRA = ("new", "old", "fast", "small", "big", "safe", "main", "my", "simple", "next", "last", "first")
+# names for arguments of any kind: only copying the instruction tells which it is
+ANY_NAMES = (
+    "age", "angle", "answer", "area", "base", "batch", "body", "book", "bread", "call", "card", "cell", "chain", "chart",
+    "city", "color", "corner", "course", "cup", "deck", "depth", "door", "draft", "edge", "event", "fact", "farm",
+    "figure", "fleet", "flour", "fruit", "gate", "glass", "goal", "guest", "hat", "height", "hill", "horse", "hours",
+    "image", "island", "jar", "journey", "kind", "lake", "leaf", "lesson", "letter", "limit", "log", "machine", "mail",
+    "mark", "meal", "metal", "mile", "music", "nest", "offer", "order", "paint", "pair", "paper", "plan",
+    "plant", "price", "query", "rain", "rate", "reply", "result", "road", "roof", "root", "rope", "salt",
+    "sample", "school", "seat", "shape", "ship", "shop", "sign", "size", "song", "soup", "speed", "stage", "state",
+    "station", "stock", "story", "street", "temp", "theme", "ticket", "total", "tower", "train", "trip", "unit",
+    "version", "view", "visit", "wall", "wave", "week", "wheel", "width", "window", "wire", "wood", "yard",
+)  # fmt: skip
 HELD_VERBS = ("craft", "weave", "select", "handle", "process", "carve")
 HELD_NOUNS = ("lantern", "house", "ladder", "engine", "market", "forest", "signal", "bottle", "planet", "report")
 
 LETTERS_HELD = "schuk"
-SEPARATORS, SEPARATORS_HELD = ",;-|/:_", "+=."
+SEPARATORS, SEPARATORS_HELD = ",;-|/:_~*#&", "+=."
 WORDS = [
     "cat", "dog", "sun", "red", "blue", "hello", "world", "apple", "note", "end", "start", "big", "small", "yes",
     "no", "ok", "run", "stop", "left", "right", "open", "shut", "fire", "ice", "north", "day", "night", "one",
-    "two", "more", "less", "high", "low", "error", "warn", "info", "test", "item", "key", "name",
+    "two", "more", "less", "high", "low", "error", "warn", "info", "test", "item", "key", "name", "arm", "bag", "ball", "bell",
+    "bed", "chair", "coin", "corn", "cow", "desk", "drum", "east", "egg", "fan", "fish", "flag", "frog", "green", "hand",
+    "hot", "iron", "lion", "loud", "milk", "mouse", "nut", "oak", "pear", "pink", "pot", "quiet", "rice", "sand", "shoe",
+    "slow", "snow", "spoon", "star", "tea", "west", "wolf",
 ]  # fmt: skip
 WORDS_HELD = ["tiger", "ocean", "silver", "purple", "dragon", "winter", "yellow", "orbit"]
 TALK = [
@@ -184,11 +199,12 @@ DAY = Arg(("day", "text", "date_text", "start"), ("moment", "stamp"),
 
 def train_name(rng: Random) -> str:
     """A function's name out of the words of training."""
-    parts = [rng.choice(VERBS), rng.choice(NOUNS)]
+    nouns = NOUNS if rng.random() < 0.5 else ANY_NAMES
+    parts = [rng.choice(VERBS), rng.choice(nouns)]
     if rng.random() < 0.3:
         parts.insert(1, rng.choice(EXTRA))
     elif rng.random() < 0.3:
-        parts = [parts[1], rng.choice(NOUNS)]
+        parts = [parts[1], rng.choice(nouns)]
     return "_".join(dict.fromkeys(parts))
 
 

@@ -23,7 +23,7 @@ def graph_def(modules: list[dict[str, Any]]) -> graph_pb2.GraphDef:
     nodes = [node_def_pb2.NodeDef(name="tokens", op="Input")]
     for module in modules:
         name = str(module["name"])
-        if name in outer:
+        if name in outer or name == module["type"]:  # holds others; the model itself has its class for a name
             continue
         trainable = int(module.get("trainable", 0))
         nodes.append(

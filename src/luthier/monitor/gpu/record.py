@@ -47,7 +47,7 @@ class Reading:
 def as_json(reading: Reading) -> str:
     """One line: `{"time": …, "problem": …, "driver": …, "gpus": […], "system": {…}}`. ASCII only."""
     system = {**asdict(reading.system), "cpu_mean_percent": reading.system.cpu_mean_percent}
-    record = {"time": reading.time, **asdict(reading.readings), "system": system}
+    record = {"time": round(reading.time, 3), **asdict(reading.readings), "system": system}
     return json.dumps(_plain(record), allow_nan=False)
 
 
