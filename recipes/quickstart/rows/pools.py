@@ -27,12 +27,12 @@ NOUNS = [
 EXTRA = ("new", "old", "fast", "small", "big", "safe", "main", "my", "simple", "next", "last", "first")
 # names for arguments of any kind: only copying the instruction tells which it is
 ANY_NAMES = (
-    "age", "angle", "answer", "area", "base", "batch", "body", "book", "bread", "call", "card", "cell", "chain", "chart",
-    "city", "color", "corner", "course", "cup", "deck", "depth", "door", "draft", "edge", "event", "fact", "farm",
-    "figure", "fleet", "flour", "fruit", "gate", "glass", "goal", "guest", "hat", "height", "hill", "horse", "hours",
-    "image", "island", "jar", "journey", "kind", "lake", "leaf", "lesson", "letter", "limit", "log", "machine", "mail",
-    "mark", "meal", "metal", "mile", "music", "nest", "offer", "order", "paint", "pair", "paper", "plan",
-    "plant", "price", "query", "rain", "rate", "reply", "result", "road", "roof", "root", "rope", "salt",
+    "age", "angle", "answer", "area", "base", "batch", "body", "book", "bread", "call", "card", "cell", "chain",
+    "chart", "city", "color", "corner", "course", "cup", "deck", "depth", "door", "draft", "edge", "event", "fact",
+    "farm", "figure", "fleet", "flour", "fruit", "gate", "glass", "goal", "guest", "hat", "height", "hill", "horse",
+    "hours", "image", "island", "jar", "journey", "kind", "lake", "leaf", "lesson", "letter", "limit", "log",
+    "machine", "mail", "mark", "meal", "metal", "mile", "music", "nest", "offer", "order", "paint", "pair", "paper",
+    "plan", "plant", "price", "query", "rain", "rate", "reply", "result", "road", "roof", "root", "rope", "salt",
     "sample", "school", "seat", "shape", "ship", "shop", "sign", "size", "song", "soup", "speed", "stage", "state",
     "station", "stock", "story", "street", "temp", "theme", "ticket", "total", "tower", "train", "trip", "unit",
     "version", "view", "visit", "wall", "wave", "week", "wheel", "width", "window", "wire", "wood", "yard",
@@ -45,10 +45,10 @@ SEPARATORS, SEPARATORS_HELD = ",;-|/:_~*#&", "+=."
 WORDS = [
     "cat", "dog", "sun", "red", "blue", "hello", "world", "apple", "note", "end", "start", "big", "small", "yes",
     "no", "ok", "run", "stop", "left", "right", "open", "shut", "fire", "ice", "north", "day", "night", "one",
-    "two", "more", "less", "high", "low", "error", "warn", "info", "test", "item", "key", "name", "arm", "bag", "ball", "bell",
-    "bed", "chair", "coin", "corn", "cow", "desk", "drum", "east", "egg", "fan", "fish", "flag", "frog", "green", "hand",
-    "hot", "iron", "lion", "loud", "milk", "mouse", "nut", "oak", "pear", "pink", "pot", "quiet", "rice", "sand", "shoe",
-    "slow", "snow", "spoon", "star", "tea", "west", "wolf",
+    "two", "more", "less", "high", "low", "error", "warn", "info", "test", "item", "key", "name", "arm", "bag",
+    "ball", "bell", "bed", "chair", "coin", "corn", "cow", "desk", "drum", "east", "egg", "fan", "fish", "flag",
+    "frog", "green", "hand", "hot", "iron", "lion", "loud", "milk", "mouse", "nut", "oak", "pear", "pink", "pot",
+    "quiet", "rice", "sand", "shoe", "slow", "snow", "spoon", "star", "tea", "west", "wolf",
 ]  # fmt: skip
 WORDS_HELD = ["tiger", "ocean", "silver", "purple", "dragon", "winter", "yellow", "orbit"]
 TALK = [
