@@ -97,9 +97,9 @@ def load_base(base: Base) -> nn.Module:
         raise ModelError(Problem("E-MODEL-010", found, "delete it and fetch it again")) from error
     except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
         fix = "say where it is now: --base PATH, load(run, base=PATH)"
-        if Path(base.name).is_dir():
-            found = f"the run's base model in {base.name} cannot be read: {brief(error)}"
-            raise ModelError(Problem("E-MODEL-004", found, f"mend that folder, or {fix}")) from error
+        if Path(base.name).is_dir() or not isinstance(error, OSError):  # it is here, and something else is wrong
+            found = f"the run's base model {base.name} cannot be read: {brief(error)}"
+            raise ModelError(Problem("E-MODEL-004", found, f"mend its files, or {fix}")) from error
         found = f"the run's base model {base.name!r} is not on this machine"
         fetch = "" if Path(base.name).is_absolute() else f"hf download {base.name}, or "
         raise ModelError(Problem("E-MODEL-001", found, fetch + fix)) from error
