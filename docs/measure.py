@@ -20,7 +20,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import torch
-from measuring import dashboard, learning, mechanics, quickstart, tensorboard
+from measuring import dashboard, learning, mechanics, performance, quickstart, tensorboard
 from measuring.drawing import PICTURES
 from measuring.runs import WORK
 
@@ -41,6 +41,7 @@ EXPERIMENTS = {
     "packing": mechanics.packing,
     "resume": mechanics.resume,
     "dashboard": dashboard.dashboard,
+    "performance": performance.performance,
 }
 MEASURED = PICTURES / "measured.json"
 

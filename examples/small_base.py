@@ -10,51 +10,23 @@ parameters: large enough for every real code path, far too small to be useful.
 
 from __future__ import annotations
 
-import ast
 import json
 import sys
-import sysconfig
-from collections.abc import Iterator
 from pathlib import Path
 
-from tokenizers import ByteLevelBPETokenizer
-from tokenizers.processors import TemplateProcessing
-from transformers import LlamaConfig, PreTrainedTokenizerFast
+from transformers import LlamaConfig
+
+from luthier.bench.base import functions, make_tokenizer
 
 FOLDER = Path("models/small_base")
 VOCABULARY = 8192
-SHORTEST, LONGEST = 120, 2400  # characters of a function
-
-
-def functions() -> Iterator[str]:
-    """Source of each top-level function and method of the standard library that has a docstring."""
-    library = Path(sysconfig.get_path("stdlib"))
-    for path in sorted(library.rglob("*.py")):
-        if {"test", "tests", "site-packages", "idlelib", "lib2to3"} & set(path.relative_to(library).parts):
-            continue
-        try:
-            source = path.read_text(encoding="utf-8")
-            tree = ast.parse(source)
-        except (UnicodeDecodeError, SyntaxError, ValueError):
-            continue
-        for node in ast.walk(tree):
-            if isinstance(node, ast.FunctionDef) and ast.get_docstring(node):
-                text = ast.unparse(node)
-                if SHORTEST <= len(text) <= LONGEST:
-                    yield text
 
 
 def main() -> None:
     """Write tokenizer, configuration and rows."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     texts = list(dict.fromkeys(functions()))
-    bpe = ByteLevelBPETokenizer()
-    bpe.train_from_iterator(texts, vocab_size=VOCABULARY, special_tokens=["<s>", "</s>", "<pad>"], show_progress=False)
-    bpe._tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=bpe._tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>"
-    )
-    tokenizer.save_pretrained(FOLDER)
+    make_tokenizer(texts, VOCABULARY, FOLDER)
     LlamaConfig(
         vocab_size=VOCABULARY,
         hidden_size=256,

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from luthier.config.load import from_dict
-from luthier.config.plan import DataFacts, MachineFacts, ModelFacts, Plan
+from luthier.config.plan import DataFacts, MachineFacts, ModelFacts, Passes, Plan
 from luthier.config.resolve import resolve
 
 
@@ -73,4 +73,4 @@ def plan_for(model_dir: Path | str, rows: MemoryRows, tokens: int = 4096, **keys
         fingerprint="test",
     )
     model = ModelFacts("LlamaForCausalLM", 99648, 32768, 2, 64, 400, 512, can_isolate_documents=True)
-    return resolve(loaded, machine(), model, facts, micro_batch_tokens=tokens)
+    return resolve(loaded, machine(), model, facts, passes=Passes(tokens))

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -38,7 +38,7 @@ from luthier.machine.ranks import rank, require_one_process
 from luthier.machine.record import surroundings
 from luthier.machine.seed import seed_everything
 from luthier.model.architecture import describe_modules
-from luthier.model.budget import micro_batch_tokens
+from luthier.model.budget import plan_passes
 from luthier.model.describe import describe
 from luthier.model.hub import load_config, load_tokenizer
 from luthier.model.load import load_model
@@ -235,10 +235,11 @@ def ingredients(
     model_facts = describe(config, model_config)
     data = prepare(config, tokenizer, progress=progress)
     facts = data.facts
-    tokens = micro_batch_tokens(config, model_config, model_facts, early.machine, facts.longest_row_tokens)
+    passes = plan_passes(loaded.config, model_config, model_facts, early.machine, facts)
     if checkpoint:  # the same micro-batches as before add up in the same order, bit for bit
         tokens = int(checkpoint.identity["max_tokens_per_micro_batch"])
-    resolved = resolve(loaded, early.machine, model_facts, facts, micro_batch_tokens=tokens)
+        passes = replace(passes, micro_batch_tokens=tokens, how=f"{tokens:,} tokens, as in {checkpoint.path.name}")
+    resolved = resolve(loaded, early.machine, model_facts, facts, passes=passes)
     return Ingredients(resolved, model_config, tokenizer, data)
 
 

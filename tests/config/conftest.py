@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from luthier.config.load import Loaded, from_dict, load
-from luthier.config.plan import DataFacts, MachineFacts, ModelFacts, Plan
+from luthier.config.plan import DataFacts, MachineFacts, ModelFacts, Passes, Plan
 from luthier.config.resolve import resolve
 from luthier.errors import ConfigError, Problem
 
@@ -74,7 +74,19 @@ def plan() -> Resolve:
             MachineFacts(**{**GPU, **(machine or {})}),
             None if model is None else ModelFacts(**{**LLAMA, **model}),
             None if data is None else DataFacts(**{**ROWS, **data}),
-            micro_batch_tokens=tokens,
+            passes=None if tokens is None else Passes(tokens),
         )
+
+    return resolve_config
+
+
+@pytest.fixture
+def resolve_passes() -> Callable[..., Plan]:
+    """Resolves overrides on a CPU with these passes."""
+
+    def resolve_config(passes: Passes, *overrides: str) -> Plan:
+        cpu = MachineFacts(**{**GPU, "device": "cpu", "device_name": "a CPU"})
+        loaded = from_dict({}, ["load_in_4bit=true", *overrides])
+        return resolve(loaded, cpu, ModelFacts(**LLAMA), DataFacts(**ROWS), passes=passes)
 
     return resolve_config

@@ -12,7 +12,7 @@ from luthier.config import aliases, meanings
 from luthier.config.docs import explain_key, json_schema, reference_markdown
 from luthier.config.keys import SECTIONS, keys, source_keys
 from luthier.config.load import load
-from luthier.config.plan import DataFacts, MachineFacts, ModelFacts
+from luthier.config.plan import DataFacts, MachineFacts, ModelFacts, Passes
 from luthier.config.resolve import resolve
 from luthier.errors import CODES
 
@@ -94,7 +94,7 @@ def test_the_shipped_config_resolves_to_3315_steps_without_a_warning():
     gpu = MachineFacts("cuda", "NVIDIA L40S", 1, True, 44.4, 43.9, 16, True)
     llama = ModelFacts("LlamaForCausalLM", 1_235_814_400, 11_272_192, 16, 2048, 128_256, 131_072, True)
     rows = DataFacts(17_682, 930, 5_000_000, 3_100_000, 1800, "alpaca", "f00d")
-    plan = resolve(load(SHIPPED), gpu, llama, rows, micro_batch_tokens=8192)
+    plan = resolve(load(SHIPPED), gpu, llama, rows, passes=Passes(8192))
     assert plan.total_steps == 3315
     assert plan.value("total_steps").how == "18,612 rows x 0.95 x 3 / 16 = 3,315 steps"
     assert plan.warmup_steps == 100

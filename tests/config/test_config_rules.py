@@ -36,6 +36,13 @@ PROVOKED = [
     ("E-CFG-031", [], {"tokens": 1000}, ["max_tokens_per_micro_batch", "max_seq_length"]),
     ("E-CFG-032", ["from_scratch=true"], {}, ["from_scratch", "finetuning_type"]),
     ("E-CFG-033", ["val_set_size=2.5"], {}, ["val_set_size"]),
+    ("E-CFG-034", ["lean_path=true", "lora_dropout=0.1"], {}, ["lean_path", "lora_dropout is not 0"]),
+    ("E-CFG-034", ["lean_path=true", "use_dora=true"], {}, ["lean_path", "use_dora"]),
+    ("E-CFG-034", ["lean_path=true", "packing=false"], {}, ["lean_path", "padded"]),
+    ("E-CFG-034", ["lean_path=true", "finetuning_type=full"], {}, ["lean_path", "full"]),
+    ("E-CFG-034", ["lean_path=true", "modules_to_save=[lm_head]"], {}, ["lean_path", "modules_to_save"]),
+    ("E-CFG-034", ["lean_path=true"], {"machine": OLD_GPU}, ["lean_path", "float16"]),
+    ("E-CFG-034", ["lean_path=true"], {"model": {"lean_obstacle": "the gate is gelu"}}, ["lean_path", "gelu"]),
 ]  # fmt: skip
 
 
@@ -55,8 +62,8 @@ def test_the_headline_facts_provoke_nothing(plan):
 
 
 def test_every_rule_that_refuses_is_provoked_here():
-    assert len(RULES) == 15
-    assert len({code for code, *_ in PROVOKED}) == 14
+    assert len(RULES) == 16
+    assert len({code for code, *_ in PROVOKED}) == 15
 
 
 def test_all_errors_are_told_at_once(plan):

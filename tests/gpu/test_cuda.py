@@ -37,11 +37,17 @@ def test_the_flash_kernel_equals_one_document_at_a_time(sliding_window):
         torch.testing.assert_close(ours.grad.float().cpu(), theirs.grad, atol=1e-1, rtol=5e-2)
 
 
-@pytest.mark.parametrize("changes", [{}, {"optim": "paged_adamw_8bit"}, {"gradient_checkpointing": True}], ids=str)
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"optim": "paged_adamw_8bit"}, {"gradient_checkpointing": True}, {"lean_path": True}],
+    ids=str,
+)
 def test_a_4_bit_run_learns_stops_and_goes_on(tmp_path, tiny_model_dir, alpaca_file, changes):
     values = config(tmp_path / "run", tiny_model_dir, alpaca_file, **changes)
     values["model"]["dtype"] = "bfloat16"
     values["quantization"] = {"load_in_4bit": True}
+    if changes == {"lean_path": True}:
+        values["lora"]["lora_dropout"] = 0.0
     steps = [0]
     first = []
     for event in api.train(values, stop=lambda: steps[-1] >= 5):
@@ -64,3 +70,13 @@ def test_the_loss_on_the_gpu_is_that_on_the_cpu(tmp_path, tiny_model_dir, alpaca
     values["training"]["output_dir"] = str(tmp_path / "cpu")
     on_cpu = [event.loss for event in api.train(values) if isinstance(event, Log)]
     assert on_gpu == pytest.approx(on_cpu, abs=2e-3)
+
+
+def test_the_lean_path_on_the_gpu_gives_the_losses_of_pefts_layers(tmp_path, tiny_model_dir, alpaca_file):
+    losses = []
+    for lean_path in (True, False):
+        values = config(tmp_path / str(lean_path), tiny_model_dir, alpaca_file, lean_path=lean_path)
+        values["model"]["dtype"] = "bfloat16"
+        values["lora"]["lora_dropout"] = 0.0
+        losses.append([event.loss for event in api.train(values) if isinstance(event, Log)])
+    assert losses[0] == pytest.approx(losses[1], abs=2e-2)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from luthier.config.load import from_dict
-from luthier.config.plan import DataFacts, Plan
+from luthier.config.plan import DataFacts, Passes, Plan
 from luthier.config.resolve import resolve
 from luthier.data.loader import micro_batches
 from luthier.model.describe import describe
@@ -38,7 +38,7 @@ def planned(folder: Path | str, tokens: int = 64, **keys: Any) -> Plan:
         template="test",
         fingerprint="test",
     )
-    return resolve(loaded, machine(), described(folder, **keys), data, micro_batch_tokens=tokens)
+    return resolve(loaded, machine(), described(folder, **keys), data, passes=Passes(tokens))
 
 
 def loaded_model(folder: Path | str, **keys: Any) -> tuple[Plan, Any]:

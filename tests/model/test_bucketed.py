@@ -54,3 +54,27 @@ def test_similar_lengths_share_a_bucket_and_padding_is_bounded():
     assert len(parts) < len(lengths)
     assert sum(len(part.kept) for part in parts) == sum(lengths) == len(back)
     assert sum(part.documents * part.length for part in parts) < 1.3 * sum(lengths)
+
+
+@pytest.mark.parametrize("shared", [1, 7, SHORT - 20])
+@pytest.mark.parametrize("heads", [(4, 4), (4, 2)])
+def test_a_shared_beginning_is_what_copies_of_it_compute(shared, heads):
+    own = [3, 40, 1, 41, 97, 40]
+    bounds = offsets([shared, *own])
+    inputs = tensors(bounds[-1], *heads, torch.float64)
+    output = bucketed_attention(*inputs, 0.2, bounds, shared)
+    # each document with its own copy of the beginning
+    rows = [torch.cat([torch.arange(shared), torch.arange(start, end)]) for start, end in list(pairwise(bounds))[1:]]
+    copies = [x.detach()[torch.cat(rows)].requires_grad_() for x in inputs]
+    copied = reference(*copies, 0.2, offsets([shared + n for n in own]))
+    spans = list(pairwise(offsets([shared + n for n in own])))
+    torch.testing.assert_close(output[shared:], torch.cat([copied[start + shared : end] for start, end in spans]))
+    torch.testing.assert_close(output[:shared], copied[:shared])
+    torch.manual_seed(1)
+    direction = torch.randn(output.shape, dtype=torch.float64)
+    direction[:shared] = 0  # nobody reads the output there
+    output.backward(direction)
+    copied.backward(torch.cat([torch.cat([direction[:shared], direction[a:b]]) for a, b in list(pairwise(bounds))[1:]]))
+    for mine, theirs in zip(inputs, copies, strict=True):
+        summed = torch.zeros_like(mine).index_add_(0, torch.cat(rows), theirs.grad)
+        torch.testing.assert_close(mine.grad, summed)

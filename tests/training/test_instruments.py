@@ -52,7 +52,7 @@ def test_each_log_is_followed_by_its_timing_and_the_times_agree(tmp_path, tiny_m
     monkeypatch.setattr(instruments, "READ_EVERY_SECONDS", 0.0)
     collate = loader.collate_packed
 
-    def slow(rows):
+    def slow(rows, **options):
         time.sleep(0.02)
         return collate(rows)
 

@@ -149,18 +149,20 @@ def test_kill_9_at_random_moments_changes_nothing(tmp_path, tiny_model_dir, alpa
 
 
 @pytest.mark.slow
-def test_the_same_in_4_bits_and_in_full_fine_tuning(tmp_path, tiny_model_dir, alpaca_file):
-    for name, changes in (("nf4", {}), ("full", {"finetuning_type": "full"})):
+def test_the_same_in_4_bits_on_the_lean_path_and_in_full_fine_tuning(tmp_path, tiny_model_dir, alpaca_file):
+    for name, changes in (("nf4", {}), ("lean", {"lean_path": True}), ("full", {"finetuning_type": "full"})):
         folders = [tmp_path / name / "straight", tmp_path / name / "killed"]
         several = [config(folder, tiny_model_dir, alpaca_file, **changes) for folder in folders]
         for values in several:
-            values["quantization"] = {"load_in_4bit": name == "nf4"}
+            values["quantization"] = {"load_in_4bit": name != "full"}
+            if name == "lean":
+                values["lora"]["lora_dropout"] = 0.0
             if name == "full":
                 del values["lora"]
         assert in_child(several[0]) == 0
         assert killed_until_done(several[1], random.Random(7)) >= 1
         assert losses(folders[0]) == losses(folders[1])
-        file = "adapter_model.safetensors" if name == "nf4" else "model.safetensors"
+        file = "model.safetensors" if name == "full" else "adapter_model.safetensors"
         a, b = ((folder / "final_model" / file).read_bytes() for folder in folders)
         assert a == b
 

@@ -208,6 +208,7 @@ VALUES: dict[str, Callable[[Any], Meaning | None]] = {
             "bf16-true": "bfloat16", "32-true": "float32",
         },
     ),
+    "training.auto": _table("training.auto", {"on": True, "off": False}),
     "training.finetuning_type": _finetuning,
     "training.gradient_checkpointing": _table(
         "training.gradient_checkpointing", {"unsloth": True, "true": True, "false": False, "offload": True}

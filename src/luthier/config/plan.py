@@ -40,6 +40,10 @@ class ModelFacts:
     max_position_embeddings: int | None
     can_isolate_documents: bool
     """Whether packed documents can be kept apart (attention only, no recurrence across positions)."""
+    lean_obstacle: str = ""
+    """Why the lean path does not compute this model with this adapter; empty when it does."""
+    has_sliding_window: bool = False
+    """Whether a layer's attention ends some tokens back."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +60,20 @@ class MachineFacts:
     free_memory_gib: float
     cpu_cores: int
     has_bitsandbytes: bool
+
+
+@dataclass(frozen=True)
+class Passes:
+    """How the examples of a step go through the model, chosen by what memory holds. See `luthier.model.budget`."""
+
+    micro_batch_tokens: int
+    """Tokens in one forward and backward pass."""
+    checkpointed_layers: int = 0
+    """Layers that keep only their input, and are computed again in the backward pass."""
+    unpack_once: bool = False
+    """4-bit weights are unpacked once and kept, instead of at each use."""
+    how: str = ""
+    """The reason, with its numbers."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +122,12 @@ class Plan:
     """0: only at the end."""
     max_tokens_per_micro_batch: int
     """Tokens in one forward and backward pass."""
+    checkpointed_layers: int = 0
+    """Layers computed again in the backward pass."""
+    unpack_once: bool = False
+    """Whether the lean path keeps 4-bit weights unpacked."""
+    share_beginnings: bool = False
+    """Whether the words that all rows of a micro-batch begin with are computed once."""
 
     def value(self, key: str) -> Value:
         """The value of a dotted key (``training.optim``) or a derived number (``total_steps``).

@@ -19,7 +19,7 @@ from luthier.config.tree import number, shown
 WIDTH = 100
 DERIVED = (
     "examples_per_step", "steps_per_epoch", "total_steps", "warmup_steps", "decay_steps", "eval_every", "save_every",
-    "max_tokens_per_micro_batch",
+    "max_tokens_per_micro_batch", "checkpointed_layers",
 )  # fmt: skip
 
 
@@ -180,7 +180,13 @@ def _step(plan: Plan) -> str:
         how = "packed if the model can keep documents apart"
     tokens = plan.max_tokens_per_micro_batch
     passes = f"at most {tokens:,} tokens a pass" if tokens else "as many tokens a pass as memory allows"
-    return f"{plan.value('examples_per_step').how}, {how}; {passes}."
+    again = f", {plan.checkpointed_layers:,} layers computed again for the backward pass" * bool(
+        plan.checkpointed_layers
+    )
+    path = {True: "the lean path", False: "peft's layers", "auto": "the lean path where it is exact"}
+    through = f"; {path[plan.config.training.lean_path]}" * (plan.config.training.finetuning_type == "lora")
+    kept = ", 4-bit weights unpacked once and kept" * plan.unpack_once
+    return f"{plan.value('examples_per_step').how}, {how}; {passes}{again}{through}{kept}."
 
 
 def _schedule(plan: Plan) -> str:

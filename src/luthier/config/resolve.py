@@ -10,9 +10,10 @@ from typing import Any
 
 from luthier.config.advice import ADVICE
 from luthier.config.keys import keys
+from luthier.config.lean import computes_in, decide_passes
 from luthier.config.load import Loaded
 from luthier.config.numbers import UNKNOWN_DATA, UNKNOWN_MEMORY, Number, Numbers, derive
-from luthier.config.plan import DataFacts, MachineFacts, ModelFacts, Plan, Value
+from luthier.config.plan import DataFacts, MachineFacts, ModelFacts, Passes, Plan, Value
 from luthier.config.rules import RULES, Case, check
 from luthier.config.schema import Config
 from luthier.errors import ConfigError
@@ -27,7 +28,7 @@ def resolve(
     model: ModelFacts | None,
     data: DataFacts | None,
     *,
-    micro_batch_tokens: int | None = None,
+    passes: Passes | None = None,
 ) -> Plan:
     """Compute the plan of a run.
 
@@ -36,25 +37,27 @@ def resolve(
         machine: Facts about this box.
         model: Facts about the model; None before it is there.
         data: Facts about the rows; None before they are counted.
-        micro_batch_tokens: Tokens that fit into one pass; used when max_tokens_per_micro_batch is ``auto``.
+        passes: How a step goes through the model; None while memory is not known.
 
     Raises:
         ConfigError: With all combinations that cannot work.
     """
     numbers = derive(loaded.config, data, machine.world_size)
-    tokens = _tokens(loaded.config, micro_batch_tokens)
+    tokens = _tokens(loaded.config, passes, data)
     case = Case(loaded, machine, model, data, numbers, int(tokens.value))
     problems, warnings = check(case, (*RULES, *ADVICE))
     if problems:
         raise ConfigError(*problems)
-    decisions = _decide(loaded.config, machine, model, numbers, tokens)
+    layers = _layers(loaded.config, model, passes)
+    decisions = _decide(loaded.config, machine, model, numbers, tokens, layers)
     config = _with(loaded.config, decisions)
+    lean = config.training.lean_path is True
     return Plan(
         config=config,
         machine=machine,
         model=model,
         data=data,
-        values=_values(config, loaded, decisions, numbers, tokens),
+        values=_values(config, loaded, decisions, numbers, tokens, layers),
         warnings=(*loaded.notes, *warnings),
         examples_per_step=int(numbers.examples_per_step.value),
         total_steps=int(numbers.total_steps.value),
@@ -64,29 +67,55 @@ def resolve(
         eval_every=int(numbers.eval_every.value),
         save_every=int(numbers.save_every.value),
         max_tokens_per_micro_batch=int(tokens.value),
+        checkpointed_layers=int(layers.value),
+        unpack_once=lean and passes is not None and passes.unpack_once,
+        share_beginnings=lean and machine.device == "cpu" and model is not None and not model.has_sliding_window,
     )
 
 
-def _tokens(config: Config, fitting: int | None) -> Number:
-    wanted = config.training.max_tokens_per_micro_batch
+def _tokens(config: Config, passes: Passes | None, data: DataFacts | None) -> Number:
+    t = config.training
+    if not t.auto:
+        rows = max(t.per_device_train_batch_size, config.evaluation.per_device_eval_batch_size or 1)
+        longest = data.longest_row_tokens if data else 0
+        return Number(rows * longest, f"auto is false: {rows:,} rows of at most {longest:,} tokens")
+    wanted = t.max_tokens_per_micro_batch
     if wanted != "auto":
         return Number(wanted, f"max_tokens_per_micro_batch = {wanted:,} tokens")
-    if fitting is None:
+    if passes is None:
         return Number(0, UNKNOWN_MEMORY)
-    return Number(fitting, f"{fitting:,} tokens, derived from free memory")
+    return Number(
+        passes.micro_batch_tokens, passes.how or f"{passes.micro_batch_tokens:,} tokens, derived from free memory"
+    )
+
+
+def _layers(config: Config, model: ModelFacts | None, passes: Passes | None) -> Number:
+    wanted = config.training.gradient_checkpointing
+    if wanted is False or (wanted == "auto" and not config.training.auto):
+        return Number(0, f"gradient_checkpointing: {'false' if wanted is False else 'auto, but auto is false'}")
+    if wanted is True and model is not None:
+        return Number(model.layers, "gradient_checkpointing: true")
+    if passes is None:
+        return Number(0, UNKNOWN_MEMORY)
+    count = passes.checkpointed_layers
+    return Number(count, f"memory asks for {count:,}" if count else "memory holds what all layers keep")
 
 
 def _decide(
-    config: Config, machine: MachineFacts, model: ModelFacts | None, numbers: Numbers, tokens: Number
+    config: Config,
+    machine: MachineFacts,
+    model: ModelFacts | None,
+    numbers: Numbers,
+    tokens: Number,
+    layers: Number,
 ) -> dict[str, Decision]:
     """What stands in place of each ``auto``; keys whose facts are missing are left out."""
     t, e = config.training, config.evaluation
-    made: dict[str, Decision] = {}
+    made: dict[str, Decision] = decide_passes(config, machine, model)
+    if t.gradient_checkpointing == "auto" and not _unknown(layers):
+        made["training.gradient_checkpointing"] = (layers.value > 0, layers.how)
     if config.model.dtype == "auto":
-        made["model.dtype"] = _dtype(machine)
-    if t.packing == "auto" and model is not None:
-        can = model.can_isolate_documents
-        made["training.packing"] = (can, f"{model.architecture} {'keeps' if can else 'cannot keep'} documents apart")
+        made["model.dtype"] = _dtype(config, machine)
     if t.optim == "auto":
         made["training.optim"] = ("adamw_torch_fused", "fused AdamW, exact and fast on every device")
     if t.max_tokens_per_micro_batch == "auto" and tokens.value:
@@ -105,12 +134,14 @@ def _decide(
     return made
 
 
-def _dtype(machine: MachineFacts) -> Decision:
-    if machine.supports_bfloat16:
-        return "bfloat16", f"{machine.device_name} computes bfloat16"
-    if machine.device == "cuda":
-        return "float16", f"{machine.device_name} computes no bfloat16"
-    return "float32", f"{machine.device_name} has no fast 16-bit arithmetic"
+def _dtype(config: Config, machine: MachineFacts) -> Decision:
+    how = {
+        "bfloat16": "computes bfloat16",
+        "float16": "computes no bfloat16",
+        "float32": "has no fast 16-bit arithmetic",
+    }
+    chosen = computes_in(config, machine)
+    return chosen, f"{machine.device_name} {how[chosen]}"
 
 
 def _unknown(number: Number) -> bool:
@@ -127,7 +158,12 @@ def _with(config: Config, decisions: dict[str, Decision]) -> Config:
 
 
 def _values(
-    config: Config, loaded: Loaded, decisions: dict[str, Decision], numbers: Numbers, tokens: Number
+    config: Config,
+    loaded: Loaded,
+    decisions: dict[str, Decision],
+    numbers: Numbers,
+    tokens: Number,
+    layers: Number,
 ) -> tuple[Value, ...]:
     values = []
     for key in keys():
@@ -136,7 +172,7 @@ def _values(
         value = [item.model_dump() for item in value] if key == "data.datasets" else value
         how = decisions[key][1] if key in decisions else "unknown yet" if value == "auto" and _waits(key) else ""
         values.append(Value(key, value, loaded.sources[key], how))
-    derived = {**vars(numbers), "max_tokens_per_micro_batch": tokens}
+    derived = {**vars(numbers), "max_tokens_per_micro_batch": tokens, "checkpointed_layers": layers}
     for name, number in derived.items():
         value = number.value if name == "steps_per_epoch" else int(number.value)
         values.append(Value(name, value, "derived", number.how))
@@ -144,4 +180,5 @@ def _values(
 
 
 def _waits(key: str) -> bool:
-    return key in ("training.packing", "training.max_tokens_per_micro_batch")
+    names = ("packing", "lean_path", "gradient_checkpointing", "max_tokens_per_micro_batch")
+    return key.removeprefix("training.") in names

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from luthier.config.keys import keys
+from luthier.config.lean import choose_lean
 from luthier.config.load import Loaded
 from luthier.config.numbers import Numbers, wants_evaluation
 from luthier.config.plan import DataFacts, MachineFacts, ModelFacts
@@ -122,6 +123,13 @@ def _packing(case: Case) -> Finding:
     return None
 
 
+def _lean(case: Case) -> Finding:
+    if case.get("training.lean_path") is not True or case.model is None:
+        return None
+    obstacle = choose_lean(case.config, case.machine, case.model).obstacle
+    return case.wrong("E-CFG-034", "training.lean_path", obstacle, "lean_path: auto") if obstacle else None
+
+
 def _no_evaluation(case: Case) -> tuple[str, str] | None:
     """The key that leaves nothing to evaluate and what to write, or None when there is something."""
     if case.get("evaluation.eval_steps") == 0:
@@ -217,8 +225,8 @@ def _longest_row(case: Case) -> Finding:
 
 
 RULES: tuple[Rule, ...] = (
-    _four_bit_full, _four_bit_from_scratch, _from_scratch_lora, _bitsandbytes, _dtype, _packing, _patience, _best_model,
-    _val_set_size, _rate_floor, _paged_optimizer, _pissa, _rank, _warmup, _longest_row,
+    _four_bit_full, _four_bit_from_scratch, _from_scratch_lora, _bitsandbytes, _dtype, _packing, _lean, _patience,
+    _best_model, _val_set_size, _rate_floor, _paged_optimizer, _pissa, _rank, _warmup, _longest_row,
 )  # fmt: skip
 
 

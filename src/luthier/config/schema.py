@@ -154,14 +154,20 @@ class TrainingSection(Section):
     gradient_accumulation_steps: Positive = 4
     """How many such batches make one optimizer step. Only the product matters: Luthier packs the examples of a step
     into as few passes as memory allows, with the same gradient."""
+    auto: bool = True
+    """Let Luthier plan the passes of a step. false: exactly per_device_train_batch_size examples in each, padded and
+    through peft's own layers, unless packing and lean_path say otherwise."""
     max_tokens_per_micro_batch: Positive | Literal["auto"] = "auto"
     """Tokens in one forward and backward pass. `auto` takes what fits in memory; lower it when memory runs out."""
     packing: bool | Literal["auto"] = "auto"
     """Lay the examples of a step end to end instead of padding them, each blind to the others. `auto`: where the model
     can keep documents apart."""
-    gradient_checkpointing: bool = False
-    """Keep only each layer's input and compute the rest again in the backward pass: far less memory, about a third
-    slower."""
+    lean_path: bool | Literal["auto"] = "auto"
+    """Compute adapted layers stacked, with a backward pass written out by hand: the same numbers, faster, in less
+    memory. `auto`: where that is exact and has been measured (plain LoRA on models of Llama's shape, on a CPU)."""
+    gradient_checkpointing: bool | Literal["auto"] = "auto"
+    """Keep only each layer's input and compute the rest again in the backward pass: far less memory, a third to a half
+    slower. `auto`: for as many layers as memory asks for, mostly none."""
     learning_rate: Annotated[float, Field(gt=0)] = 2e-4
     """Peak step size."""
     lr_scheduler_type: Schedule = "cosine"

@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+_SHORTEST_SHARED = 4  # tokens; below that a document more costs as much as it saves
+
 
 class Row(Protocol):
     """What collating needs of a row."""
@@ -42,7 +44,8 @@ class MicroBatch:
         targets_N: int64 ids of the trained tokens.
         document_offsets: M + 1 starts of the packed documents; empty when padded.
         cu_seq_lens: The same as int32 tensor, for CUDA kernels; None when padded.
-        num_tokens: Real tokens, padding not counted.
+        num_tokens: Tokens of the rows: padding not counted, a shared beginning counted once a row.
+        shared_tokens: Length of the first document, when it is the beginning of all others (which go on after it).
     """
 
     input_ids_BT: torch.Tensor
@@ -53,6 +56,7 @@ class MicroBatch:
     document_offsets: tuple[int, ...]
     cu_seq_lens: torch.Tensor | None
     num_tokens: int
+    shared_tokens: int = 0
 
     @property
     def num_trained(self) -> int:
@@ -72,27 +76,51 @@ class MicroBatch:
         """Keyword arguments of the model's forward pass."""
         inputs: dict[str, Any] = {"input_ids": self.input_ids_BT, "position_ids": self.position_ids_BT}
         if self.document_offsets:
-            return inputs | {"document_offsets": self.document_offsets, "cu_seq_lens": self.cu_seq_lens}
+            inputs |= {"document_offsets": self.document_offsets, "cu_seq_lens": self.cu_seq_lens}
+            return inputs | ({"shared_tokens": self.shared_tokens} if self.shared_tokens else {})
         return inputs | {"attention_mask": self.attention_mask_BT}
 
 
-def collate_packed(rows: Sequence[Row]) -> MicroBatch:
-    """Lay rows end to end in one row of T = sum of their lengths."""
-    lengths = [len(row.input_ids) for row in rows]
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-    input_ids_T = torch.from_numpy(np.concatenate([row.input_ids for row in rows]).astype(np.int64))
-    trained_T = torch.from_numpy(np.concatenate([_trained(row) for row in rows]))
-    targets_at = trained_T.nonzero().squeeze(1)
+def collate_packed(rows: Sequence[Row], *, share: bool = False) -> MicroBatch:
+    """Lay rows end to end in one row of T tokens.
+
+    Args:
+        rows: At least one.
+        share: Lay the beginning that all rows have in common there once, as a document of its own: a prompt template's
+            opening words are the same in every row, and so are their hidden states.
+    """
+    shared = shared_beginning(rows) if share else 0
+    parts = [rows[0].input_ids[:shared], *(row.input_ids[shared:] for row in rows)][0 if shared else 1 :]
+    trained = [np.zeros(shared, dtype=bool), *(_trained(row)[shared:] for row in rows)][0 if shared else 1 :]
+    offsets = np.concatenate([[0], np.cumsum([len(part) for part in parts])]).astype(np.int32)
+    positions = [np.arange(shared), *(np.arange(shared, len(row.input_ids)) for row in rows)]
+    input_ids_T = torch.from_numpy(np.concatenate(parts).astype(np.int64))
+    targets_at = torch.from_numpy(np.concatenate(trained)).nonzero().squeeze(1)
     return MicroBatch(
         input_ids_BT=input_ids_T[None],
-        position_ids_BT=torch.from_numpy(np.concatenate([np.arange(n) for n in lengths]))[None],
+        position_ids_BT=torch.from_numpy(np.concatenate(positions))[None],
         attention_mask_BT=None,
         positions_N=targets_at - 1,
         targets_N=input_ids_T[targets_at],
         document_offsets=tuple(int(o) for o in offsets),
         cu_seq_lens=torch.from_numpy(offsets),
-        num_tokens=int(offsets[-1]),
+        num_tokens=sum(len(row.input_ids) for row in rows),
+        shared_tokens=shared,
     )
+
+
+def shared_beginning(rows: Sequence[Row]) -> int:
+    """How many tokens all rows begin with, none at or just before a trained one; 0 when sharing pays nothing."""
+    if len(rows) < 2:
+        return 0
+    # the hidden state that predicts the first trained token belongs to its row alone
+    most = min(int(_trained(row).argmax()) - 1 if _trained(row).any() else len(row.input_ids) - 1 for row in rows)
+    if most < _SHORTEST_SHARED:
+        return 0
+    first = rows[0].input_ids[:most]
+    differs = np.logical_or.reduce([row.input_ids[:most] != first for row in rows[1:]])
+    shared = int(differs.argmax()) if differs.any() else most
+    return shared if shared >= _SHORTEST_SHARED else 0
 
 
 def collate_padded(rows: Sequence[Row]) -> MicroBatch:

@@ -38,12 +38,17 @@ class Rows(Protocol):
 
 def micro_batches(rows: Rows, indices: Sequence[int], plan: Plan, most_rows: int) -> list[MicroBatch]:
     """The given rows as micro-batches within the plan's token budget."""
-    lengths = [int(rows.lengths[i]) for i in indices]
-    budget = plan.max_tokens_per_micro_batch
     packed = plan.config.training.packing is True
-    groups = pack(lengths, budget) if packed else pad(lengths, budget, most_rows)
-    collate = collate_packed if packed else collate_padded
-    return [collate([rows.row(indices[i]) for i in group]) for group in groups]
+    if plan.config.training.auto:
+        lengths, budget = [int(rows.lengths[i]) for i in indices], plan.max_tokens_per_micro_batch
+        groups = pack(lengths, budget) if packed else pad(lengths, budget, most_rows)
+    else:
+        numbers = range(len(indices))
+        groups = [list(numbers[start : start + most_rows]) for start in numbers[::most_rows]]
+    read = [[rows.row(indices[i]) for i in group] for group in groups]
+    if packed:
+        return [collate_packed(group, share=plan.share_beginnings) for group in read]
+    return [collate_padded(group) for group in read]
 
 
 def evaluation_batches(rows: Rows, plan: Plan, rank: int, world_size: int) -> Iterator[MicroBatch]:

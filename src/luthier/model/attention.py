@@ -45,6 +45,7 @@ def document_attention(
     sliding_window: int | None = None,
     document_offsets: tuple[int, ...] = (),
     cu_seq_lens: torch.Tensor | None = None,
+    shared_tokens: int = 0,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """Causal attention within each document.
@@ -60,6 +61,7 @@ def document_attention(
         sliding_window: Each token sees itself and the (sliding_window - 1) tokens before it.
         document_offsets: Where each document starts, and T at the end.
         cu_seq_lens: The same as an int32 tensor on the device, for the CUDA kernel.
+        shared_tokens: Length of the first document when all others begin with it (see `luthier.model.bucketed`).
         **kwargs: Refused when they would change the result.
 
     Returns:
@@ -68,17 +70,20 @@ def document_attention(
     for name in _UNSUPPORTED:
         if kwargs.get(name) is not None:
             raise UnsupportedAttentionError(name)
-    if torch.is_autocast_enabled(query_BHTD.device.type):  # rotary embeddings leave queries and keys in float32
-        query_BHTD, key_BKTD = query_BHTD.to(value_BKTD.dtype), key_BKTD.to(value_BKTD.dtype)
     assert query_BHTD.shape[0] == 1 and document_offsets, "packed micro-batches hold one row and its offsets"
-    if cu_seq_lens is not None and query_BHTD.is_cuda and query_BHTD.element_size() == 2 and dropout == 0.0:
-        return _flash(query_BHTD, key_BKTD, value_BKTD, scaling, sliding_window, document_offsets, cu_seq_lens), None
+    device = query_BHTD.device.type
+    if shared_tokens and not shares_beginnings(device, sliding_window):
+        raise UnsupportedAttentionError("a shared beginning")
     longest = max(end - start for start, end in pairwise(document_offsets))
     windowed = sliding_window is not None and sliding_window < longest
-    if query_BHTD.device.type == "cpu" and dropout == 0.0 and not windowed:
+    if device == "cpu" and dropout == 0.0 and not windowed:
         scale = query_BHTD.shape[-1] ** -0.5 if scaling is None else scaling
         query_THD, key_TKD, value_TKD = (x[0].transpose(0, 1) for x in (query_BHTD, key_BKTD, value_BKTD))
-        return bucketed_attention(query_THD, key_TKD, value_TKD, scale, document_offsets)[None], None
+        return bucketed_attention(query_THD, key_TKD, value_TKD, scale, document_offsets, shared_tokens)[None], None
+    # rotated queries and keys may come in float32 beside values in 16 bits
+    query_BHTD, key_BKTD = query_BHTD.to(value_BKTD.dtype), key_BKTD.to(value_BKTD.dtype)
+    if cu_seq_lens is not None and query_BHTD.is_cuda and query_BHTD.element_size() == 2 and dropout == 0.0:
+        return _flash(query_BHTD, key_BKTD, value_BKTD, scaling, sliding_window, document_offsets, cu_seq_lens), None
     outputs = []
     for start, end in pairwise(document_offsets):
         window = _window_mask(end - start, sliding_window, query_BHTD.device)
@@ -95,6 +100,11 @@ def document_attention(
             )
         )
     return torch.cat(outputs, dim=2).transpose(1, 2), None
+
+
+def shares_beginnings(device: str, sliding_window: int | None) -> bool:
+    """Whether documents that begin alike can share those tokens."""
+    return device == "cpu" and sliding_window is None
 
 
 def _window_mask(length: int, sliding_window: int | None, device: torch.device) -> torch.Tensor | None:

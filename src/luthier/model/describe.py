@@ -14,7 +14,10 @@ from luthier.config.plan import ModelFacts
 from luthier.config.schema import Config
 from luthier.errors import ModelError, Problem
 from luthier.model.adapter import add_adapter
+from luthier.model.forward import unwrap
 from luthier.model.hub import KEY, brief
+from luthier.model.lean.fit import obstacle as lean_obstacle
+from luthier.model.lean.layer import window_of
 
 _RECURRENT = ("mamba", "rwkv", "recurrent", "linear_attention", "conv", "gated_delta", "kda")
 _ATTENTION_EXTRAS = ("attn_logit_softcapping",)
@@ -27,14 +30,17 @@ def describe(config: Config, model_config: PretrainedConfig) -> ModelFacts:
         ModelError: E-MODEL-004 when config.json describes nothing that can be built, E-MODEL-013 when it is no causal
             language model, E-MODEL-008 when the adapter finds no layer.
     """
+    obstacle = ""
     with torch.device("meta"):
         model = _build(config, model_config)
         parameters = sum(p.numel() for p in model.parameters())
         trainable = parameters
+        windows = [window_of(module) for name, module in model.named_modules() if name.endswith(".self_attn")]
         if config.training.finetuning_type == "lora":
             counted = config.lora.model_copy(update={"init_lora_weights": "default"})
             adapted = add_adapter(model, counted)
             trainable = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
+            obstacle = lean_obstacle(unwrap(adapted), {n for n, p in adapted.named_parameters() if p.requires_grad})
     text_config = model_config.get_text_config()
     return ModelFacts(
         architecture=type(model).__name__,
@@ -45,6 +51,8 @@ def describe(config: Config, model_config: PretrainedConfig) -> ModelFacts:
         vocab_size=text_config.vocab_size,
         max_position_embeddings=getattr(text_config, "max_position_embeddings", None),
         can_isolate_documents=_can_isolate(model),
+        lean_obstacle=obstacle,
+        has_sliding_window=any(window is not None for window in windows),
     )
 
 

@@ -9,7 +9,6 @@ Shape letters: B rows, T tokens of a row, N trained tokens, D hidden size, V voc
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol
@@ -18,10 +17,12 @@ import torch
 from torch import nn
 
 from luthier.config.plan import Plan
-from luthier.model.head import chunked_nll
+from luthier.model.head import chunked_nll, plain_head
+from luthier.model.lean.decoder import LeanDecoder
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_LOGIT_CHANGES = re.compile("logits?_(soft_?cap|scal)|lm_head_multiplier")
+LEAN = "luthier_lean"
+"""Attribute of a model that runs on the lean path: its `LeanDecoder`."""
 
 
 class Batch(Protocol):
@@ -46,6 +47,9 @@ def summed_loss(model: nn.Module, batch: Batch) -> torch.Tensor:
         model: A causal language model of transformers, with or without peft's adapters.
         batch: Packed or padded; on the model's device.
     """
+    lean: LeanDecoder | None = getattr(model, LEAN, None)
+    if lean is not None:
+        return lean.summed_loss(batch.model_inputs(), batch.positions_N, batch.targets_N)
     causal_lm = unwrap(model)
     inputs = batch.model_inputs()
     head = plain_head(causal_lm)
@@ -59,17 +63,6 @@ def summed_loss(model: nn.Module, batch: Batch) -> torch.Tensor:
 def unwrap(model: Any) -> Any:
     """The model of transformers inside peft's wrapper; adapters stay active."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
-def plain_head(causal_lm: Any) -> nn.Linear | None:
-    """The head, when logits are exactly `hidden @ weight.T`; None otherwise."""
-    config = causal_lm.config.get_text_config()
-    if any(_LOGIT_CHANGES.search(name) and value not in (None, 1) for name, value in vars(config).items()):
-        return None
-    head = causal_lm.get_output_embeddings()
-    if hasattr(head, "modules_to_save"):  # trained in full beside the adapter
-        head = head.modules_to_save["default"]
-    return head if type(head) is nn.Linear and head.bias is None else None
 
 
 def autocast(plan: Plan) -> AbstractContextManager[object]:

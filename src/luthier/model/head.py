@@ -13,53 +13,79 @@ Shape letters: N trained tokens, C tokens of a chunk, V vocabulary, D hidden siz
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
+_SMALLEST = 1e-30
+_LOGIT_CHANGES = re.compile("logits?_(soft_?cap|scal)|lm_head_multiplier")
 CHUNK_BYTES = {"cpu": 32 * 2**20, "cuda": 512 * 2**20}
 
 
+def nll(
+    hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, *, hidden: bool = False, weight: bool = False
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """The loss (a float32 scalar: a sum, in nats) and, where asked for, its gradients, all in one go.
+
+    Args:
+        hidden_ND: Final hidden states at the positions before each trained token.
+        weight_VD: Weights of the head, in the same format.
+        targets_N: int64 ids of the trained tokens.
+        hidden: Return the gradient of `hidden_ND` too, in its format.
+        weight: Return the gradient of `weight_VD` too, in float32.
+    """
+    size, wide = weight_VD.shape[0], torch.promote_types(hidden_ND.dtype, torch.float32)
+    grad_hidden_ND = torch.empty_like(hidden_ND) if hidden else None
+    grad_weight_VD = torch.zeros_like(weight_VD, dtype=wide) if weight else None
+    total = torch.zeros((), dtype=wide, device=hidden_ND.device)
+    chunk = max(16, CHUNK_BYTES.get(hidden_ND.device.type, CHUNK_BYTES["cuda"]) // (4 * size))
+    rows = min(chunk, len(hidden_ND))
+    logits_CV, softmax_CV = hidden_ND.new_empty(rows, size), hidden_ND.new_empty(rows, size, dtype=wide)
+    for start in range(0, len(hidden_ND), chunk):
+        hidden_CD, targets_C1 = hidden_ND[start : start + chunk], targets_N[start : start + chunk, None]
+        z_CV = torch.mm(hidden_CD, weight_VD.T, out=logits_CV[: len(hidden_CD)]).to(wide)
+        p_CV = torch.softmax(z_CV, dim=-1, out=softmax_CV[: len(hidden_CD)])
+        p_C1 = p_CV.gather(1, targets_C1)
+        loss_C1 = p_C1.log().neg_()
+        if p_C1.min() < _SMALLEST:  # too small for its logarithm to be exact
+            rare = (p_C1 < _SMALLEST).squeeze(1)
+            loss_C1[rare] = torch.logsumexp(z_CV[rare], dim=-1, keepdim=True) - z_CV[rare].gather(1, targets_C1[rare])
+        total += loss_C1.sum()
+        if not (hidden or weight):
+            continue
+        grad_CV = p_CV.scatter_(1, targets_C1, torch.expm1(-loss_C1)).to(hidden_ND.dtype)
+        if grad_hidden_ND is not None:
+            torch.mm(grad_CV, weight_VD, out=grad_hidden_ND[start : start + chunk])
+        if grad_weight_VD is not None:
+            grad_weight_VD += grad_CV.T @ hidden_CD
+    return total, grad_hidden_ND, grad_weight_VD
+
+
 class _ChunkedNll(torch.autograd.Function):
-    """Sum of negative log-likelihoods; gradients are computed in the forward pass."""
+    """`nll` in autograd's graph; gradients are computed in the forward pass."""
 
     @staticmethod
-    def forward(ctx: Any, hidden_ND: torch.Tensor, weight_VD: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:
+    def forward(ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:
         device = hidden_ND.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_ND.dtype
-        need_hidden, need_weight = ctx.needs_input_grad[0], ctx.needs_input_grad[1]
-        compute_VD = weight_VD.detach().to(dtype)
-        grad_hidden_ND = torch.empty_like(hidden_ND) if need_hidden else None
-        grad_weight_VD = torch.zeros_like(weight_VD, dtype=torch.float32) if need_weight else None
-        total = torch.zeros((), dtype=torch.float32, device=hidden_ND.device)
-        chunk = max(16, CHUNK_BYTES.get(device, CHUNK_BYTES["cuda"]) // (4 * weight_VD.shape[0]))
+        hidden, weight = ctx.needs_input_grad[0], ctx.needs_input_grad[1]
         with torch.autocast(device, enabled=False):
-            for start in range(0, hidden_ND.shape[0], chunk):
-                hidden_CD = hidden_ND.detach()[start : start + chunk].to(dtype)
-                targets_C1 = targets_N[start : start + chunk, None]
-                log_probabilities_CV = torch.log_softmax(hidden_CD @ compute_VD.T, dim=-1, dtype=torch.float32)
-                total -= log_probabilities_CV.gather(1, targets_C1).sum()
-                if not (need_hidden or need_weight):
-                    continue
-                grad_CV = log_probabilities_CV.exp_()
-                grad_CV.scatter_add_(1, targets_C1, torch.full_like(targets_C1, -1.0, dtype=torch.float32))
-                grad_CV = grad_CV.to(dtype)
-                if grad_hidden_ND is not None:
-                    grad_hidden_ND[start : start + chunk] = grad_CV @ compute_VD
-                if grad_weight_VD is not None:
-                    grad_weight_VD += grad_CV.T @ hidden_CD
-        ctx.gradients = (grad_hidden_ND, None if grad_weight_VD is None else grad_weight_VD.to(weight_VD.dtype))
-        return total
+            loss, *gradients = nll(hidden_ND.to(dtype), weight_VD.to(dtype), targets_N, hidden=hidden, weight=weight)
+        formats = (hidden_ND.dtype, weight_VD.dtype)
+        ctx.gradients = tuple(None if g is None else g.to(f) for g, f in zip(gradients, formats, strict=True))
+        return loss
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: torch.Tensor) -> tuple[torch.Tensor | None, torch.Tensor | None, None]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         (scale,) = grad_outputs
         hidden, weight = (None if g is None else g.mul_(scale.to(g.dtype)) for g in ctx.gradients)
         ctx.gradients = ()  # they were scaled in place: a second backward pass must fail, not lie
         return hidden, weight, None
 
 
-def chunked_nll(hidden_ND: torch.Tensor, weight_VD: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:
+def chunked_nll(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:
     """Sum over N of -log softmax(hidden @ weight.T)[target].
 
     Args:
@@ -72,3 +98,14 @@ def chunked_nll(hidden_ND: torch.Tensor, weight_VD: torch.Tensor, targets_N: tor
         knows). Differentiable once in `hidden_ND` and `weight_VD`.
     """
     return _ChunkedNll.apply(hidden_ND, weight_VD, targets_N)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def plain_head(causal_lm: Any) -> nn.Linear | None:
+    """The head, when logits are exactly `hidden @ weight.T`; None otherwise."""
+    config = causal_lm.config.get_text_config()
+    if any(_LOGIT_CHANGES.search(name) and value not in (None, 1) for name, value in vars(config).items()):
+        return None
+    head = causal_lm.get_output_embeddings()
+    if hasattr(head, "modules_to_save"):  # trained in full beside the adapter
+        head = head.modules_to_save["default"]
+    return head if type(head) is nn.Linear and head.bias is None else None

@@ -14,8 +14,10 @@ from luthier.config.plan import Plan
 from luthier.errors import ModelError, Problem
 from luthier.model import attention
 from luthier.model.adapter import add_adapter
-from luthier.model.forward import DTYPES, autocast, inference, unwrap
+from luthier.model.forward import DTYPES, LEAN, autocast, inference, unwrap
 from luthier.model.hub import KEY, broken_weights, explain_failure
+from luthier.model.lean.decoder import LeanDecoder
+from luthier.model.lean.proof import prove_lean
 
 EXPERTS_ROUNDING = 0.02
 """Of the largest hidden state: several times bfloat16's rounding, far below what a visible document does."""
@@ -28,7 +30,7 @@ def load_model(plan: Plan, model_config: PretrainedConfig) -> nn.Module:
     float32, computed in `model.dtype` under autocast.
 
     Raises:
-        ModelError: E-MODEL-008..011.
+        ModelError: E-MODEL-008..011, E-MODEL-014.
     """
     section, training = plan.config.model, plan.config.training
     lora = training.finetuning_type == "lora"
@@ -44,7 +46,7 @@ def load_model(plan: Plan, model_config: PretrainedConfig) -> nn.Module:
         for parameter in model.parameters():
             parameter.requires_grad_(False)
         model = add_adapter(model, plan.config.lora, revision=section.revision)
-    if training.gradient_checkpointing:
+    if training.gradient_checkpointing and not training.lean_path:
         causal_lm = unwrap(model)
         # transformers 5.23 renamed it; the older name is what 5.17 has
         enable = getattr(causal_lm, "activation_checkpointing_enable", None) or causal_lm.gradient_checkpointing_enable
@@ -54,7 +56,19 @@ def load_model(plan: Plan, model_config: PretrainedConfig) -> nn.Module:
         with autocast(plan):
             prove_isolation(model)
     model.train()
+    if training.lean_path is True:
+        _take_lean_path(model, plan, dtype)
     return model  # type: ignore[no-any-return]
+
+
+def _take_lean_path(model: nn.Module, plan: Plan, dtype: torch.dtype) -> None:
+    """Hang a proven `LeanDecoder` onto the model; `luthier.model.forward.summed_loss` finds it there."""
+    lean = LeanDecoder(
+        unwrap(model), dtype, keep_unpacked=plan.unpack_once, checkpointed_layers=plan.checkpointed_layers
+    )
+    with autocast(plan):
+        prove_lean(model, lean, dtype)
+    setattr(model, LEAN, lean)
 
 
 def _load_weights(plan: Plan, model_config: PretrainedConfig, dtype: torch.dtype, device: torch.device) -> Any:

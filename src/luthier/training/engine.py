@@ -28,6 +28,7 @@ from luthier.machine.ranks import rank, world_size
 from luthier.model.forward import autocast
 from luthier.model.sampling import continue_ids
 from luthier.training.checkpoint import save_checkpoint
+from luthier.training.cost import CostModel
 from luthier.training.final import save_final
 from luthier.training.gradients import gradient_flow
 from luthier.training.instruments import MachineReader, Stopwatch
@@ -67,6 +68,7 @@ class Run:
     stop: Callable[[], bool] = lambda: False
     clock: Clock = field(default_factory=lambda: Clock(0, 0.0))
     watch: Stopwatch = field(default_factory=Stopwatch)
+    cost: CostModel = field(default_factory=CostModel)
 
     def __post_init__(self) -> None:
         self.reader = MachineReader(self.output_dir)
@@ -101,7 +103,7 @@ def run(job: Run) -> Iterator[Event]:
     yield from finish(job, ending)
 
 
-def optimizer_step(job: Run, batches: list[Any]) -> Iterator[Gradients]:
+def optimizer_step(job: Run, batches: list[Any]) -> Iterator[Gradients | Notice]:
     """Forward, loss, backward, update."""
     plan, state, lap = job.plan, job.state, job.watch.lap
     loss_sum, trained_tokens, num_tokens = backward(job.model, batches, plan, lap)
@@ -116,9 +118,13 @@ def optimizer_step(job: Run, batches: list[Any]) -> Iterator[Gradients]:
     update(job.model, job.optimizer, plan, learning_rate(plan, state.step), norm)
     lap("optimizer")
     state.grad_norm = norm.item()  # the device is done here
-    state.count(loss_sum, trained_tokens, num_tokens, job.watch.stop())
+    seconds = job.watch.stop()
+    state.count(loss_sum, trained_tokens, num_tokens, seconds)
     if flow is not None:
         yield flow
+    computed = sum(batch.input_ids_BT.numel() for batch in batches)
+    if said := job.cost.add(len(batches), computed, seconds, state.step):
+        yield said
 
 
 def not_finite(job: Run, loss_sum: float, norm: float) -> RunError:

@@ -20,7 +20,11 @@ from luthier.config.plan import Plan
 from luthier.errors import CheckpointError, Problem
 
 _FREE = ("logging.", "checkpointing.", "evaluation.", "training.output_dir", "data.cache_dir")
-_FREE_KEYS = ("data.dataloader_num_workers", "training.max_tokens_per_micro_batch", "data.datasets")
+_FREE_KEYS = (
+    "data.dataloader_num_workers", "data.datasets",
+    # how the examples go through the model: that changes rounding at most (see `surrounding`)
+    "training.max_tokens_per_micro_batch", "training.gradient_checkpointing", "training.lean_path", "training.auto",
+)  # fmt: skip
 _FIXED = ("model.", "quantization.", "lora.", "training.finetuning_type")
 
 
@@ -41,6 +45,7 @@ def identity(plan: Plan) -> dict[str, Any]:
             "peft": peft.__version__,
             "bitsandbytes": bitsandbytes.__version__,
             "max_tokens_per_micro_batch": plan.max_tokens_per_micro_batch,
+            "lean_path": plan.config.training.lean_path,
             "threads": torch.get_num_threads(),
             "world_size": plan.machine.world_size,
             "device": plan.machine.device_name,

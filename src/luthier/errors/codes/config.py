@@ -175,4 +175,10 @@ CONFIG: dict[str, Explanation] = {
         "It is not clear how many rows to hold out.",
         "Below 1 it is a share (0.05 is 5 %), from 1 on a whole number of rows (500).",
     ),
+    "E-CFG-034": Explanation(
+        "The lean path cannot compute this run",
+        "It is written out for plain LoRA on models of Llama's shape; anything else would get other numbers.",
+        "lean_path: auto takes it where it is exact, and peft's own layers everywhere else. The message names what is "
+        "in its way: change that to go faster, or leave it.",
+    ),
 }

@@ -50,4 +50,12 @@ ENVIRONMENT: dict[str, Explanation] = {
             "Rows that were written stay as they are. Give --csv the path of a new file."
         ),
     ),
+    "E-ENV-006": Explanation(
+        title="a peer to compare with is not installed",
+        why="a comparison with nothing on the other side says nothing",
+        text=(
+            "luthier bench trains the same steps with Luthier and with TRL's SFTTrainer, installed for real. Install "
+            "it with the command shown, or measure Luthier alone with --alone."
+        ),
+    ),
 }

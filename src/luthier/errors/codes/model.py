@@ -116,4 +116,11 @@ MODEL: dict[str, Explanation] = {
             "model.model_name_or_path at a causal language model."
         ),
     ),
+    "E-MODEL-014": Explanation(
+        "The lean path does not give this model's numbers",
+        "A run that computes something else than its model would train an adapter that does not fit it.",
+        "Before training, loss and gradients of a few tokens are computed both ways. They differ by more than "
+        "rounding, so this version of transformers or this model does something that the lean path does not know. "
+        "Write lean_path: false, which uses the model's own layers, and report it.",
+    ),
 }

@@ -48,4 +48,13 @@ RUN: dict[str, Explanation] = {
             "and in a pipe it has to be there. Look at the path; it counts from the folder where the command runs."
         ),
     ),
+    "E-RUN-006": Explanation(
+        title="a system that is measured failed",
+        why="a comparison in which one side did not finish is none, so nothing is reported",
+        text=(
+            "luthier bench runs each system in a process of its own. One of them ended with an error, whose last line "
+            "is shown. If it is Luthier's, luthier train with the same keys shows the whole of it; if it is a peer's, "
+            "its version may not fit to the other libraries: those that were tested are in constraints.txt."
+        ),
+    ),
 }

@@ -1,0 +1,88 @@
+"""The benchmarks' results as pictures and numbers; nothing is measured here.
+
+    luthier bench cpu --json benchmarks/results/bench_cpu.json
+    python benchmarks/linear.py --json benchmarks/results/linear_cpu.json
+    python benchmarks/choices.py --json benchmarks/results/choices_cpu.json
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from measuring.drawing import AMBER, BLUE, GREY, TEAL, picture
+
+RESULTS = Path("benchmarks/results")
+NAMES = {
+    "luthier/defaults": "luthier", "luthier/peft's layers": "luthier_peft", "trl/defaults": "trl", "trl/tuned": "tuned",
+}  # fmt: skip
+
+
+def performance() -> dict[str, Any]:
+    bench, linear, choices = (
+        json.loads((RESULTS / f"{name}_cpu.json").read_text(encoding="utf-8")) for name in ("bench", "linear", "choices")
+    )
+    rows = {NAMES[f"{row['system']}/{row['lane']}"]: row for row in bench["rows"]}
+    draw(bench["rows"])
+    setting = bench["setting"]
+    first = rows["luthier"]["tokens_per_second"]
+    numbers: dict[str, Any] = {
+        "device": setting["surroundings"]["device"],
+        "threads": setting["surroundings"]["threads"],
+        "dtype": setting["dtype"],
+        "limit": setting["limit_flops"] / 1e9,
+        "steps": setting["steps"],
+        "repeats": setting["repeats"],
+        "step_tokens": setting["tokens_per_step"],
+        "trained_tokens": setting["trained_tokens_per_step"],
+        "torch": setting["surroundings"]["torch"],
+        "trl_version": setting["peers"]["trl"],
+        "difference": max(row["largest_loss_difference"] for row in bench["rows"]),
+    }
+    for name, row in rows.items():
+        numbers |= {
+            f"{name}_rate": row["tokens_per_second"],
+            f"{name}_low": min(row["all_tokens_per_second"]),
+            f"{name}_high": max(row["all_tokens_per_second"]),
+            f"{name}_wall": row["wall_seconds"],
+            f"{name}_memory": row["peak_memory_gib"],
+            f"{name}_share": row["share_of_limit"],
+            f"{name}_times": first / row["tokens_per_second"],
+        }
+    cases = linear["cases"]
+    plain = cases["1x rows, 4 x 4"]["tokens_per_second"]
+    for name, case in {"many": "10x rows, 4 x 4", "long": "4x length, 4 x 1", "ones": "1 x 16", "one": "16 x 1"}.items():
+        numbers[f"linear_{name}"] = cases[case]["tokens_per_second"] / plain
+    seconds = choices["step_seconds"]
+    for name, case in {
+        "apart": "beginnings not shared", "unpacked": "unpacked at each use", "checkpointed": "all layers checkpointed",
+        "small": "passes of 512 tokens", "peft": "peft's layers, packed", "padded": "peft's layers, padded 4 x 4",
+    }.items():  # fmt: skip
+        numbers[f"choice_{name}"] = seconds[case] / seconds["as planned"]
+    for name, case in {
+        "in": "in the accumulator", "augmented": "in a longer inner dimension", "added": "added apart",
+    }.items():  # fmt: skip
+        numbers[f"piece_{name}"] = choices["piece_milliseconds"]["float32"][case]
+    return numbers
+
+
+def draw(rows: list[dict[str, Any]]) -> None:
+    """Rates with their spread, and all losses in one picture."""
+    colours = [BLUE, TEAL, AMBER, GREY]
+    with picture("performance", 1, 2, height=3.0) as (_, (rates, losses)):
+        names = [f"{row['system']} ({row['lane']})" for row in rows]
+        values = [row["tokens_per_second"] for row in rows]
+        spread = [
+            [value - min(row["all_tokens_per_second"]) for value, row in zip(values, rows, strict=True)],
+            [max(row["all_tokens_per_second"]) - value for value, row in zip(values, rows, strict=True)],
+        ]
+        rates.barh(names, values, color=colours, xerr=spread, ecolor="#1e293b", height=0.6)
+        rates.invert_yaxis()
+        rates.grid(axis="y", visible=False)
+        rates.set(xlabel="tokens a second")
+        for row, colour, width in zip(rows, colours, (7, 5, 3, 1.2), strict=True):
+            steps = range(1, len(row["losses"]) + 1)
+            losses.plot(steps, row["losses"], color=colour, lw=width, label=f"{row['system']} ({row['lane']})")
+        losses.set(xlabel="optimizer step", ylabel="loss (nats a token)")
+        losses.legend(fontsize=8)

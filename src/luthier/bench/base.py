@@ -1,0 +1,69 @@
+"""A base model to measure on: Llama's shape, random weights, a tokenizer made from Python's own source.
+
+Random weights cost what trained ones cost. Nothing is fetched, so the comparison runs anywhere.
+"""
+
+from __future__ import annotations
+
+import ast
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+
+VOCABULARY = 32_000
+SHAPE = {
+    "hidden_size": 512,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+}
+"""41.6 million parameters, of which 25.2 million in the layers and 16.4 million in the vocabulary."""
+_SHORTEST, _LONGEST = 120, 2400  # characters of a function
+_NOT_READ = {"test", "tests", "site-packages", "idlelib", "lib2to3"}
+
+
+def functions() -> Iterator[str]:
+    """Source of each function and method of the standard library that has a docstring."""
+    library = Path(sysconfig.get_path("stdlib"))
+    for path in sorted(library.rglob("*.py")):
+        if _NOT_READ & set(path.relative_to(library).parts):
+            continue
+        try:
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+        except (UnicodeDecodeError, SyntaxError, ValueError):
+            continue
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef) and ast.get_docstring(node):
+                text = ast.unparse(node)
+                if _SHORTEST <= len(text) <= _LONGEST:
+                    yield text
+
+
+def make_tokenizer(texts: list[str], vocabulary: int, folder: Path) -> None:
+    """A byte-level BPE tokenizer of at most `vocabulary` entries, with `<s>`, `</s>` and `<pad>`."""
+    from tokenizers import ByteLevelBPETokenizer
+    from tokenizers.processors import TemplateProcessing
+    from transformers import PreTrainedTokenizerFast
+
+    bpe = ByteLevelBPETokenizer()
+    special = ["<s>", "</s>", "<pad>"]
+    bpe.train_from_iterator(texts, vocab_size=vocabulary, special_tokens=special, show_progress=False)
+    bpe._tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    PreTrainedTokenizerFast(
+        tokenizer_object=bpe._tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>"
+    ).save_pretrained(folder)
+
+
+def make_base(folder: Path) -> None:
+    """Write model and tokenizer into `folder`."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    make_tokenizer(list(dict.fromkeys(functions())), VOCABULARY, folder)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY, max_position_embeddings=2048, tie_word_embeddings=True, bos_token_id=0, eos_token_id=1,
+        pad_token_id=2, **SHAPE,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(folder)

@@ -1,0 +1,177 @@
+"""Runs of all systems in turns, and what they say together.
+
+Each run is a fresh process, so that no system warms another's caches or fills its memory, and the systems take turns,
+so that a machine that slows down slows all of them. The first steps of a run are left out of its rate. Speed that
+changes the result does not count: every run's losses are compared with Luthier's, step by step.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from luthier.bench.arms import ARMS
+from luthier.errors import Problem, RunError
+
+LOSS_TOLERANCE = 1e-3
+"""Nats, at every step."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to compare.
+
+    Attributes:
+        overrides: `key=value` strings of the run; the base model and the rows are among them.
+        base: Folder of the base model.
+        arms: Names out of `ARMS`; the first is the one that others are compared with.
+        repeats: Runs of each.
+        warm_up: Steps at the start of a run that are not timed.
+    """
+
+    overrides: tuple[str, ...]
+    base: str
+    arms: tuple[str, ...]
+    repeats: int
+    warm_up: int
+
+
+@dataclass
+class Row:
+    """One system in one lane; medians over its runs."""
+
+    system: str
+    lane: str
+    tokens_per_second: float
+    trained_tokens_per_second: float
+    wall_seconds: float
+    peak_memory_gib: float
+    share_of_limit: float
+    losses: list[float]
+    largest_loss_difference: float
+    all_tokens_per_second: list[float] = field(default_factory=list)
+    all_wall_seconds: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All rows, and what they were measured on and with."""
+
+    setting: dict[str, Any]
+    rows: tuple[Row, ...]
+
+    @property
+    def equal(self) -> bool:
+        """Whether every system had the same loss at every step."""
+        return all(row.largest_loss_difference <= LOSS_TOLERANCE for row in self.rows)
+
+
+def compare(request: Request, folder: Path, say: Callable[[str], None]) -> Comparison:
+    """Run everything.
+
+    Args:
+        request: What to compare.
+        folder: An empty folder to work in.
+        say: Told what is being run.
+
+    Raises:
+        RunError: E-RUN-006 when a run fails.
+    """
+    content = {"overrides": list(request.overrides), "base": request.base}
+    (folder / "request.json").write_text(json.dumps(content), encoding="utf-8")
+    say("preparing rows and adapter; measuring how fast this machine multiplies")
+    facts, _ = _run("prepare", folder)
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in request.arms}
+    for repeat in range(request.repeats):
+        for name in request.arms:
+            say(f"run {repeat + 1} of {request.repeats}: {label(name)}")
+            result, seconds = _run(name, folder)
+            runs[name].append(result | {"wall_seconds": seconds})
+    reference = runs[request.arms[0]][0]["losses"]
+    rows = tuple(_row(name, runs[name], facts, request.warm_up, reference) for name in request.arms)
+    setting = {
+        "command": list(request.overrides),
+        "repeats": request.repeats,
+        "warm_up_steps": request.warm_up,
+        "steps": len(facts["tokens"]),
+        "tokens_per_step": statistics.mean(facts["tokens"]),
+        "trained_tokens_per_step": statistics.mean(facts["trained_tokens"]),
+        **{key: facts[key] for key in ("dtype", "plan", "limit_flops", "surroundings")},
+        "peers": _versions(("trl", "peft", "bitsandbytes")),
+    }
+    return Comparison(setting, rows)
+
+
+def label(name: str) -> str:
+    """`trl (tuned)`."""
+    if name == "prepare":
+        return name
+    system, lane, _ = ARMS[name]
+    return f"{system} ({lane})"
+
+
+def needed_work(facts: dict[str, Any], step: int, *, shared: bool) -> float:
+    """Operations that step `step` cannot do without: no padding, no recomputing, no logits of prompts.
+
+    What rows share at their beginning counts once where it is computed once.
+    """
+    tokens = facts["computed_tokens" if shared else "tokens"][step]
+    each = facts["work"]
+    return float(
+        each["layers"] * tokens
+        + each["head"] * facts["trained_tokens"][step]
+        + each["attention"] * facts["pairs"][step]
+    )
+
+
+def _row(name: str, runs: list[dict[str, Any]], facts: dict[str, Any], warm_up: int, reference: Sequence[float]) -> Row:
+    system, lane, _ = ARMS[name]
+    timed = range(warm_up, len(facts["tokens"]))
+    seconds = [sum(run["seconds"][warm_up:]) for run in runs]
+    tokens = sum(facts["tokens"][warm_up:])
+    rates = [tokens / s for s in seconds]
+    work = sum(needed_work(facts, step, shared=name == "luthier") for step in timed)
+    walls = [run["wall_seconds"] for run in runs]
+    differences = [abs(a - b) for run in runs for a, b in zip(run["losses"], reference, strict=True)]
+    return Row(
+        system=system,
+        lane=lane,
+        tokens_per_second=statistics.median(rates),
+        trained_tokens_per_second=statistics.median(sum(facts["trained_tokens"][warm_up:]) / s for s in seconds),
+        wall_seconds=statistics.median(walls),
+        peak_memory_gib=statistics.median(run["peak_memory_gib"] for run in runs),
+        share_of_limit=statistics.median(work / s for s in seconds) / facts["limit_flops"],
+        losses=runs[0]["losses"],
+        largest_loss_difference=max(differences),
+        all_tokens_per_second=rates,
+        all_wall_seconds=walls,
+    )
+
+
+def _run(name: str, folder: Path) -> tuple[dict[str, Any], float]:
+    """One arm in a fresh process: its result and the seconds from its start to its end."""
+    command = [sys.executable, "-m", "luthier.bench.arms", str(folder), name]
+    started = time.monotonic()
+    ended = subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**os.environ, "TOKENIZERS_PARALLELISM": "false"}
+    )
+    seconds = time.monotonic() - started
+    result = folder / f"{name}.json"
+    if ended.returncode or not result.is_file():
+        last = (ended.stderr.strip() or ended.stdout.strip() or f"exit code {ended.returncode}").splitlines()[-1]
+        raise RunError(Problem("E-RUN-006", f"{label(name)}: {last[:300]}", "run it again; luthier explain E-RUN-006"))
+    return json.loads(result.read_text(encoding="utf-8")), seconds
+
+
+def _versions(names: Sequence[str]) -> dict[str, str]:
+    from importlib.metadata import version
+
+    return {name: version(name) for name in names}

@@ -1,0 +1,37 @@
+"""What is compared unless the user says otherwise: QLoRA of rank 16, 16 examples a step, a small base."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from luthier.bench.arms import RUN_KEYS
+from luthier.bench.base import make_base
+from luthier.config.load import from_dict
+
+DEFAULTS = (
+    "load_in_4bit=true", "r=16", "lora_alpha=32", "target_modules=all-linear", "learning_rate=2e-4",
+    "per_device_train_batch_size=4", "gradient_accumulation_steps=4", "val_set_size=0", "max_seq_length=1024",
+    "data.datasets=[{path: 'luthier:quickstart/rows/train.jsonl', format: alpaca}]",
+)  # fmt: skip
+
+
+def request_keys(overrides: Sequence[str], steps: int, folder: Path) -> tuple[str, tuple[str, ...]]:
+    """The base model's folder and all keys of the run; makes the base in `folder` when no other is named.
+
+    Raises:
+        ConfigError: An override is wrong.
+    """
+    written = {_name(key) for key in overrides}
+    keys = (*(key for key in (*DEFAULTS, f"max_steps={steps}") if _name(key) not in written), *overrides)
+    loaded = from_dict({}, [*keys, *RUN_KEYS])
+    if "model_name_or_path" in written:
+        return loaded.config.model.model_name_or_path, keys
+    base = folder / "base"
+    make_base(base)
+    return str(base), (*keys, f"model_name_or_path={base}")
+
+
+def _name(override: str) -> str:
+    """`r` of `lora.r=32`."""
+    return override.partition("=")[0].split(".")[-1]

@@ -1,0 +1,77 @@
+"""Which models the lean path computes: decoder layers of Llama's shape, plain LoRA on their linear layers, no more.
+
+Whatever is not known to be the same function is turned away, with the reason. Gemma is turned away: its norms multiply
+by 1 + w, its embedding is scaled and its gate is another.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from luthier.model.head import plain_head
+
+LAYERS = ("LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer")
+_STACKS = (
+    ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
+    ("self_attn.o_proj",),
+    ("mlp.gate_proj", "mlp.up_proj"),
+    ("mlp.down_proj",),
+)
+_BASES = ("Linear", "Linear4bit")
+
+
+def obstacle(causal_lm: Any, trained: set[str]) -> str:
+    """Why the lean path cannot compute this model; empty when it can.
+
+    Args:
+        causal_lm: A model of transformers, with peft's layers in it (their base layers may be on the meta device).
+        trained: Names of its parameters that are trained.
+    """
+    decoder = causal_lm.get_decoder()
+    for layer in getattr(decoder, "layers", [None]):
+        kind = type(layer).__name__
+        if kind not in LAYERS or not type(layer).__module__.startswith("transformers."):
+            name = type(causal_lm).__name__
+            return f"{name} is not of Llama's shape (Llama, Mistral, Qwen2, Qwen3)"
+        if reason := _layer_obstacle(layer):
+            return reason
+    config = causal_lm.config.get_text_config()
+    if config.hidden_act != "silu":
+        return f"the gate is {config.hidden_act}, not silu"
+    if getattr(config, "attention_dropout", 0.0):
+        return "attention_dropout is not 0"
+    if plain_head(causal_lm) is None:
+        return "the head does more than one product"
+    linears = {name for names in _STACKS for name in names}
+    others = sorted(name for name in trained if not any(f".{linear}.lora_" in name for linear in linears))
+    return f"{others[0]} is trained too" if others else ""
+
+
+def _layer_obstacle(layer: nn.Module) -> str:
+    for names in _STACKS:
+        modules = [layer.get_submodule(name) for name in names]
+        bases = [getattr(module, "base_layer", module) for module in modules]
+        if any(type(base).__name__ not in _BASES for base in bases):
+            return f"{names[0]} is not a plain linear layer"
+        if len({base.bias is None for base in bases}) > 1 or len({type(base) for base in bases}) > 1:
+            return f"{', '.join(names)} are not of one kind"
+        for module, base in zip(modules, bases, strict=True):
+            if module is not base and not _is_plain(module):
+                return f"the adapter of {names[0]} does more than B A x"
+    return ""
+
+
+def _is_plain(module: Any) -> bool:
+    """One active adapter of two plain matrices, no dropout, no magnitude, not merged."""
+    dropouts = [type(dropout).__name__ for dropout in module.lora_dropout.values()]
+    return (
+        list(module.lora_A) == ["default"]
+        and list(module.active_adapters) == ["default"]
+        and not module.merged
+        and dropouts == ["Identity"]
+        and not len(module.lora_magnitude_vector)
+        and module.lora_A["default"].bias is None
+        and module.lora_B["default"].bias is None
+    )

@@ -1,0 +1,161 @@
+r"""Linear layers that read the same input, as one product, with their adapters.
+
+    W = [Wq; Wk; Wv]  (O x I, frozen)      A = [Aq; Ak; Av]  (R x I)      B = s diag(Bq, Bk, Bv)  (O x R)
+
+    forward     z = x A^T             y = x W^T + z B^T
+    backward    dz = dy B             dx = dy W + dz A         dA = dz^T x         dB_m = s dy_m^T z_m
+
+Each `+` is the accumulator of a matrix product (addmm), so the adapter costs no pass of its own over y or dx. There is
+no product for dW: W is frozen. Of the forward pass only z is kept; x is what the caller has anyway.
+
+The frozen weights are read from the model's own layers. Weights of 4 bits are unpacked to the compute format, by
+bitsandbytes itself: once for the whole run where memory allows (`keep`), else before each use into a shared buffer.
+
+Shape letters: T tokens, I inputs, O outputs of all members, R ranks of all members.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import bitsandbytes
+import torch
+from torch import Tensor, nn
+
+Buffers = dict[tuple[int, int], Tensor]
+"""Room for one unpacked weight of each shape, shared by all layers."""
+
+
+@dataclass
+class Member:
+    """One of the stacked layers.
+
+    Attributes:
+        base: The frozen layer: `nn.Linear`, or bitsandbytes' `Linear4bit`.
+        outputs: Its rows in the stacked output.
+        lora_A, lora_B: The adapter's trained matrices (r x I and out x r); None without one.
+        scaling: Factor on the adapter's output.
+        ranks: Its columns in the stacked z.
+    """
+
+    base: Any
+    outputs: slice
+    lora_A: nn.Parameter | None
+    lora_B: nn.Parameter | None
+    scaling: float
+    ranks: slice
+
+
+class StackedLinear:
+    """Layers with the same input as one product. Holds no parameters of its own but a copy of the adapters' values."""
+
+    def __init__(self, modules: list[Any], dtype: torch.dtype, *, keep: bool, buffers: Buffers) -> None:
+        self.members = _members(modules)
+        self.dtype, self._buffers = dtype, buffers
+        bases = [member.base for member in self.members]
+        self.shape = (self.members[-1].outputs.stop, bases[0].in_features)
+        self._weight_OI: Tensor | None = None
+        if keep or not isinstance(bases[0], bitsandbytes.nn.Linear4bit):
+            self._weight_OI = self._stack()
+        biases = [base.bias for base in bases]
+        self.bias_O = None if biases[0] is None else torch.cat([b.detach().to(dtype) for b in biases])
+        self.rank = max(member.ranks.stop for member in self.members)
+        self.refresh()
+
+    def parameters(self) -> list[nn.Parameter]:
+        """The trained matrices, in the order of the gradients that `backward` returns."""
+        return [p for m in self.members for p in (m.lora_A, m.lora_B) if p is not None]
+
+    @torch.no_grad()
+    def refresh(self) -> None:
+        """Copy the adapters' values: to be called after they changed."""
+        if not self.rank:
+            return
+        adapted = [(m, m.lora_A, m.lora_B) for m in self.members if m.lora_A is not None and m.lora_B is not None]
+        self.down_RI = torch.cat([a for _, a, _ in adapted]).to(self.dtype)
+        up_OR = torch.zeros(self.shape[0], self.rank, dtype=self.dtype, device=self.down_RI.device)
+        for member, _, b in adapted:
+            up_OR[member.outputs, member.ranks] = (b * member.scaling).to(self.dtype)
+        self.up_OR = up_OR
+
+    def weight(self) -> Tensor:
+        """The frozen weights (O x I) in the compute format."""
+        if self._weight_OI is not None:
+            return self._weight_OI
+        buffer = self._buffers.get(self.shape)
+        if buffer is None:
+            first = self.members[0].base.weight
+            buffer = self._buffers[self.shape] = torch.empty(self.shape, dtype=self.dtype, device=first.device)
+        for member in self.members:
+            buffer[member.outputs] = _unpacked(member.base, self.dtype)
+        return buffer
+
+    def forward(self, x_TI: Tensor, onto_TO: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """y, and the z that `backward` asks for. `onto_TO` is added to y (the residual stream)."""
+        weight_IO = self.weight().T
+        if self.bias_O is not None:
+            y_TO = torch.addmm(self.bias_O, x_TI, weight_IO)
+            y_TO = y_TO if onto_TO is None else y_TO.add_(onto_TO)
+        else:
+            y_TO = x_TI @ weight_IO if onto_TO is None else torch.addmm(onto_TO, x_TI, weight_IO)
+        if not self.rank:
+            return y_TO, None
+        z_TR = x_TI @ self.down_RI.T
+        return y_TO.addmm_(z_TR, self.up_OR.T), z_TR
+
+    def backward(
+        self, grad_TO: Tensor, x_TI: Tensor, z_TR: Tensor | None, *, to_input: bool = True
+    ) -> tuple[Tensor | None, list[Tensor]]:
+        """Gradient of x (None unless `to_input`), and those of `parameters()` in their own format."""
+        grad_TI = grad_TO @ self.weight() if to_input else None
+        if z_TR is None:
+            return grad_TI, []
+        grad_z_TR = grad_TO @ self.up_OR
+        grad_down_RI = grad_z_TR.T @ x_TI
+        if grad_TI is not None:
+            grad_TI.addmm_(grad_z_TR, self.down_RI)
+        gradients: list[Tensor] = []
+        for member in self.members:
+            if member.lora_A is not None and member.lora_B is not None:
+                grad_up = grad_TO[:, member.outputs].T @ z_TR[:, member.ranks]
+                gradients.append(grad_down_RI[member.ranks].to(member.lora_A.dtype))
+                gradients.append(grad_up.to(member.lora_B.dtype).mul_(member.scaling))
+        return grad_TI, gradients
+
+    def _stack(self) -> Tensor:
+        """All weights in one tensor. Layers that are not packed become views of it, so that nothing is held twice."""
+        bases = [member.base for member in self.members]
+        if len(bases) == 1 and type(bases[0]) is nn.Linear:
+            return bases[0].weight.detach()
+        weight_OI = torch.cat([_unpacked(base, self.dtype) for base in bases])
+        for member in self.members:
+            if type(member.base) is nn.Linear:
+                member.base.weight.data = weight_OI[member.outputs]
+        return weight_OI
+
+
+def _members(modules: list[Any]) -> list[Member]:
+    members: list[Member] = []
+    row = rank = 0
+    for module in modules:
+        base = getattr(module, "base_layer", module)
+        lora_A = lora_B = None
+        scaling, size = 1.0, 0
+        if base is not module:
+            lora_A, lora_B = module.lora_A["default"].weight, module.lora_B["default"].weight
+            scaling, size = float(module.scaling["default"]), lora_A.shape[0]
+        outputs, ranks = slice(row, row + base.out_features), slice(rank, rank + size)
+        members.append(Member(base, outputs, lora_A, lora_B, scaling, ranks))
+        row, rank = outputs.stop, ranks.stop
+    return members
+
+
+def _unpacked(base: Any, dtype: torch.dtype) -> Tensor:
+    """Weights of a frozen layer, out of 4 bits where they are packed (the values are exactly bitsandbytes')."""
+    weight = base.weight
+    state = getattr(weight, "quant_state", None)
+    if state is None:
+        return weight.detach().to(dtype)  # type: ignore[no-any-return]
+    unpacked: Tensor = bitsandbytes.functional.dequantize_4bit(weight.data, state)
+    return unpacked.to(dtype)

@@ -1,0 +1,67 @@
+r"""Norm, rotation and gate of a Llama layer, each with its backward pass written out.
+
+    rms_norm    y = w x / rms(x),  rms(x) = sqrt(mean(x^2) + eps)             (Zhang & Sennrich 2019)
+                dx = (g - x (g . x) / (D rms^2)) / rms,  g = w dy             w is frozen: it gets no gradient
+    rotate      (a, b) -> (a cos - b sin, b cos + a sin) for the halves a, b of a head  (RoPE: Su et al. 2021)
+                its transpose turns a gradient back: the same with -sin
+    swiglu      h = silu(g) u,  silu(g) = g sigmoid(g)                        (Shazeer 2020)
+                dg = dh u sigmoid(g) (1 + g (1 - sigmoid(g))),  du = dh silu(g)
+
+Nothing is kept between forward and backward here: what backward needs is computed again from the input, which costs
+one pass over memory and saves holding it.
+
+Shape letters: T tokens, D size of a vector, H heads, I intermediate size.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+_silu_backward = torch.ops.aten.silu_backward
+
+
+def rms_norm(x_TD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
+    """The rows of `x_TD` scaled to root mean square 1, times `weight_D`. Any leading dimensions."""
+    return functional.rms_norm(x_TD, weight_D.shape, weight_D, eps)
+
+
+def rms_norm_backward(grad_TD: Tensor, x_TD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
+    """Gradient of the input of `rms_norm`, given that of its output."""
+    wide = torch.promote_types(x_TD.dtype, torch.float32)  # in 16 bits the difference below would lose its digits
+    x, weighted = x_TD.to(wide), grad_TD.to(wide) * weight_D
+    inverse_T1 = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+    along_T1 = torch.linalg.vecdot(weighted, x)[..., None].mul_(inverse_T1.pow(3)).div_(-x.shape[-1])
+    return weighted.mul_(inverse_T1).addcmul_(x, along_T1).to(x_TD.dtype)
+
+
+def rotate(x_THD: Tensor, cos_TD: Tensor, sin_TD: Tensor) -> Tensor:
+    """Each head turned by its position's angles, in the wider of both formats; `-sin_TD` turns back.
+
+    The halves of `cos_TD` and `sin_TD` are equal, as transformers makes them.
+    """
+    dtype = torch.promote_types(x_THD.dtype, cos_TD.dtype)
+    half = x_THD.shape[-1] // 2
+    cos_T1D, sin_T1D = cos_TD[:, None, :half], sin_TD[:, None, :half]
+    first, second = x_THD[..., :half], x_THD[..., half:]
+    turned_THD = torch.empty(x_THD.shape, dtype=dtype, device=x_THD.device)
+    torch.mul(first, cos_T1D, out=turned_THD[..., :half]).addcmul_(second, sin_T1D, value=-1)
+    torch.mul(second, cos_T1D, out=turned_THD[..., half:]).addcmul_(first, sin_T1D)
+    return turned_THD
+
+
+def swiglu(gate_up_TI: Tensor) -> Tensor:
+    """silu(gate) * up, for gate and up side by side: (T, 2 I) to (T, I)."""
+    gate_TI, up_TI = gate_up_TI.chunk(2, dim=-1)
+    return functional.silu(gate_TI).mul_(up_TI)
+
+
+def swiglu_backward(grad_TI: Tensor, gate_up_TI: Tensor) -> Tensor:
+    """Gradient (T, 2 I) of the input of `swiglu`, given that of its output (which is overwritten)."""
+    gate_TI, up_TI = gate_up_TI.chunk(2, dim=-1)
+    grad_gate_up_TI = torch.empty_like(gate_up_TI)
+    grad_gate_TI, grad_up_TI = grad_gate_up_TI.chunk(2, dim=-1)
+    torch.mul(grad_TI, functional.silu(gate_TI), out=grad_up_TI)
+    grad_gate_TI.copy_(_silu_backward(grad_TI.mul_(up_TI), gate_TI))
+    return grad_gate_up_TI

@@ -1,0 +1,87 @@
+"""The lean path beside the model's own layers, on a few tokens, before a run relies on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from luthier.errors import ModelError, Problem
+from luthier.model.forward import summed_loss
+from luthier.model.lean.decoder import LeanDecoder
+
+_ROUNDING = {torch.float32: 1e-3, torch.bfloat16: 0.3}
+"""Largest relative difference of one gradient that rounding explains, of few tokens in a small layer. A lost factor,
+sign or term is above it."""
+
+
+@dataclass(frozen=True)
+class _Probe:
+    """Two packed documents, and four trained tokens; a `luthier.model.forward.Batch`."""
+
+    inputs: dict[str, Any]
+    positions_N: Tensor
+    targets_N: Tensor
+
+    def model_inputs(self) -> dict[str, Any]:
+        return self.inputs
+
+
+def prove_lean(model: nn.Module, lean: LeanDecoder, dtype: torch.dtype) -> None:
+    """Require that `lean` gives the loss and the gradients of `model`'s own layers, up to rounding.
+
+    The adapter is filled with random numbers for the moment: as it starts, B = 0 would hide half of its maths. Its
+    values and torch's random generator are as before afterwards.
+
+    Raises:
+        ModelError: E-MODEL-014 when it does not.
+    """
+    probe = _probe(next(model.parameters()).device)
+    with torch.random.fork_rng([]), _shaken(lean.parameters()):
+        expected, wanted = _gradients(model, summed_loss(model, probe))
+        with torch.autocast(probe.positions_N.device.type, enabled=False):
+            found, got = _gradients(model, lean.summed_loss(probe.inputs, probe.positions_N, probe.targets_N))
+    off = max(
+        abs(found - expected) / max(abs(expected), 1e-6),
+        max(float((got[name] - wanted[name]).norm() / (wanted[name].norm() + 1e-9 * len(wanted))) for name in wanted),
+    )
+    if got.keys() != wanted.keys() or not off <= _ROUNDING.get(dtype, 1e-3):
+        found_text = f"loss or gradients differ by {off:.2g} from those of the model's own layers"
+        raise ModelError(Problem("E-MODEL-014", found_text, "write lean_path: false", "training.lean_path"))
+
+
+def _probe(device: torch.device) -> _Probe:
+    offsets = (0, 6, 11)
+    inputs = {
+        "input_ids": torch.tensor([[1, 2, 3, 4, 5, 6, 3, 1, 2, 4, 5]], device=device),
+        "position_ids": torch.tensor([[0, 1, 2, 3, 4, 5, 0, 1, 2, 3, 4]], device=device),
+        "document_offsets": offsets,
+        "cu_seq_lens": torch.tensor(offsets, dtype=torch.int32, device=device),
+    }
+    return _Probe(inputs, torch.tensor([2, 3, 8, 9], device=device), torch.tensor([4, 5, 4, 5], device=device))
+
+
+def _gradients(model: nn.Module, loss: Tensor) -> tuple[float, dict[str, Tensor]]:
+    loss.backward()  # type: ignore[no-untyped-call]
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad(set_to_none=True)
+    return loss.item(), gradients
+
+
+@contextmanager
+def _shaken(parameters: list[nn.Parameter]) -> Iterator[None]:
+    before = [p.detach().clone() for p in parameters]
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for p in parameters:
+            p.add_(0.05 * torch.randn(p.shape, generator=generator))
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for p, values in zip(parameters, before, strict=True):
+                p.copy_(values)

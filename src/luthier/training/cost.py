@@ -1,0 +1,90 @@
+"""What a step costs, fitted from a run's first steps.
+
+    seconds = a passes + b tokens        least squares over steps, a and b never below 0
+
+a is what a pass costs whatever it holds, b what a token adds. Steps of different lengths tell the two apart. The fit says
+whether fewer, larger passes would pay; nothing is changed by itself in the middle of a run, so that a resumed run stays
+exactly the uninterrupted one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from luthier.events.types import Notice
+
+FIRST_STEPS = 20
+_WARM_UP = 3
+_WORTH_SAYING = 0.05
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The fit.
+
+    Attributes:
+        pass_seconds: a.
+        token_seconds: b.
+        error: Mean relative distance of a step from it.
+    """
+
+    pass_seconds: float
+    token_seconds: float
+    error: float
+
+
+class CostModel:
+    """Collects the first steps of an attempt, then says once what they cost."""
+
+    def __init__(self) -> None:
+        self._steps: list[tuple[int, int, float]] = []
+
+    def add(self, passes: int, tokens: int, seconds: float, step: int) -> Notice | None:
+        """Take one step; the notice when enough of them are there.
+
+        Args:
+            passes: Forward and backward passes of the step.
+            tokens: Tokens that were computed in them.
+            seconds: Time that the step took.
+            step: Its number.
+        """
+        if len(self._steps) == FIRST_STEPS:
+            return None
+        self._steps.append((passes, tokens, seconds))
+        if len(self._steps) < FIRST_STEPS:
+            return None
+        timed = self._steps[_WARM_UP:]
+        return _notice(fit(timed), timed, step)
+
+
+def fit(steps: list[tuple[int, int, float]]) -> Cost:
+    """Least squares over (passes, tokens, seconds) of steps."""
+    table = np.array(steps, dtype=np.float64)
+    features, seconds = table[:, :2], table[:, 2]
+    solution = np.linalg.lstsq(features, seconds, rcond=None)[0]
+    if solution[0] < 0 or solution[1] < 0:  # one of them explains all there is
+        kept = 1 if solution[0] < 0 else 0
+        solution = np.zeros(2)
+        solution[kept] = (features[:, kept] @ seconds) / (features[:, kept] @ features[:, kept])
+    error = float(np.mean(np.abs(features @ solution - seconds) / np.maximum(seconds, 1e-12)))
+    return Cost(float(solution[0]), float(solution[1]), error)
+
+
+def _notice(cost: Cost, steps: list[tuple[int, int, float]], step: int) -> Notice:
+    passes, tokens, seconds = (sum(column) / len(steps) for column in zip(*steps, strict=True))
+    text = (
+        f"a pass costs {_seconds(cost.pass_seconds)} and 1,000 tokens {_seconds(1000 * cost.token_seconds)} "
+        f"(fitted on {len(steps)} steps, {cost.error:.0%} off)"
+    )
+    saved = (passes - 1) * cost.pass_seconds / max(seconds, 1e-12)
+    if saved < _WORTH_SAYING:
+        return Notice("info", text, step=step)
+    wanted = int(np.ceil(tokens / 256)) * 256
+    text += f"; with memory for it, one pass a step instead of {passes:.1f} would save {saved:.0%}"
+    return Notice("info", text, f"training.max_tokens_per_micro_batch: {wanted}", step)
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.2f} s" if value >= 1 else f"{1e3 * value:.1f} ms"

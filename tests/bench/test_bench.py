@@ -1,0 +1,169 @@
+"""Luthier beside TRL, for real, on a tiny model: the same rows, the same losses, and the verdict when they differ."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from transformers import LlamaConfig
+from typer.testing import CliRunner
+
+from luthier.bench import compare as comparison
+from luthier.bench.base import functions, make_tokenizer
+from luthier.bench.compare import Comparison, Row, needed_work
+from luthier.bench.limit import matmul_limit, shapes, work
+from luthier.bench.screen import as_json, table
+from luthier.cli.main import app, main
+from luthier.errors import RunError
+
+TINY = LlamaConfig(
+    vocab_size=96, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+    num_key_value_heads=2,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def measured(tiny_model_dir, tmp_path_factory):
+    """One comparison through the command line, TRL included."""
+    folder = tmp_path_factory.mktemp("bench")
+    rows = folder / "rows.jsonl"
+    lines = [
+        {"instruction": f"Add {n} to x", "output": f"def f(x):\n    return x + {n}" * (1 + n % 5)} for n in range(90)
+    ]
+    rows.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    keys = [f"model_name_or_path={tiny_model_dir}", f"data.datasets=[{{path: {rows}}}]", "learning_rate=1e-3"]
+    command = [
+        "bench",
+        "cpu",
+        *keys,
+        "--steps",
+        "3",
+        "--warm-up",
+        "1",
+        "--repeats",
+        "1",
+        "--json",
+        str(folder / "b.json"),
+    ]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    return result.output, json.loads((folder / "b.json").read_text())
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_every_system_trained_the_same(measured):
+    output, content = measured
+    rows = content["rows"]
+    assert [(row["system"], row["lane"]) for row in rows] == [
+        ("luthier", "defaults"), ("luthier", "peft's layers"), ("trl", "defaults"), ("trl", "tuned"),
+    ]  # fmt: skip
+    first = rows[0]["losses"]
+    assert len(first) == 3 and first[-1] != first[0]
+    for row in rows:
+        assert row["losses"] == pytest.approx(first, abs=1e-3)
+        assert row["largest_loss_difference"] <= 1e-3
+        assert row["tokens_per_second"] > row["trained_tokens_per_second"] > 0
+        assert row["wall_seconds"] > 0 and row["peak_memory_gib"] > 0.1 and 0 < row["share_of_limit"] < 1.5
+    setting = content["setting"]
+    assert setting["steps"] == 3 and setting["tokens_per_step"] > 0 and setting["limit_flops"] > 1e6
+    assert {"trl", "peft", "bitsandbytes"} <= setting["peers"].keys() and "torch" in setting["surroundings"]
+    assert "the same losses" in output and "trl (tuned)" in output
+
+
+def row(system, lane, rate, difference=0.0):
+    return Row(
+        system=system, lane=lane, tokens_per_second=rate, trained_tokens_per_second=rate / 2, wall_seconds=10.0,
+        peak_memory_gib=1.5, share_of_limit=0.5, losses=[2.0, 1.5], largest_loss_difference=difference,
+        all_tokens_per_second=[rate * 0.9, rate], all_wall_seconds=[10.0, 11.0],
+    )  # fmt: skip
+
+
+SETTING = {
+    "surroundings": {"device": "a CPU", "threads": 2}, "dtype": "float32", "limit_flops": 1.5e11, "steps": 2,
+    "tokens_per_step": 2000, "trained_tokens_per_step": 1200, "repeats": 2,
+}  # fmt: skip
+
+
+def test_speed_that_changes_the_result_does_not_count(monkeypatch, capsys):
+    differs = Comparison(SETTING, (row("luthier", "defaults", 3000.0), row("trl", "defaults", 1000.0, 0.002)))
+    assert not differs.equal
+    assert "NOT the same losses" in table(differs)
+    monkeypatch.setattr(comparison, "compare", lambda *_: differs)
+    monkeypatch.setattr("luthier.bench.setting.make_base", lambda folder: None)
+    with pytest.raises(SystemExit) as stopped:
+        main(["bench", "cpu", "--steps", "3", "--warm-up", "1"])
+    assert stopped.value.code == 3
+    assert "NOT the same losses" in capsys.readouterr().out
+
+
+def test_the_table_tells_how_many_times_slower_each_is():
+    lines = table(
+        Comparison(SETTING, (row("luthier", "defaults", 3000.0), row("trl", "defaults", 1000.0)))
+    ).splitlines()
+    assert "150 billion operations a second" in lines[0]
+    assert "2,700 - 3,000" in lines[4] and "3.00" in lines[5]
+    assert "the same losses" in lines[-1]
+    assert as_json(Comparison(SETTING, (row("a", "b", 1.0),)))["rows"][0]["lane"] == "b"
+
+
+def test_needed_work_counts_each_multiply_add_once():
+    facts = {"tokens": [100], "computed_tokens": [80], "trained_tokens": [40], "pairs": [900]}
+    adapters = 2 * 3 * (2 * 16)
+    each = work(TINY, adapters)
+    matrices = sum(rows * columns for rows, columns in shapes(TINY))
+    assert shapes(TINY) == [(64, 32), (32, 32), (96, 32), (32, 48)]
+    assert each.layers == 2 * 4 * matrices + 6 * adapters
+    assert each.head == 4 * 96 * 32
+    assert each.attention == 2 * 12 * 32  # layers; q k^T and p v, forward and twice backward; heads times their size
+    facts["work"] = vars(each)
+    apart, shared = (needed_work(facts, 0, shared=shared) for shared in (False, True))
+    assert apart == each.layers * 100 + each.head * 40 + each.attention * 900
+    assert apart - shared == each.layers * 20
+
+
+def test_the_limit_is_a_rate_of_this_machine():
+    assert 1e7 < matmul_limit(TINY, torch.float32, 64) < 1e14
+
+
+def test_a_system_that_fails_is_named(tmp_path):
+    (tmp_path / "request.json").write_text(json.dumps({"overrides": ["model_name_or_path=nowhere/at/all"], "base": ""}))
+    with pytest.raises(RunError) as caught:
+        comparison._run("prepare", tmp_path)
+    assert caught.value.problems[0].code == "E-RUN-006"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["cpu", "--steps", "3", "--warm-up", "3"],
+        ["cpu", "--steps", "1"],
+        ["cpu", "--repeats", "0"],
+        ["gpu"],
+        ["cpu", "x"],
+    ],
+)
+def test_bad_requests(arguments):
+    with pytest.raises(SystemExit) as stopped:
+        main(["bench", *arguments])
+    assert stopped.value.code == 2
+
+
+def test_a_peer_that_is_missing(monkeypatch, capsys):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(SystemExit) as stopped:
+        main(["bench", "cpu"])
+    assert stopped.value.code == 2
+    assert "E-ENV-006" in capsys.readouterr().err
+
+
+def test_the_tokenizer_has_the_ids_that_the_model_names(tmp_path):
+    from transformers import AutoTokenizer
+
+    texts = [text for text, _ in zip(functions(), range(60), strict=False)]
+    make_tokenizer(texts, 600, tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    assert (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id) == (0, 1, 2)
+    assert tokenizer("x")["input_ids"][0] == 0
+    assert tokenizer.decode(tokenizer(texts[0])["input_ids"], skip_special_tokens=True) == texts[0]

@@ -1,0 +1,74 @@
+"""How a step goes through the model: what `auto` becomes, and what `auto: false` runs."""
+
+import pytest
+
+from luthier.config.plan import Passes
+
+CPU = {"machine": {"device": "cpu", "device_name": "a CPU"}}
+
+
+def training(plan, *overrides, **facts):
+    return plan(*overrides, **{**CPU, **facts}).config.training
+
+
+def test_a_plain_adapter_on_a_cpu_takes_the_lean_path(plan):
+    p = plan(**CPU)
+    assert p.config.training.lean_path is True
+    assert p.share_beginnings
+    assert "the same numbers" in p.value("training.lean_path").how
+
+
+def test_on_a_gpu_it_is_taken_when_asked_for(plan):
+    assert plan().config.training.lean_path is False
+    assert "not measured on cuda" in plan().value("training.lean_path").how
+    asked = plan("lean_path=true")
+    assert asked.config.training.lean_path is True
+    assert not asked.share_beginnings
+
+
+@pytest.mark.parametrize(
+    ("overrides", "facts", "why"),
+    [
+        (["lora_dropout=0.1"], {}, "lora_dropout"),
+        (["packing=false"], {}, "padded"),
+        ([], {"model": {"can_isolate_documents": False}}, "padded"),
+        ([], {"model": {"lean_obstacle": "the gate is gelu, not silu"}}, "the gate is gelu"),
+        (["finetuning_type=full"], {}, "full"),
+        (["auto=false", "packing=true"], {}, "auto is false"),
+    ],
+)
+def test_anything_else_goes_through_pefts_layers_and_says_why(plan, overrides, facts, why):
+    p = plan(*overrides, **{**CPU, **facts})
+    assert p.config.training.lean_path is False
+    assert why in p.value("training.lean_path").how
+    assert not p.share_beginnings
+
+
+def test_beginnings_are_not_shared_where_attention_has_a_window(plan):
+    assert not plan(**CPU, model={"has_sliding_window": True}).share_beginnings
+
+
+@pytest.mark.parametrize("written", ["off", "false"])
+def test_auto_off_is_the_yaml_as_it_stands(plan, written):
+    p = plan(f"training.auto={written}", "per_device_train_batch_size=2", "per_device_eval_batch_size=3", **CPU)
+    t = p.config.training
+    assert (t.auto, t.packing, t.lean_path, t.gradient_checkpointing) == (False, False, False, False)
+    assert p.value("max_tokens_per_micro_batch").how == "auto is false: 3 rows of at most 1,800 tokens"
+    assert plan("auto=false", "gradient_checkpointing=true", **CPU).checkpointed_layers == 16
+
+
+def test_checkpointing_follows_memory_unless_it_is_written(plan, resolve_passes):
+    some = resolve_passes(Passes(2048, checkpointed_layers=5, unpack_once=True))
+    assert (some.config.training.gradient_checkpointing, some.checkpointed_layers) == (True, 5)
+    assert some.unpack_once
+    assert some.value("checkpointed_layers").how == "memory asks for 5"
+    none = resolve_passes(Passes(2048))
+    assert (none.config.training.gradient_checkpointing, none.checkpointed_layers) == (False, 0)
+    assert resolve_passes(Passes(2048), "gradient_checkpointing=true").checkpointed_layers == 16
+    assert resolve_passes(Passes(2048, checkpointed_layers=5), "gradient_checkpointing=false").checkpointed_layers == 0
+
+
+def test_before_the_model_is_there_nothing_is_claimed(plan):
+    p = plan(model=None, data=None, tokens=None)
+    assert p.config.training.lean_path == "auto"
+    assert p.value("training.lean_path").how == "unknown yet"

@@ -1,0 +1,221 @@
+"""The lean path against the model's own layers: loss and gradients of every parameter, in float64 and in bfloat16."""
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import (
+    BitsAndBytesConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)  # fmt: skip
+
+from luthier.data.collate import collate_packed
+from luthier.errors import ModelError
+from luthier.model import attention
+from luthier.model.forward import summed_loss
+from luthier.model.lean.decoder import LeanDecoder
+from luthier.model.lean.fit import obstacle
+from luthier.model.lean.pieces import rotate, swiglu_backward
+from luthier.model.lean.proof import prove_lean
+from tests.rows import MemoryRow
+
+MODELS = {
+    "llama": (LlamaConfig, LlamaForCausalLM, {}),
+    "llama, biased and tied": (LlamaConfig, LlamaForCausalLM, {"attention_bias": True, "tie_word_embeddings": True}),
+    "llama 3 rotation": (LlamaConfig, LlamaForCausalLM, {"rope_parameters": {
+        "rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 32}}),
+    "mistral": (MistralConfig, MistralForCausalLM, {"sliding_window": 5, "head_dim": 24}),
+    "qwen2": (Qwen2Config, Qwen2ForCausalLM, {}),
+    "qwen2, windowed": (Qwen2Config, Qwen2ForCausalLM, {
+        "use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}),
+    "qwen3": (Qwen3Config, Qwen3ForCausalLM, {"head_dim": 24}),
+}  # fmt: skip
+SIZES = {
+    "vocab_size": 300, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3, "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}  # fmt: skip
+EXACT = 2e-5
+"""Of a gradient, relative: transformers computes norms and angles in float32 whatever the model's format."""
+BEGINNING = [1, 17, 40, 9, 8, 77]
+
+
+def build(kind="llama", dtype=torch.float64, targets="all-linear", **options):
+    config, model, extra = MODELS[kind]
+    torch.manual_seed(0)
+    built = model(config(**SIZES, **extra)).to(dtype)
+    for name, p in built.named_parameters():
+        if "norm" in name or "bias" in name:
+            p.data.normal_(1.0, 0.3)
+    lora = LoraConfig(r=4, lora_alpha=8, target_modules=targets, task_type="CAUSAL_LM", **options)
+    adapted = get_peft_model(built, lora)
+    for name, p in adapted.named_parameters():
+        if "lora_B" in name:
+            p.data.normal_(0.0, 0.1)
+    adapted.get_base_model().set_attn_implementation(attention.NAME)
+    return adapted
+
+
+def rows(count=5, seed=0):
+    rng = np.random.default_rng(seed)
+    made = []
+    for _ in range(count):
+        ids = [*BEGINNING, *rng.integers(3, 300, int(rng.integers(4, 14)))]
+        start = len(BEGINNING) + int(rng.integers(1, 4))
+        made.append(MemoryRow(np.array(ids, dtype=np.int32), np.arange(len(ids)) >= start))
+    return made
+
+
+def gradients(model, loss):
+    model.zero_grad()
+    loss.backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def lean_loss(decoder, batch):
+    return decoder.summed_loss(batch.model_inputs(), batch.positions_N, batch.targets_N)
+
+
+def worst(found, wanted):
+    assert found.keys() == wanted.keys()
+    return max(float((found[name] - wanted[name]).norm() / wanted[name].norm()) for name in wanted)
+
+
+@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("checkpointed", [0, 2, 3])
+def test_loss_and_every_gradient_are_those_of_the_models_own_layers(kind, checkpointed):
+    model = build(kind)
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert obstacle(model.get_base_model(), trained) == ""
+    batch = collate_packed(rows())
+    loss = summed_loss(model, batch)
+    wanted = gradients(model, loss)
+    decoder = LeanDecoder(model.get_base_model(), torch.float64, checkpointed_layers=checkpointed)
+    found = lean_loss(decoder, batch)
+    assert found.item() == pytest.approx(loss.item(), rel=1e-9)
+    assert set(wanted) == trained
+    assert worst(gradients(model, found), wanted) < EXACT
+
+
+@pytest.mark.parametrize("targets", [["q_proj"], ["v_proj", "down_proj"], ["o_proj", "up_proj"]], ids=str)
+def test_some_layers_only(targets):
+    model = build(targets=targets)
+    batch = collate_packed(rows())
+    wanted = gradients(model, summed_loss(model, batch))
+    decoder = LeanDecoder(model.get_base_model(), torch.float64)
+    assert worst(gradients(model, lean_loss(decoder, batch)), wanted) < EXACT
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3"])
+def test_a_shared_beginning_changes_no_number(kind):
+    model = build(kind)
+    apart, shared = collate_packed(rows()), collate_packed(rows(), share=True)
+    assert shared.shared_tokens == len(BEGINNING)
+    assert shared.num_tokens == apart.num_tokens > shared.input_ids_BT.numel()
+    wanted = gradients(model, summed_loss(model, apart))
+    decoder = LeanDecoder(model.get_base_model(), torch.float64)
+    assert lean_loss(decoder, shared).item() == pytest.approx(summed_loss(model, apart).item(), rel=1e-9)
+    assert worst(gradients(model, lean_loss(decoder, shared)), wanted) < EXACT
+
+
+def test_the_gradient_in_bfloat16_is_as_near_to_float64_as_that_of_peft():
+    exact = build(dtype=torch.float64)
+    batch = collate_packed(rows(12))
+    wanted = gradients(exact, summed_loss(exact, batch))
+    model = build(dtype=torch.bfloat16)
+    for p in model.parameters():
+        if p.requires_grad:
+            p.data = p.data.float()
+    model.load_state_dict({k: v.to(model.state_dict()[k].dtype) for k, v in exact.state_dict().items()})
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        theirs = gradients(model, summed_loss(model, batch))
+        decoder = LeanDecoder(model.get_base_model(), torch.bfloat16)
+        ours = gradients(model, lean_loss(decoder, batch))
+    assert {g.dtype for g in ours.values()} == {torch.float32}
+
+    def error(found):
+        return sum(float((found[n].double() - wanted[n]).pow(2).sum()) for n in wanted) ** 0.5
+
+    size = sum(float(g.pow(2).sum()) for g in wanted.values()) ** 0.5
+    assert error(theirs) < 0.1 * size
+    assert error(ours) < 1.1 * error(theirs)
+
+
+@pytest.mark.parametrize("keep", [True, False], ids=["unpacked once", "at each use"])
+def test_4_bit_weights(tmp_path, keep):
+    config, model, _ = MODELS["llama"]
+    torch.manual_seed(0)
+    model(config(**SIZES)).save_pretrained(tmp_path)
+    four_bit = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32)
+    base = model.from_pretrained(tmp_path, quantization_config=four_bit, dtype=torch.float32, device_map="cpu")
+    base.requires_grad_(False)
+    adapted = get_peft_model(base, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM"))
+    base.set_attn_implementation(attention.NAME)
+    trained = {name for name, p in adapted.named_parameters() if p.requires_grad}
+    assert obstacle(base, trained) == ""
+    adapted.train()
+    batch = collate_packed(rows())
+    wanted = gradients(adapted, summed_loss(adapted, batch))
+    decoder = LeanDecoder(base, torch.float32, keep_unpacked=keep)
+    found = gradients(adapted, lean_loss(decoder, batch))
+    assert {name for name, g in found.items() if g.abs().max() == 0} == {n for n in wanted if "lora_A" in n}
+    assert (
+        worst({n: g for n, g in found.items() if "lora_B" in n}, {n: g for n, g in wanted.items() if "lora_B" in n})
+        < 1e-4
+    )
+
+
+def test_without_gradients_nothing_is_kept_and_the_loss_is_the_same():
+    model = build()
+    batch = collate_packed(rows())
+    decoder = LeanDecoder(model.get_base_model(), torch.float64)
+    expected = lean_loss(decoder, batch).item()
+    with torch.no_grad():
+        loss = lean_loss(decoder, batch)
+    assert loss.item() == expected and not loss.requires_grad
+
+
+def test_a_second_backward_pass_fails_instead_of_lying():
+    decoder = LeanDecoder(build().get_base_model(), torch.float64)
+    loss = lean_loss(decoder, collate_packed(rows()))
+    loss.backward(retain_graph=True)
+    with pytest.raises(Exception, match="NoneType"):
+        loss.backward()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_the_proof_leaves_everything_as_it_was(dtype):
+    model = build(dtype=dtype)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    state = torch.get_rng_state()
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype is torch.bfloat16):
+        prove_lean(model, LeanDecoder(model.get_base_model(), dtype), dtype)
+    assert all(torch.equal(before[name], p) for name, p in model.named_parameters())
+    assert torch.equal(state, torch.get_rng_state())
+    assert all(p.grad is None for p in model.parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("broken", ["scaling", "sign of a rotation", "a lost term"])
+def test_the_proof_sees_what_is_not_the_same(monkeypatch, dtype, broken):
+    model = build(dtype=dtype)
+    decoder = LeanDecoder(model.get_base_model(), dtype)
+    if broken == "scaling":
+        decoder.layers[1].o.members[0].scaling *= 2
+    elif broken == "sign of a rotation":
+        monkeypatch.setattr("luthier.model.lean.layer.rotate", lambda x, cos, sin: rotate(x, cos, -sin))
+    else:
+        monkeypatch.setattr("luthier.model.lean.layer.swiglu_backward", lambda g, x: 0 * swiglu_backward(g, x))
+    autocast = torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype is torch.bfloat16)
+    with pytest.raises(ModelError) as caught, autocast:
+        prove_lean(model, decoder, dtype)
+    (problem,) = caught.value.problems
+    assert problem.code == "E-MODEL-014"
+    assert problem.fix == "write lean_path: false"

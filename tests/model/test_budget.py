@@ -1,0 +1,80 @@
+"""How a step goes through the model: the cheapest way that memory holds, and the memory it really takes."""
+
+from dataclasses import replace
+
+import pytest
+from transformers import LlamaConfig
+
+from luthier.config.load import from_dict
+from luthier.config.plan import DataFacts, MachineFacts, ModelFacts
+from luthier.model.budget import GIB, MOST_TOKENS, RESERVE, footprint, plan_passes
+
+CONFIG = LlamaConfig(
+    vocab_size=32_000, hidden_size=512, intermediate_size=1536, num_hidden_layers=8, num_attention_heads=8,
+    num_key_value_heads=4, tie_word_embeddings=True,
+)  # fmt: skip
+MODEL = ModelFacts("LlamaForCausalLM", 41_550_336, 1_000_000, 8, 512, 32_000, 2048, can_isolate_documents=True)
+CPU = MachineFacts("cpu", "a CPU", 1, True, 24.0, 20.0, 2, True)
+ROWS = DataFacts(1000, 0, 125_000, 70_000, 400, "alpaca", "x")
+
+
+def passes(*overrides, free=20.0, machine=CPU, rows=ROWS):
+    config = from_dict({"quantization": {"load_in_4bit": True}}, overrides).config
+    return plan_passes(config, CONFIG, MODEL, replace(machine, free_memory_gib=free), rows)
+
+
+def test_with_room_nothing_is_given_up():
+    chosen = passes()
+    assert (chosen.checkpointed_layers, chosen.unpack_once) == (0, True)
+    assert chosen.micro_batch_tokens == MOST_TOKENS["cpu"]
+    assert "20.0 GiB" in chosen.how
+
+
+def test_as_memory_shrinks_time_is_paid_in_the_order_of_its_price():
+    room = [0.25 + 0.01 * n for n in range(160)]
+    chosen = [passes(free=free) for free in room]
+    paid = [
+        (p.checkpointed_layers / 16 * 2000) + (0 if p.unpack_once else 180) + 2000 / p.micro_batch_tokens
+        for p in chosen
+    ]
+    assert all(p.micro_batch_tokens >= ROWS.longest_row_tokens for p in chosen)
+    assert chosen[-1].checkpointed_layers == 0 and chosen[-1].unpack_once
+    assert {p.checkpointed_layers for p in chosen} >= {0, 8}
+    assert any(0 < p.checkpointed_layers < 8 for p in chosen), "some layers, before all of them"
+    assert paid[0] > paid[-1]
+    config = from_dict({}, ["load_in_4bit=true"]).config
+    sizes = footprint(config, CONFIG, MODEL, CPU, lean=True)
+    for free, p in zip(room, chosen, strict=True):
+        token = (8 - p.checkpointed_layers) * sizes.kept + p.checkpointed_layers * sizes.checkpoint + sizes.working
+        needed = sizes.weights + sizes.fixed + sizes.unpacked * p.unpack_once + p.micro_batch_tokens * token
+        assert needed <= free * GIB * RESERVE or p.micro_batch_tokens == ROWS.longest_row_tokens
+
+
+def test_through_pefts_layers_it_is_all_layers_or_none():
+    for free in (0.3, 0.6, 1.0, 2.0, 8.0):
+        chosen = passes("lean_path=false", free=free)
+        assert chosen.checkpointed_layers in (0, 8)
+        assert not chosen.unpack_once
+
+
+def test_what_is_written_is_kept():
+    assert passes("gradient_checkpointing=true").checkpointed_layers == 8
+    assert passes("gradient_checkpointing=false", free=0.5).checkpointed_layers == 0
+
+
+def test_16_bit_weights_are_never_unpacked():
+    assert not passes("load_in_4bit=false").unpack_once
+
+
+def test_a_pass_always_holds_the_longest_row():
+    long = replace(ROWS, longest_row_tokens=3000)
+    assert passes(rows=long, free=0.1).micro_batch_tokens == 3000
+    assert passes(rows=long).micro_batch_tokens >= 3000
+
+
+@pytest.mark.parametrize("lean", [True, False])
+def test_the_lean_path_keeps_less(lean):
+    config = from_dict({}, ["load_in_4bit=true"]).config
+    sizes = footprint(config, CONFIG, MODEL, CPU, lean=lean)
+    # bfloat16: x, attention's output, the middle (512 each), q|k|v (1024), gate|up (3072), 7 thin products of rank 16
+    assert sizes.kept == (2 * (3 * 512 + 1024 + 3072 + 7 * 16) if lean else 2 * (16 * 512 + 6 * 1536))
