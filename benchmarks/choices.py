@@ -2,8 +2,8 @@
 
     python benchmarks/choices.py [--json FILE] [KEY=VALUE]...
 
-Steps   the same optimizer step (16 examples, QLoRA rank 16, the base of `luthier bench`) with one thing changed at a time,
-        in turns, the best of several; seconds of forward and backward.
+Steps   the same optimizer step (16 examples, QLoRA rank 16, the base of `luthier bench`) with one thing changed at a
+        time, in turns, the best of several; seconds of forward and backward.
 Pieces  a stacked linear layer with its adapter, forward and backward, written three ways; milliseconds.
 
 Not covered: whole runs and other trainers (`luthier bench`).
@@ -138,7 +138,8 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         seconds = steps(arguments.overrides, Path(name))
-    milliseconds = {str(dtype).removeprefix("torch."): pieces(dtype) for dtype in (torch.float32, torch.bfloat16)}
+    formats = [torch.float32, torch.bfloat16] if probe().supports_bfloat16 else [torch.float32]
+    milliseconds = {str(dtype).removeprefix("torch."): pieces(dtype) for dtype in formats}
     for case, value in seconds.items():
         print(f"{case:32} {value:6.2f} s   {value / seconds['as planned']:.2f}")
     for dtype, cases in milliseconds.items():

@@ -1,8 +1,8 @@
 """The benchmarks' results as pictures and numbers; nothing is measured here.
 
-    luthier bench cpu --json benchmarks/results/bench_cpu.json
-    python benchmarks/linear.py --json benchmarks/results/linear_cpu.json
-    python benchmarks/choices.py --json benchmarks/results/choices_cpu.json
+luthier bench cpu --json benchmarks/results/bench_cpu.json
+python benchmarks/linear.py --json benchmarks/results/linear_cpu.json
+python benchmarks/choices.py --json benchmarks/results/choices_cpu.json
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ NAMES = {
 
 def performance() -> dict[str, Any]:
     bench, linear, choices = (
-        json.loads((RESULTS / f"{name}_cpu.json").read_text(encoding="utf-8")) for name in ("bench", "linear", "choices")
+        json.loads((RESULTS / f"{name}_cpu.json").read_text(encoding="utf-8"))
+        for name in ("bench", "linear", "choices")
     )
     rows = {NAMES[f"{row['system']}/{row['lane']}"]: row for row in bench["rows"]}
     draw(bench["rows"])
@@ -51,9 +52,15 @@ def performance() -> dict[str, Any]:
             f"{name}_times": first / row["tokens_per_second"],
         }
     cases = linear["cases"]
-    plain = cases["1x rows, 4 x 4"]["tokens_per_second"]
-    for name, case in {"many": "10x rows, 4 x 4", "long": "4x length, 4 x 1", "ones": "1 x 16", "one": "16 x 1"}.items():
-        numbers[f"linear_{name}"] = cases[case]["tokens_per_second"] / plain
+    plain = cases["1x rows, 4 x 4"]
+    for name, case in {
+        "many": "10x rows, 4 x 4",
+        "long": "4x length, 4 x 1",
+        "ones": "1 x 16",
+        "one": "16 x 1",
+    }.items():
+        for key in ("tokens_per_second", "computed_tokens_per_second"):
+            numbers[f"linear_{name}_{key.partition('_')[0]}"] = cases[case][key] / plain[key]
     seconds = choices["step_seconds"]
     for name, case in {
         "apart": "beginnings not shared", "unpacked": "unpacked at each use", "checkpointed": "all layers checkpointed",

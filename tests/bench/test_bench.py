@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -167,3 +168,17 @@ def test_the_tokenizer_has_the_ids_that_the_model_names(tmp_path):
     assert (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id) == (0, 1, 2)
     assert tokenizer("x")["input_ids"][0] == 0
     assert tokenizer.decode(tokenizer(texts[0])["input_ids"], skip_special_tokens=True) == texts[0]
+
+
+def test_the_readme_tells_what_was_measured():
+    content = json.loads(Path("benchmarks/results/bench_cpu.json").read_text("utf-8"))
+    rows = {(row["system"], row["lane"]): row for row in content["rows"]}
+    ours, theirs, tuned = (rows[key] for key in (("luthier", "defaults"), ("trl", "defaults"), ("trl", "tuned")))
+    text = " ".join(Path("README.md").read_text("utf-8").split())
+    rates = [f"{row['tokens_per_second']:.0f}" for row in (ours, theirs, tuned)]
+    times = [f"{ours['tokens_per_second'] / row['tokens_per_second']:.1f}" for row in (theirs, tuned)]
+    assert f"{rates[0]} tokens/s where TRL 1.16 runs at {rates[1]} with its defaults and at {rates[2]} tuned" in text
+    assert f"{times[0]} and {times[1]} times, in half the memory" in text
+    assert ours["peak_memory_gib"] < 0.55 * min(theirs["peak_memory_gib"], tuned["peak_memory_gib"])
+    assert max(row["largest_loss_difference"] for row in content["rows"]) < 1e-5
+    assert content["setting"]["peers"]["trl"].startswith("1.16")

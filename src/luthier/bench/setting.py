@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from luthier.bench.arms import RUN_KEYS
 from luthier.bench.base import make_base
 from luthier.config.load import from_dict
+from luthier.machine.libraries import library_output_to
 
 DEFAULTS = (
     "load_in_4bit=true", "r=16", "lora_alpha=32", "target_modules=all-linear", "learning_rate=2e-4",
@@ -28,7 +30,8 @@ def request_keys(overrides: Sequence[str], steps: int, folder: Path) -> tuple[st
     if "model_name_or_path" in written:
         return loaded.config.model.model_name_or_path, keys
     base = folder / "base"
-    make_base(base)
+    with library_output_to(Path(os.devnull)):
+        make_base(base)
     return str(base), (*keys, f"model_name_or_path={base}")
 
 

@@ -6,7 +6,6 @@ import textwrap
 
 import typer
 
-from luthier.config.docs import explain_key, list_keys
 from luthier.errors import CODES, EXIT_WRONG_REQUEST
 
 WIDTH = 100
@@ -22,6 +21,8 @@ def explain(
 ) -> None:
     """Explain an error code, a config key or a rule of the doctor in plain words; without TOPIC, list all keys."""
     if not topic:
+        from luthier.config.docs import list_keys
+
         hanging = " " * 31
         typer.echo(
             "\n".join(textwrap.fill(line, WIDTH, subsequent_indent=hanging) for line in list_keys().splitlines())
@@ -36,6 +37,7 @@ def explain(
     if code.startswith("E-"):
         typer.echo(f"luthier explain: no error code {code}", err=True)
         raise typer.Exit(EXIT_WRONG_REQUEST)
+    from luthier.config.docs import explain_key
     from luthier.doctor import RULES, report
 
     rules = {rule.name: rule for rule in RULES}

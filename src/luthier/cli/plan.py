@@ -8,7 +8,6 @@ from pathlib import Path
 import typer
 
 from luthier.cli.request import Request, parse
-from luthier.config.load import load
 from luthier.errors import EXIT_WRONG_REQUEST
 
 
@@ -19,6 +18,8 @@ def register(app: typer.Typer) -> None:
 
 def plan(request: list[str] = Request) -> None:
     """Print what a run would do, each number with where it comes from. Runs nothing."""
+    from luthier.config.load import load
+
     path, overrides = parse(request)
     loaded = load(path, overrides)
     from luthier import api

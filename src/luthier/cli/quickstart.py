@@ -9,7 +9,6 @@ import typer
 
 from luthier.cli.json_file import check_writable, write_json
 from luthier.cli.request import shipped
-from luthier.config.load import load
 from luthier.errors import EXIT_FAILED, EXIT_RESUMABLE
 
 CONFIG = Path("configs/quickstart.yaml")
@@ -35,6 +34,8 @@ def quickstart(
 
     Ctrl-C leaves a run that the same command goes on with.
     """
+    from luthier.config.load import load
+
     changes = changes or []
     loaded = load(shipped(CONFIG), changes)
     if json_file:

@@ -6,8 +6,6 @@ import json
 
 import typer
 
-from luthier.config.docs import json_schema
-
 
 def register(app: typer.Typer) -> None:
     """Add the command to the application."""
@@ -16,4 +14,6 @@ def register(app: typer.Typer) -> None:
 
 def schema() -> None:
     """Print the JSON schema of the YAML, so that editors complete and check it."""
+    from luthier.config.docs import json_schema
+
     typer.echo(json.dumps(json_schema(), indent=2))

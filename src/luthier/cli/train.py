@@ -5,7 +5,6 @@ from __future__ import annotations
 import typer
 
 from luthier.cli.request import Request, parse
-from luthier.config.load import load
 from luthier.errors import EXIT_RESUMABLE
 
 
@@ -29,6 +28,8 @@ def train(
 
     All keys: luthier explain
     """
+    from luthier.config.load import load
+
     path, overrides = parse(request)
     loaded = load(path, overrides)  # a wrong config fails before torch is even imported
     from rich.console import Console

@@ -2,9 +2,9 @@
 
     seconds = a passes + b tokens        least squares over steps, a and b never below 0
 
-a is what a pass costs whatever it holds, b what a token adds. Steps of different lengths tell the two apart. The fit says
-whether fewer, larger passes would pay; nothing is changed by itself in the middle of a run, so that a resumed run stays
-exactly the uninterrupted one.
+a is what a pass costs whatever it holds, b what a token adds. Steps of different lengths tell the two apart. The fit
+says whether fewer, larger passes would pay; nothing is changed by itself in the middle of a run, so that a resumed run
+stays exactly the uninterrupted one.
 """
 
 from __future__ import annotations
