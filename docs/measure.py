@@ -51,8 +51,8 @@ def main(names: list[str]) -> None:
     if unknown:
         raise SystemExit(f"no experiment {', '.join(unknown)}; there are {', '.join(EXPERIMENTS)}")
     measured = json.loads(MEASURED.read_text(encoding="utf-8")) if MEASURED.is_file() else {}
-    if names and "base" not in names and not (WORK / "base" / "final_model").is_dir():
-        names = ["base", *names]
+    if set(names) - {"base", "performance"} and not (WORK / "base" / "final_model").is_dir():
+        names = ["base", *(name for name in names if name != "base")]
     for name in names or EXPERIMENTS:
         started = time.monotonic()
         measured[name] = EXPERIMENTS[name]()

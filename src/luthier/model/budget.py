@@ -83,7 +83,7 @@ def plan_passes(
     for unpack_once in (True, False) if four_bit else (False,):
         for layers in _checkpoint_choices(config, model.layers, lean=lean):
             fitting = _fitting_tokens(sizes, model.layers, layers, unpack_once, machine)
-            tokens = min(fitting, MOST_TOKENS[machine.device])
+            tokens = min(fitting, max(MOST_TOKENS[machine.device], data.longest_row_tokens))
             if tokens < data.longest_row_tokens:
                 continue
             passes = math.ceil(step_tokens / tokens)

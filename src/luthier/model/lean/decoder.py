@@ -88,9 +88,7 @@ class LeanDecoder:
     def backward(self, tape: Tape, scale: Tensor) -> list[Tensor]:
         """Gradients of `parameters()`, times `scale`. The tape is used up."""
         assert tape.grad_normed_ND is not None
-        grad_TD: Tensor | None = tape.grad_normed_ND.mul_(scale.to(self._dtype))
-        assert grad_TD is not None
-        grad_TD = rms_norm_backward(grad_TD, tape.inputs.pop(), self._norm, self._eps)
+        grad_TD: Tensor | None = rms_norm_backward(tape.grad_normed_ND, tape.inputs.pop(), self._norm, self._eps)
         gradients: list[list[Tensor]] = []
         for number in reversed(range(len(self.layers))):
             layer, x_TD, kept = self.layers[number], tape.inputs.pop(), tape.kept.pop()
@@ -100,7 +98,8 @@ class LeanDecoder:
             assert grad_TD is not None
             grad_TD, own = layer.backward(grad_TD, x_TD, kept, tape.layout, first=number == 0, last=last)
             gradients.append(own)
-        return [gradient for own in reversed(gradients) for gradient in own]
+        # scaled last, in the parameters' own format: in 16 bits the factor itself would be rounded
+        return [gradient.mul_(scale) for own in reversed(gradients) for gradient in own]
 
 
 class _Lean(torch.autograd.Function):
