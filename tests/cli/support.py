@@ -57,10 +57,10 @@ def process(*arguments: Any, cwd: Path, command: list[str] = LUTHIER, **changes:
     return Result(done.returncode, done.stdout, done.stderr)
 
 
-def start(*arguments: Any, cwd: Path) -> subprocess.Popen[str]:
+def start(*arguments: Any, cwd: Path, command: list[str] = LUTHIER) -> subprocess.Popen[str]:
     """Start the command as its own process, to be read line by line."""
     return subprocess.Popen(
-        [*LUTHIER, *map(str, arguments)],
+        [*command, *map(str, arguments)],
         cwd=cwd,
         env=environment(),
         stdout=subprocess.PIPE,
