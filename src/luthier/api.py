@@ -40,6 +40,7 @@ from luthier.machine.seed import seed_everything
 from luthier.model.architecture import describe_modules
 from luthier.model.budget import plan_passes
 from luthier.model.describe import describe
+from luthier.model.forward import LEAN
 from luthier.model.hub import load_config, load_tokenizer
 from luthier.model.load import load_model
 from luthier.training.checkpoint import Checkpoint, find_checkpoint, restore
@@ -192,6 +193,9 @@ def _events(job: _Job, notices: Sequence[str]) -> Iterator[Event]:
             stop=job.stop,
         )
         yield describe_modules(model)
+        if resolved.config.training.lean_path and not hasattr(model, LEAN):
+            text = "the lean path does not give this model's numbers up to rounding; its own layers train (E-MODEL-014)"
+            yield Notice("warning", text, "training.lean_path: false")
         if checkpoint:
             run.state = restore(checkpoint, model, run.optimizer)
             yield Resumed(checkpoint.step, str(checkpoint.path), list(checkpoint.passed_over))
@@ -235,10 +239,11 @@ def ingredients(
     model_facts = describe(config, model_config)
     data = prepare(config, tokenizer, progress=progress)
     facts = data.facts
-    passes = plan_passes(loaded.config, model_config, model_facts, early.machine, facts)
-    if checkpoint:  # the same micro-batches as before add up in the same order, bit for bit
-        tokens = int(checkpoint.identity["max_tokens_per_micro_batch"])
-        passes = replace(passes, micro_batch_tokens=tokens, how=f"{tokens:,} tokens, as in {checkpoint.path.name}")
+    # the same micro-batches as before add up in the same order, bit for bit
+    before = int(checkpoint.identity["max_tokens_per_micro_batch"]) if checkpoint else None
+    passes = plan_passes(loaded.config, model_config, model_facts, early.machine, facts, before)
+    if checkpoint:
+        passes = replace(passes, how=f"{passes.micro_batch_tokens:,} tokens, as in {checkpoint.path.name}")
     resolved = resolve(loaded, early.machine, model_facts, facts, passes=passes)
     return Ingredients(resolved, model_config, tokenizer, data)
 

@@ -115,6 +115,7 @@ WARNED = [
     (["early_stopping_threshold=0.1"], {}, "early_stopping_threshold: 0.1"),
     (["eval_steps=10", "val_set_size=0"], {}, "eval_steps: 10"),
     (["per_device_eval_batch_size=2", "val_set_size=0"], {}, "per_device_eval_batch_size: 2"),
+    (["max_tokens_per_micro_batch=4096", "auto=false"], {}, "max_tokens_per_micro_batch: 4096"),
     (["bnb_4bit_quant_type=fp4"], {}, "load_in_4bit is false"),
     (["bnb_4bit_use_double_quant=false"], {}, "load_in_4bit is false"),
     *(

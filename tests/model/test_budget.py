@@ -62,6 +62,18 @@ def test_what_is_written_is_kept():
     assert passes("gradient_checkpointing=false", free=0.5).checkpointed_layers == 0
 
 
+def test_tokens_that_are_decided_already_decide_what_else_has_to_be_given_up():
+    roomy = passes("max_tokens_per_micro_batch=8192")
+    assert (roomy.micro_batch_tokens, roomy.checkpointed_layers, roomy.unpack_once) == (8192, 0, True)
+    tight = passes("max_tokens_per_micro_batch=8192", free=1.2)
+    assert (tight.micro_batch_tokens, tight.unpack_once) == (8192, False)
+    assert tight.checkpointed_layers > 0
+    config = from_dict({"quantization": {"load_in_4bit": True}}).config
+    resumed = plan_passes(config, CONFIG, MODEL, replace(CPU, free_memory_gib=1.2), ROWS, 8192)
+    assert resumed == tight
+    assert passes("auto=false", "per_device_train_batch_size=2").micro_batch_tokens == 2 * ROWS.longest_row_tokens
+
+
 def test_16_bit_weights_are_never_unpacked():
     assert not passes("load_in_4bit=false").unpack_once
 

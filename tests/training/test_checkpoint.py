@@ -15,6 +15,7 @@ from luthier.events.types import CheckpointSaved, Evaluated, Log, Notice, Resume
 from luthier.training.checkpoint import _flatten, _unflatten, checkpoints, find_checkpoint
 from luthier.training.commit import commit, verify
 from luthier.training.folder import open_folder
+from luthier.training.identity import check_identity
 from tests.training.test_resume import config
 
 
@@ -204,6 +205,16 @@ def test_other_threads_or_versions_are_said_to_break_bit_identity(copy, tiny_mod
     events = list(api.train(config(copy, tiny_model_dir, alpaca_file), resume="auto"))
     texts = [event.text for event in events if isinstance(event, Notice)]
     assert any("not bit-identical" in text and "threads: 77 then" in text for text in texts)
+
+
+def test_a_checkpoint_that_names_more_keys_than_today_decide_goes_on(copy, tiny_model_dir, alpaca_file):
+    path = max(copy.glob("checkpoint-*"), key=lambda p: int(p.name.rpartition("-")[2]))
+    state = json.loads((path / "trainer_state.json").read_text())
+    state["identity"]["config"] |= {"training.gradient_checkpointing": False, "training.packing": True}
+    then = state["identity"]
+    now = json.loads(json.dumps(then))
+    del now["config"]["training.gradient_checkpointing"], now["config"]["training.packing"]
+    assert check_identity(then, now, "here", allow_changes=False) == []
 
 
 def test_overwrite_leaves_a_run_in_progress_and_its_neighbours_alone(copy, tiny_model_dir, alpaca_file):

@@ -11,9 +11,9 @@ def steps(a, b, passes=lambda n: 1 + n % 3, tokens=lambda n: 1000 + 37 * n):
 
 def said(measured):
     model = CostModel()
-    notices = [model.add(*step, number) for number, step in enumerate(measured, start=1)]
+    notices = [model.add(*step[:2], 2 * step[1], step[2], number) for number, step in enumerate(measured, start=1)]
     assert notices[:-1] == [None] * (FIRST_STEPS - 1)
-    assert model.add(*measured[0], FIRST_STEPS + 1) is None, "it is said once"
+    assert model.add(1, 10, 10, 0.1, FIRST_STEPS + 1) is None, "it is said once"
     return notices[-1]
 
 
@@ -39,7 +39,7 @@ def test_no_cost_is_below_zero():
 def test_what_would_pay_is_said_with_its_line():
     notice = said(steps(0.1, 0.0001, passes=lambda n: 4))
     assert "one pass a step instead of 4.0 would save" in notice.text
-    assert notice.change == "training.max_tokens_per_micro_batch: 1536"
+    assert notice.change == "training.max_tokens_per_micro_batch: 3584"
     assert notice.step == FIRST_STEPS
 
 

@@ -7,19 +7,23 @@ import torch
 from safetensors.torch import load_file
 
 from luthier import api
-from luthier.events.types import Evaluated, Log, RunStarted
+from luthier.errors import ModelError, Problem
+from luthier.events.types import Evaluated, Log, Notice, RunStarted
 from tests.training.test_resume import config
 
 ADAPTER = "final_model/adapter_model.safetensors"
 
 
-def trained(folder, model, rows, *, load_in_4bit=False, **changes):
-    """Plan, losses and the adapter of a run."""
+def settings(folder, model, rows, **changes):
     values = config(folder, model, rows, max_steps=8, **changes)
     values["lora"]["lora_dropout"] = 0.0
+    return values
+
+
+def trained(folder, model, rows, *, load_in_4bit=False, **changes):
+    """Plan, losses and the adapter of a run."""
+    values = settings(folder, model, rows, **changes)
     values["quantization"] = {"load_in_4bit": load_in_4bit}
-    values["model"]["dtype"] = "float32"
-    values["logging"]["logging_steps"] = 1
     events = list(api.train(values))
     (started,) = [event for event in events if isinstance(event, RunStarted)]
     losses = [event.loss for event in events if isinstance(event, Log)]
@@ -63,3 +67,16 @@ def test_4_bit_weights_train_the_same_by_both(tmp_path, tiny_model_dir, alpaca_f
     _, ours, _ = trained(tmp_path / "lean", tiny_model_dir, alpaca_file, load_in_4bit=True)
     _, theirs, _ = trained(tmp_path / "peft", tiny_model_dir, alpaca_file, load_in_4bit=True, lean_path=False)
     assert ours == pytest.approx(theirs, abs=2e-5)
+
+
+def test_where_the_proof_fails_the_models_own_layers_train(lean, tmp_path, tiny_model_dir, alpaca_file, monkeypatch):
+    def refused(*_):
+        raise ModelError(Problem("E-MODEL-014", "they differ", "write lean_path: false"))
+
+    monkeypatch.setattr("luthier.model.load.prove_lean", refused)
+    values = settings(tmp_path / "run", tiny_model_dir, alpaca_file)
+    events = list(api.train(values))
+    assert any(isinstance(e, Notice) and e.severity == "warning" and "E-MODEL-014" in e.text for e in events)
+    assert [e.loss for e in events if isinstance(e, Log)] == pytest.approx(lean[1][:8], abs=2e-5)
+    with pytest.raises(ModelError):
+        list(api.train(settings(tmp_path / "asked", tiny_model_dir, alpaca_file, lean_path=True)))

@@ -131,7 +131,11 @@ def trl(request: dict[str, Any], folder: Path, *, tuned: bool) -> Result:
         if quantization["load_in_4bit"]
         else None,
         peft_config=LoraConfig(
-            r=lora["r"], lora_alpha=lora["lora_alpha"], target_modules=lora["target_modules"], task_type="CAUSAL_LM"
+            task_type="CAUSAL_LM",
+            **{
+                key: lora[key]
+                for key in ("r", "lora_alpha", "target_modules", "lora_dropout", "use_rslora", "use_dora")
+            },
         ),
         callbacks=[Clock()],
     )

@@ -8,6 +8,7 @@ changes the result does not count: every run's losses are compared with Luthier'
 from __future__ import annotations
 
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -150,7 +151,7 @@ def _row(name: str, runs: list[dict[str, Any]], facts: dict[str, Any], warm_up: 
         peak_memory_gib=statistics.median(run["peak_memory_gib"] for run in runs),
         share_of_limit=statistics.median(work / s for s in seconds) / facts["limit_flops"],
         losses=runs[0]["losses"],
-        largest_loss_difference=max(differences),
+        largest_loss_difference=max(differences, key=lambda d: math.inf if math.isnan(d) else d),
         all_tokens_per_second=rates,
         all_wall_seconds=walls,
     )

@@ -25,7 +25,7 @@ def request_keys(overrides: Sequence[str], steps: int, folder: Path) -> tuple[st
         ConfigError: An override is wrong.
     """
     written = {_name(key) for key in overrides}
-    keys = (*(key for key in (*DEFAULTS, f"max_steps={steps}") if _name(key) not in written), *overrides)
+    keys = (*(key for key in DEFAULTS if _name(key) not in written), f"max_steps={steps}", *overrides)
     loaded = from_dict({}, [*keys, *RUN_KEYS])
     if "model_name_or_path" in written:
         return loaded.config.model.model_name_or_path, keys

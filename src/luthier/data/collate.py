@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 _SHORTEST_SHARED = 4  # tokens; below that a document more costs as much as it saves
+_LONGEST_SHARING = 1024  # tokens of a row; above that the mask of its attention costs more than sharing saves
 
 
 class Row(Protocol):
@@ -111,7 +112,7 @@ def collate_packed(rows: Sequence[Row], *, share: bool = False) -> MicroBatch:
 
 def shared_beginning(rows: Sequence[Row]) -> int:
     """How many tokens all rows begin with, none at or just before a trained one; 0 when sharing pays nothing."""
-    if len(rows) < 2:
+    if len(rows) < 2 or max(len(row.input_ids) for row in rows) > _LONGEST_SHARING:
         return 0
     # the hidden state that predicts the first trained token belongs to its row alone
     most = min(int(_trained(row).argmax()) - 1 if _trained(row).any() else len(row.input_ids) - 1 for row in rows)

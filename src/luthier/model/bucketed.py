@@ -42,8 +42,8 @@ class Bucket:
         documents, length, shared: N, L, and P (0 in the bucket of the shared beginning itself).
         rows: (N L,) positions in the micro-batch; past the end of a document its last token is repeated.
         kept: Indices into `rows` that are no padding.
-        causal_LS: 0 where a token may look, -inf where it may not, over the P + L keys; empty where it is
-            not needed.
+        causal_LS: 0 where a token may look, -inf where it may not, over the P + L keys; empty for documents that
+            are not short.
     """
 
     documents: int
@@ -76,7 +76,7 @@ def _bucket(spans: list[tuple[int, int]], shared: int) -> Bucket:
     length = spans[-1][1] - spans[-1][0]
     rows = torch.cat([torch.arange(start, start + length).clamp(max=end - 1) for start, end in spans])
     kept = torch.cat([torch.arange(end - start) + number * length for number, (start, end) in enumerate(spans)])
-    side = length if shared or length <= SHORT else 0  # the fused kernel knows plain causality by itself
+    side = length if shared + length <= SHORT else 0
     causal = torch.full((side, shared + side), float("-inf")).triu(shared + 1)
     return Bucket(len(spans), length, shared, rows, kept, causal)
 
@@ -140,7 +140,9 @@ def _fused(
 ) -> torch.Tensor:
     """Output (N, L, H, D); S = P + L keys."""
     query, key, value = (x.to(value_NSKD.dtype).transpose(1, 2) for x in (query_NLHD, key_NSKD, value_NSKD))
-    mask = part.causal_LS.to(query.dtype) if part.shared else None
+    mask = None  # the kernel knows plain causality by itself
+    if part.shared:
+        mask = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool).tril(part.shared)
     grouped = query.shape[1] != key.shape[1]
     output = scaled_dot_product_attention(
         query, key, value, attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=grouped

@@ -63,7 +63,12 @@ class Footprint:
 
 
 def plan_passes(
-    config: Config, model_config: PretrainedConfig, model: ModelFacts, machine: MachineFacts, data: DataFacts
+    config: Config,
+    model_config: PretrainedConfig,
+    model: ModelFacts,
+    machine: MachineFacts,
+    data: DataFacts,
+    tokens: int | None = None,
 ) -> Passes:
     """The cheapest way through a step that fits into free memory; a pass always holds the longest row.
 
@@ -73,7 +78,9 @@ def plan_passes(
         model: Counts of its parameters.
         machine: Free memory and device.
         data: The rows' lengths.
+        tokens: Tokens of a pass where they are decided already (a checkpoint's); what the config says comes first.
     """
+    given = _given_tokens(config, data) or tokens
     lean = choose_lean(config, machine, model).taken
     sizes = footprint(config, model_config, model, machine, lean=lean)
     step = config.training.per_device_train_batch_size * config.training.gradient_accumulation_steps
@@ -83,21 +90,28 @@ def plan_passes(
     for unpack_once in (True, False) if four_bit else (False,):
         for layers in _checkpoint_choices(config, model.layers, lean=lean):
             fitting = _fitting_tokens(sizes, model.layers, layers, unpack_once, machine)
-            tokens = min(fitting, max(MOST_TOKENS[machine.device], data.longest_row_tokens))
-            if tokens < data.longest_row_tokens:
+            most = given or min(fitting, max(MOST_TOKENS[machine.device], data.longest_row_tokens))
+            if most < data.longest_row_tokens or most > fitting:
                 continue
-            passes = math.ceil(step_tokens / tokens)
+            passes = math.ceil(step_tokens / most)
             cost = step_tokens * (1 + layers / (2 * model.layers)) + passes * _PASS_COST
             cost += passes * _UNPACKING_COST * (four_bit and not unpack_once)
             if best is None or cost < best[0]:
-                how = f"{tokens:,} tokens, in {machine.free_memory_gib:.1f} GiB of free memory"
-                best = cost, Passes(tokens, layers, unpack_once, how)
+                how = f"{most:,} tokens, in {machine.free_memory_gib:.1f} GiB of free memory"
+                best = cost, Passes(most, layers, unpack_once, how)
     if best is not None:
         return best[1]
     layers = _checkpoint_choices(config, model.layers, lean=lean)[-1]
-    return Passes(
-        data.longest_row_tokens, layers, False, f"the longest row; {machine.free_memory_gib:.1f} GiB are free"
-    )
+    how = f"the longest row; {machine.free_memory_gib:.1f} GiB are free"
+    return Passes(given or data.longest_row_tokens, layers, False, how)
+
+
+def _given_tokens(config: Config, data: DataFacts) -> int | None:
+    """Tokens of a pass that the config decides: written, or so many rows with `auto: false`."""
+    training = config.training
+    if not training.auto:
+        return training.per_device_train_batch_size * data.longest_row_tokens
+    return None if training.max_tokens_per_micro_batch == "auto" else training.max_tokens_per_micro_batch
 
 
 def footprint(

@@ -67,10 +67,10 @@ class _ChunkedNll(torch.autograd.Function):
     """`nll` in autograd's graph; gradients are computed in the forward pass."""
 
     @staticmethod
-    def forward(ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:
+    def forward(ctx: Any, hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, wanted: bool) -> Tensor:
         device = hidden_ND.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_ND.dtype
-        hidden, weight = ctx.needs_input_grad[0], ctx.needs_input_grad[1]
+        hidden, weight = (needed and wanted for needed in ctx.needs_input_grad[:2])
         with torch.autocast(device, enabled=False):
             loss, *gradients = nll(hidden_ND.to(dtype), weight_VD.to(dtype), targets_N, hidden=hidden, weight=weight)
         formats = (hidden_ND.dtype, weight_VD.dtype)
@@ -78,11 +78,11 @@ class _ChunkedNll(torch.autograd.Function):
         return loss
 
     @staticmethod
-    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
         (scale,) = grad_outputs
         hidden, weight = (None if g is None else g.mul_(scale.to(g.dtype)) for g in ctx.gradients)
         ctx.gradients = ()  # they were scaled in place: a second backward pass must fail, not lie
-        return hidden, weight, None
+        return hidden, weight, None, None
 
 
 def chunked_nll(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor:
@@ -97,7 +97,7 @@ def chunked_nll(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tens
         A float32 scalar in nats (a sum, not a mean: the mean is over the whole optimizer step, which only the engine
         knows). Differentiable once in `hidden_ND` and `weight_VD`.
     """
-    return _ChunkedNll.apply(hidden_ND, weight_VD, targets_N)  # type: ignore[no-any-return, no-untyped-call]
+    return _ChunkedNll.apply(hidden_ND, weight_VD, targets_N, torch.is_grad_enabled())  # type: ignore[no-any-return, no-untyped-call]
 
 
 def plain_head(causal_lm: Any) -> nn.Linear | None:

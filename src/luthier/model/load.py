@@ -46,29 +46,37 @@ def load_model(plan: Plan, model_config: PretrainedConfig) -> nn.Module:
         for parameter in model.parameters():
             parameter.requires_grad_(False)
         model = add_adapter(model, plan.config.lora, revision=section.revision)
-    if training.gradient_checkpointing and not training.lean_path:
-        causal_lm = unwrap(model)
-        # transformers 5.23 renamed it; the older name is what 5.17 has
-        enable = getattr(causal_lm, "activation_checkpointing_enable", None) or causal_lm.gradient_checkpointing_enable
-        enable({"use_reentrant": False})
     if training.packing is True:
         unwrap(model).set_attn_implementation(attention.NAME)
         with autocast(plan):
             prove_isolation(model)
     model.train()
-    if training.lean_path is True:
-        _take_lean_path(model, plan, dtype)
+    lean = training.lean_path is True and _takes_lean_path(model, plan, dtype)
+    if training.gradient_checkpointing and not lean:
+        causal_lm = unwrap(model)
+        # transformers 5.23 renamed it; the older name is what 5.17 has
+        enable = getattr(causal_lm, "activation_checkpointing_enable", None) or causal_lm.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
     return model  # type: ignore[no-any-return]
 
 
-def _take_lean_path(model: nn.Module, plan: Plan, dtype: torch.dtype) -> None:
-    """Hang a proven `LeanDecoder` onto the model; `luthier.model.forward.summed_loss` finds it there."""
+def _takes_lean_path(model: nn.Module, plan: Plan, dtype: torch.dtype) -> bool:
+    """Hang a proven `LeanDecoder` onto the model; `luthier.model.forward.summed_loss` finds it there.
+
+    False when the proof fails and nobody asked for the lean path by name: then the model's own layers train.
+    """
     lean = LeanDecoder(
         unwrap(model), dtype, keep_unpacked=plan.unpack_once, checkpointed_layers=plan.checkpointed_layers
     )
-    with autocast(plan):
-        prove_lean(model, lean, dtype)
+    try:
+        with autocast(plan):
+            prove_lean(model, lean, dtype)
+    except ModelError:
+        if plan.value("training.lean_path").how:  # `auto` became true
+            return False
+        raise
     setattr(model, LEAN, lean)
+    return True
 
 
 def _load_weights(plan: Plan, model_config: PretrainedConfig, dtype: torch.dtype, device: torch.device) -> Any:

@@ -9,6 +9,7 @@ stays exactly the uninterrupted one.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,23 +41,26 @@ class CostModel:
 
     def __init__(self) -> None:
         self._steps: list[tuple[int, int, float]] = []
+        self._largest = 0
 
-    def add(self, passes: int, tokens: int, seconds: float, step: int) -> Notice | None:
+    def add(self, passes: int, tokens: int, whole: int, seconds: float, step: int) -> Notice | None:
         """Take one step; the notice when enough of them are there.
 
         Args:
             passes: Forward and backward passes of the step.
             tokens: Tokens that were computed in them.
+            whole: Tokens of the step's rows, each row whole: what passes are filled by.
             seconds: Time that the step took.
             step: Its number.
         """
         if len(self._steps) == FIRST_STEPS:
             return None
         self._steps.append((passes, tokens, seconds))
+        self._largest = max(self._largest, whole)
         if len(self._steps) < FIRST_STEPS:
             return None
         timed = self._steps[_WARM_UP:]
-        return _notice(fit(timed), timed, step)
+        return _notice(fit(timed), timed, self._largest, step)
 
 
 def fit(steps: list[tuple[int, int, float]]) -> Cost:
@@ -72,8 +76,8 @@ def fit(steps: list[tuple[int, int, float]]) -> Cost:
     return Cost(float(solution[0]), float(solution[1]), error)
 
 
-def _notice(cost: Cost, steps: list[tuple[int, int, float]], step: int) -> Notice:
-    passes, tokens, seconds = (sum(column) / len(steps) for column in zip(*steps, strict=True))
+def _notice(cost: Cost, steps: list[tuple[int, int, float]], largest: int, step: int) -> Notice:
+    passes, _, seconds = (sum(column) / len(steps) for column in zip(*steps, strict=True))
     text = (
         f"a pass costs {_seconds(cost.pass_seconds)} and 1,000 tokens {_seconds(1000 * cost.token_seconds)} "
         f"(fitted on {len(steps)} steps, {cost.error:.0%} off)"
@@ -81,7 +85,7 @@ def _notice(cost: Cost, steps: list[tuple[int, int, float]], step: int) -> Notic
     saved = (passes - 1) * cost.pass_seconds / max(seconds, 1e-12)
     if saved < _WORTH_SAYING:
         return Notice("info", text, step=step)
-    wanted = int(np.ceil(tokens / 256)) * 256
+    wanted = math.ceil(largest / 256) * 256
     text += f"; with memory for it, one pass a step instead of {passes:.1f} would save {saved:.0%}"
     return Notice("info", text, f"training.max_tokens_per_micro_batch: {wanted}", step)
 

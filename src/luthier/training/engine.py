@@ -123,7 +123,8 @@ def optimizer_step(job: Run, batches: list[Any]) -> Iterator[Gradients | Notice]
     if flow is not None:
         yield flow
     computed = sum(batch.input_ids_BT.numel() for batch in batches)
-    if said := job.cost.add(len(batches), computed, seconds, state.step):
+    said = job.cost.add(len(batches), computed, sum(batch.num_tokens for batch in batches), seconds, state.step)
+    if said and plan.config.training.auto:
         yield said
 
 

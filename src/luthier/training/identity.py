@@ -24,6 +24,7 @@ _FREE_KEYS = (
     "data.dataloader_num_workers", "data.datasets",
     # how the examples go through the model: that changes rounding at most (see `surrounding`)
     "training.max_tokens_per_micro_batch", "training.gradient_checkpointing", "training.lean_path", "training.auto",
+    "training.packing",
 )  # fmt: skip
 _FIXED = ("model.", "quantization.", "lora.", "training.finetuning_type")
 
@@ -31,10 +32,9 @@ _FIXED = ("model.", "quantization.", "lora.", "training.finetuning_type")
 def identity(plan: Plan) -> dict[str, Any]:
     """The identity of a run, as it is written into each checkpoint."""
     flat = flatten(plan.config.model_dump(mode="json"))
-    decisive = {key: value for key, value in flat.items() if not key.startswith(_FREE) and key not in _FREE_KEYS}
     assert plan.data is not None
     return {
-        "config": decisive,
+        "config": _decisive(flat),
         "data": plan.data.fingerprint,
         "template": plan.data.template,
         "total_steps": plan.total_steps,
@@ -46,6 +46,7 @@ def identity(plan: Plan) -> dict[str, Any]:
             "bitsandbytes": bitsandbytes.__version__,
             "max_tokens_per_micro_batch": plan.max_tokens_per_micro_batch,
             "lean_path": plan.config.training.lean_path,
+            "packing": plan.config.training.packing,
             "threads": torch.get_num_threads(),
             "world_size": plan.machine.world_size,
             "device": plan.machine.device_name,
@@ -63,7 +64,7 @@ def check_identity(then: dict[str, Any], now: dict[str, Any], where: str, allow_
     Raises:
         CheckpointError: E-CKPT-004 for fixed keys; E-CKPT-003 for decisive ones unless `allow_changes`.
     """
-    changed = _differences(then["config"], now["config"])
+    changed = _differences(_decisive(then["config"]), now["config"])  # an older checkpoint may name more keys
     fixed = {key: text for key, text in changed.items() if key.startswith(_FIXED)}
     if fixed:
         fix = "undo it, or start a new run in another training.output_dir"
@@ -83,6 +84,10 @@ def check_identity(then: dict[str, Any], now: dict[str, Any], where: str, allow_
         what = "; ".join(surrounding.values())
         notices.append(f"Correct, but not bit-identical to an uninterrupted run: {what}")
     return notices
+
+
+def _decisive(flat: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in flat.items() if not key.startswith(_FREE) and key not in _FREE_KEYS}
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -172,14 +172,23 @@ def test_4_bit_weights(tmp_path, keep):
     )
 
 
-def test_without_gradients_nothing_is_kept_and_the_loss_is_the_same():
+def test_without_gradients_nothing_is_kept_and_the_loss_is_the_same(monkeypatch):
     model = build()
+    kept, forward = [], LeanDecoder.forward
+
+    def spied(self, batch, *, train):
+        loss, tape = forward(self, batch, train=train)
+        kept.append(tape)
+        return loss, tape
+
+    monkeypatch.setattr(LeanDecoder, "forward", spied)
     batch = collate_packed(rows())
     decoder = LeanDecoder(model.get_base_model(), torch.float64)
     expected = lean_loss(decoder, batch).item()
     with torch.no_grad():
         loss = lean_loss(decoder, batch)
     assert loss.item() == expected and not loss.requires_grad
+    assert kept[0] is not None and kept[1] is None
 
 
 def test_a_second_backward_pass_fails_instead_of_lying():

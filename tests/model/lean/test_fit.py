@@ -3,9 +3,18 @@
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM, GemmaConfig, GPT2Config, GraniteConfig, LlamaConfig, Olmo2Config
+from transformers import (
+    AutoModelForCausalLM,
+    GemmaConfig,
+    GPT2Config,
+    GraniteConfig,
+    LlamaConfig,
+    MistralConfig,
+    Olmo2Config,
+)
 
 from luthier.model.lean.fit import obstacle
+from luthier.model.lean.layer import window_of
 from tests.model.support import described
 
 SIZES = {
@@ -63,3 +72,12 @@ def test_describing_a_model_says_it(tiny_model_dir):
     assert described(tiny_model_dir).lean_obstacle == ""
     assert not described(tiny_model_dir).has_sliding_window
     assert "adapter of self_attn.q_proj" in described(tiny_model_dir, lora_dropout=0.1).lean_obstacle
+
+
+def test_a_window_that_the_model_ignores_is_none():
+    def window(config):
+        with torch.device("meta"):
+            return window_of(AutoModelForCausalLM.from_config(config).get_decoder().layers[0].self_attn)
+
+    assert window(LlamaConfig(**SIZES, sliding_window=4)) is None
+    assert window(MistralConfig(**SIZES, sliding_window=4)) == 4

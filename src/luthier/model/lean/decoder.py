@@ -64,7 +64,10 @@ class LeanDecoder:
             for layer in self.layers:
                 for stack in layer.stacks:
                     stack.refresh()
-            return _Lean.apply(self, (inputs, positions_N, targets_N), *self.parameters())  # type: ignore[no-any-return, no-untyped-call]
+            batch = (inputs, positions_N, targets_N)
+            if not torch.is_grad_enabled():  # inside of a Function it never is
+                return self.forward(batch, train=False)[0]
+            return _Lean.apply(self, batch, *self.parameters())  # type: ignore[no-any-return, no-untyped-call]
 
     def forward(self, batch: tuple[dict[str, Any], Tensor, Tensor], *, train: bool) -> tuple[Tensor, Tape | None]:
         """The loss, and what `backward` needs when it will be asked for."""
@@ -109,7 +112,7 @@ class _Lean(torch.autograd.Function):
     def forward(
         ctx: Any, decoder: LeanDecoder, batch: tuple[dict[str, Any], Tensor, Tensor], *parameters: nn.Parameter
     ) -> Tensor:
-        loss, ctx.tape = decoder.forward(batch, train=any(ctx.needs_input_grad))
+        loss, ctx.tape = decoder.forward(batch, train=True)
         ctx.decoder = decoder
         return loss
 

@@ -154,8 +154,10 @@ class LeanLayer:
 
 def window_of(attention: Any) -> int | None:
     """How many tokens an attention layer sees back to, itself included; None: all."""
-    own = attention if hasattr(attention, "sliding_window") else getattr(attention, "config", None)
-    return getattr(own, "sliding_window", None)
+    if hasattr(attention, "sliding_window"):
+        return attention.sliding_window  # type: ignore[no-any-return]
+    reads_config = type(attention).__name__ == "MistralAttention"
+    return getattr(attention.config, "sliding_window", None) if reads_config else None
 
 
 def _spread(rows_ND: Tensor, rows_N: Tensor, tokens: int) -> Tensor:

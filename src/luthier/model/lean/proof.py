@@ -45,10 +45,10 @@ def prove_lean(model: nn.Module, lean: LeanDecoder, dtype: torch.dtype) -> None:
         expected, wanted = _gradients(model, summed_loss(model, probe))
         with torch.autocast(probe.positions_N.device.type, enabled=False):
             found, got = _gradients(model, lean.summed_loss(probe.inputs, probe.positions_N, probe.targets_N))
-    off = max(
-        abs(found - expected) / max(abs(expected), 1e-6),
-        max(float((got[name] - wanted[name]).norm() / (wanted[name].norm() + 1e-9 * len(wanted))) for name in wanted),
-    )
+    off = abs(found - expected) / max(abs(expected), 1e-6)
+    if got.keys() == wanted.keys():
+        parts = [(got[name] - wanted[name]).norm() / (wanted[name].norm() + 1e-9) for name in wanted]
+        off = float(torch.stack([torch.tensor(off, device=parts[0].device), *parts]).max())  # nan wins, unlike in max()
     if got.keys() != wanted.keys() or not off <= _ROUNDING.get(dtype, 1e-3):
         found_text = f"loss or gradients differ by {off:.2g} from those of the model's own layers"
         raise ModelError(Problem("E-MODEL-014", found_text, "write lean_path: false", "training.lean_path"))
