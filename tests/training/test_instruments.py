@@ -19,33 +19,39 @@ def seconds(timing):
     return [getattr(timing, f"{phase}_seconds") for phase in PHASES]
 
 
-def test_a_lap_ends_its_phase_and_means_are_per_step():
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that only the test turns: clock(seconds). A machine that pauses changes nothing."""
+    now = [0.0]
+    monkeypatch.setattr(instruments.time, "perf_counter", lambda: now[0])
+    return lambda passed: now.__setitem__(0, now[0] + passed)
+
+
+def test_a_lap_ends_its_phase_and_means_are_per_step(clock):
     watch, totals = Stopwatch(), []
-    for _ in watch.fetched([time.sleep] * 3):
+    for _ in watch.fetched(range(3)):
         for phase in ("forward", "backward", "forward", "optimizer"):
-            time.sleep(0.004)
+            clock(4.0)
             watch.lap(phase)
         totals.append(watch.stop())
     timing = watch.timing(3)
-    assert sum(seconds(timing)) == pytest.approx(sum(totals) / 3)
-    assert timing.forward_seconds >= 0.008 > timing.backward_seconds >= 0.004
-    assert timing.data_seconds < 0.004
+    assert totals == [16.0] * 3
+    assert seconds(timing) == [0.0, 8.0, 4.0, 4.0, 0.0]
     assert sum(seconds(watch.timing(4))) == 0, "the next interval starts from nothing"
 
 
-def test_waiting_for_rows_is_data_and_what_lies_between_steps_is_nothing():
+def test_waiting_for_rows_is_data_and_what_lies_between_steps_is_nothing(clock):
     def slow():
         for item in range(3):
-            time.sleep(0.01)
+            clock(2.0)
             yield item
 
     watch = Stopwatch()
     for _ in watch.fetched(slow()):
         watch.lap("forward")
         watch.stop()
-        time.sleep(0.05)  # evaluating, saving
-    timing = watch.timing(3)
-    assert 0.01 <= timing.data_seconds < 0.05 and timing.forward_seconds < 0.01
+        clock(50.0)  # evaluating, saving
+    assert seconds(watch.timing(3)) == [2.0, 0.0, 0.0, 0.0, 0.0]
 
 
 def test_each_log_is_followed_by_its_timing_and_the_times_agree(tmp_path, tiny_model_dir, alpaca_file, monkeypatch):
