@@ -21,11 +21,7 @@ from typing import Any
 
 import torch
 
-from luthier import api
-from luthier.bench.arms import RUN_KEYS
-from luthier.bench.setting import request_keys
-from luthier.config.load import from_dict
-from luthier.config.resolve import resolve
+from luthier.bench.setting import ingredients, request_keys
 from luthier.data.collate import MicroBatch, collate_packed, collate_padded
 from luthier.data.order import step_rows
 from luthier.data.pack import pack, pad
@@ -41,8 +37,7 @@ REPEATS = 4
 def steps(overrides: list[str], folder: Path) -> dict[str, float]:
     """Seconds of one step, by what was changed."""
     _, keys = request_keys(overrides, 4, folder)
-    loaded = from_dict({}, [*keys, *RUN_KEYS, "lean_path=true"])
-    parts = api.ingredients(loaded, resolve(loaded, probe(), None, None), None)
+    parts = ingredients([*keys, "lean_path=true"])
     plan, rows = parts.plan, parts.data.train
     model: Any = load_model(plan, parts.model_config)
     delattr(model, LEAN)

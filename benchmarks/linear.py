@@ -21,9 +21,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from luthier.bench.arms import RUN_KEYS
 from luthier.bench.base import make_base
-from luthier.bench.setting import DEFAULTS
+from luthier.bench.setting import DEFAULTS, RUN_KEYS, ingredients
 from luthier.machine.record import surroundings
 
 WARM_UP = 4
@@ -51,11 +50,8 @@ def write_rows(source: Path, folder: Path) -> None:
 def train(folder: Path, rows: str, batch: int, accumulation: int, steps: int) -> dict[str, Any]:
     """One case, in this process."""
     from luthier import api
-    from luthier.config.load import from_dict
-    from luthier.config.resolve import resolve
     from luthier.data.loader import training_steps
     from luthier.events.types import Log
-    from luthier.machine.probe import probe
 
     written = {"per_device_train_batch_size", "gradient_accumulation_steps", "data.datasets"}
     keys = [key for key in DEFAULTS if key.partition("=")[0] not in written]
@@ -66,8 +62,7 @@ def train(folder: Path, rows: str, batch: int, accumulation: int, steps: int) ->
     logs = [event for event in events if isinstance(event, Log)][WARM_UP - 1 :]
     tokens = logs[-1].num_tokens - logs[0].num_tokens
     seconds = sum(log.step_seconds for log in logs[1:])
-    loaded = from_dict({}, [*keys, *RUN_KEYS])
-    parts = api.ingredients(loaded, resolve(loaded, probe(), None, None), None)
+    parts = ingredients(keys)
     timed = list(training_steps(parts.data.train, parts.plan, WARM_UP, 0, 1))
     computed = sum(batch.input_ids_BT.numel() for step in timed for batch in step)
     return {

@@ -8,11 +8,12 @@ from __future__ import annotations
 import ast
 import json
 import random
-import sysconfig
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from luthier.bench.base import library_functions, make_tokenizer
 
 VOCABULARY = 2048
 LONGEST_CHARACTERS = 420
@@ -40,29 +41,19 @@ class Material:
 
 def functions() -> Iterator[tuple[str, str]]:
     """(instruction, source) of each short function of the standard library that has a docstring."""
-    library = Path(sysconfig.get_path("stdlib"))
-    for path in sorted(library.rglob("*.py")):
-        if {"test", "tests", "site-packages", "idlelib"} & set(path.relative_to(library).parts):
+    for node in library_functions({"test", "tests", "site-packages", "idlelib"}):
+        if len(node.body) < 2 or not ast.get_docstring(node):
             continue
-        try:
-            tree = ast.parse(path.read_text(encoding="utf-8"))
-        except (UnicodeDecodeError, SyntaxError, ValueError):
-            continue
-        for node in ast.walk(tree):
-            if not isinstance(node, ast.FunctionDef) or len(node.body) < 2 or not ast.get_docstring(node):
-                continue
-            purpose = (ast.get_docstring(node) or "").split("\n\n")[0].replace("\n", " ")
-            node.body, node.decorator_list = node.body[1:], []
-            source = ast.unparse(node)
-            if 40 <= len(source) <= LONGEST_CHARACTERS and 10 <= len(purpose) <= 90:
-                yield f"Write a Python function: {purpose}", source
+        purpose = (ast.get_docstring(node) or "").split("\n\n")[0].replace("\n", " ")
+        node.body, node.decorator_list = node.body[1:], []
+        source = ast.unparse(node)
+        if 40 <= len(source) <= LONGEST_CHARACTERS and 10 <= len(purpose) <= 90:
+            yield f"Write a Python function: {purpose}", source
 
 
 def gather(folder: Path) -> Material:
     """Write tokenizer, model configuration and rows into `folder`, once."""
-    from tokenizers import ByteLevelBPETokenizer
-    from tokenizers.processors import TemplateProcessing
-    from transformers import LlamaConfig, PreTrainedTokenizerFast
+    from transformers import LlamaConfig
 
     material = Material(folder / "model", folder / "texts.jsonl", folder / "tasks.jsonl")
     if material.tasks.is_file():
@@ -70,13 +61,7 @@ def gather(folder: Path) -> Material:
     folder.mkdir(parents=True, exist_ok=True)
     pairs = list(dict(functions()).items())
     random.Random(0).shuffle(pairs)
-    bpe = ByteLevelBPETokenizer()
-    corpus = [source for _, source in pairs] + [PREAMBLE] * 200
-    bpe.train_from_iterator(corpus, VOCABULARY, special_tokens=["<s>", "</s>", "<pad>"], show_progress=False)
-    bpe._tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
-    PreTrainedTokenizerFast(
-        tokenizer_object=bpe._tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>"
-    ).save_pretrained(material.model)
+    make_tokenizer([source for _, source in pairs] + [PREAMBLE] * 200, VOCABULARY, material.model)
     LlamaConfig(
         vocab_size=VOCABULARY, max_position_embeddings=512, bos_token_id=0, eos_token_id=1, pad_token_id=2,
         tie_word_embeddings=True, architectures=["LlamaForCausalLM"], **SHAPE,

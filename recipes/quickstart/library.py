@@ -12,10 +12,10 @@ from __future__ import annotations
 import ast
 import keyword
 import re
-import sysconfig
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterable
+
+from luthier.bench.base import library_functions
 
 SHORTEST, LONGEST = 80, 1800  # characters
 _LEFT_OUT = {"test", "tests", "site-packages", "dist-packages", "idlelib", "lib2to3"}
@@ -24,20 +24,8 @@ _WORD = re.compile(r"(?<![A-Za-z])[a-z]{3,10}(?![A-Za-z])")
 
 def functions() -> list[str]:
     """Source of the library's functions, each once, in the order of files and lines."""
-    return list(dict.fromkeys(_sources(Path(sysconfig.get_path("stdlib")))))
-
-
-def _sources(library: Path) -> Iterator[str]:
-    for path in sorted(library.rglob("*.py")):
-        if _LEFT_OUT & set(path.relative_to(library).parts):
-            continue
-        try:
-            tree = ast.parse(path.read_text(encoding="utf-8"))
-        except (UnicodeDecodeError, SyntaxError, ValueError):
-            continue
-        for node in ast.walk(tree):
-            if isinstance(node, ast.FunctionDef) and SHORTEST <= len(text := ast.unparse(node)) <= LONGEST:
-                yield text
+    sources = (ast.unparse(node) for node in library_functions(_LEFT_OUT))
+    return list(dict.fromkeys(text for text in sources if SHORTEST <= len(text) <= LONGEST))
 
 
 def words(sources: Iterable[str], at_least: int = 4) -> list[str]:

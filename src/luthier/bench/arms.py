@@ -15,11 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-RUN_KEYS = (
-    "logging_steps=1", "histogram_steps=0", "eval_steps=0", "save_steps=0", "report_to=[]", "sample_prompts=[]",
-    "load_best_model_at_end=false", "lr_scheduler_type=constant", "warmup_ratio=0", "min_learning_rate=0",
-)  # fmt: skip
-"""One learning rate, and nothing but steps: schedules are compared in the tests."""
+from luthier.bench.setting import RUN_KEYS, ingredients
 
 Result = dict[str, Any]
 
@@ -29,20 +25,15 @@ def prepare(request: dict[str, Any], folder: Path) -> Result:
     import torch
     from safetensors.torch import save_file
 
-    from luthier import api
     from luthier.bench.limit import matmul_limit, work
-    from luthier.config.load import from_dict
-    from luthier.config.resolve import resolve
     from luthier.data.loader import training_steps
     from luthier.data.order import step_rows
-    from luthier.machine.probe import probe
     from luthier.machine.record import surroundings
     from luthier.machine.seed import seed_everything
     from luthier.model.forward import DTYPES
     from luthier.model.load import load_model
 
-    loaded = from_dict({}, [*request["overrides"], *RUN_KEYS])
-    parts = api.ingredients(loaded, resolve(loaded, probe(), None, None), None)
+    parts = ingredients(request["overrides"])
     plan, rows = parts.plan, parts.data.train
     config = plan.config
     steps = [step_rows(len(rows), plan.examples_per_step, config.training.seed, s) for s in range(plan.total_steps)]

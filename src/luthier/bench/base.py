@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ast
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 VOCABULARY = 32_000
@@ -23,21 +23,28 @@ _SHORTEST, _LONGEST = 120, 2400  # characters of a function
 _NOT_READ = {"test", "tests", "site-packages", "idlelib", "lib2to3"}
 
 
-def functions() -> Iterator[str]:
-    """Source of each function and method of the standard library that has a docstring."""
+def library_functions(left_out: Collection[str] = _NOT_READ) -> Iterator[ast.FunctionDef]:
+    """Each function and method of Python's standard library, in the order of files.
+
+    Args:
+        left_out: Names of folders that are not read.
+    """
     library = Path(sysconfig.get_path("stdlib"))
     for path in sorted(library.rglob("*.py")):
-        if _NOT_READ & set(path.relative_to(library).parts):
+        if set(left_out) & set(path.relative_to(library).parts):
             continue
         try:
             tree = ast.parse(path.read_text(encoding="utf-8"))
         except (UnicodeDecodeError, SyntaxError, ValueError):
             continue
-        for node in ast.walk(tree):
-            if isinstance(node, ast.FunctionDef) and ast.get_docstring(node):
-                text = ast.unparse(node)
-                if _SHORTEST <= len(text) <= _LONGEST:
-                    yield text
+        yield from (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))
+
+
+def functions() -> Iterator[str]:
+    """Source of each function of the standard library that has a docstring and is of middle length."""
+    for node in library_functions():
+        if ast.get_docstring(node) and _SHORTEST <= len(text := ast.unparse(node)) <= _LONGEST:
+            yield text
 
 
 def make_tokenizer(texts: list[str], vocabulary: int, folder: Path) -> None:

@@ -16,7 +16,7 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
 def table(comparison: Comparison) -> str:
     """The rows with their spread, how much slower each is than the first, and the verdict on the losses."""
     first, setting = comparison.rows[0], comparison.setting
-    head = f"{'':22} {'tokens/s':>9} {'spread':>13} {'x':>6} {'of limit':>8} {'wall s':>7} {'GiB':>6}  loss"
+    head = f"{'':24} {'tokens/s':>9} {'spread':>13} {'x':>6} {'of limit':>8} {'wall s':>7} {'GiB':>6}  loss"
     box = setting["surroundings"]
     lines = [
         f"{box['device']}, {box['threads']} threads, {setting['dtype']}; matrix products "
@@ -38,7 +38,7 @@ def _line(row: Row, first: Row) -> str:
     spread = f"{min(row.all_tokens_per_second):,.0f} - {max(row.all_tokens_per_second):,.0f}"
     slower = "" if row is first else f"{first.tokens_per_second / row.tokens_per_second:.2f}"
     return (
-        f"{f'{row.system} ({row.lane})':22} {row.tokens_per_second:9,.0f} {spread:>13} {slower:>6} "
+        f"{f'{row.system} ({row.lane})':24} {row.tokens_per_second:9,.0f} {spread:>13} {slower:>6} "
         f"{row.share_of_limit:8.0%} {row.wall_seconds:7.1f} {row.peak_memory_gib:6.2f}  "
         f"{row.losses[0]:.3f} -> {row.losses[-1]:.3f}"
     )

@@ -5,11 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from luthier.bench.arms import RUN_KEYS
 from luthier.bench.base import make_base
 from luthier.config.load import from_dict
 from luthier.machine.libraries import library_output_to
+
+if TYPE_CHECKING:
+    from luthier.api import Ingredients
+
+RUN_KEYS = (
+    "logging_steps=1", "histogram_steps=0", "eval_steps=0", "save_steps=0", "report_to=[]", "sample_prompts=[]",
+    "load_best_model_at_end=false", "lr_scheduler_type=constant", "warmup_ratio=0", "min_learning_rate=0",
+)  # fmt: skip
+"""One learning rate, and nothing but steps: schedules are compared in the tests."""
 
 DEFAULTS = (
     "load_in_4bit=true", "r=16", "lora_alpha=32", "target_modules=all-linear", "learning_rate=2e-4",
@@ -33,6 +42,16 @@ def request_keys(overrides: Sequence[str], steps: int, folder: Path) -> tuple[st
     with library_output_to(Path(os.devnull)):
         make_base(base)
     return str(base), (*keys, f"model_name_or_path={base}")
+
+
+def ingredients(keys: Sequence[str]) -> Ingredients:
+    """Plan, rows and tokenizer of the run of these keys; nothing is trained and no weights are read."""
+    from luthier import api
+    from luthier.config.resolve import resolve
+    from luthier.machine.probe import probe
+
+    loaded = from_dict({}, [*keys, *RUN_KEYS])
+    return api.ingredients(loaded, resolve(loaded, probe(), None, None), None)
 
 
 def _name(override: str) -> str:

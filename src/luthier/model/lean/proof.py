@@ -43,8 +43,7 @@ def prove_lean(model: nn.Module, lean: LeanDecoder, dtype: torch.dtype) -> None:
     probe = _probe(next(model.parameters()).device)
     with torch.random.fork_rng([]), _shaken(lean.parameters()):
         expected, wanted = _gradients(model, summed_loss(model, probe))
-        with torch.autocast(probe.positions_N.device.type, enabled=False):
-            found, got = _gradients(model, lean.summed_loss(probe.inputs, probe.positions_N, probe.targets_N))
+        found, got = _gradients(model, lean.summed_loss(probe.inputs, probe.positions_N, probe.targets_N))
     off = abs(found - expected) / max(abs(expected), 1e-6)
     if got.keys() == wanted.keys():
         parts = [(got[name] - wanted[name]).norm() / (wanted[name].norm() + 1e-9) for name in wanted]
