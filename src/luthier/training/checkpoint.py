@@ -28,7 +28,7 @@ from luthier.errors import CheckpointError, Problem, RunError
 from luthier.events.types import CheckpointSaved
 from luthier.machine.seed import rng_state, set_rng_state
 from luthier.model.store import load_trained, save_trained
-from luthier.training.commit import commit, quarantine, remove, verify
+from luthier.training.commit import ABANDONED, DAMAGED, commit, remove, set_aside, verify
 from luthier.training.state import TrainState
 
 PREFIX = "checkpoint-"
@@ -92,12 +92,13 @@ def save_checkpoint(
     )
 
 
-def find_checkpoint(output_dir: Path, wanted: str) -> Checkpoint | None:
+def find_checkpoint(output_dir: Path, wanted: str, before: int | None = None) -> Checkpoint | None:
     """The checkpoint to go on from.
 
     Args:
         output_dir: The run's folder.
         wanted: ``auto`` for the newest whole one (None if there is none at all), or a checkpoint's folder.
+        before: Only those of earlier steps than this.
 
     Raises:
         CheckpointError: E-CKPT-001 no such folder, E-CKPT-002 not whole, or none of several is.
@@ -113,10 +114,12 @@ def find_checkpoint(output_dir: Path, wanted: str) -> Checkpoint | None:
         return _read(path)
     damaged: dict[Path, str] = {}
     for path in reversed(checkpoints(output_dir)):
+        if before is not None and _step(path) >= before:
+            continue
         broken = verify(path)
         if not broken:
             for other in damaged:
-                quarantine(other)
+                set_aside(other, DAMAGED)
             return _read(path, tuple(f"{other.name}: {reason}" for other, reason in damaged.items()))
         damaged[path] = broken
     if damaged:
@@ -129,7 +132,18 @@ def find_checkpoint(output_dir: Path, wanted: str) -> Checkpoint | None:
 def checkpoints(output_dir: Path) -> list[Path]:
     """Checkpoint folders of a run, oldest first."""
     found = [p for p in output_dir.glob(f"{PREFIX}*") if p.name.removeprefix(PREFIX).isdigit() and p.is_dir()]
-    return sorted(found, key=lambda p: int(p.name.removeprefix(PREFIX)))
+    return sorted(found, key=_step)
+
+
+def abandon_after(output_dir: Path, step: int) -> None:
+    """Set checkpoints of later steps aside: the run went back to before them, and they are not of its past any more."""
+    for path in checkpoints(output_dir):
+        if _step(path) > step:
+            set_aside(path, ABANDONED)
+
+
+def _step(path: Path) -> int:
+    return int(path.name.removeprefix(PREFIX))
 
 
 def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer) -> TrainState:
@@ -165,7 +179,7 @@ def _rotate(output_dir: Path, keep: int | None, saved: int, best: int | None) ->
         return []
     removed, kept, whole = [], 0, 0
     for path in reversed(checkpoints(output_dir)):
-        step = int(path.name.removeprefix(PREFIX))
+        step = _step(path)
         if kept < keep or whole < LEAST_KEPT or step in (saved, best):
             kept += 1
             whole += step == saved or (whole < LEAST_KEPT and not verify(path))  # the new one was read back just now

@@ -28,6 +28,7 @@ INFLIGHT = ".inflight-"
 TRASH = ".trash-"
 REPLACED = ".replaced-"
 DAMAGED = "damaged-"
+ABANDONED = "abandoned-"
 _RANDOM = 8
 
 
@@ -53,11 +54,11 @@ def commit(target: Path, fill: Callable[[Path], None]) -> int:
         for folder in {p.parent for p in files} | {inflight}:
             _flush_folder(folder)
         size = sum(p.stat().st_size for p in files)
-        old = _set_aside(target, REPLACED) if target.exists() else None
+        old = set_aside(target, REPLACED) if target.exists() else None
         inflight.rename(target)
         _flush_folder(target.parent)
         if broken := verify(target):
-            _set_aside(target, INFLIGHT)
+            set_aside(target, INFLIGHT)
             raise OSError(errno.EIO, f"reads back damaged ({broken})", str(target))
     except BaseException:
         if old and not target.exists():
@@ -89,12 +90,22 @@ def verify(folder: Path) -> str:
 
 def remove(folder: Path) -> None:
     """Delete a folder so that a crash never leaves half of it under its name; a failure to delete is left for later."""
-    shutil.rmtree(_set_aside(folder, TRASH), ignore_errors=True)
+    shutil.rmtree(set_aside(folder, TRASH), ignore_errors=True)
 
 
-def quarantine(folder: Path) -> Path:
-    """Move a damaged folder out of the way, and keep it: somebody may want to look at it. Returns its new place."""
-    return _set_aside(folder, DAMAGED)
+def set_aside(folder: Path, why: str) -> Path:
+    """Move a folder out of the way and keep it: somebody may want to look at it.
+
+    Args:
+        folder: A committed one.
+        why: `DAMAGED`, or `ABANDONED` when the run went back to before it.
+
+    Returns:
+        Its new place.
+    """
+    aside = _aside(folder, why)
+    folder.rename(aside)
+    return aside
 
 
 def sweep(parent: Path) -> None:
@@ -110,12 +121,6 @@ def sweep(parent: Path) -> None:
 
 def _aside(folder: Path, prefix: str) -> Path:
     return folder.parent / f"{prefix}{folder.name}-{uuid.uuid4().hex[:_RANDOM]}"
-
-
-def _set_aside(folder: Path, prefix: str) -> Path:
-    aside = _aside(folder, prefix)
-    folder.rename(aside)
-    return aside
 
 
 def _seal(hashes: dict[str, str]) -> str:

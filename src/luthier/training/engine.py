@@ -18,7 +18,7 @@ from luthier.errors import Problem, RunError
 from luthier.events.types import Event, Gradients, Notice, Resumed
 from luthier.machine.ranks import rank, world_size
 from luthier.machine.seed import rng_state, set_rng_state
-from luthier.training.checkpoint import find_checkpoint, restore
+from luthier.training.checkpoint import abandon_after, find_checkpoint, restore
 from luthier.training.failures import is_out_of_memory
 from luthier.training.gradients import gradient_flow
 from luthier.training.guard import Judgement, judge, remember
@@ -127,7 +127,7 @@ def leave_out(job: Run, judgement: Judgement, loss: float, norm: float) -> Itera
     """Forget the gradients of a step and go on with the next one; or back to a checkpoint after too many of them.
 
     Raises:
-        RunError: E-RUN-001 when going back is not wanted, or does not help.
+        RunError: E-RUN-001, see `go_back`.
     """
     state, settings = job.state, job.plan.config.training
     job.optimizer.zero_grad(set_to_none=True)
@@ -140,17 +140,28 @@ def leave_out(job: Run, judgement: Judgement, loss: float, norm: float) -> Itera
         return
     if state.bad_in_a_row:
         what += f"; {state.bad_in_a_row:,} steps before it were not finite either, and were left out"
+    yield from go_back(job, what)
+
+
+def go_back(job: Run, what: str) -> Iterator[Event]:
+    """To the newest checkpoint with a lower rate; the next time to one before it, as that one may hold the cause.
+
+    Raises:
+        RunError: E-RUN-001 when that is not wanted, was done often enough, or there is nothing to go back to.
+    """
+    state, settings = job.state, job.plan.config.training
     checkpoint = None
     if settings.after_bad_steps == "rollback" and state.rollbacks < MOST_ROLLBACKS:
-        checkpoint = find_checkpoint(job.output_dir, "auto")
+        checkpoint = find_checkpoint(job.output_dir, "auto", before=state.rolled_back_to)
     if checkpoint is None:
         fix = "write a learning_rate of a third, or dtype: float32; then --resume auto --allow-changes"
         raise RunError(Problem("E-RUN-001", what, fix, "training.learning_rate"))
-    factor, rollbacks = state.rate_factor * ROLLBACK_FACTOR, state.rollbacks + 1
     job.state = restore(checkpoint, job.model, job.optimizer)
-    job.state.rate_factor, job.state.rollbacks = factor, rollbacks
-    text = f"{what}; back to step {job.state.step:,}, with {factor:g} times the learning rate"
-    yield Notice("critical", text, f"training.learning_rate: {settings.learning_rate * factor:g}", job.state.step)
+    abandon_after(job.output_dir, checkpoint.step)
+    job.state.rollbacks, job.state.rolled_back_to = state.rollbacks + 1, checkpoint.step
+    job.state.rate_factor = factor = state.rate_factor * ROLLBACK_FACTOR
+    text = f"back to step {checkpoint.step:,}, with {factor:g} times the learning rate: {what}"
+    yield Notice("critical", text, f"training.learning_rate: {settings.learning_rate * factor:g}", state.step + 1)
     yield Resumed(checkpoint.step, str(checkpoint.path), list(checkpoint.passed_over))
 
 
@@ -159,4 +170,8 @@ def places(job: Run, step: int) -> str:
     rows, plan = job.data.train, job.plan
     numbers = step_rows(len(rows), plan.examples_per_step, plan.config.training.seed, step)
     named = [str(getattr(rows.row(number), "place", number)) for number in numbers[:_MOST_PLACES]]
-    return ", ".join(named) + ", ..." * (len(numbers) > _MOST_PLACES)
+    words = []
+    for place, previous in zip(named, ["", *named], strict=False):
+        file, colon, line = place.rpartition(":")
+        words.append(line if colon and previous.rpartition(":")[0] == file else place)  # a file is named once
+    return ", ".join(words) + ", ..." * (len(numbers) > _MOST_PLACES)

@@ -50,6 +50,8 @@ class TrainState:
     """Of them, how many in a row up to now."""
     rollbacks: int = 0
     """How often the run went back to a checkpoint after too many bad steps, ..."""
+    rolled_back_to: int | None = None
+    """... the step it went back to last, ..."""
     rate_factor: float = 1.0
     """... and what the learning rate is multiplied by since."""
     recent_losses: list[float] = field(default_factory=list)
