@@ -10,9 +10,17 @@
 
 from __future__ import annotations
 
+import os
+
+os.environ |= {
+    "HF_HUB_OFFLINE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "CUDA_VISIBLE_DEVICES": "",
+    "OMP_NUM_THREADS": "1",
+}
+
 import argparse
 import json
-import os
 import platform
 import subprocess
 import sys
@@ -22,7 +30,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from tests.torture.outcome import Outcome, one, replay, run_suite, suites
+from tests.torture.outcome import Outcome, one, replay, run_suite, suites, workshop
 
 ROOT = Path(__file__).parents[2]
 LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "safetensors")
@@ -31,6 +39,7 @@ LIBRARIES = ("torch", "transformers", "peft", "bitsandbytes", "safetensors")
 def main() -> int:
     """Returns the exit code."""
     wanted = arguments()
+    workshop()
     there = suites()
     if unknown := [name for name in wanted.names if name not in there]:
         sys.exit(f"no suite {', '.join(unknown)}; there are {', '.join(there)}")

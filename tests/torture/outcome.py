@@ -20,6 +20,7 @@ before its first trial: the process that hands out the trials imports all of the
 from __future__ import annotations
 
 import atexit
+import fcntl
 import functools
 import importlib
 import multiprocessing
@@ -51,6 +52,9 @@ SUITES = (
 )
 """Modules of this package, in the order in which they run; one that is not there is left out."""
 
+WORKSHOP = "LUTHIER_TORTURE_WORKSHOP"
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["tests.torture.warm"])
 COUNTS: Counter[str] = Counter()
 """Whatever the trials of this process have counted so far."""
 
@@ -113,8 +117,7 @@ def _tried(module: str, total: int, seed: int, jobs: int) -> Iterator[Said]:
     """What each trial said. Trials lie in runs of neighbours, so that little time is spent on handing them out."""
     size = max(1, min(500, total // (jobs * 8)))
     parts = [range(first, min(first + size, total)) for first in range(0, total, size)]
-    fresh = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(jobs, len(parts) or 1), mp_context=fresh) as pool:
+    with ProcessPoolExecutor(min(jobs, len(parts) or 1), mp_context=FORKS) as pool:
         for future in as_completed([pool.submit(_part, module, part, seed) for part in parts]):
             yield from future.result()
 
@@ -151,8 +154,11 @@ def dice(suite: str, seed: int, number: int) -> random.Random:
 
 @functools.cache
 def workshop() -> Path:
-    """A folder of this process, deleted when it ends."""
+    """A folder for all processes of this command, deleted when the first of them ends."""
+    if WORKSHOP in os.environ:
+        return Path(os.environ[WORKSHOP])
     folder = Path(tempfile.mkdtemp(prefix="torture-"))
+    os.environ[WORKSHOP] = str(folder)
     mine = os.getpid()
 
     def clear() -> None:
@@ -160,4 +166,17 @@ def workshop() -> Path:
             shutil.rmtree(folder, ignore_errors=True)
 
     atexit.register(clear)
+    return folder
+
+
+def made_once(folder: Path, make: Callable[[Path], None]) -> Path:
+    """The folder that `make` fills; the first process that asks makes it, the others wait."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_name(f"{folder.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = folder.with_name(f"{folder.name}.made")
+        if not done.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            make(folder)
+            done.touch()
     return folder
