@@ -78,7 +78,7 @@ def seconds_left(name: str, folder: Path) -> float:
     whole, seconds = straight(name)
     last = max(int(path.name.split("-")[1]) for path in whole.glob("checkpoint-*"))
     saved = max((int(path.name.split("-")[1]) for path in folder.glob("checkpoint-*")), default=0)
-    return seconds * (START_SHARE + (1 - START_SHARE) * (1 - min(saved, last) / last)) + 0.1
+    return seconds * (START_SHARE + (1 - START_SHARE) * (1 - min(saved, last) / last))
 
 
 def where_it_died(folder: Path) -> None:

@@ -164,8 +164,17 @@ def workshop() -> Path:
     def clear() -> None:
         if os.getpid() == mine:
             shutil.rmtree(folder, ignore_errors=True)
+            shutil.rmtree(memory(), ignore_errors=True)
 
     atexit.register(clear)
+    return folder
+
+
+def memory() -> Path:
+    """A folder like `workshop`, in memory where the system has such a thing: for what is written very often."""
+    shared = Path("/dev/shm")
+    folder = shared / workshop().name if shared.is_dir() else workshop() / "memory"
+    folder.mkdir(exist_ok=True)
     return folder
 
 
