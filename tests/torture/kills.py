@@ -41,11 +41,16 @@ def attempt(values: dict[str, Any], log: Path, kill_after: float | None) -> int:
     return forked(functools.partial(train, values, resume="auto"), log, kill_after)
 
 
-def tortured(name: str, rng: random.Random, folder: Path, start: Attempt, kills: int = KILLS) -> str:
-    """Runs of a variant that are killed and resumed; empty when all of them came out as the straight one."""
+def tortured(
+    name: str, rng: random.Random, folder: Path, start: Attempt, kills: int = KILLS, before: float = 0.0
+) -> str:
+    """Runs of a variant that are killed and resumed; empty when all of them came out as the straight one.
+
+    `before`: seconds that an attempt takes before it does what a fork does at once.
+    """
     done = 0
     while True:
-        killed, wrong = _until_done(name, rng, folder, start, kills - done)
+        killed, wrong = _until_done(name, rng, folder, start, kills - done, before)
         done += killed
         COUNTS["kills"] += killed
         COUNTS["runs"] += 1
@@ -58,11 +63,13 @@ def tortured(name: str, rng: random.Random, folder: Path, start: Attempt, kills:
             return ""
 
 
-def _until_done(name: str, rng: random.Random, folder: Path, start: Attempt, kills: int) -> tuple[int, str]:
+def _until_done(
+    name: str, rng: random.Random, folder: Path, start: Attempt, kills: int, before: float
+) -> tuple[int, str]:
     """One run; the number of its kills, and what is wrong."""
     values, log, killed = variant(name, folder), folder.with_suffix(".log"), 0
     while True:
-        kill_after = rng.random() * seconds_left(name, folder) if killed < kills else None
+        kill_after = rng.random() * (before + seconds_left(name, folder)) if killed < kills else None
         code = start(values, log, kill_after)
         if code == 0:
             break
@@ -70,7 +77,8 @@ def _until_done(name: str, rng: random.Random, folder: Path, start: Attempt, kil
             return killed, f"an attempt ended with {code}:\n{tail(log)}"
         killed += 1
         where_it_died(folder)
-    return killed, lost(folder) or difference(name, folder)
+    left = [path.name for prefix in (".inflight-*", ".trash-*") for path in folder.glob(prefix)]
+    return killed, lost(folder) or difference(name, folder) or (f"{left} is left over" if left else "")
 
 
 def seconds_left(name: str, folder: Path) -> float:

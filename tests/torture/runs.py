@@ -55,7 +55,8 @@ def config(folder: Path, model: Path, rows: Path, **changes: Any) -> dict[str, A
 def variant(name: str, folder: Path) -> dict[str, Any]:
     """The config of one of `NAMES`, as short as can be while everything that a checkpoint holds matters.
 
-    Two of them log the mean of three steps, which a save in between must not lose; one stops early, by its patience.
+    Two of them log the mean of three steps, which a save in between must not lose. One has such a learning rate that the
+    first evaluation is the best one; one stops early, by its patience.
     """
     model, rows = material()
     values = config(folder, model, rows, max_steps=8)
@@ -72,6 +73,8 @@ def variant(name: str, folder: Path) -> dict[str, Any]:
         values["training"]["lean_path"] = True
     if name in ("nf4", "full"):
         values["logging"]["logging_steps"] = 3
+    if name == "nf4":
+        values["training"]["learning_rate"] = 30.0
     if name == "full":
         del values["lora"]
         values["training"]["finetuning_type"] = "full"
@@ -136,36 +139,51 @@ def forked(
 
     Returns:
         0, or 1 when it raised (the traceback is in the log), or minus the signal that killed it: SIGKILL after
-        `kill_after` seconds; SIGABRT after `longest`. `strict`: this process has run nothing of torch.
+        `kill_after` seconds; SIGABRT after `longest`.
     """
+    child = start(work, log, strict=strict)
+    if kill_after is not None:
+        return ended(child, kill_after, signal.SIGKILL)
+    return ended(child, longest, signal.SIGABRT)
+
+
+def start(work: Callable[[], None], log: Path, *, strict: bool = True) -> int:
+    """Begin `work` in a fork; its process. `strict`: this process must have run nothing of torch."""
     ready()
     assert not strict or len(threads()) == 1, f"a fork would lose threads: {threads()}"
     child = os.fork()
     if child == 0:
         in_fork(work, log)
+    return child
+
+
+def ended(child: int, seconds: float, then: int) -> int:
+    """Wait for a child; after `seconds`, send it a signal. Its exit code, or minus the signal that ended it."""
     descriptor = os.pidfd_open(child)
     try:
-        seconds = longest if kill_after is None else kill_after
         if not select.select([descriptor], [], [], seconds)[0]:
-            os.kill(child, signal.SIGABRT if kill_after is None else signal.SIGKILL)
+            os.kill(child, then)
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     finally:
         os.close(descriptor)
 
 
 def in_fork(work: Callable[[], None], log: Path) -> NoReturn:
-    """Does `work`, and never returns."""
+    """Do `work`, and never return."""
     code = 1
     try:
         out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         os.dup2(out, 1)
         os.dup2(out, 2)
         os.setpgid(0, 0)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         import torch
 
         torch.set_num_threads(1)
         work()
         code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 0
     except BaseException:
         traceback.print_exc()
     finally:
@@ -221,15 +239,21 @@ def straight(name: str) -> tuple[Path, float]:
     return folder, float((folder / "seconds").read_text())
 
 
-def difference(name: str, folder: Path) -> str:
+def difference(name: str, folder: Path, holes: bool = False) -> str:
     """How a finished run differs from the straight one of its variant; empty: in no bit.
 
-    A sample may be missing: when the kill came between the save of a step and its sample.
+    A sample may be missing: when the kill came between the save of a step and its sample. `holes`: so may anything in the
+    log, which is given up when the disk is full.
     """
-    whole, _ = straight(name)
+    return unlike(straight(name)[0], folder, holes)
+
+
+def unlike(whole: Path, folder: Path, holes: bool = False) -> str:
+    """How the run in `folder` differs from the one in `whole`."""
     wanted, found = losses(whole), losses(folder)
     for kind, steps in wanted.items():
-        compared = steps.keys() & found[kind].keys() if kind == "sampled" else steps.keys() | found[kind].keys()
+        partly = holes or kind == "sampled"
+        compared = steps.keys() & found[kind].keys() if partly else steps.keys() | found[kind].keys()
         for step in sorted(compared):
             if steps.get(step) != found[kind].get(step):
                 return f"{kind} at step {step}: {found[kind].get(step)} instead of {steps.get(step)}"

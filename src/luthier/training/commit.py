@@ -37,7 +37,7 @@ def commit(target: Path, fill: Callable[[Path], None]) -> int:
         fill(inflight)
         files = sorted(p for p in inflight.rglob("*") if p.is_file())
         hashes = {str(p.relative_to(inflight)): _flush_and_hash(p) for p in files}
-        (inflight / MANIFEST).write_text(_seal(hashes), encoding="utf-8")
+        (inflight / MANIFEST).write_bytes(_seal(hashes).encode())
         _flush_and_hash(inflight / MANIFEST)
         size = sum(p.stat().st_size for p in files)
         _flush_folder(inflight)
@@ -55,16 +55,16 @@ def commit(target: Path, fill: Callable[[Path], None]) -> int:
 def verify(folder: Path) -> str:
     """Why the folder is not whole; empty when it is."""
     try:
-        sealed = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        hashes = dict(sealed["files"])
-        if _seal(hashes) != json.dumps(sealed, indent=1, sort_keys=True):
+        manifest = (folder / MANIFEST).read_bytes()
+        hashes = dict(json.loads(manifest)["files"])
+        if _seal(hashes).encode() != manifest:
             return "its manifest was changed"
         for name, expected in hashes.items():
             if _hash(folder / name) != expected:
                 return f"{name} is damaged"
     except FileNotFoundError as error:
         return f"{Path(str(error.filename)).name} is missing"
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         return f"its manifest cannot be read ({type(error).__name__})"
     return ""
 
