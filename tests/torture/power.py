@@ -54,7 +54,7 @@ def cut(number: int, seed: int, plant: Callable[[], None]) -> str:
             return f"the save ended with {code}:\n{tail(run.folder.with_name('save.log'))}"
         return _every_moment(run, record, rng, most)
 
-    return held(number, SCENES[number % len(SCENES)], place(NAME, number), work)
+    return held(SCENES[number % len(SCENES)], place(NAME, number), work)
 
 
 def ended(run: Held) -> None:

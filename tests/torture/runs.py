@@ -55,8 +55,8 @@ def config(folder: Path, model: Path, rows: Path, **changes: Any) -> dict[str, A
 def variant(name: str, folder: Path) -> dict[str, Any]:
     """The config of one of `NAMES`, as short as can be while everything that a checkpoint holds matters.
 
-    Two of them log the mean of three steps, which a save in between must not lose. One has such a learning rate that the
-    first evaluation is the best one; one stops early, by its patience.
+    Two of them log the mean of three steps, which a save in between must not lose. In one the first
+    evaluation is the best, thanks to its learning rate; one stops early, by its patience.
     """
     model, rows = material()
     values = config(folder, model, rows, max_steps=8)
@@ -242,8 +242,8 @@ def straight(name: str) -> tuple[Path, float]:
 def difference(name: str, folder: Path, holes: bool = False) -> str:
     """How a finished run differs from the straight one of its variant; empty: in no bit.
 
-    A sample may be missing: when the kill came between the save of a step and its sample. `holes`: so may anything in the
-    log, which is given up when the disk is full.
+    A sample may be missing: when the kill came between the save of a step and its sample. `holes`: so may anything in
+    the log, which is given up when the disk is full.
     """
     return unlike(straight(name)[0], folder, holes)
 

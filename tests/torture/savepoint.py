@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.torture.outcome import COUNTS, workshop
-from tests.torture.runs import forked, straight, tail, train, variant
+from tests.torture.runs import difference, forked, straight, tail, train, variant
 
 LAST = {"lora": 8, "full": 6}
 SCENES = (
@@ -63,22 +64,26 @@ class Held:
         return event
 
     def put_back(self) -> None:
-        """Undo what a fork did to the folder."""
-        shutil.rmtree(self.folder)
-        shutil.copytree(self.before, self.folder)
+        """Undo what a fork did to the folder; files that the run holds open stay the same files."""
+        for path in self.folder.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif (self.before / path.name).is_file():
+                path.write_bytes((self.before / path.name).read_bytes())
+        shutil.copytree(self.before, self.folder, dirs_exist_ok=True)
 
 
-def held(number: int, scene: tuple[str, str], place: Path, work: Callable[[Held], str]) -> str:
+def held(scene: tuple[str, str], place: Path, work: Callable[[Held], str]) -> str:
     """Do `work` with a run that is held before its window; its text, or what went wrong on the way there."""
     straight(scene[0])
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
 
     def hold() -> None:
+        COUNTS.clear()
         wrong = work(_stand(scene, place))
         (place / "said").write_text(json.dumps([wrong, COUNTS]))
 
-    COUNTS.clear()
     code = forked(hold, place / "log", longest=3600)
     if code:
         return f"scene {scene}: ended with {code}:\n{tail(place / 'log')}"
@@ -105,14 +110,12 @@ def _stand(scene: tuple[str, str], place: Path) -> Held:
 
 
 def place(suite: str, number: int) -> Path:
-    """A folder for one trial."""
-    return workshop() / f"{suite}-{number}"
+    """A folder of this process for one trial."""
+    return workshop() / f"{suite}-{number}-{os.getpid()}"
 
 
-def resumed(held_run: Held, folder: Path, log: Path) -> str:
-    """Finish a copy of the run; how that differs from the straight run."""
-    from tests.torture.runs import difference
-
+def resumed(held_run: Held, folder: Path, log: Path, holes: bool) -> str:
+    """Finish a copy of the run; how that differs from the straight run (`holes`: its log may have some)."""
     values = variant(held_run.name, folder)
     code = forked(functools.partial(train, values, resume="auto"), log, strict=False)
-    return f"the resume ended with {code}:\n{tail(log)}" if code else difference(held_run.name, folder)
+    return f"the resume ended with {code}:\n{tail(log)}" if code else difference(held_run.name, folder, holes)
