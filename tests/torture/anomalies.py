@@ -12,9 +12,9 @@ strace lets the call fail in a real process. After each failure
 
 from __future__ import annotations
 
-import os
 import resource
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 
 from tests.torture.outcome import COUNTS
@@ -74,7 +74,7 @@ def failing(run: Held, call: str, error: str) -> Iterator[Callable[[], int | Non
 
     def save() -> int | None:
         options = ["-e", f"trace={call}", "-e", f"inject={call}:error={error}:when={k}"]
-        code = traced(lambda: go_through(run), run.folder.with_name("log"), record, options)
+        code = traced(lambda: sys.exit(go_through(run)), run.folder.with_name("log"), record, options)
         return code if "(INJECTED)" in record.read_text() else None
 
     while True:
@@ -90,25 +90,27 @@ def limits(run: Held) -> Iterator[Callable[[], int | None]]:
         def save(limit: int = limit) -> int:
             def limited() -> None:
                 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
-                go_through(run)
+                try:
+                    sys.exit(go_through(run))
+                finally:
+                    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
             return forked(limited, run.folder.with_name("log"), strict=False)
 
         yield save
 
 
-def go_through(run: Held) -> None:
-    """The save; how it ended is the exit code, for nothing can be written."""
+def go_through(run: Held) -> int:
+    """The save; how it ended, as an exit code, for at that time nothing may be written."""
     from luthier.errors import RunError
 
     try:
         run.through()
     except RunError as error:
-        print(error)
-        os._exit(CLEAN if {problem.code for problem in error.problems} == {"E-RUN-003"} else OTHER)
+        return CLEAN if {problem.code for problem in error.problems} == {"E-RUN-003"} else OTHER
     except OSError:
-        os._exit(OS_ERROR)
-    os._exit(WENT_ON)
+        return OS_ERROR
+    return WENT_ON
 
 
 def judged(run: Held, code: int, k: int, log_may_end: bool) -> str:
