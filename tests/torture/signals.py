@@ -1,7 +1,7 @@
 """SIGTERM, SIGINT and SIGUSR1 in ten phases of the command line.
 
-However far the run is, within ten seconds it has left with 75, has lost at most one step, and the same command goes on to
-the straight run's losses and weights. While final_model is written, to finish and leave with 0 is as good.
+However far the run is, within ten seconds it has left with 75, has lost at most one step, and the same command goes on
+to the straight run's losses and weights. While final_model is written, to finish and leave with 0 is as good.
 
 The command runs as a fork of a process that has imported everything; in the first two phases, and in every third round
 in all of them, as a process of its own.
@@ -28,7 +28,7 @@ FAST = 3
 RESUMABLE = 75
 PATIENCE_SECONDS = 10.0
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-ROWS = 1500
+ROWS = 1200
 
 Ready = Callable[[Path, int], bool]
 
@@ -65,9 +65,9 @@ def request(folder: Path, cache: Path) -> dict[str, Any]:
     """A run whose phases last long enough to be hit: many rows, a long evaluation, long samples."""
     model, _ = material()
     values = config(folder, model, material()[1].with_name("many.jsonl"), max_steps=6)
-    values["data"] |= {"val_set_size": 600, "cache_dir": str(cache)}
+    values["data"] |= {"val_set_size": 300, "cache_dir": str(cache)}
     values["evaluation"] |= {"eval_steps": 3, "per_device_eval_batch_size": 1, "sample_prompts": ["add two", "if"],
-                             "sample_steps": [4], "sample_max_new_tokens": 120}  # fmt: skip
+                             "sample_steps": [4], "sample_max_new_tokens": 80}  # fmt: skip
     values["training"] |= {"auto": False}
     del values["training"]["max_tokens_per_micro_batch"]
     return values
@@ -116,12 +116,12 @@ def mapped(library: str) -> Ready:
 
 
 PHASES: dict[str, Ready] = {
-    "in a step": seen("log", step=2),
-    "saving": there("run/.inflight-checkpoint-*"),
     "writing final_model": there("run/.inflight-final_model*"),
     "before the first step": seen("architecture"),
-    "evaluating": seen("log", step=3),
     "generating": seen("log", step=4),
+    "saving": there("run/.inflight-checkpoint-*"),
+    "in a step": seen("log", step=2),
+    "evaluating": seen("log", step=3),
     "loading the model": seen("notice", text="loading "),
     "tokenizing": there("cache/*"),
     "reading the config": mapped("_yaml"),

@@ -22,10 +22,12 @@ def why_not() -> str:
 def traced(work: Callable[[], None], log: Path, record: Path, options: Sequence[str]) -> int:
     """Do `work` in a fork while strace writes to `record`; returns its exit code, or minus the signal."""
     gate_read, gate_write = os.pipe()
+    ready_read, ready_write = os.pipe()
 
     def behind_the_gate() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PTRACER, ANY, 0, 0, 0)  # where only parents may trace
         os.close(gate_write)
+        os.write(ready_write, b".")
         os.read(gate_read, 1)
         work()
 
@@ -33,6 +35,9 @@ def traced(work: Callable[[], None], log: Path, record: Path, options: Sequence[
     if child == 0:
         in_fork(behind_the_gate, log)
     os.close(gate_read)
+    os.close(ready_write)
+    os.read(ready_read, 1)
+    os.close(ready_read)
     command = ["strace", "-f", "-y", "-p", str(child), "-o", str(record), *options]
     try:
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as tracer:

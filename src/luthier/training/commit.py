@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Callable
@@ -22,6 +23,8 @@ from pathlib import Path
 MANIFEST = "manifest.json"
 INFLIGHT = ".inflight-"
 TRASH = ".trash-"
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")
+"""How safetensors and tokenizers tell what the system refused; tokenizers raise a bare Exception."""
 
 
 def commit(target: Path, fill: Callable[[Path], None]) -> int:
@@ -29,6 +32,9 @@ def commit(target: Path, fill: Callable[[Path], None]) -> int:
 
     Returns:
         Bytes written.
+
+    Raises:
+        OSError: The system refused; also where a library wraps that into an exception of its own.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     inflight = target.parent / f"{INFLIGHT}{target.name}-{uuid.uuid4().hex[:8]}"
@@ -46,8 +52,11 @@ def commit(target: Path, fill: Callable[[Path], None]) -> int:
         _flush_folder(target.parent)
         if old:
             shutil.rmtree(old, ignore_errors=True)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(inflight, ignore_errors=True)
+        if hidden := _OS_ERROR.search(str(error)):
+            number = int(hidden[1])
+            raise OSError(number, os.strerror(number), str(target)) from error
         raise
     return size
 
