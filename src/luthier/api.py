@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,7 +28,8 @@ from luthier.config.plan import Plan
 from luthier.config.render import dump_plan_yaml, plan_as_dict
 from luthier.config.resolve import resolve
 from luthier.data.prepare import Prepared, Progress, prepare
-from luthier.errors import LuthierError, Problem
+from luthier.errors import LuthierError, Problem, RunError
+from luthier.errors.trace import keep_trace, summary
 from luthier.events.sinks import Sinks, open_sinks
 from luthier.events.types import Event, Notice, Resumed, RunFinished, RunStarted
 from luthier.generate.load import Tuned, load
@@ -120,6 +121,7 @@ def train(
     wanted = resume or early.config.checkpointing.resume_from_checkpoint
     with ExitStack() as stack:
         moved = stack.enter_context(open_folder(output_dir, resume=wanted is not None, overwrite=overwrite))
+        stack.enter_context(_traced(output_dir))
         stack.enter_context(library_output_to(output_dir / "library.log"))
         checkpoint = find_checkpoint(output_dir, wanted) if wanted else None
         if moved:
@@ -137,6 +139,26 @@ def train(
         yield from _recorded(_events(job, notices), sinks)
 
 
+@contextmanager
+def _traced(output_dir: Path) -> Iterator[None]:
+    """Keep the traceback of a failed run in its folder; the error names the file.
+
+    Raises:
+        RunError: E-RUN-004 in place of an exception that nobody foresaw, which is its cause.
+    """
+    try:
+        yield
+    except RunError as error:
+        if error.__cause__:
+            error.add_note(f"  trace {keep_trace(error, output_dir)}")
+        raise
+    except LuthierError:
+        raise
+    except Exception as error:
+        fix = f"the traceback is in {keep_trace(error, output_dir)}"
+        raise RunError(Problem("E-RUN-004", summary(error), fix)) from error
+
+
 def _recorded(events: Iterator[Event], sinks: Sinks) -> Iterator[Event]:
     """Hand each event to the sinks before the caller sees it; a failure is an event too."""
     last: Event | None = None
@@ -145,8 +167,9 @@ def _recorded(events: Iterator[Event], sinks: Sinks) -> Iterator[Event]:
             last = event
             sinks.write(event)
             yield event
-    except LuthierError as error:
-        reason = "; ".join(problem.found for problem in error.problems)
+    except Exception as error:
+        problems = error.problems if isinstance(error, LuthierError) else ()
+        reason = "; ".join(problem.found for problem in problems) or summary(error)
         if not isinstance(last, RunFinished):
             step = getattr(last, "step", 0) or 0
             sinks.write(RunFinished("failed", step, 0.0, float("nan"), 0.0, 0, 0.0, "", reason))

@@ -120,6 +120,7 @@ def optimizer_step(job: Run, batches: list[Any]) -> Iterator[Gradients | Notice]
     state.grad_norm = norm.item()  # the device is done here
     seconds = job.watch.stop()
     state.count(loss_sum, trained_tokens, num_tokens, seconds)
+    state.add_data(batches)
     if flow is not None:
         yield flow
     computed = sum(batch.input_ids_BT.numel() for batch in batches)

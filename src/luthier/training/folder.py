@@ -16,7 +16,7 @@ from luthier.training.final import FINAL
 KEY = "training.output_dir"
 
 
-OWN = ("checkpoint-*", FINAL, "logs", "events.jsonl", "plan.yaml", "library.log")
+OWN = ("checkpoint-*", FINAL, "logs", "events.jsonl", "plan.yaml", "library.log", "error.log")
 """What a run writes; other things in the folder, other runs among them, are left alone."""
 
 
