@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from luthier.config.keys import SECTIONS
+from luthier.config.numbers import UNKNOWN
 from luthier.config.plan import Plan, Value
 from luthier.config.tree import number, scalar, shown
 from luthier.errors.secrets import hide, hide_in
@@ -60,6 +61,7 @@ def dump_plan_yaml(plan: Plan, extra: Mapping[str, Any] | None = None) -> str:
     content = {
         "config": config,
         "derived": {name: {"value": _plain(getattr(plan, name)), "how": plan.value(name).how} for name in DERIVED},
+        "decided": [value.key for value in plan.values if "." in value.key and value.how not in ("", UNKNOWN)],
         "sources": {value.key: value.source for value in plan.values if "." in value.key},
         "machine": asdict(plan.machine),
         "model": asdict(plan.model) if plan.model else None,

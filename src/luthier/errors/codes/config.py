@@ -181,4 +181,12 @@ CONFIG: dict[str, Explanation] = {
         "lean_path: auto takes it where it is exact, and peft's own layers everywhere else. The message names what is "
         "in its way: change that to go faster, or leave it.",
     ),
+    "E-CFG-040": Explanation(
+        "This is no whole record of a run",
+        "A run that is repeated from something else would look like the same run and be another.",
+        "--from takes the plan.yaml that a run wrote into its output folder, or that folder. It ends with the SHA-256 "
+        "of its own lines, so that a file that was cut off, damaged or edited is noticed, and so is one of another "
+        "program or of an older version. To change something, leave the file as it is and write KEY=VALUE behind it. "
+        "The part `config` of any plan.yaml, saved as a file of its own, is a config.",
+    ),
 }
