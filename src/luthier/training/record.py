@@ -105,7 +105,7 @@ def start_record(
     facts = {
         "version": VERSION,
         "commands": [*before.get("commands", []), command()],
-        "folder": str(Path.cwd()),
+        "folder": hide(str(Path.cwd())),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "repeats": str(loaded.record.path) if loaded.record else None,
         "surroundings": surroundings() | {"cores": plan.machine.cpu_cores, "world_size": plan.machine.world_size},
