@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import typer
 
-from luthier.cli import bench, chat, compare, doctor, explain, gpu, plan, quickstart, schema, train, watch
+from luthier.cli import bench, chat, compare, doctor, explain, gpu, plan, quickstart, schema, train, verify, watch
 from luthier.errors import EXIT_FAILED, LuthierError, Problem
 from luthier.errors.trace import keep_trace, summary
 from luthier.version import __version__
@@ -21,7 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (quickstart, train, chat, compare, plan, schema, explain, gpu, watch, doctor, bench):
+for command in (quickstart, train, chat, compare, plan, schema, explain, gpu, watch, doctor, bench, verify):
     command.register(app)
 
 
