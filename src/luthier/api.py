@@ -147,10 +147,10 @@ def train(
         parts = yield from _in_background(lambda say: ingredients(loaded, early, checkpoint, say), stop)
         now = identity(parts.plan)
         notices = check_identity(checkpoint.identity, now, str(checkpoint.path), allow_changes) if checkpoint else []
+        earlier = output_dir if checkpoint else None
         record = start_record(
-            parts.plan, parts.data, loaded, allow_changes=allow_changes, earlier=output_dir if checkpoint else None
+            parts.plan, parts.data, loaded, allow_changes=allow_changes, earlier=earlier, resumed_with=notices
         )
-        record.remarks += notices
         notices += record.compare()
         settings = parts.plan.config.logging
         logging_dir = Path(settings.logging_dir or output_dir / "logs")
@@ -246,23 +246,29 @@ def _events(job: _Job, notices: Sequence[str]) -> Iterator[Event]:
         yield from run_engine(run)
 
 
-def _base_recorded(job: _Job, lean_path: bool) -> Iterator[Notice]:
+def _base_recorded(job: _Job, lean_path: bool) -> Generator[Notice, None, None]:
     """Complete the record when the base model is there, and say what is not as in the record that is repeated."""
-    hashes = job.base_hashes.result() or base_hashes(job.parts.plan.config.model)  # it was just fetched
+    hashes = yield from _awaited(job.base_hashes, ["hashing the files of the base model"], job.stop)
+    hashes = hashes or base_hashes(job.parts.plan.config.model)  # it was just fetched
     yield from (Notice("warning", text) for text in job.record.with_base(hashes, lean_path))
     job.record.write(job.output_dir)
-    if job.record.then and not job.record.remarks:
+    if job.record.then and not (job.record.differs or job.record.facts["resumed_with"]):
         yield Notice("info", f"nothing differs from {job.record.then.path}: the same numbers are to come, bit for bit")
 
 
 def _in_background(work: Callable[[Progress], _T], stop: Callable[[], bool]) -> Generator[Notice, None, _T]:
-    """Do something long in a thread; says every few seconds how far it is.
+    """Do something long in a thread; says every few seconds how far it is. Raises what `_awaited` raises."""
+    latest: list[str] = []
+    result = _started(lambda: work(lambda what, rows: latest.append(f"{what}: {rows:,} rows")))
+    return (yield from _awaited(result, latest, stop))
+
+
+def _awaited(result: Future[_T], latest: list[str], stop: Callable[[], bool]) -> Generator[Notice, None, _T]:
+    """Wait, and say the latest word every few seconds.
 
     Raises:
         KeyboardInterrupt: A stop was asked for; there is nothing to save yet.
     """
-    latest: list[str] = []
-    result = _started(lambda: work(lambda what, rows: latest.append(f"{what}: {rows:,} rows")))
     said_at = time.monotonic()
     while not wait([result], timeout=0.2).done:
         if stop():

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from luthier.config.record import load_record, seal
-from tests.cli.support import run_here, write_config
+from tests.cli.support import process, run_here, write_config
 from tests.tiny import build_model, write_rows
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -69,7 +69,7 @@ def test_the_same_run_again_bit_for_bit(capsys, run):
     assert logged(run / "out-again") == logged(run / "out") and len(logged(run / "out")) == 6
     assert (run / "out-again" / "logs").is_dir()
     again = yaml.safe_load((run / "out-again" / "plan.yaml").read_text())
-    assert again["record"]["repeats"] == "out/plan.yaml" and again["record"]["remarks"] == []
+    assert again["record"]["repeats"] == "out/plan.yaml" and again["record"]["differs"] == []
     before = yaml.safe_load((run / "out" / "plan.yaml").read_text())
     assert values(again["derived"]) == values(before["derived"])
     assert again["config"]["training"] == {**before["config"]["training"], "output_dir": "out-again"}
@@ -142,7 +142,7 @@ def test_e_run_020_other_inputs_are_refused_unless_allowed(capsys, run, change):
     allowed = run_here(capsys, "train", "--from", "out/plan.yaml", "--allow-changes")
     assert allowed.code == 0, allowed.err
     assert f"Repeated with a change that you allowed: {said}" in allowed.out
-    (remark,) = yaml.safe_load((run / "out-again" / "plan.yaml").read_text())["record"]["remarks"]
+    (remark,) = yaml.safe_load((run / "out-again" / "plan.yaml").read_text())["record"]["differs"]
     assert said in remark
 
 
@@ -176,7 +176,7 @@ def test_a_run_that_went_on_keeps_its_commands_and_says_that_it_is_not_of_one_pi
     assert went_on.code == 0, went_on.err
     record = yaml.safe_load((run / "parts" / "plan.yaml").read_text())["record"]
     assert len(record["commands"]) == 2
-    assert any("learning_rate: 0.002 then, 0.0001 now" in text for text in record["remarks"])
+    assert any("learning_rate: 0.002 then, 0.0001 now" in text for text in record["resumed_with"])
     again = run_here(capsys, "plan", "--from", "parts")
     assert "was not of one piece" in " ".join(again.out.split())
 
@@ -189,3 +189,14 @@ def test_e_cfg_040_something_else_is_one_clear_error(capsys, tmp_path, text):
             result = run_here(capsys, verb, "--from", tmp_path / "plan.yaml")
             assert result.code == 2 and result.err.count("  more  ") == 1, result.err
     assert run_here(capsys, "train", "--from", tmp_path / "nothing.yaml").code == 2
+
+
+@pytest.mark.slow
+def test_the_same_in_processes_of_their_own(tmp_path, run):
+    first = process("train", "--from", "out", "output_dir=one", "load_in_4bit=true", "lora.lora_dropout=0.2", cwd=run)
+    assert first.code == 0, first.err
+    again = process("train", "--from", "one/plan.yaml", cwd=run)
+    assert again.code == 0, again.err
+    assert "nothing differs from one/plan.yaml" in again.out
+    assert weights(run / "one-again") == weights(run / "one") != weights(run / "out")
+    assert logged(run / "one-again") == logged(run / "one")

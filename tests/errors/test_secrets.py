@@ -46,6 +46,8 @@ def test_a_longer_secret_goes_before_the_one_that_it_begins_with(monkeypatch):
     ("name", "value"),
     [
         ("MY_TOKEN", "false"), ("TOKENIZERS_PARALLELISM", "true"), ("AUTH_METHOD", "certificate"),
+        ("TOKENIZER_NAME", "meta-llama/Llama-3.2-1B"), ("GIT_AUTHOR_NAME", "jane doe 1"),
+        ("KEY_OF_TIER", "a1-b2-c3-d4"),
         ("SORT_KEY", "checkpoints"), ("KEY_FILE", "/"), ("GITHUB_TOKEN_PATH", "/dev/null"), ("KEY_COUNT", "1234567890"),
     ],
 )  # fmt: skip

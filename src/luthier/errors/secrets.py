@@ -24,7 +24,7 @@ from urllib.parse import quote
 
 SHORTEST = 8
 """Shorter values are words and switches; to blank them out would make any text unreadable."""
-_NAMED = re.compile(r"(?i)TOKEN|KEY|SECRET|PASSWORD|PASSWD|PASSPHRASE|CREDENTIAL|AUTH")
+_NAMED = re.compile(r"(?i)TOKEN(?!IZ)|SECRET|PASSWORD|PASSWD|PASSPHRASE|(?:KEY|AUTH|AUTHORIZATION|CREDENTIAL)S?$")
 _SURELY = re.compile(r"(?i)(TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE)$")
 _NETRC = re.compile(r"\b(?:password|account)\s+(\S+)")
 SHAPES = re.compile(

@@ -1,7 +1,7 @@
 """SHA-256 of a base model's files: what a run's record says of its weights.
 
 In the hub's cache a large file is stored under its SHA-256 already, so that nothing is read; files of a local folder
-are read, about a second for each GiB.
+are read, one core for a second or two each GiB.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,14 +48,14 @@ class RunRecord:
         facts: The part `record` of plan.yaml.
         then: The record that this run repeats, if it does.
         allow_changes: Whether inputs may differ from it.
-        remarks: What differed from the record or the checkpoint that the run began with, and was allowed.
+        differs: What is not as in the record that is repeated.
     """
 
     plan: Plan
     facts: dict[str, Any]
     then: Record | None = None
     allow_changes: bool = False
-    remarks: list[str] = field(default_factory=list)
+    differs: list[str] = field(default_factory=list)
 
     def compare(self) -> list[str]:
         """Sentences on what is known by now and differs from the record.
@@ -69,8 +69,8 @@ class RunRecord:
         if refused and not self.allow_changes:
             raise RefusedError(*refused)
         allowed = [f"Repeated with a change that you allowed: {problem.found}" for problem in refused]
-        new = [text for text in (*said, *allowed) if text not in self.remarks]
-        self.remarks += new
+        new = [text for text in (*said, *allowed) if text not in self.differs]
+        self.differs += new
         return new
 
     def with_base(self, hashes: dict[str, str], lean_path: bool) -> list[str]:
@@ -83,14 +83,20 @@ class RunRecord:
         """Write plan.yaml, whole or not at all."""
         if rank() != 0:
             return
-        text = seal(dump_plan_yaml(self.plan, {"record": {**self.facts, "remarks": self.remarks}}))
+        text = seal(dump_plan_yaml(self.plan, {"record": {**self.facts, "differs": self.differs}}))
         draft = output_dir / f".{FILE}.part"
         draft.write_text(text, encoding="utf-8")
         draft.replace(output_dir / FILE)
 
 
 def start_record(
-    plan: Plan, data: Prepared, loaded: Loaded, *, allow_changes: bool, earlier: Path | None = None
+    plan: Plan,
+    data: Prepared,
+    loaded: Loaded,
+    *,
+    allow_changes: bool,
+    earlier: Path | None = None,
+    resumed_with: Sequence[str] = (),
 ) -> RunRecord:
     """The record of a run whose rows are known.
 
@@ -99,7 +105,8 @@ def start_record(
         data: The rows.
         loaded: The config.
         allow_changes: See `RunRecord`.
-        earlier: Folder of the run, when this is an attempt to go on with it: its commands and remarks stay.
+        earlier: Folder of the run, when this is an attempt to go on with it: its commands and changes stay.
+        resumed_with: What is not as it was at the checkpoint.
     """
     before = _facts_in(earlier) if earlier else {}
     facts = {
@@ -107,6 +114,7 @@ def start_record(
         "commands": [*before.get("commands", []), command()],
         "folder": hide(str(Path.cwd())),
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "resumed_with": [*before.get("resumed_with", []), *resumed_with],
         "repeats": str(loaded.record.path) if loaded.record else None,
         "surroundings": surroundings() | {"cores": plan.machine.cpu_cores, "world_size": plan.machine.world_size},
         "inputs": inputs(data),
@@ -117,7 +125,7 @@ def start_record(
         },
         "lean_path": plan.config.training.lean_path,
     }
-    return RunRecord(plan, facts, loaded.record, allow_changes, list(before.get("remarks", [])))
+    return RunRecord(plan, facts, loaded.record, allow_changes)
 
 
 def command() -> str:
@@ -145,7 +153,7 @@ def differences(then: Record, now: Mapping[str, Any]) -> tuple[list[str], list[P
     said = [f"{name}: {a} in {then.path}, {b} now" for name, a, b in _other(then.facts, now, "surroundings")]
     if then.facts.get("folder") != now.get("folder"):
         said.append(f"the run was started in {then.facts.get('folder')}; relative paths count from here")
-    said += [f"the recorded run was not of one piece: {text}" for text in then.facts.get("remarks", [])]
+    said += [f"the recorded run was not of one piece: {text}" for text in then.facts.get("resumed_with", [])]
     refused = []
     asked = [key for key in then.changed if key != "training.output_dir"]
     said += [f"as the command line asks, another {', '.join(asked)}"] if asked else []

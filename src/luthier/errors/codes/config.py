@@ -79,7 +79,9 @@ CONFIG: dict[str, Explanation] = {
         "A secret stands in the config",
         "The config is copied into the run's folder and its checkpoints, which are shared.",
         "Tokens and keys are read from the environment only: HF_TOKEN for the hub, WANDB_API_KEY for Weights & Biases. "
-        "Remove the line, and revoke the token if the file has been shared already.",
+        "Refused are keys that are named like a secret, text of the shape of a token, a user or password in a URL, and "
+        "the value of any environment variable whose name says that it is one. Remove it, and revoke the token if the "
+        "file has been shared already.",
     ),
     "E-CFG-014": Explanation(
         "This is no override",
