@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,22 +25,23 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from luthier.config.load import Loaded, from_dict
 from luthier.config.load import load as load_config_file
 from luthier.config.plan import Plan
-from luthier.config.render import dump_plan_yaml, plan_as_dict
+from luthier.config.render import plan_as_dict
 from luthier.config.resolve import resolve
 from luthier.data.prepare import Prepared, Progress, prepare
-from luthier.errors import LuthierError, Problem
+from luthier.errors import LuthierError, Problem, RunError
+from luthier.errors.trace import keep_trace, summary
 from luthier.events.sinks import Sinks, open_sinks
 from luthier.events.types import Event, Notice, Resumed, RunFinished, RunStarted
 from luthier.generate.load import Tuned, load
 from luthier.machine.libraries import library_output_to
 from luthier.machine.probe import probe
-from luthier.machine.ranks import rank, require_one_process
-from luthier.machine.record import surroundings
+from luthier.machine.ranks import require_one_process
 from luthier.machine.seed import seed_everything
 from luthier.model.architecture import describe_modules
 from luthier.model.budget import plan_passes
 from luthier.model.describe import describe
 from luthier.model.forward import LEAN
+from luthier.model.hashes import base_hashes
 from luthier.model.hub import load_config, load_tokenizer
 from luthier.model.load import load_model
 from luthier.training.checkpoint import Checkpoint, find_checkpoint, restore
@@ -50,6 +51,7 @@ from luthier.training.folder import open_folder
 from luthier.training.identity import check_identity, identity, passes_of
 from luthier.training.job import Run
 from luthier.training.optimizer import build_optimizer
+from luthier.training.record import RunRecord, differences, start_record
 
 __all__ = ["Tuned", "load", "plan", "train"]
 
@@ -78,7 +80,8 @@ def plan(config: ConfigLike, overrides: Sequence[str] = ()) -> tuple[Plan, tuple
         overrides: `key=value` strings, dotted or bare where unique.
 
     Returns:
-        The plan, and what is missing on this machine to carry it out. Numbers that need the missing part are 0.
+        The plan, and what is missing on this machine to carry it out. Numbers that need the missing part are 0. For a
+        record, what differs from it: a warning, or where a run would be refused a problem (E-RUN-020).
 
     Raises:
         ConfigError: The request itself is wrong.
@@ -88,9 +91,19 @@ def plan(config: ConfigLike, overrides: Sequence[str] = ()) -> tuple[Plan, tuple
     first = resolve(loaded, machine, None, None)
     try:
         with library_output_to(Path(os.devnull)):
-            return ingredients(loaded, first, None).plan, ()
+            parts = ingredients(loaded, first, None)
+            return _compared(parts, loaded) if loaded.record else (parts.plan, ())
     except LuthierError as error:
         return first, error.problems
+
+
+def _compared(parts: Ingredients, loaded: Loaded) -> tuple[Plan, tuple[Problem, ...]]:
+    """A plan that repeats a run, with what is not as in its record."""
+    record = start_record(parts.plan, parts.data, loaded, allow_changes=True)
+    record.facts["inputs"]["base"] = base_hashes(parts.plan.config.model)
+    assert loaded.record is not None
+    said, refused = differences(loaded.record, record.facts)
+    return replace(parts.plan, warnings=(*parts.plan.warnings, *said)), tuple(refused)
 
 
 def train(
@@ -122,21 +135,50 @@ def train(
     wanted = resume or early.config.checkpointing.resume_from_checkpoint
     with ExitStack() as stack:
         moved = stack.enter_context(open_folder(output_dir, resume=wanted is not None, overwrite=overwrite))
+        stack.enter_context(_traced(output_dir))
         stack.enter_context(library_output_to(output_dir / "library.log"))
         checkpoint = find_checkpoint(output_dir, wanted) if wanted else None
+        if loaded.record:
+            yield Notice("info", f"the run that {loaded.record.path} records, once more, into {output_dir}")
         if moved:
             yield Notice("info", f"the earlier run was moved to {moved}")
         if wanted and not checkpoint:
             yield Notice("info", f"no checkpoint in {output_dir} yet: starting at step 0")
         yield Notice("info", "reading the model's configuration and the rows")
+        hashes = _started(lambda: base_hashes(early.config.model))
         parts = yield from _in_background(lambda say: ingredients(loaded, early, checkpoint, say), stop)
         now = identity(parts.plan)
         notices = check_identity(checkpoint.identity, now, str(checkpoint.path), allow_changes) if checkpoint else []
+        earlier = output_dir if checkpoint else None
+        record = start_record(
+            parts.plan, parts.data, loaded, allow_changes=allow_changes, earlier=earlier, resumed_with=notices
+        )
+        notices += record.compare()
         settings = parts.plan.config.logging
         logging_dir = Path(settings.logging_dir or output_dir / "logs")
         sinks = stack.enter_context(open_sinks(settings.report_to, output_dir, logging_dir, output_dir.name))
-        job = _Job(parts, output_dir, checkpoint, now, stop)
+        job = _Job(parts, output_dir, checkpoint, now, stop, record, hashes)
         yield from _recorded(_events(job, notices), sinks)
+
+
+@contextmanager
+def _traced(output_dir: Path) -> Iterator[None]:
+    """Keep the traceback of a failed run in its folder; the error names the file.
+
+    Raises:
+        RunError: E-RUN-004 in place of an exception that nobody foresaw, which is its cause.
+    """
+    try:
+        yield
+    except RunError as error:
+        if error.__cause__:
+            error.add_note(f"  trace {keep_trace(error, output_dir)}")
+        raise
+    except LuthierError:
+        raise
+    except Exception as error:
+        fix = f"the traceback is in {keep_trace(error, output_dir)}"
+        raise RunError(Problem("E-RUN-004", summary(error), fix)) from error
 
 
 def _recorded(events: Iterator[Event], sinks: Sinks) -> Iterator[Event]:
@@ -147,8 +189,9 @@ def _recorded(events: Iterator[Event], sinks: Sinks) -> Iterator[Event]:
             last = event
             sinks.write(event)
             yield event
-    except LuthierError as error:
-        reason = "; ".join(problem.found for problem in error.problems)
+    except Exception as error:
+        problems = error.problems if isinstance(error, LuthierError) else ()
+        reason = "; ".join(problem.found for problem in problems) or summary(error)
         if not isinstance(last, RunFinished):
             step = getattr(last, "step", 0) or 0
             sinks.write(RunFinished("failed", step, 0.0, float("nan"), 0.0, 0, 0.0, "", reason))
@@ -164,16 +207,16 @@ class _Job:
     checkpoint: Checkpoint | None
     identity: dict[str, Any]
     stop: Callable[[], bool]
+    record: RunRecord
+    base_hashes: Future[dict[str, str]]
 
 
 def _events(job: _Job, notices: Sequence[str]) -> Iterator[Event]:
     """Everything that a run says, from the plan to the last line."""
     parts, output_dir, checkpoint = job.parts, job.output_dir, job.checkpoint
     resolved = parts.plan
-    if rank() == 0:
-        text = dump_plan_yaml(resolved, {"surroundings": surroundings(), "data": parts.data.fingerprint})
-        with named_failures(resolved):
-            (output_dir / "plan.yaml").write_text(text, encoding="utf-8")
+    with named_failures(resolved):
+        job.record.write(output_dir)
     first_step = checkpoint.step if checkpoint else 0
     epochs = resolved.total_steps / resolved.steps_per_epoch
     yield RunStarted(output_dir.name, resolved.total_steps, first_step, epochs, plan_as_dict(resolved))
@@ -195,6 +238,7 @@ def _events(job: _Job, notices: Sequence[str]) -> Iterator[Event]:
             stop=job.stop,
         )
         yield describe_modules(model)
+        yield from _base_recorded(job, hasattr(model, LEAN))
         if resolved.config.training.lean_path and not hasattr(model, LEAN):
             text = "the lean path does not give this model's numbers up to rounding; its own layers train (E-MODEL-014)"
             yield Notice("warning", text, "training.lean_path: false")
@@ -204,22 +248,29 @@ def _events(job: _Job, notices: Sequence[str]) -> Iterator[Event]:
         yield from run_engine(run)
 
 
+def _base_recorded(job: _Job, lean_path: bool) -> Generator[Notice, None, None]:
+    """Complete the record when the base model is there, and say what is not as in the record that is repeated."""
+    hashes = yield from _awaited(job.base_hashes, ["hashing the files of the base model"], job.stop)
+    hashes = hashes or base_hashes(job.parts.plan.config.model)  # it was just fetched
+    yield from (Notice("warning", text) for text in job.record.with_base(hashes, lean_path))
+    job.record.write(job.output_dir)
+    if job.record.then and not (job.record.differs or job.record.facts["resumed_with"]):
+        yield Notice("info", f"nothing differs from {job.record.then.path}: the same numbers are to come, bit for bit")
+
+
 def _in_background(work: Callable[[Progress], _T], stop: Callable[[], bool]) -> Generator[Notice, None, _T]:
-    """Do something long in a thread; says every few seconds how far it is.
+    """Do something long in a thread; says every few seconds how far it is. Raises what `_awaited` raises."""
+    latest: list[str] = []
+    result = _started(lambda: work(lambda what, rows: latest.append(f"{what}: {rows:,} rows")))
+    return (yield from _awaited(result, latest, stop))
+
+
+def _awaited(result: Future[_T], latest: list[str], stop: Callable[[], bool]) -> Generator[Notice, None, _T]:
+    """Wait, and say the latest word every few seconds.
 
     Raises:
         KeyboardInterrupt: A stop was asked for; there is nothing to save yet.
     """
-    latest: list[str] = []
-    result: Future[_T] = Future()
-
-    def run() -> None:
-        try:
-            result.set_result(work(lambda what, rows: latest.append(f"{what}: {rows:,} rows")))
-        except BaseException as error:
-            result.set_exception(error)
-
-    threading.Thread(target=run, name=BACKGROUND, daemon=True).start()
     said_at = time.monotonic()
     while not wait([result], timeout=0.2).done:
         if stop():
@@ -229,6 +280,20 @@ def _in_background(work: Callable[[Progress], _T], stop: Callable[[], bool]) -> 
             latest.clear()
             said_at = time.monotonic()
     return result.result()
+
+
+def _started(work: Callable[[], _T]) -> Future[_T]:
+    """Do something in a thread that no exit waits for."""
+    result: Future[_T] = Future()
+
+    def run() -> None:
+        try:
+            result.set_result(work())
+        except BaseException as error:
+            result.set_exception(error)
+
+    threading.Thread(target=run, name=BACKGROUND, daemon=True).start()
+    return result
 
 
 def ingredients(
@@ -242,7 +307,9 @@ def ingredients(
     data = prepare(config, tokenizer, progress=progress)
     facts = data.facts
     before = passes_of(checkpoint.identity, checkpoint.path.name) if checkpoint else None
-    if before and before.lowered:
+    if loaded.record:
+        passes = loaded.record.passes
+    elif before and before.lowered:
         passes = before
     else:  # the same micro-batches as before add up in the same order, bit for bit
         tokens = before.micro_batch_tokens if before else None

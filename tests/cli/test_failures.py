@@ -10,7 +10,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from luthier import api
 from luthier.errors import RunError
+from luthier.events.read import read
 from luthier.training.failures import named_failures
 from tests.cli.support import run_here, write_config
 from tests.rows import MemoryRows, plan_for
@@ -94,3 +96,63 @@ def test_a_full_disk_is_named(plan, tmp_path, writer):
     (problem,) = caught.value.problems
     assert problem.code == "E-RUN-003"
     assert problem.fix == "make room, then --resume auto"
+
+
+@pytest.fixture
+def failing(monkeypatch):
+    """Makes the engine raise something after its first events."""
+
+    def fail(error):
+        run_engine = api.run_engine
+
+        def run(job):
+            for event in run_engine(job):
+                yield event
+                if event.kind == "log":
+                    raise error from KeyError("the reason")
+
+        monkeypatch.setattr(api, "run_engine", run)
+
+    return fail
+
+
+def test_what_nobody_foresaw_is_an_event_a_file_in_the_runs_folder_and_one_screen(
+    capsys, failing, tiny_model_dir, alpaca_file, tmp_path
+):
+    config = write_config(tmp_path / "c.yaml", tiny_model_dir, alpaca_file, tmp_path / "out")
+    failing(ZeroDivisionError("a library stumbled\nand fell"))
+    result = run_here(capsys, "train", config)
+    kept = tmp_path / "out" / "error.log"
+    assert result.code == 1 and result.err.count("\n") < 8 and "Traceback" not in result.err
+    assert "E-RUN-004  ZeroDivisionError: a library stumbled\n" in result.err and str(kept) in result.err
+    assert "the reason" in kept.read_text() and kept.read_text().count("Traceback") == 1
+    last = [event for event, _ in read(tmp_path / "out" / "events.jsonl")][-1]
+    assert (last.kind, last.status, last.step) == ("run_finished", "failed", 1)
+    assert last.reason == "ZeroDivisionError: a library stumbled"
+    run_here(capsys, "train", config)
+    assert kept.read_text().count("ZeroDivisionError: a library stumbled") == 2, "the file of a run is gone on with"
+
+
+def test_callers_in_python_get_one_kind_of_error_with_the_cause(failing, tiny_model_dir, alpaca_file, tmp_path):
+    config = write_config(tmp_path / "c.yaml", tiny_model_dir, alpaca_file, tmp_path / "out")
+    failing(original := ZeroDivisionError("a library stumbled"))
+    with pytest.raises(RunError, match="E-RUN-004") as caught:
+        list(api.train(config))
+    assert caught.value.__cause__ is original
+
+
+def test_a_failure_with_a_name_and_a_cause_names_its_trace(capsys, failing, tiny_model_dir, alpaca_file, tmp_path):
+    config = write_config(tmp_path / "c.yaml", tiny_model_dir, alpaca_file, tmp_path / "out")
+    failing(torch.OutOfMemoryError("CUDA out of memory"))
+    result = run_here(capsys, "train", config)
+    assert result.code == 1 and "E-RUN-002" in result.err
+    assert f"  trace {tmp_path / 'out' / 'error.log'}" in result.err
+    assert "OutOfMemoryError" in (tmp_path / "out" / "error.log").read_text()
+
+
+def test_an_interrupt_stays_one(failing, tiny_model_dir, alpaca_file, tmp_path):
+    config = write_config(tmp_path / "c.yaml", tiny_model_dir, alpaca_file, tmp_path / "out")
+    failing(KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        list(api.train(config))
+    assert not (tmp_path / "out" / "error.log").exists()

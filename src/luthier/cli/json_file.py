@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from luthier.errors import MissingError, Problem
+from luthier.errors.secrets import hide_in
 
 
 def check_writable(path: Path) -> None:
@@ -41,7 +42,7 @@ def write_json(path: Path, content: Any) -> None:
     place = path.resolve()  # a link stays a link
     draft = place.with_name(f".luthier-{os.getpid()}.part")
     try:
-        draft.write_text(json.dumps(_finite(content), indent=2, allow_nan=False, default=str) + "\n", "utf-8")
+        draft.write_text(json.dumps(_finite(hide_in(content)), indent=2, allow_nan=False, default=str) + "\n", "utf-8")
         draft.replace(place)
     except OSError as error:
         draft.unlink(missing_ok=True)

@@ -5,19 +5,15 @@ from __future__ import annotations
 import io
 import os
 import sys
-import tempfile
 import threading
-import traceback
 from collections.abc import Sequence
-from pathlib import Path
 
 import typer
 
-from luthier.cli import bench, chat, compare, doctor, explain, gpu, plan, quickstart, schema, train, watch
+from luthier.cli import bench, chat, compare, doctor, explain, gpu, plan, quickstart, schema, train, verify, watch
 from luthier.errors import EXIT_FAILED, EXIT_RESUMABLE, LuthierError, Problem
+from luthier.errors.trace import keep_trace, summary
 from luthier.version import __version__
-
-ERROR_FILE = "luthier-error.log"
 
 app = typer.Typer(
     help="Fine-tunes language models and shows why each step does what it does.",
@@ -26,7 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (quickstart, train, chat, compare, plan, schema, explain, gpu, watch, doctor, bench):
+for command in (quickstart, train, chat, compare, plan, schema, explain, gpu, watch, doctor, bench, verify):
     command.register(app)
 
 
@@ -49,13 +45,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _leave_threads_behind(ending.code)
         raise
     except LuthierError as error:
-        typer.echo(f"\n{error}\n", err=True)
+        said = "\n".join((str(error), *getattr(error, "__notes__", ())))
+        typer.echo(f"\n{said}\n", err=True)
         sys.exit(error.exit_code)
     except Exception as error:
-        lines = str(error).splitlines() or [""]
-        found = f"{type(error).__name__}: {lines[0][:200]}"
-        fix = f"the traceback is in {_keep(traceback.format_exc())}"
-        typer.echo(f"\n{Problem('E-RUN-004', found, fix).render()}\n", err=True)
+        problem = Problem("E-RUN-004", summary(error), f"the traceback is in {keep_trace(error)}")
+        typer.echo(f"\n{problem.render()}\n", err=True)
         sys.exit(EXIT_FAILED)
     finally:
         _flush()
@@ -67,18 +62,6 @@ def _leave_threads_behind(code: object) -> None:
         _flush()
         sys.stderr.flush()
         os._exit(EXIT_RESUMABLE)
-
-
-def _keep(text: str) -> Path:
-    """Write the traceback to a file here, or where temporary files go."""
-    for folder in (Path.cwd(), Path(tempfile.gettempdir())):
-        path = folder / ERROR_FILE
-        try:
-            path.write_text(text, encoding="utf-8")
-        except OSError:
-            continue
-        return path
-    return Path(os.devnull)
 
 
 def _flush() -> None:

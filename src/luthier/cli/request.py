@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from luthier.config.load import Loaded
 
 DEFAULT_CONFIG = Path("configs/training_config.yaml")
 
@@ -25,6 +28,25 @@ def parse(request: list[str] | None) -> tuple[Path, list[str]]:
     if words and ("=" not in words[0] or os.path.isfile(words[0])):  # noqa: PTH113
         return Path(words[0]), words[1:]
     return shipped(DEFAULT_CONFIG), words
+
+
+Again: Any = typer.Option(
+    None, "--from", metavar="RUN/plan.yaml", help="Do a recorded run again, in place of CONFIG; into NAME-again."
+)
+
+
+def loaded(request: list[str] | None, again: Path | None) -> Loaded:
+    """The config of a request: a file with overrides, or the record of a run with overrides.
+
+    Raises:
+        ConfigError: What is wrong with it.
+    """
+    from luthier.config.load import load
+    from luthier.config.record import load_record
+
+    if again is not None:
+        return load_record(again, request or [])
+    return load(*parse(request))
 
 
 def shipped(config: Path) -> Path:

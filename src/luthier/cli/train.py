@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import typer
 
-from luthier.cli.request import Request, parse
+from luthier.cli.request import Again, Request, loaded
 from luthier.errors import EXIT_RESUMABLE
 
 
@@ -15,11 +17,12 @@ def register(app: typer.Typer) -> None:
 
 def train(
     request: list[str] = Request,
+    again: Path = Again,
     resume: str = typer.Option(None, "--resume", help="`auto`: go on from the newest whole checkpoint. Or its folder."),
     overwrite: bool = typer.Option(
         False, "--overwrite", help="Move an earlier run in output_dir aside and start over."
     ),
-    allow_changes: bool = typer.Option(False, "--allow-changes", help="Resume although data or settings changed."),
+    allow_changes: bool = typer.Option(False, "--allow-changes", help="Go on although data or settings changed."),
     plain: bool = typer.Option(False, "--plain", help="One log line a step, also on a terminal."),
 ) -> None:
     """Train as CONFIG says; KEY=VALUE changes single keys.
@@ -28,10 +31,7 @@ def train(
 
     All keys: luthier explain
     """
-    from luthier.config.load import load
-
-    path, overrides = parse(request)
-    loaded = load(path, overrides)  # a wrong config fails before torch is even imported
+    config = loaded(request, again)  # a wrong config fails before torch is even imported
     from rich.console import Console
 
     from luthier import api
@@ -45,7 +45,7 @@ def train(
     try:
         with Sinks() as screen, stop_on_signals() as stop:
             screen.add("the terminal", training_screen(console, plain))
-            events = api.train(loaded, resume=resume, overwrite=overwrite, allow_changes=allow_changes, stop=stop)
+            events = api.train(config, resume=resume, overwrite=overwrite, allow_changes=allow_changes, stop=stop)
             for event in events:
                 screen.write(event)
                 stopped = isinstance(event, RunFinished) and event.status == "stopped"

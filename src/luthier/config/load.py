@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from luthier.config.keys import keys
 from luthier.config.placing import Placed, Setting, place_settings, plain_tree
+from luthier.config.plan import Passes
 from luthier.config.problems import translate
 from luthier.config.schema import Config
 from luthier.config.tree import Node, from_python, printable, read_yaml
@@ -23,6 +24,23 @@ from luthier.config.values import clean
 from luthier.errors import ConfigError, Problem
 
 MAX_BYTES = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Record:
+    """What the plan.yaml of an earlier run says; see `luthier.config.record`.
+
+    Attributes:
+        path: The file.
+        facts: Its part `record`.
+        passes: How a step went through the model.
+        changed: Dotted keys that overrides change.
+    """
+
+    path: Path
+    facts: dict[str, Any]
+    passes: Passes
+    changed: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -34,12 +52,14 @@ class Loaded:
         sources: Dotted key -> ``configs/x.yaml:14``, ``override``, ``dict`` or ``default``. Holds every key.
         notes: Foreign keys and keys in another section, one sentence each.
         path: The file; ``dict`` for a mapping.
+        record: The run that this one does again; None for any other.
     """
 
     config: Config
     sources: dict[str, str]
     notes: tuple[str, ...]
     path: Path
+    record: Record | None = None
 
 
 def load(path: Path | str, overrides: Sequence[str] = ()) -> Loaded:
@@ -52,8 +72,8 @@ def load(path: Path | str, overrides: Sequence[str] = ()) -> Loaded:
     Raises:
         ConfigError: With all problems that were found.
     """
-    root = read_yaml(_read(path), lambda number: f"{path}:{number}")
-    return _build(place_settings(root), overrides, Path(path))
+    root = read_yaml(read_text(path), lambda number: f"{path}:{number}")
+    return build(place_settings(root), overrides, Path(path))
 
 
 def from_dict(mapping: Mapping[str, Any], overrides: Sequence[str] = ()) -> Loaded:
@@ -62,10 +82,15 @@ def from_dict(mapping: Mapping[str, Any], overrides: Sequence[str] = ()) -> Load
     Raises:
         ConfigError: With all problems that were found.
     """
-    return _build(place_settings(from_python(mapping)), overrides, Path("dict"))
+    return build(place_settings(from_python(mapping)), overrides, Path("dict"))
 
 
-def _read(path: Path | str) -> str:
+def read_text(path: Path | str) -> str:
+    """The text of a config.
+
+    Raises:
+        ConfigError: E-CFG-001 to E-CFG-003: not there, not UTF-8, too large.
+    """
     shown = printable(str(path))
     try:
         with Path(path).open("rb") as file:
@@ -105,7 +130,12 @@ def _nearby(path: Path) -> str:
     return "check the path; the shipped configs are in configs/"
 
 
-def _build(placed: Placed, overrides: Sequence[str], path: Path) -> Loaded:
+def build(placed: Placed, overrides: Sequence[str], path: Path) -> Loaded:
+    """Check settings that are at their places, with overrides on top.
+
+    Raises:
+        ConfigError: With all problems that were found.
+    """
     problems = list(placed.problems)
     notes = list(placed.notes)
     settings = dict(placed.settings)

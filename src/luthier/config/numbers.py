@@ -18,6 +18,7 @@ from luthier.config.plan import DataFacts
 from luthier.config.schema import Config
 from luthier.config.tree import number
 
+UNKNOWN = "unknown yet"
 UNKNOWN_DATA = "unknown until the dataset is there"
 UNKNOWN_MEMORY = "unknown until the model is measured"
 _EPS = 1e-9

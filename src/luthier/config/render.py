@@ -13,8 +13,10 @@ from typing import Any
 import yaml
 
 from luthier.config.keys import SECTIONS
+from luthier.config.numbers import UNKNOWN
 from luthier.config.plan import Plan, Value
-from luthier.config.tree import number, shown
+from luthier.config.tree import number, scalar, shown
+from luthier.errors.secrets import hide, hide_in
 
 WIDTH = 100
 DERIVED = (
@@ -34,7 +36,7 @@ def render_plan(plan: Plan) -> str:
     if plan.warnings:
         blocks += ["", "Worth a look"]
         blocks += [_wrapped(warning, "  - ", "    ") for warning in plan.warnings]
-    return "\n".join(blocks)
+    return hide("\n".join(blocks))
 
 
 def plan_as_dict(plan: Plan) -> dict[str, Any]:
@@ -59,6 +61,7 @@ def dump_plan_yaml(plan: Plan, extra: Mapping[str, Any] | None = None) -> str:
     content = {
         "config": config,
         "derived": {name: {"value": _plain(getattr(plan, name)), "how": plan.value(name).how} for name in DERIVED},
+        "decided": [value.key for value in plan.values if "." in value.key and value.how not in ("", UNKNOWN)],
         "sources": {value.key: value.source for value in plan.values if "." in value.key},
         "machine": asdict(plan.machine),
         "model": asdict(plan.model) if plan.model else None,
@@ -66,7 +69,18 @@ def dump_plan_yaml(plan: Plan, extra: Mapping[str, Any] | None = None) -> str:
         "warnings": list(plan.warnings),
         **_plain(dict(extra or {})),
     }
-    return str(yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120))
+    return yaml.dump(hide_in(content), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes text that the reader of configs would take for a number, such as 1e5."""
+
+
+def _text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=None if scalar(text) == text else "'")
+
+
+_Dumper.add_representer(str, _text)
 
 
 def _plain(value: Any) -> Any:

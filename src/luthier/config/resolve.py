@@ -12,7 +12,7 @@ from luthier.config.advice import ADVICE
 from luthier.config.keys import keys
 from luthier.config.lean import computes_in, decide_passes
 from luthier.config.load import Loaded
-from luthier.config.numbers import UNKNOWN_DATA, UNKNOWN_MEMORY, Number, Numbers, derive
+from luthier.config.numbers import UNKNOWN, UNKNOWN_DATA, UNKNOWN_MEMORY, Number, Numbers, derive
 from luthier.config.plan import DataFacts, MachineFacts, ModelFacts, Passes, Plan, Value
 from luthier.config.rules import RULES, Case, check
 from luthier.config.schema import Config
@@ -176,7 +176,7 @@ def _values(
         section, _, name = key.partition(".")
         value = getattr(getattr(config, section), name)
         value = [item.model_dump() for item in value] if key == "data.datasets" else value
-        how = decisions[key][1] if key in decisions else "unknown yet" if value == "auto" and _waits(key) else ""
+        how = decisions[key][1] if key in decisions else UNKNOWN if value == "auto" and _waits(key) else ""
         values.append(Value(key, value, loaded.sources[key], how))
     derived = {**vars(numbers), "max_tokens_per_micro_batch": tokens, "checkpointed_layers": layers}
     for name, number in derived.items():

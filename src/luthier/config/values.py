@@ -14,14 +14,11 @@ from luthier.config.keys import PATH_KEYS
 from luthier.config.placing import Setting
 from luthier.config.tree import Node, shown
 from luthier.errors import Problem
+from luthier.errors.secrets import holds_secret
 
 PACKAGED = "luthier:"
 _PACKAGE = Path(__file__).parents[1]
 _VARIABLE = re.compile(r"\$\{([^}]*)\}")
-_SECRET = re.compile(
-    r"\b(hf_[A-Za-z0-9]{16,}|sk-[A-Za-z0-9_-]{16,}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}"
-    r"|xox[abpr]-[A-Za-z0-9-]{10,}|AKIA[A-Z0-9]{16}|wandb_v1_\w{16,})"
-)
 
 
 def clean(setting: Setting) -> tuple[Setting, list[Problem]]:
@@ -48,9 +45,7 @@ def _clean(node: Node, key: str, is_path: bool, problems: list[Problem]) -> Node
 
 
 def _check_text(text: str, key: str, place: str, problems: list[Problem]) -> bool:
-    if _SECRET.search(text):
-        fix = "remove it and set the environment variable instead (HF_TOKEN, WANDB_API_KEY, ...)"
-        problems.append(Problem("E-CFG-013", f"the value of {key} looks like a secret", fix, place))
+    if _refuse_secret(text, key, place, problems):
         return False
     try:
         text.encode()
@@ -61,6 +56,14 @@ def _check_text(text: str, key: str, place: str, problems: list[Problem]) -> boo
     return True
 
 
+def _refuse_secret(text: str, key: str, place: str, problems: list[Problem]) -> bool:
+    if not holds_secret(text):
+        return False
+    fix = "remove it and set the environment variable instead (HF_TOKEN, WANDB_API_KEY, ...)"
+    problems.append(Problem("E-CFG-013", f"the value of {key} holds a secret", fix, place))
+    return True
+
+
 def _path(text: str, key: str, place: str, problems: list[Problem]) -> str:
     unset = sorted({name for name in _VARIABLE.findall(text) if name not in os.environ})
     if unset:
@@ -68,6 +71,8 @@ def _path(text: str, key: str, place: str, problems: list[Problem]) -> str:
         problems.append(Problem("E-CFG-012", found, f"export {unset[0] or 'NAME'}=..., or write the path out", place))
         return text
     expanded = _VARIABLE.sub(lambda match: os.environ[match[1]], text)
+    if expanded != text and _refuse_secret(expanded, key, place, problems):
+        return text
     if expanded.startswith("~"):
         expanded = os.path.expanduser(expanded)  # noqa: PTH111 (pathlib would also normalise hub ids)
     if expanded.startswith(PACKAGED):

@@ -44,6 +44,8 @@ class Prepared:
         template: The prompt template, to be saved with the adapter.
         report: What was found.
         fingerprint: SHA-256 over content, template, tokenizer, the settings that choose rows, and this code's version.
+        contents: What was read: file -> SHA-256 of its bytes, or hub dataset -> its fingerprint.
+        tokenizer_hash: SHA-256 over all of the tokenizer that decides ids.
     """
 
     train: TokenRows
@@ -51,6 +53,8 @@ class Prepared:
     template: Template
     report: DataReport
     fingerprint: str
+    contents: dict[str, str]
+    tokenizer_hash: str
 
     @property
     def facts(self) -> DataFacts:
@@ -125,6 +129,8 @@ def prepare(
         template=template,
         report=_report(store, train, trained | held, held, dropped, data, template, tokenizer, read),
         fingerprint=_fingerprint([key for _, key in read], data, seed),
+        contents=tokenized.contents,
+        tokenizer_hash=tokenized.tokenizer_hash,
     )
 
 
@@ -142,7 +148,9 @@ class _Tokenized:
         self._rows = RowTokenizer(
             tokenizer, template, completion_only=data.completion_only_loss, drop_bad=data.bad_rows == "drop"
         )
-        self._decided_by = [ROWS_VERSION, template.hash, tokenizer_hash(tokenizer), data.completion_only_loss]
+        self.contents: dict[str, str] = {}
+        self.tokenizer_hash = tokenizer_hash(tokenizer)
+        self._decided_by = [ROWS_VERSION, template.hash, self.tokenizer_hash, data.completion_only_loss]
         self._decided_by.append(data.bad_rows)
         self._folder = cache_folder(data.cache_dir, base_dir)
         self._base_dir = base_dir
@@ -163,6 +171,7 @@ class _Tokenized:
 
     def _one(self, config: DatasetSource, split: str) -> tuple[Shard, str]:
         source = open_source(config, split, self._base_dir)
+        self.contents |= source.contents
         decided_by = [*self._decided_by, source.fingerprint, config.format, config.columns]
         key = hashlib.sha256(json.dumps(decided_by, sort_keys=True).encode()).hexdigest()
         shard = load_shard(self._folder, key)

@@ -9,7 +9,8 @@
     |-- RefusedError    (3)    any          a gate or a comparison said no
     `-- RunError       (1)    E-RUN-...    the run itself failed
 
-A `Problem` is what the screen shows: a stable code, the place, what was found, why it matters and one fix.
+A `Problem` is what the screen shows: a stable code, the place, what was found, why it matters and one fix; it never
+holds a secret (`luthier.errors.secrets`).
 The long text behind a code lives in `luthier.errors.codes` and is printed by `luthier explain CODE`.
 """
 
@@ -18,6 +19,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from luthier.errors.codes import CODES, Explanation
+from luthier.errors.secrets import hider
 
 EXIT_DONE = 0
 EXIT_FAILED = 1
@@ -65,6 +67,9 @@ class Problem:
 
     def __post_init__(self) -> None:
         assert self.code in CODES, f"undeclared error code {self.code}"
+        hidden = hider()
+        for name in ("found", "fix", "where", "why"):
+            object.__setattr__(self, name, hidden(getattr(self, name)))
 
     def render(self) -> str:
         """The block that goes to the screen, without a trailing newline."""

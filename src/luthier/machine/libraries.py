@@ -12,6 +12,8 @@ from pathlib import Path
 import datasets
 import transformers
 
+from luthier.errors.secrets import hide
+
 LIBRARIES = (
     "transformers",
     "datasets",
@@ -24,6 +26,11 @@ LIBRARIES = (
 )
 
 
+class _WithoutSecrets(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return hide(super().format(record))
+
+
 @contextmanager
 def library_output_to(path: Path) -> Iterator[None]:
     """Send log lines, warnings and progress bars of the libraries to `path` while the block runs.
@@ -32,7 +39,7 @@ def library_output_to(path: Path) -> Iterator[None]:
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     handler = logging.FileHandler(path, encoding="utf-8", delay=True)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(_WithoutSecrets("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     loggers = [logging.getLogger(name) for name in LIBRARIES]
     before = [(logger, list(logger.handlers), logger.propagate) for logger in loggers]
     bars = (transformers.utils.logging.is_progress_bar_enabled(), datasets.is_progress_bar_enabled())

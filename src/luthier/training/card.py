@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from luthier.config.plan import Plan
 from luthier.config.render import dump_plan_yaml
+from luthier.errors.secrets import hide
 from luthier.training.state import TrainState
 from luthier.version import __version__
 
@@ -51,7 +52,7 @@ def card(plan: Plan, state: TrainState) -> str:
     load_adapter += 'model = PeftModel.from_pretrained(model, "final_model")'
     best = f"; best eval_loss {state.best_loss:.4f} at step {state.best_step}" if state.best_loss is not None else ""
     quantization = config.quantization
-    return _CARD.format(
+    text = _CARD.format(
         library="peft" if adapter else "transformers",
         base_model=f"base_model: {base}\n" if hub_id else "",
         tag=", lora" if adapter else "",
@@ -69,3 +70,4 @@ def card(plan: Plan, state: TrainState) -> str:
         load=load_adapter if adapter else 'model = AutoModelForCausalLM.from_pretrained("final_model")',
         plan=dump_plan_yaml(plan, {}).strip(),
     )
+    return hide(text)

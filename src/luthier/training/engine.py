@@ -85,6 +85,7 @@ def optimizer_step(job: Run, batches: list[MicroBatch]) -> Iterator[Event]:
     state.grad_norm = norm.item()  # the device is done here
     seconds = job.watch.stop()
     state.count(loss_sum, trained_tokens, num_tokens, seconds)
+    state.add_data(batches)
     remember(state, loss, length)
     yield from said_of(job, judgement, flow)
     computed = sum(batch.input_ids_BT.numel() for batch in batches)

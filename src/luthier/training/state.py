@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
+
+from luthier.data.collate import MicroBatch
 
 
 @dataclass
@@ -58,6 +62,8 @@ class TrainState:
     """Mean losses of the last applied steps, ..."""
     recent_norms: list[float] = field(default_factory=list)
     """... and the lengths of their gradients: what a spike is told by."""
+    data_hash: str = ""
+    """Chained from step to step over the tokens that went through the model and which of them were trained."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for trainer_state.json."""
@@ -87,6 +93,14 @@ class TrainState:
         self.step += 1
         self.skipped_steps += 1
         self.bad_in_a_row += 1
+
+    def add_data(self, batches: Iterable[MicroBatch]) -> None:
+        """Go on with the chain: where two runs have the same `data_hash`, each of their steps had the same rows."""
+        digest = hashlib.sha256(self.data_hash.encode())
+        for batch in batches:
+            for tensor in (batch.input_ids_BT, batch.positions_N):
+                digest.update(f"{tuple(tensor.shape)}".encode() + tensor.numpy().tobytes())
+        self.data_hash = digest.hexdigest()
 
     def start_log_interval(self) -> None:
         """Forget the sums of the interval that was just logged."""

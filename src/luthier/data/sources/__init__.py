@@ -31,6 +31,7 @@ class RowSource(Protocol):
         name: As the user wrote it.
         split: The split or slice that is read.
         fingerprint: Changes when any byte of the rows, their places or the slice changes.
+        contents: File -> SHA-256 of its bytes; for a hub dataset, the fingerprint that `datasets` gives it.
     """
 
     @property
@@ -41,6 +42,9 @@ class RowSource(Protocol):
 
     @property
     def fingerprint(self) -> str: ...  # noqa: D102
+
+    @property
+    def contents(self) -> dict[str, str]: ...  # noqa: D102
 
     def rows(self, problems: Problems) -> Iterator[tuple[str, Row]]:
         """Stream (place, row); rows that cannot be parsed go to `problems` and are not yielded."""

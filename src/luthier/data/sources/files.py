@@ -48,13 +48,21 @@ class LocalSource:
     def fingerprint(self) -> str:
         """Hash of names, bytes and slice (the names, because rows carry them as their places)."""
         digest = hashlib.sha256(self.split.encode())
+        for shown, content in self.contents.items():
+            digest.update(f"\0{shown}\0".encode() + bytes.fromhex(content))
+        return digest.hexdigest()
+
+    @cached_property
+    def contents(self) -> dict[str, str]:
+        """SHA-256 of each file's bytes."""
+        found = {}
         for file, shown in self._files:
             try:
                 with file.open("rb") as stream:
-                    digest.update(f"\0{shown}\0".encode() + hashlib.file_digest(stream, "sha256").digest())
+                    found[shown] = hashlib.file_digest(stream, "sha256").hexdigest()
             except OSError as error:
                 raise _unreadable(error, shown) from error
-        return digest.hexdigest()
+        return found
 
     def rows(self, problems: Problems) -> Iterator[tuple[str, dict[str, Any]]]:
         """Stream the rows of the slice.

@@ -25,6 +25,7 @@ class HubSource:
         self.name = name
         self.split = split
         self.fingerprint = f"{name}@{split}#{dataset._fingerprint}"
+        self.contents = {f"{name}@{split}": str(dataset._fingerprint)}
 
     def rows(self, problems: Problems) -> Iterator[tuple[str, dict[str, Any]]]:
         """Stream the rows; a place is `owner/name:split:row`, rows numbered from 0 as `datasets` does."""

@@ -79,7 +79,9 @@ CONFIG: dict[str, Explanation] = {
         "A secret stands in the config",
         "The config is copied into the run's folder and its checkpoints, which are shared.",
         "Tokens and keys are read from the environment only: HF_TOKEN for the hub, WANDB_API_KEY for Weights & Biases. "
-        "Remove the line, and revoke the token if the file has been shared already.",
+        "Refused are keys that are named like a secret, text of the shape of a token, a user or password in a URL, and "
+        "the value of any environment variable whose name says that it is one. Remove it, and revoke the token if the "
+        "file has been shared already.",
     ),
     "E-CFG-014": Explanation(
         "This is no override",
@@ -180,5 +182,13 @@ CONFIG: dict[str, Explanation] = {
         "It is written out for plain LoRA on models of Llama's shape; anything else would get other numbers.",
         "lean_path: auto takes it where it is exact, and peft's own layers everywhere else. The message names what is "
         "in its way: change that to go faster, or leave it.",
+    ),
+    "E-CFG-040": Explanation(
+        "This is no whole record of a run",
+        "A run that is repeated from something else would look like the same run and be another.",
+        "--from takes the plan.yaml that a run wrote into its output folder, or that folder. It ends with the SHA-256 "
+        "of its own lines, so that a file that was cut off, damaged or edited is noticed, and so is one of another "
+        "program or of an older version. To change something, leave the file as it is and write KEY=VALUE behind it. "
+        "The part `config` of any plan.yaml, saved as a file of its own, is a config.",
     ),
 }

@@ -63,4 +63,23 @@ RUN: dict[str, Explanation] = {
             "its version may not fit to the other libraries: those that were tested are in constraints.txt."
         ),
     ),
+    "E-RUN-020": Explanation(
+        title="something that decides the run is not what it was",
+        why="the run would not be the recorded one again, and nobody would see why its numbers are others",
+        text=(
+            "--from repeats a run from its plan.yaml, which holds the SHA-256 of the dataset's files, the template, "
+            "the tokenizer and the base model's files. One of them is another one now. Put back what was there, give "
+            "the place where it lies now as KEY=VALUE, or accept the difference with --allow-changes; it is then "
+            "written into the new record."
+        ),
+    ),
+    "E-RUN-021": Explanation(
+        title="a run of the verification failed",
+        why="without both runs there is nothing to compare",
+        text=(
+            "luthier verify resume runs your config in processes of their own: one straight through, one that is "
+            "killed, and one that goes on from its checkpoint. One of them ended with the error that is shown. luthier "
+            "train with the same config shows the whole of it."
+        ),
+    ),
 }

@@ -2,7 +2,7 @@
 
 A sink that fails (a full disk, a closed pipe, a lost connection) is dropped with one warning, and the run goes on:
 losing a log never loses the run. `open_sinks` opens the ones that the config names, and everything that can be wrong
-with them is found then, before the first step.
+with them is found then, before the first step. No sink is handed a secret (`luthier.errors.secrets`).
 
 Not covered: what is shown on the terminal; the caller adds `TextSink` or the live panel with `Sinks.add`.
 """
@@ -12,15 +12,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import fields, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
 from luthier.errors import LuthierError, MissingError, Problem
+from luthier.errors.secrets import hide_in
 from luthier.events.printable import one_line
 from luthier.events.sinks.extra import require_extras
 from luthier.events.sinks.jsonl import JsonlSink
-from luthier.events.types import Event, Notice
+from luthier.events.types import Event, Gradients, Notice
 
 __all__ = ["Sink", "Sinks", "open_sinks"]
 
@@ -57,7 +59,7 @@ class Sinks:
 
     def write(self, event: Event) -> None:
         """Hand an event to each sink; drop those that fail. Never raises for a failing sink."""
-        events = [event]
+        events = [_without_secrets(event)]
         while events:
             current = events.pop(0)
             for name, sink in list(self._sinks.items()):
@@ -130,6 +132,15 @@ def open_sinks(
         sinks.close()
         raise
     return sinks
+
+
+def _without_secrets(event: Event) -> Event:
+    if isinstance(event, Gradients):  # names of layers, and tens of thousands of numbers
+        return event
+    texts = {field.name: getattr(event, field.name) for field in fields(event)}
+    hidden = hide_in(texts)
+    changed = {name: value for name, value in hidden.items() if value != texts[name]}
+    return replace(event, **changed) if changed else event
 
 
 def _open(name: str, output_dir: Path, logging_dir: Path, run_name: str) -> Sink:

@@ -1,0 +1,1 @@
+"""What Luthier promises, checked on the user's own config and machine."""

@@ -1,0 +1,63 @@
+"""A verified resume as a table with its verdict, and as JSON."""
+
+from __future__ import annotations
+
+import textwrap
+from dataclasses import asdict
+from typing import Any
+
+from luthier.verify.compare import Quantity
+from luthier.verify.resume import Verified
+
+WIDTH = 100
+_UNITS = {
+    "loss": "steps", "learning rate": "steps", "gradient norm": "steps", "eval loss": "evaluations",
+    "counters": "values",
+}  # fmt: skip
+
+
+def as_json(verified: Verified) -> dict[str, Any]:
+    """Plain data; `equal` is the verdict."""
+    return {"equal": verified.comparison.equal, **asdict(verified)}
+
+
+def table(verified: Verified) -> str:
+    """Each quantity with its largest difference, then what that means."""
+    comparison = verified.comparison
+    lines = [f"{'':20} {'largest difference':>18}", *(_line(quantity) for quantity in comparison.quantities)]
+    rows = "the same in every step" if all(comparison.rows.values()) else "NOT the same"
+    lines += [f"{'rows that trained':20} {rows}", "", *textwrap.wrap(verdict(verified), WIDTH)]
+    return "\n".join(lines)
+
+
+def _line(quantity: Quantity) -> str:
+    unit = _UNITS.get(quantity.name, "tensors").removesuffix("s" if quantity.compared == 1 else "-")
+    if not quantity.compared:
+        return f"{quantity.name:20} {'-':>18}"
+    differs = f"first in {quantity.first}" if quantity.first and not quantity.same else ""
+    return f"{quantity.name:20} {quantity.largest:18.3g}   {quantity.compared} {unit}   {differs}".rstrip()
+
+
+def verdict(verified: Verified) -> str:
+    """One paragraph: equal or not, and what explains it."""
+    run = (
+        f"The run that was killed with SIGKILL after step {verified.killed_after} and went on from "
+        f"checkpoint-{verified.resumed_from}"
+    )
+    if verified.comparison.equal:
+        return f"{run} is the straight one, bit for bit: what it trained, on which rows, and how it would go on."
+    wrong = [quantity.name for quantity in verified.comparison.quantities if not quantity.same]
+    wrong += ["rows that trained"] * (not all(verified.comparison.rows.values()))
+    text = f"{run} is NOT the straight one: {', '.join(wrong)} differ. "
+    if verified.surroundings:
+        return text + "The run itself says why. " + " ".join(verified.surroundings)
+    if verified.repeatable is False:
+        return (
+            text + "The straight run, repeated, is not the same as itself either: the arithmetic of this machine is "
+            "not repeatable (some GPU kernels add in any order). A resume goes on correctly here, up to rounding, "
+            "and cannot be exact."
+        )
+    return (
+        text + "The straight run, repeated, is the same as itself, so it is the resume that loses something. Please "
+        "report it with this table and the config."
+    )
