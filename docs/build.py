@@ -52,6 +52,7 @@ FAMILIES = {
     "E-MODEL": "The model",
     "E-ENV": "The environment",
     "E-CKPT": "Checkpoints",
+    "E-GATE": "The gate before training",
     "E-RUN": "The run",
     "E-EVAL": "Evaluation",
 }

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import typer
 
-from luthier.cli import bench, chat, compare, doctor, explain, gpu, plan, quickstart, schema, train, watch
+from luthier.cli import bench, chat, compare, doctor, explain, gpu, inspect, plan, quickstart, schema, train, watch
 from luthier.errors import EXIT_FAILED, LuthierError, Problem
 from luthier.version import __version__
 
@@ -25,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (quickstart, train, chat, compare, plan, schema, explain, gpu, watch, doctor, bench):
+for command in (quickstart, train, chat, compare, plan, inspect, schema, explain, gpu, watch, doctor, bench):
     command.register(app)
 
 

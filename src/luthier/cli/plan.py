@@ -1,14 +1,18 @@
-"""`luthier plan`: what would happen."""
+"""`luthier plan`: what would happen, and whether it can go well."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
-from luthier.cli.request import Request, parse
-from luthier.errors import EXIT_WRONG_REQUEST
+from luthier.cli.request import Allow, Request, parse
+from luthier.errors import EXIT_REFUSED, EXIT_WRONG_REQUEST
+
+if TYPE_CHECKING:
+    from luthier.config.load import Loaded
 
 
 def register(app: typer.Typer) -> None:
@@ -16,8 +20,17 @@ def register(app: typer.Typer) -> None:
     app.command()(plan)
 
 
-def plan(request: list[str] = Request) -> None:
-    """Print what a run would do, each number with where it comes from. Runs nothing."""
+def plan(
+    request: list[str] = Request,
+    check: bool = typer.Option(False, "--check", help="Also look at the rows and prove what training relies on."),
+    allow: list[str] = Allow,
+) -> None:
+    """Print what a run would do, each number with where it comes from. Runs nothing.
+
+    Example: luthier plan configs/training_config.yaml --check
+
+    With --check: the plan in words, some rows as tokens, and every check of the gate; 3 when one failed.
+    """
     from luthier.config.load import load
 
     path, overrides = parse(request)
@@ -26,6 +39,9 @@ def plan(request: list[str] = Request) -> None:
     from luthier.config.render import render_plan
     from luthier.machine.libraries import library_output_to
 
+    if check:
+        _check(loaded, allow)
+        return
     with library_output_to(Path(os.devnull)):
         resolved, missing = api.plan(loaded)
     typer.echo(render_plan(resolved))
@@ -33,3 +49,20 @@ def plan(request: list[str] = Request) -> None:
         typer.echo("\nMissing on this machine:\n", err=True)
         typer.echo("\n\n".join(problem.render() for problem in missing) + "\n", err=True)
         raise typer.Exit(EXIT_WRONG_REQUEST)
+
+
+def _check(loaded: Loaded, allow: list[str]) -> None:
+    from luthier import api
+    from luthier.gate.gate import known, of
+    from luthier.gate.screen import open_console, show_checks, show_plan, show_rows
+    from luthier.gate.xray import telling_rows
+
+    known(allow)
+    parts = api.gathered(loaded)
+    console = open_console()
+    show_plan(console, parts.plan)
+    show_rows(console, telling_rows(parts.subject, randoms=1), most_lines=9)
+    checks = api.checked(parts, allow)
+    show_checks(console, checks)
+    if of("failed", checks):
+        raise typer.Exit(EXIT_REFUSED)
