@@ -44,7 +44,7 @@ def test_nothing_is_said_of_a_chat_template_without_bos(tmp_path: Path):
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.name)
 def test_every_check_explains_itself(check: Any):
     assert check.title and len(check.why) > 60 and check.why.endswith((".", ")"))
-    assert check.when.startswith(("Warns when", "Fails when"))
+    assert check.when.startswith(("Warns when", "Fails when")) and check.remedy.endswith(".")
 
 
 # Rows as tokens ------------------------------------------------------------------------------------------------------

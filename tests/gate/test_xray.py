@@ -143,7 +143,7 @@ def test_the_strip_reads_without_colour(tmp_path: Path):
 
 def test_the_strip_has_colours_on_a_terminal(tmp_path: Path):
     text = screen([xray(subject(tmp_path), 1)], force_terminal=True, color_system="truecolor")
-    assert "\x1b[" in text and "48;2;127;201;127" in text
+    assert "\x1b[" in text and "48;2;134;200;134" in text
 
 
 def test_long_rows_show_their_end(tmp_path: Path):

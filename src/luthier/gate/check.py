@@ -9,6 +9,8 @@ A check is one small function over the `Subject`, and its docstring is what the 
         Why it matters, in words that a student understands. <- why
 
         When it warns and when it fails. <- when
+
+        What to do. <- remedy
         \"\"\"
 
 It says `passed`, `warns` or `fails`, each with what it found. Its name is the function's, with dashes.
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from luthier.config.plan import Plan
     from luthier.data.prepare import Prepared
 
-Verdict = Literal["passed", "warning", "failed"]
+Verdict = Literal["passed", "warning", "failed", "allowed"]
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Result:
 
     Attributes:
         found: What is there, with its numbers.
-        fix: One line: what to write or do; empty where nothing helps or is needed.
+        fix: One line: what to write or do; empty takes the check's remedy.
         change: The line of YAML to change, where there is one.
     """
 
@@ -66,19 +68,21 @@ class Check:
         name: Stable, for ``--allow`` and the log.
         why: Why it matters.
         when: When it warns, when it fails.
+        remedy: What to do then.
     """
 
     name: str
     title: str
     why: str
     when: str
+    remedy: str
     examine: Examine
 
 
 def check(examine: Examine) -> Check:
     """Make a check of a function: name and texts are the function's own."""
-    title, why, when = (" ".join(part.split()) for part in (inspect.getdoc(examine) or "").split("\n\n"))
-    return Check(examine.__name__.replace("_", "-"), title.rstrip("."), why, when, examine)
+    title, why, when, remedy = (" ".join(part.split()) for part in (inspect.getdoc(examine) or "").split("\n\n"))
+    return Check(examine.__name__.replace("_", "-"), title.rstrip("."), why, when, remedy, examine)
 
 
 def passed(found: str) -> Result:
@@ -91,6 +95,6 @@ def warns(found: str, fix: str = "", change: str = "") -> Result:
     return Result("warning", found, fix, change)
 
 
-def fails(found: str, fix: str, change: str = "") -> Result:
+def fails(found: str, fix: str = "", change: str = "") -> Result:
     """The run would be wasted; it does not start."""
     return Result("failed", found, fix, change)

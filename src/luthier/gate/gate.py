@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from textwrap import fill
 
 from luthier.config.keys import closest
 from luthier.errors import ConfigError, Problem, RefusedError
 from luthier.events.types import Checked, Event, Notice
-from luthier.gate.check import Check, Subject
+from luthier.gate.check import Check, Subject, Verdict
 from luthier.gate.checks import CHECKS
 
 BY_NAME: dict[str, Check] = {check.name: check for check in CHECKS}
@@ -35,7 +34,9 @@ def _unknown(name: str) -> Problem:
 
 def explained(check: Check, width: int) -> str:
     """What a check looks for and why, for `luthier explain`."""
-    return "\n\n".join((f"{check.name}  {check.title}", *(fill(part, width) for part in (check.why, check.when))))
+    return "\n\n".join(
+        (f"{check.name}  {check.title}", *(fill(part, width) for part in (check.why, check.when, check.remedy)))
+    )
 
 
 def examine(subject: Subject, allow: frozenset[str] = frozenset()) -> tuple[Checked, ...]:
@@ -50,8 +51,11 @@ def examine(subject: Subject, allow: frozenset[str] = frozenset()) -> tuple[Chec
 
 def _examined(check: Check, subject: Subject, allow: frozenset[str]) -> Checked:
     result = check.examine(subject)
-    allowed = result.verdict == "failed" and check.name in allow
-    return Checked(check.name, **{**asdict(result), **({"verdict": "allowed"} if allowed else {})})
+    if result.verdict == "passed":
+        return Checked(check.name, "passed", result.found)
+    verdict: Verdict = "allowed" if result.verdict == "failed" and check.name in allow else result.verdict
+    remedy = check.remedy[0].lower() + check.remedy[1:].rstrip(".")
+    return Checked(check.name, verdict, result.found, result.fix or remedy, result.change)
 
 
 def told(checks: Sequence[Checked]) -> Iterator[Event]:

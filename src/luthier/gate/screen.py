@@ -26,7 +26,7 @@ from luthier.gate.xray import Bar, Part, Token, XRay
 
 STYLES: dict[Part, tuple[str, str]] = {
     "prompt": ("white on grey19", "white on grey27"),
-    "trained": ("black on #7fc97f", "black on #a6d96a"),
+    "trained": ("black on #86c886", "black on #a3d9a3"),
     "cut": ("white on #8b2020", "white on #a63333"),
 }
 LEGEND: dict[Part, str] = {

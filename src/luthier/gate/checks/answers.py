@@ -21,6 +21,8 @@ def duplicates(subject: Subject) -> Result:
     purpose is not counted.)
 
     Warns when a row's question and answer stand in another row already.
+
+    Keep one of each.
     """
     report = subject.data.report
     if not report.duplicate_rows:
@@ -28,7 +30,7 @@ def duplicates(subject: Subject) -> Result:
     found = (
         f"{of_all(report.duplicate_rows, report.kept_rows)} say what another row says, so are learned more than once"
     )
-    return warns(found, "keep one of each")
+    return warns(found)
 
 
 @check
@@ -39,12 +41,14 @@ def contradictions(subject: Subject) -> Result:
     right, and a fault where one of them is.
 
     Warns when a question has more than one answer.
+
+    Keep the right one, if only one is.
     """
     questions = subject.data.report.contradicting_prompts
     if not questions:
         return passed("no question has two answers")
     asked = f"{questions:,} question has" if questions == 1 else f"{questions:,} questions have"
-    return warns(f"{asked} more than one answer", "keep the right one, if only one is")
+    return warns(f"{asked} more than one answer")
 
 
 @check
@@ -55,6 +59,8 @@ def train_eval_overlap(subject: Subject) -> Result:
     learned by heart, and the number is too good.
 
     Warns when rows of eval_split were taken out because their question is trained; fails when one is still there.
+
+    Evaluate on other rows.
     """
     data = subject.data
     if data.eval is None:
@@ -62,12 +68,12 @@ def train_eval_overlap(subject: Subject) -> Result:
     keys = data.train.store.prompt_keys
     both = int(np.isin(keys[data.eval.chosen], keys[data.train.chosen]).sum())
     if both:
-        return fails(f"{of_all(both, len(data.eval))} held out ask what is trained", "please report this")
+        return fails(f"{of_all(both, len(data.eval))} held out ask what is trained")
     removed = left_out(subject, "overlap")
     if not removed:
         return passed(f"none of the {count(len(data.eval))} held out asks what is trained")
     found = f"{of_all(removed, removed + len(data.eval))} of eval_split ask what is trained, and were taken out"
-    return warns(f"{found} ({places(subject, 'overlap')})", "evaluate on other rows")
+    return warns(f"{found} ({places(subject, 'overlap')})")
 
 
 CHECKS = (duplicates, contradictions, train_eval_overlap)

@@ -27,6 +27,8 @@ def template_saved(subject: Subject) -> Result:
     loaded again as any program would, and compared token by token: questions through the template, and rows as text.
 
     Fails when one token differs, or when they cannot be saved and loaded.
+
+    Use the tokenizer that belongs to the model, and give the template as a .jinja file in prompt_template.
     """
     from transformers import AutoTokenizer
 
@@ -35,27 +37,23 @@ def template_saved(subject: Subject) -> Result:
             subject.data.template.save(subject.tokenizer, Path(folder))
             loaded = AutoTokenizer.from_pretrained(folder)
         except Exception as error:  # tokenizers raise everything from KeyError to bare Exception
-            return fails(f"the tokenizer cannot be saved and loaded again: {_brief(error)}", _OTHER_TOKENIZER)
+            return fails(f"the tokenizer cannot be saved and loaded again: {_brief(error)}")
     questions = (*_QUESTIONS, *subject.plan.config.evaluation.sample_prompts)
     for question in questions:
         trained = subject.data.template.prompt_ids(subject.tokenizer, question)
         try:
             served = _prompt_ids(loaded, question)
         except Exception as error:  # a template is a program: it may raise anything
-            return fails(f"the saved template refuses a question: {_brief(error)}", _OTHER_TEMPLATE)
+            return fails(f"the saved template refuses a question: {_brief(error)}")
         if served != trained:
-            return fails(_difference(subject.tokenizer, trained, served), _OTHER_TEMPLATE)
+            return fails(_difference(subject.tokenizer, trained, served))
     rows = [subject.data.train.row(index) for index in some_rows(subject)]
     for row in rows:
         text = subject.tokenizer.decode(row.input_ids, clean_up_tokenization_spaces=False)
         before, after = (_plain_ids(tokenizer, text) for tokenizer in (subject.tokenizer, loaded))
         if before != after:
-            return fails(f"{row.place}: {_difference(subject.tokenizer, before, after)}", _OTHER_TOKENIZER)
+            return fails(f"{row.place}: {_difference(subject.tokenizer, before, after)}")
     return passed(f"saved and loaded: the same tokens for {len(questions)} questions and {count(len(rows))}")
-
-
-_OTHER_TEMPLATE = "give the template as a .jinja file in data.prompt_template"
-_OTHER_TOKENIZER = "use the tokenizer that belongs to the model, as a tokenizer.json"
 
 
 def _prompt_ids(tokenizer: Any, question: str) -> list[int]:
@@ -89,17 +87,18 @@ def vocabulary(subject: Subject) -> Result:
     on a GPU with an error that names anything but the cause.
 
     Fails when a row has such an id, or the tokenizer more tokens than the model has embeddings.
+
+    Use the tokenizer that belongs to the model.
     """
     assert subject.plan.model is not None
     embeddings, tokens = subject.plan.model.vocab_size, len(subject.tokenizer)
     largest = subject.data.train.store.largest_id()
-    fix = "use the tokenizer that belongs to the model"
     if largest >= embeddings:
         found = f"the rows have token {largest:,}, and the model embeddings up to {embeddings - 1:,}"
-        return fails(found, fix, "model.tokenizer_name_or_path: null")
+        return fails(found, change="model.tokenizer_name_or_path: null")
     if tokens > embeddings:
         found = f"the tokenizer has {tokens:,} tokens, and the model {embeddings:,} embeddings"
-        return fails(found, fix, "model.tokenizer_name_or_path: null")
+        return fails(found, change="model.tokenizer_name_or_path: null")
     return passed(f"{tokens:,} tokens, {embeddings:,} embeddings; the largest id in the rows is {largest:,}")
 
 
@@ -111,6 +110,8 @@ def dtype(subject: Subject) -> Result:
     product, with its gradient, is really computed, and a small weight really packed and unpacked.
 
     Fails when that raises an error, or does not give the numbers that it must.
+
+    Write dtype: auto; where that is what does not work, dtype: float32, or load_in_4bit: false.
     """
     config, device = subject.plan.config, subject.plan.machine.device
     name = str(config.model.dtype)
@@ -119,9 +120,9 @@ def dtype(subject: Subject) -> Result:
     try:
         right = _multiplies(device, name) and (not config.quantization.load_in_4bit or _packs(device, config))
     except Exception as error:  # what a device or a library lacks, it says in its own way
-        return fails(f"{where} does not work: {_brief(error)}", "write dtype: auto", "model.dtype: auto")
+        return fails(f"{where} does not work: {_brief(error)}")
     if not right:
-        return fails(f"{where} gives wrong numbers", "write dtype: float32", "model.dtype: float32")
+        return fails(f"{where} gives wrong numbers")
     return passed(f"{where}, tried")
 
 

@@ -33,13 +33,14 @@ def output_writable(subject: Subject) -> Result:
     to the device, a rename, a lock. All of them are done there once, with a file of a few bytes.
 
     Fails when one of them does not work.
+
+    Write another output_dir, or mend the folder.
     """
     folder = Path(subject.plan.config.training.output_dir).expanduser()
     try:
         _probe(nearest(folder))
     except OSError as error:
-        fix = "write another output_dir, or mend the folder"
-        return fails(f"{folder}: {error.strerror or error}", fix)
+        return fails(f"{folder}: {error.strerror or error}")
     return passed(f"{folder}: written, flushed, renamed and locked")
 
 
@@ -124,6 +125,8 @@ def disk_space(subject: Subject) -> Result:
 
     Warns when there is less than 1.2 times that room; fails when there is less than that. Checkpoints that are in the
     folder already count as room, because newer ones replace them.
+
+    Make room, write another output_dir, or keep fewer checkpoints.
     """
     folder = Path(subject.plan.config.training.output_dir).expanduser()
     need = disk_need(subject.plan)
@@ -134,10 +137,9 @@ def disk_space(subject: Subject) -> Result:
     found = f"{told} and the final model take {size(need.total_bytes)}; {size(free)} free in {folder}"
     found += f", and {size(there)} in checkpoints that are there" * bool(there)
     change = "checkpointing.save_total_limit: 1" if keep != 1 else ""
-    fix = "make room, write another output_dir" + (", or keep fewer checkpoints" if change else "")
     if free + there < need.total_bytes:
-        return fails(found, fix, change)
-    return warns(found, fix, change) if free + there < TIGHT * need.total_bytes else passed(found)
+        return fails(found, change=change)
+    return warns(found, change=change) if free + there < TIGHT * need.total_bytes else passed(found)
 
 
 def size(number: float) -> str:
@@ -155,13 +157,15 @@ def trackers(subject: Subject) -> Result:
     A run whose metrics go nowhere is noticed when it is over; one that waits for a password at night does not start.
 
     Fails when a tracker in report_to is not installed; warns when it has no login on this machine.
+
+    Install it, log in before the run starts, or take its name out of report_to.
     """
     named = list(dict.fromkeys(subject.plan.config.logging.report_to))
     if missing := missing_extras(named):
         fix = f'pip install "luthier[{",".join(missing)}]", or take the name out of report_to'
         return fails(f"{', '.join(missing)} is named in report_to and not installed", fix)
     if lacking := [text for name in named if (text := missing_login(name))]:
-        return warns("; ".join(lacking), "log in before the run starts")
+        return warns("; ".join(lacking))
     return passed(f"{', '.join(named) or 'none'} in report_to")
 
 
@@ -174,6 +178,8 @@ def base_weights(subject: Subject) -> Result:
 
     Fails when they are not on this machine and the hub is switched off, or when there is no room for them; warns when
     they have yet to be fetched.
+
+    Fetch them before the run starts.
     """
     model, facts = subject.plan.config.model, subject.plan.model
     name = model.model_name_or_path

@@ -30,6 +30,8 @@ def one_bos(subject: Subject) -> Result:
     beginning that it never saw, and answers get worse without a word.
 
     Warns when a row has none, or more than one; fails above 1 % of the rows.
+
+    Write BOS once in the template, and nowhere in the rows.
     """
     report, bos = subject.data.report, subject.tokenizer.bos_token
     if report.bos_share is None:
@@ -38,8 +40,7 @@ def one_bos(subject: Subject) -> Result:
     if not wrong:
         return passed(f"{bos} stands once in each of {count(report.kept_rows)}, at the beginning")
     found = f"{of_all(wrong, report.kept_rows)} do not have exactly one {bos}, at the beginning"
-    fix = f"write {bos} once in the template, and nowhere in the rows"
-    return fails(found, fix) if wrong > FEW * report.kept_rows else warns(found, fix)
+    return fails(found) if wrong > FEW * report.kept_rows else warns(found)
 
 
 @check
@@ -51,6 +52,8 @@ def end_trained(subject: Subject) -> Result:
 
     Warns when a whole row does not end with a trained end token; fails above 1 % of the rows. Rows that were cut are
     the matter of rows-cut.
+
+    End each answer with it in the template, and let the last turn of each row be an answer.
     """
     report, data = subject.data.report, subject.data
     ends = " or ".join(subject.tokenizer.convert_ids_to_tokens(data.template.stop_ids(subject.tokenizer)))
@@ -59,8 +62,7 @@ def end_trained(subject: Subject) -> Result:
     if not wrong:
         return passed(f"{ends} ends each of {count(whole)}, and is trained")
     found = f"{of_all(wrong, whole)} do not end with a trained {ends}"
-    fix = "end each answer with it in the template, and let the last turn of each row be an answer"
-    return fails(found, fix) if wrong > FEW * whole else warns(found, fix)
+    return fails(found) if wrong > FEW * whole else warns(found)
 
 
 @check
@@ -72,6 +74,8 @@ def pad_untrained(subject: Subject) -> Result:
     that are really made of the longest, the shortest and some other rows, padded and packed.
 
     Fails when one padded position is trained, or when a batch trains other tokens than its rows say.
+
+    This is a fault of Luthier: please report it.
     """
     from luthier.data.collate import collate_packed, collate_padded
 
@@ -80,9 +84,9 @@ def pad_untrained(subject: Subject) -> Result:
     expected = np.sort(np.concatenate([row.input_ids[1:][row.trained[1:]] for row in rows]))
     padded, filled = trained_padding(batches[0])
     if padded:
-        return fails(f"{padded:,} of {filled:,} padded positions are trained", "please report this")
+        return fails(f"{padded:,} of {filled:,} padded positions are trained")
     if any(not np.array_equal(np.sort(batch.targets_N.numpy()), expected) for batch in batches):
-        return fails("a batch trains other tokens than its rows say", "please report this")
+        return fails("a batch trains other tokens than its rows say")
     same = subject.tokenizer.pad_token_id == subject.tokenizer.eos_token_id
     note = "; pad and end are the same token, and the end stays trained" if same else ""
     return passed(f"{count(len(rows))} really batched: {filled:,} padded positions, none trained{note}")
@@ -112,6 +116,8 @@ def rows_cut(subject: Subject) -> Result:
 
     Warns when a row is cut or left out; fails when more than 20 % of the rows are left out, or more than 20 % of the
     answer tokens are cut off.
+
+    Raise max_seq_length to the longest row, or shorten those rows.
     """
     report = subject.data.report
     missing = left_out(subject, "overlong")
@@ -127,8 +133,7 @@ def rows_cut(subject: Subject) -> Result:
     if not found:
         return passed(f"none is longer than {limit}; the longest has {report.length_max:,}")
     too_many = report.completion_share_cut > MANY or missing > MANY * report.rows_read
-    fix = f"write max_seq_length: {report.length_max}, or shorten those rows"
-    return (fails if too_many else warns)("; ".join(found), fix, change)
+    return (fails if too_many else warns)("; ".join(found), change=change)
 
 
 @check
@@ -139,18 +144,19 @@ def zero_label_rows(subject: Subject) -> Result:
     loss at all. They never enter a batch, and are counted here.
 
     Warns when such rows were left out; fails when they are more than 20 % of all rows, or when one is still there.
+
+    Raise max_seq_length to the longest row, or shorten those prompts.
     """
     data, report = subject.data, subject.data.report
     still = int((data.train.trained == 0).sum())
     if still:
-        return fails(f"{of_all(still, len(data.train))} have no trained token", "please report this")
+        return fails(f"{of_all(still, len(data.train))} have no trained token")
     missing = left_out(subject, "unlabelled")
     if not missing:
         return passed(f"each has one at least; {int(data.train.trained.min()):,} to {int(data.train.trained.max()):,}")
     found = f"{of_all(missing, report.rows_read)} are left out: the prompt alone reaches max_seq_length"
-    fix = f"write max_seq_length: {report.length_max}, or shorten those prompts"
     verdict = fails if missing > MANY * report.rows_read else warns
-    return verdict(f"{found} ({places(subject, 'unlabelled')})", fix, f"data.max_seq_length: {report.length_max}")
+    return verdict(f"{found} ({places(subject, 'unlabelled')})", change=f"data.max_seq_length: {report.length_max}")
 
 
 @check
@@ -161,6 +167,8 @@ def bad_rows(subject: Subject) -> Result:
     them mean that the format is not the one that was thought, and not that the rows are bad.
 
     Warns when such rows were left out; fails above 20 % of all rows.
+
+    Mend them (bad_rows: error says what is wrong with each), or name another format.
     """
     report = subject.data.report
     wrong = left_out(subject, "bad")
@@ -168,8 +176,7 @@ def bad_rows(subject: Subject) -> Result:
         return passed(f"each of {count(report.rows_read)} can be used")
     reasons = ", ".join(f"{drop.rows:,} {drop.reason}" for drop in report.dropped if drop.kind == "bad")
     found = f"{of_all(wrong, report.rows_read)} are left out: {reasons} ({places(subject, 'bad')})"
-    fix = "mend them (bad_rows: error says what is wrong with each), or name another format"
-    return (fails if wrong > MANY * report.rows_read else warns)(found, fix)
+    return (fails if wrong > MANY * report.rows_read else warns)(found)
 
 
 @check
@@ -180,13 +187,14 @@ def special_tokens_in_text(subject: Subject) -> Result:
     the middle of a text they act as what they are: the answer ends there.
 
     Warns when a row's text holds one.
+
+    Write them otherwise in those rows, or delete the rows.
     """
     report = subject.data.report
     if not report.special_tokens:
         return passed("none")
     tokens = ", ".join(f"{token} in {count(rows)}" for token, rows in sorted(report.special_tokens.items()))
-    found = f"they act as control tokens: {tokens} ({', '.join(report.special_places)})"
-    return warns(found, "write them otherwise in those rows, or delete the rows")
+    return warns(f"they act as control tokens: {tokens} ({', '.join(report.special_places)})")
 
 
 def left_out(subject: Subject, kind: Kind) -> int:
