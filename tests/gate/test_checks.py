@@ -50,7 +50,7 @@ def test_every_check_explains_itself(check: Any):
 # Rows as tokens ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("healthy", "verdict"), [(3, "failed"), (150, "warning")])
+@pytest.mark.parametrize(("healthy", "verdict"), [(15, "failed"), (150, "warning")])
 def test_a_second_bos_in_a_row(tmp_path: Path, healthy: int, verdict: str):
     rows = [*alpaca(healthy), {"instruction": "Two <s>", "output": "Yes."}]
     found = told(subject(tmp_path, rows))
@@ -247,6 +247,7 @@ def test_a_token_without_an_embedding(tmp_path: Path):
     assert verdicts(subject(tmp_path, vocabulary=100)) == {"vocabulary": "failed"}
     assert "the rows have token" in told(subject(tmp_path, vocabulary=100))["vocabulary"].found
     largest = subject(tmp_path).data.train.store.largest_id()
+    assert f"the rows have token {largest:,}" in told(subject(tmp_path, vocabulary=largest))["vocabulary"].found
     found = told(subject(tmp_path, vocabulary=largest + 1))["vocabulary"].found
     assert found == f"the tokenizer has 263 tokens, and the model {largest + 1} embeddings"
 

@@ -227,6 +227,13 @@ def test_the_page_holds_hostile_rows_as_text(tmp_path: Path):
     assert "default-src 'none'" in text and "http://" not in text and "https://" not in text
 
 
+def test_a_token_that_is_markup_by_itself():
+    texts = ("<script>alert(1)</script>", "</pre>", '"><img src=x onerror=alert(1)>', "&lt;")
+    row = XRay(1, "rows.jsonl:1", "random", "trained on", tuple(Token(1, text, "prompt", False) for text in texts))
+    reader = read(page([row], [Bar(1, 10, 1, False)], 10))
+    assert reader.text == "".join(texts) and not reader.tags & {"script", "img"}
+
+
 def test_the_place_of_a_row_is_escaped():
     row = XRay(1, "<b>x</b>.jsonl:1", "random", "trained on", (Token(1, "a", "prompt", False),))
     assert "<b>" not in page([row], [Bar(1, 10, 1, False)], 10)

@@ -35,16 +35,18 @@ def template_saved(subject: Subject) -> Result:
     with tempfile.TemporaryDirectory(prefix="luthier-") as folder:
         try:
             subject.data.template.save(subject.tokenizer, Path(folder))
-            loaded = AutoTokenizer.from_pretrained(folder)
+            loaded = AutoTokenizer.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=subject.plan.config.model.trust_remote_code
+            )
         except Exception as error:  # tokenizers raise everything from KeyError to bare Exception
             return fails(f"the tokenizer cannot be saved and loaded again: {_brief(error)}")
     questions = (*_QUESTIONS, *subject.plan.config.evaluation.sample_prompts)
     for question in questions:
-        trained = subject.data.template.prompt_ids(subject.tokenizer, question)
         try:
+            trained = subject.data.template.prompt_ids(subject.tokenizer, question)
             served = _prompt_ids(loaded, question)
         except Exception as error:  # a template is a program: it may raise anything
-            return fails(f"the saved template refuses a question: {_brief(error)}")
+            return fails(f"the template refuses a question: {_brief(error)}")
         if served != trained:
             return fails(_difference(subject.tokenizer, trained, served))
     rows = [subject.data.train.row(index) for index in some_rows(subject)]
