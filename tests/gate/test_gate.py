@@ -45,6 +45,7 @@ def test_a_failure_keeps_the_door_shut_and_says_how_to_open_it(tmp_path: Path):
     (problem,) = error.value.problems
     assert problem.code == "E-GATE-001" and problem.where == "model.tokenizer_name_or_path"
     assert problem.found.startswith("vocabulary: the rows have token")
+    assert problem.fix.startswith("write model.tokenizer_name_or_path: null (use the tokenizer")
     assert problem.fix.endswith("to start all the same: --allow vocabulary")
     assert problem.why == BY_NAME["vocabulary"].why.rstrip(".")
 

@@ -91,10 +91,11 @@ def refuse(checks: Sequence[Checked]) -> None:
 
 def _problem(check: Checked) -> Problem:
     key = check.change.partition(":")[0]
+    fix = f"write {check.change} ({check.fix})" if check.change else check.fix
     return Problem(
         "E-GATE-001",
         f"{check.name}: {check.found}",
-        f"{check.fix}; to start all the same: --allow {check.name}",
+        f"{fix}; to start all the same: --allow {check.name}",
         key,
         BY_NAME[check.name].why.rstrip("."),
     )

@@ -134,7 +134,7 @@ def disk_space(subject: Subject) -> Result:
     there = sum(file.stat().st_size for file in folder.glob("checkpoint-*/**/*") if file.is_file())
     keep = subject.plan.config.checkpointing.save_total_limit
     told = f"{need.checkpoints} checkpoint{'s' * (need.checkpoints != 1)} of {size(need.checkpoint_bytes)} at once"
-    found = f"{told} and the final model take {size(need.total_bytes)}; {size(free)} free in {folder}"
+    found = f"{told}, the final model and the logs take {size(need.total_bytes)}; {size(free)} free in {folder}"
     found += f", and {size(there)} in checkpoints that are there" * bool(there)
     change = "checkpointing.save_total_limit: 1" if keep != 1 else ""
     if free + there < need.total_bytes:
