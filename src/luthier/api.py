@@ -46,17 +46,19 @@ from luthier.model.forward import LEAN
 from luthier.model.hub import load_config, load_tokenizer
 from luthier.model.load import load_model
 from luthier.training.checkpoint import Checkpoint, find_checkpoint, restore
-from luthier.training.engine import Run
 from luthier.training.engine import run as run_engine
 from luthier.training.failures import named_failures
 from luthier.training.folder import open_folder
-from luthier.training.identity import check_identity, identity
+from luthier.training.identity import check_identity, identity, passes_of
+from luthier.training.job import Run
 from luthier.training.optimizer import build_optimizer
 
 __all__ = ["Tuned", "load", "plan", "train"]
 
 _T = TypeVar("_T")
 SAY_EVERY_SECONDS = 5.0
+BACKGROUND = "luthier-prepare"
+"""Name of the thread that reads rows and loads weights; a stop leaves it behind."""
 ConfigLike = str | Path | Mapping[str, Any] | Loaded
 
 
@@ -200,7 +202,7 @@ def _events(job: _Job, notices: Sequence[str]) -> Iterator[Event]:
     """Everything that a run says, from the plan to the last line."""
     parts, output_dir, checkpoint = job.parts, job.output_dir, job.checkpoint
     resolved = parts.plan
-    checks = examine(parts.subject, job.allowed)
+    checks = yield from _in_background(lambda _: examine(parts.subject, job.allowed), job.stop)
     if rank() == 0:
         record = {"surroundings": surroundings(), "data": parts.data.fingerprint}
         text = dump_plan_yaml(resolved, {**record, "allowed": [check.name for check in of("allowed", checks)]})
@@ -216,7 +218,7 @@ def _events(job: _Job, notices: Sequence[str]) -> Iterator[Event]:
     seed_everything(resolved.config.training.seed)
     yield Notice("info", f"loading {resolved.config.model.model_name_or_path}")
     with named_failures(resolved):
-        model = load_model(resolved, parts.model_config)
+        model = yield from _in_background(lambda _: load_model(resolved, parts.model_config), job.stop)
         run = Run(
             plan=resolved,
             data=parts.data,
@@ -252,7 +254,7 @@ def _in_background(work: Callable[[Progress], _T], stop: Callable[[], bool]) -> 
         except BaseException as error:
             result.set_exception(error)
 
-    threading.Thread(target=run, name="luthier-prepare", daemon=True).start()
+    threading.Thread(target=run, name=BACKGROUND, daemon=True).start()
     said_at = time.monotonic()
     while not wait([result], timeout=0.2).done:
         if stop():
@@ -274,11 +276,13 @@ def ingredients(
     model_facts = describe(config, model_config)
     data = prepare(config, tokenizer, progress=progress)
     facts = data.facts
-    # the same micro-batches as before add up in the same order, bit for bit
-    before = int(checkpoint.identity["max_tokens_per_micro_batch"]) if checkpoint else None
-    passes = plan_passes(loaded.config, model_config, model_facts, early.machine, facts, before)
-    if checkpoint:
-        passes = replace(passes, how=f"{passes.micro_batch_tokens:,} tokens, as in {checkpoint.path.name}")
+    before = passes_of(checkpoint.identity, checkpoint.path.name) if checkpoint else None
+    if before and before.lowered:
+        passes = before
+    else:  # the same micro-batches as before add up in the same order, bit for bit
+        tokens = before.micro_batch_tokens if before else None
+        passes = plan_passes(loaded.config, model_config, model_facts, early.machine, facts, tokens)
+        passes = replace(passes, how=before.how) if before else passes
     resolved = resolve(loaded, early.machine, model_facts, facts, passes=passes)
     return Ingredients(resolved, model_config, tokenizer, data)
 

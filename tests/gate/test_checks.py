@@ -17,8 +17,9 @@ from luthier.data import collate
 from luthier.data.rows import TokenRows
 from luthier.events.sinks.extra import missing_login
 from luthier.gate.checks import CHECKS
-from luthier.gate.checks.place import disk_need, size
+from luthier.gate.checks.place import LEAST_KEPT, disk_need, size
 from luthier.gate.checks.rows import percent
+from luthier.training import checkpoint
 from tests.data.support import CHATML, alpaca, make_tokenizer
 from tests.gate.support import TRAINED, subject, told, verdicts, with_spans
 
@@ -311,11 +312,14 @@ def test_checkpoints_that_are_there_make_room(tmp_path: Path, monkeypatch: pytes
     ("keys", "checkpoints"),
     [
         ({}, 4),  # 3 kept, and one is written
-        ({"save_total_limit": 1}, 2),
-        ({"save_total_limit": 1, "val_set_size": 4, "eval_steps": 2}, 3),  # the best one as well
+        ({"save_total_limit": 1}, LEAST_KEPT + 1),
+        ({"save_total_limit": 1, "val_set_size": 4, "eval_steps": 2}, LEAST_KEPT + 2),  # the best one as well
         ({"save_total_limit": "null"}, 20),
+        ({"save_total_limit": "null", "save_steps": 15}, 3),
         ({"save_steps": 0}, 1),
-        ({"save_steps": 15}, 2),
+        ({"save_steps": 15}, 4),  # by the clock there may be more
+        ({"save_steps": 15, "save_minutes": 0}, 3),
+        ({"save_steps": 15, "save_minutes": 0, "save_first_step": False}, 2),
     ],
 )
 def test_how_many_checkpoints_lie_there_at_once(tmp_path: Path, keys: dict[str, Any], checkpoints: int):
@@ -323,6 +327,10 @@ def test_how_many_checkpoints_lie_there_at_once(tmp_path: Path, keys: dict[str, 
     need = disk_need(subject(tmp_path, **settings).plan)
     assert need.checkpoints == checkpoints
     assert need.checkpoint_bytes == 12 * TRAINED and need.final_bytes == 4 * TRAINED
+
+
+def test_as_many_are_kept_as_training_keeps():
+    assert LEAST_KEPT == checkpoint.LEAST_KEPT
 
 
 def test_trackers_that_are_not_installed(tmp_path: Path):

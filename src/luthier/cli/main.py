@@ -6,6 +6,7 @@ import io
 import os
 import sys
 import tempfile
+import threading
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from pathlib import Path
 import typer
 
 from luthier.cli import bench, chat, compare, doctor, explain, gpu, inspect, plan, quickstart, schema, train, watch
-from luthier.errors import EXIT_FAILED, LuthierError, Problem
+from luthier.errors import EXIT_FAILED, EXIT_RESUMABLE, LuthierError, Problem
 from luthier.version import __version__
 
 ERROR_FILE = "luthier-error.log"
@@ -44,6 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             stream.reconfigure(errors="backslashreplace")
     try:
         app(args=None if arguments is None else list(arguments))
+    except SystemExit as ending:
+        _leave_threads_behind(ending.code)
+        raise
     except LuthierError as error:
         typer.echo(f"\n{error}\n", err=True)
         sys.exit(error.exit_code)
@@ -55,6 +59,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(EXIT_FAILED)
     finally:
         _flush()
+
+
+def _leave_threads_behind(code: object) -> None:
+    """End at once after a stop while a thread reads or loads: it may be deep in a library that nothing interrupts."""
+    if code == EXIT_RESUMABLE and any(t.daemon and t.name.startswith("luthier-") for t in threading.enumerate()):
+        _flush()
+        sys.stderr.flush()
+        os._exit(EXIT_RESUMABLE)
 
 
 def _keep(text: str) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 
@@ -42,6 +42,22 @@ class TrainState:
     """Of the last step, before clipping."""
     saved_step: int | None = None
     """The step of the newest checkpoint."""
+    sampled_step: int | None = None
+    """The step at which prompts were answered last."""
+    skipped_steps: int = 0
+    """Steps that were left out because they were not finite, or a spike."""
+    bad_in_a_row: int = 0
+    """Of them, how many in a row up to now."""
+    rollbacks: int = 0
+    """How often the run went back to a checkpoint after too many bad steps, ..."""
+    rolled_back_to: int | None = None
+    """... the step it went back to last, ..."""
+    rate_factor: float = 1.0
+    """... and what the learning rate is multiplied by since."""
+    recent_losses: list[float] = field(default_factory=list)
+    """Mean losses of the last applied steps, ..."""
+    recent_norms: list[float] = field(default_factory=list)
+    """... and the lengths of their gradients: what a spike is told by."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for trainer_state.json."""
@@ -64,6 +80,13 @@ class TrainState:
         self.log_num_tokens += num_tokens
         self.log_steps += 1
         self.log_seconds += seconds
+        self.bad_in_a_row = 0
+
+    def skip(self) -> None:
+        """Add a step that was left out: it takes its place in the schedule and in the data."""
+        self.step += 1
+        self.skipped_steps += 1
+        self.bad_in_a_row += 1
 
     def start_log_interval(self) -> None:
         """Forget the sums of the interval that was just logged."""

@@ -21,6 +21,8 @@ STATE_BYTES = {"paged_adamw_8bit": 2.2}
 """Optimizer state per trained parameter: two moments of one byte and their scales; else two of float32."""
 OTHER_BYTES = 64 * 2**20
 """Tokenizer, events.jsonl, TensorBoard files."""
+LEAST_KEPT = 2
+"""Checkpoints that stay whatever save_total_limit says, as in `luthier.training.checkpoint`."""
 TIGHT = 1.2
 """Less room than this many times the need is worth a word: others write to the same disk."""
 
@@ -109,11 +111,23 @@ def disk_need(plan: Plan) -> Need:
         plan: With the model's facts.
     """
     assert plan.model is not None and plan.model.trainable_parameters is not None
-    parameters, limit = plan.model.trainable_parameters, plan.config.checkpointing.save_total_limit
+    parameters = plan.model.trainable_parameters
     state = STATE_BYTES.get(plan.config.training.optim, 8.0)
-    saves = math.ceil(plan.total_steps / plan.save_every) if plan.save_every else 1
-    kept = saves if limit is None else min(saves, limit + bool(plan.eval_every) + 1)
-    return Need(math.ceil(parameters * (WEIGHT_BYTES + state)), kept, parameters * WEIGHT_BYTES)
+    size = math.ceil(parameters * (WEIGHT_BYTES + state))
+    return Need(size, _checkpoints_at_once(plan), parameters * WEIGHT_BYTES)
+
+
+def _checkpoints_at_once(plan: Plan) -> int:
+    """The kept ones, the best and the one that is being written; fewer in a run that does not save so often."""
+    settings = plan.config.checkpointing
+    if not plan.save_every:
+        return 1
+    saves = min(plan.total_steps, math.ceil(plan.total_steps / plan.save_every) + settings.save_first_step)
+    if settings.save_total_limit is None:
+        return saves
+    if settings.save_minutes:  # nobody knows how often that is
+        saves = plan.total_steps
+    return min(saves, max(settings.save_total_limit, LEAST_KEPT) + bool(plan.eval_every) + 1)
 
 
 @check
@@ -136,7 +150,7 @@ def disk_space(subject: Subject) -> Result:
     told = f"{need.checkpoints} checkpoint{'s' * (need.checkpoints != 1)} of {size(need.checkpoint_bytes)} at once"
     found = f"{told}, the final model and the logs take {size(need.total_bytes)}; {size(free)} free in {folder}"
     found += f", and {size(there)} in checkpoints that are there" * bool(there)
-    change = "checkpointing.save_total_limit: 1" if keep != 1 else ""
+    change = f"checkpointing.save_total_limit: {LEAST_KEPT}" if keep is None or keep > LEAST_KEPT else ""
     if free + there < need.total_bytes:
         return fails(found, change=change)
     return warns(found, change=change) if free + there < TIGHT * need.total_bytes else passed(found)
