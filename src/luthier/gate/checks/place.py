@@ -113,8 +113,8 @@ def disk_need(plan: Plan) -> Need:
     assert plan.model is not None and plan.model.trainable_parameters is not None
     parameters = plan.model.trainable_parameters
     state = STATE_BYTES.get(plan.config.training.optim, 8.0)
-    size = math.ceil(parameters * (WEIGHT_BYTES + state))
-    return Need(size, _checkpoints_at_once(plan), parameters * WEIGHT_BYTES)
+    checkpoint = math.ceil(parameters * (WEIGHT_BYTES + state))
+    return Need(checkpoint, _checkpoints_at_once(plan), parameters * WEIGHT_BYTES)
 
 
 def _checkpoints_at_once(plan: Plan) -> int:
