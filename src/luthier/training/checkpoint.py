@@ -69,7 +69,7 @@ def save_checkpoint(
     The best one, the newest one and the newest two that are whole always stay.
 
     Raises:
-        OSError, SafetensorError: It could not be written; older ones are as before.
+        OSError: It could not be written; older ones are as before.
         RunError: E-RUN-001 when a number that would be written is not finite.
     """
     started = time.monotonic()

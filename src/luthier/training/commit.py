@@ -18,6 +18,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Callable
@@ -30,6 +31,8 @@ REPLACED = ".replaced-"
 DAMAGED = "damaged-"
 ABANDONED = "abandoned-"
 _RANDOM = 8
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")
+"""How safetensors and tokenizers tell what the system refused; tokenizers raise a bare Exception."""
 
 
 def commit(target: Path, fill: Callable[[Path], None]) -> int:
@@ -39,7 +42,8 @@ def commit(target: Path, fill: Callable[[Path], None]) -> int:
         Bytes written.
 
     Raises:
-        OSError: It could not be written, or reads back as something else; an older `target` is as before.
+        OSError: It could not be written, also where a library wraps that into an exception of its own, or reads back
+            as something else; an older `target` is as before.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     inflight = _aside(target, INFLIGHT)
@@ -49,7 +53,7 @@ def commit(target: Path, fill: Callable[[Path], None]) -> int:
         fill(inflight)
         files = sorted(p for p in inflight.rglob("*") if p.is_file())
         hashes = {str(p.relative_to(inflight)): _flush_and_hash(p) for p in files}
-        (inflight / MANIFEST).write_text(_seal(hashes), encoding="utf-8")
+        (inflight / MANIFEST).write_bytes(_seal(hashes).encode())
         _flush_and_hash(inflight / MANIFEST)
         for folder in {p.parent for p in files} | {inflight}:
             _flush_folder(folder)
@@ -60,11 +64,14 @@ def commit(target: Path, fill: Callable[[Path], None]) -> int:
         if broken := verify(target):
             set_aside(target, INFLIGHT)
             raise OSError(errno.EIO, f"reads back damaged ({broken})", str(target))
-    except BaseException:
+    except BaseException as error:
         if old and not target.exists():
             old.rename(target)
         for left in target.parent.glob(f"{INFLIGHT}{target.name}-*"):
             shutil.rmtree(left, ignore_errors=True)
+        if hidden := _OS_ERROR.search(str(error)):
+            number = int(hidden[1])
+            raise OSError(number, os.strerror(number), str(target)) from error
         raise
     if old:
         shutil.rmtree(old, ignore_errors=True)
@@ -74,9 +81,9 @@ def commit(target: Path, fill: Callable[[Path], None]) -> int:
 def verify(folder: Path) -> str:
     """Why the folder is not whole; empty when it is."""
     try:
-        sealed = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        hashes = dict(sealed["files"])
-        if _seal(hashes) != json.dumps(sealed, indent=1, sort_keys=True):
+        manifest = (folder / MANIFEST).read_bytes()
+        hashes = dict(json.loads(manifest)["files"])
+        if _seal(hashes).encode() != manifest:
             return "its manifest was changed"
         for name, expected in hashes.items():
             if _hash(folder / name) != expected:

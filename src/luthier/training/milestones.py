@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import StoppingCriteria, StoppingCriteriaList
 
 from luthier.data.collate import MicroBatch
@@ -216,7 +215,7 @@ def save(job: Run) -> Iterator[Event]:
     try:
         with job.watchdog.watching("a save", state.step):
             saved = save_checkpoint(job.output_dir, job.model, job.optimizer, state, job.identity, keep)
-    except (OSError, SafetensorError, MemoryError) as error:
+    except (OSError, MemoryError) as error:
         state.saved_step = before
         if why_it_ends(job) == "stopped":  # nothing else keeps what was trained
             raise
