@@ -1,5 +1,9 @@
 """Imports, once for all forks, what a run would import. Nothing of torch runs: a fork would lose its threads."""
 
+import time
+
+_STARTED = time.monotonic()
+
 import bitsandbytes  # noqa: F401
 import peft.tuners.lora.bnb
 import peft.utils.transformers_weight_conversion  # noqa: F401
@@ -9,3 +13,6 @@ import transformers.models.llama.modeling_llama  # noqa: F401
 from luthier import api  # noqa: F401
 from luthier.cli import main  # noqa: F401
 from tests import tiny  # noqa: F401
+
+SECONDS = time.monotonic() - _STARTED
+"""What a process needs for its imports, and a fork does not."""

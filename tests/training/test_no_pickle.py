@@ -1,8 +1,8 @@
 """Nothing that a run reads from disk is unpickled: not the model, rows, optimizer, random generators or final_model.
 
-An audit hook, which nothing can take off again, hears of every class that an unpickler looks up and of every code object
-that is read as data, in a fresh process that trains, saves, resumes, and loads and uses the final model. No use is
-excused, but for the code of imported modules, which Python itself keeps that way.
+An audit hook, which nothing can take off again, hears of every class that an unpickler looks up and of every code
+object that is read as data, in a fresh process that trains, saves, resumes, and loads and uses the final model. No use
+is excused, but for the code of imported modules, which Python itself keeps that way.
 """
 
 from __future__ import annotations
