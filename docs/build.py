@@ -2,8 +2,8 @@
 
 A page may hold five kinds of blanks, so that nothing in it can go stale:
 
-    {{ packing.real_tokens:,d }}               a number of docs/pictures/measured.json, in a format of Python, or a count
-                                               of docs/reliability.json (`{{ kills.tried:,d }}`)
+    {{ packing.real_tokens:,d }}               a number of docs/pictures/measured.json or docs/reliability.json, in a
+                                               format of Python
     {{ source luthier.training.step.update }}  the source of a function or class as a code block
     {{ file configs/mbpp_small.yaml }}         a whole file as a code block
     {{ arithmetic }}                           the derived numbers of the shipped config, as the plan shows them

@@ -48,7 +48,12 @@ def commit(target: Path, fill: Callable[[Path], None]) -> int:
         size = sum(p.stat().st_size for p in files)
         _flush_folder(inflight)
         old = _set_aside(target) if target.exists() else None
-        inflight.rename(target)
+        try:
+            inflight.rename(target)
+        except OSError:
+            if old:
+                old.rename(target)
+            raise
         _flush_folder(target.parent)
         if old:
             shutil.rmtree(old, ignore_errors=True)
