@@ -27,7 +27,7 @@ def trial(number: int, seed: int) -> str:
     ready()
     from tests.torture.warm import SECONDS
 
-    return tortured(name, dice(NAME, seed, number), folder, attempt, KILLS, SECONDS)
+    return tortured(name, dice(NAME, seed, number), folder, attempt, KILLS, 1.3 * SECONDS)
 
 
 def attempt(values: dict[str, Any], log: Path, kill_after: float | None) -> int:
