@@ -2,7 +2,8 @@
 
 A page may hold six kinds of blanks, so that nothing in it can go stale:
 
-    {{ packing.real_tokens:,d }}               a number of docs/pictures/measured.json, in a format of Python
+    {{ packing.real_tokens:,d }}               a number of docs/pictures/measured.json or docs/reliability.json, in a
+                                               format of Python
     {{ source luthier.training.step.update }}  the source of a function or class as a code block
     {{ file configs/mbpp_small.yaml }}         a whole file as a code block
     {{ arithmetic }}                           the derived numbers of the shipped config, as the plan shows them
@@ -66,9 +67,10 @@ def pages() -> list[Path]:
 
 
 def measured() -> dict[str, dict[str, Any]]:
-    """The numbers of docs/measure.py."""
+    """The numbers of docs/measure.py, and those of `make torture`: each suite with its counts."""
     numbers: dict[str, dict[str, Any]] = json.loads((PICTURES / "measured.json").read_text(encoding="utf-8"))
-    return numbers
+    suites = json.loads((DOCS / "reliability.json").read_text(encoding="utf-8"))
+    return numbers | {name: suite | suite["figures"] for name, suite in suites.items()}
 
 
 def filled(text: str, numbers: dict[str, dict[str, Any]]) -> str:
