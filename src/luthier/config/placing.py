@@ -239,6 +239,7 @@ def _known(section: str) -> Mapping[str, float]:
     for table in (aliases.UNSUPPORTED, aliases.DECIDED, meanings.KEYS, aliases.RENAMED):
         words |= dict.fromkeys(table, 0.0)
     words |= dict.fromkeys(by_name(), 0.01)
+    words |= {name: 0.015 for name, key in aliases.RENAMED.items() if section and key.startswith(f"{section}.")}
     words |= {key.name: 0.02 for key in keys().values() if key.section == section}
     if not section:
         words |= dict.fromkeys(SECTIONS, 0.02)
