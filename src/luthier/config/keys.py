@@ -129,10 +129,11 @@ def closest(word: str, candidates: Mapping[str, float]) -> str | None:
 
 
 def is_one_slip(word: str, other: str) -> bool:
-    """Whether at most one letter was left out, added or changed, or two neighbours swapped."""
+    """Whether at most one letter was left out, added or changed, or two neighbours swapped, and something is the same."""
     same = len(commonprefix((word, other)))
     a, b = word[same:], other[same:]
-    return a[1:] == b[1:] or a[1:] == b or a == b[1:] or (a[:2] == b[1::-1] and a[2:] == b[2:])
+    one_letter = a[1:] == b[1:] or a[1:] == b or a == b[1:]
+    return len(word) > 1 and (one_letter or (a[:2] == b[1::-1] and a[2:] == b[2:]))
 
 
 def _keys_of(section: str, model: type[Section]) -> list[Key]:
