@@ -162,6 +162,8 @@ def test_splits_that_a_file_does_not_have(tmp_path: Path, tokenizer: Any, split:
         ("E-DATA-013", "a.csv", b'instruction,output\nQ,"A\n', "end of data"),
         ("E-DATA-014", "a.jsonl", b'{"instruction": "Q\\u0000", "output": "A"}\n', "NUL"),
         ("E-DATA-014", "a.jsonl", b'{"instruction": "Q", "output": "A\\ud83d"}\n', "ud83d"),
+        ("E-DATA-016", "a.jsonl", b'{"instruction": "Q", "output": "A", "output": "B"}\n', '"output" stands twice'),
+        ("E-DATA-016", "a.json", b'[{"messages": [{"role": "user", "role": "user"}]}]', '"role" stands twice'),
     ],
 )  # fmt: skip
 def test_broken_files(tmp_path: Path, tokenizer: Any, code: str, name: str, content: bytes, says: str) -> None:
@@ -211,10 +213,12 @@ def test_not_found(tmp_path: Path, tokenizer: Any) -> None:
     assert (code, where) == ("E-DATA-001", str(tmp_path / "trian.jsonl"))
     (tmp_path / "gone.jsonl").symlink_to(tmp_path / "nowhere.jsonl")
     assert problems(tokenizer, tmp_path / "gone.jsonl")[0][0] == "E-DATA-001"
-    for path in ("no-owner", "a/b/c", "", "nul\0.jsonl", "./owner/name"):
+    for path in ("no-owner", "a/b/c", "", "nul\0.jsonl", "./owner/name", "x" * 300 + ".jsonl"):
         expected = "E-DATA-008" if path == "" else "E-DATA-001"
         source = DatasetSource(path=path)
-        assert problems(tokenizer, source, cache_dir=str(tmp_path))[0][0] in (expected, "E-DATA-006"), path
+        ((code, where, _),) = problems(tokenizer, source, cache_dir=str(tmp_path))
+        assert code in (expected, "E-DATA-006"), path
+        assert len(where) <= 200 and (where or not path)
 
 
 def test_the_nearest_name_is_suggested(tmp_path: Path) -> None:

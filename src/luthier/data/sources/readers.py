@@ -25,6 +25,7 @@ MAX_LINE_BYTES = 16 * 2**20
 _PARQUET_BATCH_ROWS = 1000
 _WHITESPACE = re.compile(r"[ \t\r\n]*")
 _FIX_JSON = "correct the line or delete it"
+_FIX_TWICE = "keep one of the two, or delete the row"
 
 Rows = Iterator[tuple[str, dict[str, Any]]]
 
@@ -130,6 +131,21 @@ READERS: dict[str, Callable[[Path, str, Problems], Rows]] = {
 _BROKEN: Any = object()
 
 
+class _TwiceError(ValueError):
+    """A field that stands twice in one object: JSON would keep the last one, and say nothing."""
+
+
+def _fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise _TwiceError(f'the field "{next(name for name in names if names.count(name) > 1)[:60]}" stands twice')
+    return fields
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_fields)
+
+
 def _lines(stream: Any) -> Iterator[tuple[int, bytes]]:
     """Numbered lines; one that is too long comes cut, and its rest is passed over."""
     number = 0
@@ -151,12 +167,14 @@ def _decoded(raw: bytes, first: bool, shown: str, place: str, problems: Problems
 def _parsed(text: str, place: str, problems: Problems, *, whole: bool = False) -> Any:
     """The JSON value, or `_BROKEN` after noting why."""
     try:
-        return json.loads(text)
+        return _DECODER.decode(text)
     except json.JSONDecodeError as error:
         if whole:
             place = f"{place}:{error.lineno}"
         found = f"{error.msg} at column {error.colno}: {_excerpt(text, error.pos)}"
         problems.add("E-DATA-010", found, _FIX_JSON, place)
+    except _TwiceError as error:
+        problems.add("E-DATA-016", str(error), _FIX_TWICE, place)
     except RecursionError:
         problems.add("E-DATA-012", "nested too deeply", "flatten the row, or delete it", place)
     except ValueError as error:
@@ -166,13 +184,13 @@ def _parsed(text: str, place: str, problems: Problems, *, whole: bool = False) -
 
 def _array(text: str, position: int, shown: str, problems: Problems) -> Rows:
     """Objects of an array one after another; after a syntax error there is no telling where the next one starts."""
-    decoder, line, counted = json.JSONDecoder(), 1, 0
+    line, counted = 1, 0
     position = _skip(text, position)
     while text[position : position + 1] != "]":
         line, counted = line + text.count("\n", counted, position), position
         place = f"{shown}:{line}"
         try:
-            row, position = decoder.raw_decode(text, position)
+            row, position = _DECODER.raw_decode(text, position)
             yield from _object(row, place, problems)
             position = _skip(text, position)
             if text[position : position + 1] not in (",", "]") or not text[position:]:
@@ -182,6 +200,9 @@ def _array(text: str, position: int, shown: str, problems: Problems) -> Rows:
         except json.JSONDecodeError as error:
             found = f"{error.msg} at column {error.colno}: {_excerpt(text, error.pos)}"
             problems.add("E-DATA-010", found, _FIX_JSON, f"{shown}:{error.lineno}")
+            return
+        except _TwiceError as error:
+            problems.add("E-DATA-016", str(error), _FIX_TWICE, place)
             return
         except (RecursionError, ValueError) as error:
             problems.add("E-DATA-012", f"cannot be parsed: {error}", _FIX_JSON, place)

@@ -98,6 +98,12 @@ DATA: dict[str, Explanation] = {
         "The file has another size or time than when reading began. Wait until whatever writes it is done, then "
         "start again.",
     ),
+    "E-DATA-016": Explanation(
+        "one field twice in a row",
+        "JSON readers keep the last one and say nothing; half of the row would be lost without anybody knowing.",
+        "An object of the row has two fields of the same name, usually because rows were joined by hand or a program "
+        "wrote a column twice. Keep one of the two.",
+    ),
     "E-DATA-020": Explanation(
         "format not recognised",
         "Which column is the question and which the answer decides what is learned.",
