@@ -153,7 +153,8 @@ def _put(which: int, value: Any) -> Change:
 
 
 def _without(row: Row, name: str, rng: random.Random) -> Row:
-    return {key: value for key, value in row.items() if key != rng.choice(FIELDS[name])} | {"other": "x"}
+    gone = rng.choice(FIELDS[name])
+    return {key: value for key, value in row.items() if key != gone} | {"other": "x"}
 
 
 def _instead(*values: Any) -> Change:

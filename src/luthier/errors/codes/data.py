@@ -76,8 +76,8 @@ DATA: dict[str, Explanation] = {
     "E-DATA-012": Explanation(
         "row beyond all bounds",
         "A line of many megabytes, endless nesting or a number of thousands of digits is damage or an attack.",
-        "A line may have 16 MiB, nesting some hundred levels and a number 4,300 digits. Look at the line; delete it, "
-        "or split it into several rows.",
+        "A line may have 16 MiB, the text of a row 1 MiB, nesting some hundred levels and a number 4,300 digits. Look "
+        "at the line; delete it, or split it into several rows.",
     ),
     "E-DATA-013": Explanation(
         "broken CSV",
