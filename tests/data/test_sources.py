@@ -64,7 +64,7 @@ def test_json_places_are_lines(tmp_path: Path) -> None:
 
 
 def test_an_array_is_read_as_it_stands_wherever_a_chunk_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = [{"a": "ü🙂\u2028" * n, "b": [1.5, None, True, {"c": "\\ \""}]} for n in range(9)]
+    rows = [{"a": "ü🙂\u2028" * n, "b": [1.5, None, True, {"c": '\\ "'}]} for n in range(9)]
     for text in (json.dumps(rows), json.dumps(rows, ensure_ascii=False), "\ufeff \n" + json.dumps(rows, indent=1)):
         path = write(tmp_path / "a.json", text.encode())
         for size in range(1, 40):

@@ -32,13 +32,16 @@ TRAPS: tuple[bytes, ...] = (
     b"seed: !!int 3", b"seed: !!python/object/apply:os.system ['true']", b"seed: !!binary aGk=", b"!!set {a, b}",
     b"seed: 0777", b"seed: 12:30:45", b"seed: 1_000", b"seed: 0x10", b"learning_rate: 1e-4", b"learning_rate: '1e-4'",
     b"load_in_4bit: no", b"load_in_4bit: yes", b"load_in_4bit: 'true'", b"revision: no", b"revision: 1e5",
-    b"seed: \xff", b"seed: \xe9", b"se\0ed: 3", b"\xff\xfes\0e\0e\0d\0:\0 \x003\0", b"\xef\xbb\xbfseed: 3", b"\x1b[2J: 1",
+    b"seed: \xff", b"seed: \xe9", b"se\0ed: 3", b"\xff\xfes\0e\0e\0d\0:\0 \x003\0", b"\xef\xbb\xbfseed: 3",
+    b"\x1b[2J: 1",
     b"seed: " + b"9" * 5000, b"seed: " + b"x" * 100_000, b"x" * 2000 + b": 1", b"seed: " + b"[" * 60 + b"]" * 60,
     b"seed: " + b"[" * 5000, b"{" * 500, b"- " * 400 + b"x", _BOMB, b"\n".join(b"k%d: 1" % n for n in range(600)),
     b"seed: 'open", b'seed: "open', b'seed: "\\x"', b'revision: "\\ud800"', b"seed: |\n  3", b"seed: >-\n  3\n  4",
-    b"seed: {", b"seed: ]", b"seed: @x", b"seed: `x", b"seed: %x", b"seed: *x", b"seed: &x", b"seed: a: b", b": 3", b":",
+    b"seed: {", b"seed: ]", b"seed: @x", b"seed: `x", b"seed: %x", b"seed: *x", b"seed: &x", b"seed: a: b", b": 3",
+    b":",
     b"HF_TOKEN: hf_abcdefghijklmnopqrstuvwxyz", b"wandb_api_key: 0123456789abcdef", b"output_dir: ${NOPE}/x",
-    b"output_dir: \"a\\nb\"", b"output_dir: ''", b"output_dir: ~", b"output_dir: ~/x", b"datasets: []", b"datasets: [1]",
+    b"output_dir: \"a\\nb\"", b"output_dir: ''", b"output_dir: ~", b"output_dir: ~/x", b"datasets: []",
+    b"datasets: [1]",
     b"datasets: {path: [x]}", b"datasets: [[{path: x}]]", b"datasets: [{path: x, columns: {a: 1}}]", b"model: null",
     b"datasets:\n  - path: a\n    path: b", b"training: 5", b"training: [seed]", b"model: {}", b"lora: {lora: {r: 3}}",
     b"training.seed: 3", b"training.lora.r: 3", b"training..seed: 3", b".seed: 3", b"seed.: 3", b"seed : 3", b"seed:3",
@@ -46,14 +49,16 @@ TRAPS: tuple[bytes, ...] = (
 """Lines that mean something else than they say, or a great deal of it."""
 
 ODD: tuple[str, ...] = (
-    "1e-4", "1e999", "-1", "0", "~", "no", "true", ".nan", "-.inf", "0777", "12:30", "[]", "{}", "[1, [2, {a: 3}]]", "'4'",
+    "1e-4", "1e999", "-1", "0", "~", "no", "true", ".nan", "-.inf", "0777", "12:30", "[]", "{}", "[1, [2, {a: 3}]]",
+    "'4'",
     '"\\ud800"', "*a", "&a 1", "!!int 3", "<<", "? ", "- x", "|", ">", "%", "@", "`", "\t", "\x00", "\ufeff", "#", "",
     "9" * 5000, "hf_" + "a" * 30, "${NOPE}", "~x", "{path: x}", "[{path: 1}]", "!", "auto", "all", "none", "qlora",
     "q_proj,v_proj", "4", "0.5", "2e-4", "cosine", "\u202etxt", "a=b", "x" * 300, "[" * 50, "nf4", "full", "\ud83d",
 )  # fmt: skip
 
 _LEAVES: tuple[Any, ...] = (
-    None, True, False, 0, -1, 10**400, 1e308, float("nan"), float("inf"), "", "auto", "x.jsonl", "\ud800", "\x1b[31m", b"x",
+    None, True, False, 0, -1, 10**400, 1e308, float("nan"), float("inf"), "", "auto", "x.jsonl", "\ud800", "\x1b[31m",
+    b"x",
     Path("x"), 1j, object(), {1, 2},
 )  # fmt: skip
 

@@ -289,7 +289,7 @@ def said(text: Text) -> str:
 
 
 def differs(caught: Loaded | ConfigError | str, expected: list[tuple[str, str]], what: str) -> str:
-    """"" when the error has these codes at these places."""
+    """ "" when the error has these codes at these places."""
     got = [(p.code, p.where) for p in caught.problems] if isinstance(caught, ConfigError) else caught
     return "" if got == expected else f"{what}: {got} instead of {expected}"
 
@@ -335,5 +335,3 @@ def facts(rng: random.Random) -> Iterator[Any]:
     yield ModelFacts("LlamaForCausalLM", 10**6, 10**4, 2, 64, 400, 512, rng.random() < 0.8) if known else None
     rows = rng.choice((1, 5, 1000))
     yield DataFacts(rows, rng.choice((0, 3)), 50 * rows, 20 * rows, 90, "alpaca", "f00d") if known else None
-
-

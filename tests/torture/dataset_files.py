@@ -17,7 +17,22 @@ from luthier.data.formats.conversation import ROLES
 Row = Any
 """A row as JSON has it; damage makes other things of it than an object."""
 
-_WORDS = "add list sum tree über naïve 漢字 emoji🙂 tab\there 'quote' \"double\" a,b {x} <b> return None".split(" ")
+_WORDS = [
+    "add",
+    "list",
+    "sum",
+    "tree",
+    "über",
+    "naïve",
+    "漢字",
+    "emoji🙂",
+    "tab\there",
+    "'quote'",
+    '"double"',
+    "a,b",
+    "{x}",
+]
+_WORDS += ["<b>", "return", "None"]
 
 
 def _text(rng: random.Random, longest: int = 12) -> str:

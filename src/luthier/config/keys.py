@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from functools import cache
-from os.path import commonprefix
 from typing import Any
 
 from luthier.config.schema import Config, DatasetSource, Section
@@ -129,8 +128,8 @@ def closest(word: str, candidates: Mapping[str, float]) -> str | None:
 
 
 def is_one_slip(word: str, other: str) -> bool:
-    """Whether at most one letter was left out, added or changed, or two neighbours swapped, and something is the same."""
-    same = len(commonprefix((word, other)))
+    """Whether at most one letter of a longer word was left out, added or changed, or two neighbours swapped."""
+    same = next((i for i, (a, b) in enumerate(zip(word, other, strict=False)) if a != b), min(len(word), len(other)))
     a, b = word[same:], other[same:]
     one_letter = a[1:] == b[1:] or a[1:] == b or a == b[1:]
     return len(word) > 1 and (one_letter or (a[:2] == b[1::-1] and a[2:] == b[2:]))

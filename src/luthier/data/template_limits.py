@@ -3,7 +3,7 @@
 Jinja's sandbox keeps a template away from files and Python's insides, not from ``{{ 'a' * 10**10 }}`` or loops within
 loops. A child renders a short conversation under limits of the kernel; only one that ends there is rendered here.
 
-Not covered: templates that explode on some rows only, and systems without such limits (Windows), where nothing is tried.
+Not covered: templates that explode on some rows only, and Windows, which has no such limits and tries nothing.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ source, variables, seconds, most_bytes, most_characters = json.load(sys.stdin)
 environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
     trim_blocks=True, lstrip_blocks=True, extensions=[Generation, jinja2.ext.loopcontrols]
 )
-environment.filters["tojson"] = lambda x, ensure_ascii=False, **options: json.dumps(x, ensure_ascii=ensure_ascii, **options)
+environment.filters["tojson"] = lambda x, **options: json.dumps(x, **{"ensure_ascii": False, **options})
 environment.globals |= {"raise_exception": raise_exception, "strftime_now": lambda form: datetime.now().strftime(form)}
 resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
 resource.setrlimit(resource.RLIMIT_AS, (most_bytes, most_bytes))
