@@ -11,7 +11,8 @@ from typing import Any
 
 from luthier.errors import LuthierError
 
-LONGEST_SECONDS = 20
+LONGEST_SECONDS = 60
+"""Far more than any trial needs, on a machine that does much else besides."""
 
 
 def bad_form(error: LuthierError, *, with_place: bool = False) -> str:
