@@ -231,6 +231,19 @@ def test_a_chat_template_that_is_missing_broken_or_a_bomb_is_named(runs, tmp_pat
     assert problem.code == "E-MODEL-012" and "chat template" in problem.found
 
 
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "config.json"])
+def test_nobody_is_asked_whether_to_run_code_of_the_folder(runs, tmp_path, tiny_model_dir, monkeypatch, name):
+    folder = shutil.copytree(runs("lora")[0] / "final_model", tmp_path / "bad")
+    base = shutil.copytree(tiny_model_dir, tmp_path / "base")
+    auto = {"AutoConfig": "evil.Evil", "AutoModelForCausalLM": "evil.Evil", "AutoTokenizer": ["evil.Evil", "evil.Evil"]}
+    kinds = {"config.json": {"model_type": "evil"}, "tokenizer_config.json": {"tokenizer_class": "Evil"}}
+    rewrite((folder if "tokenizer" in name else base) / name, auto_map=auto, **kinds[name])
+    asked = []
+    monkeypatch.setattr("builtins.input", lambda text="": asked.append(text) or "y")
+    assert problem_of(lambda: load(folder, base=str(base))).code in ("E-MODEL-004", "E-MODEL-012")
+    assert asked == []
+
+
 def test_an_adapter_that_is_a_pickle_is_not_read(runs, tmp_path):
     folder = shutil.copytree(runs("lora")[0] / "final_model", tmp_path / "bad")
     (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")

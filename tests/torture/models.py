@@ -302,6 +302,10 @@ DAMAGES = (*[any_bytes] * 3, *[one_value] * 3, *[hostile_value] * 3, *[header] *
 # The workshop --------------------------------------------------------------------------------------------------------
 
 
+FORBIDDEN = ("pickle.find_class", "os.system", "os.exec", "os.posix_spawn", "socket.connect", "builtins.input")
+"""Events of the audit hook. `input` would be the question whether custom code may be run."""
+
+
 class Seen:
     """What the audit hook has seen while it was watching."""
 
@@ -313,7 +317,7 @@ class Seen:
         if not self.watched:
             return
         stranger = event == "subprocess.Popen" and details[0] != sys.executable  # ours tries out templates
-        if stranger or event in ("pickle.find_class", "os.system", "os.exec", "os.posix_spawn", "socket.connect"):
+        if stranger or event in FORBIDDEN:
             self.events.append(f"{event} {details}"[:200])
         elif event in ("exec", "compile"):
             name = str(getattr(details[0], "co_filename", "") if event == "exec" else details[1])

@@ -174,7 +174,7 @@ def load(run: str | Path, base: str | None = None, load_in_4bit: bool | None = N
         stop_ids = tuple(stops) if isinstance(stops, list) else (stops,)
         if not stop_ids or not all(type(token) is int for token in stop_ids):
             raise ValueError(f"eos_token_id is {stops!r}")
-        tuned = Tuned(model, AutoTokenizer.from_pretrained(folder), stop_ids, origin)
+        tuned = Tuned(model, AutoTokenizer.from_pretrained(folder, trust_remote_code=False), stop_ids, origin)
         _try_prompt(tuned)
     except Exception as error:  # tokenizers raise everything from KeyError to bare Exception for a broken file
         found = f"tokenizer, chat template or generation config is damaged: {brief(error)}"

@@ -109,6 +109,7 @@ def load_base(base: Base) -> nn.Module:
             device_map={"": probe().device},
             quantization_config=None if base.quantization is None else _four_bits(base.quantization, dtype),
             use_safetensors=True,
+            trust_remote_code=False,  # left out, transformers would ask on the terminal
         )
     except SafetensorError as error:
         found = f"a weights file of {base.name} is damaged: {brief(error)}"
@@ -148,7 +149,9 @@ def load_tuned(folder: Path, base: Base) -> nn.Module:
         if under is None:
             vet(str(folder))
             device, dtype = {"": probe().device}, _dtype(base)
-            model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, device_map=device, use_safetensors=True)
+            model = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=dtype, device_map=device, use_safetensors=True, trust_remote_code=False
+            )
         else:
             _check_rank(folder)
             # In the format of the base, as autocast computed it in training; peft by default would take float32.

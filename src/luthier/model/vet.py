@@ -61,7 +61,7 @@ def vet(name: str) -> None:
     for file in Path(name).glob("*.safetensors"):
         with safe_open(str(file), framework="pt"):
             pass
-    config = AutoConfig.from_pretrained(name)
+    config = AutoConfig.from_pretrained(name, trust_remote_code=False)
     check_layers(name, config)
     with torch.device("meta"):
-        check_size(name, AutoModelForCausalLM.from_config(config))
+        check_size(name, AutoModelForCausalLM.from_config(config, trust_remote_code=False))
