@@ -103,7 +103,11 @@ def test_e_cfg_012_unset_variable(refused, monkeypatch, line):
     assert "NOT_THERE_1" in problem.found
 
 
-@pytest.mark.parametrize("line", ["output_dir: ''", 'output_dir: "a\\nb"', 'cache_dir: "a\\0b"', "dataset: ' '"])
+NO_PATHS = ["output_dir: ''", 'output_dir: "a\\nb"', 'cache_dir: "a\\0b"', "dataset: ' '"]
+NO_PATHS += ['dataset: "luthier:a\\0b"', "dataset: luthier:" + "x" * 300]
+
+
+@pytest.mark.parametrize("line", NO_PATHS)
 def test_e_cfg_015_no_path(refused, line):
     assert only(refused(line)).code == "E-CFG-015"
 
@@ -159,9 +163,11 @@ def test_an_override_can_hold_equals_signs_and_nothing(write):
     assert loaded.config.training.max_steps is None
 
 
-@pytest.mark.parametrize("override", ["learning_rate", "=3", "", "  =x"])
+@pytest.mark.parametrize("override", ["learning_rate", "=3", "", "  =x", "\u202etxt", "x" * 300])
 def test_e_cfg_014_no_override(refused, override):
-    assert only(refused("", override)).code == "E-CFG-014"
+    problem = only(refused("", override))
+    assert problem.code == "E-CFG-014"
+    assert problem.fix.isprintable() and len(problem.fix) < 150
 
 
 def test_an_unknown_or_broken_override(refused):

@@ -14,7 +14,7 @@ import pytest
 
 from luthier.config.schema import DatasetSource
 from luthier.data.problems import Problems
-from luthier.data.sources import open_source
+from luthier.data.sources import json_rows, open_source
 from tests.data.support import alpaca, make_tokenizer, problems, run, write_jsonl
 
 GOOD = b'{"instruction": "Q", "output": "A"}\n'
@@ -61,6 +61,23 @@ def test_json(tmp_path: Path, text: str) -> None:
 def test_json_places_are_lines(tmp_path: Path) -> None:
     rows = read(write(tmp_path / "a.json", json.dumps([{"a": 1}, {"a": 2}], indent=1).encode()))
     assert [place for place, _ in rows] == ["a.json:2", "a.json:5"]
+
+
+def test_an_array_is_read_as_it_stands_wherever_a_chunk_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"a": "ü🙂\u2028" * n, "b": [1.5, None, True, {"c": '\\ "'}]} for n in range(9)]
+    for text in (json.dumps(rows), json.dumps(rows, ensure_ascii=False), "\ufeff \n" + json.dumps(rows, indent=1)):
+        path = write(tmp_path / "a.json", text.encode())
+        for size in range(1, 40):
+            monkeypatch.setattr(json_rows, "_CHUNK_BYTES", size)
+            found = read(path)
+            assert [row for _, row in found] == rows
+            lines = text.encode().split(b"\n")
+            assert all(b"{" in lines[int(place.rpartition(":")[2]) - 1] for place, _ in found)
+        for raw, says in ((text.encode()[:-9], "column"), (text.encode()[:-1] + b"\n x", ":")):
+            with pytest.raises(ValueError, match=says) as caught:
+                read(write(tmp_path / "b.json", raw))
+            last = raw.count(b"\n") + 1
+            assert f"b.json:{last}" in str(caught.value)
 
 
 def test_csv(tmp_path: Path) -> None:
@@ -147,6 +164,8 @@ def test_splits_that_a_file_does_not_have(tmp_path: Path, tokenizer: Any, split:
         ("E-DATA-010", "a.json", b'[{"text": "x"}, {"text": "y",}]', "column 30"),
         ("E-DATA-010", "a.json", b'[{"text": "x"} {"text": "y"}]', "','"),
         ("E-DATA-010", "a.json", b'[{"text": "x"},', "column 16"),
+        ("E-DATA-010", "a.json", b'[{"text": "x"},\n]', "column 1"),
+        ("E-DATA-010", "a.json", b'[{"text": "x"}]\n[{"text": "y"}]', "follows the array"),
         ("E-DATA-010", "a.json", b'{"data": [', "column 11"),
         ("E-DATA-011", "a.jsonl", b'["Q", "A"]\n', "a list"),
         ("E-DATA-011", "a.jsonl", b'"Q"\n', "text"),
@@ -154,7 +173,11 @@ def test_splits_that_a_file_does_not_have(tmp_path: Path, tokenizer: Any, split:
         ("E-DATA-011", "a.json", b"[1]", "a number"),
         ("E-DATA-012", "a.jsonl", b'{"a": ' + b"[" * 100_000 + b"\n", "deep"),
         ("E-DATA-012", "a.jsonl", b'{"a": ' + b"1" * 5000 + b"}\n", "digits"),
-        ("E-DATA-012", "a.json", b"[" * 100_000, "parsed"),
+        ("E-DATA-012", "a.json", b"[" * 100_000, "deep"),
+        ("E-DATA-012", "a.json", b'[{"a": "' + b"x" * (17 * 2**20) + b'"}]', "16 MiB"),
+        ("E-DATA-012", "a.jsonl", b'{"text": "' + "ü".encode() * 2**20 + b'"}', "2.0 MiB of text"),
+        ("E-DATA-012", "a.csv", b"a,b\n" + b"x" * (17 * 2**20), "16 MiB"),
+        ("E-DATA-012", "a.json", b'{"x": "' + b"x" * (65 * 2**20) + b'", "data": []}', "65 MiB"),
         ("E-DATA-012", "a.jsonl", b'{"a": "' + b"x" * (17 * 2**20) + b'"}\n', "16 MiB"),
         ("E-DATA-013", "a.csv", b"instruction,output\nQ,A,B\n", "3 fields"),
         ("E-DATA-013", "a.csv", b"instruction,instruction\nQ,A\n", "used twice"),
@@ -162,6 +185,8 @@ def test_splits_that_a_file_does_not_have(tmp_path: Path, tokenizer: Any, split:
         ("E-DATA-013", "a.csv", b'instruction,output\nQ,"A\n', "end of data"),
         ("E-DATA-014", "a.jsonl", b'{"instruction": "Q\\u0000", "output": "A"}\n', "NUL"),
         ("E-DATA-014", "a.jsonl", b'{"instruction": "Q", "output": "A\\ud83d"}\n', "ud83d"),
+        ("E-DATA-016", "a.jsonl", b'{"instruction": "Q", "output": "A", "output": "B"}\n', '"output" stands twice'),
+        ("E-DATA-016", "a.json", b'[{"messages": [{"role": "user", "role": "user"}]}]', '"role" stands twice'),
     ],
 )  # fmt: skip
 def test_broken_files(tmp_path: Path, tokenizer: Any, code: str, name: str, content: bytes, says: str) -> None:
@@ -211,10 +236,12 @@ def test_not_found(tmp_path: Path, tokenizer: Any) -> None:
     assert (code, where) == ("E-DATA-001", str(tmp_path / "trian.jsonl"))
     (tmp_path / "gone.jsonl").symlink_to(tmp_path / "nowhere.jsonl")
     assert problems(tokenizer, tmp_path / "gone.jsonl")[0][0] == "E-DATA-001"
-    for path in ("no-owner", "a/b/c", "", "nul\0.jsonl", "./owner/name"):
+    for path in ("no-owner", "a/b/c", "", "nul\0.jsonl", "./owner/name", "x" * 300 + ".jsonl"):
         expected = "E-DATA-008" if path == "" else "E-DATA-001"
         source = DatasetSource(path=path)
-        assert problems(tokenizer, source, cache_dir=str(tmp_path))[0][0] in (expected, "E-DATA-006"), path
+        ((code, where, _),) = problems(tokenizer, source, cache_dir=str(tmp_path))
+        assert code in (expected, "E-DATA-006"), path
+        assert len(where) <= 200 and (where or not path)
 
 
 def test_the_nearest_name_is_suggested(tmp_path: Path) -> None:

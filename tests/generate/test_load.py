@@ -197,6 +197,69 @@ def test_what_goes_with_the_weights_is_named_when_damaged(runs, tmp_path, name):
     assert (problem.code, problem.where) == ("E-MODEL-012", str(folder))
 
 
+def rewrite(file, **changes):
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "says"),
+    [
+        ("luthier.json", {"dtype": "evil"}, "dtype"),
+        ("luthier.json", {"dtype": ["float32"], "quantization": 4}, "dtype, quantization"),
+        ("generation_config.json", {"eos_token_id": "x"}, "generation config"),
+        ("generation_config.json", {"eos_token_id": []}, "eos_token_id"),
+        ("adapter_config.json", {"r": 10**6}, "rank above"),
+        ("tokenizer_config.json", {"eos_token": "\x1b[31m"}, "the tokenizer has 401 tokens"),
+    ],
+)
+def test_values_that_no_run_writes_are_named(runs, tmp_path, name, changes, says):
+    folder = shutil.copytree(runs("lora")[0] / "final_model", tmp_path / "bad")
+    rewrite(folder / name, **changes)
+    problem = problem_of(lambda: load(folder))
+    assert problem.code == "E-MODEL-012" and says in problem.found and problem.found.isprintable()
+
+
+@pytest.mark.parametrize(
+    "template", [None, "{% for", "{{ 'a' * 10**10 }}", "{{ ().__class__.__base__.__subclasses__() }}"]
+)
+def test_a_chat_template_that_is_missing_broken_or_a_bomb_is_named(runs, tmp_path, template):
+    folder = shutil.copytree(runs("lora")[0] / "final_model", tmp_path / "bad")
+    (folder / "chat_template.jinja").unlink()
+    if template:
+        (folder / "chat_template.jinja").write_text(template)
+    problem = problem_of(lambda: load(folder))
+    assert problem.code == "E-MODEL-012" and "chat template" in problem.found
+
+
+@pytest.mark.parametrize("name", ["tokenizer_config.json", "config.json"])
+def test_nobody_is_asked_whether_to_run_code_of_the_folder(runs, tmp_path, tiny_model_dir, monkeypatch, name):
+    folder = shutil.copytree(runs("lora")[0] / "final_model", tmp_path / "bad")
+    base = shutil.copytree(tiny_model_dir, tmp_path / "base")
+    auto = {"AutoConfig": "evil.Evil", "AutoModelForCausalLM": "evil.Evil", "AutoTokenizer": ["evil.Evil", "evil.Evil"]}
+    kinds = {"config.json": {"model_type": "evil"}, "tokenizer_config.json": {"tokenizer_class": "Evil"}}
+    rewrite((folder if "tokenizer" in name else base) / name, auto_map=auto, **kinds[name])
+    asked = []
+    monkeypatch.setattr("builtins.input", lambda text="": asked.append(text) or "y")
+    assert problem_of(lambda: load(folder, base=str(base))).code in ("E-MODEL-004", "E-MODEL-012")
+    assert asked == []
+
+
+def test_an_adapter_that_is_a_pickle_is_not_read(runs, tmp_path):
+    folder = shutil.copytree(runs("lora")[0] / "final_model", tmp_path / "bad")
+    (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
+    problem = problem_of(lambda: load(folder))
+    assert problem.code == "E-MODEL-012" and "no adapter_model.safetensors" in problem.found
+
+
+def test_a_base_of_impossible_size_is_refused_before_it_fills_the_memory(runs, tmp_path, tiny_model_dir):
+    base = shutil.copytree(tiny_model_dir, tmp_path / "base")
+    rewrite(base / "config.json", vocab_size=10**9)
+    problem = problem_of(lambda: load(runs("lora")[0], base=str(base)))
+    assert problem.code == "E-MODEL-009" and "64,0" in problem.found
+    rewrite(base / "config.json", vocab_size=400, num_hidden_layers=10**6)
+    assert problem_of(lambda: load(runs("lora")[0], base=str(base))).code == "E-MODEL-004"
+
+
 def test_missing_weights_and_a_base_that_does_not_fit_are_named(runs, tmp_path, tiny_model_dir):
     folder = shutil.copytree(runs("lora")[0] / "final_model", tmp_path / "bad")
     other = shutil.copytree(tiny_model_dir, tmp_path / "other")

@@ -137,6 +137,7 @@ NOT_COMPLETE = {
     "config.json is a number": (lambda f: (f / "config.json").write_text("5"), "cannot be read"),
     "config.json is empty": (lambda f: (f / "config.json").write_text("{}"), "model_type"),
     "an unknown architecture": (lambda f: edit(f, model_type="frobnicate"), "frobnicate"),
+    "a million layers": (lambda f: edit(f, num_hidden_layers=10**6), "asks for 1,000,000 layers"),
     "a size that is a word": (lambda f: edit(f, hidden_size="wide"), "'hidden_size' expected int"),
     "the folder is gone": (shutil.rmtree, "no folder"),
 }
@@ -200,6 +201,25 @@ def test_missing_tensors_are_named(folder):
     code, found, _ = problem_of(lambda: loaded_model(folder))
     assert code == "E-MODEL-009"
     assert "1 tensors" in found and "model.layers.1.mlp.up_proj.weight" in found
+
+
+def test_a_model_of_impossible_size_is_refused_before_it_fills_the_memory(folder):
+    edit(folder, vocab_size=10**9)
+    code, found, _ = problem_of(lambda: described(folder))
+    assert code == "E-MODEL-009"
+    assert "describes 64,0" in found
+
+
+def test_a_generation_config_that_makes_no_sense_is_named(folder):
+    edit(folder, "generation_config.json", pad_token_id="x")
+    code, found, _ = problem_of(lambda: loaded_model(folder))
+    assert code == "E-MODEL-004" and str(folder) in found
+
+
+def test_what_libraries_quote_from_a_file_is_safe_on_a_terminal(folder):
+    edit(folder, model_type="\x1b[31mred")
+    code, found, _ = problem_of(lambda: opened(folder))
+    assert code == "E-MODEL-004" and found.isprintable()
 
 
 def test_tensors_of_another_shape_are_named(folder):
@@ -298,7 +318,7 @@ def test_a_checkpoint_is_not_a_finished_run(tmp_path):
 
 def test_a_base_that_has_moved_is_named(tmp_path):
     (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "owner/gone"}))
-    for name in ("tokenizer_config.json", "generation_config.json"):
+    for name in ("tokenizer_config.json", "generation_config.json", "adapter_model.safetensors"):
         (tmp_path / name).write_text("{}")
     code, found, fix = problem_of(lambda: luthier.load(tmp_path))
     assert code == "E-MODEL-001" and "owner/gone" in found and "base=PATH" in fix

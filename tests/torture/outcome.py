@@ -49,6 +49,8 @@ SUITES = (
     "neighbours",
     "configs",
     "datasets",
+    "models",
+    "huge",
 )
 """Modules of this package, in the order in which they run; one that is not there is left out."""
 

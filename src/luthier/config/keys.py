@@ -113,6 +113,9 @@ def closest(word: str, candidates: Mapping[str, float]) -> str | None:
         word: What was written.
         candidates: Word -> a bonus in likeness (0 to 0.1) for those that are meant more often.
     """
+    one_slip = [candidate for candidate in candidates if is_one_slip(word.lower(), candidate.lower())]
+    if one_slip:
+        return max(one_slip, key=lambda candidate: candidates[candidate])
     best, likeness = None, 0.6 if len(word) > 3 else 0.5
     for candidate, bonus in candidates.items():
         matcher = SequenceMatcher(None, word.lower(), candidate.lower(), autojunk=False)
@@ -122,6 +125,14 @@ def closest(word: str, candidates: Mapping[str, float]) -> str | None:
         if ratio > likeness:
             best, likeness = candidate, ratio
     return best
+
+
+def is_one_slip(word: str, other: str) -> bool:
+    """Whether at most one letter of a longer word was left out, added or changed, or two neighbours swapped."""
+    same = next((i for i, (a, b) in enumerate(zip(word, other, strict=False)) if a != b), min(len(word), len(other)))
+    a, b = word[same:], other[same:]
+    one_letter = a[1:] == b[1:] or a[1:] == b or a == b[1:]
+    return len(word) > 1 and (one_letter or (a[:2] == b[1::-1] and a[2:] == b[2:]))
 
 
 def _keys_of(section: str, model: type[Section]) -> list[Key]:

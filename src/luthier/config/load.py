@@ -165,11 +165,11 @@ def _overrides(overrides: Sequence[str], problems: list[Problem], notes: list[st
         name, equals, text = item.partition("=")
         name = name.strip()
         if not equals or not name:
-            fix = f"write key=value, for example {name or 'learning_rate'}=..." if not equals else "learning_rate=1e-4"
+            fix = f"write key=value, for example {printable(name)[:80] or 'learning_rate'}=..."
             what = f'"{printable(item)[:80]}" is no override'
             problems.append(Problem("E-CFG-014", what, fix, "command line"))
             continue
-        place = f"override {printable(name)}=..."
+        place = f"override {printable(name)[:80]}=..."
         try:
             value = read_yaml(text, lambda _, place=place: place)  # type: ignore[misc]
         except ConfigError as error:

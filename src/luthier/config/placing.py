@@ -179,6 +179,7 @@ def _source(placed: Placed, node: Node) -> Node:
     if not isinstance(node.value, dict):
         return node
     keys_: dict[str, Node] = {}
+    misspelt: dict[str, Node] = {}
     for name, item in node.value.items():
         key = name
         if name not in source_keys() and name in aliases.SOURCE_NAMES:
@@ -189,22 +190,25 @@ def _source(placed: Placed, node: Node) -> Node:
         if key != name:
             placed.notes.append(f"{name} ({item.place}) is called {key} here.")
         if key not in source_keys():
-            placed.problems.append(_unknown_source_key(name, item))
+            near = closest(name, dict.fromkeys(source_keys(), 0.01) | dict.fromkeys(aliases.SOURCE_NAMES, 0.0))
+            placed.problems.append(_unknown_source_key(name, item, near))
+            misspelt[near or ""] = item
         elif key in keys_:
             found = f"{name} sets {key} of this dataset, which is set already ({keys_[key].place})"
             placed.problems.append(Problem("E-CFG-006", found, "keep one of the two lines", item.place))
         else:
             named = isinstance(item.value, str) and key == "format"
             keys_[key] = Node(aliases.SOURCE_FORMATS.get(item.value, item.value), item.place) if named else item
+    if "path" not in keys_ and "path" in misspelt:  # told already; that the path is missing would be told besides
+        keys_["path"] = misspelt["path"]
     return Node(keys_, node.place)
 
 
-def _unknown_source_key(name: str, node: Node) -> Problem:
-    near = closest(name, dict.fromkeys(source_keys(), 0.01) | dict.fromkeys(aliases.SOURCE_NAMES, 0.0))
+def _unknown_source_key(name: str, node: Node, near: str | None) -> Problem:
     fix = f'did you mean "{near}"?' if near else "the keys of a dataset are " + ", ".join(source_keys())
     if name in aliases.UNSUPPORTED:
         fix = aliases.UNSUPPORTED[name][2]
-    return Problem("E-CFG-008", f'unknown key "{printable(name)}" in a dataset', fix, node.place)
+    return Problem("E-CFG-008", f'unknown key "{printable(name)[:80]}" in a dataset', fix, node.place)
 
 
 def unknown_key(name: str, node: Node, section: str) -> Problem:
@@ -239,6 +243,7 @@ def _known(section: str) -> Mapping[str, float]:
     for table in (aliases.UNSUPPORTED, aliases.DECIDED, meanings.KEYS, aliases.RENAMED):
         words |= dict.fromkeys(table, 0.0)
     words |= dict.fromkeys(by_name(), 0.01)
+    words |= {name: 0.015 for name, key in aliases.RENAMED.items() if section and key.startswith(f"{section}.")}
     words |= {key.name: 0.02 for key in keys().values() if key.section == section}
     if not section:
         words |= dict.fromkeys(SECTIONS, 0.02)

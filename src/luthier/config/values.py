@@ -85,9 +85,9 @@ def _path(text: str, key: str, place: str, problems: list[Problem]) -> str:
 
 def _packaged(name: str, key: str, place: str, problems: list[Problem]) -> str:
     """Where something that comes with Luthier lies on this machine."""
-    path = (_PACKAGE / name).resolve()
-    if not name or not path.is_relative_to(_PACKAGE) or not path.exists():
+    path = os.path.realpath(_PACKAGE / name) if name.isprintable() else ""
+    if not name or not Path(path).is_relative_to(_PACKAGE) or not os.path.exists(path):  # noqa: PTH110 (pathlib raises)
         found = f"{key} is {shown(PACKAGED + name)}, but nothing of that name comes with luthier"
         fix = f"write {PACKAGED}quickstart/base, {PACKAGED}quickstart/rows/train.jsonl, or a path of your own"
         problems.append(Problem("E-CFG-015", found, fix, place))
-    return str(path)
+    return path

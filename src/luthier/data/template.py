@@ -31,6 +31,7 @@ from typing import TYPE_CHECKING, Any
 
 from luthier.data.messages import Message, Segment
 from luthier.data.problems import RowError, refuse
+from luthier.data.template_limits import exceeded
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -168,6 +169,9 @@ def load_template(spec: str, tokenizer: PreTrainedTokenizerBase, base_dir: Path)
     if "strftime_now(" in source:
         fix = "write the date into the template, or a literal format: strftime_now('%d %b %Y')"
         raise refuse("E-DATA-032", "the template reads the clock", fix, name)
+    if name != "alpaca" and (too_much := exceeded(source, tuple(tokenizer.special_tokens_map.items()))):
+        found = f"on two short messages {too_much}"
+        raise refuse("E-DATA-032", found, "choose another template, or write `prompt_template: alpaca`", name)
     template = _probed(Template(name, source, tokenizer, end_of_turn=""))
     if adds_bos(tokenizer) and not template.prompt_text(_PROBE_QUESTION).startswith(str(tokenizer.bos_token)):
         return replace(template, source="{{ bos_token }}" + source)

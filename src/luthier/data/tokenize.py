@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _BATCH_ROWS = 1000
-_BATCH_CHARACTERS = 2_000_000
+_BATCH_CHARACTERS = 500_000
+MAX_ROW_BYTES = 2**20
+"""A tokenizer takes some 250 bytes for each token that it makes, and a token may be one byte."""
 _FIX_CHARACTER = "repair the text or delete the row"
 
 
@@ -142,8 +144,10 @@ class RowTokenizer:
 
     def _segments(self, content: Content, place: str, batch: Batch, found: Found) -> list[Segment]:
         """Final text of a row; its keys and place go into the batch."""
-        for item in content:
-            self._check_text(item.content + item.context if isinstance(item, Message) else item.text, place, found)
+        texts = [item.content + item.context if isinstance(item, Message) else item.text for item in content]
+        _check_size(texts)
+        for text in texts:
+            self._check_text(text, place, found)
         messages = [item for item in content if isinstance(item, Message)]
         segments = self._template.segments(messages) if messages else _only_segments(content)
         prompt, answer = _sides(content)
@@ -197,6 +201,14 @@ class RowTokenizer:
         if spans[0] == 0 and begins_with_bos:
             spans[0] = 1
         return ids, spans
+
+
+def _check_size(texts: list[str]) -> None:
+    if sum(map(len, texts)) > MAX_ROW_BYTES // 4:
+        size = sum(len(text.encode("utf-8", "surrogatepass")) for text in texts)
+        if size > MAX_ROW_BYTES:
+            fix = f"split it into rows of at most {MAX_ROW_BYTES // 2**20} MiB, or leave it out (bad_rows: drop)"
+            raise RowError("E-DATA-012", f"{size / 2**20:.1f} MiB of text in one row", fix)
 
 
 def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:

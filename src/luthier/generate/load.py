@@ -23,6 +23,7 @@ from torch import nn
 from transformers import AutoTokenizer, GenerationConfig
 
 from luthier.data.template import plain_ids, with_bos
+from luthier.data.template_limits import exceeded
 from luthier.errors import ModelError, Problem
 from luthier.generate.streaming import Pieces
 from luthier.generate.weights import Base, load_base, load_tuned
@@ -170,12 +171,30 @@ def load(run: str | Path, base: str | None = None, load_in_4bit: bool | None = N
     model = load_tuned(folder, origin)
     try:
         stops = GenerationConfig.from_pretrained(folder).eos_token_id
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        stop_ids = tuple(stops) if isinstance(stops, list) else (stops,)
+        if not stop_ids or not all(type(token) is int for token in stop_ids):
+            raise ValueError(f"eos_token_id is {stops!r}")
+        tuned = Tuned(model, AutoTokenizer.from_pretrained(folder, trust_remote_code=False), stop_ids, origin)
+        _try_prompt(tuned)
     except Exception as error:  # tokenizers raise everything from KeyError to bare Exception for a broken file
-        found = f"tokenizer or generation config is damaged: {brief(error)}"
+        found = f"tokenizer, chat template or generation config is damaged: {brief(error)}"
         raise ModelError(Problem("E-MODEL-012", found, "copy the folder again", str(folder))) from error
-    stop_ids = tuple(stops) if isinstance(stops, list) else (stops,)
-    return Tuned(model, tokenizer, stop_ids, origin)
+    return tuned
+
+
+def _try_prompt(tuned: Tuned) -> None:
+    """The template renders within limits, and its tokens are among the model's.
+
+    Raises:
+        ValueError: One of them does not hold; and whatever the template raises.
+    """
+    template = tuned.tokenizer.get_chat_template()
+    if too_much := exceeded(template, tuple(tuned.tokenizer.special_tokens_map.items())):
+        raise ValueError(f"the chat template is not tried: {too_much}")
+    tuned.prompt_ids("How are you?")
+    embeddings = tuned.model.get_input_embeddings().num_embeddings  # type: ignore[operator]
+    if len(tuned.tokenizer) > embeddings:
+        raise ValueError(f"the tokenizer has {len(tuned.tokenizer):,} tokens, the model {embeddings:,} embeddings")
 
 
 def final_folder(run: str | Path) -> Path:
@@ -195,6 +214,8 @@ def final_folder(run: str | Path) -> Path:
     lost = [name for name in ("tokenizer_config.json", "generation_config.json") if not there(name)]
     if not found and lost:
         found = f"{folder} holds weights but no {lost[0]}: checkpoints are for --resume, final_model is for use"
+    if not found and there("adapter_config.json") and not there("adapter_model.safetensors"):
+        found = f"no adapter_model.safetensors in {folder}"  # peft would look for a pickle
     if found:
         raise ModelError(Problem("E-MODEL-012", found, "give the output folder of a finished run", str(run)))
     return folder

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
@@ -26,6 +26,7 @@ from luthier.errors import ModelError, Problem
 from luthier.machine.probe import probe
 from luthier.model.forward import DTYPES
 from luthier.model.hub import brief
+from luthier.model.vet import vet
 
 TRAINED_ON = "luthier.json"
 
@@ -53,6 +54,17 @@ class Base:
             return f"4-bit {self.quantization.get('bnb_4bit_quant_type', 'nf4')}"
         return "as in the files" if self.dtype == "auto" else self.dtype
 
+    def wrong(self) -> str:
+        """Names of the attributes that no run has written so; empty when all are in order."""
+        four_bits: Any = self.quantization
+        right = {
+            "base": isinstance(self.name, str),
+            "revision": self.revision is None or isinstance(self.revision, str),
+            "dtype": self.dtype in ("auto", *DTYPES),
+            "quantization": four_bits is None or isinstance(four_bits, dict),
+        }
+        return ", ".join(name for name, is_right in right.items() if not is_right)
+
     @staticmethod
     def of(folder: Path, name: str | None, load_in_4bit: bool | None) -> Base:
         """What final_model says of its base; `name` and `load_in_4bit` win over that.
@@ -69,6 +81,11 @@ class Base:
             written.get("dtype") or "auto",
             written.get("quantization"),
         )
+        if wrong := base.wrong():
+            problem = Problem(
+                "E-MODEL-012", f"what it says of its base is damaged: {wrong}", "copy it again", str(folder)
+            )
+            raise ModelError(problem)
         if name:
             base = replace(base, name=os.path.expanduser(name), revision=None)  # noqa: PTH111
         if load_in_4bit is not None:
@@ -84,6 +101,7 @@ def load_base(base: Base) -> nn.Module:
     """
     dtype = _dtype(base)
     try:
+        vet(base.name)
         model = AutoModelForCausalLM.from_pretrained(
             base.name,
             revision=base.revision,
@@ -91,11 +109,14 @@ def load_base(base: Base) -> nn.Module:
             device_map={"": probe().device},
             quantization_config=None if base.quantization is None else _four_bits(base.quantization, dtype),
             use_safetensors=True,
+            trust_remote_code=False,  # left out, transformers would ask on the terminal
         )
     except SafetensorError as error:
         found = f"a weights file of {base.name} is damaged: {brief(error)}"
         raise ModelError(Problem("E-MODEL-010", found, "delete it and fetch it again")) from error
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+    except ModelError:
+        raise
+    except Exception as error:  # its JSON files can hold anything, and each wrong thing fails in its own way
         fix = "say where it is now: --base PATH, load(run, base=PATH)"
         if Path(base.name).is_dir() or not isinstance(error, OSError):  # it is here, and something else is wrong
             found = f"the run's base model {base.name} cannot be read: {brief(error)}"
@@ -126,15 +147,21 @@ def load_tuned(folder: Path, base: Base) -> nn.Module:
     under = load_base(base) if adapter else None
     try:
         if under is None:
+            vet(str(folder))
             device, dtype = {"": probe().device}, _dtype(base)
-            model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, device_map=device, use_safetensors=True)
+            model = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=dtype, device_map=device, use_safetensors=True, trust_remote_code=False
+            )
         else:
+            _check_rank(folder)
             # In the format of the base, as autocast computed it in training; peft by default would take float32.
             model = PeftModel.from_pretrained(under, str(folder), autocast_adapter_dtype=False)
     except SafetensorError as error:
         found = f"the weights in {folder} are damaged: {brief(error)}"
         raise ModelError(Problem("E-MODEL-010", found, "copy the folder again, or train again")) from error
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+    except ModelError:
+        raise
+    except Exception as error:  # its JSON files can hold anything, and each wrong thing fails in its own way
         found = f"its weights cannot be read: {brief(error)}"
         fix = "copy the folder again, or train again"
         if adapter and (folder / "adapter_model.safetensors").is_file():
@@ -142,6 +169,16 @@ def load_tuned(folder: Path, base: Base) -> nn.Module:
             fix = "give the base that it was trained on: --base PATH, load(run, base=PATH)"
         raise ModelError(Problem("E-MODEL-012", found, fix, str(folder))) from error
     return model.eval()  # type: ignore[no-any-return]
+
+
+def _check_rank(folder: Path) -> None:
+    """Before it looks at the matrices in the file, peft makes some of the rank that adapter_config.json names."""
+    settings = read_json(folder / "adapter_config.json")
+    with safe_open(folder / "adapter_model.safetensors", framework="pt") as file:
+        ranks = [file.get_slice(name).get_shape()[0] for name in file.keys() if "lora_A" in name]  # noqa: SIM118
+    named = [settings.get("r"), *(settings.get("rank_pattern") or {}).values()]
+    if ranks and any(isinstance(rank, int) and rank > max(ranks) for rank in named):
+        raise ValueError(f"adapter_config.json names a rank above {max(ranks)}, which its weights have")
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from luthier.model.forward import unwrap
 from luthier.model.hub import KEY, brief
 from luthier.model.lean.fit import obstacle as lean_obstacle
 from luthier.model.lean.layer import window_of
+from luthier.model.vet import check_size
 
 _RECURRENT = ("mamba", "rwkv", "recurrent", "linear_attention", "conv", "gated_delta", "kda")
 _ATTENTION_EXTRAS = ("attn_logit_softcapping",)
@@ -27,12 +28,15 @@ def describe(config: Config, model_config: PretrainedConfig) -> ModelFacts:
     """Facts about the configured model and its adapter.
 
     Raises:
-        ModelError: E-MODEL-004 when config.json describes nothing that can be built, E-MODEL-013 when it is no causal
-            language model, E-MODEL-008 when the adapter finds no layer.
+        ModelError: E-MODEL-004 when config.json describes nothing that can be built, E-MODEL-009 when it describes
+            far more than the weights files hold, E-MODEL-013 when it is no causal language model, E-MODEL-008 when the
+            adapter finds no layer.
     """
     obstacle = ""
     with torch.device("meta"):
         model = _build(config, model_config)
+        if not config.model.from_scratch:
+            check_size(config.model.model_name_or_path, model)
         parameters = sum(p.numel() for p in model.parameters())
         trainable = parameters
         windows = [window_of(module) for name, module in model.named_modules() if name.endswith(".self_attn")]

@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrained
 
 from luthier.config.schema import ModelSection
 from luthier.errors import ModelError, Problem
+from luthier.model.vet import check_layers
 
 KEY = "model.model_name_or_path"
 
@@ -31,13 +32,15 @@ def load_config(section: ModelSection) -> PretrainedConfig:
             Problem("E-MODEL-004", f"no folder {name!r}", f"write {KEY}: the path of an existing model folder", KEY)
         )
     try:
-        return AutoConfig.from_pretrained(
+        config = AutoConfig.from_pretrained(
             name if not folder.is_dir() else str(folder),
             revision=section.revision,
             trust_remote_code=section.trust_remote_code,
         )
     except Exception as error:  # a config.json can hold anything, and each wrong thing fails in its own way
         raise ModelError(explain_failure(name, error)) from error
+    check_layers(name, config)
+    return config
 
 
 def load_tokenizer(section: ModelSection, config: PretrainedConfig) -> PreTrainedTokenizerBase:
@@ -163,5 +166,6 @@ def _hub_failure(name: str, chain: list[BaseException], text: str) -> Problem | 
 
 
 def brief(error: BaseException) -> str:
-    """An exception's text in one line of at most 160 characters."""
-    return (" ".join(str(error).split()) or type(error).__name__)[:160]
+    """An exception's text in one line of at most 160 characters, harmless on a terminal."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return "".join(c if c.isprintable() else "·" for c in text[:160])

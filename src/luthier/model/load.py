@@ -106,7 +106,9 @@ def _load_weights(plan: Plan, model_config: PretrainedConfig, dtype: torch.dtype
         )
     except SafetensorError as error:
         raise ModelError(broken_weights(f"a weights file of {name}", error)) from error
-    except OSError as error:
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # generation_config.json is read too, and each wrong thing fails in its own way
         raise ModelError(explain_failure(name, error)) from error
     if missing := sorted(info["missing_keys"]):
         found = f"{len(missing)} tensors of {name} are missing, for example {missing[0]}"

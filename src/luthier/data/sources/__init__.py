@@ -66,7 +66,8 @@ def open_source(source: DatasetSource, split: str, base_dir: Path) -> RowSource:
     try:
         here = path.exists() or path.is_symlink()
     except (OSError, ValueError) as error:
-        raise refuse("E-DATA-001", f"no path can look like this ({error})", "correct data.datasets[].path") from error
+        found = f"no path can look like this ({getattr(error, 'strerror', None) or error})"
+        raise refuse("E-DATA-001", found, "correct data.datasets[].path", source.path[:200]) from error
     if here:
         return LocalSource(path, source.path, split)
     looks_local = source.path.startswith((".", "/", "~")) or Path(source.path).suffix.lower() in SUFFIXES

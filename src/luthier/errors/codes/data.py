@@ -76,8 +76,8 @@ DATA: dict[str, Explanation] = {
     "E-DATA-012": Explanation(
         "row beyond all bounds",
         "A line of many megabytes, endless nesting or a number of thousands of digits is damage or an attack.",
-        "A line may have 16 MiB, nesting some hundred levels and a number 4,300 digits. Look at the line; delete it, "
-        "or split it into several rows.",
+        "A line may have 16 MiB, the text of a row 1 MiB, nesting some hundred levels and a number 4,300 digits. Look "
+        "at the line; delete it, or split it into several rows.",
     ),
     "E-DATA-013": Explanation(
         "broken CSV",
@@ -97,6 +97,12 @@ DATA: dict[str, Explanation] = {
         "Half of the rows would be old and half of them new.",
         "The file has another size or time than when reading began. Wait until whatever writes it is done, then "
         "start again.",
+    ),
+    "E-DATA-016": Explanation(
+        "one field twice in a row",
+        "JSON readers keep the last one and say nothing; half of the row would be lost without anybody knowing.",
+        "An object of the row has two fields of the same name, usually because rows were joined by hand or a program "
+        "wrote a column twice. Keep one of the two.",
     ),
     "E-DATA-020": Explanation(
         "format not recognised",
