@@ -216,7 +216,7 @@ def test_values_that_no_run_writes_are_named(runs, tmp_path, name, changes, says
     folder = shutil.copytree(runs("lora")[0] / "final_model", tmp_path / "bad")
     rewrite(folder / name, **changes)
     problem = problem_of(lambda: load(folder))
-    assert problem.code == "E-MODEL-012" and says in problem.found and problem.found.isprintable()
+    assert problem.code == "E-MODEL-012" and says in problem.found and problem.render().replace("\n", "").isprintable()
 
 
 @pytest.mark.parametrize(
@@ -249,6 +249,13 @@ def test_an_adapter_that_is_a_pickle_is_not_read(runs, tmp_path):
     (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
     problem = problem_of(lambda: load(folder))
     assert problem.code == "E-MODEL-012" and "no adapter_model.safetensors" in problem.found
+
+
+def test_token_ids_of_the_base_that_are_none_are_named(runs, tmp_path, tiny_model_dir):
+    base = shutil.copytree(tiny_model_dir, tmp_path / "base")
+    rewrite(base / "generation_config.json", bos_token_id={"a": 1})
+    problem = problem_of(lambda: load(runs("lora")[0], base=str(base)))
+    assert problem.code == "E-MODEL-012" and "bos_token_id" in problem.found
 
 
 def test_a_base_of_impossible_size_is_refused_before_it_fills_the_memory(runs, tmp_path, tiny_model_dir):

@@ -138,6 +138,7 @@ NOT_COMPLETE = {
     "config.json is empty": (lambda f: (f / "config.json").write_text("{}"), "model_type"),
     "an unknown architecture": (lambda f: edit(f, model_type="frobnicate"), "frobnicate"),
     "a million layers": (lambda f: edit(f, num_hidden_layers=10**6), "asks for 1,000,000 layers"),
+    "a text_config that is none": (lambda f: edit(f, text_config={"a": 1}), "is no configuration"),
     "a size that is a word": (lambda f: edit(f, hidden_size="wide"), "'hidden_size' expected int"),
     "the folder is gone": (shutil.rmtree, "no folder"),
 }
@@ -218,8 +219,18 @@ def test_a_generation_config_that_makes_no_sense_is_named(folder):
 
 def test_what_libraries_quote_from_a_file_is_safe_on_a_terminal(folder):
     edit(folder, model_type="\x1b[31mred")
+    with pytest.raises(ModelError, match="·\\[31mred") as caught:
+        opened(folder)
+    assert all(line.isprintable() for line in str(caught.value).split("\n"))
+
+
+@pytest.mark.parametrize("how", ["mkdir", "touch", "loop"])
+def test_weights_that_are_no_file_are_named(folder, how):
+    file = folder / "model.safetensors"
+    file.unlink()
+    {"mkdir": file.mkdir, "touch": file.touch, "loop": lambda: file.symlink_to(file)}[how]()
     code, found, _ = problem_of(lambda: opened(folder))
-    assert code == "E-MODEL-004" and found.isprintable()
+    assert code == "E-MODEL-010" and "model.safetensors" in found
 
 
 def test_tensors_of_another_shape_are_named(folder):

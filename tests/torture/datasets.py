@@ -24,7 +24,7 @@ from typing import Any
 
 from luthier.errors import DataError, RefusedError
 from tests.torture import damage
-from tests.torture.dataset_files import BAD, DAMAGES, FINE, Seed, answers, read_back, seeds
+from tests.torture.dataset_files import BAD, DAMAGES, FINE, Seed, answers, jsonl, read_back, seeds
 from tests.torture.limits import LONGEST_SECONDS, TookTooLongError, bad_form, limited, peak_mib
 from tests.torture.outcome import COUNTS, dice, workshop
 
@@ -123,7 +123,8 @@ def one_row(folder: Path, seed: Seed, rng: random.Random) -> Case:
     file.write_bytes(raw)
     if not is_utf8(raw) and seed.suffix != ".parquet":  # half of a pair, written as it is
         verdict = BAD if seed.suffix == ".jsonl" else ""
-    place = f"{file}{places[at]}" if verdict == BAD else ""
+    begins_as_lines = seed.suffix != ".json" or seed.write is not jsonl or at > 0  # else it is read as one value
+    place = f"{file}{places[at]}" if verdict == BAD and begins_as_lines else ""
     return Case(file, file, verdict, place, f"{seed.format}: row {at + 1} is {str(rows[at])[:80]!r}")
 
 

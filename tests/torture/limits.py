@@ -23,7 +23,7 @@ def bad_form(error: LuthierError, *, with_place: bool = False) -> str:
             return f"a part is missing: {problem}"
         if not all(line.isprintable() for line in text.split("\n")) or len(text) > 2500:
             return f"not fit for a screen: {text!r}"
-    return "" if error.problems and error.exit_code == 2 else "no problem"
+    return "" if error.problems and error.exit_code in (2, 3) else "no problem"
 
 
 def peak_mib() -> float:

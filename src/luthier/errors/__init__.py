@@ -72,16 +72,18 @@ class Problem:
             object.__setattr__(self, name, hidden(getattr(self, name)))
 
     def render(self) -> str:
-        """The block that goes to the screen, without a trailing newline."""
+        """The block that goes to the screen, without a trailing newline.
+
+        What was found may quote a file: control characters in it do not reach the terminal.
+        """
         place = f"{self.where}: " if self.where else ""
-        return "\n".join(
-            (
-                f"{self.code}  {place}{self.found}",
-                f"  why   {self.why or CODES[self.code].why}",
-                f"  fix   {self.fix}",
-                f"  more  luthier explain {self.code}",
-            )
+        lines = (
+            f"{self.code}  {place}{self.found}",
+            f"  why   {self.why or CODES[self.code].why}",
+            f"  fix   {self.fix}",
+            f"  more  luthier explain {self.code}",
         )
+        return "\n".join("".join(c if c.isprintable() else "·" for c in line) for line in lines)
 
 
 class LuthierError(Exception):

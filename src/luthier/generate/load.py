@@ -27,6 +27,7 @@ from luthier.data.template_limits import exceeded
 from luthier.errors import ModelError, Problem
 from luthier.generate.streaming import Pieces
 from luthier.generate.weights import Base, load_base, load_tuned
+from luthier.model.forward import unwrap
 from luthier.model.hub import brief
 from luthier.model.sampling import continue_ids, continue_many, rooms
 
@@ -172,7 +173,7 @@ def load(run: str | Path, base: str | None = None, load_in_4bit: bool | None = N
     try:
         stops = GenerationConfig.from_pretrained(folder).eos_token_id
         stop_ids = tuple(stops) if isinstance(stops, list) else (stops,)
-        if not stop_ids or not all(type(token) is int for token in stop_ids):
+        if not _are_ids(stops):
             raise ValueError(f"eos_token_id is {stops!r}")
         tuned = Tuned(model, AutoTokenizer.from_pretrained(folder, trust_remote_code=False), stop_ids, origin)
         _try_prompt(tuned)
@@ -192,9 +193,17 @@ def _try_prompt(tuned: Tuned) -> None:
     if too_much := exceeded(template, tuple(tuned.tokenizer.special_tokens_map.items())):
         raise ValueError(f"the chat template is not tried: {too_much}")
     tuned.prompt_ids("How are you?")
+    for name, value in vars(unwrap(tuned.model).generation_config).items():
+        if name.endswith("_token_id") and value is not None and not _are_ids(value):
+            raise ValueError(f"{name} is {value!r}")
     embeddings = tuned.model.get_input_embeddings().num_embeddings  # type: ignore[operator]
     if len(tuned.tokenizer) > embeddings:
         raise ValueError(f"the tokenizer has {len(tuned.tokenizer):,} tokens, the model {embeddings:,} embeddings")
+
+
+def _are_ids(value: Any) -> bool:
+    ids = value if isinstance(value, list) else [value]
+    return bool(ids) and all(type(token) is int for token in ids)
 
 
 def final_folder(run: str | Path) -> Path:

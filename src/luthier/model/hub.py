@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrained
 
 from luthier.config.schema import ModelSection
 from luthier.errors import ModelError, Problem
-from luthier.model.vet import check_layers
+from luthier.model.vet import check_config
 
 KEY = "model.model_name_or_path"
 
@@ -39,7 +39,7 @@ def load_config(section: ModelSection) -> PretrainedConfig:
         )
     except Exception as error:  # a config.json can hold anything, and each wrong thing fails in its own way
         raise ModelError(explain_failure(name, error)) from error
-    check_layers(name, config)
+    check_config(name, config)
     return config
 
 
@@ -118,11 +118,11 @@ def _check_weights_file(file: Path) -> None:
     try:
         with safe_open(str(file), framework="pt"):
             pass
-    except SafetensorError as error:
+    except (SafetensorError, OSError) as error:  # a folder or a link to itself is no file either
         raise ModelError(broken_weights(str(file), error)) from error
 
 
-def broken_weights(place: str, error: SafetensorError) -> Problem:
+def broken_weights(place: str, error: Exception) -> Problem:
     """E-MODEL-010 for a file or a model."""
     return Problem("E-MODEL-010", f"{place} is damaged: {brief(error)}", "delete it and fetch it again", KEY)
 
@@ -166,6 +166,5 @@ def _hub_failure(name: str, chain: list[BaseException], text: str) -> Problem | 
 
 
 def brief(error: BaseException) -> str:
-    """An exception's text in one line of at most 160 characters, harmless on a terminal."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return "".join(c if c.isprintable() else "·" for c in text[:160])
+    """An exception's text in one line of at most 160 characters."""
+    return (" ".join(str(error).split()) or type(error).__name__)[:160]

@@ -22,15 +22,20 @@ MOST_PARAMETERS_PER_BYTE = 8
 """Weights of 4 bits are two parameters a byte."""
 
 
-def check_layers(name: str, config: PretrainedConfig) -> None:
-    """Building a layer takes about a millisecond even without weights.
+def check_config(name: str, config: PretrainedConfig) -> None:
+    """The part about text is a configuration, of no more layers than any model has.
 
     Raises:
-        ModelError: E-MODEL-004 when there are more than any model has.
+        ModelError: E-MODEL-004.
     """
-    layers = getattr(config.get_text_config(), "num_hidden_layers", None)
-    if isinstance(layers, int) and layers > MAX_LAYERS:
+    text_config: object = config.get_text_config()
+    layers = getattr(text_config, "num_hidden_layers", 0)
+    found = ""
+    if not isinstance(text_config, PretrainedConfig):
+        found = f"the text_config in the config.json of {name} is no configuration"
+    elif isinstance(layers, int) and layers > MAX_LAYERS:  # one takes a millisecond to build even without weights
         found = f"the config.json of {name} asks for {layers:,} layers"
+    if found:
         raise ModelError(Problem("E-MODEL-004", found, "fetch the model again", "model.model_name_or_path"))
 
 
@@ -62,6 +67,6 @@ def vet(name: str) -> None:
         with safe_open(str(file), framework="pt"):
             pass
     config = AutoConfig.from_pretrained(name, trust_remote_code=False)
-    check_layers(name, config)
+    check_config(name, config)
     with torch.device("meta"):
         check_size(name, AutoModelForCausalLM.from_config(config, trust_remote_code=False))
