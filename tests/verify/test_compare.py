@@ -153,4 +153,8 @@ def test_the_screen_explains_a_difference(pair, repeatable, surroundings, words)
     verified = Verified(STEPS, 2, 3, compare(*pair, STEPS), repeatable, surroundings)
     assert words in verdict(verified) and "NOT the straight one: loss differ" in verdict(verified)
     assert "loss                              0.125   4 steps   first in step 3" in table(verified)
-    assert max(map(len, table(verified).splitlines())) <= 100
+    in_tensors("adapter_model.safetensors", add_to("lora_A", 0.5))(pair[1])
+    in_state("data_hash", "")(pair[1])
+    worse = table(Verified(STEPS, 2, 3, compare(*pair, STEPS), repeatable, surroundings))
+    assert "rows that trained    NOT the same, seen at step 4" in worse and "lora_A.weight" in worse
+    assert max(map(len, worse.splitlines())) <= 100
