@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help env quickstart test lint fix docs clean
+.PHONY: help env quickstart test torture lint fix docs clean
 help:  ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -21,6 +21,9 @@ quickstart: env  ## See a small model learn, in minutes, on a CPU.
 
 test: env  ## Run all tests that need no GPU.
 	$(BIN)/pytest
+
+torture: env  ## Break runs on purpose, some hundred thousand times: hours. Writes docs/reliability.json.
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.torture --json docs/reliability.json
 
 lint: env  ## Check style, types and the floors of the rooms.
 	$(BIN)/ruff check .

@@ -45,11 +45,11 @@ from luthier.model.hashes import base_hashes
 from luthier.model.hub import load_config, load_tokenizer
 from luthier.model.load import load_model
 from luthier.training.checkpoint import Checkpoint, find_checkpoint, restore
-from luthier.training.engine import Run
 from luthier.training.engine import run as run_engine
 from luthier.training.failures import named_failures
 from luthier.training.folder import open_folder
-from luthier.training.identity import check_identity, identity
+from luthier.training.identity import check_identity, identity, passes_of
+from luthier.training.job import Run
 from luthier.training.optimizer import build_optimizer
 from luthier.training.record import RunRecord, differences, start_record
 
@@ -57,6 +57,8 @@ __all__ = ["Tuned", "load", "plan", "train"]
 
 _T = TypeVar("_T")
 SAY_EVERY_SECONDS = 5.0
+BACKGROUND = "luthier-prepare"
+"""Name of the thread that reads rows and loads weights; a stop leaves it behind."""
 ConfigLike = str | Path | Mapping[str, Any] | Loaded
 
 
@@ -224,7 +226,7 @@ def _events(job: _Job, notices: Sequence[str]) -> Iterator[Event]:
     seed_everything(resolved.config.training.seed)
     yield Notice("info", f"loading {resolved.config.model.model_name_or_path}")
     with named_failures(resolved):
-        model = load_model(resolved, parts.model_config)
+        model = yield from _in_background(lambda _: load_model(resolved, parts.model_config), job.stop)
         run = Run(
             plan=resolved,
             data=parts.data,
@@ -290,7 +292,7 @@ def _started(work: Callable[[], _T]) -> Future[_T]:
         except BaseException as error:
             result.set_exception(error)
 
-    threading.Thread(target=run, name="luthier-prepare", daemon=True).start()
+    threading.Thread(target=run, name=BACKGROUND, daemon=True).start()
     return result
 
 
@@ -304,13 +306,14 @@ def ingredients(
     model_facts = describe(config, model_config)
     data = prepare(config, tokenizer, progress=progress)
     facts = data.facts
-    # the same micro-batches as before add up in the same order, bit for bit
-    before = int(checkpoint.identity["max_tokens_per_micro_batch"]) if checkpoint else None
-    passes = plan_passes(loaded.config, model_config, model_facts, early.machine, facts, before)
-    if loaded.record:
-        passes = loaded.record.passes
-    elif checkpoint:
-        passes = replace(passes, how=f"{passes.micro_batch_tokens:,} tokens, as in {checkpoint.path.name}")
+    before = loaded.record.passes if loaded.record else None
+    before = passes_of(checkpoint.identity, checkpoint.path.name) if checkpoint else before
+    if before and (before.lowered or loaded.record):
+        passes = before
+    else:  # the same micro-batches as before add up in the same order, bit for bit
+        tokens = before.micro_batch_tokens if before else None
+        passes = plan_passes(loaded.config, model_config, model_facts, early.machine, facts, tokens)
+        passes = replace(passes, how=before.how) if before else passes
     resolved = resolve(loaded, early.machine, model_facts, facts, passes=passes)
     return Ingredients(resolved, model_config, tokenizer, data)
 

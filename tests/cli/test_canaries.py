@@ -19,7 +19,7 @@ from luthier.data.report import DataReport
 from luthier.errors import Problem, secrets
 from luthier.events.sinks import Sinks
 from luthier.events.types import Notice, Sampled
-from luthier.training import engine
+from luthier.training import milestones
 from tests.cli.support import run_here, write_config
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
@@ -96,7 +96,7 @@ def leaky(monkeypatch):
         yield Sampled(job.state.step, f"prompt {TEXT}", f"answer {TEXT}")
 
     monkeypatch.setattr(api, "load_model", loads)
-    monkeypatch.setattr(engine, "sample", sample)
+    monkeypatch.setattr(milestones, "sample", sample)
     monkeypatch.setattr(DataReport, "warnings", lambda self: [(f"the rows say {TEXT}", f"key: {TEXT}")])
 
 

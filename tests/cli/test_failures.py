@@ -25,13 +25,25 @@ def plan(tmp_path):
     return plan_for("anywhere", MemoryRows(4), tokens=1000, val_set_size=0, output_dir=tmp_path)
 
 
-def test_a_loss_that_explodes_stops_before_it_is_applied(capsys, tiny_model_dir, alpaca_file, tmp_path):
-    config = write_config(tmp_path / "c.yaml", tiny_model_dir, alpaca_file, tmp_path / "out", max_grad_norm=0)
-    result = run_here(capsys, "train", config, "learning_rate=1e38", "save_steps=1")
+@pytest.mark.parametrize(
+    ("rate", "said", "saved"),
+    [
+        ("1e25", "E-RUN-001  training.learning_rate: step 2: loss nan", ["checkpoint-1"]),
+        ("1e38", "E-RUN-001  training.learning_rate: after step 1 ", []),
+    ],
+    ids=["the next loss", "the weights at once"],
+)
+def test_a_loss_that_explodes_stops_before_it_is_applied(
+    capsys, tiny_model_dir, alpaca_file, tmp_path, rate, said, saved
+):
+    options = {"max_grad_norm": 0, "bad_steps_limit": 0}
+    config = write_config(tmp_path / "c.yaml", tiny_model_dir, alpaca_file, tmp_path / "out", **options)
+    result = run_here(capsys, "train", config, f"learning_rate={rate}", "save_steps=1")
     assert result.code == 1
-    assert "E-RUN-001  training.learning_rate: step 2: loss nan" in result.err and "rows " in result.err
+    assert said in result.err
+    assert "rows " in result.err or not saved
     assert "--resume auto" in result.err and "Traceback" not in result.err
-    assert sorted(p.name for p in (tmp_path / "out").glob("checkpoint-*")) == ["checkpoint-1"]
+    assert sorted(p.name for p in (tmp_path / "out").glob("checkpoint-*")) == saved
     assert '"status": "failed"' in (tmp_path / "out" / "events.jsonl").read_text().splitlines()[-1].replace(
         '":"', '": "'
     )

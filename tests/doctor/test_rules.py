@@ -14,7 +14,7 @@ import pytest
 
 from luthier.config.load import from_dict
 from luthier.doctor import RULES, findings, unjudged
-from luthier.events.types import Gradients, Resumed, RunFinished, RunStarted
+from luthier.events.types import Gradients, Notice, Resumed, RunFinished, RunStarted
 from tests.doctor.runs_of import (
     NAN,
     architecture,
@@ -265,6 +265,14 @@ def test_not_finite(ended):
     assert list(names) == ["not-finite"] and names["not-finite"].severity == "critical"
     half = found(started(**{"model.dtype": "float16"}), curve(steps()), ended)["not-finite"]
     assert changed(half) == {"model.dtype": ("float16", "float32")}
+
+
+def test_a_step_that_was_left_out_is_a_warning():
+    said = Notice("warning", "left out step 12: loss nan, gradient norm nan; rows rows.jsonl:3, rows.jsonl:9", step=12)
+    finding = found(started(), curve(steps()), said)["not-finite"]
+    assert finding.severity == "warning" and "rows.jsonl:9" in finding.evidence and "weights are sound" in finding.why
+    spike = Notice("warning", "left out step 12: loss 9.1, usual 2.3; rows rows.jsonl:3", step=12)
+    assert found(started(), curve(steps()), spike) == {}
 
 
 def test_gradients_that_are_no_numbers_are_the_cause_of_a_loss_of_0():

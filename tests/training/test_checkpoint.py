@@ -84,14 +84,16 @@ def test_damaged_and_half_checkpoints_are_passed_over(copy, tiny_model_dir, alpa
     (copy / ".inflight-checkpoint-99-dead").mkdir()
     (copy / "checkpoint-99").mkdir()
     (copy / "checkpoint-100").write_text("a file, not a folder")
-    found = find_checkpoint(copy, "auto")
-    assert found is not None
-    assert found.step == 10
     events = list(api.train(config(copy, tiny_model_dir, alpaca_file), resume="auto"))
     (resumed,) = [event for event in events if isinstance(event, Resumed)]
     assert resumed.step == 10
     assert [reason.split(":")[0] for reason in resumed.passed_over] == ["checkpoint-99", "checkpoint-12"]
     assert not list(copy.glob(".inflight-*"))
+    kept = [path.name.rpartition("-")[0] for path in copy.glob("damaged-*")]
+    assert sorted(kept) == ["damaged-checkpoint-12", "damaged-checkpoint-99"], "nothing is deleted"
+    found = find_checkpoint(copy, "auto")
+    assert found is not None
+    assert (found.step, found.passed_over) == (12, ())
 
 
 def test_a_failing_write_leaves_the_old_checkpoint_alone(tmp_path):

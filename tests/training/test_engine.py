@@ -7,7 +7,7 @@ import pytest
 from luthier import api
 from luthier.errors import MissingError
 from luthier.events.types import Architecture, Evaluated, Log, Notice, RunFinished, RunStarted
-from luthier.training import engine
+from luthier.training import milestones
 from tests.tiny import write_rows
 from tests.training.test_resume import config
 
@@ -32,7 +32,7 @@ def test_the_lowest_finite_loss_is_the_best(tmp_path, tiny_model_dir, alpaca_fil
     values = config(tmp_path / "run", tiny_model_dir, alpaca_file, max_steps=6)
     values["evaluation"] = {"eval_steps": 2, "early_stopping_threshold": 0.5, "early_stopping_patience": 9}
     answers = iter(losses)
-    monkeypatch.setattr(engine, "evaluate", lambda *_: (next(answers), 1))
+    monkeypatch.setattr(milestones, "evaluate", lambda *_: (next(answers), 1))
     assert [event.best for event in evaluated(train(values))] == best
 
 
@@ -40,7 +40,7 @@ def test_patience_counts_gains_smaller_than_the_threshold(tmp_path, tiny_model_d
     values = config(tmp_path / "run", tiny_model_dir, alpaca_file)
     values["evaluation"] = {"eval_steps": 1, "early_stopping_threshold": 0.5, "early_stopping_patience": 2}
     answers = iter([5.0, 4.0, 3.9, 3.8, 3.7, 3.6])
-    monkeypatch.setattr(engine, "evaluate", lambda *_: (next(answers), 1))
+    monkeypatch.setattr(milestones, "evaluate", lambda *_: (next(answers), 1))
     events = train(values)
     assert events[-1].step == 4
     assert "early stopping" in events[-1].reason
@@ -103,6 +103,7 @@ def test_a_stop_while_the_rows_are_prepared_ends_at_once(tmp_path, tiny_model_di
 def test_a_stop_at_the_last_step_is_a_finished_run(tmp_path, tiny_model_dir, alpaca_file):
     events = []
     values = config(tmp_path / "run", tiny_model_dir, alpaca_file, max_steps=4)
+    values["evaluation"] = {"eval_steps": 0}
     for event in api.train(values, stop=lambda: any(isinstance(e, Log) and e.step == 4 for e in events)):
         events.append(event)
     assert events[-1].status == "done"

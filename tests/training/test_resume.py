@@ -6,8 +6,6 @@ run nothing, so that no thread of torch is lost in the fork.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import multiprocessing
 import os
 import random
@@ -22,33 +20,11 @@ from luthier import api
 from luthier.events.types import Log, Notice
 from luthier.training.checkpoint import checkpoints
 from luthier.training.checkpoint import restore as restore_whole
+from tests.torture.runs import config, losses, weights
 
-STEPS = 12
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["luthier.api", "tests.training.test_resume"])
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs a fork server")
-
-
-def config(folder: Path, model: Path, rows: Path, **changes) -> dict:
-    training = {
-        "output_dir": str(folder),
-        "max_steps": STEPS,
-        "per_device_train_batch_size": 2,
-        "gradient_accumulation_steps": 2,
-        "learning_rate": 1e-3,
-        "warmup_steps": 3,
-        "max_tokens_per_micro_batch": 200,
-    }
-    return {
-        "model": {"model_name_or_path": str(model), "dtype": "float32"},
-        "lora": {"r": 4, "lora_dropout": 0.1},
-        "data": {"datasets": [{"path": str(rows)}], "max_seq_length": 200, "cache_dir": str(rows.parent / "cache"),
-                 "val_set_size": 6, "dataloader_num_workers": 1},
-        "training": {**training, **changes},
-        "evaluation": {"eval_steps": 5},
-        "checkpointing": {"save_steps": 2, "save_total_limit": 2},
-        "logging": {"logging_steps": 1, "histogram_steps": 0, "report_to": []},
-    }  # fmt: skip
 
 
 def train(values: dict, kill: tuple[int, float] | None, stop_after: int | None, forgotten: str, options: dict) -> None:
@@ -99,25 +75,6 @@ def in_child(
     return child.exitcode
 
 
-def losses(folder: Path) -> dict[str, dict[int, float]]:
-    """Kind -> step -> loss, full precision; later attempts win."""
-    found: dict[str, dict[int, float]] = {"log": {}, "evaluated": {}}
-    for line in (folder / "events.jsonl").read_bytes().split(b"\n"):
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        if record["event"] == "log":
-            found["log"][record["step"]] = (record["loss"], record["grad_norm"], record["learning_rate"])
-        if record["event"] == "evaluated":
-            found["evaluated"][record["step"]] = record["eval_loss"]
-    return found
-
-
-def weights(folder: Path) -> str:
-    return hashlib.sha256((folder / "final_model" / "adapter_model.safetensors").read_bytes()).hexdigest()
-
-
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory, tiny_model_dir, alpaca_file):
     """Folder of the uninterrupted run."""
@@ -162,9 +119,7 @@ def test_the_same_in_4_bits_on_the_lean_path_and_in_full_fine_tuning(tmp_path, t
         assert in_child(several[0]) == 0
         assert killed_until_done(several[1], random.Random(7)) >= 1
         assert losses(folders[0]) == losses(folders[1])
-        file = "model.safetensors" if name == "full" else "adapter_model.safetensors"
-        a, b = ((folder / "final_model" / file).read_bytes() for folder in folders)
-        assert a == b
+        assert weights(folders[0]) == weights(folders[1])
 
 
 @pytest.mark.parametrize("forgotten", ["random generators", "optimizer", "position", "nothing"])

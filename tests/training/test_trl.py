@@ -6,7 +6,8 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
-from luthier.training.engine import Run, run
+from luthier.training.engine import run
+from luthier.training.job import Run
 from luthier.training.optimizer import build_optimizer
 from tests.rows import MemoryRows, plan_for, prepared
 

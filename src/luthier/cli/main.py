@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 import os
 import sys
+import threading
 from collections.abc import Sequence
 
 import typer
 
 from luthier.cli import bench, chat, compare, doctor, explain, gpu, plan, quickstart, schema, train, verify, watch
-from luthier.errors import EXIT_FAILED, LuthierError, Problem
+from luthier.errors import EXIT_FAILED, EXIT_RESUMABLE, LuthierError, Problem
 from luthier.errors.trace import keep_trace, summary
 from luthier.version import __version__
 
@@ -40,6 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             stream.reconfigure(errors="backslashreplace")
     try:
         app(args=None if arguments is None else list(arguments))
+    except SystemExit as ending:
+        _leave_threads_behind(ending.code)
+        raise
     except LuthierError as error:
         said = "\n".join((str(error), *getattr(error, "__notes__", ())))
         typer.echo(f"\n{said}\n", err=True)
@@ -50,6 +54,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(EXIT_FAILED)
     finally:
         _flush()
+
+
+def _leave_threads_behind(code: object) -> None:
+    """End at once after a stop while a thread reads or loads: it may be deep in a library that nothing interrupts."""
+    if code == EXIT_RESUMABLE and any(t.daemon and t.name.startswith("luthier-") for t in threading.enumerate()):
+        _flush()
+        sys.stderr.flush()
+        os._exit(EXIT_RESUMABLE)
 
 
 def _flush() -> None:

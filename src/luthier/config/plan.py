@@ -5,7 +5,7 @@ Types only; `luthier.config.resolve` computes a plan, once, and nobody changes i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from luthier.config.schema import Config
@@ -74,6 +74,8 @@ class Passes:
     """4-bit weights are unpacked once and kept, instead of at each use."""
     how: str = ""
     """The reason, with its numbers."""
+    lowered: bool = False
+    """Memory ran out and made them what they are: they win over what the YAML says."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,24 @@ class Plan:
     """Whether the lean path keeps 4-bit weights unpacked."""
     share_beginnings: bool = False
     """Whether the words that all rows of a micro-batch begin with are computed once."""
+    lowered: bool = False
+    """Whether memory ran out in mid-run, so that passes are smaller than they were planned."""
+
+    @property
+    def passes(self) -> Passes:
+        """How a step goes through the model."""
+        how = self.value("max_tokens_per_micro_batch").how
+        return Passes(self.max_tokens_per_micro_batch, self.checkpointed_layers, self.unpack_once, how, self.lowered)
+
+    def with_passes(self, passes: Passes) -> Plan:
+        """The same run through other passes, after memory ran out: no example and no gradient of it changes."""
+        return replace(
+            self,
+            max_tokens_per_micro_batch=passes.micro_batch_tokens,
+            checkpointed_layers=passes.checkpointed_layers,
+            unpack_once=passes.unpack_once,
+            lowered=True,
+        )
 
     def value(self, key: str) -> Value:
         """The value of a dotted key (``training.optim``) or a derived number (``total_steps``).

@@ -44,7 +44,8 @@ def resolve(
     """
     numbers = derive(loaded.config, data, machine.world_size)
     tokens = _tokens(loaded.config, passes, data)
-    case = Case(loaded, machine, model, data, numbers, int(tokens.value))
+    lowered = passes is not None and passes.lowered  # a row that is longer then has a pass of its own
+    case = Case(loaded, machine, model, data, numbers, 0 if lowered else int(tokens.value))
     problems, warnings = check(case, (*RULES, *ADVICE))
     if problems:
         raise ConfigError(*problems)
@@ -69,6 +70,7 @@ def resolve(
         max_tokens_per_micro_batch=int(tokens.value),
         checkpointed_layers=int(layers.value),
         unpack_once=lean and passes is not None and passes.unpack_once,
+        lowered=lowered,
         share_beginnings=lean and machine.device == "cpu" and model is not None and not model.has_sliding_window,
     )
 
@@ -80,6 +82,8 @@ def _tokens(config: Config, passes: Passes | None, data: DataFacts | None) -> Nu
         longest = data.longest_row_tokens if data else 0
         return Number(rows * longest, f"auto is false: {rows:,} rows of at most {longest:,} tokens")
     wanted = t.max_tokens_per_micro_batch
+    if passes is not None and passes.lowered:
+        return Number(passes.micro_batch_tokens, passes.how)
     if wanted != "auto":
         return Number(wanted, f"max_tokens_per_micro_batch = {wanted:,} tokens")
     if passes is None:
@@ -91,6 +95,8 @@ def _tokens(config: Config, passes: Passes | None, data: DataFacts | None) -> Nu
 
 def _layers(config: Config, model: ModelFacts | None, passes: Passes | None) -> Number:
     wanted = config.training.gradient_checkpointing
+    if passes is not None and passes.lowered:
+        return Number(passes.checkpointed_layers, passes.how)
     if wanted is False or (wanted == "auto" and not config.training.auto):
         return Number(0, f"gradient_checkpointing: {'false' if wanted is False else 'auto, but auto is false'}")
     if wanted is True and model is not None:

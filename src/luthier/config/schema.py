@@ -192,6 +192,16 @@ class TrainingSection(Section):
     """Pulls trained weights towards zero, a little each step (not biases and norms)."""
     max_grad_norm: Annotated[float, Field(ge=0)] = 1.0
     """Gradients longer than this are shortened to it. 0: never."""
+    bad_steps_limit: NonNegative = 3
+    """Leave out up to this many steps in a row whose loss or gradient is not a number. 0: none."""
+    after_bad_steps: Literal["stop", "rollback"] = "stop"
+    """After more of them: `stop` (resumable), or go back to the newest checkpoint with half the learning rate, twice at
+    most."""
+    loss_spikes: Literal["report", "skip"] = "report"
+    """Steps whose loss or gradient is far above that of the last 64: name their rows, or leave them out as well."""
+    hang_seconds: Annotated[float, Field(ge=0)] = 600
+    """A step, evaluation or save that takes longer than this and than 20 usual ones writes the stacks of all threads to
+    stacks.log. 0: never."""
     seed: NonNegative = 42
     """Fixes the order of rows, the split, dropout and the start of the adapter."""
 
@@ -221,9 +231,15 @@ class CheckpointSection(Section):
     """What survives a crash."""
 
     save_steps: NonNegative = 500
-    """Write a resumable checkpoint every this many steps, and at the end. 0: only at the end."""
+    """Write a resumable checkpoint every this many steps, and at the end. 0: only at the end, whatever
+    save_minutes and save_first_step say."""
+    save_minutes: Annotated[float, Field(ge=0)] = 15
+    """Write one too when the last one is this many minutes old. 0: never."""
+    save_first_step: bool = True
+    """Write one after the first step, so that you see at once that saving works, and a run that is stopped early is
+    not lost."""
     save_total_limit: Positive | None = 3
-    """Keep this many checkpoints, the newest ones; the best one is kept besides."""
+    """Keep this many checkpoints, the newest ones; the best one is kept besides. Two at least: one might be damaged."""
     resume_from_checkpoint: str | None = None
     """`auto`: go on from the newest whole checkpoint in output_dir, or start if there is none. Or a checkpoint's
     folder."""

@@ -64,6 +64,12 @@ class MicroBatch:
         """Trained tokens: what the loss is a mean over."""
         return len(self.targets_N)
 
+    @property
+    def rows(self) -> int:
+        """Rows of the data in it."""
+        documents = len(self.document_offsets) - 1 - (self.shared_tokens > 0)
+        return documents if self.document_offsets else len(self.input_ids_BT)
+
     def to(self, device: torch.device) -> MicroBatch:
         """The same batch on a device."""
         moved: dict[str, Any] = {

@@ -60,13 +60,18 @@ def evaluation_batches(rows: Rows, plan: Plan, rank: int, world_size: int) -> It
         yield from micro_batches(rows, mine[start : start + _ROWS_AT_ONCE], plan, most_rows)
 
 
+def step_batches(rows: Rows, plan: Plan, step: int, rank: int, world_size: int) -> list[MicroBatch]:
+    """This rank's micro-batches of one step; 0 for the first."""
+    training = plan.config.training
+    indices = deal(step_rows(len(rows), plan.examples_per_step, training.seed, step), rank, world_size)
+    return micro_batches(rows, indices, plan, training.per_device_train_batch_size)
+
+
 def training_steps(rows: Rows, plan: Plan, first_step: int, rank: int, world_size: int) -> Iterator[list[MicroBatch]]:
     """For each step from `first_step` to the last: this rank's micro-batches."""
-    training = plan.config.training
 
     def build(step: int) -> list[MicroBatch]:
-        indices = deal(step_rows(len(rows), plan.examples_per_step, training.seed, step), rank, world_size)
-        return micro_batches(rows, indices, plan, training.per_device_train_batch_size)
+        return step_batches(rows, plan, step, rank, world_size)
 
     steps = range(first_step, plan.total_steps)
     workers = plan.config.data.dataloader_num_workers

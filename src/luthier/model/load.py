@@ -51,32 +51,40 @@ def load_model(plan: Plan, model_config: PretrainedConfig) -> nn.Module:
         with autocast(plan):
             prove_isolation(model)
     model.train()
-    lean = training.lean_path is True and _takes_lean_path(model, plan, dtype)
-    if training.gradient_checkpointing and not lean:
+    if training.lean_path is True:
+        _take_lean_path(model, plan, dtype)
+    use_passes(model, plan)
+    return model  # type: ignore[no-any-return]
+
+
+def use_passes(model: nn.Module, plan: Plan) -> None:
+    """Let the model keep and compute again what the plan says, from the next pass on."""
+    lean: LeanDecoder | None = getattr(model, LEAN, None)
+    if lean is not None:
+        lean.checkpointed_layers = plan.checkpointed_layers
+        if not plan.unpack_once:
+            lean.unpack_at_each_use()
+    elif plan.checkpointed_layers:
         causal_lm = unwrap(model)
         # transformers 5.23 renamed it; the older name is what 5.17 has
         enable = getattr(causal_lm, "activation_checkpointing_enable", None) or causal_lm.gradient_checkpointing_enable
         enable({"use_reentrant": False})
-    return model  # type: ignore[no-any-return]
 
 
-def _takes_lean_path(model: nn.Module, plan: Plan, dtype: torch.dtype) -> bool:
+def _take_lean_path(model: nn.Module, plan: Plan, dtype: torch.dtype) -> None:
     """Hang a proven `LeanDecoder` onto the model; `luthier.model.forward.summed_loss` finds it there.
 
-    False when the proof fails and nobody asked for the lean path by name: then the model's own layers train.
+    When the proof fails and nobody asked for the lean path by name, the model's own layers train.
     """
-    lean = LeanDecoder(
-        unwrap(model), dtype, keep_unpacked=plan.unpack_once, checkpointed_layers=plan.checkpointed_layers
-    )
+    lean = LeanDecoder(unwrap(model), dtype, keep_unpacked=plan.unpack_once)
     try:
         with autocast(plan):
             prove_lean(model, lean, dtype)
     except ModelError:
         if plan.value("training.lean_path").how:  # `auto` became true
-            return False
+            return
         raise
     setattr(model, LEAN, lean)
-    return True
 
 
 def _load_weights(plan: Plan, model_config: PretrainedConfig, dtype: torch.dtype, device: torch.device) -> Any:

@@ -9,6 +9,7 @@
 
 No file is a pickle: loading a checkpoint runs no code. The learning rate and the order of the data are pure functions
 of the step and need no state. Resume is exact on the same machine, threads and versions; `identity` names what is not.
+A checkpoint that is damaged is passed over and kept as `damaged-...`; two that were read back whole are never deleted.
 """
 
 from __future__ import annotations
@@ -23,15 +24,17 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from luthier.errors import CheckpointError, Problem
+from luthier.errors import CheckpointError, Problem, RunError
 from luthier.events.types import CheckpointSaved
 from luthier.machine.seed import rng_state, set_rng_state
 from luthier.model.store import load_trained, save_trained
-from luthier.training.commit import commit, remove, verify
+from luthier.training.commit import ABANDONED, DAMAGED, commit, remove, set_aside, verify
 from luthier.training.state import TrainState
 
 PREFIX = "checkpoint-"
 STATE = "trainer_state.json"
+LEAST_KEPT = 2
+"""Whole checkpoints that always stay: one may be damaged later, and is then not the only one."""
 
 
 @dataclass(frozen=True)
@@ -61,13 +64,21 @@ def save_checkpoint(
     identity: dict[str, Any],
     keep: int | None,
 ) -> CheckpointSaved:
-    """Write `checkpoint-<step>`, then delete the oldest ones beyond `keep` (the best and the newest always stay)."""
+    """Write `checkpoint-<step>`, then delete the oldest ones beyond `keep`.
+
+    The best one, the newest one and the newest two that are whole always stay.
+
+    Raises:
+        OSError: It could not be written; older ones are as before.
+        RunError: E-RUN-001 when a number that would be written is not finite.
+    """
     started = time.monotonic()
     target = output_dir / f"{PREFIX}{state.step}"
 
     def fill(folder: Path) -> None:
-        save_trained(model, folder)
         tensors, plain = _flatten(optimizer.state_dict())
+        _require_finite(model, tensors, state.step)
+        save_trained(model, folder)
         save_file(tensors, folder / "optimizer.safetensors")
         (folder / "optimizer.json").write_text(json.dumps(plain), encoding="utf-8")
         save_file(rng_state(), folder / "rng.safetensors")
@@ -75,21 +86,24 @@ def save_checkpoint(
         (folder / STATE).write_text(json.dumps(record, indent=1), encoding="utf-8")
 
     size = commit(target, fill)
-    removed = _rotate(output_dir, keep, {state.step, state.best_step})
+    removed = _rotate(output_dir, keep, state.step, state.best_step)
     return CheckpointSaved(
         step=state.step, path=str(target), bytes=size, seconds=time.monotonic() - started, removed=removed
     )
 
 
-def find_checkpoint(output_dir: Path, wanted: str) -> Checkpoint | None:
+def find_checkpoint(output_dir: Path, wanted: str, before: int | None = None) -> Checkpoint | None:
     """The checkpoint to go on from.
 
     Args:
         output_dir: The run's folder.
         wanted: ``auto`` for the newest whole one (None if there is none at all), or a checkpoint's folder.
+        before: Only those of earlier steps than this.
 
     Raises:
         CheckpointError: E-CKPT-001 no such folder, E-CKPT-002 not whole, or none of several is.
+
+    Damaged ones that are newer than the one it finds are put into quarantine.
     """
     if wanted != "auto":
         path = Path(wanted).expanduser()
@@ -98,22 +112,38 @@ def find_checkpoint(output_dir: Path, wanted: str) -> Checkpoint | None:
         if broken := verify(path):
             raise CheckpointError(Problem("E-CKPT-002", broken, "write --resume auto", str(path)))
         return _read(path)
-    passed_over: list[str] = []
+    damaged: dict[Path, str] = {}
     for path in reversed(checkpoints(output_dir)):
+        if before is not None and _step(path) >= before:
+            continue
         broken = verify(path)
         if not broken:
-            return _read(path, tuple(passed_over))
-        passed_over.append(f"{path.name}: {broken}")
-    if passed_over:
+            for other in damaged:
+                set_aside(other, DAMAGED)
+            return _read(path, tuple(f"{other.name}: {reason}" for other, reason in damaged.items()))
+        damaged[path] = broken
+    if damaged:
         fix = "start over with --overwrite (the old folder is kept beside it)"
-        raise CheckpointError(Problem("E-CKPT-002", "; ".join(passed_over), fix, str(output_dir)))
+        found = "; ".join(f"{path.name}: {reason}" for path, reason in damaged.items())
+        raise CheckpointError(Problem("E-CKPT-002", found, fix, str(output_dir)))
     return None
 
 
 def checkpoints(output_dir: Path) -> list[Path]:
     """Checkpoint folders of a run, oldest first."""
     found = [p for p in output_dir.glob(f"{PREFIX}*") if p.name.removeprefix(PREFIX).isdigit() and p.is_dir()]
-    return sorted(found, key=lambda p: int(p.name.removeprefix(PREFIX)))
+    return sorted(found, key=_step)
+
+
+def abandon_after(output_dir: Path, step: int) -> None:
+    """Set checkpoints of later steps aside: the run went back to before them, and they are not of its past any more."""
+    for path in checkpoints(output_dir):
+        if _step(path) > step:
+            set_aside(path, ABANDONED)
+
+
+def _step(path: Path) -> int:
+    return int(path.name.removeprefix(PREFIX))
 
 
 def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Optimizer) -> TrainState:
@@ -140,13 +170,19 @@ def _read(path: Path, passed_over: tuple[str, ...] = ()) -> Checkpoint:
     return Checkpoint(path, int(state["step"]), state.pop("identity"), state, passed_over)
 
 
-def _rotate(output_dir: Path, keep: int | None, always: set[int | None]) -> list[str]:
-    """Delete all but the newest `keep` checkpoints; a failed deletion never fails a run."""
+def _rotate(output_dir: Path, keep: int | None, saved: int, best: int | None) -> list[str]:
+    """Delete all but the newest `keep` checkpoints; a failed deletion never fails a run.
+
+    Nothing is deleted that is not older than `LEAST_KEPT` whole ones.
+    """
     if keep is None:
         return []
-    removed = []
-    for path in checkpoints(output_dir)[:-keep]:
-        if int(path.name.removeprefix(PREFIX)) in always:
+    removed, kept, whole = [], 0, 0
+    for path in reversed(checkpoints(output_dir)):
+        step = _step(path)
+        if kept < keep or whole < LEAST_KEPT or step in (saved, best):
+            kept += 1
+            whole += step == saved or (whole < LEAST_KEPT and not verify(path))  # the new one was read back just now
             continue
         try:
             remove(path)
@@ -154,6 +190,16 @@ def _rotate(output_dir: Path, keep: int | None, always: set[int | None]) -> list
             continue
         removed.append(path.name)
     return removed
+
+
+def _require_finite(model: nn.Module, moments: dict[str, torch.Tensor], step: int) -> None:
+    """A checkpoint never holds NaN: nothing would bring the run back from it."""
+    trained = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+    for name, tensor in (trained | moments).items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            found = f"after step {step:,} {name} holds numbers that are not finite; no checkpoint was written"
+            fix = "write a learning_rate of a third; then --resume auto --allow-changes"
+            raise RunError(Problem("E-RUN-001", found, fix, "training.learning_rate"))
 
 
 def _flatten(state_dict: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

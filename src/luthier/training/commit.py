@@ -3,17 +3,22 @@
     .inflight-NAME-<random>/   files are written, flushed to the device and hashed
             manifest.json      {file: SHA-256, ...} and the SHA-256 of itself, flushed last
     rename ---> NAME/          one atomic step; then the parent folder is flushed
+    read back                  from the device where the system allows it; only then may anything older be deleted
 
-A crash at any point leaves the old state and at most an .inflight- folder, which the next run deletes; when a folder is
-replaced, the old one is renamed just before the new one and deleted after it. `verify` reads
-every byte back, so a truncated or flipped file is found before anything is loaded from it.
+A crash at any point leaves the old state and at most an .inflight- folder, which the next run deletes. When a folder is
+replaced, the old one is `.replaced-` for a moment, and `sweep` puts it back if the new one never came. `verify` reads
+every byte, so a truncated or flipped file is found before anything is loaded from it.
+
+Not covered: several machines that write into one folder over a network file system.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Callable
@@ -22,6 +27,12 @@ from pathlib import Path
 MANIFEST = "manifest.json"
 INFLIGHT = ".inflight-"
 TRASH = ".trash-"
+REPLACED = ".replaced-"
+DAMAGED = "damaged-"
+ABANDONED = "abandoned-"
+_RANDOM = 8
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")
+"""How safetensors and tokenizers tell what the system refused; tokenizers raise a bare Exception."""
 
 
 def commit(target: Path, fill: Callable[[Path], None]) -> int:
@@ -29,62 +40,94 @@ def commit(target: Path, fill: Callable[[Path], None]) -> int:
 
     Returns:
         Bytes written.
+
+    Raises:
+        OSError: It could not be written, also where a library wraps that into an exception of its own, or reads back
+            as something else; an older `target` is as before.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    inflight = target.parent / f"{INFLIGHT}{target.name}-{uuid.uuid4().hex[:8]}"
+    inflight = _aside(target, INFLIGHT)
     inflight.mkdir()
+    old: Path | None = None
     try:
         fill(inflight)
         files = sorted(p for p in inflight.rglob("*") if p.is_file())
         hashes = {str(p.relative_to(inflight)): _flush_and_hash(p) for p in files}
-        (inflight / MANIFEST).write_text(_seal(hashes), encoding="utf-8")
+        (inflight / MANIFEST).write_bytes(_seal(hashes).encode())
         _flush_and_hash(inflight / MANIFEST)
+        for folder in {p.parent for p in files} | {inflight}:
+            _flush_folder(folder)
         size = sum(p.stat().st_size for p in files)
-        _flush_folder(inflight)
-        old = _set_aside(target) if target.exists() else None
+        old = set_aside(target, REPLACED) if target.exists() else None
         inflight.rename(target)
         _flush_folder(target.parent)
-        if old:
-            shutil.rmtree(old, ignore_errors=True)
-    except BaseException:
-        shutil.rmtree(inflight, ignore_errors=True)
+        if broken := verify(target):
+            set_aside(target, INFLIGHT)
+            raise OSError(errno.EIO, f"reads back damaged ({broken})", str(target))
+    except BaseException as error:
+        if old and not target.exists():
+            old.rename(target)
+        for left in target.parent.glob(f"{INFLIGHT}{target.name}-*"):
+            shutil.rmtree(left, ignore_errors=True)
+        if hidden := _OS_ERROR.search(str(error)):
+            number = int(hidden[1])
+            raise OSError(number, os.strerror(number), str(target)) from error
         raise
+    if old:
+        shutil.rmtree(old, ignore_errors=True)
     return size
 
 
 def verify(folder: Path) -> str:
     """Why the folder is not whole; empty when it is."""
     try:
-        sealed = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        hashes = dict(sealed["files"])
-        if _seal(hashes) != json.dumps(sealed, indent=1, sort_keys=True):
+        manifest = (folder / MANIFEST).read_bytes()
+        hashes = dict(json.loads(manifest)["files"])
+        if _seal(hashes).encode() != manifest:
             return "its manifest was changed"
         for name, expected in hashes.items():
             if _hash(folder / name) != expected:
                 return f"{name} is damaged"
     except FileNotFoundError as error:
         return f"{Path(str(error.filename)).name} is missing"
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         return f"its manifest cannot be read ({type(error).__name__})"
     return ""
 
 
 def remove(folder: Path) -> None:
     """Delete a folder so that a crash never leaves half of it under its name; a failure to delete is left for later."""
-    shutil.rmtree(_set_aside(folder), ignore_errors=True)
+    shutil.rmtree(set_aside(folder, TRASH), ignore_errors=True)
 
 
-def _set_aside(folder: Path) -> Path:
-    trash = folder.parent / f"{TRASH}{folder.name}-{uuid.uuid4().hex[:8]}"
-    folder.rename(trash)
-    return trash
+def set_aside(folder: Path, why: str) -> Path:
+    """Move a folder out of the way and keep it: somebody may want to look at it.
+
+    Args:
+        folder: A committed one.
+        why: `DAMAGED`, or `ABANDONED` when the run went back to before it.
+
+    Returns:
+        Its new place.
+    """
+    aside = _aside(folder, why)
+    folder.rename(aside)
+    return aside
 
 
 def sweep(parent: Path) -> None:
-    """Delete what earlier crashes left half-written or half-deleted."""
-    for prefix in (INFLIGHT, TRASH):
+    """Put back what was about to be replaced, and delete what earlier crashes left half-written or half-deleted."""
+    for old in parent.glob(f"{REPLACED}*"):
+        target = parent / old.name.removeprefix(REPLACED)[: -_RANDOM - 1]
+        if not target.exists() and not verify(old):
+            old.rename(target)
+    for prefix in (INFLIGHT, TRASH, REPLACED):
         for folder in parent.glob(f"{prefix}*"):
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _aside(folder: Path, prefix: str) -> Path:
+    return folder.parent / f"{prefix}{folder.name}-{uuid.uuid4().hex[:_RANDOM]}"
 
 
 def _seal(hashes: dict[str, str]) -> str:
@@ -94,19 +137,24 @@ def _seal(hashes: dict[str, str]) -> str:
 
 
 def _hash(path: Path) -> str:
+    """SHA-256 of a file as it lies on the device, where the system lets us drop its copy in memory."""
     with path.open("rb") as file:
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _flush_and_hash(path: Path) -> str:
-    """Make the file durable and readable like any other file of the user, and hash it."""
+    """Make the file durable and readable like any other file of the user, and hash what was written."""
     path.chmod(0o666 & ~_UMASK)
     descriptor = os.open(path, os.O_RDONLY)
     try:
+        with os.fdopen(os.dup(descriptor), "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()  # before the flush: still what we wrote
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-    return _hash(path)
+    return digest
 
 
 def _flush_folder(path: Path) -> None:

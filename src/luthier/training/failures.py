@@ -15,9 +15,10 @@ from luthier.config.plan import Plan
 from luthier.config.render import plan_as_dict
 from luthier.doctor.evidence import less_memory
 from luthier.doctor.history import History
-from luthier.errors import Problem, RunError
+from luthier.errors import LuthierError, Problem, RunError
 
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG}
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG, errno.ESTALE}
+_NO_MEMORY = ("can't allocate memory", "bad_alloc", "Unable to allocate", "could not create a memory object")
 
 
 @contextmanager
@@ -30,16 +31,37 @@ def named_failures(plan: Plan) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if _is_out_of_memory(error):
+        if is_out_of_memory(error):
             tokens = plan.max_tokens_per_micro_batch
             found = f"{plan.machine.device_name} ran out of memory with {tokens:,} tokens in a micro-batch"
             raise RunError(Problem("E-RUN-002", found, *_less_memory(plan))) from error
-        if number := _no_room(error):
+        if why := unwritten(error):
             place = getattr(error, "filename", None) or plan.config.training.output_dir
-            found = f"{place}: {os.strerror(number)}"
             fix = "make room, then --resume auto"
-            raise RunError(Problem("E-RUN-003", found, fix, "training.output_dir")) from error
+            raise RunError(Problem("E-RUN-003", f"{place}: {why}", fix, "training.output_dir")) from error
         raise
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """On CUDA torch has a class for it; its CPU allocator and oneDNN raise a bare RuntimeError."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in _NO_MEMORY)
+
+
+def unwritten(error: BaseException) -> str:
+    """Why a file could not be written, in the system's words; empty when that is not what the error is."""
+    if isinstance(error, LuthierError):
+        return ""
+    if isinstance(error, SafetensorError):  # hides the system's error number in its text
+        match = re.search(r"\(os error (\d+)\)", str(error))
+        number = int(match[1]) if match else None
+    else:
+        number = error.errno if isinstance(error, OSError) else None
+    if number not in _NO_ROOM:
+        return ""
+    said = getattr(error, "strerror", None)
+    return said if said and said.startswith("reads back") else os.strerror(number)
 
 
 def _less_memory(plan: Plan) -> tuple[str, str]:
@@ -51,20 +73,3 @@ def _less_memory(plan: Plan) -> tuple[str, str]:
         "quantization.load_in_4bit": "and another output_dir: the weights of this run do not fit to it",
     }.get(change.key, "then --resume auto --allow-changes")
     return f"write {change.key.partition('.')[2]}: {change.new}, {go_on}", change.key
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """On CUDA torch has a class for it; its CPU allocator raises a bare RuntimeError."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-
-
-def _no_room(error: Exception) -> int | None:
-    """The system's error number when a file could not be written; safetensors hides it in its text."""
-    if isinstance(error, SafetensorError):
-        match = re.search(r"\(os error (\d+)\)", str(error))
-        number = int(match[1]) if match else None
-    else:
-        number = error.errno if isinstance(error, OSError) else None
-    return number if number in _NO_ROOM else None

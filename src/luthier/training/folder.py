@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from collections.abc import Iterator
@@ -10,13 +11,17 @@ from pathlib import Path
 
 from luthier.errors import CheckpointError, LuthierError, MissingError, Problem
 from luthier.training.checkpoint import checkpoints
-from luthier.training.commit import sweep
+from luthier.training.commit import ABANDONED, DAMAGED, sweep
 from luthier.training.final import FINAL
+from luthier.training.watchdog import STACKS
 
 KEY = "training.output_dir"
 
 
-OWN = ("checkpoint-*", FINAL, "logs", "events.jsonl", "plan.yaml", "library.log", "error.log")
+OWN = (
+    "checkpoint-*", f"{DAMAGED}*", f"{ABANDONED}*", FINAL, "logs", "events.jsonl", "plan.yaml", "library.log",
+    "error.log", STACKS,
+)  # fmt: skip
 """What a run writes; other things in the folder, other runs among them, are left alone."""
 
 
@@ -72,7 +77,11 @@ def _make_ready(output_dir: Path, *, resume: bool, overwrite: bool) -> Path | No
 def _move_aside(output_dir: Path) -> Path:
     """Move an earlier run's files to a folder beside it; returns that folder."""
     whole = output_dir.resolve()
-    aside = whole.with_name(f"{whole.name}.old-{time.strftime('%Y%m%d-%H%M%S')}")
+    name = f"{whole.name}.old-{time.strftime('%Y%m%d-%H%M%S')}"
+    taken = itertools.count(2)
+    aside = whole.with_name(name)
+    while aside.exists():  # twice in a second, or a clock that was set back
+        aside = whole.with_name(f"{name}-{next(taken)}")
     aside.mkdir()
     for pattern in OWN:
         for path in whole.glob(pattern):

@@ -9,6 +9,7 @@ surrounding versions, threads, device: the result stays correct but is not bit-i
 from __future__ import annotations
 
 import platform
+from dataclasses import asdict, replace
 from typing import Any
 
 import bitsandbytes
@@ -16,7 +17,7 @@ import peft
 import torch
 import transformers
 
-from luthier.config.plan import Plan
+from luthier.config.plan import Passes, Plan
 from luthier.errors import CheckpointError, Problem
 
 _FREE = ("logging.", "checkpointing.", "evaluation.", "training.output_dir", "data.cache_dir")
@@ -38,7 +39,7 @@ def identity(plan: Plan) -> dict[str, Any]:
         "data": plan.data.fingerprint,
         "template": plan.data.template,
         "total_steps": plan.total_steps,
-        "max_tokens_per_micro_batch": plan.max_tokens_per_micro_batch,
+        "passes": asdict(plan.passes),
         "surrounding": {
             "torch": torch.__version__,
             "transformers": transformers.__version__,
@@ -48,11 +49,24 @@ def identity(plan: Plan) -> dict[str, Any]:
             "lean_path": plan.config.training.lean_path,
             "packing": plan.config.training.packing,
             "threads": torch.get_num_threads(),
+            "arithmetic": torch.backends.cpu.get_cpu_capability(),
             "world_size": plan.machine.world_size,
             "device": plan.machine.device_name,
             "machine": platform.machine(),
         },
     }
+
+
+def passes_of(identity: dict[str, Any], name: str) -> Passes:
+    """The passes of a checkpoint, so that sums are added in the same order again, bit for bit.
+
+    Args:
+        identity: Of the checkpoint.
+        name: Of its folder.
+    """
+    stored = dict(identity.get("passes") or {"micro_batch_tokens": identity["max_tokens_per_micro_batch"]})
+    passes = Passes(**stored)
+    return replace(passes, how=f"{passes.micro_batch_tokens:,} tokens, as in {name}")
 
 
 def check_identity(then: dict[str, Any], now: dict[str, Any], where: str, allow_changes: bool) -> list[str]:

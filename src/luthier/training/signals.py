@@ -1,4 +1,7 @@
-"""SIGINT and SIGTERM: finish the step, save, and leave so that the run can go on."""
+"""SIGINT, SIGTERM and SIGUSR1: finish the step, save, and leave so that the run can go on.
+
+Schedulers announce the end of a job's time with SIGTERM or, where asked, SIGUSR1 (Slurm: `--signal=USR1@120`).
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,10 @@ def stop_on_signals() -> Iterator[Callable[[], bool]]:
         asked.set()
         sys.stderr.write("stopping: this step is finished and saved first (Ctrl-C again: now)\n")
 
-    before = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGUSR1"):  # not on Windows
+        numbers.append(signal.SIGUSR1)
+    before = {number: signal.signal(number, request) for number in numbers}
     try:
         yield asked.is_set
     finally:

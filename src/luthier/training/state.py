@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from luthier.data.collate import MicroBatch
@@ -48,6 +48,22 @@ class TrainState:
     """The step of the newest checkpoint."""
     data_hash: str = ""
     """Chained from step to step over the tokens that went through the model and which of them were trained."""
+    sampled_step: int | None = None
+    """The step at which prompts were answered last."""
+    skipped_steps: int = 0
+    """Steps that were left out because they were not finite, or a spike."""
+    bad_in_a_row: int = 0
+    """Of them, how many in a row up to now."""
+    rollbacks: int = 0
+    """How often the run went back to a checkpoint after too many bad steps, ..."""
+    rolled_back_to: int | None = None
+    """... the step it went back to last, ..."""
+    rate_factor: float = 1.0
+    """... and what the learning rate is multiplied by since."""
+    recent_losses: list[float] = field(default_factory=list)
+    """Mean losses of the last applied steps, ..."""
+    recent_norms: list[float] = field(default_factory=list)
+    """... and the lengths of their gradients: what a spike is told by."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for trainer_state.json."""
@@ -70,6 +86,13 @@ class TrainState:
         self.log_num_tokens += num_tokens
         self.log_steps += 1
         self.log_seconds += seconds
+        self.bad_in_a_row = 0
+
+    def skip(self) -> None:
+        """Add a step that was left out: it takes its place in the schedule and in the data."""
+        self.step += 1
+        self.skipped_steps += 1
+        self.bad_in_a_row += 1
 
     def add_data(self, batches: Iterable[MicroBatch]) -> None:
         """Go on with the chain: where two runs have the same `data_hash`, each of their steps had the same rows."""

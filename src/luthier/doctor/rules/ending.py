@@ -19,7 +19,10 @@ SAID_OUT_OF_MEMORY = re.compile(
 )
 """In a warning: not the advice that spares one from it."""
 NOT_FINITE = re.compile(r"\b(?:loss|norm) (?:nan|-?inf)\b|E-RUN-001")
+LEFT_OUT = re.compile(r"^left out step [\d,]+: .*\b(?:loss|norm) (?:nan|-?inf)\b")
+"""What Luthier says of a step that it did not apply."""
 NAN_EVALUATION = "The loss of the held-out rows is not a number"
+SPARED = "The step was not applied, so the weights are sound; look at its rows, and lower the rate if more follow."
 LOST_LINES = 3
 """Gradients in a row: scaling for float16 leaves out a single step now and then."""
 NO_ROOM = re.compile(r"No space left|Disk quota exceeded|Read-only file system|ENOSPC")
@@ -68,7 +71,8 @@ def not_finite(run: History) -> Symptom | None:
     brings them back.
 
     Fires when a log line or the latest evaluation says NaN or infinite, when three gradients in a row do after others
-    that did not (other programs then print a loss of 0), or when a run ended because of it.
+    that did not (other programs then print a loss of 0), when Luthier left out such a step, or when a run ended because
+    of it.
     """
     lines = lower_rate(run)
     if run.get("model.dtype") == "float16":
@@ -81,6 +85,8 @@ def not_finite(run: History) -> Symptom | None:
         first, last = lost[0], lost[-1]
         evidence = f"grad_norm {last.grad_norm:g} and loss {last.loss:g} from step {first.step:,} to {last.step:,}"
         return Symptom(first.step, evidence, lines, "high")
+    if left_out := [text for text in run.said if LEFT_OUT.search(text)]:
+        return Symptom(run.step, left_out[-1][:300], lines, "high", "warning", advice=SPARED)
     return _evaluation_not_finite(run, lines)
 
 

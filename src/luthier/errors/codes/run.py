@@ -7,27 +7,33 @@ RUN: dict[str, Explanation] = {
         title="the loss or the gradient is not a number",
         why="one such update turns every trained weight into NaN, and nothing brings them back",
         text=(
-            "The step was not applied, and no checkpoint was written from it. Usual causes: a learning rate "
-            "that is too high, float16 overflow, or damaged weights. Lower training.learning_rate by a factor "
-            "of 3, or use bfloat16 or float32, and go on with --resume auto."
+            "Such a step is not applied, and no checkpoint holds such a number. Up to training.bad_steps_limit of "
+            "them in a row are left out, each with its rows named; then the run stops, or goes back to its newest "
+            "checkpoint with half the learning rate (training.after_bad_steps: rollback). Usual causes: a learning "
+            "rate that is too high, float16 overflow, or damaged weights. Lower training.learning_rate by a factor of "
+            "3, or use bfloat16 or float32, and go on with --resume auto --allow-changes."
         ),
     ),
     "E-RUN-002": Explanation(
         title="out of memory",
         why="the forward or backward pass needs more memory than the device has left",
         text=(
-            "The tokens of one pass decide how much memory it takes. Halve training.max_tokens_per_micro_batch "
-            "(the result stays the same) as long as it holds the longest row, then go on with --resume auto. Below "
-            "that, turn on training.gradient_checkpointing, or lower data.max_seq_length, then go on with "
-            "--resume auto --allow-changes."
+            "The tokens of one pass decide how much memory it takes. A step or an evaluation that does not fit is done "
+            "again by itself: in smaller passes, then with layers that are computed again in the backward pass. The "
+            "examples and their order stay the same, nothing starts over, and a notice names the YAML line that makes "
+            "it permanent. The run ends with this error when nothing is left to give up, when the optimizer's own "
+            "update does not fit, or with training.auto: false, which changes nothing by itself. Then write the line "
+            "that the message names (load_in_4bit needs another output_dir), and go on with --resume auto."
         ),
     ),
     "E-RUN-003": Explanation(
         title="writing to output_dir failed",
         why="a run that cannot save is a run that can be lost",
         text=(
-            "The disk is full, the quota is used up, or the folder has become read-only. The newest whole "
-            "checkpoint is untouched: make room and go on with --resume auto."
+            "The disk is full, the quota is used up, or the folder has become read-only. A checkpoint that cannot be "
+            "written in mid-run does not end it: it is tried again, after 30 seconds at first and 10 minutes at most. "
+            "This error comes when nothing can wait: at a stop, and for final_model. The newest whole checkpoint is "
+            "untouched: make room and go on with --resume auto."
         ),
     ),
     "E-RUN-004": Explanation(

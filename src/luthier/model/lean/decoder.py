@@ -40,7 +40,8 @@ class LeanDecoder:
         causal_lm: A model that `luthier.model.lean.fit` found nothing against; peft's layers in it, adapters active.
         dtype: Compute format.
         keep_unpacked: Hold the weights of 4-bit layers in the compute format, instead of unpacking them at each use.
-        checkpointed_layers: How many layers keep only their input and are computed again in the backward pass.
+        checkpointed_layers: How many layers keep only their input and are computed again in the backward pass; may be
+            changed between passes.
     """
 
     def __init__(
@@ -49,7 +50,7 @@ class LeanDecoder:
         decoder = causal_lm.get_decoder()
         buffers: Buffers = {}
         self.layers = [LeanLayer(layer, dtype, keep=keep_unpacked, buffers=buffers) for layer in decoder.layers]
-        self._dtype, self._checkpointed = dtype, checkpointed_layers
+        self._dtype, self.checkpointed_layers = dtype, checkpointed_layers
         self._embedding, self._rotation = decoder.embed_tokens, decoder.rotary_emb
         self._norm, self._eps = decoder.norm.weight.detach().to(dtype), decoder.norm.variance_epsilon
         self._head = causal_lm.get_output_embeddings()
@@ -57,6 +58,12 @@ class LeanDecoder:
     def parameters(self) -> list[nn.Parameter]:
         """The trained matrices."""
         return [p for layer in self.layers for p in layer.parameters()]
+
+    def unpack_at_each_use(self) -> None:
+        """Forget 4-bit weights that are kept unpacked: less memory, a little slower, the same values."""
+        for layer in self.layers:
+            for stack in layer.stacks:
+                stack.forget_unpacked()
 
     def summed_loss(self, inputs: dict[str, Any], positions_N: Tensor, targets_N: Tensor) -> Tensor:
         """Sum of the negative log-likelihoods (nats, float32); see `luthier.model.forward.summed_loss`."""
@@ -80,7 +87,7 @@ class LeanDecoder:
         for number, layer in enumerate(self.layers):
             tape.inputs.append(x_TD)
             x_TD, kept = layer.forward(x_TD, tape.layout, last=number == len(self.layers) - 1)
-            tape.kept.append(kept if number >= self._checkpointed else None)
+            tape.kept.append(kept if number >= self.checkpointed_layers else None)
             if not train:
                 tape = Tape(tape.layout)
         tape.inputs.append(x_TD)

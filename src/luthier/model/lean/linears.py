@@ -79,6 +79,11 @@ class StackedLinear:
             up_OR[member.outputs, member.ranks] = (b * member.scaling).to(self.dtype)
         self.up_OR = up_OR
 
+    def forget_unpacked(self) -> None:
+        """Unpack 4-bit weights at each use from now on."""
+        if isinstance(self.members[0].base, bitsandbytes.nn.Linear4bit):
+            self._weight_OI = None
+
     def weight(self) -> Tensor:
         """The frozen weights (O x I) in the compute format."""
         if self._weight_OI is not None:

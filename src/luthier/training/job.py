@@ -1,0 +1,118 @@
+"""What the loop works with, and what it carries besides the counters: time, saving that failed, passes that shrank."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from luthier.config.plan import Passes, Plan
+from luthier.data.prepare import Prepared
+from luthier.events.types import Notice
+from luthier.model.load import use_passes
+from luthier.training.cost import CostModel
+from luthier.training.identity import identity
+from luthier.training.instruments import MachineReader, Stopwatch
+from luthier.training.memory import free_memory
+from luthier.training.schedule import learning_rate
+from luthier.training.state import TrainState
+from luthier.training.watchdog import Watchdog
+
+_FIRST_WAIT, _LONGEST_WAIT = 30.0, 600.0  # seconds between two tries to save
+
+
+class Clock:
+    """Wall time of a run over all its attempts: evaluation, saving and waiting included."""
+
+    def __init__(self, first_step: int, runtime_seconds: float) -> None:
+        self._first_step, self._before, self._started = first_step, runtime_seconds, time.monotonic()
+
+    def runtime_seconds(self) -> float:
+        """Seconds of this attempt and of those before it."""
+        return self._before + time.monotonic() - self._started
+
+    def step_seconds(self, step: int) -> float:
+        """Mean seconds of a step of this attempt, after `step` steps."""
+        return (time.monotonic() - self._started) / max(1, step - self._first_step)
+
+
+class SavingTimes:
+    """When a checkpoint is due by the clock, and when one that failed is tried again."""
+
+    def __init__(self) -> None:
+        self._saved_at, self._failures, self._retry_at = time.monotonic(), 0, 0.0
+
+    def due(self, minutes: float) -> bool:
+        """Whether `minutes` (0: never) have gone by since the last one, or since the last failure long enough."""
+        now = time.monotonic()
+        if self._failures:
+            return now >= self._retry_at
+        return minutes > 0 and now - self._saved_at >= 60 * minutes
+
+    @property
+    def waits(self) -> bool:
+        """Whether the next try after a failure is not due yet."""
+        return time.monotonic() < self._retry_at
+
+    def done(self) -> None:
+        """One is on disk."""
+        self._saved_at, self._failures, self._retry_at = time.monotonic(), 0, 0.0
+
+    def failed(self) -> float:
+        """One could not be written. Returns the seconds until the next try."""
+        wait = min(_FIRST_WAIT * 2.0**self._failures, _LONGEST_WAIT)
+        self._failures += 1
+        self._retry_at = time.monotonic() + wait
+        return wait
+
+
+@dataclass
+class Run:
+    """Everything that the loop works with. `stop` is polled; True ends the run after the step, resumable.
+
+    Attributes:
+        plan: Replaced by one with smaller passes when memory runs out, and never otherwise.
+        abandoned: A stop came in the middle of an evaluation or of samples; a resume does them first.
+    """
+
+    plan: Plan
+    data: Prepared
+    model: nn.Module
+    tokenizer: Any
+    optimizer: torch.optim.Optimizer
+    output_dir: Path
+    identity: dict[str, Any]
+    state: TrainState = field(default_factory=TrainState)
+    stop: Callable[[], bool] = lambda: False
+    clock: Clock = field(default_factory=lambda: Clock(0, 0.0))
+    watch: Stopwatch = field(default_factory=Stopwatch)
+    cost: CostModel = field(default_factory=CostModel)
+    saving: SavingTimes = field(default_factory=SavingTimes)
+    abandoned: bool = False
+
+    def __post_init__(self) -> None:
+        self.reader = MachineReader(self.output_dir)
+        self.watchdog = Watchdog(self.output_dir, self.plan.config.training.hang_seconds)
+
+    def learning_rate(self, step: int) -> float:
+        """Of a step; 0 for the first."""
+        return learning_rate(self.plan, step) * self.state.rate_factor
+
+    def lower(self, passes: Passes, said: Notice) -> Iterator[Notice]:
+        """Go on with passes that hold less; says what was changed."""
+        self.optimizer.zero_grad(set_to_none=True)
+        free_memory()
+        self.plan = self.plan.with_passes(passes)
+        use_passes(self.model, self.plan)
+        self.identity = identity(self.plan)
+        yield said
+
+
+def due(step: int, every: int) -> bool:
+    """Whether something that happens every so many steps happens after this one; 0 means never."""
+    return every > 0 and step % every == 0

@@ -1,0 +1,63 @@
+"""What a run does when memory runs out in mid-step: the same step again, through passes that hold less.
+
+    1  smaller passes          the same examples in the same order, more passes of fewer tokens; down to one row each
+    2  4-bit weights           unpacked at each use instead of kept (lean path)
+    3  checkpointed layers     half of them, then all: computed again in the backward pass
+
+The gradient of a step is a sum over its tokens, so how they are cut changes rounding at most (dropout draws other
+random numbers). What was lowered stays so, is written into checkpoints, and is said with the YAML line that makes it
+permanent.
+
+Not covered: what the system's own killer ends without asking (a container's limit on a CPU): that costs the steps
+since the last checkpoint; and `auto: false`, which runs the YAML as it stands or not at all.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from luthier.config.plan import Passes, Plan
+from luthier.data.collate import MicroBatch
+from luthier.events.types import Notice
+
+
+def lowered(plan: Plan, batches: Sequence[MicroBatch], step: int) -> tuple[Passes, Notice] | None:
+    """The next thing to give up, and what is said of it; None when there is nothing left.
+
+    Args:
+        plan: The plan as it is.
+        batches: The micro-batches that did not fit.
+        step: The number of the step that is tried again.
+    """
+    if not plan.config.training.auto:
+        return None
+    now, layers = plan.passes, plan.model.layers if plan.model else 0
+    largest = max(batch.num_tokens if batch.document_offsets else batch.input_ids_BT.numel() for batch in batches)
+    if any(batch.rows > 1 for batch in batches):
+        tokens = max(1, min(largest, now.micro_batch_tokens) // 2)
+        passes, change = replace(now, micro_batch_tokens=tokens), f"training.max_tokens_per_micro_batch: {tokens}"
+        text = f"passes of at most {tokens:,} tokens instead of {largest:,}"
+    elif now.unpack_once:
+        passes, change = replace(now, unpack_once=False), ""  # a resume keeps it; no key asks for it
+        text = "4-bit weights are unpacked at each use"
+    elif now.checkpointed_layers < layers:
+        half = (layers + 1) // 2
+        count = half if plan.config.training.lean_path is True and now.checkpointed_layers < half else layers
+        passes, change = replace(now, checkpointed_layers=count), "training.gradient_checkpointing: true"
+        text = f"{count:,} of {layers:,} layers are computed again in the backward pass"
+    else:
+        return None
+    passes = replace(passes, how=f"lowered at step {step:,}, when memory ran out", lowered=True)
+    said = f"step {step:,} ran out of memory (E-RUN-002) and is done again, the same examples in the same order: {text}"
+    return passes, Notice("warning", said, change, step)
+
+
+def free_memory() -> None:
+    """Give back what a pass that failed has left behind."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,0 +1,258 @@
+"""What happens between two steps, in this order: a log line, an evaluation, samples, a checkpoint; and the end.
+
+Each knows from `TrainState` whether it was done at this step. So a run that was stopped in the middle of them does the
+rest after its resume, and equals the run that was never stopped.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from transformers import StoppingCriteria, StoppingCriteriaList
+
+from luthier.data.collate import MicroBatch
+from luthier.data.loader import evaluation_batches
+from luthier.events.types import Evaluated, Event, Log, Machine, Notice, RunFinished, Sampled, Timing
+from luthier.machine.probe import peak_memory_gib
+from luthier.machine.ranks import rank, world_size
+from luthier.model.forward import autocast
+from luthier.model.sampling import continue_ids
+from luthier.training.checkpoint import save_checkpoint
+from luthier.training.failures import is_out_of_memory, unwritten
+from luthier.training.final import save_final
+from luthier.training.job import Run, due
+from luthier.training.memory import free_memory, lowered
+from luthier.training.step import evaluate
+
+
+def between_steps(job: Run) -> Iterator[Event]:
+    """Everything that is due after the step just done; at step 0, what comes before the first one.
+
+    After a step that was left out nothing is, unless it is the last: no weight has moved, and a checkpoint of before it
+    is what one may want to go back to.
+    """
+    state, plan = job.state, job.plan
+    if state.bad_in_a_row and not why_it_ends(job):
+        return
+    # the first step is logged too: it shows that the run is alive, and where the loss begins
+    if state.log_steps and (state.step == 1 or due(state.step, plan.config.logging.logging_steps)):
+        yield from log(job)
+    if state.step and plan.eval_every and (due(state.step, plan.eval_every) or is_last(job)):
+        yield from evaluation(job)
+    if state.step in plan.config.evaluation.sample_steps or is_last(job):
+        yield from sample(job)
+    if saves_now(job):
+        yield from save(job)
+
+
+def is_last(job: Run) -> bool:
+    """Whether the step just done was the plan's last."""
+    return job.state.step >= job.plan.total_steps
+
+
+def why_it_ends(job: Run) -> str:
+    """``done``, ``stopped`` on request, ``early`` when evaluations no longer improve; empty: it goes on."""
+    if job.abandoned:
+        return "stopped"
+    if is_last(job):
+        return "done"
+    return "stopped" if job.stop() else "early" if out_of_patience(job) else ""
+
+
+def out_of_patience(job: Run) -> bool:
+    """Early stopping: too many evaluations in a row without a better loss."""
+    patience = job.plan.config.evaluation.early_stopping_patience
+    return patience is not None and job.state.evaluations_without_gain >= patience
+
+
+def epoch(job: Run) -> float:
+    """Epochs done, as a fraction."""
+    return job.state.step / job.plan.steps_per_epoch
+
+
+def log(job: Run) -> Iterator[Log | Timing | Machine]:
+    """What there is to say of the steps since the last log line: the numbers, their seconds, the box."""
+    yield log_line(job)
+    yield job.watch.timing(job.state.step)
+    yield from job.reader.machine(job.state.step)
+
+
+def log_line(job: Run) -> Log:
+    """The mean of the steps since the last log line, those that were left out aside."""
+    state, plan = job.state, job.plan
+    seconds = max(state.log_seconds, 1e-9)
+    event = Log(
+        step=state.step,
+        epoch=epoch(job),
+        loss=state.log_loss_sum / max(1, state.log_trained_tokens),
+        grad_norm=state.grad_norm,
+        learning_rate=job.learning_rate(state.step - 1),
+        num_tokens=state.num_tokens,
+        tokens_per_second=state.log_num_tokens / seconds,
+        trained_tokens_per_second=state.log_trained_tokens / seconds,
+        step_seconds=seconds / state.log_steps,
+        memory_gib=peak_memory_gib(next(job.model.parameters()).device),
+        remaining_seconds=(plan.total_steps - state.step) * job.clock.step_seconds(state.step),
+    )
+    state.start_log_interval()
+    return event
+
+
+def evaluation(job: Run) -> Iterator[Event]:
+    """Mean loss of the held-out rows; a new best one is saved at once when the best model is wanted."""
+    state, settings = job.state, job.plan.config.evaluation
+    if job.data.eval is None or state.last_eval_step == state.step:
+        return
+    started = time.monotonic()
+    while isinstance(sums := held_out_loss(job), Iterator):  # memory ran out
+        yield from sums
+    yield from job.watchdog.said()
+    if job.abandoned:
+        return
+    loss_sum, tokens = sums
+    loss = loss_sum / max(1, tokens)
+    best = math.isfinite(loss) and (state.best_loss is None or loss < state.best_loss)
+    if best:
+        state.best_loss, state.best_step = loss, state.step
+    if best and (state.patience_loss is None or loss < state.patience_loss - settings.early_stopping_threshold):
+        state.patience_loss, state.evaluations_without_gain = loss, 0
+    else:
+        state.evaluations_without_gain += 1
+    state.last_eval_step = state.step
+    yield Evaluated(state.step, epoch(job), loss, tokens, time.monotonic() - started, best)
+    if best and settings.load_best_model_at_end:
+        yield from save(job)
+
+
+def held_out_loss(job: Run) -> tuple[float, int] | Iterator[Notice]:
+    """Sum of the losses and tokens; or what was given up for memory. A stop abandons it."""
+    assert job.data.eval is not None
+    tried: list[MicroBatch] = []
+
+    def until_stopped(batches: Iterable[MicroBatch]) -> Iterator[MicroBatch]:
+        for batch in batches:
+            if job.stop():
+                job.abandoned = True
+                return
+            tried[:] = [batch]
+            yield batch
+
+    try:
+        with job.watchdog.watching("an evaluation", job.state.step):
+            batches = until_stopped(evaluation_batches(job.data.eval, job.plan, rank(), world_size()))
+            return evaluate(job.model, batches, job.plan)
+    except Exception as error:
+        if not is_out_of_memory(error) or (less := lowered(job.plan, tried, job.state.step)) is None:
+            raise
+    return job.lower(*less)
+
+
+class _Stop(StoppingCriteria):  # type: ignore[misc]
+    """Ends an answer when a stop is asked for."""
+
+    def __init__(self, stop: Callable[[], bool]) -> None:
+        self._stop = stop
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+        return torch.full((len(input_ids),), self._stop(), device=input_ids.device)
+
+
+def sample(job: Run) -> Iterator[Sampled | Notice]:
+    """What the model answers now to the configured prompts (greedy)."""
+    settings, state = job.plan.config.evaluation, job.state
+    if state.sampled_step == state.step or (state.step == 0 and 0 not in settings.sample_steps):
+        return
+    for prompt in settings.sample_prompts:
+        stop_ids = job.data.template.stop_ids(job.tokenizer)
+        ids = job.data.template.prompt_ids(job.tokenizer, prompt)
+        criteria = StoppingCriteriaList([_Stop(job.stop)])
+        try:
+            with autocast(job.plan), job.watchdog.watching("a sample", state.step):
+                answer = continue_ids(
+                    job.model, ids, stop_ids, settings.sample_max_new_tokens, stopping_criteria=criteria
+                )
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            answer = None
+        if answer is None:
+            free_memory()
+            change = f"evaluation.sample_max_new_tokens: {max(1, settings.sample_max_new_tokens // 2)}"
+            yield Notice("warning", "no memory to write samples; training goes on", change, state.step)
+            break
+        if job.stop():
+            job.abandoned = True
+            return
+        yield Sampled(state.step, prompt, job.tokenizer.decode(answer))
+    state.sampled_step = state.step
+
+
+def saves_now(job: Run) -> bool:
+    """Whether a checkpoint is due: by steps, by the clock, after the first step, after a failure, or at the end."""
+    state, settings = job.state, job.plan.config.checkpointing
+    if not state.step:
+        return False
+    if why_it_ends(job):
+        return True
+    if job.saving.waits or not job.plan.save_every:
+        return False
+    first = settings.save_first_step and state.step == 1
+    return first or due(state.step, job.plan.save_every) or job.saving.due(settings.save_minutes)
+
+
+def save(job: Run) -> Iterator[Event]:
+    """Write a checkpoint, once a step. A disk that is full does not end the run: it is tried again."""
+    state, before = job.state, job.state.saved_step
+    if before == state.step or rank() != 0:
+        return
+    state.saved_step = state.step
+    state.runtime_seconds = job.clock.runtime_seconds()
+    keep = job.plan.config.checkpointing.save_total_limit
+    try:
+        with job.watchdog.watching("a save", state.step):
+            saved = save_checkpoint(job.output_dir, job.model, job.optimizer, state, job.identity, keep)
+    except (OSError, MemoryError) as error:
+        state.saved_step = before
+        if why_it_ends(job) == "stopped":  # nothing else keeps what was trained
+            raise
+        wait = job.saving.failed()
+        newest = f"; the newest one is of step {before:,}" if before else ""
+        text = f"no checkpoint at step {state.step:,}: {unwritten(error) or error}{newest}; training goes on, "
+        yield Notice("critical", f"{text}tried again in {wait:.0f} s; make room on the disk", step=state.step)
+        return
+    job.saving.done()
+    yield saved
+    yield from job.watchdog.said()
+
+
+def finish(job: Run, ending: str) -> Iterator[Event]:
+    """Write final_model unless a stop was asked for, and say how the run ended."""
+    state = job.state
+    if state.step:
+        yield from save(job)  # where a stop came after this was looked at
+    final, reason = "", "stop requested; go on with --resume auto"
+    if ending != "stopped":
+        reason = "early stopping: eval_loss no longer falls" if ending == "early" else ""
+    if ending != "stopped" and rank() == 0:
+        with job.watchdog.watching("writing final_model", state.step):
+            note = save_final(job.plan, job.data, job.model, job.tokenizer, job.output_dir, state)
+        final = str(job.output_dir / "final_model")
+        if note:
+            yield Notice("info", note, step=state.step)
+    if state.skipped_steps:
+        yield Notice("warning", f"{state.skipped_steps:,} steps were left out", step=state.step)
+    yield RunFinished(
+        status="stopped" if ending == "stopped" else "done",
+        step=state.step,
+        epoch=epoch(job),
+        train_loss=state.loss_sum / max(1, state.trained_tokens),
+        train_runtime=job.clock.runtime_seconds(),
+        num_tokens=state.num_tokens,
+        peak_memory_gib=peak_memory_gib(next(job.model.parameters()).device),
+        final_model=final,
+        reason=reason,
+    )

@@ -1,0 +1,78 @@
+"""Nothing that a run reads from disk is unpickled: not the model, rows, optimizer, random generators or final_model.
+
+An audit hook, which nothing can take off again, hears of every class that an unpickler looks up and of every code
+object that is read as data, in a fresh process that trains, saves, resumes, and loads and uses the final model. No use
+is excused, but for the code of imported modules, which Python itself keeps that way.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.torture.runs import config
+
+ROOT = Path(__file__).parents[2]
+PROGRAM = """
+import json, sys, traceback
+heard = []
+
+def hook(event, arguments):
+    if event in ("pickle.find_class", "marshal.loads", "marshal.load"):
+        frames = [f"{frame.filename}:{frame.lineno}" for frame in traceback.extract_stack()]
+        heard.append([event, [str(argument)[:80] for argument in arguments], frames[-12:]])
+
+sys.addaudithook(hook)
+import pickle
+if sys.argv[2] == "provoked":
+    pickle.loads(pickle.dumps(sys.addaudithook))
+from luthier import api
+values = json.loads(sys.argv[1])
+steps = [0]
+for event in api.train(values, stop=lambda: steps[-1] >= 5):
+    steps.append(getattr(event, "step", None) or steps[-1])
+kinds = [event.kind for event in api.train(values, resume="auto")]
+assert "resumed" in kinds and kinds[-1] == "run_finished", kinds
+assert api.load(values["training"]["output_dir"]).generate("add two", max_new_tokens=3) is not None
+imports = ("<frozen importlib._bootstrap_external>", "<frozen zipimport>")
+print(json.dumps([one for one in heard if not any(frame.startswith(imports) for frame in one[2][-3:])]))
+"""
+
+
+def unpickled(values: dict, provoked: str = "") -> list:
+    """What was unpickled; the code of imported modules, which Python itself keeps in that way, is left out."""
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, json.dumps(values), provoked],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    found: list = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("changes", "four_bits"),
+    [({}, False), ({}, True), ({"finetuning_type": "full"}, False)],
+    ids=["lora", "nf4", "full"],
+)
+def test_no_class_comes_out_of_a_file(tmp_path, tiny_model_dir, alpaca_file, changes, four_bits):
+    values = config(tmp_path / "run", tiny_model_dir, alpaca_file, **changes)
+    values["quantization"] = {"load_in_4bit": four_bits}
+    if changes:
+        del values["lora"]
+    assert unpickled(values) == []
+
+
+@pytest.mark.slow
+def test_the_hook_hears(tmp_path, tiny_model_dir, alpaca_file):
+    (heard,) = unpickled(config(tmp_path / "run", tiny_model_dir, alpaca_file), "provoked")
+    assert heard[:2] == ["pickle.find_class", ["sys", "addaudithook"]]

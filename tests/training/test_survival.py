@@ -1,0 +1,480 @@
+"""What would end a run elsewhere: memory that is not there, numbers that are none, a full disk, a step that hangs."""
+
+from __future__ import annotations
+
+import errno
+import json
+import re
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from luthier import api
+from luthier.errors import RunError
+from luthier.events.types import CheckpointSaved, Evaluated, Log, Notice, Resumed, RunFinished, Sampled
+from luthier.training import engine, milestones
+from luthier.training import job as job_module
+from luthier.training.checkpoint import checkpoints, find_checkpoint
+from luthier.training.commit import commit, sweep, verify
+from luthier.training.guard import FEWEST, judge, remember, robust_z
+from luthier.training.state import TrainState
+from luthier.training.step import backward as real_backward
+from luthier.training.watchdog import STACKS, Watchdog
+from tests.tiny import build_model, write_rows
+from tests.training.test_resume import config, losses, weights
+
+
+def train(values, **options):
+    return list(api.train(values, **options))
+
+
+def of(kind, events):
+    return [event for event in events if isinstance(event, kind)]
+
+
+def adapter(folder):
+    return load_file(folder / "final_model" / "adapter_model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory, tiny_model_dir, alpaca_file):
+    """A run that nothing happens to; samples and evaluations included."""
+    folder = tmp_path_factory.mktemp("straight") / "run"
+    return folder, train(ordinary(folder, tiny_model_dir, alpaca_file))
+
+
+def ordinary(folder, model, rows, **changes):
+    values = config(folder, model, rows, **changes)
+    values["lora"]["lora_dropout"] = 0.0
+    values["evaluation"] |= {"sample_prompts": ["Write a function"], "sample_steps": [0, 6], "sample_max_new_tokens": 8}
+    return values
+
+
+# --- memory ----------------------------------------------------------------------------------------------------------
+
+
+def too_large(most_tokens, calls):
+    """`backward` on a device that holds so many tokens in a pass."""
+
+    def backward(model, batches, plan, lap):
+        calls.append([batch.num_tokens for batch in batches])
+        for batch in batches:
+            if batch.num_tokens > most_tokens and batch.rows > 1:
+                real_backward(model, [batch], plan)  # leaves half a gradient behind, as a real failure does
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return real_backward(model, batches, plan, lap)
+
+    return backward
+
+
+@pytest.mark.parametrize("lean", [True, False])
+def test_a_step_that_does_not_fit_is_done_again_in_smaller_passes(
+    straight, tmp_path, tiny_model_dir, alpaca_file, monkeypatch, lean
+):
+    calls = []
+    monkeypatch.setattr(engine, "backward", too_large(90, calls))
+    values = ordinary(tmp_path / "run", tiny_model_dir, alpaca_file, lean_path=lean)
+    events = train(values)
+    said = [event for event in of(Notice, events) if "ran out of memory" in event.text]
+    assert said and all(event.change.startswith("training.max_tokens_per_micro_batch: ") for event in said)
+    assert "E-RUN-002" in said[0].text and said[0].severity == "warning"
+    assert [e.step for e in of(Log, events)] == list(range(1, 13)), "no step is lost and none is done twice"
+    assert [e.loss for e in of(Log, events)] == pytest.approx([e.loss for e in of(Log, straight[1])], abs=1e-5)
+    for name, values_then in adapter(straight[0]).items():
+        torch.testing.assert_close(adapter(tmp_path / "run")[name], values_then, atol=1e-4, rtol=1e-2)
+    assert max(calls[-1]) <= 90 or len(calls[-1]) == 4, "what was lowered stays so"
+
+
+def test_what_was_lowered_is_kept_on_resume(tmp_path, tiny_model_dir, alpaca_file, monkeypatch):
+    calls, steps = [], [0]
+    monkeypatch.setattr(engine, "backward", too_large(90, calls))
+    values = ordinary(tmp_path / "run", tiny_model_dir, alpaca_file)
+    for event in api.train(values, stop=lambda: steps[-1] >= 6):
+        steps.append(getattr(event, "step", None) or steps[-1])
+    lowered = checkpoints(tmp_path / "run")[-1]
+    passes = json.loads((lowered / "trainer_state.json").read_text())["identity"]["passes"]
+    assert passes["lowered"] and passes["micro_batch_tokens"] < 200, "the YAML says 200"
+    calls.clear()
+    events = train(values, resume="auto")
+    assert not [event for event in of(Notice, events) if "ran out of memory" in event.text]
+    assert not [event for event in of(Notice, events) if "bit-identical" in event.text]
+    assert len(calls) == 6
+
+
+def test_layers_are_checkpointed_when_smaller_passes_do_not_help(
+    straight, tmp_path, tiny_model_dir, alpaca_file, monkeypatch
+):
+    def backward(model, batches, plan, lap):
+        if plan.checkpointed_layers < 2:
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
+        return real_backward(model, batches, plan, lap)
+
+    monkeypatch.setattr(engine, "backward", backward)
+    events = train(ordinary(tmp_path / "run", tiny_model_dir, alpaca_file))
+    changes = [event.change for event in of(Notice, events) if "ran out of memory" in event.text]
+    assert changes[-2:] == ["training.gradient_checkpointing: true"] * 2, "half of the layers, then all"
+    assert [e.loss for e in of(Log, events)] == pytest.approx([e.loss for e in of(Log, straight[1])], abs=1e-5)
+
+
+@pytest.mark.parametrize("auto", [True, False])
+def test_memory_that_never_suffices_is_a_named_error(tmp_path, tiny_model_dir, alpaca_file, monkeypatch, auto):
+    def backward(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(engine, "backward", backward)
+    values = ordinary(tmp_path / "run", tiny_model_dir, alpaca_file)
+    if not auto:
+        values["training"] |= {"auto": False, "max_tokens_per_micro_batch": "auto"}
+    with pytest.raises(RunError) as error:
+        train(values)
+    assert error.value.problems[0].code == "E-RUN-002"
+    assert losses(tmp_path / "run")["log"] == {}
+
+
+def test_an_evaluation_that_does_not_fit_is_done_again(straight, tmp_path, tiny_model_dir, alpaca_file, monkeypatch):
+    real = milestones.evaluate
+
+    def evaluate(model, batches, plan):
+        def measured():
+            for batch in batches:
+                if batch.num_tokens > 90 and batch.rows > 1:
+                    raise torch.OutOfMemoryError("CUDA out of memory")
+                yield batch
+
+        return real(model, measured(), plan)
+
+    monkeypatch.setattr(milestones, "evaluate", evaluate)
+    events = train(ordinary(tmp_path / "run", tiny_model_dir, alpaca_file))
+    found, expected = ([e.eval_loss for e in of(Evaluated, run)] for run in (events, straight[1]))
+    assert found == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="needs RLIMIT_AS")
+def test_memory_that_the_system_refuses_is_survived(tmp_path):
+    """No stand-in: the process may map so much and no more, and torch's own allocator fails."""
+    build_model(tmp_path / "model", hidden_size=256, intermediate_size=1024, num_hidden_layers=4)
+    write_rows(tmp_path / "rows.jsonl", 64)
+    cases = []
+    for name, lean, mib in (("lean", True, 15), ("peft", False, 40), ("roomy", False, 4096)):
+        step = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 4, "max_steps": 2, "warmup_steps": 0}
+        values = config(tmp_path / name, tmp_path / "model", tmp_path / "rows.jsonl", lean_path=lean, **step)
+        values["training"]["max_tokens_per_micro_batch"] = 4096
+        values["lora"]["lora_dropout"] = 0.0
+        values["data"] |= {"dataloader_num_workers": 0, "val_set_size": 0}
+        cases.append((values, mib))
+    (tmp_path / "cases.json").write_text(json.dumps(cases))
+    command = [sys.executable, "-m", "tests.training.limited", str(tmp_path / "cases.json")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    runs = [[json.loads(line) for line in run.splitlines()] for run in done.stdout.strip().split("\n\n")]
+    ran_out = [[e["text"] for e in run if "ran out of memory" in e.get("text", "")] for run in runs]
+    assert [bool(said) for said in ran_out] == [True, True, False]
+    *others, roomy = [[e["loss"] for e in run if e["kind"] == "log"] for run in runs]
+    assert len(roomy) == 2
+    for other in others:
+        assert other == pytest.approx(roomy, abs=1e-4)
+
+
+# --- numbers ---------------------------------------------------------------------------------------------------------
+
+
+def damaged(steps, value=float("nan")):
+    """`backward` whose gradient is not a number in these steps (1 is the first)."""
+
+    def backward(model, batches, plan, lap):
+        backward.step += 1
+        sums = real_backward(model, batches, plan, lap)
+        if backward.step in steps:
+            next(p for p in model.parameters() if p.grad is not None).grad.view(-1)[0] = value
+        return sums
+
+    backward.step = 0
+    return backward
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_step_that_is_not_a_number_is_left_out_and_its_rows_are_named(
+    tmp_path, tiny_model_dir, alpaca_file, monkeypatch, value
+):
+    monkeypatch.setattr(engine, "backward", damaged({4, 5}, value))
+    events = train(ordinary(tmp_path / "run", tiny_model_dir, alpaca_file))
+    said = [event for event in of(Notice, events) if event.text.startswith("left out")]
+    assert [event.text.split(":")[0] for event in said] == ["left out step 4", "left out step 5"]
+    assert all(re.search(r"rows\.jsonl:\d+, \d+, \d+, \d+$", event.text) for event in said), "a step has 4 rows"
+    assert [event.step for event in of(Log, events)] == [1, 2, 3, *range(6, 13)]
+    assert of(RunFinished, events)[0].status == "done"
+    assert all(tensor.isfinite().all() for tensor in adapter(tmp_path / "run").values())
+    saved = [event.step for event in of(CheckpointSaved, events)]
+    assert 4 not in saved, "no checkpoint while steps are bad: one goes back to what was before them"
+
+
+def test_too_many_in_a_row_stop_the_run_and_no_checkpoint_holds_them(
+    tmp_path, tiny_model_dir, alpaca_file, monkeypatch
+):
+    monkeypatch.setattr(engine, "backward", damaged(range(5, 99)))
+    with pytest.raises(RunError, match="3 steps before it were not finite either") as error:
+        train(ordinary(tmp_path / "run", tiny_model_dir, alpaca_file))
+    assert error.value.problems[0].code == "E-RUN-001"
+    newest = find_checkpoint(tmp_path / "run", "auto")
+    assert newest.step == 4
+    assert all(t.isfinite().all() for t in load_file(newest.path / "adapter_model.safetensors").values())
+
+
+def test_it_goes_back_to_a_checkpoint_with_a_lower_rate_when_asked(tmp_path, tiny_model_dir, alpaca_file, monkeypatch):
+    monkeypatch.setattr(engine, "backward", damaged(range(5, 8)))
+    values = ordinary(tmp_path / "run", tiny_model_dir, alpaca_file, bad_steps_limit=2, after_bad_steps="rollback")
+    events = train(values)
+    (resumed,) = of(Resumed, events)
+    assert resumed.step == 4
+    logs = of(Log, events)
+    assert [event.step for event in logs] == [1, 2, 3, 4, *range(5, 13)]
+    plain = {event.step: event.learning_rate for event in logs[:4]}
+    assert all(event.learning_rate > 0 for event in logs) and plain[4] > 1.9 * logs[4].learning_rate
+    state = json.loads((checkpoints(tmp_path / "run")[-1] / "trainer_state.json").read_text())
+    assert (state["rate_factor"], state["rollbacks"]) == (0.5, 1)
+    (said,) = [event for event in of(Notice, events) if event.severity == "critical"]
+    assert "back to step 4" in said.text and said.change == "training.learning_rate: 0.0005"
+
+
+def test_going_back_in_vain_ends(tmp_path, tiny_model_dir, alpaca_file, monkeypatch):
+    monkeypatch.setattr(engine, "backward", damaged(range(5, 999)))
+    values = ordinary(tmp_path / "run", tiny_model_dir, alpaca_file, bad_steps_limit=1, after_bad_steps="rollback")
+    events = []
+    with pytest.raises(RunError, match="E-RUN-001"):
+        events.extend(api.train(values))
+    text = (tmp_path / "run" / "events.jsonl").read_text()
+    back = [json.loads(line)["step"] for line in text.splitlines() if '"event":"resumed"' in line]
+    assert back == [4, 2], "the second time to an older one"
+    assert [path.name.rpartition("-")[0] for path in (tmp_path / "run").glob("abandoned-*")] == [
+        "abandoned-checkpoint-4"
+    ]
+
+
+def test_weights_that_are_not_finite_are_never_saved(tmp_path, tiny_model_dir, alpaca_file, monkeypatch):
+    real = engine.update
+
+    def update(model, optimizer, plan, rate, norm):
+        real(model, optimizer, plan, rate, norm)
+        update.step += 1
+        if update.step == 5:
+            with torch.no_grad():
+                next(p for p in model.parameters() if p.requires_grad).view(-1)[3] = float("inf")
+
+    update.step = 0
+    monkeypatch.setattr(engine, "update", update)
+    values = ordinary(tmp_path / "run", tiny_model_dir, alpaca_file, bad_steps_limit=0)
+    values["checkpointing"]["save_steps"] = 5
+    with pytest.raises(RunError, match="E-RUN-001"):
+        train(values)
+    for path in checkpoints(tmp_path / "run"):
+        assert all(t.isfinite().all() for t in load_file(path / "adapter_model.safetensors").values())
+
+
+def test_a_spike_is_reported_or_left_out():
+    rng = np.random.default_rng(0)
+    state = TrainState()
+    for _ in range(FEWEST):
+        assert not judge(state, 50.0, 50.0).spike, "too few steps to tell"
+        remember(state, 2 + 0.1 * rng.standard_normal(), 1 + 0.2 * rng.random())
+    for _ in range(200):
+        loss, norm = 2 + 0.1 * rng.standard_normal(), 1 + 0.2 * rng.random()
+        assert not judge(state, loss, norm).spike, "ordinary noise"
+        remember(state, loss, norm)
+    assert "loss 9" in judge(state, 9.0, 1.1).spike
+    assert "gradient norm 40" in judge(state, 2.0, 40.0).spike
+    assert not judge(state, float("nan"), 1.0).finite and not judge(state, 2.0, float("inf")).finite
+    assert len(state.recent_losses) == 64
+
+
+def test_robust_z_is_the_textbook_one():
+    past = list(np.random.default_rng(1).normal(5, 2, 33))
+    middle = np.median(past)
+    sigma = 1.4826 * np.median(np.abs(np.array(past) - middle))
+    assert robust_z(11.0, past) == pytest.approx((11.0 - middle) / sigma)
+
+
+@pytest.mark.parametrize("policy", ["report", "skip"])
+def test_spikes_in_a_run(tmp_path, tiny_model_dir, alpaca_file, monkeypatch, policy):
+    def backward(model, batches, plan, lap):
+        backward.step += 1
+        loss_sum, trained, tokens = real_backward(model, batches, plan, lap)
+        return loss_sum * (50 if backward.step == 20 else 1), trained, tokens
+
+    backward.step = 0
+    monkeypatch.setattr(engine, "backward", backward)
+    values = ordinary(tmp_path / "run", tiny_model_dir, alpaca_file, max_steps=22, loss_spikes=policy)
+    events = train(values)
+    (said,) = [event for event in of(Notice, events) if "usual" in event.text]
+    assert re.search(r"step 20: loss .*rows\.jsonl:\d+, \d+, \d+, \d+$", said.text)
+    assert (said.change == "training.loss_spikes: skip") == (policy == "report")
+    assert (20 in [event.step for event in of(Log, events)]) == (policy == "report")
+
+
+# --- stops in the middle ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("where", ["evaluation", "samples", "last evaluation"])
+def test_a_stop_between_steps_loses_nothing(straight, tmp_path, tiny_model_dir, alpaca_file, monkeypatch, where):
+    values = ordinary(tmp_path / "run", tiny_model_dir, alpaca_file)
+    asked = []
+    if where == "samples":
+        real = milestones.continue_ids
+        monkeypatch.setattr(
+            milestones, "continue_ids", lambda *a, **k: (asked.append(1) if steps[-1] == 6 else None, real(*a, **k))[1]
+        )
+    else:
+        step = 5 if where == "evaluation" else 12
+        real = milestones.evaluate
+
+        def evaluate(model, batches, plan):
+            def some():
+                yield next(batches)
+                if steps[-1] == step:
+                    asked.append(1)
+                yield from batches
+
+            return real(model, some(), plan)
+
+        monkeypatch.setattr(milestones, "evaluate", evaluate)
+    steps, events = [0], []
+    for event in api.train(values, stop=lambda: bool(asked)):
+        events.append(event)
+        steps.append(getattr(event, "step", None) or steps[-1])
+    assert of(RunFinished, events)[0].status == "stopped"
+    assert not (tmp_path / "run" / "final_model").exists()
+    monkeypatch.undo()
+    events += train(values, resume="auto")
+    assert losses(tmp_path / "run") == losses(straight[0])
+    assert weights(tmp_path / "run") == weights(straight[0])
+    written = {(e.step, e.text) for e in of(Sampled, events)}
+    assert written == {(e.step, e.text) for e in of(Sampled, straight[1])}
+
+
+# --- saving ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_first_step_and_the_clock_save_too(tmp_path, tiny_model_dir, alpaca_file, monkeypatch):
+    values = ordinary(tmp_path / "run", tiny_model_dir, alpaca_file, max_steps=6)
+    values["checkpointing"] = {"save_steps": 100, "save_minutes": 10, "save_total_limit": None}
+    values["evaluation"] = {"eval_steps": 0}
+    clock = [1000.0]
+
+    class Time:
+        monotonic = staticmethod(lambda: clock[0])
+
+    monkeypatch.setattr(job_module, "time", Time)
+    saved = []
+    for event in api.train(values):
+        if isinstance(event, Log) and event.step == 3:
+            clock[0] += 601
+        if isinstance(event, CheckpointSaved):
+            saved.append(event.step)
+    assert saved == [1, 3, 6]
+
+
+def test_a_disk_that_is_full_for_a_while_costs_no_step(straight, tmp_path, tiny_model_dir, alpaca_file, monkeypatch):
+    real, tries = milestones.save_checkpoint, []
+
+    def save(*arguments):
+        tries.append(arguments[3].step)
+        if 1 < len(tries) < 4:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(*arguments)
+
+    monkeypatch.setattr(milestones, "save_checkpoint", save)
+    monkeypatch.setattr(job_module, "_FIRST_WAIT", 0.0)
+    events = train(ordinary(tmp_path / "run", tiny_model_dir, alpaca_file))
+    said = [event for event in of(Notice, events) if event.severity == "critical"]
+    assert len(said) == 2
+    assert "No space left on device; the newest one is of step 1; training goes on" in said[0].text
+    assert tries[:4] == [1, 2, 3, 4], "tried again at the next steps, not only when one is due"
+    assert weights(tmp_path / "run") == weights(straight[0])
+
+
+def test_a_stop_that_cannot_be_saved_is_an_error(tmp_path, tiny_model_dir, alpaca_file, monkeypatch):
+    def save(*_):
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+    monkeypatch.setattr(milestones, "save_checkpoint", save)
+    seen = []
+    with pytest.raises(RunError, match="quota") as error:
+        for event in api.train(
+            ordinary(tmp_path / "run", tiny_model_dir, alpaca_file), stop=lambda: bool(of(Log, seen))
+        ):
+            seen.append(event)
+    assert error.value.problems[0].code == "E-RUN-003"
+
+
+def test_two_whole_checkpoints_stay_whatever_the_limit_says(tmp_path, tiny_model_dir, alpaca_file):
+    values = ordinary(tmp_path / "run", tiny_model_dir, alpaca_file, max_steps=8)
+    values["evaluation"] = {"eval_steps": 0}
+    values["checkpointing"] = {"save_steps": 2, "save_total_limit": 1}
+    for event in api.train(values):
+        if isinstance(event, CheckpointSaved) and event.step == 4:
+            (tmp_path / "run" / "checkpoint-4" / "optimizer.json").write_text("{}")
+    kept = {path.name: verify(path) for path in checkpoints(tmp_path / "run")}
+    assert [name for name, broken in kept.items() if not broken] == ["checkpoint-6", "checkpoint-8"]
+
+
+def test_a_folder_that_was_about_to_be_replaced_comes_back(tmp_path):
+    commit(tmp_path / "final_model", lambda folder: (folder / "a").write_text("old") and None)
+    (tmp_path / "final_model").rename(tmp_path / ".replaced-final_model-12345678")  # a kill between the two renames
+    (tmp_path / ".inflight-final_model-87654321").mkdir()
+    sweep(tmp_path)
+    assert (tmp_path / "final_model" / "a").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["final_model"]
+
+
+def test_what_reads_back_damaged_is_no_checkpoint(tmp_path, monkeypatch):
+    commit(tmp_path / "x", lambda folder: (folder / "a").write_text("old") and None)
+    real = type(tmp_path).rename
+
+    def rename(self, target):
+        moved = real(self, target)
+        if target == tmp_path / "x" and (target / "a").read_text() == "new":
+            (target / "a").write_text("nev")  # a device that does not keep what it was given
+        return moved
+
+    monkeypatch.setattr(type(tmp_path), "rename", rename)
+    with pytest.raises(OSError, match="reads back damaged"):
+        commit(tmp_path / "x", lambda folder: (folder / "a").write_text("new") and None)
+    assert (tmp_path / "x" / "a").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+# --- hanging ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_hanging_call_leaves_its_stack(tmp_path):
+    dog = Watchdog(tmp_path, 0.2)
+
+    def sleeps_in_vain():
+        time.sleep(1.6)
+
+    with dog.watching("a step", 7):
+        sleeps_in_vain()
+    (said,) = dog.said()
+    assert said.step == 7 and said.severity == "warning" and STACKS in said.text
+    assert "sleeps_in_vain" in (tmp_path / STACKS).read_text()
+    with dog.watching("a step", 8):
+        pass
+    assert not list(dog.said())
+    dog.close()
+    assert (tmp_path / STACKS).exists()
+
+
+def test_a_watchdog_that_saw_nothing_leaves_nothing(tmp_path):
+    dog = Watchdog(tmp_path, 60)
+    with dog.watching("a step", 1):
+        pass
+    dog.close()
+    assert list(tmp_path.iterdir()) == []
+    Watchdog(tmp_path / "nowhere", 60).close()
+    with Watchdog(tmp_path / "nowhere", 60).watching("a step", 1):
+        pass
