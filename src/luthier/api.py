@@ -341,10 +341,9 @@ def ingredients(
     model_facts = describe(config, model_config)
     data = prepare(config, tokenizer, progress=progress)
     facts = data.facts
-    before = passes_of(checkpoint.identity, checkpoint.path.name) if checkpoint else None
-    if loaded.record:
-        passes = loaded.record.passes
-    elif before and before.lowered:
+    before = loaded.record.passes if loaded.record else None
+    before = passes_of(checkpoint.identity, checkpoint.path.name) if checkpoint else before
+    if before and (before.lowered or loaded.record):
         passes = before
     else:  # the same micro-batches as before add up in the same order, bit for bit
         tokens = before.micro_batch_tokens if before else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from dataclasses import asdict
 from typing import Any
@@ -10,6 +11,7 @@ from luthier.verify.compare import Quantity
 from luthier.verify.resume import Verified
 
 WIDTH = 100
+_LONGEST_NAME = 32
 _UNITS = {
     "loss": "steps", "learning rate": "steps", "gradient norm": "steps", "eval loss": "evaluations",
     "counters": "values",
@@ -25,7 +27,8 @@ def table(verified: Verified) -> str:
     """Each quantity with its largest difference, then what that means."""
     comparison = verified.comparison
     lines = [f"{'':20} {'largest difference':>18}", *(_line(quantity) for quantity in comparison.quantities)]
-    rows = "the same in every step" if all(comparison.rows.values()) else "NOT the same"
+    others = [step for step, same in comparison.rows.items() if not same]
+    rows = f"NOT the same, seen at step {others[0]}" if others else "the same in every step"
     lines += [f"{'rows that trained':20} {rows}", "", *textwrap.wrap(verdict(verified), WIDTH)]
     return "\n".join(lines)
 
@@ -34,8 +37,10 @@ def _line(quantity: Quantity) -> str:
     unit = _UNITS.get(quantity.name, "tensors").removesuffix("s" if quantity.compared == 1 else "-")
     if not quantity.compared:
         return f"{quantity.name:20} {'-':>18}"
-    differs = f"first in {quantity.first}" if quantity.first and not quantity.same else ""
-    return f"{quantity.name:20} {quantity.largest:18.3g}   {quantity.compared} {unit}   {differs}".rstrip()
+    first = quantity.first if len(quantity.first) <= _LONGEST_NAME else f"...{quantity.first[-_LONGEST_NAME:]}"
+    differs = "" if quantity.same else f"first in {first}"
+    largest = f"{quantity.largest:.3g}" if math.isfinite(quantity.largest) else "missing"
+    return f"{quantity.name:20} {largest:>18}   {quantity.compared} {unit}   {differs}".rstrip()
 
 
 def verdict(verified: Verified) -> str:
