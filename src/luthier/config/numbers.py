@@ -18,6 +18,8 @@ from luthier.config.plan import DataFacts
 from luthier.config.schema import Config
 from luthier.config.tree import number
 
+REHEARSED_FROM = 60
+"""Steps from which a rehearsal, at most three passes with a save, is less than a twentieth of a run."""
 UNKNOWN_DATA = "unknown until the dataset is there"
 UNKNOWN_MEMORY = "unknown until the model is measured"
 _EPS = 1e-9

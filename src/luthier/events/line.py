@@ -21,7 +21,9 @@ from luthier.events.types import (
     Evaluated,
     Event,
     Log,
+    MemoryForecast,
     Notice,
+    Rehearsed,
     Resumed,
     RunFinished,
     RunStarted,
@@ -146,6 +148,7 @@ def _run_finished(event: RunFinished) -> str:
             "step": event.step,
             "num_tokens": event.num_tokens,
         }
+        | ({"predicted_runtime": round(event.predicted_runtime, 2)} if math.isfinite(event.predicted_runtime) else {})
     )
 
 
@@ -163,6 +166,23 @@ def _notice(event: Notice) -> str:
     where = f" (step {event.step:,})" if event.step is not None else ""
     change = f"\n  change: {one_line(event.change)}" if event.change else ""
     return f"{event.severity}{where}: {one_line(event.text)}{change}"
+
+
+def memory_line(event: MemoryForecast) -> str:
+    """The forecast and its largest parts, in one line."""
+    largest = sorted(event.parts.items(), key=lambda part: -part[1])[:4]
+    parts = ", ".join(f"{one_line(name)} {gib:.2f}" for name, gib in largest)
+    room = f"of {event.room_gib:.1f} GiB" if event.gib <= event.room_gib else f"and only {event.room_gib:.1f} are there"
+    return f"memory: {event.gib:.2f} GiB predicted {room} ({parts})"
+
+
+def rehearsed_line(event: Rehearsed) -> str:
+    """What the rehearsal found, in one line."""
+    return (
+        f"rehearsal of the largest step ({event.tokens:,} tokens): {event.measured_gib:.2f} GiB measured, "
+        f"{event.predicted_gib:.2f} predicted ({100 * event.error:+.0f} %); {event.step_seconds:.1f} s, "
+        f"a checkpoint of {event.checkpoint_bytes / 1e6:,.1f} MB in {event.save_seconds:.1f} s"
+    )
 
 
 def _sampled(event: Sampled) -> str:
@@ -185,6 +205,8 @@ _FORMATTERS: dict[type[Event], Callable[[Any], str]] = {
     RunStarted: _run_started,
     Notice: _notice,
     Architecture: _architecture,
+    MemoryForecast: memory_line,
+    Rehearsed: rehearsed_line,
     Log: _log,
     Evaluated: _evaluated,
     Sampled: _sampled,

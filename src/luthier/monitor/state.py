@@ -19,6 +19,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
+from luthier.events.line import memory_line, rehearsed_line
 from luthier.events.types import (
     Architecture,
     CheckpointSaved,
@@ -26,7 +27,9 @@ from luthier.events.types import (
     Event,
     Log,
     Machine,
+    MemoryForecast,
     Notice,
+    Rehearsed,
     Resumed,
     RunFinished,
     RunStarted,
@@ -126,8 +129,8 @@ def fold(state: RunState, event: Event, time: float) -> RunState:
             return replace(_at(state, event.step, event.epoch), evaluations=kept, best=best)
         case Sampled():
             return replace(_at(state, event.step), samples=(*state.samples, event)[-_KEPT:])
-        case Notice():
-            return replace(state, notices=(*state.notices, event)[-_KEPT:])
+        case Notice() | MemoryForecast() | Rehearsed():
+            return replace(state, notices=(*state.notices, _noticed(event))[-_KEPT:])
         case CheckpointSaved():
             return replace(_at(state, event.step), checkpoint=event)
         case Resumed():
@@ -136,6 +139,17 @@ def fold(state: RunState, event: Event, time: float) -> RunState:
             return replace(_at(state, event.step, event.epoch), status=event.status, finished=event)
         case _:
             return state
+
+
+def _noticed(event: Notice | MemoryForecast | Rehearsed) -> Notice:
+    """What is shown as a sentence among the others."""
+    match event:
+        case MemoryForecast():
+            return Notice("info" if event.gib <= event.room_gib else "warning", memory_line(event))
+        case Rehearsed():
+            return Notice("info", rehearsed_line(event))
+        case _:
+            return event
 
 
 def _started(state: RunState, event: RunStarted, time: float) -> RunState:

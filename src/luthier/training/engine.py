@@ -27,6 +27,7 @@ from luthier.machine.probe import peak_memory_gib
 from luthier.machine.ranks import rank, world_size
 from luthier.model.forward import autocast
 from luthier.model.sampling import continue_ids
+from luthier.training.ahead import TimeLeft
 from luthier.training.checkpoint import save_checkpoint
 from luthier.training.cost import CostModel
 from luthier.training.final import save_final
@@ -41,16 +42,12 @@ from luthier.training.step import backward, evaluate, update
 class Clock:
     """Wall time of a run over all its attempts: evaluation, saving and waiting included."""
 
-    def __init__(self, first_step: int, runtime_seconds: float) -> None:
-        self._first_step, self._before, self._started = first_step, runtime_seconds, time.monotonic()
+    def __init__(self, runtime_seconds: float) -> None:
+        self.before_seconds, self._started = runtime_seconds, time.monotonic()
 
     def runtime_seconds(self) -> float:
         """Seconds of this attempt and of those before it."""
-        return self._before + time.monotonic() - self._started
-
-    def step_seconds(self, step: int) -> float:
-        """Mean seconds of a step of this attempt, after `step` steps."""
-        return (time.monotonic() - self._started) / max(1, step - self._first_step)
+        return self.before_seconds + time.monotonic() - self._started
 
 
 @dataclass
@@ -66,12 +63,13 @@ class Run:
     identity: dict[str, Any]
     state: TrainState = field(default_factory=TrainState)
     stop: Callable[[], bool] = lambda: False
-    clock: Clock = field(default_factory=lambda: Clock(0, 0.0))
+    clock: Clock = field(default_factory=lambda: Clock(0.0))
     watch: Stopwatch = field(default_factory=Stopwatch)
     cost: CostModel = field(default_factory=CostModel)
 
     def __post_init__(self) -> None:
         self.reader = MachineReader(self.output_dir)
+        self.ahead = TimeLeft(self.plan, self.data.train)
 
 
 def run(job: Run) -> Iterator[Event]:
@@ -81,7 +79,8 @@ def run(job: Run) -> Iterator[Event]:
         RunError: E-RUN-001 when a step is not finite (it is not applied).
     """
     plan, state = job.plan, job.state
-    job.clock = Clock(state.step, state.runtime_seconds)
+    job.clock = Clock(state.runtime_seconds)
+    job.ahead.start()
     if state.step == 0:
         yield from sample(job)
     ending = why_it_ends(job)
@@ -123,7 +122,9 @@ def optimizer_step(job: Run, batches: list[Any]) -> Iterator[Gradients | Notice]
     if flow is not None:
         yield flow
     computed = sum(batch.input_ids_BT.numel() for batch in batches)
-    said = job.cost.add(len(batches), computed, sum(batch.num_tokens for batch in batches), seconds, state.step)
+    whole = sum(batch.num_tokens for batch in batches)
+    job.ahead.add(len(batches), whole, seconds, state.step)
+    said = job.cost.add(len(batches), computed, whole, seconds, state.step)
     if said and plan.config.training.auto:
         yield said
 
@@ -181,7 +182,7 @@ def log_line(job: Run) -> Log:
         trained_tokens_per_second=state.log_trained_tokens / seconds,
         step_seconds=seconds / state.log_steps,
         memory_gib=peak_memory_gib(next(job.model.parameters()).device),
-        remaining_seconds=(plan.total_steps - state.step) * job.clock.step_seconds(state.step),
+        remaining_seconds=job.ahead.remaining(state.step),
     )
     state.start_log_interval()
     return event
@@ -204,7 +205,9 @@ def evaluation(job: Run) -> Iterator[Event]:
     else:
         state.evaluations_without_gain += 1
     state.last_eval_step = state.step
-    yield Evaluated(state.step, epoch(job), loss, tokens, time.monotonic() - started, best)
+    seconds = time.monotonic() - started
+    job.ahead.took("evaluation", seconds)
+    yield Evaluated(state.step, epoch(job), loss, tokens, seconds, best)
     if best and settings.load_best_model_at_end:
         yield from save(job)
 
@@ -220,12 +223,16 @@ def sample(job: Run) -> Iterator[Sampled]:
     settings = job.plan.config.evaluation
     if job.state.step == 0 and 0 not in settings.sample_steps:
         return
+    seconds = 0.0
     for prompt in settings.sample_prompts:
+        started = time.monotonic()
         stop_ids = job.data.template.stop_ids(job.tokenizer)
         ids = job.data.template.prompt_ids(job.tokenizer, prompt)
         with autocast(job.plan):
             answer = continue_ids(job.model, ids, stop_ids, settings.sample_max_new_tokens)
+        seconds += time.monotonic() - started
         yield Sampled(job.state.step, prompt, job.tokenizer.decode(answer))
+    job.ahead.took("sampling", seconds)
 
 
 def save(job: Run) -> Iterator[Event]:
@@ -235,7 +242,9 @@ def save(job: Run) -> Iterator[Event]:
     keep = job.plan.config.checkpointing.save_total_limit
     job.state.saved_step = job.state.step
     job.state.runtime_seconds = job.clock.runtime_seconds()
-    yield save_checkpoint(job.output_dir, job.model, job.optimizer, job.state, job.identity, keep)
+    saved = save_checkpoint(job.output_dir, job.model, job.optimizer, job.state, job.identity, keep)
+    job.ahead.took("saving", saved.seconds)
+    yield saved
 
 
 def finish(job: Run, ending: str) -> Iterator[Event]:
@@ -259,4 +268,5 @@ def finish(job: Run, ending: str) -> Iterator[Event]:
         peak_memory_gib=peak_memory_gib(next(job.model.parameters()).device),
         final_model=final,
         reason=reason,
+        predicted_runtime=job.clock.before_seconds + job.ahead.predicted_seconds,
     )
