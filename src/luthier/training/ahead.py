@@ -19,6 +19,7 @@ from typing import Literal
 
 from luthier.config.plan import Plan
 from luthier.data.loader import Rows, step_passes
+from luthier.events.types import Notice
 from luthier.machine.ranks import rank, world_size
 from luthier.training.cost import FIRST_STEPS, WARM_UP, fit
 
@@ -57,8 +58,8 @@ class TimeLeft:
         """Something between two steps has happened."""
         self._pauses[pause].append(seconds)
 
-    def add(self, passes: int, tokens: int, seconds: float, step: int) -> None:
-        """One more step is done.
+    def add(self, passes: int, tokens: int, seconds: float, step: int) -> Notice | None:
+        """One more step is done; after the first `FIRST_STEPS` the prediction is said.
 
         Args:
             passes: Forward and backward passes of it.
@@ -69,13 +70,19 @@ class TimeLeft:
         self._done += 1
         self._step_seconds += seconds
         self._steps = [*self._steps, (passes, tokens, seconds)][-_REMEMBERED:]
-        if self._done == FIRST_STEPS:
-            self.predicted_seconds = self._clock() - self._started + self.remaining(step)
+        if self._done != FIRST_STEPS:
+            return None
+        left = self.remaining(step)
+        self.predicted_seconds = self._clock() - self._started + left
+        pauses = sum(self._mean(pause) * count for pause, count in self._pauses_to_come(step).items())
+        text = f"predicted from {FIRST_STEPS} steps: {_words(left)} to go"
+        between = f", {_words(pauses)} of it evaluations, saves and samples" if pauses > 0.01 * left else ""
+        return Notice("info", text + between, step=step)
 
     def remaining(self, step: int) -> float:
-        """Seconds that are left after `step` steps."""
+        """Seconds that are left after `step` steps; its own evaluation, save and sample are still to come."""
         total = self._plan.total_steps
-        if step >= total or not self._steps:
+        if not self._steps:
             return 0.0
         cost = fit(self._steps[min(WARM_UP, len(self._steps) - 1) :])
         passes, tokens = self._to_come(step)
@@ -90,10 +97,10 @@ class TimeLeft:
 
     def _pauses_to_come(self, step: int) -> dict[Pause, int]:
         plan, total = self._plan, self._plan.total_steps
-        evaluations = _multiples(plan.eval_every, step, total) + (plan.eval_every > 0 and total % plan.eval_every > 0)
-        saves = _multiples(plan.save_every, step, total) + (not plan.save_every or total % plan.save_every > 0)
+        evaluations = _due(plan.eval_every, step, total) + (plan.eval_every > 0 and total % plan.eval_every > 0)
+        saves = _due(plan.save_every, step, total) + (not plan.save_every or total % plan.save_every > 0)
         settings = plan.config.evaluation
-        samples = len({s for s in settings.sample_steps if step < s <= total} | {total})
+        samples = len({s for s in settings.sample_steps if step <= s <= total} | {total})
         return {
             "evaluation": evaluations,
             "saving": saves,
@@ -103,14 +110,14 @@ class TimeLeft:
     def _to_come(self, step: int) -> tuple[float, float]:
         """Passes and tokens of the steps after `step`."""
         steps = range(step, self._plan.total_steps)
-        every = -(-len(steps) // _MOST_STEPS)
+        every = max(1, math.ceil(len(steps) / _MOST_STEPS))
         passes = tokens = 0
         for number in steps[::every]:
             if number not in self._work:
                 self._work[number] = self._work_of(number)
             passes += self._work[number][0]
             tokens += self._work[number][1]
-        scale = len(steps) / len(steps[::every])
+        scale = len(steps) / max(1, len(steps[::every]))
         return passes * scale, tokens * scale
 
     def _work_of(self, step: int) -> tuple[int, int]:
@@ -119,6 +126,10 @@ class TimeLeft:
         return len(groups), int(self._rows.lengths[rows].sum())
 
 
-def _multiples(every: int, after: int, last: int) -> int:
-    """How many multiples of `every` there are in (after, last]; 0 never."""
-    return last // every - after // every if every else 0
+def _words(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} minutes"
+
+
+def _due(every: int, first: int, last: int) -> int:
+    """How many multiples of `every` there are from `first` to `last`; 0 never."""
+    return last // every - (first - 1) // every if every else 0

@@ -123,7 +123,8 @@ def optimizer_step(job: Run, batches: list[Any]) -> Iterator[Gradients | Notice]
         yield flow
     computed = sum(batch.input_ids_BT.numel() for batch in batches)
     whole = sum(batch.num_tokens for batch in batches)
-    job.ahead.add(len(batches), whole, seconds, state.step)
+    if predicted := job.ahead.add(len(batches), whole, seconds, state.step):
+        yield predicted
     said = job.cost.add(len(batches), computed, whole, seconds, state.step)
     if said and plan.config.training.auto:
         yield said
