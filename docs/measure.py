@@ -20,7 +20,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import torch
-from measuring import dashboard, learning, mechanics, performance, quickstart, tensorboard
+from measuring import dashboard, forecast, learning, mechanics, performance, quickstart, tensorboard
 from measuring.drawing import PICTURES
 from measuring.runs import WORK
 
@@ -42,6 +42,7 @@ EXPERIMENTS = {
     "resume": mechanics.resume,
     "dashboard": dashboard.dashboard,
     "performance": performance.performance,
+    "forecast": forecast.forecast,
 }
 MEASURED = PICTURES / "measured.json"
 
@@ -51,7 +52,7 @@ def main(names: list[str]) -> None:
     if unknown:
         raise SystemExit(f"no experiment {', '.join(unknown)}; there are {', '.join(EXPERIMENTS)}")
     measured = json.loads(MEASURED.read_text(encoding="utf-8")) if MEASURED.is_file() else {}
-    if set(names) - {"base", "performance"} and not (WORK / "base" / "final_model").is_dir():
+    if set(names) - {"base", "performance", "forecast"} and not (WORK / "base" / "final_model").is_dir():
         names = ["base", *(name for name in names if name != "base")]
     for name in names or EXPERIMENTS:
         started = time.monotonic()

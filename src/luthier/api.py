@@ -24,20 +24,21 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from luthier.config.load import Loaded, from_dict
 from luthier.config.load import load as load_config_file
-from luthier.config.plan import Plan
+from luthier.config.plan import Memory, Plan
 from luthier.config.render import plan_as_dict
 from luthier.config.resolve import resolve
+from luthier.data.largest import find_largest
 from luthier.data.prepare import Prepared, Progress, prepare
 from luthier.errors import LuthierError, Problem, RunError
 from luthier.errors.trace import keep_trace, summary
 from luthier.events.sinks import Sinks, open_sinks
-from luthier.events.types import Checked, Event, Notice, Resumed, RunFinished, RunStarted
+from luthier.events.types import Checked, Event, MemoryForecast, Notice, Resumed, RunFinished, RunStarted
 from luthier.gate.check import Subject
 from luthier.gate.gate import examine, known, of, refuse, told
 from luthier.generate.load import Tuned, load
 from luthier.machine.libraries import library_output_to
-from luthier.machine.probe import probe
-from luthier.machine.ranks import require_one_process
+from luthier.machine.probe import probe, resident_gib
+from luthier.machine.ranks import rank, require_one_process, world_size
 from luthier.machine.seed import seed_everything
 from luthier.model.architecture import describe_modules
 from luthier.model.budget import plan_passes
@@ -46,6 +47,7 @@ from luthier.model.forward import LEAN
 from luthier.model.hashes import base_hashes
 from luthier.model.hub import load_config, load_tokenizer
 from luthier.model.load import load_model
+from luthier.model.memory import forecast
 from luthier.training.checkpoint import Checkpoint, find_checkpoint, restore
 from luthier.training.engine import run as run_engine
 from luthier.training.failures import named_failures
@@ -54,6 +56,7 @@ from luthier.training.identity import check_identity, identity, passes_of
 from luthier.training.job import Run
 from luthier.training.optimizer import build_optimizer
 from luthier.training.record import RunRecord, differences, start_record
+from luthier.training.rehearsal import rehearse
 
 __all__ = ["Tuned", "load", "plan", "train"]
 
@@ -254,6 +257,9 @@ def _events(job: _Job, notices: Sequence[str]) -> Iterator[Event]:
     first_step = checkpoint.step if checkpoint else 0
     epochs = resolved.total_steps / resolved.steps_per_epoch
     yield RunStarted(output_dir.name, resolved.total_steps, first_step, epochs, plan_as_dict(resolved))
+    if (memory := resolved.memory) is not None:
+        parts_gib = {part.name: part.gib for part in memory.parts}
+        yield MemoryForecast(memory.gib, parts_gib, memory.moment, memory.tokens, memory.room_gib)
     yield from (Notice("warning", text) for text in (*resolved.warnings, *notices))
     yield from (Notice("info", line) for line in parts.data.report.lines())
     yield from told(checks)
@@ -280,6 +286,7 @@ def _events(job: _Job, notices: Sequence[str]) -> Iterator[Event]:
         if checkpoint:
             run.state = restore(checkpoint, model, run.optimizer)
             yield Resumed(checkpoint.step, str(checkpoint.path), list(checkpoint.passed_over))
+        yield from rehearse(run)
         yield from run_engine(run)
 
 
@@ -350,7 +357,22 @@ def ingredients(
         passes = plan_passes(loaded.config, model_config, model_facts, early.machine, facts, tokens)
         passes = replace(passes, how=before.how) if before else passes
     resolved = resolve(loaded, early.machine, model_facts, facts, passes=passes)
+    resolved = replace(resolved, memory=_memory(resolved, model_config, data))
     return Ingredients(resolved, model_config, tokenizer, data)
+
+
+def _memory(resolved: Plan, model_config: PretrainedConfig, data: Prepared) -> Memory:
+    """What the run will hold: measured is the process as it is now, before the model."""
+    largest = find_largest(data.train, data.eval, resolved, rank(), world_size())
+    return forecast(
+        resolved,
+        model_config,
+        process_gib=resident_gib(),
+        free_gib=probe().free_memory_gib,
+        tokens=largest.tokens,
+        passes=largest.most_passes,
+        row_tokens=largest.usual_row_tokens,
+    )
 
 
 def _loaded(config: ConfigLike, overrides: Sequence[str]) -> Loaded:

@@ -79,6 +79,34 @@ class Passes:
 
 
 @dataclass(frozen=True)
+class Part:
+    """One part of what training holds in memory."""
+
+    name: str
+    gib: float
+    how: str
+    """What it is, with its numbers."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What a run will hold at its fullest moment. See `luthier.model.memory`."""
+
+    parts: tuple[Part, ...]
+    moment: str
+    """When that is: ``loading``, ``a step`` or ``saving``."""
+    tokens: int
+    """Tokens of the pass that holds the most."""
+    room_gib: float
+    """What there is for all parts together."""
+
+    @property
+    def gib(self) -> float:
+        """All parts."""
+        return sum(part.gib for part in self.parts)
+
+
+@dataclass(frozen=True)
 class Value:
     """A resolved value and its origin.
 
@@ -132,6 +160,8 @@ class Plan:
     """Whether the words that all rows of a micro-batch begin with are computed once."""
     lowered: bool = False
     """Whether memory ran out in mid-run, so that passes are smaller than they were planned."""
+    memory: Memory | None = None
+    """What it will hold; None before model and rows are there."""
 
     @property
     def passes(self) -> Passes:

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from luthier.config.keys import SECTIONS
+from luthier.config.memory_bar import memory_bar
 from luthier.config.numbers import UNKNOWN
 from luthier.config.plan import Plan, Value
 from luthier.config.tree import number, scalar, shown
@@ -27,7 +28,10 @@ DERIVED = (
 
 def render_plan(plan: Plan) -> str:
     """The plan as plain text."""
-    blocks = ["What will happen", *plan_in_words(plan), "", "Every value, and where it comes from"]
+    blocks = ["What will happen", *plan_in_words(plan)]
+    if plan.memory:
+        blocks += ["", "Memory", *memory_bar(plan.memory, WIDTH)]
+    blocks += ["", "Every value, and where it comes from"]
     for section in SECTIONS:
         blocks.append(f"  {section}")
         blocks += [_row(v) for v in plan.values if v.key.startswith(f"{section}.")]

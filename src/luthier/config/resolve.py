@@ -12,7 +12,7 @@ from luthier.config.advice import ADVICE
 from luthier.config.keys import keys
 from luthier.config.lean import computes_in, decide_passes
 from luthier.config.load import Loaded
-from luthier.config.numbers import UNKNOWN, UNKNOWN_DATA, UNKNOWN_MEMORY, Number, Numbers, derive
+from luthier.config.numbers import REHEARSED_FROM, UNKNOWN, UNKNOWN_DATA, UNKNOWN_MEMORY, Number, Numbers, derive
 from luthier.config.plan import DataFacts, MachineFacts, ModelFacts, Passes, Plan, Value
 from luthier.config.rules import RULES, Case, check
 from luthier.config.schema import Config
@@ -117,7 +117,7 @@ def _decide(
 ) -> dict[str, Decision]:
     """What stands in place of each ``auto``; keys whose facts are missing are left out."""
     t, e = config.training, config.evaluation
-    made: dict[str, Decision] = decide_passes(config, machine, model)
+    made: dict[str, Decision] = decide_passes(config, machine, model) | _rehearsal(config, numbers)
     if t.gradient_checkpointing == "auto" and not _unknown(layers):
         made["training.gradient_checkpointing"] = (layers.value > 0, layers.how)
     if config.model.dtype == "auto":
@@ -138,6 +138,15 @@ def _decide(
     if config.logging.logging_dir is None:
         made["logging.logging_dir"] = (str(PurePath(t.output_dir, "logs")), "`logs` in output_dir")
     return made
+
+
+def _rehearsal(config: Config, numbers: Numbers) -> dict[str, Decision]:
+    if config.training.rehearsal != "auto" or _unknown(numbers.total_steps):
+        return {}
+    steps = int(numbers.total_steps.value)
+    pays = steps >= REHEARSED_FROM
+    how = f"{steps:,} steps: {'less' if pays else 'more'} than a twentieth of the run"
+    return {"training.rehearsal": (pays, how)}
 
 
 def _dtype(config: Config, machine: MachineFacts) -> Decision:
@@ -186,5 +195,5 @@ def _values(
 
 
 def _waits(key: str) -> bool:
-    names = ("packing", "lean_path", "gradient_checkpointing", "max_tokens_per_micro_batch")
+    names = ("packing", "lean_path", "gradient_checkpointing", "max_tokens_per_micro_batch", "rehearsal")
     return key.removeprefix("training.") in names

@@ -36,35 +36,56 @@ class Rows(Protocol):
         """One row."""
 
 
-def micro_batches(rows: Rows, indices: Sequence[int], plan: Plan, most_rows: int) -> list[MicroBatch]:
-    """The given rows as micro-batches within the plan's token budget."""
-    packed = plan.config.training.packing is True
+def split(rows: Rows, indices: Sequence[int], plan: Plan, most_rows: int) -> list[list[int]]:
+    """The given rows in groups, each one a pass within the plan's token budget."""
     if plan.config.training.auto:
         lengths, budget = [int(rows.lengths[i]) for i in indices], plan.max_tokens_per_micro_batch
+        packed = plan.config.training.packing is True
         groups = pack(lengths, budget) if packed else pad(lengths, budget, most_rows)
     else:
         numbers = range(len(indices))
         groups = [list(numbers[start : start + most_rows]) for start in numbers[::most_rows]]
-    read = [[rows.row(indices[i]) for i in group] for group in groups]
-    if packed:
-        return [collate_packed(group, share=plan.share_beginnings) for group in read]
-    return [collate_padded(group) for group in read]
+    return [[indices[i] for i in group] for group in groups]
+
+
+def collate(rows: Rows, indices: Sequence[int], plan: Plan) -> MicroBatch:
+    """The given rows as one micro-batch."""
+    read = [rows.row(i) for i in indices]
+    if plan.config.training.packing is True:
+        return collate_packed(read, share=plan.share_beginnings)
+    return collate_padded(read)
+
+
+def micro_batches(rows: Rows, indices: Sequence[int], plan: Plan, most_rows: int) -> list[MicroBatch]:
+    """The given rows as micro-batches within the plan's token budget."""
+    return [collate(rows, group, plan) for group in split(rows, indices, plan, most_rows)]
 
 
 def evaluation_batches(rows: Rows, plan: Plan, rank: int, world_size: int) -> Iterator[MicroBatch]:
     """This rank's share of the held-out rows, in micro-batches, a few hundred rows in memory at a time."""
+    for group in evaluation_passes(rows, plan, rank, world_size):
+        yield collate(rows, group, plan)
+
+
+def evaluation_passes(rows: Rows, plan: Plan, rank: int, world_size: int) -> Iterator[list[int]]:
+    """The rows of each of these micro-batches."""
     settings = plan.config.evaluation
     most_rows = settings.per_device_eval_batch_size or plan.config.training.per_device_train_batch_size
     mine = deal(list(range(len(rows))), rank, world_size)
     for start in range(0, len(mine), _ROWS_AT_ONCE):
-        yield from micro_batches(rows, mine[start : start + _ROWS_AT_ONCE], plan, most_rows)
+        yield from split(rows, mine[start : start + _ROWS_AT_ONCE], plan, most_rows)
+
+
+def step_passes(rows: Rows, plan: Plan, step: int, rank: int, world_size: int) -> list[list[int]]:
+    """The rows of each of this rank's micro-batches of a step."""
+    training = plan.config.training
+    indices = deal(step_rows(len(rows), plan.examples_per_step, training.seed, step), rank, world_size)
+    return split(rows, indices, plan, training.per_device_train_batch_size)
 
 
 def step_batches(rows: Rows, plan: Plan, step: int, rank: int, world_size: int) -> list[MicroBatch]:
     """This rank's micro-batches of one step; 0 for the first."""
-    training = plan.config.training
-    indices = deal(step_rows(len(rows), plan.examples_per_step, training.seed, step), rank, world_size)
-    return micro_batches(rows, indices, plan, training.per_device_train_batch_size)
+    return [collate(rows, group, plan) for group in step_passes(rows, plan, step, rank, world_size)]
 
 
 def training_steps(rows: Rows, plan: Plan, first_step: int, rank: int, world_size: int) -> Iterator[list[MicroBatch]]:

@@ -22,7 +22,9 @@ from luthier.events.types import (
     Evaluated,
     Event,
     Log,
+    MemoryForecast,
     Notice,
+    Rehearsed,
     Resumed,
     RunFinished,
     RunStarted,
@@ -147,6 +149,7 @@ def _run_finished(event: RunFinished) -> str:
             "step": event.step,
             "num_tokens": event.num_tokens,
         }
+        | ({"predicted_runtime": round(event.predicted_runtime, 2)} if math.isfinite(event.predicted_runtime) else {})
     )
 
 
@@ -171,6 +174,23 @@ def _checked(event: Checked) -> str | None:
     return _notice(notice) if notice else None
 
 
+def memory_line(event: MemoryForecast) -> str:
+    """The forecast and its largest parts, in one line."""
+    largest = sorted(event.parts.items(), key=lambda part: -part[1])[:4]
+    parts = ", ".join(f"{one_line(name)} {gib:.2f}" for name, gib in largest)
+    room = f"of {event.room_gib:.1f} GiB" if event.gib <= event.room_gib else f"and only {event.room_gib:.1f} are there"
+    return f"memory: {event.gib:.2f} GiB predicted {room} ({parts})"
+
+
+def rehearsed_line(event: Rehearsed) -> str:
+    """What the rehearsal found, in one line."""
+    return (
+        f"rehearsal of the largest step ({event.tokens:,} tokens): {event.measured_gib:.2f} GiB measured, "
+        f"{event.predicted_gib:.2f} predicted ({100 * event.error:+.0f} %); {event.step_seconds:.1f} s, "
+        f"a checkpoint of {event.checkpoint_bytes / 1e6:,.1f} MB in {event.save_seconds:.1f} s"
+    )
+
+
 def _sampled(event: Sampled) -> str:
     prompt, answer = (printable(part).strip("\n").split("\n") for part in (event.prompt, event.text))
     lines = [*(f"  > {line}" for line in prompt), *(f"    {line}" for line in answer)]
@@ -192,6 +212,8 @@ _FORMATTERS: dict[type[Event], Callable[[Any], str | None]] = {
     Notice: _notice,
     Checked: _checked,
     Architecture: _architecture,
+    MemoryForecast: memory_line,
+    Rehearsed: rehearsed_line,
     Log: _log,
     Evaluated: _evaluated,
     Sampled: _sampled,

@@ -10,6 +10,7 @@ is nan, a count 0, and a plan empty.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -84,6 +85,50 @@ class Architecture(Event):
 
 
 @dataclass(frozen=True)
+class MemoryForecast(Event):
+    """What the run will hold at its fullest moment, computed before the model is loaded."""
+
+    kind: ClassVar[str] = "memory_forecast"
+    gib: float
+    """All parts together."""
+    parts: dict[str, float]
+    """Name -> GiB, in the order of the bar: see `luthier.model.memory`."""
+    moment: str
+    """When it is fullest: `loading`, `a step` or `saving`."""
+    tokens: int
+    """Tokens of the largest pass."""
+    room_gib: float
+    """What was free, and what the process held already."""
+
+
+@dataclass(frozen=True)
+class Rehearsed(Event):
+    """The largest step was run before step 1, and nothing of it was kept."""
+
+    kind: ClassVar[str] = "rehearsed"
+    tokens: int
+    """Computed in its largest pass, padding included."""
+    trained_tokens: int
+    """Most of them in one pass."""
+    longest_row_tokens: int
+    predicted_gib: float
+    """As in `MemoryForecast`."""
+    parts: dict[str, float]
+    measured_gib: float
+    """Peak while it ran."""
+    error: float
+    """predicted / measured - 1."""
+    measured_by: str
+    """Whose count the peak is."""
+    step_seconds: float
+    """Forward, backward and update of its passes; the first ones of a process, so slower than those that follow."""
+    eval_seconds: float
+    """Of the largest evaluation batch; 0 when nothing is evaluated."""
+    save_seconds: float
+    checkpoint_bytes: int
+
+
+@dataclass(frozen=True)
 class Log(Event):
     """One log step: the mean since the one before."""
 
@@ -106,6 +151,7 @@ class Log(Event):
     memory_gib: float
     """Peak so far: of the device on CUDA, of the process (resident set) on CPU."""
     remaining_seconds: float
+    """Predicted from what steps cost by their tokens, and what evaluations, saves and samples took so far."""
 
 
 @dataclass(frozen=True)
@@ -231,12 +277,14 @@ class RunFinished(Event):
     final_model: str
     """Folder of the adapter; empty unless done."""
     reason: str = ""
+    predicted_runtime: float = math.nan
+    """Seconds of this attempt, as predicted after its first 20 steps."""
 
 
 EVENTS: dict[str, type[Event]] = {
     cls.kind: cls
     for cls in (
-        RunStarted, Notice, Checked, Architecture, Log, Timing, Machine, Gradients, Evaluated, Sampled, CheckpointSaved,
-        Resumed, RunFinished,
+        RunStarted, Notice, Checked, Architecture, MemoryForecast, Rehearsed, Log, Timing, Machine, Gradients,
+        Evaluated, Sampled, CheckpointSaved, Resumed, RunFinished,
     )
 }  # fmt: skip

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import threading
+from pathlib import Path
 from typing import Literal
 
 import psutil
@@ -44,14 +46,91 @@ def best_device() -> Literal["cuda", "cpu", "mps"]:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
+_peak_before = 0.0
+"""Highest resident set that the kernel was told to forget, GiB."""
+
+
 def peak_memory_gib(device: torch.device) -> float:
     """Peak memory so far in GiB: of the device on CUDA, the resident set of this process elsewhere."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / GIB
+    return max(_peak_before, _resident_peak_gib())
+
+
+def resident_gib() -> float:
+    """Resident set of this process now."""
+    return float(psutil.Process().memory_info().rss) / GIB
+
+
+class PeakMeter:
+    """Peak memory of a `with` block.
+
+    On a CPU the kernel's own high-water mark, set back at the beginning (Linux: 5 into /proc/self/clear_refs); where
+    that cannot be done, a thread that looks every few milliseconds. On CUDA the allocator's mark since the process
+    began: it is not set back, because a `Log` reports it.
+
+    Attributes:
+        gib: The peak, after the block.
+        method: Whose count it is.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._sampler: _Sampler | None = None
+        self.gib = 0.0
+        self.method = "the allocator's mark (max_memory_allocated)" if device.type == "cuda" else ""
+
+    def __enter__(self) -> PeakMeter:
+        if self._device.type != "cuda":
+            if _forget_peak():
+                self.method = "the kernel's high-water mark (VmHWM, set back before)"
+            else:
+                self.method = "a thread that read the resident set every 5 ms"
+                self._sampler = _Sampler()
+                self._sampler.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._sampler is not None:
+            self.gib = self._sampler.finish()
+        elif self._device.type == "cuda":
+            self.gib = peak_memory_gib(self._device)
+        else:
+            self.gib = _resident_peak_gib()
+
+
+class _Sampler(threading.Thread):
+    def __init__(self) -> None:
+        super().__init__(name="luthier-peak", daemon=True)
+        self._done, self._peak = threading.Event(), resident_gib()
+
+    def run(self) -> None:
+        while not self._done.wait(0.005):
+            self._peak = max(self._peak, resident_gib())
+
+    def finish(self) -> float:
+        self._done.set()
+        self.join()
+        return max(self._peak, resident_gib())
+
+
+def _forget_peak() -> bool:
+    """Set the kernel's high-water mark back to what is resident now; False where that cannot be done."""
+    global _peak_before
+    before = _resident_peak_gib()
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    except OSError:
+        return False
+    _peak_before = max(_peak_before, before)
+    return True
+
+
+def _resident_peak_gib() -> float:
     try:
         import resource
     except ImportError:  # Windows
-        return float(psutil.Process().memory_info().rss) / GIB
+        return resident_gib()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (GIB if os.uname().sysname == "Darwin" else 2**20)
 

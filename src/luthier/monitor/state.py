@@ -19,6 +19,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
+from luthier.events.line import memory_line, rehearsed_line
 from luthier.events.types import (
     Architecture,
     Checked,
@@ -27,7 +28,9 @@ from luthier.events.types import (
     Event,
     Log,
     Machine,
+    MemoryForecast,
     Notice,
+    Rehearsed,
     Resumed,
     RunFinished,
     RunStarted,
@@ -127,8 +130,8 @@ def fold(state: RunState, event: Event, time: float) -> RunState:
             return replace(_at(state, event.step, event.epoch), evaluations=kept, best=best)
         case Sampled():
             return replace(_at(state, event.step), samples=(*state.samples, event)[-_KEPT:])
-        case Notice() | Checked():
-            notice = event if isinstance(event, Notice) else event.notice()
+        case Notice() | Checked() | MemoryForecast() | Rehearsed():
+            notice = _noticed(event)
             return replace(state, notices=(*state.notices, notice)[-_KEPT:]) if notice else state
         case CheckpointSaved():
             return replace(_at(state, event.step), checkpoint=event)
@@ -138,6 +141,19 @@ def fold(state: RunState, event: Event, time: float) -> RunState:
             return replace(_at(state, event.step, event.epoch), status=event.status, finished=event)
         case _:
             return state
+
+
+def _noticed(event: Notice | Checked | MemoryForecast | Rehearsed) -> Notice | None:
+    """What is shown as a sentence among the others; None for what went well."""
+    match event:
+        case Checked():
+            return event.notice()
+        case MemoryForecast():
+            return Notice("info" if event.gib <= event.room_gib else "warning", memory_line(event))
+        case Rehearsed():
+            return Notice("info", rehearsed_line(event))
+        case _:
+            return event
 
 
 def _started(state: RunState, event: RunStarted, time: float) -> RunState:

@@ -100,6 +100,10 @@ def _results(state: RunState) -> list[Text]:
     head = Text.assemble(("● ", color), (one_line(state.run) or "run", "bold"), (f"  {finished.status}", color))
     head.append(f"  step {finished.step:,} of {state.total_steps:,}, {duration(finished.train_runtime)}")
     lines = [head]
+    if math.isfinite(finished.predicted_runtime) and finished.status == "done":
+        off = finished.predicted_runtime / max(finished.train_runtime, 1e-9) - 1
+        value = f"{duration(finished.predicted_runtime)} predicted"
+        lines.append(_fact("time", value, f"after 20 steps: {100 * off:+.0f} %"))
     if finished.reason:
         lines.append(Text(f"  {one_line(finished.reason)}"))
     if state.first_loss is not None and state.smoothed_loss is not None:

@@ -17,7 +17,8 @@ import numpy as np
 from luthier.events.types import Notice
 
 FIRST_STEPS = 20
-_WARM_UP = 3
+WARM_UP = 3
+"""Of them, the first ones: caches fill, threads start."""
 _WORTH_SAYING = 0.05
 
 
@@ -59,7 +60,7 @@ class CostModel:
         self._largest = max(self._largest, whole)
         if len(self._steps) < FIRST_STEPS:
             return None
-        timed = self._steps[_WARM_UP:]
+        timed = self._steps[WARM_UP:]
         return _notice(fit(timed), timed, self._largest, step)
 
 

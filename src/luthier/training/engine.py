@@ -40,7 +40,8 @@ def run(job: Run) -> Iterator[Event]:
     Raises:
         RunError: E-RUN-001 when too many steps in a row are not finite (none of them is applied).
     """
-    job.clock = Clock(job.state.step, job.state.runtime_seconds)
+    job.clock = Clock(job.state.runtime_seconds)
+    job.ahead.start()
     try:
         yield from between_steps(job)  # samples before the first step; or what a stop left undone after the last one
         while not (ending := why_it_ends(job)):
@@ -89,7 +90,10 @@ def optimizer_step(job: Run, batches: list[MicroBatch]) -> Iterator[Event]:
     remember(state, loss, length)
     yield from said_of(job, judgement, flow)
     computed = sum(batch.input_ids_BT.numel() for batch in batches)
-    said = job.cost.add(len(batches), computed, sum(batch.num_tokens for batch in batches), seconds, state.step)
+    whole = sum(batch.num_tokens for batch in batches)
+    if predicted := job.ahead.add(len(batches), whole, seconds, state.step):
+        yield predicted
+    said = job.cost.add(len(batches), computed, whole, seconds, state.step)
     if said and job.plan.config.training.auto:
         yield said
 

@@ -22,7 +22,9 @@ from luthier.errors import CheckpointError, Problem
 
 _FREE = ("logging.", "checkpointing.", "evaluation.", "training.output_dir", "data.cache_dir")
 _FREE_KEYS = (
-    "data.dataloader_num_workers", "data.datasets",
+    "data.dataloader_num_workers", "data.datasets", "training.rehearsal", "training.hang_seconds",
+    # what is done with steps that harm: of a run that stopped because of them one may want another answer
+    "training.bad_steps_limit", "training.after_bad_steps", "training.loss_spikes",
     # how the examples go through the model: that changes rounding at most (see `surrounding`)
     "training.max_tokens_per_micro_batch", "training.gradient_checkpointing", "training.lean_path", "training.auto",
     "training.packing",

@@ -15,6 +15,7 @@ from luthier.config.plan import Passes, Plan
 from luthier.data.prepare import Prepared
 from luthier.events.types import Notice
 from luthier.model.load import use_passes
+from luthier.training.ahead import TimeLeft
 from luthier.training.cost import CostModel
 from luthier.training.identity import identity
 from luthier.training.instruments import MachineReader, Stopwatch
@@ -29,16 +30,12 @@ _FIRST_WAIT, _LONGEST_WAIT = 30.0, 600.0  # seconds between two tries to save
 class Clock:
     """Wall time of a run over all its attempts: evaluation, saving and waiting included."""
 
-    def __init__(self, first_step: int, runtime_seconds: float) -> None:
-        self._first_step, self._before, self._started = first_step, runtime_seconds, time.monotonic()
+    def __init__(self, runtime_seconds: float) -> None:
+        self.before_seconds, self._started = runtime_seconds, time.monotonic()
 
     def runtime_seconds(self) -> float:
         """Seconds of this attempt and of those before it."""
-        return self._before + time.monotonic() - self._started
-
-    def step_seconds(self, step: int) -> float:
-        """Mean seconds of a step of this attempt, after `step` steps."""
-        return (time.monotonic() - self._started) / max(1, step - self._first_step)
+        return self.before_seconds + time.monotonic() - self._started
 
 
 class SavingTimes:
@@ -89,7 +86,7 @@ class Run:
     identity: dict[str, Any]
     state: TrainState = field(default_factory=TrainState)
     stop: Callable[[], bool] = lambda: False
-    clock: Clock = field(default_factory=lambda: Clock(0, 0.0))
+    clock: Clock = field(default_factory=lambda: Clock(0.0))
     watch: Stopwatch = field(default_factory=Stopwatch)
     cost: CostModel = field(default_factory=CostModel)
     saving: SavingTimes = field(default_factory=SavingTimes)
@@ -97,6 +94,7 @@ class Run:
 
     def __post_init__(self) -> None:
         self.reader = MachineReader(self.output_dir)
+        self.ahead = TimeLeft(self.plan, self.data.train)
         self.watchdog = Watchdog(self.output_dir, self.plan.config.training.hang_seconds)
 
     def learning_rate(self, step: int) -> float:
@@ -110,6 +108,7 @@ class Run:
         self.plan = self.plan.with_passes(passes)
         use_passes(self.model, self.plan)
         self.identity = identity(self.plan)
+        self.ahead.follow(self.plan)
         yield said
 
 

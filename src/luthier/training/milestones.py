@@ -83,7 +83,7 @@ def log(job: Run) -> Iterator[Log | Timing | Machine]:
 
 def log_line(job: Run) -> Log:
     """The mean of the steps since the last log line, those that were left out aside."""
-    state, plan = job.state, job.plan
+    state = job.state
     seconds = max(state.log_seconds, 1e-9)
     event = Log(
         step=state.step,
@@ -96,7 +96,7 @@ def log_line(job: Run) -> Log:
         trained_tokens_per_second=state.log_trained_tokens / seconds,
         step_seconds=seconds / state.log_steps,
         memory_gib=peak_memory_gib(next(job.model.parameters()).device),
-        remaining_seconds=(plan.total_steps - state.step) * job.clock.step_seconds(state.step),
+        remaining_seconds=job.ahead.remaining(state.step),
     )
     state.start_log_interval()
     return event
@@ -123,7 +123,9 @@ def evaluation(job: Run) -> Iterator[Event]:
     else:
         state.evaluations_without_gain += 1
     state.last_eval_step = state.step
-    yield Evaluated(state.step, epoch(job), loss, tokens, time.monotonic() - started, best)
+    seconds = time.monotonic() - started
+    job.ahead.took("evaluation", seconds)
+    yield Evaluated(state.step, epoch(job), loss, tokens, seconds, best)
     if best and settings.load_best_model_at_end:
         yield from save(job)
 
@@ -166,7 +168,9 @@ def sample(job: Run) -> Iterator[Sampled | Notice]:
     settings, state = job.plan.config.evaluation, job.state
     if state.sampled_step == state.step or (state.step == 0 and 0 not in settings.sample_steps):
         return
+    seconds = 0.0
     for prompt in settings.sample_prompts:
+        started = time.monotonic()
         stop_ids = job.data.template.stop_ids(job.tokenizer)
         ids = job.data.template.prompt_ids(job.tokenizer, prompt)
         criteria = StoppingCriteriaList([_Stop(job.stop)])
@@ -187,7 +191,9 @@ def sample(job: Run) -> Iterator[Sampled | Notice]:
         if job.stop():
             job.abandoned = True
             return
+        seconds += time.monotonic() - started
         yield Sampled(state.step, prompt, job.tokenizer.decode(answer))
+    job.ahead.took("sampling", seconds)
     state.sampled_step = state.step
 
 
@@ -225,6 +231,7 @@ def save(job: Run) -> Iterator[Event]:
         yield Notice("critical", f"{text}tried again in {wait:.0f} s; make room on the disk", step=state.step)
         return
     job.saving.done()
+    job.ahead.took("saving", saved.seconds)
     yield saved
     yield from job.watchdog.said()
 
@@ -255,4 +262,5 @@ def finish(job: Run, ending: str) -> Iterator[Event]:
         peak_memory_gib=peak_memory_gib(next(job.model.parameters()).device),
         final_model=final,
         reason=reason,
+        predicted_runtime=job.clock.before_seconds + job.ahead.predicted_seconds,
     )

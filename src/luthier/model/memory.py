@@ -1,0 +1,266 @@
+r"""What training holds in memory, part by part, computed from shapes before a weight is loaded.
+
+    a step     process + weights + adapter + gradients + optimizer + activations + head + workspace + holes
+    saving     process + weights + adapter + optimizer + the optimizer's copy + holes
+    loading    process + weights + the file that they are converted from
+
+The fullest of the three is the forecast. T tokens of the largest pass, L layers; numbers that a layer keeps for one
+token until its backward pass (D hidden, I intermediate, H S query width, K S key width, r rank, A keys that a token's
+attention weights are written out for):
+
+    lean path     2 D + H S + (H S + 2 K S) + 2 I + 7 r                     one by one in `luthier.model.lean.layer`
+    LoRA, peft    4 D + 4 I + 2.1 H S + 2.2 K S + 7 r + A H                 padded: 4 D + 4 I + 4 H S + 7 r + A
+    + dropout     8 D + I + H S more: the input of each adapter once more, and its mask
+    all weights   2 D more than LoRA without its 7 r: inputs of products are kept for dW
+
+Those through transformers' and peft's own layers were counted with `torch.autograd.graph.saved_tensors_hooks`, which
+tests/model/test_memory.py repeats. A checkpointed layer keeps D.
+
+On a CPU memory is the resident set of the process, so three things count that are no tensors. Weights in the file's own
+format stay mapped: the file is resident, and 4-bit or stacked copies come on top. The interpreter and the libraries are
+measured, not computed. And glibc gives tensors below 32 MiB back to its heap, not to the system; tensors of unequal
+size leave holes there which larger ones cannot fill. How large these are was measured (`_HOLES`, as a share of what all
+layers would keep); larger tensors leave none.
+
+On CUDA it is what the allocator has handed out (`max_memory_allocated`): no process, no file, no holes. There the same
+formulas are not measured yet.
+
+Not covered: heads that do more than one product, mixtures of experts, several devices.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from transformers import PretrainedConfig
+
+from luthier.config.lean import computes_in, packs
+from luthier.config.plan import MachineFacts, Memory, ModelFacts, Part, Plan
+from luthier.config.schema import Config
+from luthier.model.bucketed import SHORT
+from luthier.model.head import CHUNK_BYTES
+
+GIB = 2**30
+_MIB = 2**20
+_HOLES = {"lean": 0.25, "full": 0.27, "lora": 0.85, "padded": 1.25}
+"""Freed memory that the heap keeps and cannot use, as a share of what all layers keep."""
+_LARGEST_IN_HEAP = 32 * _MIB
+"""glibc maps larger tensors one by one, whatever it learns (`DEFAULT_MMAP_THRESHOLD_MAX`)."""
+_WORKSPACE = {"cpu": 30 * _MIB, "cuda": 32 * _MIB, "mps": 0}
+"""CPU: code and buffers of the libraries on first use (measured). CUDA: cuBLAS's workspace (its documentation)."""
+_PADDED = 1.1
+"""Tokens of a bucket of attention beside those of its documents (`luthier.model.bucketed`)."""
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Bytes that training holds.
+
+    Attributes:
+        frozen: Weights that are not trained, in their storage.
+        mapped: The model's file, as far as it stays resident beside them.
+        trained: What is trained, float32: the adapter, or all weights.
+        gradients, moments: Of what is trained.
+        stacked: What the lean path lays side by side, as far as the file stays mapped besides.
+        unpacked: The 4-bit weights in the compute format, if they are kept so.
+        kept: One layer's numbers of one token, until its backward pass.
+        checkpoint: What a checkpointed layer keeps of them.
+        working: What one token holds while a layer is computed.
+        holes: What the heap loses for a token of a layer, checkpointed or not.
+        head: Logits of a chunk, their gradient, and the gradient of a trained head.
+    """
+
+    frozen: int
+    mapped: int
+    trained: int
+    gradients: int
+    moments: int
+    stacked: int
+    unpacked: int
+    kept: int
+    checkpoint: int
+    working: int
+    holes: int
+    head: int
+
+    @property
+    def weights(self) -> int:
+        """Weights, gradients and the optimizer's moments."""
+        return self.frozen + self.stacked + self.trained + self.gradients + self.moments
+
+    def token(self, layers: int, checkpointed: int) -> int:
+        """Bytes of one token in a pass."""
+        kept = (layers - checkpointed) * self.kept + checkpointed * self.checkpoint
+        return kept + self.working + layers * self.holes + (self.kept if checkpointed else 0)
+
+
+def footprint(
+    config: Config,
+    model_config: PretrainedConfig,
+    model: ModelFacts,
+    machine: MachineFacts,
+    *,
+    lean: bool,
+    row_tokens: int = 128,
+    pass_tokens: int = 1,
+) -> Footprint:
+    """Bytes of each part of training.
+
+    Args:
+        config: The user's config; may hold ``auto``.
+        model_config: config.json of the model.
+        model: Counts of its parameters.
+        machine: Its device.
+        lean: Whether the run takes the lean path.
+        row_tokens: Tokens of a usual row: attention weights are written out for short rows.
+        pass_tokens: Tokens of a pass: larger tensors leave no holes.
+    """
+    text = model_config.get_text_config()
+    number = 4 if computes_in(config, machine) == "float32" else 2
+    hidden, rank = model.hidden_size, config.lora.r
+    intermediate = int(getattr(text, "intermediate_size", None) or 4 * hidden)
+    heads = int(text.num_attention_heads)
+    size = int(getattr(text, "head_dim", None) or hidden // heads)
+    keys = size * int(getattr(text, "num_key_value_heads", None) or heads)
+    full, packed = config.training.finetuning_type == "full", packs(config, model)
+    ends = (1 if getattr(text, "tie_word_embeddings", False) else 2) * model.vocab_size * hidden
+    trainable = model.trainable_parameters or 0
+    layer = _kept(config, hidden, intermediate, heads * size, keys, rank, heads, row_tokens, lean=lean, packed=packed)
+    working = 2 * (hidden + intermediate)
+    if lean:
+        # gate|up, its gradient and their product; attention's scores, in float32, of documents that are not long
+        working = 6 * hidden + 6 * intermediate + 2 * (heads * size + 2 * keys) + 4 * heads * SHORT * 4 // number
+    kind = "lean" if lean else "padded" if not packed else "full" if full else "lora"
+    in_heap = machine.device == "cpu" and pass_tokens * intermediate * number < _LARGEST_IN_HEAP
+    body, four_bit = max(0, model.parameters - ends), config.quantization.load_in_4bit
+    mapped = machine.device == "cpu" and not config.model.from_scratch and _file_bytes(model_config) == number
+    stacks = model.layers * hidden * (heads * size + 2 * keys + 2 * intermediate)
+    return Footprint(
+        frozen=0 if full else _stored(config, body, ends, number),
+        mapped=body * number if mapped and four_bit else 0,
+        trained=trainable * 4,
+        gradients=trainable * 4,
+        moments=trainable * (2 if config.training.optim == "paged_adamw_8bit" else 8),
+        stacked=stacks * number if lean and mapped and not four_bit else 0,
+        unpacked=body * number,
+        kept=layer * number,
+        checkpoint=hidden * number,
+        working=working * number + 4 * hidden * number,
+        holes=int(_HOLES[kind] * layer * number) if in_heap else 0,
+        head=_head(machine.device, model.vocab_size, hidden, number, full=full),
+    )
+
+
+def forecast(
+    plan: Plan,
+    model_config: PretrainedConfig,
+    *,
+    process_gib: float,
+    free_gib: float,
+    tokens: int,
+    passes: int,
+    row_tokens: int,
+) -> Memory:
+    """What a run will hold at its fullest moment.
+
+    Args:
+        plan: Resolved, with model and rows.
+        model_config: config.json of the model.
+        process_gib: Resident set of this process before the model is loaded; not counted on CUDA.
+        free_gib: Free memory at the same moment.
+        tokens: Computed in the largest pass, padding included.
+        passes: Passes of a step.
+        row_tokens: Tokens of a usual row.
+    """
+    assert plan.model is not None
+    on_cpu = plan.machine.device == "cpu"
+    lean, layers = plan.config.training.lean_path is True, plan.model.layers
+    sizes = footprint(
+        plan.config, model_config, plan.model, plan.machine, lean=lean, row_tokens=row_tokens, pass_tokens=tokens
+    )
+    if not plan.unpack_once:
+        sizes = replace(sizes, unpacked=0)
+    layers_kept = (layers - plan.checkpointed_layers) * sizes.kept + plan.checkpointed_layers * sizes.checkpoint
+    again = sizes.kept if plan.checkpointed_layers else 0
+    # the head's chunk is there when all layers' numbers are; a layer's own working set comes after it
+    peak = max(sizes.head, tokens * (sizes.working + again))
+    gradients = sizes.gradients if passes > 1 or sizes.frozen else 0
+    held = {
+        "process": (process_gib * GIB if on_cpu else 0.0, "interpreter and libraries, measured"),
+        "weights": (float(sizes.frozen or sizes.trained), _stored_as(plan)),
+        "file": (float(sizes.mapped), "the model's file, mapped: the system takes it back when memory is short"),
+        "copies": (float(sizes.stacked + sizes.unpacked), "frozen weights, stacked and unpacked for the lean path"),
+        "adapter": (float(sizes.trained if sizes.frozen else 0), f"{plan.model.trainable_parameters:,} x 4 bytes"),
+        "optimizer": (float(sizes.moments), "two moments of each trained number"),
+    }
+    activations = f"{tokens:,} tokens x {layers} layers x {sizes.kept:,} bytes"
+    if plan.checkpointed_layers:
+        activations += f", {plan.checkpointed_layers} of them keep {sizes.checkpoint:,}"
+    workspace = float(_WORKSPACE[plan.machine.device])
+    holes = float(tokens * layers * sizes.holes)
+    step = {
+        **held,
+        "gradients": (float(gradients), "4 bytes each"),
+        "activations": (float(tokens * layers_kept), activations),
+        "working set": (float(peak), "logits of a chunk, or the layer that is computed"),
+        "workspace": (workspace, "of the libraries"),
+        "holes": (holes, "freed memory that the heap keeps"),
+    }
+    copied = (float(sizes.moments), "the optimizer's state, on its way to disk")
+    saving = {**held, "saving": copied, "workspace": (workspace, "of the libraries"), "holes": step["holes"]}
+    file = float(plan.model.parameters * _file_bytes(model_config)) if on_cpu else 0.0
+    converted = {key: held[key] for key in ("process", "weights", "adapter")}
+    loading = {**converted, "file": (file if not plan.config.model.from_scratch else 0.0, "mapped while it is read")}
+    moments = {"a step": step, "saving": saving, "loading": loading}
+    moment = max(moments, key=lambda name: sum(size for size, _ in moments[name].values()))
+    parts = tuple(Part(name, size / GIB, how) for name, (size, how) in moments[moment].items() if size)
+    return Memory(parts, moment, tokens, free_gib + (process_gib if on_cpu else 0.0))
+
+
+def _kept(
+    config: Config, hidden: int, intermediate: int, queries: int, keys: int, rank: int, heads: int, row_tokens: int,
+    *, lean: bool, packed: bool,
+) -> int:  # fmt: skip
+    """Numbers that a layer keeps for one token."""
+    if lean:
+        return 2 * hidden + queries + queries + 2 * keys + 2 * intermediate + 7 * rank
+    kept = 4.0 * hidden + 4 * intermediate
+    if packed:
+        written = heads * row_tokens * _PADDED if row_tokens <= SHORT else heads
+        kept += (1 + _PADDED) * queries + 2 * _PADDED * keys + written
+    else:
+        kept += 4 * queries + row_tokens + heads
+    if config.training.finetuning_type == "full":
+        return int(kept + 2 * hidden)
+    if config.lora.lora_dropout:
+        kept += 8 * hidden + intermediate + queries
+    return int(kept + 7 * rank)
+
+
+def _stored(config: Config, body: int, ends: int, number: int) -> int:
+    """Bytes of the frozen weights."""
+    if not config.quantization.load_in_4bit:
+        return (body + ends) * number
+    # 4 bits, and a constant for each 64: 8 bits of it with one for 256 of those, or 32
+    constant = 1 / 64 + 4 / (64 * 256) if config.quantization.bnb_4bit_use_double_quant else 4 / 64
+    return int(ends * number + body * (0.5 + constant))
+
+
+def _file_bytes(model_config: PretrainedConfig) -> int:
+    """Bytes of a number in the model's file."""
+    return 4 if str(getattr(model_config, "dtype", None) or "float32").endswith("float32") else 2
+
+
+def _stored_as(plan: Plan) -> str:
+    assert plan.model is not None
+    if plan.config.training.finetuning_type == "full":
+        return f"{plan.model.parameters:,} x 4 bytes"
+    bits = "4 bits each, embedding and head in " if plan.config.quantization.load_in_4bit else ""
+    return f"{plan.model.parameters:,} numbers, {bits}{plan.config.model.dtype}"
+
+
+def _head(device: str, vocabulary: int, hidden: int, number: int, *, full: bool) -> int:
+    """Logits of a chunk with their softmax; in 16 bits a wide copy and a narrow gradient too. See `model.head`."""
+    rows = max(16, CHUNK_BYTES.get(device, CHUNK_BYTES["cuda"]) // (4 * vocabulary))
+    logits = rows * vocabulary * (8 if number == 4 else 12)
+    return logits + (vocabulary * hidden * (4 + number) if full else 0)

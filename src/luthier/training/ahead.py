@@ -1,0 +1,139 @@
+"""How long a run still takes, from what its steps cost and which steps are to come.
+
+    seconds left = sum over steps to come of (a passes + b tokens) + steps (time between steps)
+                 + evaluations, saves, samples to come, each x its mean so far
+
+Which rows a step takes is a pure function of the seed, so passes and tokens of every step to come are known. a and b
+are fitted on this attempt's steps (`luthier.training.cost.fit`) and get better as it goes; time between steps is what
+is left of the clock when all that is known is taken off it: logging, and whoever reads the events.
+
+Not covered: early stopping; other programs that come and go.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import Literal
+
+from luthier.config.plan import Plan
+from luthier.data.loader import Rows, step_passes
+from luthier.events.types import Notice
+from luthier.machine.ranks import rank, world_size
+from luthier.training.cost import FIRST_STEPS, WARM_UP, fit
+
+Pause = Literal["evaluation", "saving", "sampling"]
+_MOST_STEPS = 2000
+"""Steps whose passes are looked at; of longer runs every n-th is, and stands for n."""
+_REMEMBERED = 1000
+
+
+class TimeLeft:
+    """Watches an attempt and says how long it will go on.
+
+    Attributes:
+        predicted_seconds: Of the whole attempt, as said after its first `FIRST_STEPS` steps; nan before.
+    """
+
+    def __init__(self, plan: Plan, rows: Rows, clock: Callable[[], float] = time.monotonic) -> None:
+        self._plan, self._rows, self._clock = plan, rows, clock
+        self._started = clock()
+        self._steps: list[tuple[int, int, float]] = []
+        self._done, self._step_seconds = 0, 0.0
+        self._pauses: dict[Pause, list[float]] = {"evaluation": [], "saving": [], "sampling": []}
+        self._expected: dict[Pause, float] = {}
+        self._work: dict[int, tuple[int, int]] = {}
+        self.predicted_seconds = math.nan
+
+    def start(self) -> None:
+        """The attempt begins now: what came before is no part of it."""
+        self._started = self._clock()
+
+    def follow(self, plan: Plan) -> None:
+        """The steps to come go through other passes."""
+        self._plan, self._work = plan, {}
+
+    def expect(self, pause: Pause, seconds: float) -> None:
+        """How long something takes that has not happened yet."""
+        self._expected[pause] = seconds
+
+    def took(self, pause: Pause, seconds: float) -> None:
+        """Something between two steps has happened."""
+        self._pauses[pause].append(seconds)
+
+    def add(self, passes: int, tokens: int, seconds: float, step: int) -> Notice | None:
+        """One more step is done; after the first `FIRST_STEPS` the prediction is said.
+
+        Args:
+            passes: Forward and backward passes of it.
+            tokens: Tokens of its rows, each row whole.
+            seconds: Time that it took.
+            step: Its number, from 1.
+        """
+        self._done += 1
+        self._step_seconds += seconds
+        self._steps = [*self._steps, (passes, tokens, seconds)][-_REMEMBERED:]
+        if self._done != FIRST_STEPS:
+            return None
+        left = self.remaining(step)
+        self.predicted_seconds = self._clock() - self._started + left
+        pauses = sum(self._mean(pause) * count for pause, count in self._pauses_to_come(step).items())
+        text = f"predicted from {FIRST_STEPS} steps: {_words(left)} to go"
+        between = f", {_words(pauses)} of it evaluations, saves and samples" if pauses > 0.01 * left else ""
+        return Notice("info", text + between, step=step)
+
+    def remaining(self, step: int) -> float:
+        """Seconds that are left after `step` steps; its own evaluation, save and sample are still to come."""
+        total = self._plan.total_steps
+        if not self._steps:
+            return 0.0
+        cost = fit(self._steps[min(WARM_UP, len(self._steps) - 1) :])
+        passes, tokens = self._to_come(step)
+        between = self._clock() - self._started - self._step_seconds - sum(sum(p) for p in self._pauses.values())
+        left = cost.pass_seconds * passes + cost.token_seconds * tokens
+        left += max(0.0, between) / self._done * (total - step)
+        return left + sum(self._mean(pause) * count for pause, count in self._pauses_to_come(step).items())
+
+    def _mean(self, pause: Pause) -> float:
+        seconds = self._pauses[pause]
+        return sum(seconds) / len(seconds) if seconds else self._expected.get(pause, 0.0)
+
+    def _pauses_to_come(self, step: int) -> dict[Pause, int]:
+        plan, total = self._plan, self._plan.total_steps
+        evaluations = _due(plan.eval_every, step, total) + (plan.eval_every > 0 and total % plan.eval_every > 0)
+        saves = _due(plan.save_every, step, total) + (not plan.save_every or total % plan.save_every > 0)
+        settings = plan.config.evaluation
+        samples = len({s for s in settings.sample_steps if step <= s <= total} | {total})
+        return {
+            "evaluation": evaluations,
+            "saving": saves,
+            "sampling": samples if settings.sample_prompts else 0,
+        }
+
+    def _to_come(self, step: int) -> tuple[float, float]:
+        """Passes and tokens of the steps after `step`."""
+        steps = range(step, self._plan.total_steps)
+        every = max(1, math.ceil(len(steps) / _MOST_STEPS))
+        passes = tokens = 0
+        for number in steps[::every]:
+            if number not in self._work:
+                self._work[number] = self._work_of(number)
+            passes += self._work[number][0]
+            tokens += self._work[number][1]
+        scale = len(steps) / max(1, len(steps[::every]))
+        return passes * scale, tokens * scale
+
+    def _work_of(self, step: int) -> tuple[int, int]:
+        groups = step_passes(self._rows, self._plan, step, rank(), world_size())
+        rows = [row for group in groups for row in group]
+        return len(groups), int(self._rows.lengths[rows].sum())
+
+
+def _words(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} minutes"
+
+
+def _due(every: int, first: int, last: int) -> int:
+    """How many multiples of `every` there are from `first` to `last`; 0 never."""
+    return last // every - (first - 1) // every if every else 0

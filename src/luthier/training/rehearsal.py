@@ -1,0 +1,161 @@
+"""The largest step of a run, really done before the first one, and nothing of it kept.
+
+    moments of the optimizer -> forward and backward of the largest passes -> length, clipping, update
+                             -> the largest evaluation batch -> a checkpoint into a folder that is deleted
+
+So a run that does not fit into memory or onto the disk fails in its first minute, and the forecast of its memory is
+measured before it matters. What the run would compute without it stays the same, bit for bit: the random generators
+are put back, the gradients are dropped, and the update is made by an optimizer of the rehearsal's own with gradients,
+learning rate and decay of 0, which leaves each weight as it is. A run that is resumed has its moments already and
+updates nothing.
+
+Not covered: what sampling holds; memory that other programs take later.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from luthier.config.numbers import REHEARSED_FROM
+from luthier.data.largest import Largest, find_largest
+from luthier.data.loader import collate
+from luthier.events.types import Event, Notice, Rehearsed
+from luthier.machine.probe import PeakMeter
+from luthier.machine.ranks import rank, world_size
+from luthier.machine.seed import rng_state, set_rng_state
+from luthier.training.checkpoint import save_checkpoint
+from luthier.training.commit import INFLIGHT
+from luthier.training.failures import is_out_of_memory
+from luthier.training.memory import lowered
+from luthier.training.optimizer import build_optimizer, gradient_norm
+from luthier.training.step import backward, evaluate, update
+
+if TYPE_CHECKING:
+    from luthier.training.job import Run
+
+
+@dataclass
+class _Measured:
+    step_seconds: float = 0.0
+    eval_seconds: float = 0.0
+    save_seconds: float = 0.0
+    checkpoint_bytes: int = 0
+
+
+def rehearse(job: Run) -> Iterator[Event]:
+    """Do the largest step and forget it; yields `Rehearsed`, or a notice that it was left out.
+
+    Args:
+        job: The run, ready for its next step. Nothing that its numbers depend on is changed.
+
+    Where it does not fit into memory, the passes of the run are lowered as in a step, and it is done again.
+
+    Raises:
+        torch.OutOfMemoryError, RuntimeError: It does not fit, and there is nothing left to give up.
+        OSError: Its checkpoint does not fit onto the disk.
+    """
+    decision = job.plan.value("training.rehearsal")
+    by_itself, left = bool(decision.how), job.plan.total_steps - job.state.step
+    if not left or not (decision.value or by_itself):
+        return
+    if by_itself and left < REHEARSED_FROM:
+        text = f"no rehearsal of the largest step: it would be more than a twentieth of {left:,} steps"
+        yield Notice("info", text, "training.rehearsal: true")
+        return
+    while isinstance(done := _tried(job), Iterator):  # memory ran out
+        yield from done
+    largest, meter, measured = done
+    job.ahead.expect("saving", measured.save_seconds)
+    memory = job.plan.memory
+    predicted = memory.gib if memory else math.nan
+    yield Rehearsed(
+        tokens=largest.tokens,
+        trained_tokens=largest.trained_tokens,
+        longest_row_tokens=largest.longest_row_tokens,
+        predicted_gib=predicted,
+        parts={part.name: part.gib for part in memory.parts} if memory else {},
+        measured_gib=meter.gib,
+        error=predicted / meter.gib - 1 if meter.gib else math.nan,
+        measured_by=meter.method,
+        step_seconds=measured.step_seconds,
+        eval_seconds=measured.eval_seconds,
+        save_seconds=measured.save_seconds,
+        checkpoint_bytes=measured.checkpoint_bytes,
+    )
+
+
+def _tried(job: Run) -> tuple[Largest, PeakMeter, _Measured] | Iterator[Notice]:
+    """What was measured; or what was given up for memory."""
+    largest = find_largest(job.data.train, job.data.eval, job.plan, rank(), world_size())
+    try:
+        with PeakMeter(next(job.model.parameters()).device) as meter, _undone(job):
+            return largest, meter, _run(job, largest)
+    except Exception as error:
+        passes = [collate(job.data.train, rows, job.plan) for rows in largest.passes]
+        if not is_out_of_memory(error) or (less := lowered(job.plan, passes, job.state.step + 1)) is None:
+            raise
+    return job.lower(*less)
+
+
+def _run(job: Run, largest: Largest) -> _Measured:
+    """The step, the evaluation batch and the checkpoint, each with its seconds."""
+    measured, plan, model = _Measured(), job.plan, job.model
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    fresh = not job.optimizer.state
+    optimizer = build_optimizer(model, plan) if fresh else job.optimizer
+    if fresh:
+        for group in optimizer.param_groups:
+            group["weight_decay"] = 0.0
+        _update(parameters, optimizer, job, torch.zeros(()))  # the moments are there in every step but the first
+    started = time.monotonic()
+    backward(model, [collate(job.data.train, rows, plan) for rows in largest.passes], plan)
+    norm = gradient_norm(parameters)
+    if fresh:
+        _update(parameters, optimizer, job, norm)
+    norm.item()
+    measured.step_seconds = time.monotonic() - started
+    for parameter in parameters:
+        parameter.grad = None
+    if largest.evaluation and job.data.eval is not None:
+        started = time.monotonic()
+        evaluate(model, [collate(job.data.eval, largest.evaluation, plan)], plan)
+        measured.eval_seconds = time.monotonic() - started
+    if rank() == 0:
+        # a crash leaves it for the next run to sweep
+        folder = job.output_dir / f"{INFLIGHT}rehearsal-{uuid.uuid4().hex[:8]}"
+        try:
+            saved = save_checkpoint(folder, model, optimizer, job.state, job.identity, None)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        measured.save_seconds, measured.checkpoint_bytes = saved.seconds, saved.bytes
+    return measured
+
+
+def _update(
+    parameters: list[torch.nn.Parameter], optimizer: torch.optim.Optimizer, job: Run, norm: torch.Tensor
+) -> None:
+    """An update by nothing: with gradients, rate and decay of 0 a weight stays what it is, its sign of 0 included."""
+    for parameter in parameters:
+        parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.zero_()
+    update(job.model, optimizer, job.plan, 0.0, norm)
+
+
+@contextmanager
+def _undone(job: Run) -> Iterator[None]:
+    """Random generators and gradients as before, whatever happens inside."""
+    generators = rng_state()
+    try:
+        yield
+    finally:
+        set_rng_state(generators)
+        for parameter in job.model.parameters():
+            parameter.grad = None

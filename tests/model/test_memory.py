@@ -1,0 +1,167 @@
+"""The forecast of memory: each formula against what autograd keeps, and the whole against real processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoConfig
+
+from luthier.config.memory_bar import memory_bar
+from luthier.config.plan import Memory, Part
+from luthier.data.loader import micro_batches
+from luthier.model.forward import summed_loss
+from luthier.model.load import load_model
+from luthier.model.memory import GIB, footprint, forecast
+from tests.rows import MemoryRows, plan_for
+from tests.tiny import build_model, write_rows
+
+ROOT = Path(__file__).parents[2]
+PATHS = {
+    "LoRA through peft's layers": {"lean_path": "false"},
+    "with dropout": {"lora_dropout": 0.1},
+    "padded": {"auto": "false"},
+    "all weights": {"finetuning_type": "full"},
+    "all weights, padded": {"finetuning_type": "full", "auto": "false"},
+}
+
+
+def kept_by_autograd(folder, layers, rows, keys):
+    """Bytes of the tensors that the graph of one pass holds, each memory once, weights not counted."""
+    build_model(folder, num_hidden_layers=layers)
+    plan = plan_for(folder, rows, dtype="float32", **keys)
+    config = AutoConfig.from_pretrained(folder)
+    model = load_model(plan, config)
+    own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+    (batch,) = micro_batches(rows, range(len(rows)), plan, len(rows))
+    seen = {}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            seen[storage.data_ptr()] = (storage.nbytes(), tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        summed_loss(model, batch)
+    return sum(size for size, _ in seen.values()), batch.input_ids_BT.numel(), plan, config
+
+
+@pytest.mark.parametrize("keys", PATHS.values(), ids=PATHS)
+def test_a_layer_keeps_what_the_formula_says(tmp_path, keys):
+    rows = MemoryRows(8, longest=60)
+    few, tokens, plan, config = kept_by_autograd(tmp_path, 2, rows, keys)
+    many, _, _, _ = kept_by_autograd(tmp_path, 4, rows, keys)
+    padded = keys.get("auto") == "false"
+    usual = int(rows.lengths.max()) if padded else round(float((rows.lengths**2.0).sum() / rows.lengths.sum()))
+    sizes = footprint(plan.config, config, plan.model, plan.machine, lean=False, row_tokens=usual)
+    assert sizes.kept == pytest.approx((many - few) / 2 / tokens, rel=0.03)
+
+
+def test_4_bit_weights_take_what_bitsandbytes_holds(tmp_path, tiny_model_dir):
+    rows = MemoryRows(4)
+    for double in ("true", "false"):
+        keys = {"load_in_4bit": "true", "bnb_4bit_use_double_quant": double, "lean_path": "false", "dtype": "float32"}
+        plan = plan_for(tiny_model_dir, rows, **keys)
+        model = load_model(plan, AutoConfig.from_pretrained(tiny_model_dir))
+        held = 0
+        for name, tensor in model.named_parameters():
+            if "lora" in name:
+                continue
+            held += tensor.untyped_storage().nbytes()
+            if state := getattr(tensor, "quant_state", None):
+                held += state.absmax.untyped_storage().nbytes()
+                held += state.state2.absmax.untyped_storage().nbytes() if state.nested else 0
+        body = 99_648 - 400 * 64 - 5 * 64  # norms are no linear layers
+        sizes = footprint(
+            plan.config, AutoConfig.from_pretrained(tiny_model_dir), replace(plan.model, parameters=body + 400 * 64),
+            plan.machine, lean=False,
+        )  # fmt: skip
+        assert sizes.frozen == pytest.approx(held - 5 * 64 * 4, rel=0.01)
+
+
+def test_what_costs_more_is_predicted_to(tmp_path, tiny_model_dir):
+    rows, config = MemoryRows(16), AutoConfig.from_pretrained(tiny_model_dir)
+
+    def gib(tokens=2048, **keys):
+        plan = replace(plan_for(tiny_model_dir, rows, **keys), model=replace(MODEL, layers=2))
+        if plan.config.training.gradient_checkpointing is True:
+            plan = replace(plan, checkpointed_layers=2)
+        return forecast(plan, config, process_gib=0.5, free_gib=4.0, tokens=tokens, passes=1, row_tokens=100).gib
+
+    MODEL = plan_for(tiny_model_dir, rows).model
+    assert gib() < gib(tokens=4096)
+    assert gib() < gib(lean_path="false") < gib(lora_dropout=0.1)
+    assert gib(gradient_checkpointing="true") < gib(gradient_checkpointing="false")
+    assert gib(finetuning_type="full") > gib()
+
+
+def test_the_bar_names_every_part_and_fits_the_terminal():
+    parts = tuple(
+        Part(name, gib, "what it is " * 8) for name, gib in (("process", 0.5), ("weights", 1.0), ("tiny", 0.001))
+    )
+    memory = Memory(parts, "a step", 2048, 4.0)
+    for width in (60, 80, 100):
+        lines = memory_bar(memory, width)
+        assert max(map(len, lines)) <= width
+        bar = lines[next(n for n, line in enumerate(lines) if line.strip().startswith("111"))].strip()
+        assert bar.count("2") == pytest.approx(2 * bar.count("1"), abs=2)
+    text = "\n".join(lines)
+    assert "1.50 GiB at the fullest moment, in a pass of 2,048 tokens; 4.0 GiB are there." in text
+    assert "38% of what is there" in text and all(part.name in text for part in parts)
+    assert "It does not fit." in "\n".join(memory_bar(replace(memory, room_gib=1.0), 100))
+
+
+RUN = """
+import json, sys
+from luthier import api
+from luthier.events.types import MemoryForecast, Rehearsed, RunFinished
+found = {type(event).__name__: vars(event) for event in api.train(json.loads(sys.argv[1]))
+         if isinstance(event, (MemoryForecast, Rehearsed, RunFinished))}
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def larger(tmp_path_factory):
+    """A model and rows whose passes hold more than the interpreter does."""
+    folder = tmp_path_factory.mktemp("larger")
+    build_model(folder / "model", hidden_size=256, intermediate_size=768, num_hidden_layers=8)
+    write_rows(folder / "rows.jsonl", 200)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("training", "four_bit"),
+    [({}, True), ({"lean_path": False}, False), ({"finetuning_type": "full"}, False)],
+    ids=["QLoRA, lean", "LoRA through peft's layers", "all weights"],
+)
+def test_a_process_holds_what_was_predicted(larger, tmp_path, training, four_bit):
+    values = {
+        "model": {"model_name_or_path": str(larger / "model"), "dtype": "float32"},
+        "quantization": {"load_in_4bit": four_bit},
+        "data": {"datasets": [{"path": str(larger / "rows.jsonl")}], "cache_dir": str(larger / "cache")},
+        "training": {
+            "output_dir": str(tmp_path / "run"), "max_steps": 4, "rehearsal": True, "max_tokens_per_micro_batch": 3000,
+            "per_device_train_batch_size": 24, "gradient_accumulation_steps": 1, **training,
+        },
+        "logging": {"report_to": []},
+    }  # fmt: skip
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "src"), "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-W", "ignore", "-c", RUN, json.dumps(values)]
+    output = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=300).stdout
+    found = json.loads(output.splitlines()[-1])
+    forecast_, rehearsed, finished = (found[name] for name in ("MemoryForecast", "Rehearsed", "RunFinished"))
+    assert forecast_["parts"]["activations"] + forecast_["parts"].get("holes", 0) > 0.15 * forecast_["gib"]
+    assert sum(forecast_["parts"].values()) == pytest.approx(forecast_["gib"])
+    assert forecast_["gib"] == pytest.approx(finished["peak_memory_gib"], rel=0.15)
+    assert rehearsed["predicted_gib"] == forecast_["gib"]
+    assert rehearsed["measured_gib"] == pytest.approx(finished["peak_memory_gib"], rel=0.15)
+    assert rehearsed["measured_gib"] * GIB > 0 and rehearsed["measured_by"]
