@@ -41,6 +41,8 @@ def trial(number: int, seed: int) -> str:
     see = {"kills": by_kills, "corruption": by_corruption, "power": by_power, "neighbours": by_neighbours}
     seen = next((seen for at in range(TRIES) if (seen := see[mutant.seen_by](mutant, number, seed + 1000 * at))), "")
     COUNTS.clear()  # what that suite counted is not ours
+    if any(mistake in seen for mistake in ("AttributeError", "TypeError", "ImportError")):
+        return f"{mutant.fault}: it is not planted well, what was seen is that: {seen}"
     COUNTS["faults_seen"] = bool(seen)
     if "--only" in sys.argv:
         print(f"{mutant.fault}: {seen[:300]}")
@@ -192,7 +194,7 @@ def newest_deleted(whole: Any) -> Any:
 
 
 def best_deleted(whole: Any) -> Any:
-    return lambda output_dir, keep, always: whole(output_dir, keep, {max(step for step in always if step)})
+    return lambda output_dir, keep, saved, best: whole(output_dir, keep, saved, None)
 
 
 def hash_without_fsync(_: Any) -> Any:
@@ -309,7 +311,7 @@ MUTANTS = (
     Mutant("seal not checked", replaced("training.checkpoint", "verify", seal_ignored), "corruption", None),
     Mutant("position off by one", restored(position), "kills", "lora"),
     Mutant("learning rate counted from the resume",
-           replaced("training.engine", "learning_rate", schedule_from_the_resume), "kills", "lora"),
+           replaced("training.job", "learning_rate", schedule_from_the_resume), "kills", "lora"),
     Mutant("optimizer state dropped", replaced("training.checkpoint", "_unflatten", optimizer_empty), "kills", "nf4"),
     Mutant("moments of one tensor swapped",
            replaced("training.checkpoint", "_unflatten", moments_swapped), "kills", "full"),
