@@ -1,11 +1,13 @@
 """Makes docs/generated, from which mkdocs builds the site: the pages with their blanks filled, and the reference.
 
-A page may hold five kinds of blanks, so that nothing in it can go stale:
+A page may hold six kinds of blanks, so that nothing in it can go stale:
 
-    {{ packing.real_tokens:,d }}               a number of docs/pictures/measured.json, in a format of Python
+    {{ packing.real_tokens:,d }}               a number of docs/pictures/measured.json or docs/reliability.json, in a
+                                               format of Python
     {{ source luthier.training.step.update }}  the source of a function or class as a code block
     {{ file configs/mbpp_small.yaml }}         a whole file as a code block
     {{ arithmetic }}                           the derived numbers of the shipped config, as the plan shows them
+    {{ gate checks }}                          the checks of the gate
     {{ doctor rules }}                         the rules of the doctor, and how they did on the labelled runs:
     {{ doctor scores }}                        tests/doctor/runs/scores.json
     {{ doctor NAME }}                          what the doctor says of one of these runs
@@ -34,6 +36,7 @@ from luthier.doctor.report import as_text
 from luthier.errors import CODES
 from luthier.events.record import from_record
 from luthier.events.types import EVENTS
+from luthier.gate.checks import CHECKS
 
 DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
@@ -41,7 +44,7 @@ GENERATED = DOCS / "generated"
 PICTURES = DOCS / "pictures"
 RUNS = ROOT / "tests" / "doctor" / "runs"
 BLANK = re.compile(
-    r"\{\{ (?:(?P<verb>source|file|doctor) (?P<what>\S+)|(?P<plan>arithmetic)"
+    r"\{\{ (?:(?P<verb>source|file|doctor|gate) (?P<what>\S+)|(?P<plan>arithmetic)"
     r"|(?P<number>[a-z_]+\.\w+)(?::(?P<format>[^ }]+))?) \}\}"
 )
 MARKS = re.compile(r"  # (?:type: ignore|noqa).*")
@@ -52,6 +55,7 @@ FAMILIES = {
     "E-MODEL": "The model",
     "E-ENV": "The environment",
     "E-CKPT": "Checkpoints",
+    "E-GATE": "The gate before training",
     "E-RUN": "The run",
     "E-EVAL": "Evaluation",
 }
@@ -63,9 +67,10 @@ def pages() -> list[Path]:
 
 
 def measured() -> dict[str, dict[str, Any]]:
-    """The numbers of docs/measure.py."""
+    """The numbers of docs/measure.py, and those of `make torture`: each suite with its counts."""
     numbers: dict[str, dict[str, Any]] = json.loads((PICTURES / "measured.json").read_text(encoding="utf-8"))
-    return numbers
+    suites = json.loads((DOCS / "reliability.json").read_text(encoding="utf-8"))
+    return numbers | {name: suite | suite["figures"] for name, suite in suites.items()}
 
 
 def filled(text: str, numbers: dict[str, dict[str, Any]]) -> str:
@@ -82,6 +87,8 @@ def filled(text: str, numbers: dict[str, dict[str, Any]]) -> str:
             return code_block((ROOT / blank["what"]).read_text(encoding="utf-8").rstrip(), blank["what"])
         if blank["verb"] == "doctor":
             return {"rules": rules_table, "scores": scores_table}.get(blank["what"], lambda: diagnosis(blank["what"]))()
+        if blank["verb"] == "gate":
+            return checks_table()
         if blank["plan"]:
             return arithmetic()
         experiment, _, name = blank["number"].partition(".")
@@ -141,6 +148,12 @@ def rules_table() -> str:
     """Every rule of the doctor with its own texts."""
     rows = [f"| `{r.name}` | {r.severity} | **{r.title}.** {r.why} | {r.when.removeprefix('Fires ')} |" for r in RULES]
     return "\n".join(("| rule | severity | what it means | fires |", "|---|---|---|---|", *rows))
+
+
+def checks_table() -> str:
+    """Every check of the gate with its own texts."""
+    rows = [f"| `{c.name}` | **{c.title}.** {c.why} | {c.when} | {c.remedy} |" for c in CHECKS]
+    return "\n".join(("| check | what it means | when | what to do |", "|---|---|---|---|", *rows))
 
 
 def scores_table() -> str:

@@ -31,7 +31,9 @@ from luthier.data.prepare import Prepared, Progress, prepare
 from luthier.errors import LuthierError, Problem, RunError
 from luthier.errors.trace import keep_trace, summary
 from luthier.events.sinks import Sinks, open_sinks
-from luthier.events.types import Event, Notice, Resumed, RunFinished, RunStarted
+from luthier.events.types import Checked, Event, Notice, Resumed, RunFinished, RunStarted
+from luthier.gate.check import Subject
+from luthier.gate.gate import examine, known, of, refuse, told
 from luthier.generate.load import Tuned, load
 from luthier.machine.libraries import library_output_to
 from luthier.machine.probe import probe
@@ -71,6 +73,11 @@ class Ingredients:
     tokenizer: PreTrainedTokenizerBase
     data: Prepared
 
+    @property
+    def subject(self) -> Subject:
+        """The same as the gate takes it."""
+        return Subject(self.plan, self.data, self.tokenizer)
+
 
 def plan(config: ConfigLike, overrides: Sequence[str] = ()) -> tuple[Plan, tuple[Problem, ...]]:
     """What a run would do, without doing it.
@@ -87,14 +94,36 @@ def plan(config: ConfigLike, overrides: Sequence[str] = ()) -> tuple[Plan, tuple
         ConfigError: The request itself is wrong.
     """
     loaded = _loaded(config, overrides)
-    machine = probe()
-    first = resolve(loaded, machine, None, None)
     try:
-        with library_output_to(Path(os.devnull)):
-            parts = ingredients(loaded, first, None)
-            return _compared(parts, loaded) if loaded.record else (parts.plan, ())
+        parts = gathered(loaded)
+        return _compared(parts, loaded) if loaded.record else (parts.plan, ())
     except LuthierError as error:
-        return first, error.problems
+        return resolve(loaded, probe(), None, None), error.problems
+
+
+def gathered(config: ConfigLike, overrides: Sequence[str] = ()) -> Ingredients:
+    """Tokenizer, rows and plan of a run that is only looked at.
+
+    Raises:
+        LuthierError: The request is wrong, or something is missing on this machine.
+    """
+    loaded = _loaded(config, overrides)
+    with library_output_to(Path(os.devnull)):
+        return ingredients(loaded, resolve(loaded, probe(), None, None), None)
+
+
+def checked(parts: Ingredients, allow: Sequence[str] = ()) -> tuple[Checked, ...]:
+    """What the gate finds.
+
+    Args:
+        parts: What the run is made of.
+        allow: Names of checks that may fail.
+
+    Raises:
+        ConfigError: E-GATE-002, no check has that name.
+    """
+    with library_output_to(Path(os.devnull)):
+        return examine(parts.subject, known(allow))
 
 
 def _compared(parts: Ingredients, loaded: Loaded) -> tuple[Plan, tuple[Problem, ...]]:
@@ -113,6 +142,7 @@ def train(
     resume: str | None = None,
     overwrite: bool = False,
     allow_changes: bool = False,
+    allow: Sequence[str] = (),
     stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[Event]:
     """Train as the config says, writing files under `training.output_dir`; yields each event.
@@ -123,12 +153,13 @@ def train(
         resume: ``auto`` or a checkpoint's folder; default: `checkpointing.resume_from_checkpoint`.
         overwrite: Move an earlier run in the same folder aside.
         allow_changes: Resume although data or settings changed since the checkpoint.
+        allow: Checks of the gate whose failure is taken on purpose, by name (``rows-cut``); written into the record.
         stop: Polled at every step; True saves and ends the run, resumable.
 
     Raises:
         LuthierError: One of its kinds, for everything that a user can cause.
     """
-    loaded = _loaded(config, overrides)
+    loaded, allowed = _loaded(config, overrides), known(allow)
     require_one_process()
     early = resolve(loaded, probe(), None, None)  # impossible requests fail before anything is fetched
     output_dir = Path(early.config.training.output_dir).expanduser()
@@ -157,7 +188,7 @@ def train(
         settings = parts.plan.config.logging
         logging_dir = Path(settings.logging_dir or output_dir / "logs")
         sinks = stack.enter_context(open_sinks(settings.report_to, output_dir, logging_dir, output_dir.name))
-        job = _Job(parts, output_dir, checkpoint, now, stop, record, hashes)
+        job = _Job(parts, output_dir, checkpoint, now, allowed, stop, record, hashes)
         yield from _recorded(_events(job, notices), sinks)
 
 
@@ -206,6 +237,7 @@ class _Job:
     output_dir: Path
     checkpoint: Checkpoint | None
     identity: dict[str, Any]
+    allowed: frozenset[str]
     stop: Callable[[], bool]
     record: RunRecord
     base_hashes: Future[dict[str, str]]
@@ -215,6 +247,8 @@ def _events(job: _Job, notices: Sequence[str]) -> Iterator[Event]:
     """Everything that a run says, from the plan to the last line."""
     parts, output_dir, checkpoint = job.parts, job.output_dir, job.checkpoint
     resolved = parts.plan
+    checks = yield from _in_background(lambda _: examine(parts.subject, job.allowed), job.stop)
+    job.record.facts["allowed"] = [check.name for check in of("allowed", checks)]
     with named_failures(resolved):
         job.record.write(output_dir)
     first_step = checkpoint.step if checkpoint else 0
@@ -222,7 +256,8 @@ def _events(job: _Job, notices: Sequence[str]) -> Iterator[Event]:
     yield RunStarted(output_dir.name, resolved.total_steps, first_step, epochs, plan_as_dict(resolved))
     yield from (Notice("warning", text) for text in (*resolved.warnings, *notices))
     yield from (Notice("info", line) for line in parts.data.report.lines())
-    yield from (Notice("warning", text, change) for text, change in parts.data.report.warnings())
+    yield from told(checks)
+    refuse(checks)
     seed_everything(resolved.config.training.seed)
     yield Notice("info", f"loading {resolved.config.model.model_name_or_path}")
     with named_failures(resolved):

@@ -259,7 +259,7 @@ def test_special_tokens_in_the_text_are_counted(tmp_path: Path) -> None:
     rows = [{"instruction": "What is <|im_end|>?", "output": "A token."}, {"instruction": "Q", "output": "A"}]
     prepared = run(make_tokenizer(chat_template=CHATML), write_jsonl(tmp_path / "rows.jsonl", rows))
     assert prepared.report.special_tokens == {"<|im_end|>": 1}
-    assert any("<|im_end|> in 1 row" in text and "rows.jsonl:1" in text for text, _ in prepared.report.warnings())
+    assert [Path(place).name for place in prepared.report.special_places] == ["rows.jsonl:1"]
 
 
 def test_a_token_that_both_begins_and_ends(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from luthier.events.types import (
     Architecture,
+    Checked,
     CheckpointSaved,
     Evaluated,
     Event,
@@ -95,6 +96,9 @@ def whole_run(hostile: str = ESCAPES) -> Iterator[Event]:
     yield started()
     yield Architecture(parameters=1240, trainable_parameters=40, modules=MODULES)
     yield Notice(severity="info", text=f"rows left out {hostile}")
+    yield Checked("one-bos", "passed", "<s> stands once in each of 9 rows")
+    yield Checked("rows-cut", "warning", f"1 of 9 rows {hostile}", "write", "data.max_seq_length: 99")
+    yield Checked("duplicates", "allowed", f"{hostile}", f"keep one {hostile}")
     yield Sampled(step=0, prompt="Add two numbers.", text=f"``` {hostile}\n````\nend")
     for step in range(10, 101, 10):
         yield log(step, 2.5 * math.exp(-step / 60))
@@ -116,6 +120,7 @@ texts = st.text(st.characters(), max_size=30)
 json_values = st.none() | st.booleans() | st.integers(-(2**60), 2**60) | st.floats(allow_nan=False) | texts
 
 _severities = st.sampled_from(["info", "warning", "critical"])
+_verdicts = st.sampled_from(["passed", "warning", "failed", "allowed"])
 _modules = st.fixed_dictionaries({"name": texts, "type": texts, "parameters": counts, "trainable": counts})
 _statuses = st.sampled_from(["done", "stopped", "failed"])
 _buckets = st.lists(st.lists(numbers, min_size=3, max_size=3), max_size=3)
@@ -130,6 +135,7 @@ events = st.one_of(
         plan=st.dictionaries(texts, json_values.filter(lambda value: value not in (float("inf"), -float("inf")))),
     ),
     st.builds(Notice, severity=_severities, text=texts, change=texts, step=st.none() | counts),
+    st.builds(Checked, texts, _verdicts, texts, texts, texts),
     st.builds(Architecture, parameters=counts, trainable_parameters=counts, modules=st.lists(_modules, max_size=3)),
     st.builds(Log, counts, *[numbers] * 4, counts, *[numbers] * 5),
     st.builds(Timing, counts, *[numbers] * 5),

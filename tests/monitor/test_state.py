@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from luthier.events.record import Unknown
-from luthier.events.types import Notice
+from luthier.events.types import Checked, Notice
 from luthier.monitor.state import LONGEST_HISTORY, RunState, fold
 from tests.events.stream import evaluated, events, finished, log, started, whole_run
 
@@ -56,7 +56,8 @@ def test_a_long_history_is_thinned_out_evenly(count):
 @given(st.lists(events, max_size=15))
 def test_any_events_fold(stream):
     state = fold_all(stream)
-    assert len(state.notices) == sum(isinstance(event, Notice) for event in stream)
+    said = [event for event in stream if isinstance(event, Notice) or (isinstance(event, Checked) and event.notice())]
+    assert len(state.notices) == len(said)
     assert state.updated == (100.0 + len(stream) - 1 if stream else 0.0)
 
 

@@ -5,16 +5,14 @@ Each trial kills twice. Rows are tokenized anew by each run, so that a kill may 
 
 from __future__ import annotations
 
-import functools
 import signal
-import time
 from pathlib import Path
 from typing import Any
 
 from tests.torture.commands import as_process, write
 from tests.torture.kills import tortured
 from tests.torture.outcome import dice, workshop
-from tests.torture.runs import NAMES, ended, straight, variant
+from tests.torture.runs import NAMES, ended, ready
 
 NAME = "cli_kills"
 DEFAULT = 100
@@ -26,7 +24,10 @@ def trial(number: int, seed: int) -> str:
     """Two kills."""
     name = NAMES[number % len(NAMES)]
     folder = workshop() / f"{NAME}-{number}"
-    return tortured(name, dice(NAME, seed, number), folder, attempt, KILLS, start_seconds(name))
+    ready()
+    from tests.torture.warm import SECONDS
+
+    return tortured(name, dice(NAME, seed, number), folder, attempt, KILLS, 1.3 * SECONDS)
 
 
 def attempt(values: dict[str, Any], log: Path, kill_after: float | None) -> int:
@@ -37,13 +38,3 @@ def attempt(values: dict[str, Any], log: Path, kill_after: float | None) -> int:
     if kill_after is not None:
         return ended(child, kill_after, signal.SIGKILL)
     return ended(child, 200, signal.SIGABRT)
-
-
-@functools.cache
-def start_seconds(name: str) -> float:
-    """How much longer a process takes than a fork: mostly imports."""
-    folder = workshop() / f"{NAME}-timed"
-    started = time.monotonic()
-    code = attempt(variant(name, folder), folder.with_suffix(".log"), None)
-    assert code == 0, folder.with_suffix(".log").read_text()
-    return time.monotonic() - started - straight(name)[1]

@@ -12,6 +12,7 @@ import gc
 import hashlib
 import importlib
 import json
+import multiprocessing
 import os
 import select
 import signal
@@ -109,6 +110,7 @@ def train(values: dict[str, Any], **options: Any) -> None:
 def ready() -> None:
     """Import now what a run would import, so that a fork has it."""
     importlib.import_module("tests.torture.warm")
+    multiprocessing.set_start_method("fork", force=True)  # a fork that is killed cannot give back a named lock
     gc.collect()
     gc.freeze()
 

@@ -65,9 +65,9 @@ def request(folder: Path, cache: Path) -> dict[str, Any]:
     """A run whose phases last long enough to be hit: many rows, a long evaluation, long samples."""
     model, _ = material()
     values = config(folder, model, material()[1].with_name("many.jsonl"), max_steps=6)
-    values["data"] |= {"val_set_size": 300, "cache_dir": str(cache)}
-    values["evaluation"] |= {"eval_steps": 3, "per_device_eval_batch_size": 1, "sample_prompts": ["add two", "if"],
-                             "sample_steps": [4], "sample_max_new_tokens": 80}  # fmt: skip
+    values["data"] |= {"val_set_size": 200, "cache_dir": str(cache)}
+    values["evaluation"] |= {"eval_steps": 3, "per_device_eval_batch_size": 2, "sample_prompts": ["add two", "if"],
+                             "sample_steps": [4], "sample_max_new_tokens": 40}  # fmt: skip
     values["training"] |= {"auto": False}
     del values["training"]["max_tokens_per_micro_batch"]
     return values

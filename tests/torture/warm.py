@@ -1,11 +1,20 @@
 """Imports, once for all forks, what a run would import. Nothing of torch runs: a fork would lose its threads."""
 
-import bitsandbytes  # noqa: F401
-import peft.tuners.lora.bnb
-import peft.utils.transformers_weight_conversion  # noqa: F401
-import torch.profiler._cupti_monitor  # noqa: F401
-import transformers.models.llama.modeling_llama  # noqa: F401
+import importlib
+import time
 
-from luthier import api  # noqa: F401
-from luthier.cli import main  # noqa: F401
-from tests import tiny  # noqa: F401
+NAMES = (
+    "bitsandbytes",
+    "peft.tuners.lora.bnb",
+    "peft.utils.transformers_weight_conversion",
+    "torch.profiler._cupti_monitor",
+    "transformers.models.llama.modeling_llama",
+    "luthier.api",
+    "luthier.cli.main",
+    "tests.tiny",
+)
+_started = time.monotonic()
+for _name in NAMES:
+    importlib.import_module(_name)
+SECONDS = time.monotonic() - _started
+"""What a process needs for its imports, and a fork does not."""

@@ -1,4 +1,4 @@
-"""`luthier explain`: the long answer, to an error code, a key, or a rule of the doctor."""
+"""`luthier explain`: the long answer, to an error code, a key, a rule of the doctor, or a check of the gate."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ def register(app: typer.Typer) -> None:
 
 
 def explain(
-    topic: str = typer.Argument("", help="An error code (E-CFG-003), a key (learning_rate), or a doctor's rule."),
+    topic: str = typer.Argument(
+        "", help="An error code (E-CFG-003), a key (learning_rate), a doctor's rule, or a check of the gate (rows-cut)."
+    ),
 ) -> None:
-    """Explain an error code, a config key or a rule of the doctor in plain words; without TOPIC, list all keys."""
+    """Explain a code, a key, a doctor's rule or a check in plain words; without TOPIC, list all keys."""
     if not topic:
         from luthier.config.docs import list_keys
 
@@ -47,6 +49,11 @@ def explain(
     try:
         text = explain_key(topic)
     except KeyError as error:
+        from luthier.gate.gate import BY_NAME, explained
+
+        if topic in BY_NAME:
+            typer.echo(explained(BY_NAME[topic], WIDTH))
+            return
         typer.echo(f"luthier explain: {error.args[0]}", err=True)
         raise typer.Exit(EXIT_WRONG_REQUEST) from None
     typer.echo("\n".join(textwrap.fill(line, WIDTH, subsequent_indent="  ") for line in text.splitlines()))

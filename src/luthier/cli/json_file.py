@@ -1,4 +1,4 @@
-"""`--json FILE`: checked before the work begins, written whole or not at all."""
+"""`--json FILE` and its like: checked before the work begins, written whole or not at all."""
 
 from __future__ import annotations
 
@@ -9,11 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from luthier.errors import MissingError, Problem
-from luthier.errors.secrets import hide_in
+from luthier.errors.secrets import hide, hide_in
 
 
-def check_writable(path: Path) -> None:
+def check_writable(path: Path, option: str = "--json") -> None:
     """Fail now instead of after minutes of work.
+
+    Args:
+        path: Where the file shall be.
+        option: What the user wrote it behind.
 
     Raises:
         MissingError: E-ENV-002 when the file cannot be written there.
@@ -30,10 +34,15 @@ def check_writable(path: Path) -> None:
     except OSError as error:  # a name that is too long
         why = error.strerror or str(error)
     if why:
-        raise MissingError(Problem("E-ENV-002", f"cannot write {path}: {why}", "name a file in a folder", "--json"))
+        raise MissingError(Problem("E-ENV-002", f"cannot write {path}: {why}", "name a file in a folder", option))
 
 
 def write_json(path: Path, content: Any) -> None:
+    """Write `content` as JSON; see `write_text`."""
+    write_text(path, json.dumps(_finite(hide_in(content)), indent=2, allow_nan=False, default=str) + "\n", "--json")
+
+
+def write_text(path: Path, text: str, option: str) -> None:
     """Write the file beside its place first, then move it there.
 
     Raises:
@@ -42,11 +51,11 @@ def write_json(path: Path, content: Any) -> None:
     place = path.resolve()  # a link stays a link
     draft = place.with_name(f".luthier-{os.getpid()}.part")
     try:
-        draft.write_text(json.dumps(_finite(hide_in(content)), indent=2, allow_nan=False, default=str) + "\n", "utf-8")
+        draft.write_text(hide(text), "utf-8")
         draft.replace(place)
     except OSError as error:
         draft.unlink(missing_ok=True)
-        problem = Problem("E-ENV-002", f"cannot write {path}: {error.strerror}", "name another file", "--json")
+        problem = Problem("E-ENV-002", f"cannot write {path}: {error.strerror}", "name another file", option)
         raise MissingError(problem) from error
 
 

@@ -10,7 +10,21 @@ from collections.abc import Sequence
 
 import typer
 
-from luthier.cli import bench, chat, compare, doctor, explain, gpu, plan, quickstart, schema, train, verify, watch
+from luthier.cli import (
+    bench,
+    chat,
+    compare,
+    doctor,
+    explain,
+    gpu,
+    inspect,
+    plan,
+    quickstart,
+    schema,
+    train,
+    verify,
+    watch,
+)
 from luthier.errors import EXIT_FAILED, EXIT_RESUMABLE, LuthierError, Problem
 from luthier.errors.trace import keep_trace, summary
 from luthier.version import __version__
@@ -22,7 +36,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (quickstart, train, chat, compare, plan, schema, explain, gpu, watch, doctor, bench, verify):
+for command in (quickstart, train, chat, compare, plan, inspect, schema, explain, gpu, watch, doctor, bench, verify):
     command.register(app)
 
 

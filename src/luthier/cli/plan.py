@@ -1,14 +1,18 @@
-"""`luthier plan`: what would happen."""
+"""`luthier plan`: what would happen, and whether it can go well."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
-from luthier.cli.request import Again, Request, loaded
+from luthier.cli.request import Again, Allow, Request, loaded
 from luthier.errors import EXIT_REFUSED, EXIT_WRONG_REQUEST
+
+if TYPE_CHECKING:
+    from luthier.config.load import Loaded
 
 
 def register(app: typer.Typer) -> None:
@@ -16,13 +20,26 @@ def register(app: typer.Typer) -> None:
     app.command()(plan)
 
 
-def plan(request: list[str] = Request, again: Path = Again) -> None:
-    """Print what a run would do, each number with where it comes from. Runs nothing."""
+def plan(
+    request: list[str] = Request,
+    check: bool = typer.Option(False, "--check", help="Also look at the rows and prove what training relies on."),
+    allow: list[str] = Allow,
+    again: Path = Again,
+) -> None:
+    """Print what a run would do, each number with where it comes from. Runs nothing.
+
+    Example: luthier plan configs/training_config.yaml --check
+
+    With --check: the plan in words, some rows as tokens, and every check of the gate; 3 when one failed.
+    """
     config = loaded(request, again)
     from luthier import api
     from luthier.config.render import render_plan
     from luthier.machine.libraries import library_output_to
 
+    if check:
+        _check(config, allow)
+        return
     with library_output_to(Path(os.devnull)):
         resolved, missing = api.plan(config)
     typer.echo(render_plan(resolved))
@@ -31,3 +48,20 @@ def plan(request: list[str] = Request, again: Path = Again) -> None:
         heading = "Not as in the record" if refused else "Missing on this machine"
         typer.echo("\n\n".join((f"\n{heading}:", *(problem.render() for problem in missing))) + "\n", err=True)
         raise typer.Exit(EXIT_REFUSED if refused else EXIT_WRONG_REQUEST)
+
+
+def _check(config: Loaded, allow: list[str]) -> None:
+    from luthier import api
+    from luthier.gate.gate import known, of
+    from luthier.gate.screen import open_console, show_checks, show_plan, show_rows
+    from luthier.gate.xray import telling_rows
+
+    known(allow)
+    parts = api.gathered(config)
+    console = open_console()
+    show_plan(console, parts.plan)
+    show_rows(console, telling_rows(parts.subject, randoms=1), most_lines=9)
+    checks = api.checked(parts, allow)
+    show_checks(console, checks)
+    if of("failed", checks):
+        raise typer.Exit(EXIT_REFUSED)

@@ -17,6 +17,8 @@ Request: Any = typer.Argument(
     None, metavar="[CONFIG] [KEY=VALUE]...", help=f"A YAML file (default: {DEFAULT_CONFIG}), and keys to change."
 )
 
+Allow: Any = typer.Option([], "--allow", metavar="NAME", help="A check of the gate that may fail (more than once).")
+
 
 def parse(request: list[str] | None) -> tuple[Path, list[str]]:
     """Split the arguments into the config's path and the overrides.

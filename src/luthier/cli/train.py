@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from luthier.cli.request import Again, Request, loaded
+from luthier.cli.request import Again, Allow, Request, loaded
 from luthier.errors import EXIT_RESUMABLE
 
 
@@ -23,6 +23,7 @@ def train(
         False, "--overwrite", help="Move an earlier run in output_dir aside and start over."
     ),
     allow_changes: bool = typer.Option(False, "--allow-changes", help="Go on although data or settings changed."),
+    allow: list[str] = Allow,
     plain: bool = typer.Option(False, "--plain", help="One log line a step, also on a terminal."),
 ) -> None:
     """Train as CONFIG says; KEY=VALUE changes single keys.
@@ -45,7 +46,9 @@ def train(
     try:
         with Sinks() as screen, stop_on_signals() as stop:
             screen.add("the terminal", training_screen(console, plain))
-            events = api.train(config, resume=resume, overwrite=overwrite, allow_changes=allow_changes, stop=stop)
+            events = api.train(
+                config, resume=resume, overwrite=overwrite, allow_changes=allow_changes, allow=allow, stop=stop
+            )
             for event in events:
                 screen.write(event)
                 stopped = isinstance(event, RunFinished) and event.status == "stopped"

@@ -20,7 +20,7 @@ from luthier.config.plan import DataFacts
 from luthier.config.schema import Config, DataSection, DatasetSource
 from luthier.data.cache import ROWS_VERSION, Shard, build_shard, cache_folder, load_shard
 from luthier.data.problems import SHOWN_PER_KIND, Problems, refuse
-from luthier.data.report import DataReport, Dropped, SourceReport
+from luthier.data.report import DataReport, Dropped, Kind, SourceReport
 from luthier.data.rows import Bool, RowStore, TokenRows
 from luthier.data.sources import RowSource, open_source
 from luthier.data.split import contradicted, draw, hold_out, not_in, repeated
@@ -110,7 +110,8 @@ def prepare(
         raise _nothing_left(store, dropped, data)
     held, overlap = _held_out(store, usable, for_eval, data, seed)
     if overlap.any():
-        dropped.append(_dropped(store, overlap, "their prompt is among the training rows (removed from evaluation)"))
+        reason = "their prompt is among the training rows (removed from evaluation)"
+        dropped.append(_dropped(store, overlap, "overlap", reason))
     if data.eval_split is not None and not held.any():
         found = f"no row of eval_split is usable ({', '.join(f'{drop.rows:,} {drop.reason}' for drop in dropped)})"
         raise refuse("E-DATA-042", found, "evaluate on other rows, or use val_set_size", "data.eval_split")
@@ -215,18 +216,18 @@ def _usable(store: RowStore, data: DataSection) -> tuple[Bool, list[Dropped]]:
     dropped: list[Dropped] = []
     left = ~over if data.overlong_rows == "drop" else np.ones(len(store), dtype=np.bool_)
     if not left.all():
-        dropped.append(_dropped(store, ~left, f"longer than max_seq_length ({limit:,} tokens)"))
+        dropped.append(_dropped(store, ~left, "overlong", f"longer than max_seq_length ({limit:,} tokens)"))
     untrained = left & (store.trained_within(limit) == 0)
     if untrained.any():
         reason = f"nothing left to train (the prompt alone reaches max_seq_length, {limit:,} tokens)"
-        dropped.append(_dropped(store, untrained, reason))
+        dropped.append(_dropped(store, untrained, "unlabelled", reason))
     return left & ~untrained, dropped
 
 
 def _bad(shard: Shard) -> list[Dropped]:
     """Rows of a source that could not be used at all, by the error that they would have been."""
     return [
-        Dropped(f"{CODES[code].title} ({code})", rows, tuple(shard.found.bad_places[code]))
+        Dropped("bad", f"{CODES[code].title} ({code})", rows, tuple(shard.found.bad_places[code]))
         for code, rows in sorted(shard.found.bad_rows.items())
     ]
 
@@ -242,9 +243,9 @@ def _held_out(store: RowStore, usable: Bool, for_eval: Bool, data: DataSection, 
     return held, np.zeros(len(store), dtype=np.bool_)
 
 
-def _dropped(store: RowStore, rows: Bool, reason: str) -> Dropped:
+def _dropped(store: RowStore, rows: Bool, kind: Kind, reason: str) -> Dropped:
     numbers = np.flatnonzero(rows)
-    return Dropped(reason, len(numbers), tuple(store.place(int(number)) for number in numbers[:SHOWN_PER_KIND]))
+    return Dropped(kind, reason, len(numbers), tuple(store.place(int(number)) for number in numbers[:SHOWN_PER_KIND]))
 
 
 def _nothing_left(store: RowStore, dropped: list[Dropped], data: DataSection) -> DataError:
@@ -294,6 +295,7 @@ def _report(
         eval_rows=int(held.sum()),
         dropped=tuple(dropped),
         max_seq_length=limit,
+        kept_rows=int(kept.sum()),
         truncated_rows=int((store.lengths[kept] > limit).sum()),
         completion_tokens_cut=cut,
         completion_share_cut=cut / int(whole),

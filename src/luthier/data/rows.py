@@ -82,6 +82,10 @@ class RowStore:
             found.append(is_bos[starts] & alone)
         return _joined(found, np.bool_)
 
+    def largest_id(self) -> int:
+        """The largest token id of all rows."""
+        return max(int(chunk.ids.max()) for chunk in self._chunks)
+
     def ends_trained(self, stop: list[int], limit: int) -> Bool:
         """Which rows [N] still end with a trained stop token when cut to `limit` tokens."""
         found = []
@@ -116,26 +120,22 @@ class TokenRows:
     """Rows chosen from a store; a row may be chosen more than once.
 
     Attributes:
+        store: All rows, those that were not chosen too.
+        chosen: int64 [R]: the numbers of the chosen ones in the store.
+        limit: Longest row in tokens; what goes beyond is cut.
         lengths: int32 [R]: tokens of each row.
         trained: int32 [R]: trained tokens of each row.
     """
 
     def __init__(self, store: RowStore, chosen: Int64, limit: int) -> None:
-        """View rows of a store.
-
-        Args:
-            store: All rows.
-            chosen: Their numbers [R].
-            limit: Longest row in tokens; what goes beyond is cut.
-        """
-        self._store = store
-        self._chosen = chosen
-        self._limit = limit
+        self.store = store
+        self.chosen = chosen
+        self.limit = limit
         self.lengths: Int32 = np.minimum(store.lengths[chosen], limit).astype(np.int32)
         self.trained: Int32 = store.trained_within(limit)[chosen]
 
     def __len__(self) -> int:
-        return len(self._chosen)
+        return len(self.chosen)
 
     def row(self, index: int) -> TokenRow:
         """Row `index` of the selection. Tokens are read from disk (or the page cache) now.
@@ -145,7 +145,7 @@ class TokenRows:
         """
         if not 0 <= index < len(self):
             raise IndexError(index)
-        return self._store.row(int(self._chosen[index]), self._limit)
+        return self.store.row(int(self.chosen[index]), self.limit)
 
 
 def _chunk(batch: pa.RecordBatch) -> _Chunk:

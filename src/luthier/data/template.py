@@ -87,6 +87,15 @@ class Template:
             stop.append(tokenizer.convert_tokens_to_ids(self.end_of_turn))
         return stop
 
+    def save(self, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+        """Write the tokenizer with this template into `folder`, as `final_model` holds it; it is not changed itself."""
+        before = tokenizer.chat_template
+        tokenizer.chat_template = self.source
+        try:
+            tokenizer.save_pretrained(folder)
+        finally:
+            tokenizer.chat_template = before
+
     def segments(self, messages: list[Message]) -> list[Segment]:
         """Text pieces of a conversation, in turn not trained and trained; the last one is trained.
 

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 from luthier.events.types import (
     Architecture,
+    Checked,
     CheckpointSaved,
     Evaluated,
     Event,
@@ -128,6 +129,8 @@ def _noted(run: History, event: Event) -> History:
             return replace(run, step=event.step, checkpoint=event, saved=run.saved + 1)
         case Notice() if event.severity != "info":
             return replace(run, said=_last(run.said, event.text, 16))
+        case Checked() if notice := event.notice():
+            return replace(run, said=_last(run.said, notice.text, 16))
         case RunFinished():
             return replace(run, step=event.step, finished=event)
         case _:

@@ -17,6 +17,7 @@ from typing import Any
 from luthier.events.printable import one_line, printable
 from luthier.events.types import (
     Architecture,
+    Checked,
     CheckpointSaved,
     Evaluated,
     Event,
@@ -165,6 +166,11 @@ def _notice(event: Notice) -> str:
     return f"{event.severity}{where}: {one_line(event.text)}{change}"
 
 
+def _checked(event: Checked) -> str | None:
+    notice = event.notice()
+    return _notice(notice) if notice else None
+
+
 def _sampled(event: Sampled) -> str:
     prompt, answer = (printable(part).strip("\n").split("\n") for part in (event.prompt, event.text))
     lines = [*(f"  > {line}" for line in prompt), *(f"    {line}" for line in answer)]
@@ -181,9 +187,10 @@ def _resumed(event: Resumed) -> str:
     return f"resumed at step {event.step:,} from {one_line(event.path)}{passed}"
 
 
-_FORMATTERS: dict[type[Event], Callable[[Any], str]] = {
+_FORMATTERS: dict[type[Event], Callable[[Any], str | None]] = {
     RunStarted: _run_started,
     Notice: _notice,
+    Checked: _checked,
     Architecture: _architecture,
     Log: _log,
     Evaluated: _evaluated,

@@ -28,6 +28,11 @@ def _shown(char: str) -> str:
     return ""
 
 
+def visible(char: str) -> str:
+    """One character, so that it is seen: one that is not to be shown as the escape that Python writes for it."""
+    return ascii(char)[1:-1] if unicodedata.category(char) in _UNSAFE or char in "\u2028\u2029" else char
+
+
 def one_line(text: str) -> str:
     """The same, on one line."""
     return " ".join(printable(text).split())

@@ -49,6 +49,30 @@ class Notice(Event):
 
 
 @dataclass(frozen=True)
+class Checked(Event):
+    """What a check of the gate found, before the first step."""
+
+    kind: ClassVar[str] = "checked"
+    name: str
+    """Of the check, stable: ``rows-cut``."""
+    verdict: Literal["passed", "warning", "failed", "allowed"]
+    """`allowed`: it failed, and the user takes that on purpose."""
+    found: str
+    fix: str = ""
+    """What to write or do, in one line."""
+    change: str = ""
+    """The YAML line to change, where there is one."""
+
+    def notice(self) -> Notice | None:
+        """The same as a sentence for the reader; None for what passed, and for what ends the run with an error."""
+        if self.verdict not in ("warning", "allowed"):
+            return None
+        name = f"{self.name} (allowed)" if self.verdict == "allowed" else self.name
+        fix = f"; {self.fix}" if self.fix and not self.change else ""
+        return Notice("warning", f"{name}: {self.found}{fix}", self.change)
+
+
+@dataclass(frozen=True)
 class Architecture(Event):
     """What the model is made of, once, after it is loaded."""
 
@@ -212,7 +236,7 @@ class RunFinished(Event):
 EVENTS: dict[str, type[Event]] = {
     cls.kind: cls
     for cls in (
-        RunStarted, Notice, Architecture, Log, Timing, Machine, Gradients, Evaluated, Sampled, CheckpointSaved, Resumed,
-        RunFinished,
+        RunStarted, Notice, Checked, Architecture, Log, Timing, Machine, Gradients, Evaluated, Sampled, CheckpointSaved,
+        Resumed, RunFinished,
     )
 }  # fmt: skip

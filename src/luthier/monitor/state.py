@@ -21,6 +21,7 @@ from typing import Any, Literal, NamedTuple
 
 from luthier.events.types import (
     Architecture,
+    Checked,
     CheckpointSaved,
     Evaluated,
     Event,
@@ -126,8 +127,9 @@ def fold(state: RunState, event: Event, time: float) -> RunState:
             return replace(_at(state, event.step, event.epoch), evaluations=kept, best=best)
         case Sampled():
             return replace(_at(state, event.step), samples=(*state.samples, event)[-_KEPT:])
-        case Notice():
-            return replace(state, notices=(*state.notices, event)[-_KEPT:])
+        case Notice() | Checked():
+            notice = event if isinstance(event, Notice) else event.notice()
+            return replace(state, notices=(*state.notices, notice)[-_KEPT:]) if notice else state
         case CheckpointSaved():
             return replace(_at(state, event.step), checkpoint=event)
         case Resumed():

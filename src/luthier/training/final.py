@@ -43,8 +43,7 @@ def save_final(
 
     def fill(folder: Path) -> None:
         save_trained(model, folder)
-        tokenizer.chat_template = data.template.source
-        tokenizer.save_pretrained(folder)
+        data.template.save(tokenizer, folder)
         GenerationConfig(
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=data.template.stop_ids(tokenizer),

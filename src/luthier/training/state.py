@@ -46,8 +46,6 @@ class TrainState:
     """Of the last step, before clipping."""
     saved_step: int | None = None
     """The step of the newest checkpoint."""
-    data_hash: str = ""
-    """Chained from step to step over the tokens that went through the model and which of them were trained."""
     sampled_step: int | None = None
     """The step at which prompts were answered last."""
     skipped_steps: int = 0
@@ -64,6 +62,8 @@ class TrainState:
     """Mean losses of the last applied steps, ..."""
     recent_norms: list[float] = field(default_factory=list)
     """... and the lengths of their gradients: what a spike is told by."""
+    data_hash: str = ""
+    """Chained from step to step over the tokens that went through the model and which of them were trained."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for trainer_state.json."""

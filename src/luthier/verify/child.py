@@ -32,15 +32,16 @@ def main() -> None:
 def train(request: dict[str, Any]) -> None:
     """Train up to the last step, or die by SIGKILL on the way."""
     from luthier import api
-    from luthier.events.types import Log
+    from luthier.events.types import Evaluated, Log
 
-    done = {0}
+    last_step, every = request["last_step"], request["config"]["evaluation"]["eval_steps"]
+    last_event = Evaluated if every and last_step % every == 0 else Log  # a stop breaks an evaluation off
+    done = [False]
     resume = "auto" if request["resume"] else None
-    for event in api.train(request["config"], resume=resume, stop=lambda: request["last_step"] in done):
-        if isinstance(event, Log):
-            done.add(event.step)
-            if event.step == request["kill_after"]:
-                os.kill(os.getpid(), SIGKILL)
+    for event in api.train(request["config"], resume=resume, stop=lambda: done[0]):
+        if isinstance(event, Log) and event.step == request["kill_after"]:
+            os.kill(os.getpid(), SIGKILL)
+        done[0] |= isinstance(event, last_event) and event.step == last_step
 
 
 if __name__ == "__main__":

@@ -115,10 +115,9 @@ def _config(loaded: Loaded, plan: Plan, folder: Path, middle: int) -> dict[str, 
         if source != "default":
             config[section][name] = written[section][name]
     config["training"]["output_dir"] = str(folder)
-    config["checkpointing"] = {"save_steps": middle}
+    config["checkpointing"] = {"save_steps": middle, "save_first_step": False, "save_minutes": 0}
     config["logging"] = {"logging_steps": 1, "histogram_steps": 0, "report_to": []}
-    every = max(1, middle - 1)  # once before the kill and once after it; a stop ends a run without evaluating
-    config["evaluation"] |= {"sample_prompts": [], "eval_steps": every if plan.eval_every else 0}
+    config["evaluation"] |= {"sample_prompts": [], "eval_steps": middle if plan.eval_every else 0}
     if plan.config.training.auto:
         config["training"]["max_tokens_per_micro_batch"] = plan.max_tokens_per_micro_batch
     return config

@@ -1,10 +1,14 @@
-"""Trackers that are extras: whether they are installed, and what to say when one does not start."""
+"""Trackers that are extras: whether they are installed, can log in, and what to say when one does not start."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
+from netrc import NetrcParseError, netrc
+from pathlib import Path
+from urllib.parse import urlsplit
 
 from luthier.errors import MissingError, Problem
 from luthier.events.printable import one_line
@@ -18,8 +22,7 @@ def require_extras(report_to: Sequence[str]) -> None:
     Raises:
         MissingError: E-ENV-001, one problem for each that is not.
     """
-    missing = [name for name in dict.fromkeys(report_to) if name in EXTRAS and not _installed(name)]
-    if missing:
+    if missing := missing_extras(report_to):
         raise MissingError(
             *(
                 Problem(
@@ -31,6 +34,34 @@ def require_extras(report_to: Sequence[str]) -> None:
                 for name in missing
             )
         )
+
+
+def missing_extras(report_to: Sequence[str]) -> list[str]:
+    """The named trackers that are not installed."""
+    return [name for name in dict.fromkeys(report_to) if name in EXTRAS and not _installed(name)]
+
+
+def missing_login(name: str) -> str:
+    """What a tracker will want to know and this machine does not say; empty when it can start. Touches no network."""
+    if name == "wandb" and os.environ.get("WANDB_MODE") not in ("offline", "disabled", "dryrun"):
+        server = urlsplit(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+        tokens = ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE")
+        if not any(os.environ.get(token) for token in tokens) and not _in_netrc(server):
+            return f"wandb finds no login for {server} (WANDB_API_KEY, or `wandb login`)"
+    if name == "trackio" and os.environ.get("TRACKIO_SPACE_ID"):
+        from huggingface_hub import get_token
+
+        if not get_token():
+            return "trackio is to log to a Space, and there is no token of the hub (HF_TOKEN, or `hf auth login`)"
+    return ""
+
+
+def _in_netrc(server: str) -> bool:
+    path = Path(os.environ.get("NETRC") or Path.home() / (".netrc" if os.name != "nt" else "_netrc"))
+    try:
+        return netrc(path).authenticators(server) is not None
+    except (OSError, NetrcParseError, UnicodeDecodeError):
+        return False
 
 
 def _installed(name: str) -> bool:

@@ -27,7 +27,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from luthier.events.printable import one_line, printable
 from luthier.events.sinks.graph import architecture_table, cell, graph_def
 from luthier.events.sinks.metrics import metrics
-from luthier.events.types import Architecture, Event, Gradients, Notice, RunFinished, RunStarted, Sampled
+from luthier.events.types import Architecture, Checked, Event, Gradients, Notice, RunFinished, RunStarted, Sampled
 
 _NOTICES_SHOWN = 50
 _SESSION_METRICS = {
@@ -75,9 +75,10 @@ class TensorBoardSink:
                 number = self._prompts.setdefault(event.prompt, len(self._prompts) + 1)
                 self._step = event.step
                 self._summary(_text(f"samples/{number}", _sample(event)))
+            case Checked() if notice := event.notice():
+                self._noticed(notice)
             case Notice():
-                self._notices = [*self._notices, _notice(event)][-_NOTICES_SHOWN:]
-                self._write_notices()
+                self._noticed(event)
             case RunFinished():
                 self._summary(_session_end(event))
         self._file.flush()
@@ -93,6 +94,10 @@ class TensorBoardSink:
         # The step of the checkpoint itself was logged before it was saved, and stands.
         self._add(step=event.first_step + 1 if event.first_step else 0, session_log=log)
         self._summary(_experiment(event), _session_start(event), _text("hyperparameters", _plan_table(event)))
+        self._write_notices()
+
+    def _noticed(self, notice: Notice) -> None:
+        self._notices = [*self._notices, _notice(notice)][-_NOTICES_SHOWN:]
         self._write_notices()
 
     def _write_notices(self) -> None:

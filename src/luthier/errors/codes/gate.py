@@ -1,0 +1,34 @@
+"""Codes of the family E-GATE: what is found before the first step."""
+
+from luthier.errors.codes.base import Explanation
+
+GATE: dict[str, Explanation] = {
+    "E-GATE-001": Explanation(
+        title="a check before training failed",
+        why="the run would take its time and its money, and its result would be of no use",
+        text=(
+            "Before the weights are loaded Luthier looks at your rows as tokens, at the template and the tokenizer "
+            "that will be saved, at the device and at the disk. What the message names would spoil the run. luthier "
+            "plan --check shows all checks, luthier inspect the rows, and luthier explain NAME says what a check looks "
+            "for. When you know better, --allow NAME starts all the same; that is written into plan.yaml and "
+            "events.jsonl."
+        ),
+    ),
+    "E-GATE-002": Explanation(
+        title="no check has that name",
+        why="a failure that you meant to allow would stop the run, or another one would pass unseen",
+        text=(
+            "--allow takes the name of a check, as the message of a failed one and luthier plan --check show it: words "
+            "with dashes, such as rows-cut. It can be given several times."
+        ),
+    ),
+    "E-GATE-003": Explanation(
+        title="there is no such row",
+        why="another row than the one that was meant would be shown",
+        text=(
+            "luthier inspect --row takes the number of a row, counted from 1 over all sources in the order of the "
+            "config; for a file of one row a line it is the line. Rows that could not be used at all (bad_rows: drop) "
+            "are not counted."
+        ),
+    ),
+}
