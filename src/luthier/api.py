@@ -162,7 +162,8 @@ def train(
     Raises:
         LuthierError: One of its kinds, for everything that a user can cause.
     """
-    loaded, allowed = _loaded(config, overrides), known(allow)
+    loaded = _loaded(config, overrides)
+    allowed = known([*allow, *(loaded.record.facts.get("allowed", []) if loaded.record else [])])
     require_one_process()
     early = resolve(loaded, probe(), None, None)  # impossible requests fail before anything is fetched
     output_dir = Path(early.config.training.output_dir).expanduser()

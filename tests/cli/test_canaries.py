@@ -97,7 +97,7 @@ def leaky(monkeypatch):
 
     monkeypatch.setattr(api, "load_model", loads)
     monkeypatch.setattr(milestones, "sample", sample)
-    monkeypatch.setattr(DataReport, "warnings", lambda self: [(f"the rows say {TEXT}", f"key: {TEXT}")])
+    monkeypatch.setattr(DataReport, "lines", lambda self: [f"the rows say {TEXT}"])
 
 
 def switched_off(patch):

@@ -200,3 +200,14 @@ def test_the_same_in_processes_of_their_own(tmp_path, run):
     assert "nothing differs from one/plan.yaml" in again.out
     assert weights(run / "one-again") == weights(run / "one") != weights(run / "out")
     assert logged(run / "one-again") == logged(run / "one")
+
+
+def test_what_the_gate_let_pass_on_purpose_it_lets_pass_again(capsys, run):
+    keys = ["output_dir=cut", "overlong_rows=truncate", "max_seq_length=90"]
+    assert run_here(capsys, "train", "--from", "out", *keys).code == 3
+    taken = run_here(capsys, "train", "--from", "out", *keys, "--allow", "zero-label-rows")
+    assert taken.code == 0, taken.err
+    assert yaml.safe_load((run / "cut" / "plan.yaml").read_text())["record"]["allowed"] == ["zero-label-rows"]
+    again = run_here(capsys, "train", "--from", "cut")
+    assert again.code == 0, again.err
+    assert weights(run / "cut-again") == weights(run / "cut")
