@@ -211,6 +211,12 @@ def test_a_model_of_impossible_size_is_refused_before_it_fills_the_memory(folder
     assert "describes 64,0" in found
 
 
+def test_weights_that_are_not_in_the_4_bits_that_config_json_claims(folder):
+    edit(folder, quantization_config={"load_in_4bit": True, "quant_method": "bitsandbytes"})
+    code, _, _ = problem_of(lambda: loaded_model(folder))
+    assert code == "E-MODEL-008"
+
+
 def test_a_generation_config_that_makes_no_sense_is_named(folder):
     edit(folder, "generation_config.json", pad_token_id="x")
     code, found, _ = problem_of(lambda: loaded_model(folder))

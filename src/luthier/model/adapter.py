@@ -57,7 +57,7 @@ def add_adapter(model: Any, section: LoraSection, *, revision: str | None = None
     names = linear_names(model)
     try:
         adapted = get_peft_model(model, lora, revision=revision)
-    except (ValueError, TypeError, NotImplementedError, re.error) as error:
+    except (ValueError, TypeError, AttributeError, NotImplementedError, re.error) as error:
         found = f"{section.target_modules} does not fit {type(model).__name__}: {brief(error)}"
         fix = f"write target_modules: all-linear, or names out of: {', '.join(sorted(names))}"
         raise ModelError(Problem("E-MODEL-008", found, fix, "lora.target_modules")) from error
