@@ -1,7 +1,9 @@
 """SIGTERM, SIGINT and SIGUSR1 in ten phases of the command line.
 
 However far the run is, within ten seconds it has left with 75, has lost at most one step, and the same command goes on
-to the straight run's losses and weights. While final_model is written, to finish and leave with 0 is as good.
+to the straight run's losses and weights. While final_model is written, to finish and leave with 0 is as good. The first
+phase is the import of torch: in the quarter of a second before it, while Python itself starts, a signal does what it
+does to any program, and nothing has begun.
 
 The command runs as a fork of a process that has imported everything; in the first two phases, and in every third round
 in all of them, as a process of its own.
@@ -46,7 +48,7 @@ def trial(number: int, seed: int) -> str:
     alone = phase in ("starting", "reading the config") or number // 30 % 3 == 2
     child = (as_process if alone else as_fork)(path, place / "log")
     reached = wait_until(PHASES[phase], place, child)
-    time.sleep(rng.random() * (0.5 if phase == "starting" else 0.03))
+    time.sleep(rng.random() * (0.3 if phase == "starting" else 0.03))
     steps_before = newest_step(place / "run")
     started = time.monotonic()
     os.kill(child, sent)
@@ -125,7 +127,7 @@ PHASES: dict[str, Ready] = {
     "loading the model": seen("notice", text="loading "),
     "tokenizing": there("cache/*"),
     "reading the config": mapped("_yaml"),
-    "starting": mapped("libc"),
+    "starting": mapped("libtorch_cpu"),
 }
 """Phase -> how it is known that it has begun."""
 

@@ -32,26 +32,29 @@ def train(
 
     All keys: luthier explain
     """
-    config = loaded(request, again)  # a wrong config fails before torch is even imported
-    from rich.console import Console
-
-    from luthier import api
-    from luthier.events.sinks import Sinks
-    from luthier.events.types import RunFinished
-    from luthier.monitor.panel import training_screen
     from luthier.training.signals import stop_on_signals
 
-    console = Console()
     stopped = False
     try:
-        with Sinks() as screen, stop_on_signals() as stop:
-            screen.add("the terminal", training_screen(console, plain))
-            events = api.train(
-                config, resume=resume, overwrite=overwrite, allow_changes=allow_changes, allow=allow, stop=stop
-            )
-            for event in events:
-                screen.write(event)
-                stopped = isinstance(event, RunFinished) and event.status == "stopped"
+        with stop_on_signals() as stop:
+            stop.at_once = True  # while torch is imported, too
+            config = loaded(request, again)  # a wrong config fails before torch is even imported
+            from rich.console import Console
+
+            from luthier import api
+            from luthier.events.sinks import Sinks
+            from luthier.events.types import RunFinished
+            from luthier.monitor.panel import training_screen
+
+            stop.at_once = False
+            with Sinks() as screen:
+                screen.add("the terminal", training_screen(Console(), plain))
+                events = api.train(
+                    config, resume=resume, overwrite=overwrite, allow_changes=allow_changes, allow=allow, stop=stop
+                )
+                for event in events:
+                    screen.write(event)
+                    stopped = isinstance(event, RunFinished) and event.status == "stopped"
     except KeyboardInterrupt:
         typer.echo("interrupted; --resume auto goes on from the newest checkpoint, if there is one", err=True)
         stopped = True

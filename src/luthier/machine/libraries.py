@@ -6,7 +6,7 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import datasets
@@ -26,6 +26,18 @@ LIBRARIES = (
 )
 
 
+class _Lenient(logging.FileHandler):
+    """A log that cannot be written is lost, and nothing else is."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a record, if the file can be opened."""
+        with suppress(OSError):
+            super().emit(record)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Say nothing: the screen belongs to the run."""
+
+
 class _WithoutSecrets(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         return hide(super().format(record))
@@ -38,7 +50,7 @@ def library_output_to(path: Path) -> Iterator[None]:
     Downloads keep their progress bar: they are the one wait that needs one.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    handler = logging.FileHandler(path, encoding="utf-8", delay=True)
+    handler = _Lenient(path, encoding="utf-8", delay=True)
     handler.setFormatter(_WithoutSecrets("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     loggers = [logging.getLogger(name) for name in LIBRARIES]
     before = [(logger, list(logger.handlers), logger.propagate) for logger in loggers]

@@ -8,34 +8,60 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 
+class Interrupted(KeyboardInterrupt):  # noqa: N818
+    """A stop that does not wait. Python ends itself by SIGINT, whatever exit code is asked for, when exactly a
+    KeyboardInterrupt has passed through code made from text, as dataclasses are."""
+
+
+class Stop:
+    """Says, when called, whether a stop was asked for.
+
+    Attributes:
+        at_once: There is nothing to finish yet: a request interrupts, as a second Ctrl-C always does.
+    """
+
+    def __init__(self) -> None:
+        self._asked = threading.Event()
+        self.at_once = False
+
+    def __call__(self) -> bool:
+        """Whether a stop was asked for."""
+        return self._asked.is_set()
+
+    def request(self, number: int, frame: FrameType | None) -> None:
+        """The handler of the signals.
+
+        Raises:
+            Interrupted: At once, or at a second SIGINT.
+        """
+        again = self() and number == signal.SIGINT
+        self._asked.set()
+        if again or self.at_once:
+            raise Interrupted
+        sys.stderr.write("stopping: this step is finished and saved first (Ctrl-C again: now)\n")
+
+
 @contextmanager
-def stop_on_signals() -> Iterator[Callable[[], bool]]:
+def stop_on_signals() -> Iterator[Stop]:
     """Yields a function that says whether a stop was asked for. A second SIGINT interrupts at once.
 
     Outside the main thread, where Python delivers no signals, it never does.
     """
-    asked = threading.Event()
+    stop = Stop()
     if threading.current_thread() is not threading.main_thread():
-        yield asked.is_set
+        yield stop
         return
-
-    def request(number: int, frame: FrameType | None) -> None:
-        if asked.is_set() and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        asked.set()
-        sys.stderr.write("stopping: this step is finished and saved first (Ctrl-C again: now)\n")
-
     numbers = [signal.SIGINT, signal.SIGTERM]
     if hasattr(signal, "SIGUSR1"):  # not on Windows
         numbers.append(signal.SIGUSR1)
-    before = {number: signal.signal(number, request) for number in numbers}
+    before = {number: signal.signal(number, stop.request) for number in numbers}
     try:
-        yield asked.is_set
+        yield stop
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
