@@ -13,9 +13,10 @@ from contextlib import contextmanager
 from types import FrameType
 
 
-class Interrupted(KeyboardInterrupt):  # noqa: N818
+class Interrupted(KeyboardInterrupt):
     """A stop that does not wait. Python ends itself by SIGINT, whatever exit code is asked for, when exactly a
-    KeyboardInterrupt has passed through code made from text, as dataclasses are."""
+    KeyboardInterrupt has passed through code made from text, as dataclasses are.
+    """
 
 
 class Stop:
