@@ -14,8 +14,10 @@ from types import FrameType
 
 
 class Interrupted(KeyboardInterrupt):
-    """A stop that does not wait. Python ends itself by SIGINT, whatever exit code is asked for, when exactly a
-    KeyboardInterrupt has passed through code made from text, as dataclasses are.
+    """A stop that does not wait.
+
+    Python ends itself by SIGINT, whatever exit code is asked for, when exactly a KeyboardInterrupt has passed through
+    code that was made from text, as dataclasses are; not when a subclass has.
     """
 
 
