@@ -18,7 +18,7 @@ from concurrent.futures import Future, wait
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
@@ -172,7 +172,9 @@ def train(
         moved = stack.enter_context(open_folder(output_dir, resume=wanted is not None, overwrite=overwrite))
         stack.enter_context(_traced(output_dir))
         stack.enter_context(library_output_to(output_dir / "library.log"))
-        checkpoint = find_checkpoint(output_dir, wanted) if wanted else None
+        checkpoint = (
+            (yield from _in_background(lambda _: find_checkpoint(output_dir, wanted), stop)) if wanted else None
+        )
         if loaded.record:
             yield Notice("info", f"the run that {loaded.record.path} records, once more, into {output_dir}")
         if moved:
@@ -224,12 +226,13 @@ def _recorded(events: Iterator[Event], sinks: Sinks) -> Iterator[Event]:
             last = event
             sinks.write(event)
             yield event
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as error:
         problems = error.problems if isinstance(error, LuthierError) else ()
         reason = "; ".join(problem.found for problem in problems) or summary(error)
         if not isinstance(last, RunFinished):
             step = getattr(last, "step", 0) or 0
-            sinks.write(RunFinished("failed", step, 0.0, float("nan"), 0.0, 0, 0.0, "", reason))
+            status: Literal["stopped", "failed"] = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
+            sinks.write(RunFinished(status, step, 0.0, float("nan"), 0.0, 0, 0.0, "", reason))
         raise
 
 
@@ -253,8 +256,6 @@ def _events(job: _Job, notices: Sequence[str]) -> Iterator[Event]:
     resolved = parts.plan
     checks = yield from _in_background(lambda _: examine(parts.subject, job.allowed), job.stop)
     job.record.facts["allowed"] = [check.name for check in of("allowed", checks)]
-    with named_failures(resolved):
-        job.record.write(output_dir)
     first_step = checkpoint.step if checkpoint else 0
     epochs = resolved.total_steps / resolved.steps_per_epoch
     yield RunStarted(output_dir.name, resolved.total_steps, first_step, epochs, plan_as_dict(resolved))
@@ -265,6 +266,8 @@ def _events(job: _Job, notices: Sequence[str]) -> Iterator[Event]:
     yield from (Notice("info", line) for line in parts.data.report.lines())
     yield from told(checks)
     refuse(checks)
+    with named_failures(resolved):
+        job.record.write(output_dir)
     seed_everything(resolved.config.training.seed)
     yield Notice("info", f"loading {resolved.config.model.model_name_or_path}")
     with named_failures(resolved):

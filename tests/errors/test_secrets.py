@@ -36,6 +36,14 @@ def test_the_value_of_a_variable_that_is_named_like_a_secret(monkeypatch, name):
     assert holds_secret(text)
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["corpora/sk-news-articles-2023.jsonl", "data/sk-learn-documentation-qa-2024", "runs/hf_llama32instruct20kcode"],
+)
+def test_names_of_files_and_runs_are_no_secrets(name):
+    assert hide(name) == name and not holds_secret(name)
+
+
 def test_a_longer_secret_goes_before_the_one_that_it_begins_with(monkeypatch):
     monkeypatch.setenv("A_TOKEN", "c4nary-value")
     monkeypatch.setenv("B_TOKEN", "c4nary-value-longer")
@@ -72,7 +80,7 @@ def test_the_hubs_token_and_passwords_of_hosts(bare):
 @pytest.mark.parametrize(
     "secret",
     [
-        "hf_" + "aB3" * 8, "sk-" + "aB3" * 8, "ghp_" + "aB3" * 10, "github_pat_" + "a1_" * 8, "AKIA" + "A1B2" * 4,
+        "hf_" + "aB3" * 12, "sk-" + "aB3" * 8, "ghp_" + "aB3" * 10, "github_pat_" + "a1_" * 8, "AKIA" + "A1B2" * 4,
         "xoxb-123456789012-abc", "wandb_v1_" + "aB3" * 6,
         "-----BEGIN RSA PRIVATE KEY-----\nabc\n-----END RSA PRIVATE KEY-----",
     ],

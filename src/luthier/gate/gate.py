@@ -8,7 +8,7 @@ from textwrap import fill
 from luthier.config.keys import closest
 from luthier.errors import ConfigError, Problem, RefusedError
 from luthier.events.types import Checked, Event, Notice
-from luthier.gate.check import Check, Subject, Verdict
+from luthier.gate.check import Check, Subject, Verdict, warns
 from luthier.gate.checks import CHECKS
 
 BY_NAME: dict[str, Check] = {check.name: check for check in CHECKS}
@@ -50,7 +50,10 @@ def examine(subject: Subject, allow: frozenset[str] = frozenset()) -> tuple[Chec
 
 
 def _examined(check: Check, subject: Subject, allow: frozenset[str]) -> Checked:
-    result = check.examine(subject)
+    try:
+        result = check.examine(subject)
+    except OSError as error:  # a file that vanished, a folder that may not be looked into
+        result = warns(f"could not be looked at: {error.strerror or error}")
     if result.verdict == "passed":
         return Checked(check.name, "passed", result.found)
     verdict: Verdict = "allowed" if result.verdict == "failed" and check.name in allow else result.verdict

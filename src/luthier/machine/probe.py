@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -127,6 +128,9 @@ def _forget_peak() -> bool:
 
 
 def _resident_peak_gib() -> float:
+    """The kernel's high-water mark of this process; `ru_maxrss` may be that of the parent that started it."""
+    with suppress(OSError, StopIteration, ValueError), Path("/proc/self/status").open(encoding="ascii") as file:
+        return int(next(line for line in file if line.startswith("VmHWM")).split()[1]) / 2**20
     try:
         import resource
     except ImportError:  # Windows

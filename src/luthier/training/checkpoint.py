@@ -33,6 +33,7 @@ from luthier.training.state import TrainState
 
 PREFIX = "checkpoint-"
 STATE = "trainer_state.json"
+_ASKED = ("weight_decay", "betas", "eps")
 LEAST_KEPT = 2
 """Whole checkpoints that always stay: one may be damaged later, and is then not the only one."""
 
@@ -157,7 +158,10 @@ def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Opt
         load_trained(model, checkpoint.path)
         tensors = load_file(checkpoint.path / "optimizer.safetensors")
         plain = json.loads((checkpoint.path / "optimizer.json").read_text(encoding="utf-8"))
+        asked = [{name: group[name] for name in _ASKED if name in group} for group in optimizer.param_groups]
         optimizer.load_state_dict(_unflatten(tensors, plain))
+        for group, options in zip(optimizer.param_groups, asked, strict=True):
+            group.update(options)  # a changed one was allowed, and shall then have an effect
     except (ValueError, KeyError, RuntimeError) as error:
         found = str(error).splitlines()[0][:200]
         raise CheckpointError(Problem("E-CKPT-004", found, fix, str(checkpoint.path))) from error
@@ -175,7 +179,7 @@ def _rotate(output_dir: Path, keep: int | None, saved: int, best: int | None) ->
 
     Nothing is deleted that is not older than `LEAST_KEPT` whole ones.
     """
-    if keep is None:
+    if keep is None or len(checkpoints(output_dir)) <= max(keep, LEAST_KEPT):
         return []
     removed, kept, whole = [], 0, 0
     for path in reversed(checkpoints(output_dir)):

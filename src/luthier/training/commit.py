@@ -90,7 +90,9 @@ def verify(folder: Path) -> str:
                 return f"{name} is damaged"
     except FileNotFoundError as error:
         return f"{Path(str(error.filename)).name} is missing"
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except OSError as error:
+        return f"{Path(str(error.filename or folder)).name} cannot be read ({error.strerror})"
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         return f"its manifest cannot be read ({type(error).__name__})"
     return ""
 
@@ -147,7 +149,7 @@ def _hash(path: Path) -> str:
 def _flush_and_hash(path: Path) -> str:
     """Make the file durable and readable like any other file of the user, and hash what was written."""
     path.chmod(0o666 & ~_UMASK)
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDWR | getattr(os, "O_BINARY", 0))  # Windows flushes only what may be written
     try:
         with os.fdopen(os.dup(descriptor), "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()  # before the flush: still what we wrote

@@ -8,13 +8,14 @@ switched. What happens between two steps is in `luthier.training.milestones`.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 
 import torch
 
 from luthier.data.collate import MicroBatch
 from luthier.data.loader import step_batches, training_steps
 from luthier.data.order import step_rows
-from luthier.errors import Problem, RunError
+from luthier.errors import CheckpointError, Problem, RunError
 from luthier.events.types import Event, Gradients, Notice, Resumed
 from luthier.machine.ranks import rank, world_size
 from luthier.machine.seed import rng_state, set_rng_state
@@ -157,16 +158,19 @@ def go_back(job: Run, what: str) -> Iterator[Event]:
     state, settings = job.state, job.plan.config.training
     checkpoint = None
     if settings.after_bad_steps == "rollback" and state.rollbacks < MOST_ROLLBACKS:
-        checkpoint = find_checkpoint(job.output_dir, "auto", before=state.rolled_back_to)
+        again = state.went_bad_at is not None and state.step <= state.went_bad_at  # it did not help
+        with suppress(CheckpointError):  # none is whole
+            checkpoint = find_checkpoint(job.output_dir, "auto", before=state.rolled_back_to if again else None)
     if checkpoint is None:
-        fix = "write a learning_rate of a third, or dtype: float32; then --resume auto --allow-changes"
+        fix = "write a learning_rate of a third; then --resume auto --allow-changes"
         raise RunError(Problem("E-RUN-001", what, fix, "training.learning_rate"))
     job.state = restore(checkpoint, job.model, job.optimizer)
     abandon_after(job.output_dir, checkpoint.step)
     job.state.rollbacks, job.state.rolled_back_to = state.rollbacks + 1, checkpoint.step
+    job.state.went_bad_at = state.step
     job.state.rate_factor = factor = state.rate_factor * ROLLBACK_FACTOR
     text = f"back to step {checkpoint.step:,}, with {factor:g} times the learning rate: {what}"
-    yield Notice("critical", text, f"training.learning_rate: {settings.learning_rate * factor:g}", state.step + 1)
+    yield Notice("critical", text, step=state.step + 1)  # no line to change: the factor is kept in the checkpoints
     yield Resumed(checkpoint.step, str(checkpoint.path), list(checkpoint.passed_over))
 
 

@@ -102,10 +102,12 @@ def _locked(output_dir: Path) -> Iterator[None]:
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             holder = path.read_text(encoding="utf-8").strip() or "another process"
             fix = "wait for it or stop it, or write another output_dir"
             raise CheckpointError(Problem("E-CKPT-006", f"{output_dir} is in use by {holder}", fix, KEY)) from error
+        except OSError:
+            pass  # a file system without locks
         os.ftruncate(descriptor, 0)
         os.write(descriptor, f"process {os.getpid()} since {time.strftime('%Y-%m-%d %H:%M:%S')}".encode())
         yield

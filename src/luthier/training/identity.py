@@ -13,6 +13,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import bitsandbytes
+import numpy
 import peft
 import torch
 import transformers
@@ -50,6 +51,7 @@ def identity(plan: Plan) -> dict[str, Any]:
             "max_tokens_per_micro_batch": plan.max_tokens_per_micro_batch,
             "lean_path": plan.config.training.lean_path,
             "packing": plan.config.training.packing,
+            "numpy": numpy.__version__,  # it draws the order of the rows
             "threads": torch.get_num_threads(),
             "arithmetic": torch.backends.cpu.get_cpu_capability(),
             "world_size": plan.machine.world_size,

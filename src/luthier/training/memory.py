@@ -8,7 +8,8 @@ The gradient of a step is a sum over its tokens, so how they are cut changes rou
 random numbers). What was lowered stays so, is written into checkpoints, and is said with the YAML line that makes it
 permanent.
 
-Not covered: what the system's own killer ends without asking (a container's limit on a CPU): that costs the steps
+Not covered: the optimizer's own update, whose moments come with the first step (`luthier.training.rehearsal` tries it
+before); what the system's own killer ends without asking (a container's limit on a CPU): that costs the steps
 since the last checkpoint; and `auto: false`, which runs the YAML as it stands or not at all.
 """
 
@@ -25,18 +26,19 @@ from luthier.data.collate import MicroBatch
 from luthier.events.types import Notice
 
 
-def lowered(plan: Plan, batches: Sequence[MicroBatch], step: int) -> tuple[Passes, Notice] | None:
+def lowered(plan: Plan, batches: Sequence[MicroBatch], step: int, what: str = "step") -> tuple[Passes, Notice] | None:
     """The next thing to give up, and what is said of it; None when there is nothing left.
 
     Args:
         plan: The plan as it is.
         batches: The micro-batches that did not fit.
-        step: The number of the step that is tried again.
+        step: The number of the step.
+        what: What is tried again, before that number.
     """
     if not plan.config.training.auto:
         return None
     now, layers = plan.passes, plan.model.layers if plan.model else 0
-    largest = max(batch.num_tokens if batch.document_offsets else batch.input_ids_BT.numel() for batch in batches)
+    largest = max((b.num_tokens if b.document_offsets else b.input_ids_BT.numel() for b in batches), default=0)
     if any(batch.rows > 1 for batch in batches):
         tokens = max(1, min(largest, now.micro_batch_tokens) // 2)
         passes, change = replace(now, micro_batch_tokens=tokens), f"training.max_tokens_per_micro_batch: {tokens}"
@@ -52,7 +54,9 @@ def lowered(plan: Plan, batches: Sequence[MicroBatch], step: int) -> tuple[Passe
     else:
         return None
     passes = replace(passes, how=f"lowered at step {step:,}, when memory ran out", lowered=True)
-    said = f"step {step:,} ran out of memory (E-RUN-002) and is done again, the same examples in the same order: {text}"
+    said = (
+        f"{what} {step:,} ran out of memory (E-RUN-002) and is done again, the same examples in the same order: {text}"
+    )
     return passes, Notice("warning", said, change, step)
 
 

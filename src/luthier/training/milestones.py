@@ -148,7 +148,10 @@ def held_out_loss(job: Run) -> tuple[float, int] | Iterator[Notice]:
             batches = until_stopped(evaluation_batches(job.data.eval, job.plan, rank(), world_size()))
             return evaluate(job.model, batches, job.plan)
     except Exception as error:
-        if not is_out_of_memory(error) or (less := lowered(job.plan, tried, job.state.step)) is None:
+        if (
+            not is_out_of_memory(error)
+            or (less := lowered(job.plan, tried, job.state.step, "the evaluation after step")) is None
+        ):
             raise
     return job.lower(*less)
 
@@ -206,7 +209,7 @@ def saves_now(job: Run) -> bool:
         return True
     if job.saving.waits or not job.plan.save_every:
         return False
-    first = settings.save_first_step and state.step == 1
+    first = settings.save_first_step and state.saved_step is None
     return first or due(state.step, job.plan.save_every) or job.saving.due(settings.save_minutes)
 
 
@@ -221,8 +224,10 @@ def save(job: Run) -> Iterator[Event]:
     try:
         with job.watchdog.watching("a save", state.step):
             saved = save_checkpoint(job.output_dir, job.model, job.optimizer, state, job.identity, keep)
-    except (OSError, MemoryError) as error:
+    except (OSError, MemoryError, RuntimeError) as error:
         state.saved_step = before
+        if isinstance(error, RuntimeError) and not is_out_of_memory(error):
+            raise
         if why_it_ends(job) == "stopped":  # nothing else keeps what was trained
             raise
         wait = job.saving.failed()

@@ -65,7 +65,7 @@ def rehearse(job: Run) -> Iterator[Event]:
     """
     decision = job.plan.value("training.rehearsal")
     by_itself, left = bool(decision.how), job.plan.total_steps - job.state.step
-    if not left or not (decision.value or by_itself):
+    if not left or not (decision.value or by_itself) or job.stop():
         return
     if by_itself and left < REHEARSED_FROM:
         text = f"no rehearsal of the largest step: it would be more than a twentieth of {left:,} steps"
@@ -101,7 +101,10 @@ def _tried(job: Run) -> tuple[Largest, PeakMeter, _Measured] | Iterator[Notice]:
             return largest, meter, _run(job, largest)
     except Exception as error:
         passes = [collate(job.data.train, rows, job.plan) for rows in largest.passes]
-        if not is_out_of_memory(error) or (less := lowered(job.plan, passes, job.state.step + 1)) is None:
+        if (
+            not is_out_of_memory(error)
+            or (less := lowered(job.plan, passes, job.state.step + 1, "the rehearsal before step")) is None
+        ):
             raise
     return job.lower(*less)
 
@@ -120,7 +123,7 @@ def _run(job: Run, largest: Largest) -> _Measured:
     backward(model, [collate(job.data.train, rows, plan) for rows in largest.passes], plan)
     norm = gradient_norm(parameters)
     if fresh:
-        _update(parameters, optimizer, job, norm)
+        _update(parameters, optimizer, job, torch.zeros(()))  # not `norm`: one that is not a number would clip to NaN
     norm.item()
     measured.step_seconds = time.monotonic() - started
     for parameter in parameters:

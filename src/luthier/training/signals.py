@@ -5,11 +5,11 @@ Schedulers announce the end of a job's time with SIGTERM or, where asked, SIGUSR
 
 from __future__ import annotations
 
+import os
 import signal
-import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 
@@ -29,12 +29,12 @@ class Stop:
     """
 
     def __init__(self) -> None:
-        self._asked = threading.Event()
+        self._asked = False  # no Event: its lock could be held by what the signal interrupts
         self.at_once = False
 
     def __call__(self) -> bool:
         """Whether a stop was asked for."""
-        return self._asked.is_set()
+        return self._asked
 
     def request(self, number: int, frame: FrameType | None) -> None:
         """The handler of the signals.
@@ -43,10 +43,11 @@ class Stop:
             Interrupted: At once, or at a second SIGINT.
         """
         again = self() and number == signal.SIGINT
-        self._asked.set()
+        self._asked = True
         if again or self.at_once:
             raise Interrupted
-        sys.stderr.write("stopping: this step is finished and saved first (Ctrl-C again: now)\n")
+        with suppress(OSError):  # its reader may be gone: `2>&1 | tee log` hears Ctrl-C too
+            os.write(2, b"stopping: this step is finished and saved first (Ctrl-C again: now)\n")
 
 
 @contextmanager

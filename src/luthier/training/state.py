@@ -56,6 +56,8 @@ class TrainState:
     """How often the run went back to a checkpoint after too many bad steps, ..."""
     rolled_back_to: int | None = None
     """... the step it went back to last, ..."""
+    went_bad_at: int | None = None
+    """... the step at which that was found necessary, ..."""
     rate_factor: float = 1.0
     """... and what the learning rate is multiplied by since."""
     recent_losses: list[float] = field(default_factory=list)

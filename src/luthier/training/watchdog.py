@@ -47,7 +47,7 @@ class Watchdog:
         finally:
             faulthandler.cancel_dump_traceback_later()
             seconds = time.monotonic() - started
-            if seconds > limit - _CLOCKS_STEP and self._path.stat().st_size > written:
+            if seconds > limit - _CLOCKS_STEP and self._size() > written:
                 text = f"{what} took {seconds:,.0f} s; where every thread was after {limit:,.0f} s is in {self._path}"
                 self._said = Notice("warning", text, step=step)
             self._slowest[what] = max(self._slowest.get(what, 0.0), seconds)
@@ -62,8 +62,15 @@ class Watchdog:
         """Close the file; an empty one is deleted."""
         if self._file:
             self._file.close()
-            if not self._path.stat().st_size:
-                self._path.unlink()
+            if not self._size():
+                self._path.unlink(missing_ok=True)
+
+    def _size(self) -> int:
+        """Bytes in the file; 0 when somebody has deleted it."""
+        try:
+            return self._path.stat().st_size
+        except OSError:
+            return 0
 
     def _open(self) -> TextIO | None:
         """The file; None where it cannot be written, which is no reason to lose a run."""

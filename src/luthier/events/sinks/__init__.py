@@ -178,4 +178,6 @@ def _reason(error: Exception) -> str:
 
 
 def _to_stderr(text: str) -> None:
-    sys.stderr.write(f"warning: {text}\n")
+    with suppress(OSError, ValueError):  # its reader may be gone too
+        sys.stderr.write(f"warning: {text}\n")
+        sys.stderr.flush()
