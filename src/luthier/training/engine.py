@@ -69,7 +69,7 @@ class Run:
 
     def __post_init__(self) -> None:
         self.reader = MachineReader(self.output_dir)
-        self.ahead = TimeLeft(self.plan, self.data.train)
+        self.ahead = TimeLeft(self.plan, self.data.train, self.data.eval)
 
 
 def run(job: Run) -> Iterator[Event]:
