@@ -4,8 +4,8 @@
 
 ROWS.jsonl has the columns `text` and `code` (MBPP). Models are made here, with random weights. Memory is predicted
 before the model is loaded, and measured as the peak resident set of the process up to the end; the rehearsal's own peak
-stands beside it. Time is predicted after 20 steps and measured at the end. The file is written after each run; runs
-that are there already and not named by --only stay.
+stands beside it. Time is predicted after 20 steps, so not in shorter runs, and measured at the end. The file is written
+after each run; runs that are there already and not named by --only stay.
 
 Not covered: a GPU.
 """
@@ -75,7 +75,7 @@ def main() -> None:
             print(line(runs[case]), flush=True)
             command = f"python benchmarks/forecast.py {arguments.rows.name}"
             content = {
-                "command": command, "steps": arguments.steps, "surroundings": surroundings,
+                "command": command, "surroundings": surroundings,
                 "runs": [runs[name] for name in CASES if name in runs],
             }  # fmt: skip
             arguments.out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
@@ -130,7 +130,7 @@ def one(kind: str, length: str, overrides: list[str], folder: Path, steps: int) 
 
 
 CHILD = """
-import json, sys
+import json, math, sys
 from luthier import api
 from luthier.events.types import MemoryForecast, Rehearsed, RunFinished
 from luthier.machine.record import surroundings
@@ -138,12 +138,13 @@ found = {}
 for event in api.train(json.loads(sys.argv[1]), sys.argv[2:], overwrite=True):
     found[type(event)] = event
 memory, rehearsed, finished = found[MemoryForecast], found[Rehearsed], found[RunFinished]
+seconds = finished.predicted_runtime if math.isfinite(finished.predicted_runtime) else None
 print(json.dumps({
     "tokens": memory.tokens, "moment": memory.moment, "parts_gib": memory.parts, "predicted_gib": memory.gib,
     "rehearsed_gib": rehearsed.measured_gib, "measured_by": rehearsed.measured_by,
     "peak_gib": finished.peak_memory_gib, "memory_error": memory.gib / finished.peak_memory_gib - 1,
-    "predicted_seconds": finished.predicted_runtime, "seconds": finished.train_runtime,
-    "time_error": finished.predicted_runtime / finished.train_runtime - 1,
+    "steps": finished.step, "predicted_seconds": seconds, "seconds": finished.train_runtime,
+    "time_error": seconds and seconds / finished.train_runtime - 1,
     "rehearsal_seconds": rehearsed.step_seconds + rehearsed.eval_seconds + rehearsed.save_seconds,
     "surroundings": surroundings(),
 }))
@@ -153,7 +154,11 @@ print(json.dumps({
 def line(run: dict[str, Any]) -> str:
     """One run for the eye."""
     memory = f"{run['predicted_gib']:6.2f} GiB predicted {run['peak_gib']:6.2f} measured {run['memory_error']:+6.1%}"
-    seconds = f"{run['predicted_seconds']:6.1f} s predicted {run['seconds']:6.1f} measured {run['time_error']:+6.1%}"
+    seconds = f"{run['seconds']:.1f} s"
+    if run["predicted_seconds"]:
+        seconds = (
+            f"{run['predicted_seconds']:6.1f} s predicted {run['seconds']:6.1f} measured {run['time_error']:+6.1%}"
+        )
     return f"{run['name']:44} {memory} (rehearsal {run['rehearsed_gib']:.2f})   {seconds}"
 
 

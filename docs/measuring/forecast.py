@@ -15,10 +15,11 @@ RESULTS = Path("benchmarks/results/forecast_cpu.json")
 def forecast() -> dict[str, Any]:
     content = json.loads(RESULTS.read_text(encoding="utf-8"))
     runs, surroundings = content["runs"], content["surroundings"]
-    memory, seconds = ([abs(run[f"{kind}_error"]) for run in runs] for kind in ("memory", "time"))
+    memory = [abs(run["memory_error"]) for run in runs]
+    seconds = [abs(run["time_error"]) for run in runs if run["time_error"] is not None]
     numbers: dict[str, Any] = {
         "runs": len(runs),
-        "steps": content["steps"],
+        "timed": len(seconds),
         "device": surroundings["device"],
         "threads": surroundings["threads"],
         "torch": surroundings["torch"],
@@ -39,6 +40,8 @@ def table(runs: list[dict[str, Any]]) -> str:
     lines = [head, "|---|---|---|---|---|---|---|---|"]
     for run in runs:
         memory = f"{run['predicted_gib']:.2f} | {run['rehearsed_gib']:.2f} | {run['peak_gib']:.2f}"
-        seconds = f"{run['predicted_seconds']:.0f} | {run['seconds']:.0f} | {run['time_error']:+.0%}"
+        seconds = f"– | {run['seconds']:.0f} | –"
+        if run["time_error"] is not None:
+            seconds = f"{run['predicted_seconds']:.0f} | {run['seconds']:.0f} | {run['time_error']:+.0%}"
         lines.append(f"| {run['name']} | {memory} | {run['memory_error']:+.1%} | {seconds} |")
     return "\n".join(lines)

@@ -61,7 +61,7 @@ def test_the_log_has_one_dict_a_step_and_nothing_of_the_libraries(finished):
     assert last["step"] == 6
     first = next(v for v in map(parse_line, result.out.splitlines()) if v and "loss" in v)
     assert {"loss", "grad_norm", "learning_rate", "epoch", "step", "num_tokens"} <= first.keys()
-    known = r"\{'|run out|warning: |info[: ]|model: |saved |sample at step|  > |    |  change: "
+    known = r"\{'|run out|warning: |info[: ]|model: |memory: |rehearsal of |saved |sample at step|  > |    |  change: "
     strangers = [line for line in result.out.splitlines() if not re.match(known, line)]
     assert strangers == []
     for name in ("transformers", "bitsandbytes", "UserWarning", "FutureWarning", "it/s"):

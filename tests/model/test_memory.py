@@ -90,12 +90,12 @@ def test_what_costs_more_is_predicted_to(tmp_path, tiny_model_dir):
     rows, config = MemoryRows(16), AutoConfig.from_pretrained(tiny_model_dir)
 
     def gib(tokens=2048, **keys):
-        plan = replace(plan_for(tiny_model_dir, rows, **keys), model=replace(MODEL, layers=2))
+        plan = replace(plan_for(tiny_model_dir, rows, **keys), model=replace(counts, layers=16))
         if plan.config.training.gradient_checkpointing is True:
-            plan = replace(plan, checkpointed_layers=2)
+            plan = replace(plan, checkpointed_layers=16)
         return forecast(plan, config, process_gib=0.5, free_gib=4.0, tokens=tokens, passes=1, row_tokens=100).gib
 
-    MODEL = plan_for(tiny_model_dir, rows).model
+    counts = plan_for(tiny_model_dir, rows).model
     assert gib() < gib(tokens=4096)
     assert gib() < gib(lean_path="false") < gib(lora_dropout=0.1)
     assert gib(gradient_checkpointing="true") < gib(gradient_checkpointing="false")

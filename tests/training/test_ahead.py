@@ -13,7 +13,7 @@ from luthier.training.cost import FIRST_STEPS
 from luthier.training.engine import due
 from tests.rows import MemoryRows, plan_for
 
-PASS, TOKEN, EVALUATION, SAVE, BETWEEN = 0.05, 0.001, 3.0, 1.5, 0.01
+PASS, TOKEN, EVALUATION, SAVE, BETWEEN = 0.05, 0.001, 2.5, 1.5, 0.01
 
 
 def lived(tiny_model_dir, steps=100, first=0, noise=0.0, eval_every=12, save_every=30, expect=True):
@@ -22,7 +22,8 @@ def lived(tiny_model_dir, steps=100, first=0, noise=0.0, eval_every=12, save_eve
     plan = plan_for(tiny_model_dir, rows, 300, max_steps=steps, per_device_train_batch_size=1)
     plan = replace(plan, eval_every=eval_every, save_every=save_every)
     now = [1000.0]
-    ahead = TimeLeft(plan, rows, clock=lambda: now[0])
+    held_out = MemoryRows(60, longest=200, seed=1)
+    ahead = TimeLeft(plan, rows, held_out, clock=lambda: now[0])
     if expect:
         ahead.expect("saving", SAVE)
     now[0] += 50  # loading
@@ -45,6 +46,7 @@ def lived(tiny_model_dir, steps=100, first=0, noise=0.0, eval_every=12, save_eve
         if due(step, plan.save_every) or last:
             now[0] += SAVE
             ahead.took("saving", SAVE)
+    now[0] += SAVE  # final_model
     real = {step: now[0] - at for step, (at, _) in left.items()}
     return ahead.predicted_seconds, now[0] - started, {s: value for s, (_, value) in left.items()}, real
 
@@ -74,4 +76,9 @@ def test_without_evaluations_saves_and_20_steps_there_is_no_promise(tiny_model_d
 def test_a_long_run_is_looked_at_in_part(tiny_model_dir, monkeypatch):
     monkeypatch.setattr("luthier.training.ahead._MOST_STEPS", 50)
     predicted, real, _, _ = lived(tiny_model_dir, steps=400)
+    assert predicted == pytest.approx(real, rel=0.05)
+
+
+def test_an_evaluation_that_is_still_to_come_is_counted(tiny_model_dir):
+    predicted, real, _, _ = lived(tiny_model_dir, steps=60, eval_every=30)
     assert predicted == pytest.approx(real, rel=0.05)

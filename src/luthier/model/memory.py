@@ -102,7 +102,7 @@ def footprint(
     *,
     lean: bool,
     row_tokens: int = 128,
-    pass_tokens: int = 1,
+    pass_tokens: int | None = None,
 ) -> Footprint:
     """Bytes of each part of training.
 
@@ -113,7 +113,8 @@ def footprint(
         machine: Its device.
         lean: Whether the run takes the lean path.
         row_tokens: Tokens of a usual row: attention weights are written out for short rows.
-        pass_tokens: Tokens of a pass: larger tensors leave no holes.
+        pass_tokens: Tokens of a pass, if it is decided: a few need no whole chunk of logits, and very many make tensors
+            that leave no holes.
     """
     text = model_config.get_text_config()
     number = 4 if computes_in(config, machine) == "float32" else 2
@@ -131,7 +132,7 @@ def footprint(
         # gate|up, its gradient and their product; attention's scores, in float32, of documents that are not long
         working = 6 * hidden + 6 * intermediate + 2 * (heads * size + 2 * keys) + 4 * heads * SHORT * 4 // number
     kind = "lean" if lean else "padded" if not packed else "full" if full else "lora"
-    in_heap = machine.device == "cpu" and pass_tokens * intermediate * number < _LARGEST_IN_HEAP
+    in_heap = machine.device == "cpu" and (pass_tokens or 0) * intermediate * number < _LARGEST_IN_HEAP
     body, four_bit = max(0, model.parameters - ends), config.quantization.load_in_4bit
     mapped = machine.device == "cpu" and not config.model.from_scratch and _file_bytes(model_config) == number
     stacks = model.layers * hidden * (heads * size + 2 * keys + 2 * intermediate)
@@ -147,7 +148,7 @@ def footprint(
         checkpoint=hidden * number,
         working=working * number + 4 * hidden * number,
         holes=int(_HOLES[kind] * layer * number) if in_heap else 0,
-        head=_head(machine.device, model.vocab_size, hidden, number, full=full),
+        head=_head(machine.device, model.vocab_size, hidden, number, pass_tokens, full=full),
     )
 
 
@@ -259,8 +260,9 @@ def _stored_as(plan: Plan) -> str:
     return f"{plan.model.parameters:,} numbers, {bits}{plan.config.model.dtype}"
 
 
-def _head(device: str, vocabulary: int, hidden: int, number: int, *, full: bool) -> int:
+def _head(device: str, vocabulary: int, hidden: int, number: int, tokens: int | None, *, full: bool) -> int:
     """Logits of a chunk with their softmax; in 16 bits a wide copy and a narrow gradient too. See `model.head`."""
     rows = max(16, CHUNK_BYTES.get(device, CHUNK_BYTES["cuda"]) // (4 * vocabulary))
+    rows = min(rows, tokens or rows)
     logits = rows * vocabulary * (8 if number == 4 else 12)
     return logits + (vocabulary * hidden * (4 + number) if full else 0)

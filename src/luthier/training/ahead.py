@@ -1,7 +1,9 @@
 """How long a run still takes, from what its steps cost and which steps are to come.
 
     seconds left = sum over steps to come of (a passes + b tokens) + steps (time between steps)
-                 + evaluations, saves, samples to come, each x its mean so far
+                 + evaluations, saves, samples to come, each x its mean so far (final_model counts as a save)
+
+Before the first evaluation its time is what the rehearsal found, or its tokens x b x the share of a forward pass.
 
 Which rows a step takes is a pure function of the seed, so passes and tokens of every step to come are known. a and b
 are fitted on this attempt's steps (`luthier.training.cost.fit`) and get better as it goes; time between steps is what
@@ -27,6 +29,8 @@ Pause = Literal["evaluation", "saving", "sampling"]
 _MOST_STEPS = 2000
 """Steps whose passes are looked at; of longer runs every n-th is, and stands for n."""
 _REMEMBERED = 1000
+FORWARD = 0.4
+"""Of a step's time; with frozen weights the backward pass takes a little longer than the forward pass."""
 
 
 class TimeLeft:
@@ -36,18 +40,23 @@ class TimeLeft:
         predicted_seconds: Of the whole attempt, as said after its first `FIRST_STEPS` steps; nan before.
     """
 
-    def __init__(self, plan: Plan, rows: Rows, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, plan: Plan, rows: Rows, held_out: Rows | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._plan, self._rows, self._clock = plan, rows, clock
+        self._held_out_tokens = int(held_out.lengths.sum()) if held_out is not None else 0
         self._started = clock()
         self._steps: list[tuple[int, int, float]] = []
         self._done, self._step_seconds = 0, 0.0
         self._pauses: dict[Pause, list[float]] = {"evaluation": [], "saving": [], "sampling": []}
         self._expected: dict[Pause, float] = {}
         self._work: dict[int, tuple[int, int]] = {}
+        self._guess = 0.0
         self.predicted_seconds = math.nan
 
     def start(self) -> None:
         """The attempt begins now: what came before is no part of it."""
+        self._to_come(0)  # looked at here, so that it does not count as time between steps
         self._started = self._clock()
 
     def follow(self, plan: Plan) -> None:
@@ -78,7 +87,7 @@ class TimeLeft:
             return None
         left = self.remaining(step)
         self.predicted_seconds = self._clock() - self._started + left
-        pauses = sum(self._mean(pause) * count for pause, count in self._pauses_to_come(step).items())
+        pauses = self._pause_seconds(step)
         text = f"predicted from {FIRST_STEPS} steps: {_words(left)} to go"
         between = f", {_words(pauses)} of it evaluations, saves and samples" if pauses > 0.01 * left else ""
         return Notice("info", text + between, step=step)
@@ -89,20 +98,25 @@ class TimeLeft:
         if not self._steps:
             return 0.0
         cost = fit(self._steps[min(WARM_UP, len(self._steps) - 1) :])
+        self._guess = FORWARD * cost.token_seconds * self._held_out_tokens
         passes, tokens = self._to_come(step)
         between = self._clock() - self._started - self._step_seconds - sum(sum(p) for p in self._pauses.values())
         left = cost.pass_seconds * passes + cost.token_seconds * tokens
         left += max(0.0, between) / self._done * (total - step)
-        return left + sum(self._mean(pause) * count for pause, count in self._pauses_to_come(step).items())
+        return left + self._pause_seconds(step)
+
+    def _pause_seconds(self, step: int) -> float:
+        return sum(self._mean(pause) * count for pause, count in self._pauses_to_come(step).items())
 
     def _mean(self, pause: Pause) -> float:
         seconds = self._pauses[pause]
-        return sum(seconds) / len(seconds) if seconds else self._expected.get(pause, 0.0)
+        guess = self._guess if pause == "evaluation" else 0.0
+        return sum(seconds) / len(seconds) if seconds else self._expected.get(pause, guess)
 
     def _pauses_to_come(self, step: int) -> dict[Pause, int]:
         plan, total = self._plan, self._plan.total_steps
         evaluations = _due(plan.eval_every, step, total) + (plan.eval_every > 0 and total % plan.eval_every > 0)
-        saves = _due(plan.save_every, step, total) + (not plan.save_every or total % plan.save_every > 0)
+        saves = _due(plan.save_every, step, total) + (not plan.save_every or total % plan.save_every > 0) + 1
         settings = plan.config.evaluation
         samples = len({s for s in settings.sample_steps if step <= s <= total} | {total})
         return {
@@ -113,16 +127,18 @@ class TimeLeft:
 
     def _to_come(self, step: int) -> tuple[float, float]:
         """Passes and tokens of the steps after `step`."""
-        steps = range(step, self._plan.total_steps)
-        every = max(1, math.ceil(len(steps) / _MOST_STEPS))
+        total = self._plan.total_steps
+        every = max(1, math.ceil(total / _MOST_STEPS))
         passes = tokens = 0
-        for number in steps[::every]:
-            if number not in self._work:
-                self._work[number] = self._work_of(number)
-            passes += self._work[number][0]
-            tokens += self._work[number][1]
-        scale = len(steps) / max(1, len(steps[::every]))
-        return passes * scale, tokens * scale
+        for first in range(0, total, every):
+            left = min(first + every, total) - max(first, step)
+            if left <= 0:
+                continue
+            if first not in self._work:
+                self._work[first] = self._work_of(first)
+            passes += left * self._work[first][0]
+            tokens += left * self._work[first][1]
+        return passes, tokens
 
     def _work_of(self, step: int) -> tuple[int, int]:
         groups = step_passes(self._rows, self._plan, step, rank(), world_size())

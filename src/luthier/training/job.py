@@ -94,7 +94,7 @@ class Run:
 
     def __post_init__(self) -> None:
         self.reader = MachineReader(self.output_dir)
-        self.ahead = TimeLeft(self.plan, self.data.train)
+        self.ahead = TimeLeft(self.plan, self.data.train, self.data.eval)
         self.watchdog = Watchdog(self.output_dir, self.plan.config.training.hang_seconds)
 
     def learning_rate(self, step: int) -> float:

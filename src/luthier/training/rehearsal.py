@@ -75,6 +75,10 @@ def rehearse(job: Run) -> Iterator[Event]:
         yield from done
     largest, meter, measured = done
     job.ahead.expect("saving", measured.save_seconds)
+    if largest.evaluation and job.data.eval is not None:
+        lengths = job.data.eval.lengths
+        batches = float(lengths.sum() / lengths[list(largest.evaluation)].sum())
+        job.ahead.expect("evaluation", batches * measured.eval_seconds)
     memory = job.plan.memory
     predicted = memory.gib if memory else math.nan
     yield Rehearsed(
