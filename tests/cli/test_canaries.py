@@ -44,7 +44,7 @@ NOT_IN_ENVIRONMENT = {
     "query": "c4nary-14-query",
     "header": "c4nary-15-header-of-enough-letters",
     "private key": "c4nary16base64base64",
-    "shape alone": "ghp_" + "cAnaRy17" * 3,
+    "shape alone": "ghp_" + "cAnaRy17" * 2 + "caN4",
 }
 ALL = {**CANARIES, **NOT_IN_ENVIRONMENT}
 TEXT = " ".join(
