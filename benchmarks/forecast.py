@@ -132,6 +132,7 @@ def one(kind: str, length: str, overrides: list[str], folder: Path, steps: int) 
 CHILD = """
 import json, math, sys
 from luthier import api
+from luthier.events.line import format_line
 from luthier.events.types import MemoryForecast, Rehearsed, RunFinished
 from luthier.machine.record import surroundings
 found = {}
@@ -142,6 +143,7 @@ seconds = finished.predicted_runtime if math.isfinite(finished.predicted_runtime
 print(json.dumps({
     "tokens": memory.tokens, "moment": memory.moment, "parts_gib": memory.parts, "predicted_gib": memory.gib,
     "rehearsed_gib": rehearsed.measured_gib, "measured_by": rehearsed.measured_by,
+    "rehearsal": format_line(rehearsed), "room_gib": memory.room_gib,
     "peak_gib": finished.peak_memory_gib, "memory_error": memory.gib / finished.peak_memory_gib - 1,
     "steps": finished.step, "predicted_seconds": seconds, "seconds": finished.train_runtime,
     "time_error": seconds and seconds / finished.train_runtime - 1,
