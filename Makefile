@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+WORKERS ?= 2
 READY := $(VENV)/.ready
 
 .PHONY: help env quickstart test torture lint fix docs clean
@@ -19,8 +20,8 @@ $(READY): constraints.txt pyproject.toml
 quickstart: env  ## See a small model learn, in minutes, on a CPU.
 	$(BIN)/luthier quickstart
 
-test: env  ## Run all tests that need no GPU.
-	$(BIN)/pytest
+test: env  ## Run all tests that need no GPU, in WORKERS processes.
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile
 
 torture: env  ## Break runs on purpose, some hundred thousand times: hours. Writes docs/reliability.json.
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.torture --json docs/reliability.json
