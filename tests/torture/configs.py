@@ -28,7 +28,7 @@ from luthier.config.schema import Config
 from luthier.errors import ConfigError
 from tests.torture import damage
 from tests.torture.config_texts import FLAT, ODD, SHIPPED, TRAPS, plain_value
-from tests.torture.outcome import COUNTS, dice, workshop
+from tests.torture.outcome import COUNTS, bench, dice
 
 NAME = "configs"
 DEFAULT = 90_000
@@ -276,7 +276,7 @@ def shipped() -> list[bytes]:
 def attempt(text: Text, rng: random.Random | None = None) -> tuple[Path, Loaded | ConfigError | str]:
     """Load a text: the file, and a config, an error in good form, or what is wrong with it."""
     raw, extra = text
-    path = workshop() / "c.yaml"
+    path = bench() / "c.yaml"
     path.write_bytes(raw)
     loaded, wrong = checked(lambda: load(path, extra), raw, rng or random.Random(0))
     return path, wrong or loaded

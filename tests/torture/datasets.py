@@ -26,7 +26,7 @@ from luthier.errors import DataError, RefusedError
 from tests.torture import damage
 from tests.torture.dataset_files import BAD, DAMAGES, FINE, Seed, answers, jsonl, read_back, seeds
 from tests.torture.limits import LONGEST_SECONDS, TookTooLongError, bad_form, limited, peak_mib
-from tests.torture.outcome import COUNTS, dice, workshop
+from tests.torture.outcome import COUNTS, bench, dice
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before any library reads it: nothing is to be fetched
 
@@ -63,7 +63,7 @@ class Case:
 def trial(number: int, seed: int) -> str:
     """One damaged dataset."""
     rng = dice(NAME, seed, number)
-    folder = workshop() / "rows"
+    folder = bench() / "rows"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     case = rng.choice(WAYS)(folder, rng.choice(all_seeds()), rng)
@@ -335,14 +335,14 @@ def two_steps(case: Case) -> str:
     from luthier.events.types import Log, RunFinished
 
     data = {"datasets": [{"path": str(case.path)}], "val_set_size": 0, "cache_dir": str(case.path.parent / "cache2")}
-    training = {"output_dir": str(workshop() / "run"), "max_steps": 2, "per_device_train_batch_size": 2}
+    training = {"output_dir": str(bench() / "run"), "max_steps": 2, "per_device_train_batch_size": 2}
     config = {
         "model": {"model_name_or_path": str(tiny_model()), "dtype": "float32"},
         "data": {**case.settings, **data, "max_seq_length": 256, "overlong_rows": "truncate"},
         "training": training | {"gradient_accumulation_steps": 1, "max_tokens_per_micro_batch": 1024},
         "logging": {"report_to": [], "histogram_steps": 0, "logging_steps": 1},
     }
-    shutil.rmtree(workshop() / "run", ignore_errors=True)
+    shutil.rmtree(bench() / "run", ignore_errors=True)
     try:
         events = list(luthier.train(config))
     except (DataError, RefusedError) as error:
@@ -361,7 +361,7 @@ def is_utf8(raw: bytes) -> bool:
     return True
 
 
-# The workshop --------------------------------------------------------------------------------------------------------
+# The bench --------------------------------------------------------------------------------------------------------
 
 
 @functools.cache
@@ -384,8 +384,8 @@ def tiny_model() -> Path:
     from tests.tiny import build_model
 
     disable_progress_bar()
-    build_model(workshop() / "model")
-    return workshop() / "model"
+    build_model(bench() / "model")
+    return bench() / "model"
 
 
 @functools.cache
@@ -394,6 +394,6 @@ def warm() -> None:
     import torch
 
     torch.set_num_threads(1)
-    file = workshop() / "warm.jsonl"
+    file = bench() / "warm.jsonl"
     file.write_text('{"instruction": "a", "output": "b"}\n' * 3)
     assert not two_steps(Case(file, file))

@@ -29,7 +29,7 @@ from luthier.errors import DataError, ModelError
 from tests.torture import damage
 from tests.torture.datasets import tiny_model
 from tests.torture.limits import LONGEST_SECONDS, TookTooLongError, bad_form, limited, peak_mib
-from tests.torture.outcome import COUNTS, dice, workshop
+from tests.torture.outcome import COUNTS, bench, dice
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before any library reads it: nothing is to be fetched
 
@@ -44,14 +44,14 @@ def trial(number: int, seed: int) -> str:
     """One damaged folder or template."""
     rng = dice(NAME, seed, number)
     warm()
-    folder, canary = workshop() / "damaged", workshop() / "canary"
+    folder, canary = bench() / "damaged", bench() / "canary"
     shutil.rmtree(folder, ignore_errors=True)
     canary.unlink(missing_ok=True)
     kind, use, source = rng.choice(KINDS)
     shutil.copytree(source(), folder)
     what = kind if use is render else f"{kind}: {rng.choice(DAMAGES)(folder, rng)}"
     before = peak_mib()
-    SEEN.watched = str(workshop())
+    SEEN.watched = str(bench())
     SEEN.events.clear()
     try:
         with limited(LONGEST_SECONDS):
@@ -118,7 +118,7 @@ def render(folder: Path, rng: random.Random) -> str:
     else:
         place = rng.randrange(3)
         whole = text if place == 0 else CHATML + text if place == 1 else text + CHATML
-        (folder / "mine.jinja").write_text(whole.replace("CANARY", str(workshop() / "canary")))
+        (folder / "mine.jinja").write_text(whole.replace("CANARY", str(bench() / "canary")))
     template = load_template(str(folder / "mine.jinja"), make_tokenizer(), folder)
     question = template.prompt_text("How?")
     return "" if "How?" in question else f"{text[:80]!r} was accepted and loses the question"
@@ -241,10 +241,10 @@ HOSTILE: tuple[tuple[str, dict[str, Any]], ...] = (
 
 def lay_traps(folder: Path) -> None:
     """Python files and pickles that would be noticed if anything ran them."""
-    touch = f"import pathlib\npathlib.Path({str(workshop() / 'canary')!r}).touch()\n"
+    touch = f"import pathlib\npathlib.Path({str(bench() / 'canary')!r}).touch()\n"
     for name in ("evil", "modeling_llama", "configuration_llama", "tokenization_evil", "setup", "conftest", "__init__"):
         (folder / f"{name}.py").write_text(touch + "class EvilConfig: pass\nEvilModel = EvilTokenizer = EvilConfig\n")
-    command = f"touch {workshop() / 'canary'}".encode()
+    command = f"touch {bench() / 'canary'}".encode()
     pickled = b"cos\nsystem\n(V" + command + b"\ntR."
     for name in (
         "pytorch_model.bin",
@@ -299,7 +299,7 @@ def no_file(folder: Path, rng: random.Random) -> str:
 DAMAGES = (*[any_bytes] * 3, *[one_value] * 3, *[hostile_value] * 3, *[header] * 2, no_file, only_pickles)
 
 
-# The workshop --------------------------------------------------------------------------------------------------------
+# The bench --------------------------------------------------------------------------------------------------------
 
 
 FORBIDDEN = ("pickle.find_class", "os.system", "os.exec", "os.posix_spawn", "socket.connect", "builtins.input")
@@ -354,7 +354,7 @@ def base() -> Path:
 def sharded() -> Path:
     from transformers import AutoModelForCausalLM
 
-    folder = Path(shutil.copytree(base(), workshop() / "sharded"))
+    folder = Path(shutil.copytree(base(), bench() / "sharded"))
     (folder / "model.safetensors").unlink()
     AutoModelForCausalLM.from_pretrained(base()).save_pretrained(folder, max_shard_size="100KB")
     return folder
@@ -374,16 +374,16 @@ def trained(kind: str) -> Path:
     """The final_model folder of a short run."""
     import luthier
 
-    rows = workshop() / "few.jsonl"
+    rows = bench() / "few.jsonl"
     rows.write_text('{"instruction": "Add", "output": "a + b"}\n' * 4)
     config = {
         "model": {"model_name_or_path": str(base()), "dtype": "float32"},
-        "data": {"datasets": [str(rows)], "val_set_size": 0, "cache_dir": str(workshop() / "cache")},
-        "training": {"output_dir": str(workshop() / kind), "max_steps": 1, "finetuning_type": kind},
+        "data": {"datasets": [str(rows)], "val_set_size": 0, "cache_dir": str(bench() / "cache")},
+        "training": {"output_dir": str(bench() / kind), "max_steps": 1, "finetuning_type": kind},
         "logging": {"report_to": []},
     }
     list(luthier.train(config))
-    return workshop() / kind / "final_model"
+    return bench() / kind / "final_model"
 
 
 KINDS: tuple[tuple[str, Callable[[Path, random.Random], str], Callable[[], Path]], ...] = (

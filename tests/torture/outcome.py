@@ -172,6 +172,14 @@ def workshop() -> Path:
     return folder
 
 
+@functools.cache
+def bench() -> Path:
+    """A folder of this process alone, in the workshop."""
+    folder = workshop() / f"process-{os.getpid()}"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
 def memory() -> Path:
     """A folder like `workshop`, in memory where the system has such a thing: for what is written very often."""
     shared = Path("/dev/shm")
