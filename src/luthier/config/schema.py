@@ -145,7 +145,7 @@ class TrainingSection(Section):
     """Folder for everything that the run writes."""
     finetuning_type: Literal["lora", "full"] = "lora"
     """`lora` trains a small adapter; `full` trains every weight (much more memory)."""
-    num_train_epochs: Annotated[float, Field(gt=0)] = 3.0
+    num_train_epochs: Annotated[float, Field(gt=0, le=1e6)] = 3.0
     """How often each row is seen."""
     max_steps: Positive | None = None
     """Stop after this many optimizer steps, whatever num_train_epochs says."""
