@@ -46,7 +46,7 @@ def pair(runs, tmp_path):
 
 def test_the_same_run_twice_is_equal(pair):
     comparison = compare(*pair, STEPS)
-    assert comparison.equal and comparison.rows == {2: True, 4: True}
+    assert comparison.equal and comparison.rows == {1: True, 2: True, 4: True}
     counts = {quantity.name: quantity.compared for quantity in comparison.quantities}
     assert counts["loss"] == counts["learning rate"] == counts["gradient norm"] == STEPS
     assert counts["eval loss"] == 2 and counts["trained weights"] == 28 and counts["optimizer"] > 28
@@ -129,7 +129,7 @@ def test_other_rows_are_seen_by_their_hash(pair):
     state = json.loads(path.read_text())
     path.write_text(json.dumps({**state, "data_hash": "0" * 64}))
     comparison = compare(*pair, STEPS)
-    assert comparison.rows == {2: True, 4: False} and not comparison.equal
+    assert comparison.rows == {1: True, 2: True, 4: False} and not comparison.equal
     assert all(quantity.same for quantity in comparison.quantities)
 
 

@@ -109,6 +109,7 @@ def _row(value: Value) -> str:
 
 
 def _wrapped(text: str, first: str, rest: str, width: int = WIDTH) -> str:
+    text = hide(text)  # before a line may end in the middle of a secret
     return textwrap.fill(text, width, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False)
 
 

@@ -28,7 +28,7 @@ _NAMED = re.compile(r"(?i)TOKEN(?!IZ)|SECRET|PASSWORD|PASSWD|PASSPHRASE|(?:KEY|A
 _SURELY = re.compile(r"(?i)(TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE)$")
 _NETRC = re.compile(r"\b(?:password|account)\s+(\S+)")
 SHAPES = re.compile(
-    r"\b(?:hf_[A-Za-z0-9]{30,}|sk-(?=[\w-]*\d)(?=[\w-]*[A-Z])[A-Za-z0-9_-]{20,}|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}"
+    r"\b(?:hf_[A-Za-z0-9]{30,}|sk-(?:[A-Za-z0-9]{24,}|(?=[\w-]*\d)(?=[\w-]*[A-Z])[\w-]{20,})|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_\w{20,}"
     r"|xox[abprs]-[A-Za-z0-9-]{10,}|AKIA[A-Z0-9]{16}|wandb_v1_\w{16,})"
     r"|-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)",
     re.DOTALL,

@@ -48,14 +48,16 @@ def best_device() -> Literal["cuda", "cpu", "mps"]:
 
 
 _peak_before = 0.0
-"""Highest resident set that the kernel was told to forget, GiB."""
+"""Highest resident set that was seen, or that the kernel was told to forget, GiB."""
 
 
 def peak_memory_gib(device: torch.device) -> float:
     """Peak memory so far in GiB: of the device on CUDA, the resident set of this process elsewhere."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / GIB
-    return max(_peak_before, _resident_peak_gib())
+    global _peak_before
+    _peak_before = max(_peak_before, _resident_peak_gib())  # the kernel counts in steps, and may take one back
+    return _peak_before
 
 
 def resident_gib() -> float:

@@ -214,7 +214,7 @@ def _machine(system: System, width: int, bar_width: int, *, bars: bool) -> list[
 
 def _end(path: str, width: int) -> str:
     """The path, or as much of its end as fits."""
-    return path if len(path) <= width else f"…{path[len(path) - max(0, width - 1) :]}"
+    return path if len(path) <= width else f"...{path[len(path) - max(0, width - 3) :]}"[: max(0, width)]
 
 
 def small_bars(percents: Sequence[float], width: int) -> str:
