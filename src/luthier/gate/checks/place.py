@@ -204,9 +204,9 @@ def base_weights(subject: Subject) -> Result:
         return passed(f"in {name}")
     if _cached(name, model.revision):
         return passed(f"{name} is in the hub's cache")
-    from huggingface_hub.constants import HF_HUB_CACHE, HF_HUB_OFFLINE
+    from huggingface_hub.constants import HF_HUB_CACHE
 
-    if HF_HUB_OFFLINE:
+    if os.environ.get("HF_HUB_OFFLINE", "").lower() not in ("", "0", "false", "no", "off"):
         return fails(f"{name} is not on this machine, and HF_HUB_OFFLINE is set", f"hf download {name}")
     expected, free = 2 * facts.parameters, shutil.disk_usage(nearest(Path(HF_HUB_CACHE))).free
     found = f"{name} has yet to be fetched: about {size(expected)} in 16 bits; {size(free)} free in {HF_HUB_CACHE}"
