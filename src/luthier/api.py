@@ -27,7 +27,7 @@ from luthier.config.load import load as load_config_file
 from luthier.config.plan import Memory, Plan
 from luthier.config.render import plan_as_dict
 from luthier.config.resolve import resolve
-from luthier.data.largest import find_largest
+from luthier.data.largest import Largest, find_largest
 from luthier.data.prepare import Prepared, Progress, prepare
 from luthier.errors import LuthierError, Problem, RunError
 from luthier.errors.trace import keep_trace, summary
@@ -75,6 +75,7 @@ class Ingredients:
     model_config: PretrainedConfig
     tokenizer: PreTrainedTokenizerBase
     data: Prepared
+    largest: Largest
 
     @property
     def subject(self) -> Subject:
@@ -281,6 +282,7 @@ def _events(job: _Job, notices: Sequence[str]) -> Iterator[Event]:
             output_dir=output_dir,
             identity=job.identity,
             stop=job.stop,
+            largest=parts.largest,
         )
         yield describe_modules(model)
         yield from _base_recorded(job, hasattr(model, LEAN))
@@ -361,13 +363,13 @@ def ingredients(
         passes = plan_passes(loaded.config, model_config, model_facts, early.machine, facts, tokens)
         passes = replace(passes, how=before.how) if before else passes
     resolved = resolve(loaded, early.machine, model_facts, facts, passes=passes)
-    resolved = replace(resolved, memory=_memory(resolved, model_config, data))
-    return Ingredients(resolved, model_config, tokenizer, data)
-
-
-def _memory(resolved: Plan, model_config: PretrainedConfig, data: Prepared) -> Memory:
-    """What the run will hold: measured is the process as it is now, before the model."""
     largest = find_largest(data.train, data.eval, resolved, rank(), world_size())
+    resolved = replace(resolved, memory=_memory(resolved, model_config, largest))
+    return Ingredients(resolved, model_config, tokenizer, data, largest)
+
+
+def _memory(resolved: Plan, model_config: PretrainedConfig, largest: Largest) -> Memory:
+    """What the run will hold: measured is the process as it is now, before the model."""
     return forecast(
         resolved,
         model_config,

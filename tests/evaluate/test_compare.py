@@ -11,9 +11,10 @@ from rich.console import Console
 from luthier.evaluate.compare import compare, record, verdict
 from luthier.evaluate.sandbox import Verdict
 from luthier.evaluate.score import Outcome, Scores
-from luthier.evaluate.screen import open_console, show, telling
+from luthier.evaluate.screen import PLAIN_WIDTH, show, telling
 from luthier.evaluate.statistics import bootstrap_mean, mcnemar, wilson
 from luthier.evaluate.tasks import Task, spread
+from luthier.events.console import open_console
 
 TASKS = tuple(Task(f"t{i}", "odd" if i % 2 else "even", f"Write f{i}", ("assert f()",)) for i in range(20))
 
@@ -86,7 +87,7 @@ def shown(comparison, tmp_path, width=None, tasks=TASKS, samples=3):
     """What is printed, on a terminal of a width or into a file."""
     with (tmp_path / "out").open("w") as file:
         console = Console(file=file, width=width, force_terminal=True, highlight=False) if width else Console(file=file)
-        show(open_console(console), comparison, tasks, "quickstart", samples)
+        show(open_console(console, plain_width=PLAIN_WIDTH), comparison, tasks, "quickstart", samples)
     return (tmp_path / "out").read_text()
 
 

@@ -12,9 +12,10 @@ import pytest
 from rich.console import Console
 
 from luthier.errors import DataError
+from luthier.events.console import open_console
 from luthier.gate.gate import examine
 from luthier.gate.page import page
-from luthier.gate.screen import open_console, show_checks, show_lengths, show_rows, strip
+from luthier.gate.screen import show_checks, show_lengths, show_rows, strip
 from luthier.gate.xray import Bar, Token, XRay, length_bars, pieces, special_ids, telling_rows, xray
 from tests.data.support import CHATML, TALK, alpaca, make_tokenizer
 from tests.gate.support import subject

@@ -220,31 +220,32 @@ def renamed_first(_: Any) -> Any:
         if target.exists():
             c.remove(target)
         inflight.rename(target)
-        hashes = {path.name: c._flush_and_hash(path) for path in sorted(target.iterdir())}
-        (target / c.MANIFEST).write_bytes(c._seal(hashes).encode())
-        c._flush_and_hash(target / c.MANIFEST)
-        c._flush_folder(target)
-        c._flush_folder(target.parent)
-        return 0
+        return sealed_in_place(target)
 
     return commit
 
 
 def in_place(_: Any) -> Any:
     """`commit`, but the files are written where they are to stay."""
-    from luthier.training import commit as c
 
     def commit(target: Path, fill: Callable[[Path], None]) -> int:
         target.mkdir(exist_ok=True)
         fill(target)
-        hashes = {path.name: c._flush_and_hash(path) for path in sorted(target.iterdir()) if path.name != c.MANIFEST}
-        (target / c.MANIFEST).write_bytes(c._seal(hashes).encode())
-        c._flush_and_hash(target / c.MANIFEST)
-        c._flush_folder(target)
-        c._flush_folder(target.parent)
-        return 0
+        return sealed_in_place(target)
 
     return commit
+
+
+def sealed_in_place(target: Path) -> int:
+    """Hash, seal and flush what already has its name."""
+    from luthier.training import commit as c
+
+    hashes = {path.name: c._flush_and_hash(path) for path in sorted(target.iterdir()) if path.name != c.MANIFEST}
+    (target / c.MANIFEST).write_bytes(c._seal(hashes).encode())
+    c._flush_and_hash(target / c.MANIFEST)
+    c._flush_folder(target)
+    c._flush_folder(target.parent)
+    return 0
 
 
 def seal_ignored(_: Any) -> Any:

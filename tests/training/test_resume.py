@@ -50,6 +50,8 @@ def forgetful(what: str):
             optimizer.state.clear()
         if what == "position":
             state.step -= 1
+        if what == "best evaluation":
+            state.best_loss = None
         return state
 
     return restore

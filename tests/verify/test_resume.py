@@ -13,10 +13,10 @@ import torch
 from luthier import api
 from luthier.config.load import load
 from luthier.errors import RunError
-from luthier.training.checkpoint import restore as restore_whole
 from luthier.verify import child, resume
 from luthier.verify.resume import verify_resume
 from tests.cli.support import process, run_here, write_config
+from tests.training.test_resume import forgetful
 
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["luthier.api", "tests.verify.test_resume"])
@@ -36,22 +36,8 @@ def attempt(request, forgotten):
     """In a fork: a run of the verification, whose resume forgets something."""
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(api, "restore", lambda *parts: forgetful(forgotten, *parts))
+        patch.setattr(api, "restore", forgetful(forgotten))
         child.train(request)
-
-
-def forgetful(what, checkpoint, model, optimizer):
-    before = torch.get_rng_state()
-    state = restore_whole(checkpoint, model, optimizer)
-    if what == "random generators":
-        torch.set_rng_state(before)
-    if what == "optimizer":
-        optimizer.state.clear()
-    if what == "position":
-        state.step -= 1
-    if what == "best evaluation":
-        state.best_loss = None
-    return state
 
 
 @pytest.fixture

@@ -46,10 +46,11 @@ def compare(
     from luthier.evaluate.compare import record
     from luthier.evaluate.runs import compare_runs
     from luthier.evaluate.sandbox import Sandbox
-    from luthier.evaluate.screen import open_console, show, telling
+    from luthier.evaluate.screen import PLAIN_WIDTH, show, telling
+    from luthier.events.console import open_console
     from luthier.machine.libraries import library_output_to
 
-    console, comparisons = open_console(), []
+    console, comparisons = open_console(plain_width=PLAIN_WIDTH), []
     with library_output_to(Path(os.devnull)), Sandbox(unsafe=unsafe) as sandbox, telling(Console(stderr=True)) as say:
         failure: LuthierError | None = None
         try:

@@ -35,8 +35,9 @@ def inspect(
     path, overrides = parse(request)
     loaded = load(path, overrides)
     from luthier import api
+    from luthier.events.console import open_console
     from luthier.gate.page import page
-    from luthier.gate.screen import open_console, show_lengths, show_rows
+    from luthier.gate.screen import show_lengths, show_rows
     from luthier.gate.xray import length_bars, telling_rows, xray
 
     subject = api.gathered(loaded).subject

@@ -52,8 +52,9 @@ def plan(
 
 def _check(config: Loaded, allow: list[str]) -> None:
     from luthier import api
+    from luthier.events.console import open_console
     from luthier.gate.gate import known, of
-    from luthier.gate.screen import open_console, show_checks, show_plan, show_rows
+    from luthier.gate.screen import show_checks, show_plan, show_rows
     from luthier.gate.xray import telling_rows
 
     known(allow)

@@ -40,12 +40,13 @@ def quickstart(
     loaded = load(shipped(CONFIG), changes)
     if json_file:
         check_writable(json_file)
-    from luthier.evaluate.screen import open_console
+    from luthier.evaluate.screen import PLAIN_WIDTH
+    from luthier.events.console import open_console
     from luthier.quickstart.screen import Screen, table, what_next
     from luthier.quickstart.story import Chapter, Result, tell
     from luthier.training.signals import stop_on_signals
 
-    console, chapter = open_console(), ""
+    console, chapter = open_console(plain_width=PLAIN_WIDTH), ""
     result: Result | None = None
     try:
         with stop_on_signals() as stop, Screen(console, plain, stop) as screen:

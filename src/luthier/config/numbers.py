@@ -19,6 +19,8 @@ from luthier.config.schema import Config
 from luthier.config.tree import number
 
 UNKNOWN = "unknown yet"
+LEAST_KEPT = 2
+"""Whole checkpoints that always stay: one may be damaged later, and is then not the only one."""
 REHEARSED_FROM = 60
 """Steps from which a rehearsal, at most three passes with a save, is less than a twentieth of a run."""
 UNKNOWN_DATA = "unknown until the dataset is there"

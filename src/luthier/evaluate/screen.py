@@ -25,17 +25,11 @@ from luthier.evaluate.score import Outcome, Rate, Scores
 from luthier.evaluate.tasks.task import Task
 from luthier.events.printable import one_line, printable
 
-_PLAIN_WIDTH = 120
+PLAIN_WIDTH = 120
 _WIDE = 98
 _SAY_EVERY_SECONDS = 10.0
 _ANSWER_LINES = 14
 _LISTED_LINES = 3
-
-
-def open_console(terminal: Console | None = None) -> Console:
-    """The console to print on; what is not a terminal gets lines of a fixed width and no colours."""
-    console = terminal or Console(highlight=False)
-    return console if console.is_terminal else Console(file=console.file, width=_PLAIN_WIDTH, highlight=False)
 
 
 @contextmanager

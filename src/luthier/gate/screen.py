@@ -40,12 +40,6 @@ _PLAIN_WIDTH = 100
 _BAR_WIDTH = 40
 
 
-def open_console(terminal: Console | None = None) -> Console:
-    """The console to print on; what is not a terminal gets a fixed width and no colours."""
-    console = terminal or Console(highlight=False)
-    return console if console.is_terminal else Console(file=console.file, width=_PLAIN_WIDTH, highlight=False)
-
-
 def show_plan(console: Console, plan: Plan) -> None:
     """Print what will happen, and what of it is worth a look."""
     console.print(Text("What will happen", "bold"))

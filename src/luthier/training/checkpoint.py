@@ -24,6 +24,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from luthier.config.numbers import LEAST_KEPT
 from luthier.errors import CheckpointError, Problem, RunError
 from luthier.events.types import CheckpointSaved
 from luthier.machine.seed import rng_state, set_rng_state
@@ -34,8 +35,6 @@ from luthier.training.state import TrainState
 PREFIX = "checkpoint-"
 STATE = "trainer_state.json"
 _ASKED = ("weight_decay", "betas", "eps")
-LEAST_KEPT = 2
-"""Whole checkpoints that always stay: one may be damaged later, and is then not the only one."""
 
 
 @dataclass(frozen=True)

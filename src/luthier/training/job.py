@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from luthier.config.plan import Passes, Plan
+from luthier.data.largest import Largest
 from luthier.data.prepare import Prepared
 from luthier.events.types import Notice
 from luthier.model.load import use_passes
@@ -74,6 +75,7 @@ class Run:
 
     Attributes:
         plan: Replaced by one with smaller passes when memory runs out, and never otherwise.
+        largest: The largest passes of the plan that the run began with, where they were looked for already.
         abandoned: A stop came in the middle of an evaluation or of samples; a resume does them first.
     """
 
@@ -91,6 +93,7 @@ class Run:
     cost: CostModel = field(default_factory=CostModel)
     saving: SavingTimes = field(default_factory=SavingTimes)
     abandoned: bool = False
+    largest: Largest | None = None
 
     def __post_init__(self) -> None:
         self.reader = MachineReader(self.output_dir)
@@ -107,7 +110,7 @@ class Run:
         free_memory()
         self.plan = self.plan.with_passes(passes)
         use_passes(self.model, self.plan)
-        self.identity = identity(self.plan)
+        self.identity, self.largest = identity(self.plan), None
         self.ahead.follow(self.plan)
         yield said
 

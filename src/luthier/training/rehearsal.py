@@ -99,7 +99,7 @@ def rehearse(job: Run) -> Iterator[Event]:
 
 def _tried(job: Run) -> tuple[Largest, PeakMeter, _Measured] | Iterator[Notice]:
     """What was measured; or what was given up for memory."""
-    largest = find_largest(job.data.train, job.data.eval, job.plan, rank(), world_size())
+    largest = job.largest or find_largest(job.data.train, job.data.eval, job.plan, rank(), world_size())
     try:
         with PeakMeter(next(job.model.parameters()).device) as meter, _undone(job):
             return largest, meter, _run(job, largest)

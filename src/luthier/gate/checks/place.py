@@ -10,6 +10,7 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
+from luthier.config.numbers import LEAST_KEPT
 from luthier.config.plan import Plan
 from luthier.events.sinks.extra import missing_extras, missing_login
 from luthier.gate.check import Result, Subject, check, fails, passed, warns
@@ -21,8 +22,6 @@ STATE_BYTES = {"paged_adamw_8bit": 2.2}
 """Optimizer state per trained parameter: two moments of one byte and their scales; else two of float32."""
 OTHER_BYTES = 64 * 2**20
 """Tokenizer, events.jsonl, TensorBoard files."""
-LEAST_KEPT = 2
-"""Checkpoints that stay whatever save_total_limit says, as in `luthier.training.checkpoint`."""
 TIGHT = 1.2
 """Less room than this many times the need is worth a word: others write to the same disk."""
 
