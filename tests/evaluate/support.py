@@ -44,6 +44,18 @@ class Known:
         return texts
 
 
+    def complete_many(
+        self,
+        texts: Sequence[str],
+        stops: Sequence[str],
+        max_new_tokens: int = 256,
+        temperature: float = 0.0,
+        seed: int | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> list[str]:
+        return self.generate_many(texts, max_new_tokens, temperature, seed, progress)
+
+
 def write_tasks(path: Path, *rows: object) -> Path:
     """A JSON lines file."""
     path.write_text("".join(f"{row if isinstance(row, str) else json.dumps(row)}\n" for row in rows), "utf-8")
