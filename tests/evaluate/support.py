@@ -43,7 +43,6 @@ class Known:
                 progress(len(texts), len(instructions))
         return texts
 
-
     def complete_many(
         self,
         texts: Sequence[str],

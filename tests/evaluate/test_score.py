@@ -167,7 +167,12 @@ def test_what_was_stopped_goes_on_and_nothing_is_asked_twice(sandbox, monkeypatc
 
 def test_other_settings_are_other_answers(sandbox, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    for settings in (Settings(), Settings(max_new_tokens=9), Settings(temperature=0.5), Settings(temperature=0.5, seed=1)):
+    for settings in (
+        Settings(),
+        Settings(max_new_tokens=9),
+        Settings(temperature=0.5),
+        Settings(temperature=0.5, seed=1),
+    ):
         writer = Known(RIGHT)
         score(writer, [DOUBLE], sandbox, settings, answers=Answers({"model": 1}))
         assert writer.asked == ["Write double"], settings

@@ -19,6 +19,7 @@ from luthier.cli.tasks_options import (
     PromptStyle,
     Tasks,
     Unsafe,
+    resumable,
 )
 from luthier.errors import EXIT_REFUSED
 
@@ -70,7 +71,12 @@ def compare(
     from luthier.machine.libraries import library_output_to
 
     passages, console = read_passages(forgetting), open_console(plain_width=PLAIN_WIDTH)
-    with library_output_to(Path(os.devnull)), Sandbox(unsafe=unsafe) as sandbox, telling(Console(stderr=True)) as say:
+    with (
+        resumable(),
+        library_output_to(Path(os.devnull)),
+        Sandbox(unsafe=unsafe) as sandbox,
+        telling(Console(stderr=True)) as say,
+    ):
         options = Options(sandbox, max_new_tokens, prompt=prompt, passages=passages, fresh=fresh, say=say)
         comparisons, failure = compare_all(models, sets, options, base=base)
     for comparison in comparisons:

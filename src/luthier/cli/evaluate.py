@@ -19,6 +19,7 @@ from luthier.cli.tasks_options import (
     PromptStyle,
     Tasks,
     Unsafe,
+    resumable,
 )
 
 
@@ -65,7 +66,12 @@ def evaluate(
     from luthier.machine.libraries import library_output_to
 
     passages = read_passages(forgetting)
-    with library_output_to(Path(os.devnull)), Sandbox(unsafe=unsafe) as sandbox, telling(Console(stderr=True)) as say:
+    with (
+        resumable(),
+        library_output_to(Path(os.devnull)),
+        Sandbox(unsafe=unsafe) as sandbox,
+        telling(Console(stderr=True)) as say,
+    ):
         options = Options(sandbox, max_new_tokens, samples, temperature, seed, prompt, passages, fresh, say)
         evaluation = evaluate_model(model, sets, options, base=base, ks=ks)
     if json_file:

@@ -1,11 +1,15 @@
-"""Options that `evaluate` and `compare` share."""
+"""What `evaluate` and `compare` share: options, and how a Ctrl-C ends them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from typing import Any
 
 import typer
+
+from luthier.errors import EXIT_RESUMABLE
 
 
 class Prompt(StrEnum):
@@ -37,3 +41,13 @@ Unsafe: Any = typer.Option(
     "--unsafe-local-execution",
     help="Run answers with limits only where no sandbox holds. See: luthier explain E-EVAL-001.",
 )
+
+
+@contextmanager
+def resumable() -> Iterator[None]:
+    """A Ctrl-C ends the command with the code for what can go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo("\nstopped; the answers so far are kept: the same command goes on from here", err=True)
+        raise typer.Exit(EXIT_RESUMABLE) from None

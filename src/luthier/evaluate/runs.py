@@ -106,17 +106,27 @@ class _Session:
     options: Options
     sets: Sequence[TaskSet]
     _known: dict[str, Answers] = field(default_factory=dict)
+    _scores: dict[tuple[str, Settings], list[Scores]] = field(default_factory=dict)
 
     def answers(self, asked: Asked) -> Answers:
         about = asked.about
-        return self._known.setdefault(hashed(about), Answers(about, self.options.fresh))
+        key = hashed(about)
+        if key not in self._known:
+            self._known[key] = Answers(about, self.options.fresh)
+        return self._known[key]
 
     def settings(self, candidate: Candidate) -> Settings:
         o = self.options
         return Settings(candidate.style(o.prompt), o.max_new_tokens, o.samples, o.temperature, o.seed)
 
     def scores(self, asked: Asked, settings: Settings, who: str) -> list[Scores]:
-        """On each set."""
+        """On each set; runs on one base that ask in the same words share its scores."""
+        key = hashed(asked.about), settings
+        if key not in self._scores:
+            self._scores[key] = self._scored(asked, settings, who)
+        return self._scores[key]
+
+    def _scored(self, asked: Asked, settings: Settings, who: str) -> list[Scores]:
         answers, found = self.answers(asked), []
         if any(unanswered(one.tasks, settings, answers) for one in self.sets):
             asked.candidate.loaded()

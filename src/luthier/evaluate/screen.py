@@ -75,8 +75,9 @@ def show(console: Console, comparison: Comparison, samples: int) -> None:
         samples: How many answers to show side by side.
     """
     console.print()
-    head = (one_line(comparison.run), "bold"), "  beside its base ", one_line(comparison.base_name)
-    console.print(Text.assemble(*head, "  on ", (one_line(comparison.tasks.name), "bold")))
+    head = Text.assemble((one_line(comparison.run), "bold"), "  beside its base ", one_line(comparison.base_name))
+    head.append("  on ").append(one_line(comparison.tasks.name), "bold")
+    console.print(head, soft_wrap=not console.is_terminal)
     console.print(_table(comparison, console))
     for line in _facts(comparison):
         console.print(line, soft_wrap=not console.is_terminal)

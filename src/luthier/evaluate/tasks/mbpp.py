@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from luthier.config.schema import DatasetSource
+from luthier.evaluate.sandbox.verdict import parsed
 from luthier.evaluate.tasks.published import lines_of
 from luthier.evaluate.tasks.task import Completion, Task, read_tasks, sound_tests, text
 
@@ -69,8 +70,8 @@ def _task(row: dict[str, Any], number: int) -> Task:
 def _called(code: str, asserts: tuple[str, ...]) -> str:
     """The function of the reference that the tests call; empty where they call none of its functions."""
     try:
-        defined = {node.name for node in ast.parse(code).body if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
+        defined = {node.name for node in parsed(code) if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
     except (SyntaxError, ValueError) as error:
         raise ValueError(f"code is no Python: {error}") from error
-    nodes = (node for test in asserts for node in ast.walk(ast.parse(test)))
+    nodes = (node for test in asserts for line in parsed(test) for node in ast.walk(line))
     return next((node.id for node in nodes if isinstance(node, ast.Name) and node.id in defined), "")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from luthier.errors import DataError, Problem
-from luthier.evaluate.sandbox.verdict import read_tests
+from luthier.evaluate.sandbox.verdict import parsed, read_tests
 
 _OPTIONAL = ("task_id", "split", "entry_point", "output")
 FIX = "one JSON object a line with instruction (text) and tests (a list of assert statements)"
@@ -156,7 +156,7 @@ def _check_test(test: object) -> None:
     if not isinstance(test, str):
         raise ValueError(f"a test is no text: {str(test)[:60]}")
     try:
-        statements = ast.parse(test).body
+        statements = parsed(test)
     except (SyntaxError, ValueError, MemoryError) as error:
         raise ValueError(f"a test is no Python: {test[:60]}") from error
     if any(map(_returns, statements)):
