@@ -12,7 +12,7 @@ from luthier.evaluate.compare import compare, corrected, record
 from luthier.evaluate.page import page
 from luthier.evaluate.sandbox import Verdict
 from luthier.evaluate.score import Outcome, Scores, Settings
-from luthier.evaluate.screen import PLAIN_WIDTH, show, telling
+from luthier.evaluate.screen import PLAIN_WIDTH, show, show_summary, telling
 from luthier.evaluate.statistics import bootstrap_mean, mcnemar, wilson
 from luthier.evaluate.tasks import Task, TaskSet, spread
 from luthier.events.console import open_console
@@ -82,6 +82,16 @@ def test_a_limit_keeps_the_share_of_each_split():
     few = spread(tasks, 30)
     assert [sum(t.split == split for t in few) for split in "ab"] == [20, 10]
     assert few == spread(tasks, 30) and spread(tasks, None) == spread(tasks, 500) == tuple(tasks)
+
+
+def test_several_comparisons_have_a_line_each(tmp_path):
+    with (tmp_path / "out").open("w") as file:
+        show_summary(open_console(Console(file=file), plain_width=PLAIN_WIDTH), corrected([BETTER, WORSE, SAME]))
+    lines = (tmp_path / "out").read_text().splitlines()
+    assert [line.rstrip().rsplit("  ", 1)[-1] for line in lines[2:]] == ["better", "worse", "no effect shown"]
+    assert re.search(r"^runs/a +quickstart +10.0 +55.0 +\+45.0 \(\+20 to \+70\) +0.023 ", lines[2])
+    html = page(corrected([BETTER, SAME]), 0)
+    assert html.index("no effect shown") < html.index("<h2>") and page([BETTER], 0).index("<table>") > 0
 
 
 # Screen --------------------------------------------------------------------------------------------------------------

@@ -7,12 +7,14 @@ import shutil
 
 import pytest
 
+import luthier
 from luthier.errors import ModelError
 from luthier.evaluate.candidate import Asked, Candidate
 from luthier.evaluate.runs import Options, compare_models, evaluate_model
 from luthier.evaluate.sandbox import Sandbox
 from luthier.evaluate.tasks import Task, TaskSet
 from luthier.generate.load import load
+from tests.evaluate.support import write_tasks
 from tests.generate.support import train_tiny
 from tests.tiny import build_model, build_tokenizer
 
@@ -148,3 +150,18 @@ def test_nothing_is_loaded_where_all_is_known(run, options):
 def test_names_of_what_comes_with_luthier():
     candidate = Candidate("luthier:quickstart/base")
     assert candidate.has_template and not candidate.is_run and Asked(candidate).about["weights"]
+
+
+# From Python ----------------------------------------------------------------------------------------------------------
+
+
+def test_one_call_scores_and_one_compares(run, tmp_path):
+    write_tasks(tmp_path / "tasks.jsonl", {"instruction": "Write add", "tests": ["assert add()"]})
+    how = {"tasks": str(tmp_path / "tasks.jsonl"), "max_new_tokens": 8, "unsafe": True}
+    evaluation = luthier.score(run, **how)
+    assert evaluation.rate(how["tasks"]).tasks == 1 and evaluation.forgetting.base is not None
+    (one,) = luthier.compare(run, **how)
+    assert answers_of(one.tuned) == answers_of(evaluation.scores[0][1]) and one.tuned.remembered == 1
+    assert "no effect of fine-tuning on pass@1 was shown" in one.verdict
+    with pytest.raises(ModelError):
+        luthier.compare(run, "nowhere", **how)

@@ -66,7 +66,7 @@ def compare(
     from luthier.evaluate.page import page
     from luthier.evaluate.runs import Options, compare_all
     from luthier.evaluate.sandbox import Sandbox
-    from luthier.evaluate.screen import PLAIN_WIDTH, show, telling
+    from luthier.evaluate.screen import PLAIN_WIDTH, show, show_summary, telling
     from luthier.events.console import open_console
     from luthier.machine.libraries import library_output_to
 
@@ -81,6 +81,8 @@ def compare(
         comparisons, failure = compare_all(models, sets, options, base=base)
     for comparison in comparisons:
         show(console, comparison, samples)
+    if len(comparisons) > 1:
+        show_summary(console, comparisons)
     written = [(json_file, "every answer and number"), (html_file, "the page")] if comparisons else []
     for path, what in written:
         if path is not None:

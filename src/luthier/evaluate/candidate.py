@@ -62,7 +62,10 @@ class Candidate:
         self._folder = final_folder(self._place) if self.is_run else self._model_folder()
 
     def _model_folder(self) -> Path | None:
-        return base_folder(ModelSection(model_name_or_path=self._place))
+        """The folder, or what the hub's cache holds whole; it is what is loaded, and what is hashed."""
+        folder = base_folder(ModelSection(model_name_or_path=self._place))
+        whole = folder and any(folder.glob("*.safetensors")) and any(folder.glob("tokenizer*"))
+        return folder if whole or os.path.isdir(self._place) else None  # noqa: PTH112
 
     @property
     def origin(self) -> Base:
@@ -79,7 +82,7 @@ class Candidate:
         """
         if self._loaded is None:
             self._loading()
-            self._loaded = load_any(self._place, self._base)
+            self._loaded = load_any(self._place if self.is_run else self._folder or self._place, self._base)
             self._folder = self._folder or self._model_folder()
         return self._loaded
 
@@ -97,8 +100,8 @@ class Candidate:
             return bool(self.loaded().tokenizer.chat_template)
         if any(self._folder.glob("chat_template*")):
             return True
-        with suppress(OSError, ValueError):
-            return "chat_template" in json.loads((self._folder / "tokenizer_config.json").read_text("utf-8"))
+        with suppress(OSError, ValueError, AttributeError):
+            return bool(json.loads((self._folder / "tokenizer_config.json").read_text("utf-8")).get("chat_template"))
         return False
 
     def style(self, wanted: str = "auto") -> Style:

@@ -91,6 +91,11 @@ class Comparison:
     at_once: int = 1
 
     @property
+    def conclusion(self) -> str:
+        """The shortest verdict: `better`, `worse` or `no effect shown`."""
+        return "better" if self.overall.better else "worse" if self.overall.worse else "no effect shown"
+
+    @property
     def verdict(self) -> str:
         """One sentence with everything that a reader needs to believe it."""
         change, settings = self.overall, self.tuned.settings

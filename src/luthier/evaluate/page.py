@@ -12,7 +12,7 @@ from itertools import islice
 
 from luthier.evaluate.compare import Change, Comparison
 from luthier.evaluate.score import STYLES, Outcome, Rate, Scores
-from luthier.evaluate.screen import telling_tasks
+from luthier.evaluate.screen import p_value, points, telling_tasks
 from luthier.evaluate.tasks import Task
 from luthier.events.printable import one_line, visible
 
@@ -55,15 +55,30 @@ def page(comparisons: Sequence[Comparison], samples: int) -> str:
             '<meta name="viewport" content="width=device-width">',
             f"<title>Luthier: before and after</title>\n<style>{_STYLE}</style>\n</head>\n<body>",
             "<h1>Before and after</h1>",
+            _summary(comparisons) if len(comparisons) > 1 else "",
             *(_section(one, samples) for one in comparisons),
             "</body>\n</html>\n",
         )
     )
 
 
+def _summary(comparisons: Sequence[Comparison]) -> str:
+    heads = "".join(f"<th>{name}</th>" for name in ("run", "tasks", "change (95 % CI)", "p (Holm)", "fine-tuning"))
+    rows = []
+    for one in comparisons:
+        cells = (_text(one.run), _text(one.tasks.name), points(one.overall), escape(p_value(one.overall.corrected)))
+        said = f'<td class="{_color(one.overall)}">{one.conclusion}</td>'
+        rows.append(f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}{said}</tr>")
+    return f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+
+
+def _color(change: Change) -> str:
+    return "good" if change.better else "bad" if change.worse else ""
+
+
 def _section(one: Comparison, samples: int) -> str:
     head = f"{_text(one.run)} <small>beside its base {_text(one.base_name)} on {_text(one.tasks.name)}</small>"
-    kind = "better" if one.overall.better else "worse" if one.overall.worse else "none"
+    kind = one.conclusion.partition(" ")[0]
     columns = ("pass@1 in %", "", "tasks", "base", "tuned", "change (95 % CI)", "gained", "lost", "p")
     heads = "".join(f"<th>{name}</th>" for name in columns)
     return "\n".join(
@@ -82,10 +97,8 @@ def _row(change: Change, overall: bool) -> str:
         f'<div class="bar {who}" style="width: {100 * rate.share:.1f}%"></div>'
         for who, rate in (("base", change.base), ("tuned", change.tuned))
     )
-    color = "good" if change.better else "bad" if change.worse else ""
-    points = f"{100 * change.difference:+.1f} ({100 * change.low:+.0f} to {100 * change.high:+.0f})"
-    cells = (_rate(change.base), _rate(change.tuned), f'<span class="{color}">{points}</span>')
-    counts = (len(change.gained), len(change.lost), "&lt;0.001" if change.p < 0.001 else f"{change.p:.3f}")
+    cells = (_rate(change.base), _rate(change.tuned), f'<span class="{_color(change)}">{points(change)}</span>')
+    counts = (len(change.gained), len(change.lost), escape(p_value(change.p)))
     row = "".join(f"<td>{cell}</td>" for cell in (change.base.tasks, *cells, *counts))
     name = _text(change.split) or "(none)"
     kind = "all" if overall else ""

@@ -90,6 +90,23 @@ def show(console: Console, comparison: Comparison, samples: int) -> None:
     console.print(Text(one_line(comparison.verdict), f"bold {color}"), soft_wrap=not console.is_terminal)
 
 
+def show_summary(console: Console, comparisons: Sequence[Comparison]) -> None:
+    """Print several comparisons in a line each."""
+    console.print()
+    table = _empty_table(console)
+    table.add_column("all of them", overflow="fold")
+    table.add_column("tasks", overflow="fold")
+    for heading in ("base", "tuned", "change (95 % CI)", "p (Holm)"):
+        table.add_column(heading, justify="right", overflow="fold")
+    table.add_column("fine-tuning", overflow="fold")
+    for one in comparisons:
+        change = one.overall
+        style = "green" if change.better else "red" if change.worse else ""
+        cells = [one_line(one.run), one_line(one.tasks.name), _rate(change.base, False), _rate(change.tuned, False)]
+        table.add_row(*map(Text, (*cells, points(change), p_value(change.corrected))), Text(one.conclusion, style))
+    console.print(table)
+
+
 def show_evaluation(console: Console, evaluation: Evaluation) -> None:
     """Print what one model reached."""
     console.print()
@@ -143,11 +160,20 @@ def _row(change: Change, wide: bool) -> Iterator[Text]:
     yield Text(str(change.base.tasks))
     yield Text(_rate(change.base, wide))
     yield Text(_rate(change.tuned, wide))
-    points = f"{100 * change.difference:+.1f} ({100 * change.low:+.0f} to {100 * change.high:+.0f})"
-    yield Text(points, "green" if change.better else "red" if change.worse else "")
+    yield Text(points(change), "green" if change.better else "red" if change.worse else "")
     yield Text(str(len(change.gained)))
     yield Text(str(len(change.lost)))
-    yield Text("<0.001" if change.p < 0.001 else f"{change.p:.3f}")
+    yield Text(p_value(change.p))
+
+
+def points(change: Change) -> str:
+    """The difference in percentage points, with its interval."""
+    return f"{100 * change.difference:+.1f} ({100 * change.low:+.0f} to {100 * change.high:+.0f})"
+
+
+def p_value(p: float) -> str:
+    """In three digits."""
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def _rate(rate: Rate, wide: bool = True) -> str:
