@@ -113,6 +113,7 @@ class Candidate:
         Raises:
             ModelError: E-EVAL-027 when it has no template and is to be asked in one.
         """
+        assert wanted in ("auto", "template", "completion"), wanted
         if wanted == "template" and not self.has_template:
             found = f"{self.name} has no chat template"
             raise ModelError(Problem("E-EVAL-027", found, "leave --prompt out, or write --prompt completion"))

@@ -75,13 +75,13 @@ class Forgetting:
     high: float = 0.0
 
     def __str__(self) -> str:
-        """One sentence."""
-        read = f"{self.tokens:,} tokens of the text `{self.text}`"
+        """One sentence; which text it was, where it is not the usual one."""
+        of = "" if self.text == GENERAL else f", on {self.text}"
         if self.base is None:
-            return f"loss {self.tuned:.3f} a token on {read}"
-        change = f"{self.difference:+.3f} nats (95 % CI {self.low:+.3f} to {self.high:+.3f})"
-        said = "rose" if self.low > 0 else "fell" if self.high < 0 else "shows no change"
-        return f"loss on {read} {said}: {self.base:.3f} before, {self.tuned:.3f} after, {change}"
+            return f"loss {self.tuned:.3f} nats a token{of}"
+        said = "rose" if self.low > 0 else "fell" if self.high < 0 else "did not clearly change,"
+        change = f"{self.difference:+.3f} nats a token (95 % CI {self.low:+.3f} to {self.high:+.3f})"
+        return f"loss {said} from {self.base:.3f} to {self.tuned:.3f}: {change}{of}"
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values."""

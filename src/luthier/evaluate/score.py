@@ -58,7 +58,7 @@ class Settings:
         """In words: `greedy, one answer a task`."""
         if self.temperature == 0:
             return "greedy, one answer a task"
-        return f"temperature {self.temperature:g}, {self.samples} answers a task"
+        return f"temperature {self.temperature:g}, {self.samples} answer{'s' * (self.samples > 1)} a task"
 
 
 class Writer(Protocol):
@@ -225,9 +225,9 @@ def ask(
 
     Each round asks every task once, in batches of prompts of like length; a batch is kept before the next begins.
     """
-    keys = [[_key(task, settings, draw) for task in tasks] for draw in range(settings.samples)]
+    keys = _keys(tasks, settings)
     total = len(tasks) * settings.samples
-    remembered = total - unanswered(tasks, settings, answers)
+    remembered = _known(keys, answers)
     tell("answers", remembered, total)
     order = sorted(range(len(tasks)), key=lambda place: (-len(_asked(tasks[place], settings)), place))
     for draw in keys:
@@ -237,13 +237,21 @@ def ask(
             names = [draw[place] for place in batch]
             texts = _written(writer, [tasks[place] for place in batch], settings, seed=int(hashed(names)[:15], 16))
             answers.add(dict(zip(names, texts, strict=True)))
-            tell("answers", total - unanswered(tasks, settings, answers), total)
+            tell("answers", _known(keys, answers), total)
     return [answers[draw[place]] for place in range(len(tasks)) for draw in keys], remembered
 
 
 def unanswered(tasks: Sequence[Task], settings: Settings, answers: Answers) -> int:
     """How many answers are not known yet."""
-    return sum(_key(task, settings, draw) not in answers for task in tasks for draw in range(settings.samples))
+    return len(tasks) * settings.samples - _known(_keys(tasks, settings), answers)
+
+
+def _keys(tasks: Sequence[Task], settings: Settings) -> list[list[str]]:
+    return [[_key(task, settings, draw) for task in tasks] for draw in range(settings.samples)]
+
+
+def _known(keys: list[list[str]], answers: Answers) -> int:
+    return sum(key in answers for draw in keys for key in draw)
 
 
 def _asked(task: Task, settings: Settings) -> str:
