@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 
 import pytest
 
@@ -65,6 +66,14 @@ def test_a_plain_model_is_asked_with_texts_to_go_on_from(capsys, taught, tiny_mo
     assert re.search(r" 4 +0.0 \(0 to 49\)", result.out) and re.search(
         r"^general  loss [\d.]+ nats a token$", result.out, re.M
     )
+
+
+def test_a_model_trained_in_full_needs_no_base_to_be_measured(capsys, taught, tmp_path):
+    moved = shutil.copytree(taught / "run" / "final_model", tmp_path / "moved")
+    written = json.loads((moved / "luthier.json").read_text())
+    (moved / "luthier.json").write_text(json.dumps({**written, "base": str(tmp_path / "gone")}))
+    result = evaluate(capsys, taught, moved, "--limit", 2)
+    assert result.code == 0 and re.search(r"^general  loss [\d.]+ nats a token$", result.out, re.M)
 
 
 def test_several_answers_and_several_ks(capsys, taught, tmp_path):
