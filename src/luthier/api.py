@@ -31,6 +31,7 @@ from luthier.data.largest import Largest, find_largest
 from luthier.data.prepare import Prepared, Progress, prepare
 from luthier.errors import LuthierError, Problem, RunError
 from luthier.errors.trace import keep_trace, summary
+from luthier.evaluate.simple import compare, score
 from luthier.events.sinks import Sinks, open_sinks
 from luthier.events.types import Checked, Event, MemoryForecast, Notice, Resumed, RunFinished, RunStarted
 from luthier.gate.check import Subject
@@ -58,7 +59,7 @@ from luthier.training.optimizer import build_optimizer
 from luthier.training.record import RunRecord, differences, start_record
 from luthier.training.rehearsal import rehearse
 
-__all__ = ["Tuned", "load", "plan", "train"]
+__all__ = ["Tuned", "compare", "load", "plan", "score", "train"]
 
 _T = TypeVar("_T")
 SAY_EVERY_SECONDS = 5.0

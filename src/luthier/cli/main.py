@@ -15,6 +15,7 @@ from luthier.cli import (
     chat,
     compare,
     doctor,
+    evaluate,
     explain,
     gpu,
     inspect,
@@ -36,7 +37,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (quickstart, train, chat, compare, plan, inspect, schema, explain, gpu, watch, doctor, bench, verify):
+COMMANDS = (
+    quickstart, train, chat, evaluate, compare, plan, inspect, schema, explain, gpu, watch, doctor, bench, verify
+)  # fmt: skip
+for command in COMMANDS:
     command.register(app)
 
 

@@ -93,8 +93,16 @@ class Base:
         return base
 
 
-def load_base(base: Base) -> nn.Module:
+ELSEWHERE = "say where it is now: --base PATH, load(run, base=PATH)"
+
+
+def load_base(base: Base, called: str = "the run's base model", elsewhere: str = ELSEWHERE) -> nn.Module:
     """The base's weights on the best device, in evaluation mode.
+
+    Args:
+        base: What it is.
+        called: What an error calls it.
+        elsewhere: What to do when it is not where it should be.
 
     Raises:
         ModelError: E-MODEL-001 when it is not on this machine, E-MODEL-010 when a file is damaged.
@@ -117,13 +125,12 @@ def load_base(base: Base) -> nn.Module:
     except ModelError:
         raise
     except Exception as error:  # its JSON files can hold anything, and each wrong thing fails in its own way
-        fix = "say where it is now: --base PATH, load(run, base=PATH)"
         if Path(base.name).is_dir() or not isinstance(error, OSError):  # it is here, and something else is wrong
-            found = f"the run's base model {base.name} cannot be read: {brief(error)}"
-            raise ModelError(Problem("E-MODEL-004", found, f"mend its files, or {fix}")) from error
-        found = f"the run's base model {base.name!r} is not on this machine"
+            found = f"{called} {base.name} cannot be read: {brief(error)}"
+            raise ModelError(Problem("E-MODEL-004", found, f"mend its files, or {elsewhere}")) from error
+        found = f"{called} {base.name!r} is not on this machine"
         fetch = "" if Path(base.name).is_absolute() else f"hf download {base.name}, or "
-        raise ModelError(Problem("E-MODEL-001", found, fetch + fix)) from error
+        raise ModelError(Problem("E-MODEL-001", found, fetch + elsewhere)) from error
     return model.eval()  # type: ignore[no-any-return]
 
 
