@@ -174,6 +174,8 @@ class Timing(Event):
     """Length of the gradient, clipping, update."""
     other_seconds: float
     """The rest of the step: histograms, where they are due."""
+    ranks_seconds: float = 0.0
+    """Adding the gradients of all ranks, the wait for the slowest one included; 0 for a process alone."""
 
 
 @dataclass(frozen=True)

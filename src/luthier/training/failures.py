@@ -16,6 +16,7 @@ from luthier.config.render import plan_as_dict
 from luthier.doctor.evidence import less_memory
 from luthier.doctor.history import History
 from luthier.errors import LuthierError, Problem, RunError
+from luthier.machine.ranks import OtherRankError
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG, errno.ESTALE}
 _NO_MEMORY = ("can't allocate memory", "bad_alloc", "Unable to allocate", "could not create a memory object")
@@ -43,7 +44,9 @@ def named_failures(plan: Plan) -> Iterator[None]:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """On CUDA torch has a class for it; its CPU allocator and oneDNN raise a bare RuntimeError."""
+    """CUDA has a class for it; torch's CPU allocator and oneDNN raise a bare RuntimeError; or it was another rank."""
+    if isinstance(error, OtherRankError):
+        return error.out_of_memory
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(text in str(error) for text in _NO_MEMORY)

@@ -24,8 +24,8 @@ import torch
 from luthier.events.types import Machine, Timing
 from luthier.machine.gpu import Gpu, read_gpus, read_system
 
-Phase = Literal["data", "forward", "backward", "optimizer", "other"]
-PHASES: tuple[Phase, ...] = ("data", "forward", "backward", "optimizer", "other")
+Phase = Literal["data", "forward", "backward", "optimizer", "other", "ranks"]
+PHASES: tuple[Phase, ...] = ("data", "forward", "backward", "optimizer", "other", "ranks")
 Lap = Callable[[Phase], None]
 READ_EVERY_SECONDS = 1.0
 """Reading the box takes about a millisecond; at most once a second it is a thousandth of the time at the very most."""

@@ -43,6 +43,7 @@ def _total(timing: Timing) -> float:
         + timing.backward_seconds
         + timing.optimizer_seconds
         + timing.other_seconds
+        + timing.ranks_seconds
     )
 
 
