@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,12 +19,13 @@ from luthier.data.collate import MicroBatch
 from luthier.data.loader import evaluation_batches
 from luthier.events.types import CheckpointSaved, Evaluated, Event, Log, Machine, Notice, RunFinished, Sampled, Timing
 from luthier.machine.probe import peak_memory_gib
-from luthier.machine.ranks import all_or_none, of_rank_0, on_any_rank, rank, world_size
+from luthier.machine.ranks import all_or_none, of_all_ranks, of_rank_0, on_any_rank, rank, together, world_size
 from luthier.model.forward import autocast
 from luthier.model.sampling import continue_ids
 from luthier.training.checkpoint import NotFiniteError, generators_of_all, require_finite, save_checkpoint
 from luthier.training.failures import is_out_of_memory, unwritten
 from luthier.training.final import save_final
+from luthier.training.instruments import PHASES
 from luthier.training.job import Run, due
 from luthier.training.memory import free_memory, lowered
 from luthier.training.step import evaluate
@@ -77,8 +79,18 @@ def epoch(job: Run) -> float:
 def log(job: Run) -> Iterator[Log | Timing | Machine]:
     """What there is to say of the steps since the last log line: the numbers, their seconds, the box."""
     yield log_line(job)
-    yield job.watch.timing(job.state.step)
+    yield with_ranks(job, job.watch.timing(job.state.step))
     yield from job.reader.machine(job.state.step)
+
+
+def with_ranks(job: Run, timing: Timing) -> Timing:
+    """The timing of rank 0, with what each rank took for its own work and holds."""
+    if not together():
+        return timing
+    phases = [getattr(timing, f"{phase}_seconds") for phase in PHASES if phase != "ranks"]
+    memory = peak_memory_gib(next(job.model.parameters()).device)
+    seconds, gib = zip(*of_all_ranks((sum(phases), memory)), strict=True)
+    return replace(timing, own_seconds=list(seconds), own_memory_gib=list(gib))
 
 
 def log_line(job: Run) -> Log:
