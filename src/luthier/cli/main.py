@@ -18,6 +18,7 @@ from luthier.cli import (
     explain,
     gpu,
     inspect,
+    merge,
     plan,
     quickstart,
     schema,
@@ -36,7 +37,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (quickstart, train, chat, compare, plan, inspect, schema, explain, gpu, watch, doctor, bench, verify):
+for command in (quickstart, train, chat, compare, merge, plan, inspect, schema, explain, gpu, watch, doctor, bench, verify):
     command.register(app)
 
 
