@@ -16,6 +16,7 @@ from luthier.cli import (
     compare,
     doctor,
     explain,
+    export,
     gpu,
     inspect,
     merge,
@@ -37,7 +38,23 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (quickstart, train, chat, compare, merge, plan, inspect, schema, explain, gpu, watch, doctor, bench, verify):
+for command in (
+    quickstart,
+    train,
+    chat,
+    compare,
+    merge,
+    export,
+    plan,
+    inspect,
+    schema,
+    explain,
+    gpu,
+    watch,
+    doctor,
+    bench,
+    verify,
+):
     command.register(app)
 
 

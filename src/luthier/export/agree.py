@@ -102,7 +102,9 @@ def agreement(name: str, known: Reference, model: nn.Module) -> Agreement:
     places = [_compared(p_AV, q_AV) for p_AV, q_AV in zip(known.log_p_AV, log_q, strict=True)]
     longest = max((len(answer) for answer in known.answers), default=0)
     answers = continue_many(model, known.prompts, known.stop_ids, max(1, longest))
-    return summed_up(name, [kl for kl, _ in places], [top for _, top in places], _equal(known.answers, answers, longest))
+    return summed_up(
+        name, [kl for kl, _ in places], [top for _, top in places], _equal(known.answers, answers, longest)
+    )
 
 
 def _equal(first: list[list[int]], second: list[list[int]], longest: int) -> list[bool]:
@@ -115,7 +117,9 @@ def summed_up(name: str, kl: list[torch.Tensor], top1: list[torch.Tensor], same_
     worst = float(all_kl.max()) if torch.isfinite(all_kl).all() else math.inf
     mean = float(all_kl.mean()) if math.isfinite(worst) else math.inf
     # Float64 rounding can leave a sum of zeros at -1e-17.
-    return Agreement(name, len(kl), len(all_kl), max(0.0, mean), max(0.0, worst), float(all_top1.mean()), sum(same_text))
+    return Agreement(
+        name, len(kl), len(all_kl), max(0.0, mean), max(0.0, worst), float(all_top1.mean()), sum(same_text)
+    )
 
 
 def require(agreements: Sequence[Agreement], what: str) -> None:

@@ -61,7 +61,9 @@ class Merged:
     dtype: torch.dtype
 
 
-def merged(run: str | Path, base: str | None = None, onto: Onto = "trained", dtype: torch.dtype | None = None) -> Merged:
+def merged(
+    run: str | Path, base: str | None = None, onto: Onto = "trained", dtype: torch.dtype | None = None
+) -> Merged:
     """Merge a run.
 
     Args:

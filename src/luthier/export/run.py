@@ -155,4 +155,3 @@ def described(model: Merged) -> str:
     if model.onto == "trained" and four_bits:
         return f"the values of the {model.base.numbers} weights that the adapter was trained on"
     return "the weights in the base's files" + (", not those of the training in 4 bits" if four_bits else "")
-

@@ -11,6 +11,16 @@ from luthier.errors.codes.gate import GATE
 from luthier.errors.codes.model import MODEL
 from luthier.errors.codes.run import RUN
 
-CODES: dict[str, Explanation] = {**CONFIG, **DATA, **MODEL, **ENVIRONMENT, **CHECKPOINT, **GATE, **RUN, **EVALUATE, **EXPORT}
+CODES: dict[str, Explanation] = {
+    **CONFIG,
+    **DATA,
+    **MODEL,
+    **ENVIRONMENT,
+    **CHECKPOINT,
+    **GATE,
+    **RUN,
+    **EVALUATE,
+    **EXPORT,
+}
 
 __all__ = ["CODES", "Explanation"]
