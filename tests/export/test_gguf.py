@@ -77,7 +77,6 @@ def prompts(count=3, length=40):
         return [[0, *torch.randint(3, 380, (length + i,)).tolist()] for i in range(count)]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_llama_cpp_computes_what_transformers_computes(layout, words, tmp_path):
     model = model_of(LAYOUTS[layout]())
@@ -89,7 +88,6 @@ def test_llama_cpp_computes_what_transformers_computes(layout, words, tmp_path):
     assert found.mean_kl < 1e-4, found
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("quant", "bound"), [("bf16", 1e-3), ("q8_0", 1e-2)])
 def test_narrower_formats_lie_farther_away(quant, bound, words, tmp_path):
     model = model_of(LAYOUTS["llama"]())
@@ -102,7 +100,6 @@ def test_narrower_formats_lie_farther_away(quant, bound, words, tmp_path):
     assert types["blk.0.attn_norm.weight"] == "F32"
 
 
-@pytest.mark.slow
 def test_a_wrong_file_is_seen(words, tmp_path, monkeypatch):
     """The comparison can fail: q and k in the order of transformers are another model."""
     monkeypatch.setattr("luthier.export.gguf_file.interleaved", lambda data, heads: data)
@@ -179,7 +176,6 @@ TOKENIZERS = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", TOKENIZERS)
 def test_llama_cpp_cuts_texts_into_the_same_tokens(name, tmp_path):
     tokenizer = TOKENIZERS[name]()
