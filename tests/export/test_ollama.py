@@ -26,7 +26,10 @@ MISTRAL = (
     "{% elif m.role == 'assistant' %} {{ m.content }}{{ eos_token }}"
     "{% else %}{{ raise_exception('no system message') }}{% endif %}{% endfor %}"
 )
-BRACES = "{% for m in messages %}{{ '{{' }}{{ m.role }}{{ '}}' }} {{ m.content }} end\n{% endfor %}{% if add_generation_prompt %}{{ '{{assistant}} ' }}{% endif %}"
+BRACES = (
+    "{% for m in messages %}{{ '{{' }}{{ m.role }}{{ '}}' }} {{ m.content }} end\n{% endfor %}"
+    "{% if add_generation_prompt %}{{ '{{assistant}} ' }}{% endif %}"
+)
 TEMPLATES = {"alpaca": ALPACA, "chatml": CHATML, "qwen": QWEN, "llama 3": LLAMA3, "mistral": MISTRAL, "braces": BRACES}
 
 

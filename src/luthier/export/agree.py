@@ -6,9 +6,9 @@
                     top-1: is the likeliest token the same?
                 then writes its own greedy answers, which are compared as texts
 
-A mean KL of 0 is the same model; float32 arithmetic in another order gives 1e-12, bfloat16 weights 1e-5, arithmetic in
-bfloat16 1e-4, weights of 8 bits 1e-3, another base 1e-2. The bounds below lie beyond what rounding does. Equal texts are
-no condition: between two tokens of nearly equal probability rounding may choose.
+A mean KL of 0 is the same model; docs/export.md has what other forms come to. The bounds below lie beyond what rounding
+does, and within what another base does. Equal texts are no condition: between two tokens of nearly equal probability
+rounding may choose.
 
 Not covered: whether the run is any good (`luthier compare`).
 

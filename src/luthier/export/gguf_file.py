@@ -3,8 +3,8 @@
     keys       sizes, rotary positions, tokenizer, chat template
     tensors    matrices in --quant (f16, bf16, or q8_0: 32 weights share a scale); vectors and factors in float32
 
-llama.cpp rotates neighbouring pairs of a head's dimensions in its `llama` layout, transformers the two halves, so rows of
-q and k change places there (qwen2, qwen3 keep transformers' order):
+llama.cpp rotates neighbouring pairs of a head's dimensions in its `llama` layout, transformers the two halves, so rows
+of q and k change places there (qwen2, qwen3 keep transformers' order):
 
     transformers  [a0 a1 ... | b0 b1 ...]      llama.cpp  [a0 b0 a1 b1 ...]
 
@@ -227,16 +227,19 @@ def _stored_as(data: torch.Tensor, quant: Quant) -> gguf.GGMLQuantizationType:
 
 
 def interleaved(data: torch.Tensor, heads: int) -> torch.Tensor:
-    """Rows of a q or k matrix (or bias) in the order of neighbouring pairs: [heads, 2, pairs, ...] -> [heads, pairs, 2, ...]."""
+    """Rows of q or k (or of a bias) as neighbouring pairs: [heads, 2, pairs, ...] -> [heads, pairs, 2, ...]."""
     return data.reshape(heads, 2, -1, *data.shape[1:]).transpose(1, 2).reshape(data.shape)
 
 
 def llama3_factors(rope: dict[str, Any], head: int, longest: int) -> torch.Tensor:
-    """By how much each rotation is slowed down, float32 [head / 2]: 1 for fast ones, `factor` for slow ones, between them
-    a straight line in the frequency."""
+    """By how much each rotation is slowed down, float32 [head / 2].
+
+    1 for fast ones, `factor` for slow ones; between them a straight line in the frequency.
+    """
     original = rope.get("original_max_position_embeddings") or longest
     frequency = float(rope["rope_theta"]) ** (-torch.arange(0, head, 2, dtype=torch.float64) / head)
     turns = original * frequency / (2 * math.pi)
     low, high, factor = rope["low_freq_factor"], rope["high_freq_factor"], rope["factor"]
     share = ((turns - low) / (high - low)).clamp(0, 1)
-    return (1 / ((1 - share) / factor + share)).to(torch.float32)
+    slower: torch.Tensor = 1 / ((1 - share) / factor + share)
+    return slower.to(torch.float32)

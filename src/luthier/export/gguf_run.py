@@ -93,9 +93,9 @@ def export_gguf(
     model = merged(run, options.base, options.onto, torch.float32)
     check_architecture(model.model.config)
     embeddings: Any = model.model.get_input_embeddings()  # type: ignore[operator]
-    compared_with, onto = known.reference, described(model)
+    compared_with, onto, who = known.reference, described(model), "the run as it was trained"
     if model.onto == "files" and model.base.quantization is not None:
-        compared_with = ask_on_files(known, model)
+        compared_with, who = ask_on_files(known, model), "the adapter on these weights"
     words = vocabulary(known.tokenizer, embeddings.num_embeddings, known.reference.stop_ids)
     if words.inexact and not allow_tokenizer:
         raise RefusedError(Problem("E-EXPORT-004", words.inexact, "--allow tokenizer, if that will do"))
@@ -120,7 +120,9 @@ def export_gguf(
         notes.append(_template_note(known, heard))
 
     size = write(folder, fill)
-    return Exported(folder, size, f"GGUF, {quant}", onto, known.prompts, tuple(proofs), notes=tuple(notes))
+    return Exported(
+        folder, size, f"GGUF, {quant}", onto, f"{known.prompts}, with {who}", tuple(proofs), notes=tuple(notes)
+    )
 
 
 def _texts(known: Known) -> list[str]:

@@ -33,7 +33,7 @@ _SPLITS: dict[tuple[Any, ...], tuple[str, bool]] = {
     (("Split", _WORDS + r"\p{N}{1,3}" + _REST, "Isolated", False), _BYTES): ("llama-bpe", True),
     (("Split", _WORDS + r"\p{N}" + _REST, "Isolated", False), _BYTES): ("qwen2", False),
 }
-"""The steps of a pre-tokenizer -> llama.cpp's name for them, and whether a whole word in the vocabulary skips merging."""
+"""Steps of a pre-tokenizer -> llama.cpp's name for them, and whether a word that is a token skips merging."""
 NEAREST = "smollm"
 """Used when a split that llama.cpp has not is allowed: digits alone, then words."""
 
@@ -80,7 +80,7 @@ def vocabulary(tokenizer: PreTrainedTokenizerBase, rows: int, stop_ids: Sequence
     Raises:
         RefusedError: E-EXPORT-004 when it is of a kind that GGUF has not.
     """
-    content = json.loads(tokenizer.backend_tokenizer.to_str())  # type: ignore[attr-defined]
+    content = json.loads(tokenizer.backend_tokenizer.to_str())
     model = content["model"]
     if model["type"] != "BPE":
         raise _refuse(f"a tokenizer of kind {model['type']}")

@@ -48,8 +48,8 @@ def _text(text: str) -> dict[str, Any]:
 def _places(server: Any, prompt: list[int], answer: list[int]) -> list[list[list[float]]]:
     """The likeliest tokens after the prompt, after its next token, ..., after the whole answer.
 
-    The server gives no probabilities with a token that ends the answer or is a part of a letter, so it is made to choose
-    a plain one; the probabilities are those before any choice.
+    The server gives no probabilities with a token that ends the answer or is a part of a letter, so it is made to
+    choose a plain one; the probabilities are those before any choice.
     """
     plain = _post(server, "/tokenize", {"content": "a", "add_special": False})["tokens"][-1]
     places = []

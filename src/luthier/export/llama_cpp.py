@@ -1,12 +1,12 @@
 """What real llama.cpp makes of a GGUF file: opened in a process of its own, asked, and compared token by token.
 
     texts      -> token ids; equal to those of the tokenizer?
-    prompts    -> at each token of the run's answers the likeliest tokens, with their log-probabilities
+    prompts    -> at each token of the run's answers the likeliest tokens, with log-probabilities
                -> its own greedy answers
     a question -> the prompt that it renders from the file's chat template
 
-The whole vocabulary does not come out, so KL is taken over the tokens that do, and one bin for all others together. That
-is at most the KL over all tokens, and close to it as the bin is small.
+The whole vocabulary does not come out, so KL is taken over the tokens that do, and one bin for all others together.
+That is at most the KL over all tokens, and close to it as the bin is small.
 
 llama.cpp ends the process when something in a file surprises it; so it lives in a child, and its last words are the error.
 The wheel `xllamacpp` is llama.cpp itself. Without it nothing is tried, and that is said.

@@ -4,16 +4,16 @@ r"""The adapter added into the weights that it was trained on, once and for all:
                                                    (+)--> W' --rounded once--> 16 bits
         A, B (float32) -----------------float32----'
 
-A layer at a time, by peft's own `merge`, so that whatever peft trains (rsLoRA, DoRA, PiSSA, embeddings) is merged as peft
-defines it, and memory holds one layer in float32.
+A layer at a time, by peft's own `merge`, so that whatever peft trains (rsLoRA, DoRA, PiSSA, embeddings) is merged as
+peft defines it, and memory holds one layer in float32.
 
 Onto which weights? An adapter that was trained on 4-bit weights has learned to work with exactly the values that these
-16 steps stand for, rounding errors included. `trained` merges onto those values (never into 4 bits: the sum is stored in
-16 or 32 bits); `files` merges onto the weights in the base's files, which is another model than the one that was trained
-and measured. docs/export.md has both, measured.
+16 steps stand for, rounding errors included. `trained` merges onto those values (never into 4 bits: the sum is stored
+in 16 or 32 bits); `files` merges onto the weights in the base's files, which is another model than the one that was
+trained and measured. docs/export.md has both, measured.
 
-A head that shares its matrix with the embedding (tied) stays tied when both learned the same, and becomes a matrix of its
-own when only one of them was trained.
+A head that shares its matrix with the embedding (tied) stays tied when both learned the same, and becomes a matrix of
+its own when only one of them was trained.
 
 Not covered: several adapters.
 """
@@ -69,11 +69,12 @@ def merged(
     Args:
         run: Its output folder, or its final_model folder.
         base: Where the base model is, when it is not where it was in training.
-        onto: `trained`: the frozen weights as the training computed with them; `files`: as they lie in the base's files.
+        onto: `trained`: the frozen weights as the training computed with them; `files`: as in the base's files.
         dtype: Format of the merged weights; None: that of the base's files.
 
     Raises:
-        ModelError: What `luthier.generate.weights.load_tuned` raises; E-EXPORT-009 when the format cannot hold a weight.
+        ModelError: What `luthier.generate.weights.load_tuned` raises; E-EXPORT-009 when the format cannot hold a
+            weight.
     """
     folder = final_folder(run)
     trained_on = Base.of(folder, base, None)
@@ -122,7 +123,7 @@ def _added(model: PeftModel, stored: torch.dtype) -> nn.Module:
         plain.config.get_text_config().tie_word_embeddings = plain.config.tie_word_embeddings = same
         if same:
             ends[1].weight = ends[0].weight
-    return plain  # type: ignore[no-any-return]
+    return plain
 
 
 def _own(layer: Any) -> Any:

@@ -9,8 +9,8 @@ conversations, and the fixed texts between the marks are its pieces.
     [generation prompt]                                 what an answer begins with
 
 The pieces are then put together again for conversations with all kinds of content and compared with what the Jinja
-template renders. Plain ones must be equal; where odd ones differ (a template that strips spaces, or looks for a word), the
-Modelfile says so.
+template renders. Plain ones must be equal; where odd ones differ (a template that strips spaces, or looks for a word),
+the Modelfile says so.
 
 Source: https://github.com/ollama/ollama/blob/main/docs/modelfile.md and template.md.
 
@@ -20,9 +20,9 @@ Not covered: tools, images, thinking.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +98,7 @@ def find_pieces(render: Render) -> tuple[Pieces, list[str]]:
             continue
         for content in _PLAIN:
             if not _same(render, pieces, roles, content):
-                raise _refuse(f"a conversation of {len(roles)} messages with {content[:20]!r} is rendered otherwise")
+                raise _refuse(f"messages such as {content[:20]!r} are changed by it, or change what is around them")
     odd = [kind for kind, content in _ODD.items() if not all(_same(render, pieces, r, content) for r in ("u", "uau"))]
     return pieces, odd + ([] if pieces.system else ["a system message, which the template does not take"])
 
@@ -111,7 +111,7 @@ def _marked(render: Render) -> Pieces | None:
     before = next_question.removeprefix(answered)
     if not next_question.startswith(answered) or not opening.endswith(before):
         return None
-    shared = os.path.commonprefix([after_question, between])
+    shared = _shared_start(after_question, between)
     generation, before_answer = after_question.removeprefix(shared), between.removeprefix(shared)
     if generation == before_answer == "":  # all of it belongs to the answer
         shared, generation, before_answer = "", after_question, between
@@ -122,6 +122,11 @@ def _marked(render: Render) -> Pieces | None:
         (before_answer, answered),
         generation,
     )
+
+
+def _shared_start(first: str, second: str) -> str:
+    pairs = takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False))
+    return "".join(a for a, _ in pairs)
 
 
 def _system(render: Render, question: dict[str, str], before: str) -> tuple[str, str] | None:

@@ -7,6 +7,7 @@ Not covered: the forms themselves (`merge`, `gguf_file`, `ollama`, `hub`).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -106,15 +107,33 @@ def computed_in(model: nn.Module) -> torch.dtype:
     return next(p.dtype for p in model.parameters() if p.dtype.is_floating_point)
 
 
-def merge_run(run: str | Path, to: Path | None, dtype: torch.dtype | None, options: Options, say: Say) -> Exported:
+def merge_run(
+    run: str | Path,
+    to: Path | None,
+    dtype: torch.dtype | None,
+    options: Options,
+    say: Say,
+    *,
+    name: str = "merged",
+    more: Callable[[Path, Exported], None] = lambda folder, exported: None,
+) -> Exported:
     """Write the merged model as a folder that plain transformers loads, after the proof.
+
+    Args:
+        run: Its output folder, or its final_model folder.
+        to: Where to; None: `name` in the run's output folder.
+        dtype: Number format of the weights; None: that of the base's files.
+        options: Those of every form.
+        say: Told what is being done.
+        name: Of the default folder.
+        more: Writes further files into the folder, when the proof is there.
 
     Raises:
         ModelError: The run or its base cannot be loaded.
         MissingError: E-EXPORT-001, E-ENV-002.
         RefusedError: E-EXPORT-002; nothing is left at the destination.
     """
-    folder = destination(final_folder(run), to, "merged", overwrite=options.overwrite)
+    folder = destination(final_folder(run), to, name, overwrite=options.overwrite)
     known = ask(run, options, say)
     free_memory()
     say("merging")
@@ -122,21 +141,22 @@ def merge_run(run: str | Path, to: Path | None, dtype: torch.dtype | None, optio
     stored, onto = model.dtype, described(model)
     other = model.onto == "files" and model.base.quantization is not None
     compared_with = ask_on_files(known, model) if other else known.reference
-    proofs: list[Agreement] = []
-    beside: list[Agreement] = []
+    form = f"merged weights, {str(stored).removeprefix('torch.')}"
+    prompts = f"{known.prompts}, with {'the adapter on these weights' if other else 'the run as it was trained'}"
+    done: list[Exported] = []
 
     def fill(aside: Path) -> None:
         write_folder(model, aside)
         say("loading the merged folder as plain transformers does, and comparing")
         plain = load_plain(aside, known.dtype)
-        proofs.append(agreement("merged", compared_with, plain))
-        if other:
-            beside.append(agreement("merged, beside the run on 4 bits", known.reference, plain))
+        proofs = (agreement("merged", compared_with, plain),)
+        beside = (agreement("merged, beside the run on 4 bits", known.reference, plain),) if other else ()
         require(proofs, "the merged model does not answer as the run does")
+        done.append(Exported(folder, 0, form, onto, prompts, proofs, beside))
+        more(aside, done[0])
 
     size = write(folder, fill)
-    form = f"merged weights, {str(stored).removeprefix('torch.')}"
-    return Exported(folder, size, form, onto, known.prompts, tuple(proofs), tuple(beside))
+    return replace(done[0], bytes=size)
 
 
 def load_plain(folder: Path, dtype: torch.dtype) -> nn.Module:

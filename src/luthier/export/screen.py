@@ -35,7 +35,7 @@ def _shown(exported: Exported) -> Iterator[str]:
     if exported.onto:
         yield f"onto      {one_line(exported.onto)}"
     if exported.prompts:
-        yield f"compared  on {one_line(exported.prompts)}, with the run as it was trained"
+        yield f"compared  on {one_line(exported.prompts)}"
     if exported.agreements:
         yield ""
         yield table([*exported.agreements, *exported.beside])

@@ -68,16 +68,21 @@ def _asks_for_code(content: Any) -> Iterator[str]:
     for key, value in content.items():
         if value in (None, {}, []):
             continue
-        if key in ("auto_map", "custom_pipelines", "megatron_config") or key.endswith("_implementation_internal"):
-            yield key
-        elif key.endswith("_implementation") and not _all_in(value, _OWN_KERNELS):
-            yield f"{key} {value!r}"
-        elif key == "auto_mapping" and not str(_of(value, "parent_library")).startswith("transformers.models."):
-            yield f"{key} {value!r}"
-        elif key in _CLASSES and any(_FOREIGN.search(str(n)) for n in (value if isinstance(value, list) else [value])):
+        if _is_code(key, value):
             yield f"{key} {value!r}"
         else:
             yield from _asks_for_code(value)
+
+
+def _is_code(key: str, value: Any) -> bool:
+    """Whether a library would take this value for the name of something to import or to fetch."""
+    if key in ("auto_map", "custom_pipelines", "megatron_config") or key.endswith("_implementation_internal"):
+        return True
+    if key.endswith("_implementation"):
+        return not _all_in(value, _OWN_KERNELS)
+    if key == "auto_mapping":
+        return not str(_of(value, "parent_library")).startswith("transformers.models.")
+    return key in _CLASSES and any(_FOREIGN.search(str(n)) for n in (value if isinstance(value, list) else [value]))
 
 
 def _all_in(value: Any, names: set[str]) -> bool:

@@ -93,4 +93,9 @@ EXPORT: dict[str, Explanation] = {
         why="the file is written by the library of the people who defined its format",
         text="GGUF files need the library gguf, an extra of Luthier. Install it with the command shown.",
     ),
+    "E-EXPORT-012": Explanation(
+        title="the results cannot be read",
+        why="a card with numbers that nobody measured would be worse than one without",
+        text="--results takes the file that `luthier compare RUN --json FILE` wrote. The card quotes it.",
+    ),
 }
