@@ -1,7 +1,7 @@
 """What real llama.cpp makes of a GGUF file: opened in a process of its own, asked, and compared token by token.
 
     texts      -> token ids; equal to those of the tokenizer?
-    prompts    -> at each token of the run's answers the likeliest tokens, with log-probabilities
+    prompts    -> at each token of the answers of the run the likeliest tokens, with log-probabilities
                -> its own greedy answers
     a question -> the prompt that it renders from the file's chat template
 

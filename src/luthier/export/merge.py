@@ -92,7 +92,7 @@ def merged(
         if not torch.isfinite(parameter.data).all():
             found = f"{name} has numbers that {stored} cannot hold"
             raise ModelError(Problem("E-EXPORT-009", found, "--dtype bfloat16, which has the range of float32"))
-    plain.config.dtype = stored  # type: ignore[union-attr]
+    plain.config.dtype = stored
     return Merged(plain.eval(), folder, trained_on, onto if adapter else "", stored)
 
 
@@ -123,7 +123,7 @@ def _added(model: PeftModel, stored: torch.dtype) -> nn.Module:
         plain.config.get_text_config().tie_word_embeddings = plain.config.tie_word_embeddings = same
         if same:
             ends[1].weight = ends[0].weight
-    return plain
+    return plain  # type: ignore[no-any-return]
 
 
 def _own(layer: Any) -> Any:
