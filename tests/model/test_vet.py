@@ -70,7 +70,7 @@ def test_e_model_005_each_of_them_is_refused(file, change, folder):
         {"attn_implementation": "sdpa"},
         {"_attn_implementation": {"text_config": "flash_attention_2", "": "eager"}},
         {"auto_mapping": None, "megatron_core": "megatron.core", "megatron_config": None},
-        {"auto_mapping": {"base_model_class": "LlamaForCausalLM", "parent_library": "transformers.models.llama.modeling_llama"}},
+        {"auto_mapping": {"base_model_class": "X", "parent_library": "transformers.models.llama.modeling_llama"}},
         {"architectures": ["LlamaForCausalLM"], "tokenizer_class": "PreTrainedTokenizerFast"},
     ],
 )  # fmt: skip
@@ -95,7 +95,7 @@ def test_e_model_005_on_the_way_into_training(folder):
 def test_code_that_the_user_trusts_is_the_users(folder):
     changed(folder / "config.json", {"auto_map": {"AutoConfig": "evil.Config"}})
     (folder / "evil.py").write_text("raise SystemExit('it was loaded')")
-    with pytest.raises((SystemExit, ModelError, Exception), match="it was loaded|evil"):
+    with pytest.raises((SystemExit, ModelError), match=r"it was loaded|evil"):
         load_config(ModelSection(model_name_or_path=str(folder), trust_remote_code=True))
 
 

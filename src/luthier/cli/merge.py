@@ -79,6 +79,7 @@ def merge(
 
 def say(text: str) -> None:
     """What is being done, to stderr."""
+    from luthier.errors.secrets import hide
     from luthier.events.printable import one_line
 
-    typer.echo(one_line(text), err=True)
+    typer.echo(hide(one_line(text)), err=True)

@@ -8,8 +8,8 @@
 The whole vocabulary does not come out, so KL is taken over the tokens that do, and one bin for all others together.
 That is at most the KL over all tokens, and close to it as the bin is small.
 
-llama.cpp ends the process when something in a file surprises it; so it lives in a child, and its last words are the error.
-The wheel `xllamacpp` is llama.cpp itself. Without it nothing is tried, and that is said.
+llama.cpp ends the process when something in a file surprises it; so it lives in a child, and its last words are the
+error. The wheel `xllamacpp` is llama.cpp itself. Without it nothing is tried, and that is said.
 
 Not covered: GPUs.
 """

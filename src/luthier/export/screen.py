@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from luthier.errors.secrets import hide
 from luthier.events.printable import one_line
 from luthier.export.agree import Agreement
 from luthier.export.run import Exported
@@ -27,7 +28,7 @@ def table(agreements: Sequence[Agreement]) -> str:
 
 def shown(exported: Exported) -> str:
     """All that the user should know."""
-    return "\n".join(_shown(exported))
+    return hide("\n".join(_shown(exported)))
 
 
 def _shown(exported: Exported) -> Iterator[str]:

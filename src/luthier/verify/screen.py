@@ -7,6 +7,7 @@ import textwrap
 from dataclasses import asdict
 from typing import Any
 
+from luthier.errors.secrets import hide
 from luthier.events.printable import one_line
 from luthier.export.screen import table as agreement_table
 from luthier.verify.compare import Quantity
@@ -82,7 +83,7 @@ def merge_table(verified: MergeVerified) -> str:
     said = f"{verified.merged} is the run that was trained, and others read the run as Luthier does."
     if wrong:
         said = f"NOT the same beyond what rounding does: {', '.join(wrong)}. See: luthier explain E-EXPORT-002"
-    return "\n".join([*lines, "", ids, "", *textwrap.wrap(one_line(said), WIDTH)])
+    return hide("\n".join([*lines, "", ids, "", *textwrap.wrap(one_line(said), WIDTH)]))
 
 
 def merge_as_json(verified: MergeVerified) -> dict[str, Any]:
