@@ -10,7 +10,14 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GPT2Config,
+    GPT2LMHeadModel,
+    MixtralConfig,
+    MixtralForCausalLM,
+)
 
 from luthier.errors import DataError, LuthierError, MissingError, ModelError, RefusedError
 from luthier.export import agree
@@ -22,7 +29,7 @@ from luthier.generate.load import load
 from luthier.training.commit import verify
 from luthier.verify.merge import verify_merge
 from tests.generate.support import train_tiny
-from tests.tiny import build_model
+from tests.tiny import build_model, build_tokenizer
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 KINDS = {
@@ -77,6 +84,24 @@ def test_a_merged_model_computes_what_was_trained(kind, runs):
     assert not torch.allclose(before, base_logits(trained), atol=1e-3), "the run learned nothing"
     after = logits(merged(runs(kind)).model)
     torch.testing.assert_close(after, before, rtol=0, atol=2e-4)
+
+
+OTHERS = {
+    "experts": lambda: MixtralForCausalLM(MixtralConfig(**SMALL, num_local_experts=4)),
+    "transposed layers": lambda: GPT2LMHeadModel(GPT2Config(vocab_size=400, n_embd=32, n_layer=2, n_head=4)),
+}
+SMALL = {"vocab_size": 400, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+         "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_other_layers_than_linear_ones(kind, tmp_path, alpaca_file):
+    build_tokenizer(tmp_path / "base")
+    OTHERS[kind]().save_pretrained(tmp_path / "base")
+    train_tiny(tmp_path / "run", tmp_path / "base", alpaca_file, {"lora": {"r": 4}, "training": {"max_steps": 3}})
+    trained = load(tmp_path / "run")
+    assert not torch.allclose(logits(trained.model), base_logits(trained), atol=1e-3)
+    torch.testing.assert_close(logits(merged(tmp_path / "run").model), logits(trained.model), rtol=0, atol=1e-5)
 
 
 def base_logits(trained):

@@ -144,9 +144,12 @@ def merge_run(
     form = f"merged weights, {str(stored).removeprefix('torch.')}"
     prompts = f"{known.prompts}, with {'the adapter on these weights' if other else 'the run as it was trained'}"
     done: list[Exported] = []
+    held = [model]
+    del model
 
     def fill(aside: Path) -> None:
-        write_folder(model, aside)
+        write_folder(held.pop(), aside)
+        free_memory()  # the same weights come back from the folder
         say("loading the merged folder as plain transformers does, and comparing")
         plain = load_plain(aside, known.dtype)
         proofs = (agreement("merged", compared_with, plain),)

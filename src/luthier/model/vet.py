@@ -30,6 +30,7 @@ MOST_PARAMETERS_PER_BYTE = 8
 FILES = ("config.json", "tokenizer_config.json", "generation_config.json", "adapter_config.json")
 _OWN_KERNELS = {"eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention", "grouped_mm", "batched_mm"}
 _CLASSES = ("architectures", "tokenizer_class", "processor_class", "image_processor_type", "feature_extractor_type")
+_CODE = ("auto_map", "custom_pipelines", "custom_generate", "megatron_config")
 _FOREIGN = re.compile(r"[^A-Za-z0-9_]")
 
 
@@ -76,7 +77,7 @@ def _asks_for_code(content: Any) -> Iterator[str]:
 
 def _is_code(key: str, value: Any) -> bool:
     """Whether a library would take this value for the name of something to import or to fetch."""
-    if key in ("auto_map", "custom_pipelines", "megatron_config") or key.endswith("_implementation_internal"):
+    if key in _CODE or key.endswith("_implementation_internal"):
         return True
     if key.endswith("_implementation"):
         return not _all_in(value, _OWN_KERNELS)
