@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -24,6 +23,8 @@ import torch
 from torch import nn
 
 from luthier import api
+from luthier.events.read import read
+from luthier.events.types import Log
 from luthier.export import llama_cpp
 from luthier.export.agree import Agreement, Reference, agreement, reference
 from luthier.export.gguf_file import TYPES, write_gguf
@@ -44,13 +45,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--run", type=Path)
     parser.add_argument("--steps", type=int, default=120)
-    parser.add_argument("--prompts", type=int, default=64)
+    parser.add_argument("--prompts", type=int, default=32)
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         run = arguments.run or train(Path(folder, "run"), arguments.steps)
         content = measured(run, Path(folder), arguments.prompts)
-    content |= {"command": " ".join(["python", *sys.argv]), "steps": arguments.steps, "surroundings": surroundings()}
+        events = read(run / "events.jsonl")
+        content["steps"] = max(event.step for event, _ in events if isinstance(event, Log))
+    content |= {"command": "python benchmarks/export.py", "surroundings": surroundings()}
     arguments.out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 

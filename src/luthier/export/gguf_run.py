@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from luthier.errors import MissingError, Problem, RefusedError
+from luthier.errors.secrets import hide
 from luthier.export import llama_cpp
 from luthier.export.agree import Agreement, require
 from luthier.export.merge import merged
 from luthier.export.place import Say, destination, free_memory, write
 from luthier.export.run import Exported, Known, Options, ask, ask_on_files, described
-from luthier.generate.load import final_folder
+from luthier.generate.load import Tuned, final_folder
+from luthier.model.forward import unwrap
 
 if TYPE_CHECKING:
     from luthier.export.gguf_file import Quant
@@ -87,25 +89,29 @@ def export_gguf(
     from luthier.export.gguf_vocab import vocabulary
 
     folder = destination(final_folder(run), to, name, overwrite=options.overwrite)
-    known = ask(run, options, say)
+
+    def check(tuned: Tuned) -> None:
+        check_architecture(unwrap(tuned.model).config)
+        words = vocabulary(tuned.tokenizer, len(tuned.tokenizer), tuned.stop_ids)
+        if words.inexact and not allow_tokenizer:
+            raise RefusedError(Problem("E-EXPORT-004", words.inexact, "--allow tokenizer, if that will do"))
+
+    known = ask(run, options, say, check)
     free_memory()
     say("merging")
     model = merged(run, options.base, options.onto, torch.float32)
-    check_architecture(model.model.config)
     embeddings: Any = model.model.get_input_embeddings()  # type: ignore[operator]
     compared_with, onto, who = known.reference, described(model), "the run as it was trained"
     if model.onto == "files" and model.base.quantization is not None:
         compared_with, who = ask_on_files(known, model), "the adapter on these weights"
     words = vocabulary(known.tokenizer, embeddings.num_embeddings, known.reference.stop_ids)
-    if words.inexact and not allow_tokenizer:
-        raise RefusedError(Problem("E-EXPORT-004", words.inexact, "--allow tokenizer, if that will do"))
     proofs: list[Agreement] = []
     notes: list[str] = []
 
     def fill(aside: Path) -> None:
-        say(f"writing {FILE}")
-        write_gguf(model.model, words, quant, aside / FILE, Path(run).name)
         notes.extend(make(aside, known, model.model.config) for make in more)
+        say(f"writing {FILE}")
+        write_gguf(model.model, words, quant, aside / FILE, hide(folder.absolute().parent.name))
         if not llama_cpp.installed():
             notes.append(
                 "NOT tried in llama.cpp, which is not installed here (pip install xllamacpp): its answers and its "
@@ -146,7 +152,7 @@ def _tokens_note(known: Known, heard: llama_cpp.Heard, allowed: bool) -> str:
     if other:
         return (
             f"{len(other)} of {len(texts)} texts are cut into other tokens by llama.cpp. The comparison above was made "
-            "with token ids; programs that send text get near, not the same, answers."
+            "with token ids; programs that send text get other answers."
         )
     return f"All of {len(texts)} texts, special tokens among them, become the same token ids in llama.cpp."
 

@@ -40,14 +40,14 @@ def destination(run: Path, to: Path | None, name: str, *, overwrite: bool) -> Pa
     except OSError as error:
         raise _unwritable(folder, error) from error
     if closed:
-        raise MissingError(Problem("E-ENV-002", f"{parent} is no folder that you may write to", "--to FOLDER"))
+        raise MissingError(Problem("E-ENV-002", f"{parent} is no folder that you may write to", "name another folder"))
     if not there:
         return folder
     ours = folder.is_dir() and (folder / MANIFEST).is_file() and not verify(folder)
     if not (overwrite and ours):
         found = f"{folder} is there already" + ("" if ours else ", and it is not as an export left it")
-        fix = "--overwrite replaces it" if ours else "name another folder: --to FOLDER"
-        raise MissingError(Problem("E-EXPORT-001", found, f"{fix}, or name another one: --to FOLDER" if ours else fix))
+        fix = "--overwrite replaces it, or name another folder" if ours else "name another folder"
+        raise MissingError(Problem("E-EXPORT-001", found, fix))
     return folder
 
 
@@ -75,4 +75,4 @@ def free_memory() -> None:
 
 
 def _unwritable(folder: Path, error: OSError) -> MissingError:
-    return MissingError(Problem("E-ENV-002", f"cannot write {folder}: {error.strerror}", "name another: --to FOLDER"))
+    return MissingError(Problem("E-ENV-002", f"cannot write {folder}: {error.strerror}", "name another folder"))

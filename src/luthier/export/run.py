@@ -20,7 +20,7 @@ from luthier.export.agree import Agreement, Reference, agreement, reference, req
 from luthier.export.merge import Merged, Onto, merged, write_folder
 from luthier.export.place import Say, destination, free_memory, write
 from luthier.export.prompts import choose
-from luthier.generate.load import final_folder, load
+from luthier.generate.load import Tuned, final_folder, load
 from luthier.generate.weights import Base, load_tuned
 from luthier.machine.probe import probe
 
@@ -86,10 +86,18 @@ class Exported:
     notes: tuple[str, ...] = ()
 
 
-def ask(run: str | Path, options: Options, say: Say) -> Known:
-    """Load the run as it was trained and let it answer the prompts."""
+def ask(run: str | Path, options: Options, say: Say, check: Callable[[Tuned], None] = lambda tuned: None) -> Known:
+    """Load the run as it was trained and let it answer the prompts.
+
+    Args:
+        run: Its output folder, or its final_model folder.
+        options: Those of every form.
+        say: Told what is being done.
+        check: Raises what can be said of the run before the work begins.
+    """
     say("loading the run as it was trained")
     tuned = load(run, options.base)
+    check(tuned)
     prompts = choose(run, tuned, options.prompts)
     say(f"it answers {prompts.source}")
     known = reference(tuned.model, prompts.ids, tuned.stop_ids)

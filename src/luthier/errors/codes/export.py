@@ -8,7 +8,8 @@ EXPORT: dict[str, Explanation] = {
         why="what lies there would be lost",
         text=(
             "An export goes into a folder of its own. --overwrite replaces a folder that an earlier export wrote and "
-            "that nobody has changed since; anything else is never touched. Name another folder with --to."
+            "that nobody has changed since; anything else is never touched. Name another folder: --to of `luthier merge`, "
+            "--out of `luthier export`."
         ),
     ),
     "E-EXPORT-002": Explanation(
@@ -38,7 +39,7 @@ EXPORT: dict[str, Explanation] = {
             "A GGUF file names one of the ways to split text that are built into llama.cpp. The tokenizer of this "
             "model splits in a way that is not among them, or llama.cpp gave other token ids for the same text. "
             "`--allow tokenizer` writes the file all the same: it is then right for programs that send token ids, and "
-            "near for those that send text."
+            "answers otherwise to those that send text."
         ),
     ),
     "E-EXPORT-005": Explanation(
