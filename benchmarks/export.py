@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ def measured(run: Path, folder: Path, count: int) -> dict[str, Any]:
     prompts = choose(run, tuned, count=count)
     known = reference(tuned.model, prompts.ids, tuned.stop_ids)
     forms: dict[str, dict[str, Any]] = {}
-    for key, found in (*in_transformers(run, known), *in_llama_cpp(run, tuned, known, folder)):
+    for key, found in chain(in_transformers(run, known), in_llama_cpp(run, tuned, known, folder)):
         forms[key] = {name: value for name, value in asdict(found).items() if name != "passed"}
         print(
             f"{found.name:58} mean KL {found.mean_kl:.1e}  max {found.max_kl:.1e}  top-1 {found.top1:.1%}", flush=True
@@ -90,7 +91,7 @@ def in_transformers(run: Path, known: Reference) -> Iterator[tuple[str, Agreemen
         model = merged(run, dtype=dtype).model.float()
         yield f"merged_{key}", agreement(f"merged onto the trained values, {key}", known, model)
     in_bfloat16 = merged(run, dtype=torch.bfloat16).model
-    yield "computed_bfloat16", agreement("the same in bfloat16, computed in bfloat16 too", known, in_bfloat16)
+    yield "computed_bfloat16", agreement("merged onto the trained values, computed in bfloat16 too", known, in_bfloat16)
     model = merged(run, onto="files", dtype=torch.bfloat16).model.float()
     yield "merged_onto_files", agreement("merged onto the base's files, bfloat16", known, model)
     beside = agreement("the same, beside the adapter on these files", known_on_files, model)

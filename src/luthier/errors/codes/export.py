@@ -8,8 +8,8 @@ EXPORT: dict[str, Explanation] = {
         why="what lies there would be lost",
         text=(
             "An export goes into a folder of its own. --overwrite replaces a folder that an earlier export wrote and "
-            "that nobody has changed since; anything else is never touched. Name another folder: --to of `luthier merge`, "
-            "--out of `luthier export`."
+            "that nobody has changed since; anything else is never touched. Name another folder: --to of "
+            "`luthier merge`, --out of `luthier export`."
         ),
     ),
     "E-EXPORT-002": Explanation(
