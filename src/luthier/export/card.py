@@ -76,8 +76,7 @@ def hub_card(about: Published) -> str:
         setattr(card.data, key, value)
     before, _, rest = card.text.partition(USE)
     settings = rest[rest.find(SETTINGS) :] if SETTINGS in rest else ""
-    four_bits = "" if about.base.quantization is None else about.base.quantization.get("bnb_4bit_quant_type", "nf4")
-    use = how_to_use(about.name) if about.merged else how_to_use(about.name, about.base_name, four_bits)
+    use = how_to_use(about.name) if about.merged else how_to_use(about.name, about.base_name, about.base.quantization)
     sections = [before.strip(), use, _near(about), _results(about.results), _limits(about, licence), settings.strip()]
     card.text = "\n" + "\n\n".join(section for section in sections if section) + "\n"
     text = str(card)

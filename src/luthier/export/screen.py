@@ -8,7 +8,7 @@ from typing import Any
 
 from luthier.errors.secrets import hide
 from luthier.events.printable import one_line
-from luthier.export.agree import Agreement
+from luthier.export.agree import LEAST_TOP1, MOST_KL, Agreement
 from luthier.export.run import Exported
 
 WIDTH = 100
@@ -40,6 +40,8 @@ def _shown(exported: Exported) -> Iterator[str]:
     if exported.agreements:
         yield ""
         yield table([*exported.agreements, *exported.beside])
+        yield ""
+        yield f"passed    mean KL at most {MOST_KL} nats, the same top-1 at {LEAST_TOP1:.0%} of the tokens at least"
     for note in exported.notes:
         yield ""
         yield textwrap.fill(one_line(note), WIDTH)

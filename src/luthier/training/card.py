@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from luthier.config.plan import Plan
 from luthier.config.render import dump_plan_yaml
 from luthier.errors.secrets import hide
@@ -46,20 +49,22 @@ print(tokenizer.decode(model.generate(**inputs, max_new_tokens=200)[0]))
 ```"""
 
 
-def how_to_use(folder: str, base: str = "", four_bits: str = "") -> str:
+def how_to_use(folder: str, base: str = "", four_bits: Mapping[str, Any] | None = None) -> str:
     """The section of a card that shows how plain transformers and peft load the model.
 
     Args:
         folder: Where the model is: a folder, or its name on the hub.
         base: Of an adapter; empty for a whole model.
-        four_bits: How the base was stored in training, `nf4` or `fp4`; the adapter belongs on these values.
+        four_bits: How bitsandbytes stored the base in training; the adapter belongs on these values. None: it did not.
     """
     names = ["AutoModelForCausalLM", "AutoTokenizer", *(["BitsAndBytesConfig"] if four_bits else [])]
     imports = f"from transformers import {', '.join(names)}\n"
-    stored = f'BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="{four_bits}", bnb_4bit_use_double_quant=True)'
     load = f'model = AutoModelForCausalLM.from_pretrained("{base or folder}")'
     if base and four_bits:
-        load = f"four_bits = {stored}  # as in training\n{load[:-1]}, quantization_config=four_bits)"
+        stored = ", ".join(f"{name}={value!r}" for name, value in four_bits.items())
+        load = (
+            f"four_bits = BitsAndBytesConfig({stored})  # as in training\n{load[:-1]}, quantization_config=four_bits)"
+        )
     if base:
         imports += "from peft import PeftModel\n"
         load += f'\nmodel = PeftModel.from_pretrained(model, "{folder}")'
@@ -91,7 +96,7 @@ def card(plan: Plan, state: TrainState) -> str:
         use=how_to_use(
             "final_model",
             base if adapter else "",
-            quantization.bnb_4bit_quant_type if adapter and quantization.load_in_4bit else "",
+            quantization.model_dump() if adapter and quantization.load_in_4bit else None,
         ),
         plan=dump_plan_yaml(plan, {}).strip(),
     )

@@ -19,6 +19,7 @@ from peft import PeftModel
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from luthier.data.template_limits import exceeded
 from luthier.errors import ModelError, Problem
 from luthier.export.agree import Agreement, agreement, reference
 from luthier.export.place import free_memory
@@ -79,6 +80,10 @@ def verify_merge(
     say(f"it answers {prompts.source}")
     known, dtype = reference(tuned.model, prompts.ids, tuned.stop_ids), computed_in(tuned.model)
     saved = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    if too_much := exceeded(saved.get_chat_template(), tuple(saved.special_tokens_map.items())):
+        raise ModelError(
+            Problem("E-MODEL-012", f"its chat template is not tried: {too_much}", "merge again", str(folder))
+        )
     same_ids = sum(_same_ids(tuned, saved, text) for text in BUILT_IN)
     adapter = (final / "adapter_config.json").is_file()
     name = tuned.base.name
