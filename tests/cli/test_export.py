@@ -32,6 +32,7 @@ def run(tmp_path_factory, tiny_model_dir, alpaca_file):
     return folder
 
 
+@pytest.mark.slow
 def test_merge_then_verify(run, tmp_path, capsys):
     done = run_here(capsys, "merge", run, "--to", tmp_path / "m", "--json", tmp_path / "m.json")
     assert done.code == 0, done.err
@@ -45,6 +46,7 @@ def test_merge_then_verify(run, tmp_path, capsys):
     assert taken.code == 2 and "E-EXPORT-001" in taken.err and "--overwrite" in taken.err
 
 
+@pytest.mark.slow
 def test_what_is_not_the_run_ends_with_3(run, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(agree, "LEAST_TOP1", 1.1)
     for command in (["merge", run, "--to"], ["export", run, "--to", "gguf", "--out"]):
@@ -91,6 +93,7 @@ def test_e_export_011_without_the_library(run, tmp_path, capsys, monkeypatch):
     assert done.code == 2 and "E-EXPORT-011" in done.err and 'pip install "luthier[gguf]"' in done.err
 
 
+@pytest.mark.slow
 def test_e_export_004_other_tokens_are_refused_unless_allowed(run, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(gguf_run, "TEXTS", (*gguf_run.TEXTS, "\ud7ff\u0e33\u0301"))
     known = llama_cpp.listen

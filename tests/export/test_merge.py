@@ -93,7 +93,7 @@ SMALL = {"vocab_size": 400, "hidden_size": 32, "intermediate_size": 48, "num_hid
          "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512}  # fmt: skip
 
 
-@pytest.mark.filterwarnings("ignore:The following rank_pattern keys:RuntimeWarning")
+@pytest.mark.filterwarnings("ignore:The following .*_pattern keys:RuntimeWarning")
 @pytest.mark.parametrize("kind", OTHERS)
 def test_other_layers_than_linear_ones(kind, tmp_path, alpaca_file):
     build_tokenizer(tmp_path / "base")
