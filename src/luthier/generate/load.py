@@ -28,7 +28,7 @@ from luthier.errors import ModelError, Problem
 from luthier.generate.streaming import Pieces
 from luthier.generate.weights import Base, load_base, load_tuned
 from luthier.model.forward import unwrap
-from luthier.model.hub import brief
+from luthier.model.hub import beyond, brief
 from luthier.model.sampling import continue_ids, continue_many, rooms
 
 
@@ -197,8 +197,8 @@ def _try_prompt(tuned: Tuned) -> None:
         if name.endswith("_token_id") and value is not None and not _are_ids(value):
             raise ValueError(f"{name} is {value!r}")
     rows = tuned.model.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
-    if len(tuned.tokenizer) > rows:
-        raise ValueError(f"the tokenizer has {len(tuned.tokenizer):,} tokens, the model {rows:,} embeddings")
+    if found := beyond(tuned.tokenizer, rows):
+        raise ValueError(found)
 
 
 def _are_ids(value: Any) -> bool:
