@@ -40,7 +40,7 @@ def test_merge_then_verify(run, tmp_path, capsys):
     (proof,) = json.loads((tmp_path / "m.json").read_text())["agreements"]
     assert proof["passed"] and proof["mean_kl"] < 1e-8 and proof["bounds"]["most_mean_kl"] == agree.MOST_KL
     checked = run_here(capsys, "verify", "merge", run, "--merged", tmp_path / "m", "--json", tmp_path / "v.json")
-    assert checked.code == 0 and "is the run that was trained" in checked.out
+    assert checked.code == 0 and "is the run that was trained" in " ".join(checked.out.split())
     assert json.loads((tmp_path / "v.json").read_text())["passed"] is True
     taken = run_here(capsys, "merge", run, "--to", tmp_path / "m")
     assert taken.code == 2 and "E-EXPORT-001" in taken.err and "--overwrite" in taken.err

@@ -36,12 +36,14 @@ def test_a_right_one_passes_and_a_wrong_one_does_not(run, merged):
     assert right.passed and right.same_ids == right.tried_ids == len(BUILT_IN)
     assert [one.name for one in right.agreements] == ["merged", "plain peft, beside Luthier"]
     assert right.agreements[1].mean_kl < 1e-10
-    assert "is the run that was trained" in merge_table(right) and merge_as_json(right)["passed"] is True
+    assert (
+        "is the run that was trained" in " ".join(merge_table(right).split()) and merge_as_json(right)["passed"] is True
+    )
     tensors = load_file(merged / "model.safetensors")
     tensors["model.layers.1.self_attn.v_proj.weight"] *= 1.5
     save_file(tensors, merged / "model.safetensors", {"format": "pt"})
     wrong = verify_merge(str(run), merged, None, None, silent)
-    assert not wrong.passed and "NOT the same beyond what rounding does: merged." in merge_table(wrong)
+    assert not wrong.passed and "beyond what rounding does: merged." in " ".join(merge_table(wrong).split())
 
 
 def test_another_template_is_seen(run, merged):
