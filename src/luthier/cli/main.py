@@ -17,8 +17,10 @@ from luthier.cli import (
     doctor,
     evaluate,
     explain,
+    export,
     gpu,
     inspect,
+    merge,
     plan,
     quickstart,
     schema,
@@ -38,7 +40,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 COMMANDS = (
-    quickstart, train, chat, evaluate, compare, plan, inspect, schema, explain, gpu, watch, doctor, bench, verify
+    quickstart, train, chat, evaluate, compare, merge, export, plan, inspect, schema, explain, gpu, watch, doctor,
+    bench, verify,
 )  # fmt: skip
 for command in COMMANDS:
     command.register(app)

@@ -231,8 +231,8 @@ def try_prompt(tuned: Tuned) -> None:
     for name, value in vars(unwrap(tuned.model).generation_config).items():
         if name.endswith("_token_id") and value is not None and not _are_ids(value):
             raise ValueError(f"{name} is {value!r}")
-    embeddings = tuned.model.get_input_embeddings().num_embeddings  # type: ignore[operator]
-    if found := beyond(tuned.tokenizer, embeddings):
+    rows = tuned.model.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
+    if found := beyond(tuned.tokenizer, rows):
         raise ValueError(found)
 
 

@@ -23,7 +23,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import luthier
 from luthier.errors import EXIT_FAILED, EXIT_RESUMABLE, MissingError, Problem
 
 EXIT_FILE = "LUTHIER_EXIT_FILE"
@@ -70,7 +69,7 @@ def start(wanted: Processes, arguments: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory(prefix="luthier-ranks-") as folder:
         exit_file = Path(folder, "code")
         os.environ[EXIT_FILE] = str(exit_file)
-        source = str(Path(luthier.__file__).parents[1])  # not installed: a launcher beside the source was started
+        source = str(Path(__file__).parents[2])  # not installed: a launcher beside the source was started
         os.environ["PYTHONPATH"] = os.pathsep.join([source, *filter(None, [os.environ.get("PYTHONPATH")])])
         config = LaunchConfig(
             min_nodes=wanted.nodes,
