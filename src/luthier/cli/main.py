@@ -21,6 +21,7 @@ from luthier.cli import (
     plan,
     quickstart,
     schema,
+    serve,
     train,
     verify,
     watch,
@@ -36,7 +37,22 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (quickstart, train, chat, compare, plan, inspect, schema, explain, gpu, watch, doctor, bench, verify):
+for command in (
+    quickstart,
+    train,
+    chat,
+    serve,
+    compare,
+    plan,
+    inspect,
+    schema,
+    explain,
+    gpu,
+    watch,
+    doctor,
+    bench,
+    verify,
+):
     command.register(app)
 
 

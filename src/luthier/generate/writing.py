@@ -43,6 +43,7 @@ class Answer:
     Attributes:
         ended: Why it ended: `stop` (a stop token or string), `length`, or what `cut` was set to; empty before.
         cut: Set it to end the answer at its next token.
+        on_end: Called with `ended`.
         tokens: How many were written, the stop token included.
     """
 
@@ -57,6 +58,7 @@ class Answer:
     ) -> None:
         self.prompt_ids, self.sampling = prompt_ids, sampling
         self.ended, self.cut, self.tokens = "", "", 0
+        self.on_end: Callable[[str], None] = lambda reason: None
         self._hear, self._tokenizer, self._stop_ids = hear, tokenizer, frozenset(stop_ids)
         self._chooser = Chooser(sampling, number)
         self._pieces = Pieces(tokenizer, self._on_text)
@@ -92,14 +94,18 @@ class Answer:
             self._pieces.end()
         if not self.ended:  # no stop string in that
             self._pass_on(self._stops.rest(), all_tokens=True)
-            self.ended = reason
+            self._over(reason)
 
     def _on_text(self, piece: str) -> None:
         self._decoded += len(piece)
         text, stopped = self._stops.take(piece)
         self._pass_on(text)
         if stopped:
-            self.ended = "stop"
+            self._over("stop")
+
+    def _over(self, reason: str) -> None:
+        self.ended = reason
+        self.on_end(reason)
 
     def _pass_on(self, text: str, all_tokens: bool = False) -> None:
         """Tokens whose text begins in what is passed on go with it; those behind a stop string never do."""
@@ -121,6 +127,8 @@ def write(model: nn.Module, answers: Sequence[Answer], stop_ids: Sequence[int]) 
     """
     for batch in _batches(answers, context_of(model)):
         _write_batch(model, batch, stop_ids)
+    for answer in answers:  # cut before its first token
+        answer.end(answer.cut or "length")
 
 
 def _batches(answers: Sequence[Answer], context: int | None) -> Iterator[list[Answer]]:
@@ -148,8 +156,6 @@ def _write_batch(model: nn.Module, answers: Sequence[Answer], stop_ids: Sequence
         logits_processor=LogitsProcessorList([_Choosing(answers)]),
         stopping_criteria=StoppingCriteriaList([_Hearing(answers)]),
     )
-    for answer in answers:
-        answer.end("length")
 
 
 class _Choosing(LogitsProcessor):  # type: ignore[misc]
