@@ -212,7 +212,9 @@ def test_a_body_of_gigabytes_is_not_read(server):
 
 
 def test_heads_that_are_none(server):
-    assert server.raw("GET /health HTTP/1.1\nHost: localhost\nX: " + "x" * 2_000_000).startswith(b"HTTP/1.1 400")
+    with server.connect() as connection:
+        connection.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * 70_000)
+        assert received(connection).startswith(b"HTTP/1.1 400")
     assert server.raw("nonsense").startswith(b"HTTP/1.1 400")
     assert server.raw("POST /health HTTP/1.1\nHost: localhost\nContent-Length: -5").startswith(b"HTTP/1.1 400")
 

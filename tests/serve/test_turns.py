@@ -117,8 +117,8 @@ def test_a_longest_answer_for_all(models):
 
 
 def test_sixty_four_at_once_get_their_own_answers(server, client, base):
-    names, texts = ["first", "second", "full", base], ["Add", "Reverse a string", "x" * 50, "sum", "list"]
-    asked = [(names[i % 4], texts[i % 5], i % 3) for i in range(64)]
+    names, texts = ["first", "second", "full", base], ["Add", "Reverse a string", "x" * 50]
+    asked = [(names[i % 4], texts[i % 3], i % 2) for i in range(64)]
 
     def answer(name, text, seed):
         messages = [{"role": "user", "content": text}]
@@ -128,7 +128,7 @@ def test_sixty_four_at_once_get_their_own_answers(server, client, base):
     with ThreadPoolExecutor(64) as pool:
         together = list(pool.map(lambda key: answer(*key).choices[0].message.content, asked))
     assert together == [alone[key] for key in asked]
-    assert len(set(together)) > 8
+    assert len(set(together)) > 6
 
 
 def test_jobs_of_one_model_go_together_as_far_as_they_fit():

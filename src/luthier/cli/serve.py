@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -53,21 +53,26 @@ def serve(
 
     console, notes = open_console(), Console(stderr=True)
     named_runs = named(runs)
-    with notes.status(Text("loading " + one_line(", ".join(named_runs)))) if console.is_terminal else nullcontext():
-        from luthier.machine.libraries import library_output_to
-        from luthier.serve.app import Limits
-        from luthier.serve.server import Server, listen, serve_until_told
-
-        listening = listen(host, port)
-        with library_output_to(Path(os.devnull)):
-            models = load_models(named_runs, base)
-    greet(console, models, listening.getsockname(), bool(api_key))
 
     def report(error: BaseException) -> None:
         notes.print(f"a request failed; the traceback is in {keep_trace(error)}", style="red", markup=False)
 
-    limits = Limits(max_tokens, timeout)
-    server = Server(models, listening, key=api_key, most_waiting=queue, limits=limits, report=report)
-    with library_output_to(Path(os.devnull)):
-        serve_until_told(server)
+    with ExitStack() as open_things:
+        with notes.status(Text("loading " + one_line(", ".join(named_runs)))) if console.is_terminal else nullcontext():
+            from luthier.machine.libraries import library_output_to
+            from luthier.serve.app import Limits
+            from luthier.serve.server import Server, listen, serve_until_told
+
+            listening = open_things.enter_context(listen(host, port))
+            address = listening.getsockname()
+            open_things.enter_context(library_output_to(Path(os.devnull)))
+            models = load_models(named_runs, base)
+        limits = Limits(max_tokens, timeout)
+
+        def ready() -> None:
+            greet(console, models, address, bool(api_key))
+
+        serve_until_told(
+            Server(models, listening, key=api_key, most_waiting=queue, limits=limits, report=report, ready=ready)
+        )
     console.print("ended", style="dim")

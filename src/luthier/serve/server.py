@@ -68,6 +68,7 @@ class Server(uvicorn.Server):
         most_waiting: Requests that may wait for their turn.
         limits: Of one request.
         report: Told of an exception that nobody foresaw.
+        ready: Called when it answers.
     """
 
     def __init__(
@@ -79,7 +80,9 @@ class Server(uvicorn.Server):
         most_waiting: int = 64,
         limits: Limits | None = None,
         report: Callable[[BaseException], None] = lambda error: None,
+        ready: Callable[[], None] = lambda: None,
     ) -> None:
+        self._ready = ready
         self._listening = listening
         self._worker = Worker(most_waiting, report)
         door = Door(key, local=listening.getsockname()[0] in LOCAL)
@@ -108,6 +111,11 @@ class Server(uvicorn.Server):
             self._worker.close()
             self._worker.cut()
             self._worker.join(GRACE_SECONDS)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to answer."""
+        await super().startup(sockets)
+        self._ready()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """A signal, in the main thread, between two steps of the loop."""
