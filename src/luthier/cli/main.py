@@ -16,6 +16,7 @@ from luthier.cli import (
     compare,
     doctor,
     explain,
+    generate,
     gpu,
     inspect,
     plan,
@@ -37,22 +38,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (
-    quickstart,
-    train,
-    chat,
-    serve,
-    compare,
-    plan,
-    inspect,
-    schema,
-    explain,
-    gpu,
-    watch,
-    doctor,
-    bench,
-    verify,
-):
+COMMANDS = (
+    quickstart, train, chat, generate, serve, compare, plan, inspect, schema, explain, gpu, watch, doctor, bench, verify
+)  # fmt: skip
+for command in COMMANDS:
     command.register(app)
 
 

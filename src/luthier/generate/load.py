@@ -105,13 +105,24 @@ class Tuned:
         """
         said: list[str] = []
 
-        def hear(text: str, tokens: object) -> None:
+        def hear(text: str) -> None:
             said.append(text)
             write(text)
 
-        sampling = Sampling(max_new_tokens, temperature)
-        write_answers(self.model, [self.answer(self.prompt_ids(conversation), sampling, hear)], self.stop_ids)
+        self.say(conversation, hear, Sampling(max_new_tokens, temperature))
         return "".join(said)
+
+    def say(
+        self, conversation: str | Sequence[Mapping[str, str]], write: Callable[[str], None], sampling: Sampling
+    ) -> Answer:
+        """As `stream`, in any way that `Sampling` knows.
+
+        Returns:
+            The answer, which says why it ended and how many tokens it has.
+        """
+        answer = self.answer(self.prompt_ids(conversation), sampling, lambda text, tokens: write(text))
+        write_answers(self.model, [answer], self.stop_ids)
+        return answer
 
     def answer(self, prompt_ids: Sequence[int], sampling: Sampling, hear: Hear, number: int = 0) -> Answer:
         """An answer for `generate.writing.write`.
