@@ -61,10 +61,12 @@ class Served:
         except Exception as error:  # a template is a program: it may raise anything
             message = f"the chat template of '{self.name}' cannot hold this conversation: {error}"
             raise ApiError(400, message, param="messages", code="unsupported_conversation") from error
+        place = 0
         for number, turn in enumerate(conversation):
             # What a model thought in earlier turns is left out by templates of models that think.
             said = turn["content"].rpartition("</think>")[2].strip()
-            if said not in shown:
+            place = max(shown.find(said, place), 0)  # from the last place on: thousands of turns are searched once
+            if not place and said not in shown:
                 message = f"the chat template of '{self.name}' leaves out the {turn['role']} message {number}"
                 raise ApiError(400, message, param=f"messages.{number}", code="unsupported_conversation")
         return self.tuned.prompt_ids(conversation)
