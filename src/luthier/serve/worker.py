@@ -14,6 +14,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import torch
@@ -191,9 +192,7 @@ class Worker:
             try:
                 self._write(jobs)
             except Exception as error:
-                self._report(error)
-                for job in jobs:
-                    job.tell(broken())
+                self._failed(error, jobs)
             with self._changed:
                 self._writing = []
 
@@ -221,7 +220,15 @@ class Worker:
                 except LuthierError as error:
                     code = "context_length_exceeded"
                     job.tell(ApiError(400, error.problems[0].found, param="messages", code=code))
+                except Exception as error:
+                    self._failed(error, [job])
             write(tuned.model, answers, tuned.stop_ids)
+
+    def _failed(self, error: Exception, jobs: Iterable[Job]) -> None:
+        with suppress(Exception):  # a report that cannot be written ends nothing
+            self._report(error)
+        for job in jobs:
+            job.tell(broken())
 
 
 def _together(waiting: Iterable[Job]) -> tuple[list[Job], deque[Job]]:
