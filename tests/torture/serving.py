@@ -1,9 +1,9 @@
 """`luthier serve` under 64 clients that ask rightly, wrongly, slowly, hugely, and leave in the middle.
 
 A trial is one client's dealing with the server (`serving_dealings`). Allowed are 2xx and 4xx (429 among them), never
-5xx; an answer must be the one that the same question got before the storm, and a stream must come to its end. Afterwards
-the server must be idle, have the threads and files of before, hardly more memory, answer within a second, and end with
-code 0 and without a word about a failure. Before is after a tenth more of trials.
+5xx; an answer must be the one that the same question got before the storm, and a stream must come to its end.
+Afterwards the server must be idle, have the threads and files of before (when a tenth more of trials had warmed it up),
+hardly more memory, answer within a second, and end with code 0 and without a word about a failure.
 
 Not covered: networks that lose packets, more clients than the server has file descriptors for.
 """
