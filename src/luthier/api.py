@@ -34,7 +34,7 @@ from luthier.errors.trace import keep_trace, summary
 from luthier.events.sinks import Sinks, open_sinks
 from luthier.events.types import Checked, Event, MemoryForecast, Notice, Resumed, RunFinished, RunStarted
 from luthier.gate.check import Subject
-from luthier.gate.gate import examine, known, of, refuse, told
+from luthier.gate.gate import BY_NAME, examine, known, of, refuse, told
 from luthier.generate.load import Tuned, load
 from luthier.machine.libraries import library_output_to
 from luthier.machine.probe import probe, resident_gib
@@ -164,7 +164,8 @@ def train(
         LuthierError: One of its kinds, for everything that a user can cause.
     """
     loaded = _loaded(config, overrides)
-    allowed = known([*allow, *(loaded.record.facts.get("allowed", []) if loaded.record else [])])
+    recorded = loaded.record.facts.get("allowed", []) if loaded.record else []
+    allowed = known(allow) | BY_NAME.keys() & {*recorded}  # another version may have had other checks
     require_one_process()
     early = resolve(loaded, probe(), None, None)  # impossible requests fail before anything is fetched
     output_dir = Path(early.config.training.output_dir).expanduser()

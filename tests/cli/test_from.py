@@ -211,3 +211,6 @@ def test_what_the_gate_let_pass_on_purpose_it_lets_pass_again(capsys, run):
     again = run_here(capsys, "train", "--from", "cut")
     assert again.code == 0, again.err
     assert weights(run / "cut-again") == weights(run / "cut")
+    known = "- zero-label-rows\n"
+    edit(run / "cut" / "plan.yaml", lambda text: text.replace(known, f"{known}  - check-of-another-version\n"))
+    assert run_here(capsys, "train", "--from", "cut", "output_dir=third").code == 0

@@ -147,6 +147,15 @@ def test_on_a_terminal_it_waits_shows_and_leaves_the_summary(tmp_path):
     assert "run-1a2b  done" in left
 
 
+@pytest.mark.parametrize("command", [("watch", "--log", "training.log"), ("gpu",)])
+def test_it_ends_with_its_terminal(tmp_path, command):
+    """A terminal that is not its own (a nohup, a parent that died) sends no signal when it closes."""
+    terminal = Terminal(*command, cwd=tmp_path)
+    terminal.read_until("waiting for the file" if "watch" in command else "Ctrl-C ends")
+    os.close(terminal.master)
+    assert terminal.process.wait(timeout=60) >= 0
+
+
 @pytest.mark.parametrize("kill", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_gives_the_terminal_back(tmp_path, kill):
     write(tmp_path / "events.jsonl", whole_run(""))

@@ -275,6 +275,15 @@ def test_a_token_that_both_begins_and_ends(tmp_path: Path) -> None:
     assert prepared.report.bos_share == 1.0
 
 
+def test_texts_as_they_are_need_no_bos_of_a_template(tmp_path: Path) -> None:
+    """A tokenizer that adds none, beside a chat template that writes one: rows of plain text have none, and rightly."""
+    tokenizer = make_tokenizer(bos=False, chat_template=LLAMA3)
+    assert run(tokenizer, write_jsonl(tmp_path / "a.jsonl", [{"text": "def add"}])).report.bos_share is None
+    assert (
+        run(tokenizer, write_jsonl(tmp_path / "b.jsonl", [{"instruction": "Q", "output": "A"}])).report.bos_share == 1
+    )
+
+
 def test_words_with_their_space_in_front(tmp_path: Path) -> None:
     """SentencePiece-like tokenizers, which put a space before a text: pieces stay what inference computes."""
     bpe = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=False))

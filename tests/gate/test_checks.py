@@ -19,7 +19,6 @@ from luthier.events.sinks.extra import missing_login
 from luthier.gate.checks import CHECKS
 from luthier.gate.checks.place import LEAST_KEPT, disk_need, size
 from luthier.gate.checks.rows import percent
-from luthier.training import checkpoint
 from tests.data.support import CHATML, alpaca, make_tokenizer
 from tests.gate.support import TRAINED, subject, told, verdicts, with_spans
 
@@ -249,8 +248,9 @@ def test_a_token_without_an_embedding(tmp_path: Path):
     assert "the rows have token" in told(subject(tmp_path, vocabulary=100))["vocabulary"].found
     largest = subject(tmp_path).data.train.store.largest_id()
     assert f"the rows have token {largest:,}" in told(subject(tmp_path, vocabulary=largest))["vocabulary"].found
+    assert verdicts(subject(tmp_path, vocabulary=largest + 1)) == {"vocabulary": "warning"}
     found = told(subject(tmp_path, vocabulary=largest + 1))["vocabulary"].found
-    assert found == f"the tokenizer has 263 tokens, and the model {largest + 1} embeddings"
+    assert found == f"the tokenizer has 263 tokens, and the model {largest + 1} embeddings; no row has the rest"
 
 
 def test_a_device_that_is_not_there(tmp_path: Path):
@@ -327,10 +327,6 @@ def test_how_many_checkpoints_lie_there_at_once(tmp_path: Path, keys: dict[str, 
     need = disk_need(subject(tmp_path, **settings).plan)
     assert need.checkpoints == checkpoints
     assert need.checkpoint_bytes == 12 * TRAINED and need.final_bytes == 4 * TRAINED
-
-
-def test_as_many_are_kept_as_training_keeps():
-    assert LEAST_KEPT == checkpoint.LEAST_KEPT
 
 
 def test_trackers_that_are_not_installed(tmp_path: Path):

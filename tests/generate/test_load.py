@@ -310,3 +310,10 @@ def test_a_prompt_beyond_the_context_is_refused(runs):
     assert tuned.fits("Add") and not tuned.fits(long)
     assert problem_of(lambda: tuned.generate(long)).code == "E-EVAL-020"
     assert problem_of(lambda: tuned.generate_many(["Add", long])).code == "E-EVAL-020"
+
+
+def test_a_prompt_with_a_token_that_has_no_embedding_is_refused(runs):
+    tuned = load(runs("lora")[0])
+    tuned.tokenizer.add_tokens(["<image>"])
+    problem = problem_of(lambda: tuned.generate("What is on <image>?"))
+    assert problem.code == "E-MODEL-007" and "the token 400, and the model embeddings up to 399" in problem.found

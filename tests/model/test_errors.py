@@ -175,7 +175,10 @@ def test_a_tokenizer_without_eos_is_refused(folder):
 
 def test_a_tokenizer_with_more_tokens_than_embeddings_is_refused(folder):
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    tokenizer.add_tokens(["<new>"])
+    tokenizer.add_tokens(["<image>"])
+    tokenizer.save_pretrained(folder)
+    opened(folder)  # a placeholder that no text needs to have
+    tokenizer.add_special_tokens({"pad_token": "<image>"})
     tokenizer.save_pretrained(folder)
     code, found, _ = problem_of(lambda: opened(folder))
     assert code == "E-MODEL-007"

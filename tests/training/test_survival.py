@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -19,11 +20,13 @@ from luthier.errors import RunError
 from luthier.events.types import CheckpointSaved, Evaluated, Log, Notice, Resumed, RunFinished, Sampled
 from luthier.training import engine, milestones
 from luthier.training import job as job_module
-from luthier.training.checkpoint import checkpoints, find_checkpoint
+from luthier.training.checkpoint import checkpoints, find_checkpoint, restore
 from luthier.training.commit import commit, sweep, verify
+from luthier.training.final import save_final as real_save_final
 from luthier.training.guard import FEWEST, judge, remember, robust_z
 from luthier.training.state import TrainState
 from luthier.training.step import backward as real_backward
+from luthier.training.step import update as real_update
 from luthier.training.watchdog import STACKS, Watchdog
 from tests.tiny import build_model, write_rows
 from tests.training.test_resume import config, losses, weights
@@ -262,18 +265,61 @@ def test_a_later_bad_phase_goes_back_to_what_is_newest_then(tmp_path, tiny_model
     assert [event.step for event in of(Resumed, train(values))] == [4, 8]
 
 
-def test_weights_that_are_not_finite_are_never_saved(tmp_path, tiny_model_dir, alpaca_file, monkeypatch):
-    real = engine.update
+def overflowing(at):
+    """`update` that makes one weight infinite at one step."""
 
     def update(model, optimizer, plan, rate, norm):
-        real(model, optimizer, plan, rate, norm)
+        real_update(model, optimizer, plan, rate, norm)
         update.step += 1
-        if update.step == 5:
+        if update.step == at:
             with torch.no_grad():
                 next(p for p in model.parameters() if p.requires_grad).view(-1)[3] = float("inf")
 
     update.step = 0
-    monkeypatch.setattr(engine, "update", update)
+    return update
+
+
+def test_a_step_that_makes_weights_infinite_is_gone_back_from(tmp_path, tiny_model_dir, alpaca_file, monkeypatch):
+    monkeypatch.setattr(engine, "update", overflowing(at=6))
+    values = ordinary(tmp_path / "run", tiny_model_dir, alpaca_file, after_bad_steps="rollback")
+    events = train(values)
+    assert [event.step for event in of(Resumed, events)] == [5], "saved as the best one"
+    (said,) = [event for event in of(Notice, events) if event.severity == "critical"]
+    assert "after step 6" in said.text and "not finite" in said.text
+    assert of(RunFinished, events)[-1].status == "done"
+    assert all(t.isfinite().all() for t in adapter(tmp_path / "run").values())
+
+
+def test_a_best_step_without_a_checkpoint_is_forgotten(tmp_path, tiny_model_dir, alpaca_file, monkeypatch):
+    """A better one came later, so its checkpoint was rotated away; then the run went back to before the better one."""
+
+    def restore_with_a_best(checkpoint, model, optimizer):
+        state = restore(checkpoint, model, optimizer)
+        state.best_step, state.best_loss = 1, 0.0
+        return state
+
+    monkeypatch.setattr(engine, "restore", restore_with_a_best)
+    monkeypatch.setattr(engine, "update", overflowing(at=6))
+    values = ordinary(tmp_path / "run", tiny_model_dir, alpaca_file, after_bad_steps="rollback")
+    train(values)
+    state = json.loads((checkpoints(tmp_path / "run")[-1] / "trainer_state.json").read_text())
+    assert state["best_loss"] > 0 and (tmp_path / "run" / f"checkpoint-{state['best_step']}").is_dir()
+
+
+def test_final_model_says_that_the_best_step_is_not_there(tmp_path, tiny_model_dir, alpaca_file, monkeypatch):
+    def save_final(*given):
+        shutil.rmtree(tmp_path / "run" / f"checkpoint-{given[-1].best_step}")
+        return real_save_final(*given)
+
+    monkeypatch.setattr(milestones, "save_final", save_final)
+    values = ordinary(tmp_path / "run", tiny_model_dir, alpaca_file)
+    values["training"] |= {"learning_rate": 3.0, "warmup_steps": 8}  # the first evaluation is the best
+    (said,) = [event.text for event in of(Notice, train(values)) if "final_model holds" in event.text]
+    assert said.startswith("final_model holds the last step: there is no checkpoint-")
+
+
+def test_weights_that_are_not_finite_are_never_saved(tmp_path, tiny_model_dir, alpaca_file, monkeypatch):
+    monkeypatch.setattr(engine, "update", overflowing(at=5))
     values = ordinary(tmp_path / "run", tiny_model_dir, alpaca_file, bad_steps_limit=0)
     values["checkpointing"]["save_steps"] = 5
     with pytest.raises(RunError, match="E-RUN-001"):

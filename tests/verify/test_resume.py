@@ -122,6 +122,15 @@ def test_e_run_021_a_run_that_was_to_be_killed_and_is_not(config, monkeypatch):
         verify_resume(load(config, KEYS), 4, lambda _: None)
 
 
+def test_what_the_gate_may_let_pass(capsys, config, forks, tmp_path):
+    cut = [*KEYS, "overlong_rows=truncate", "max_seq_length=90"]
+    result = run_here(capsys, "verify", "resume", config, *cut, "--steps", "2", "--allow", "zero-label-row")
+    assert result.code == 2 and "E-GATE-002" in result.err and "zero-label-rows" in result.err
+    refused = run_here(capsys, "verify", "resume", config, *cut, "--steps", "2")
+    result = run_here(capsys, "verify", "resume", config, *cut, "--steps", "2", "--allow", "zero-label-rows")
+    assert (refused.code, result.code) == (1, 0), refused.err + result.err
+
+
 def test_e_run_021_a_single_step_has_no_middle(capsys, config):
     result = run_here(capsys, "verify", "resume", config, "max_steps=1")
     assert result.code == 1 and "E-RUN-021" in result.err and "nothing to interrupt" in result.err

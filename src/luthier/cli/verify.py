@@ -7,7 +7,7 @@ from pathlib import Path
 import typer
 
 from luthier.cli.json_file import check_writable, write_json
-from luthier.cli.request import Request, loaded
+from luthier.cli.request import Allow, Request, loaded
 from luthier.errors import EXIT_REFUSED
 
 
@@ -22,6 +22,7 @@ def register(app: typer.Typer) -> None:
 def resume(
     request: list[str] = Request,
     steps: int = typer.Option(8, "--steps", min=2, help="Optimizer steps of each run."),
+    allow: list[str] = Allow,
     as_json: Path = typer.Option(None, "--json", metavar="FILE", help="Also write the result there."),
 ) -> None:
     """Run the first steps straight through, and again killed and resumed; compare the two bit for bit.
@@ -36,7 +37,7 @@ def resume(
     from luthier.verify import screen
     from luthier.verify.resume import verify_resume
 
-    verified = verify_resume(config, steps, lambda text: typer.echo(text, err=True))
+    verified = verify_resume(config, steps, lambda text: typer.echo(text, err=True), allow)
     typer.echo(screen.table(verified))
     if as_json:
         write_json(as_json, screen.as_json(verified))

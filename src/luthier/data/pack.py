@@ -8,7 +8,9 @@ a pass of few tokens costs more a token than a pass of many.
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections.abc import Sequence
+from heapq import heapreplace
 
 
 def pack(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
@@ -23,17 +25,18 @@ def pack(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
     """
     longest_first = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     bins: list[list[int]] = []
-    free: list[int] = []
+    room: list[
+        tuple[int, int]
+    ] = []  # (tokens that still fit, bin), ascending: the first that is large enough fits best
     for item in longest_first:
-        fitting = [b for b in range(len(bins)) if free[b] >= lengths[item]]
-        if fitting:
-            target = min(fitting, key=lambda b: (free[b], b))
-        else:
-            target = len(bins)
+        place = bisect_left(room, (lengths[item], 0))
+        if place == len(room):
             bins.append([])
-            free.append(token_budget)
+            free, target = token_budget, len(bins) - 1
+        else:
+            free, target = room.pop(place)
         bins[target].append(item)
-        free[target] -= lengths[item]
+        insort(room, (free - lengths[item], target))
     even = _evenly(lengths, longest_first, len(bins))
     fits = all(sum(lengths[item] for item in group) <= token_budget or len(group) == 1 for group in even)
     return sorted(sorted(group) for group in (even if fits else bins))
@@ -42,11 +45,11 @@ def pack(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
 def _evenly(lengths: Sequence[int], longest_first: Sequence[int], count: int) -> list[list[int]]:
     """Each item into the bin that holds the fewest tokens so far."""
     bins: list[list[int]] = [[] for _ in range(count)]
-    held = [0] * count
+    emptiest = [(0, target) for target in range(count)]  # a heap
     for item in longest_first:
-        target = held.index(min(held))
+        held, target = emptiest[0]
         bins[target].append(item)
-        held[target] += lengths[item]
+        heapreplace(emptiest, (held + lengths[item], target))
     return bins
 
 

@@ -301,7 +301,7 @@ def _report(
         completion_share_cut=cut / int(whole),
         duplicate_rows=repeated(store.row_keys[kept]),
         contradicting_prompts=contradicted(store.prompt_keys[kept], store.row_keys[kept]),
-        bos_share=_bos_share(store, kept, template, tokenizer),
+        bos_share=_bos_share(store, kept, "" if formats == {"text"} else template.source, template, tokenizer),
         eos_share=float(store.ends_trained(template.stop_ids(tokenizer), limit)[kept].mean()),
         tokens=int(train.lengths.sum(dtype=np.int64)),
         trained_tokens=int(train.trained.sum(dtype=np.int64)),
@@ -314,9 +314,11 @@ def _report(
     )
 
 
-def _bos_share(store: RowStore, kept: Bool, template: Template, tokenizer: PreTrainedTokenizerBase) -> float | None:
-    """Measured on the tokens themselves; ``None`` if neither tokenizer nor template use BOS."""
+def _bos_share(
+    store: RowStore, kept: Bool, used: str, template: Template, tokenizer: PreTrainedTokenizerBase
+) -> float | None:
+    """Measured on the tokens themselves; ``None`` if neither the tokenizer nor the template in use write BOS."""
     bos = tokenizer.bos_token_id
-    if bos is None or not (adds_bos(tokenizer) or "bos_token" in template.source):
+    if bos is None or not (adds_bos(tokenizer) or "bos_token" in used):
         return None
     return float(store.begins_once(bos, ends_too=bos in template.stop_ids(tokenizer))[kept].mean())

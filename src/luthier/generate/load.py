@@ -31,7 +31,7 @@ from luthier.generate.weights import Base, add_adapter, fits_beside, load_base, 
 from luthier.generate.writing import Answer, Hear
 from luthier.generate.writing import write as write_answers
 from luthier.model.forward import unwrap
-from luthier.model.hub import brief
+from luthier.model.hub import beyond, brief
 from luthier.model.sampling import continue_ids, continue_many, rooms
 
 
@@ -278,8 +278,8 @@ def _try_prompt(tuned: Tuned) -> None:
         if name.endswith("_token_id") and value is not None and not _are_ids(value):
             raise ValueError(f"{name} is {value!r}")
     embeddings = tuned.model.get_input_embeddings().num_embeddings  # type: ignore[operator]
-    if len(tuned.tokenizer) > embeddings:
-        raise ValueError(f"the tokenizer has {len(tuned.tokenizer):,} tokens, the model {embeddings:,} embeddings")
+    if found := beyond(tuned.tokenizer, embeddings):
+        raise ValueError(found)
 
 
 def _are_ids(value: Any) -> bool:

@@ -70,12 +70,21 @@ def load_tokenizer(section: ModelSection, config: PretrainedConfig) -> PreTraine
                 "E-MODEL-006", f"the tokenizer of {name} has no EOS token", "add eos_token to tokenizer_config.json"
             )
         )
-    embeddings = config.get_text_config().vocab_size
-    if len(tokenizer) > embeddings:
-        found = f"the tokenizer has {len(tokenizer):,} tokens, the model {embeddings:,} embeddings"
+    if found := beyond(tokenizer, config.get_text_config().vocab_size):
         fix = "remove model.tokenizer_name_or_path, or use the tokenizer that belongs to the model"
         raise ModelError(Problem("E-MODEL-007", found, fix, "model.tokenizer_name_or_path"))
     return tokenizer
+
+
+def beyond(tokenizer: PreTrainedTokenizerBase, embeddings: int) -> str:
+    """Whether tokens that every text may have lie beyond the embeddings; empty: none does.
+
+    Tokens that were added there do no harm until a text has one (the gate and `sampling.rooms` look for those): some
+    published models have a placeholder for images beyond the embeddings of a text model.
+    """
+    special = [tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id]
+    needed = max(tokenizer.vocab_size, *(token + 1 for token in special if token is not None))
+    return f"the tokenizer has {needed:,} tokens, the model {embeddings:,} embeddings" if needed > embeddings else ""
 
 
 def _check_folder(folder: Path, section: ModelSection) -> None:

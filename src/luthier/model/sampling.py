@@ -105,8 +105,12 @@ def rooms(model: nn.Module, prompts: Sequence[Sequence[int]], max_new_tokens: in
     """How many tokens the answer to each prompt may have: `max_new_tokens`, or what the model's context leaves.
 
     Raises:
-        ModelError: E-EVAL-020 when that is less than one.
+        ModelError: E-EVAL-020 when that is less than one; E-MODEL-007 when a token of a prompt has no embedding.
     """
+    embeddings = unwrap(model).get_input_embeddings().num_embeddings
+    if (largest := max((max(prompt, default=0) for prompt in prompts), default=0)) >= embeddings:
+        found = f"a prompt has the token {largest:,}, and the model embeddings up to {embeddings - 1:,}"
+        raise ModelError(Problem("E-MODEL-007", found, "leave that special token out of the prompt"))
     context = context_of(model)
     if context is None:
         return [max_new_tokens for _ in prompts]

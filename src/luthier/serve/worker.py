@@ -100,7 +100,7 @@ class Job:
 
         Raises:
             ApiError: 400 for what cannot be asked.
-            ModelError: E-EVAL-020 for what is longer than the model reads.
+            ModelError: For what the model cannot read: too long, or a token without an embedding.
         """
         tuned, prompts = self.model.tuned, self.prompts(self.model)
         rows = [(ids, number) for ids in prompts for number in range(self.answers)]
@@ -218,8 +218,9 @@ class Worker:
                 except ApiError as refusal:
                     job.tell(refusal)
                 except LuthierError as error:
-                    code = "context_length_exceeded"
-                    job.tell(ApiError(400, error.problems[0].found, param="messages", code=code))
+                    problem = error.problems[0]
+                    code = "context_length_exceeded" if problem.code == "E-EVAL-020" else "invalid_value"
+                    job.tell(ApiError(400, problem.found, code=code))
                 except Exception as error:
                     self._failed(error, [job])
             write(tuned.model, answers, tuned.stop_ids)

@@ -37,6 +37,10 @@ STATE = "trainer_state.json"
 _ASKED = ("weight_decay", "betas", "eps")
 
 
+class NotFiniteError(RunError):
+    """E-RUN-001: what would be written holds numbers that are not finite. Nothing was written."""
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """A whole checkpoint on disk.
@@ -70,10 +74,10 @@ def save_checkpoint(
 
     Raises:
         OSError: It could not be written; older ones are as before.
-        RunError: E-RUN-001 when a number that would be written is not finite.
+        NotFiniteError: A number that would be written is not finite.
     """
     started = time.monotonic()
-    target = output_dir / f"{PREFIX}{state.step}"
+    target = path_of(output_dir, state.step)
 
     def fill(folder: Path) -> None:
         tensors, plain = _flatten(optimizer.state_dict())
@@ -127,6 +131,11 @@ def find_checkpoint(output_dir: Path, wanted: str, before: int | None = None) ->
         found = "; ".join(f"{path.name}: {reason}" for path, reason in damaged.items())
         raise CheckpointError(Problem("E-CKPT-002", found, fix, str(output_dir)))
     return None
+
+
+def path_of(output_dir: Path, step: int) -> Path:
+    """Where the checkpoint of a step lies, or would lie."""
+    return output_dir / f"{PREFIX}{step}"
 
 
 def checkpoints(output_dir: Path) -> list[Path]:
@@ -202,7 +211,7 @@ def _require_finite(model: nn.Module, moments: dict[str, torch.Tensor], step: in
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             found = f"after step {step:,} {name} holds numbers that are not finite; no checkpoint was written"
             fix = "write a learning_rate of a third; then --resume auto --allow-changes"
-            raise RunError(Problem("E-RUN-001", found, fix, "training.learning_rate"))
+            raise NotFiniteError(Problem("E-RUN-001", found, fix, "training.learning_rate"))
 
 
 def _flatten(state_dict: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

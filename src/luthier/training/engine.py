@@ -19,7 +19,7 @@ from luthier.errors import CheckpointError, Problem, RunError
 from luthier.events.types import Event, Gradients, Notice, Resumed
 from luthier.machine.ranks import rank, world_size
 from luthier.machine.seed import rng_state, set_rng_state
-from luthier.training.checkpoint import abandon_after, find_checkpoint, restore
+from luthier.training.checkpoint import NotFiniteError, abandon_after, find_checkpoint, path_of, restore
 from luthier.training.failures import is_out_of_memory
 from luthier.training.gradients import gradient_flow
 from luthier.training.guard import Judgement, judge, remember
@@ -59,7 +59,11 @@ def steps(job: Run) -> Iterator[Event]:
         yield from optimizer_step(job, batches)
         if job.state is not before:
             return  # it went back to a checkpoint
-        yield from between_steps(job)
+        try:
+            yield from between_steps(job)
+        except NotFiniteError as error:  # a step whose loss and gradient were numbers has made weights that are none
+            yield from go_back(job, error.problems[0].found, error)
+            return
         if job.plan is not plan or why_it_ends(job):
             return
 
@@ -149,8 +153,13 @@ def leave_out(job: Run, judgement: Judgement, loss: float, norm: float) -> Itera
     yield from go_back(job, what)
 
 
-def go_back(job: Run, what: str) -> Iterator[Event]:
+def go_back(job: Run, what: str, error: RunError | None = None) -> Iterator[Event]:
     """To the newest checkpoint with a lower rate; the next time to one before it, as that one may hold the cause.
+
+    Args:
+        job: The run.
+        what: The harm that was done.
+        error: Raised in place of one made from `what`.
 
     Raises:
         RunError: E-RUN-001 when that is not wanted, was done often enough, or there is nothing to go back to.
@@ -163,11 +172,13 @@ def go_back(job: Run, what: str) -> Iterator[Event]:
             checkpoint = find_checkpoint(job.output_dir, "auto", before=state.rolled_back_to if again else None)
     if checkpoint is None:
         fix = "write a learning_rate of a third; then --resume auto --allow-changes"
-        raise RunError(Problem("E-RUN-001", what, fix, "training.learning_rate"))
+        raise error or RunError(Problem("E-RUN-001", what, fix, "training.learning_rate"))
     job.state = restore(checkpoint, job.model, job.optimizer)
     abandon_after(job.output_dir, checkpoint.step)
     job.state.rollbacks, job.state.rolled_back_to = state.rollbacks + 1, checkpoint.step
     job.state.went_bad_at = state.step
+    if job.state.best_step and not path_of(job.output_dir, job.state.best_step).is_dir():
+        job.state.best_loss = job.state.best_step = None  # a better one came later, and is abandoned now
     job.state.rate_factor = factor = state.rate_factor * ROLLBACK_FACTOR
     text = f"back to step {checkpoint.step:,}, with {factor:g} times the learning rate: {what}"
     yield Notice("critical", text, step=state.step + 1)  # no line to change: the factor is kept in the checkpoints

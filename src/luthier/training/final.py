@@ -19,7 +19,7 @@ from luthier.config.plan import Plan
 from luthier.data.prepare import Prepared
 from luthier.model.store import load_trained, save_trained
 from luthier.training.card import card
-from luthier.training.checkpoint import PREFIX
+from luthier.training.checkpoint import path_of
 from luthier.training.commit import commit
 from luthier.training.state import TrainState
 
@@ -36,10 +36,13 @@ def save_final(
         A sentence when the weights are not those of the last step; empty otherwise.
     """
     note = ""
-    best = output_dir / f"{PREFIX}{state.best_step}"
-    if plan.config.evaluation.load_best_model_at_end and state.best_step not in (None, state.step) and best.is_dir():
-        load_trained(model, best)
+    if plan.config.evaluation.load_best_model_at_end and state.best_step not in (None, state.step):
+        best = path_of(output_dir, state.best_step)
         note = f"final_model holds step {state.best_step}, the lowest eval_loss ({state.best_loss:.4f})"
+        if best.is_dir():
+            load_trained(model, best)
+        else:  # it could not be written when it was the best
+            note = f"final_model holds the last step: there is no {best.name}, which had the lowest eval_loss"
 
     def fill(folder: Path) -> None:
         save_trained(model, folder)

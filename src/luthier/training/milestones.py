@@ -21,7 +21,7 @@ from luthier.machine.probe import peak_memory_gib
 from luthier.machine.ranks import rank, world_size
 from luthier.model.forward import autocast
 from luthier.model.sampling import continue_ids
-from luthier.training.checkpoint import save_checkpoint
+from luthier.training.checkpoint import NotFiniteError, save_checkpoint
 from luthier.training.failures import is_out_of_memory, unwritten
 from luthier.training.final import save_final
 from luthier.training.job import Run, due
@@ -214,7 +214,11 @@ def saves_now(job: Run) -> bool:
 
 
 def save(job: Run) -> Iterator[Event]:
-    """Write a checkpoint, once a step. A disk that is full does not end the run: it is tried again."""
+    """Write a checkpoint, once a step. A disk that is full does not end the run: it is tried again.
+
+    Raises:
+        NotFiniteError: The last step has made weights that are none.
+    """
     state, before = job.state, job.state.saved_step
     if before == state.step or rank() != 0:
         return
@@ -224,16 +228,20 @@ def save(job: Run) -> Iterator[Event]:
     try:
         with job.watchdog.watching("a save", state.step):
             saved = save_checkpoint(job.output_dir, job.model, job.optimizer, state, job.identity, keep)
-    except (OSError, MemoryError, RuntimeError) as error:
+    except (OSError, MemoryError, RuntimeError, NotFiniteError) as error:
         state.saved_step = before
-        if isinstance(error, RuntimeError) and not is_out_of_memory(error):
+        if isinstance(error, RuntimeError | NotFiniteError) and not is_out_of_memory(error):
             raise
-        if why_it_ends(job) == "stopped":  # nothing else keeps what was trained
+        ending = why_it_ends(job)
+        if ending == "stopped":  # nothing else keeps what was trained
             raise
         wait = job.saving.failed()
         newest = f"; the newest one is of step {before:,}" if before else ""
-        text = f"no checkpoint at step {state.step:,}: {unwritten(error) or error}{newest}; training goes on, "
-        yield Notice("critical", f"{text}tried again in {wait:.0f} s; make room on the disk", step=state.step)
+        text = f"no checkpoint at step {state.step:,}: {unwritten(error) or error}{newest}; "
+        then = f"training goes on, tried again in {wait:.0f} s; make room on the disk"
+        yield Notice(
+            "critical", text + ("the last step is kept in final_model only" if ending else then), step=state.step
+        )
         return
     job.saving.done()
     job.ahead.took("saving", saved.seconds)
@@ -244,7 +252,7 @@ def save(job: Run) -> Iterator[Event]:
 def finish(job: Run, ending: str) -> Iterator[Event]:
     """Write final_model unless a stop was asked for, and say how the run ended."""
     state = job.state
-    if state.step:
+    if state.step and not (ending != "stopped" and job.saving.waits):
         yield from save(job)  # where a stop came after this was looked at
     final, reason = "", "stop requested; go on with --resume auto"
     if ending != "stopped":

@@ -38,7 +38,7 @@ def train(request: dict[str, Any]) -> None:
     last_event = Evaluated if every and last_step % every == 0 else Log  # a stop breaks an evaluation off
     done = [False]
     resume = "auto" if request["resume"] else None
-    for event in api.train(request["config"], resume=resume, stop=lambda: done[0]):
+    for event in api.train(request["config"], resume=resume, allow=request["allow"], stop=lambda: done[0]):
         if isinstance(event, Log) and event.step == request["kill_after"]:
             os.kill(os.getpid(), SIGKILL)
         done[0] |= isinstance(event, last_event) and event.step == last_step

@@ -18,7 +18,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from luthier.config.plan import Plan
 from luthier.errors import MissingError, ModelError, Problem, RunError
 from luthier.events.read import read
 from luthier.events.types import Notice
+from luthier.gate.gate import known
 from luthier.verify.child import SIGKILL
 from luthier.verify.compare import Comparison, compare
 
@@ -56,17 +57,19 @@ class Verified:
     surroundings: tuple[str, ...]
 
 
-def verify_resume(loaded: Loaded, steps: int, say: Callable[[str], None]) -> Verified:
+def verify_resume(loaded: Loaded, steps: int, say: Callable[[str], None], allow: Sequence[str] = ()) -> Verified:
     """Run everything in a folder beside `training.output_dir`, which is deleted in the end.
 
     Args:
         loaded: The user's config.
         steps: Steps of each run, at least 2; fewer when the plan has fewer.
         say: Told what is being run.
+        allow: Checks of the gate that may fail.
 
     Raises:
         LuthierError: The config cannot be run here; E-RUN-021 when a run fails; E-ENV-002.
     """
+    known(allow)
     plan, problems = api.plan(loaded)
     if problems:
         raise ModelError(*problems)
@@ -82,7 +85,7 @@ def verify_resume(loaded: Loaded, steps: int, say: Callable[[str], None]) -> Ver
             say(what)
             config = _config(loaded, plan, folder / into, middle)
             request = {"config": config, "last_step": last, "kill_after": kill_after, "resume": resume}
-            _in_process(folder / f"{name}.json", request)
+            _in_process(folder / f"{name}.json", {**request, "allow": list(allow)})
             return folder / into
 
         straight = run("straight", "straight", f"1 of 3: {last} steps, straight through")

@@ -61,7 +61,8 @@ MODEL: dict[str, Explanation] = {
         why="a token id beyond the model's embedding would read memory that is not there",
         text=(
             "The tokenizer knows more tokens than the model has embeddings. It was probably taken from another "
-            "model: leave model.tokenizer_name_or_path empty to use the one beside the weights."
+            "model: leave model.tokenizer_name_or_path empty to use the one beside the weights. Where only special "
+            "tokens were added beyond the embeddings, as in some published models, texts without them are fine."
         ),
     ),
     "E-MODEL-008": Explanation(

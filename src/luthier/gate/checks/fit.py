@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from luthier.gate.check import Result, Subject, check, fails, passed
+from luthier.gate.check import Result, Subject, check, fails, passed, warns
 from luthier.gate.checks.rows import count, some_rows
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def vocabulary(subject: Subject) -> Result:
     A token id is the number of a row of the model's embeddings. An id beyond the last one ends the run in the middle,
     on a GPU with an error that names anything but the cause.
 
-    Fails when a row has such an id, or the tokenizer more tokens than the model has embeddings.
+    Fails when a row has such an id; warns when the tokenizer has more tokens than the model embeddings.
 
     Use the tokenizer that belongs to the model.
     """
@@ -99,8 +99,9 @@ def vocabulary(subject: Subject) -> Result:
         found = f"the rows have token {largest:,}, and the model embeddings up to {embeddings - 1:,}"
         return fails(found, change="model.tokenizer_name_or_path: null")
     if tokens > embeddings:
-        found = f"the tokenizer has {tokens:,} tokens, and the model {embeddings:,} embeddings"
-        return fails(found, change="model.tokenizer_name_or_path: null")
+        return warns(
+            f"the tokenizer has {tokens:,} tokens, and the model {embeddings:,} embeddings; no row has the rest"
+        )
     return passed(f"{tokens:,} tokens, {embeddings:,} embeddings; the largest id in the rows is {largest:,}")
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import signal
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -155,6 +156,8 @@ class Dashboard(App[None]):
 
     def look(self) -> None:
         """Read what is new, and draw if there was anything or a clock has to go on."""
+        if not (self.is_headless or (sys.__stderr__ and sys.__stderr__.isatty())):
+            self.exit()  # the terminal is gone, and took its signal along where it was not ours
         if self._settings.paused:
             return
         self._stale |= self._watch.advance()

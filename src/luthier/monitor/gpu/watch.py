@@ -71,6 +71,8 @@ def screen(console: Console, *, once: bool) -> Iterator[Show]:
         return _frame(console, latest[0]) if latest else Text("reading …")
 
     def show(reading: Reading) -> None:
+        if not console.file.isatty():
+            raise KeyboardInterrupt  # the terminal is gone
         latest[:] = [reading]
 
     with Live(console=console, get_renderable=draw, screen=True, refresh_per_second=_REFRESHES_PER_SECOND):
