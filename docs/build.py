@@ -58,6 +58,7 @@ FAMILIES = {
     "E-GATE": "The gate before training",
     "E-RUN": "The run",
     "E-EVAL": "Evaluation",
+    "E-SERVE": "Serving",
 }
 
 
