@@ -36,20 +36,9 @@ from luthier.events.types import Checked, Event, MemoryForecast, Notice, Resumed
 from luthier.gate.check import Subject
 from luthier.gate.gate import BY_NAME, examine, known, of, refuse, told
 from luthier.generate.load import Tuned, load
+from luthier.machine import ranks
 from luthier.machine.libraries import library_output_to
 from luthier.machine.probe import probe, resident_gib
-from luthier.machine.ranks import (
-    all_or_none,
-    connected,
-    copy_from_rank_0,
-    first_on_rank_0,
-    of_all_ranks,
-    of_rank,
-    of_rank_0,
-    on_any_rank,
-    rank,
-    world_size,
-)
 from luthier.machine.seed import seed_everything
 from luthier.model.architecture import describe_modules
 from luthier.model.budget import plan_passes
@@ -62,7 +51,7 @@ from luthier.model.memory import forecast
 from luthier.training.background import awaited, in_background, started
 from luthier.training.checkpoint import Checkpoint, find_checkpoint, read_by_all, restore
 from luthier.training.engine import run as run_engine
-from luthier.training.failures import is_out_of_memory, named_failures
+from luthier.training.failures import is_out_of_memory, named_failures, raise_unwritten
 from luthier.training.folder import open_folder
 from luthier.training.identity import check_identity, flatten, identity, passes_of
 from luthier.training.job import Run
@@ -178,11 +167,11 @@ def train(
     output_dir = Path(early.config.training.output_dir).expanduser()
     wanted = resume or early.config.checkpointing.resume_from_checkpoint
     with ExitStack() as stack:
-        stack.enter_context(connected())
+        stack.enter_context(ranks.connected())
         folder = open_folder(output_dir, resume=wanted is not None, overwrite=overwrite)
-        moved = all_or_none(lambda: stack.enter_context(folder) if rank() == 0 else None)
+        moved = ranks.all_or_none(lambda: stack.enter_context(folder) if ranks.rank() == 0 else None)
         stack.enter_context(_traced(output_dir))
-        stack.enter_context(library_output_to(output_dir / of_rank("library.log")))
+        stack.enter_context(library_output_to(output_dir / ranks.of_rank("library.log")))
         checkpoint = None
         if wanted:
 
@@ -208,7 +197,7 @@ def train(
         notices += record.compare()
         settings = parts.plan.config.logging
         logging_dir = Path(settings.logging_dir or output_dir / "logs")
-        writes = rank() == 0
+        writes = ranks.rank() == 0
         sinks = open_sinks(settings.report_to, output_dir, logging_dir, output_dir.name) if writes else Sinks()
         stack.enter_context(sinks)
         job = _Job(parts, output_dir, checkpoint, now, allowed, stop, record, hashes)
@@ -231,6 +220,7 @@ def _traced(output_dir: Path) -> Iterator[None]:
     except LuthierError:
         raise
     except Exception as error:
+        raise_unwritten(error, output_dir)
         fix = f"the traceback is in {keep_trace(error, output_dir)}"
         raise RunError(Problem("E-RUN-004", summary(error), fix)) from error
 
@@ -272,7 +262,7 @@ def _events(job: _Job, notices: Sequence[str]) -> Iterator[Event]:
     parts, output_dir, checkpoint = job.parts, job.output_dir, job.checkpoint
     resolved = parts.plan
     checks = yield from in_background(
-        lambda _: all_or_none(lambda: examine(parts.subject, job.allowed) if rank() == 0 else ()), job.stop
+        lambda _: ranks.all_or_none(lambda: examine(parts.subject, job.allowed) if ranks.rank() == 0 else ()), job.stop
     )
     job.record.facts["allowed"] = [check.name for check in of("allowed", checks)]
     first_step = checkpoint.step if checkpoint else 0
@@ -284,18 +274,18 @@ def _events(job: _Job, notices: Sequence[str]) -> Iterator[Event]:
     yield from (Notice("warning", text) for text in (*resolved.warnings, *notices))
     yield from (Notice("info", line) for line in parts.data.report.lines())
     yield from told(checks)
-    all_or_none(lambda: refuse(checks))
+    ranks.all_or_none(lambda: refuse(checks))
     with named_failures(resolved):
         job.record.write(output_dir)
     seed_everything(resolved.config.training.seed)
     yield Notice("info", f"loading {resolved.config.model.model_name_or_path}")
     with named_failures(resolved):
         model = yield from in_background(
-            lambda _: all_or_none(lambda: load_model(resolved, parts.model_config), is_out_of_memory), job.stop
+            lambda _: ranks.all_or_none(lambda: load_model(resolved, parts.model_config), is_out_of_memory), job.stop
         )
-        copy_from_rank_0(p for p in model.parameters() if p.requires_grad)
-        if rank():
-            torch.manual_seed(resolved.config.training.seed + rank())  # each rank drops out something else
+        ranks.copy_from_rank_0(p for p in model.parameters() if p.requires_grad)
+        if ranks.rank():
+            torch.manual_seed(resolved.config.training.seed + ranks.rank())  # each rank drops out something else
         run = Run(
             plan=resolved,
             data=parts.data,
@@ -335,11 +325,11 @@ def shared_ingredients(loaded: Loaded, early: Plan, checkpoint: Checkpoint | Non
     Raises:
         MissingError: E-ENV-008 when a rank has other rows, another config or other libraries.
     """
-    parts = first_on_rank_0(lambda: ingredients(loaded, early, checkpoint, progress))
-    passes = of_rank_0(parts.plan.passes)
-    if on_any_rank(passes != parts.plan.passes):  # other memory was free there
-        parts = all_or_none(lambda: ingredients(loaded, early, checkpoint, progress, passes))
-    others = [flatten(each) for each in of_all_ranks(identity(parts.plan))]
+    parts = ranks.first_on_rank_0(lambda: ingredients(loaded, early, checkpoint, progress))
+    passes = ranks.of_rank_0(parts.plan.passes)
+    if ranks.on_any_rank(passes != parts.plan.passes):  # other memory was free there
+        parts = ranks.all_or_none(lambda: ingredients(loaded, early, checkpoint, progress, passes))
+    others = [flatten(each) for each in ranks.of_all_ranks(identity(parts.plan))]
     for key, value in others[0].items():
         for number, other in enumerate(others):
             if other.get(key) != value and key != "surrounding.device":
@@ -362,8 +352,8 @@ def ingredients(
     model_facts = describe(config, model_config)
     data = prepare(config, tokenizer, progress=progress)
     facts = data.facts
-    if len(data.train) < world_size():
-        found = f"{len(data.train):,} rows for {world_size()} ranks"
+    if len(data.train) < ranks.world_size():
+        found = f"{len(data.train):,} rows for {ranks.world_size()} ranks"
         raise MissingError(Problem("E-ENV-008", found, "start fewer processes"))
     before = loaded.record.passes if loaded.record else None
     before = passes_of(checkpoint.identity, checkpoint.path.name) if checkpoint else before
@@ -374,7 +364,7 @@ def ingredients(
         passes = plan_passes(loaded.config, model_config, model_facts, early.machine, facts, tokens)
         passes = replace(passes, how=before.how) if before else passes
     resolved = resolve(loaded, early.machine, model_facts, facts, passes=passes)
-    largest = find_largest(data.train, data.eval, resolved, rank(), world_size())
+    largest = find_largest(data.train, data.eval, resolved, ranks.rank(), ranks.world_size())
     resolved = replace(resolved, memory=_memory(resolved, model_config, largest))
     return Ingredients(resolved, model_config, tokenizer, data, largest)
 

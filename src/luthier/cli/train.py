@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import typer
 
@@ -46,6 +47,17 @@ def train(
         words += ["--overwrite"] * overwrite + ["--allow-changes"] * allow_changes + ["--plain"] * plain
         words += [word for name in allow for word in ("--allow", name)]
         raise typer.Exit(_processes(per_node, nodes, endpoint, restarts, words))
+    stopped = _train(request, again, plain, resume, overwrite=overwrite, allow_changes=allow_changes, allow=allow)
+    if stopped:
+        from luthier.machine.processes import leave
+
+        raise typer.Exit(leave(EXIT_RESUMABLE))
+
+
+def _train(
+    request: list[str] | None, again: Path | None, plain: bool, resume: str | None, *, overwrite: bool, **options: Any
+) -> bool:
+    """Train in this process; whether a stop came before the end."""
     from luthier.training.signals import stop_on_signals
 
     stopped = False
@@ -68,24 +80,15 @@ def train(
             with Sinks() as screen:
                 if rank() == 0:
                     screen.add("the terminal", training_screen(Console(), plain))
-                events = api.train(
-                    config,
-                    resume=resume,
-                    overwrite=overwrite,
-                    allow_changes=allow_changes,
-                    allow=allow,
-                    stop=lambda: stop() or is_orphan(),
-                )
+                asked = lambda: stop() or is_orphan()  # noqa: E731
+                events = api.train(config, resume=resume, overwrite=overwrite, stop=asked, **options)
                 for event in events:
                     screen.write(event)
                     stopped = isinstance(event, RunFinished) and event.status == "stopped"
     except KeyboardInterrupt:
         typer.echo("interrupted; --resume auto goes on from the newest checkpoint, if there is one", err=True)
         stopped = True
-    if stopped:
-        from luthier.machine.processes import leave
-
-        raise typer.Exit(leave(EXIT_RESUMABLE))
+    return stopped
 
 
 def _processes(per_node: int, nodes: int, endpoint: str, restarts: int, words: list[str]) -> int:

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
@@ -37,12 +38,22 @@ def named_failures(plan: Plan) -> Iterator[None]:
             tokens = plan.max_tokens_per_micro_batch
             found = f"{plan.machine.device_name} ran out of memory with {tokens:,} tokens in a micro-batch"
             raise RunError(Problem("E-RUN-002", found, *_less_memory(plan))) from error
-        if why := unwritten(error):
-            place = getattr(error, "filename", None) or plan.config.training.output_dir
-            disk = "make room" if _number(error) in _NO_ROOM else "see to that disk or folder"
-            fix = f"{disk}, then --resume auto"
-            raise RunError(Problem("E-RUN-003", f"{place}: {why}", fix, "training.output_dir")) from error
+        raise_unwritten(error, plan.config.training.output_dir)
         raise
+
+
+def raise_unwritten(error: Exception, output_dir: str | Path) -> None:
+    """Raise E-RUN-003 when an error is that a file could not be written.
+
+    Args:
+        error: Any.
+        output_dir: Where, if the error does not say it.
+    """
+    if why := unwritten(error):
+        place = getattr(error, "filename", None) or output_dir
+        disk = "make room" if _number(error) in _NO_ROOM else "see to that disk or folder"
+        fix = f"{disk}, then --resume auto"
+        raise RunError(Problem("E-RUN-003", f"{place}: {why}", fix, "training.output_dir")) from error
 
 
 def is_out_of_memory(error: BaseException) -> bool:
