@@ -27,23 +27,27 @@ def rms_norm(x_TD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
     return functional.rms_norm(x_TD, weight_D.shape, weight_D, eps)
 
 
-def rms_norm_backward(grad_TD: Tensor, x_TD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
-    """Gradient of the input of `rms_norm`, given that of its output."""
+def rms_norm_backward(
+    grad_TD: Tensor, x_TD: Tensor, weight_D: Tensor, eps: float, onto_TD: Tensor | None = None
+) -> Tensor:
+    """Gradient of the input of `rms_norm`, given that of its output; plus `onto_TD` (the residual stream's)."""
     wide = torch.promote_types(x_TD.dtype, torch.float32)  # in 16 bits the difference below would lose its digits
     x, weighted = x_TD.to(wide), grad_TD.to(wide) * weight_D
     inverse_T1 = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
     along_T1 = torch.linalg.vecdot(weighted, x)[..., None].mul_(inverse_T1.pow(3)).div_(-x.shape[-1])
-    return weighted.mul_(inverse_T1).addcmul_(x, along_T1).to(x_TD.dtype)
+    own_TD = weighted.mul_(inverse_T1).addcmul_(x, along_T1).to(x_TD.dtype)
+    return own_TD if onto_TD is None else own_TD.add_(onto_TD)
 
 
-def rotate(x_THD: Tensor, cos_TD: Tensor, sin_TD: Tensor) -> Tensor:
-    """Each head turned by its position's angles, in the wider of both formats; `-sin_TD` turns back.
+def rotate(x_THD: Tensor, cos_TD: Tensor, sin_TD: Tensor, *, inverse: bool = False) -> Tensor:
+    """Each head turned by its position's angles, in the wider of both formats; `inverse` turns back.
 
     The halves of `cos_TD` and `sin_TD` are equal, as transformers makes them.
     """
     dtype = torch.promote_types(x_THD.dtype, cos_TD.dtype)
     half = x_THD.shape[-1] // 2
     cos_T1D, sin_T1D = cos_TD[:, None, :half], sin_TD[:, None, :half]
+    sin_T1D = -sin_T1D if inverse else sin_T1D
     first, second = x_THD[..., :half], x_THD[..., half:]
     turned_THD = torch.empty(x_THD.shape, dtype=dtype, device=x_THD.device)
     torch.mul(first, cos_T1D, out=turned_THD[..., :half]).addcmul_(second, sin_T1D, value=-1)
@@ -58,7 +62,7 @@ def swiglu(gate_up_TI: Tensor) -> Tensor:
 
 
 def swiglu_backward(grad_TI: Tensor, gate_up_TI: Tensor) -> Tensor:
-    """Gradient (T, 2 I) of the input of `swiglu`, given that of its output (which is overwritten)."""
+    """Gradient (T, 2 I) of the input of `swiglu`, given that of its output. Both may be overwritten."""
     gate_TI, up_TI = gate_up_TI.chunk(2, dim=-1)
     grad_gate_up_TI = torch.empty_like(gate_up_TI)
     grad_gate_TI, grad_up_TI = grad_gate_up_TI.chunk(2, dim=-1)
