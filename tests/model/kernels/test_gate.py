@@ -42,7 +42,8 @@ def test_rows_that_lie_apart():
     assert torch.equal(whole[:, :7], before[:, :7]) and torch.equal(whole[:, 47:], before[:, 47:])
 
 
-@pytest.mark.filterwarnings("ignore:overflow encountered in exp")  # numpy's, in the interpreter: 1 / inf is the 0 of a shut gate
+# numpy's, in the interpreter: 1 / inf is the 0 of a shut gate
+@pytest.mark.filterwarnings("ignore:overflow encountered in exp")
 @dtypes
 def test_huge_gates_are_open_or_shut(dtype):
     gate_up = torch.tensor([[1e30, -1e30, 300.0, -300.0, 2.0, 2.0, 2.0, 2.0]], dtype=dtype, device=normal(1).device)

@@ -39,7 +39,6 @@ def test_the_residuals_gradient_is_added(dtype):
     weight = normal(40, dtype=dtype, seed=4)
     wanted = reference(x, weight, grad)[1] + onto.double()
     close(norm.rms_norm_backward(grad, x, weight, EPS, onto), wanted, TOLERANCES[dtype])
-    close(pieces.rms_norm_backward(grad, x, weight, EPS, onto), wanted, 2 * TOLERANCES[dtype] + 2**-7 * (dtype is torch.bfloat16))
 
 
 def test_heads_are_read_where_they_lie():
@@ -54,7 +53,8 @@ def test_heads_are_read_where_they_lie():
 
 @pytest.mark.parametrize("size", [1e18, 1e-18, 0.0], ids=str)
 def test_huge_tiny_and_no_numbers(size):
-    x, grad, weight = normal(4, 32, dtype=torch.float32) * size, normal(4, 32, seed=1).float(), normal(32, seed=2).float()
+    x, grad = (normal(4, 32, dtype=torch.float32, seed=seed) for seed in (0, 1))
+    x, weight = x * size, normal(32, dtype=torch.float32, seed=2)
     wanted, wanted_grad = reference(x, weight, grad)
     close(norm.rms_norm(x, weight, EPS), wanted, 2e-6)
     close(norm.rms_norm_backward(grad, x, weight, EPS), wanted_grad, 2e-6)

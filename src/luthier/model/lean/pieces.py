@@ -1,4 +1,4 @@
-r"""Norm, rotation and gate of a Llama layer, each with its backward pass written out.
+r"""The pieces of a Llama layer beside its products: norm, rotation and gate, each with its backward pass written out.
 
     rms_norm    y = w x / rms(x),  rms(x) = sqrt(mean(x^2) + eps)             (Zhang & Sennrich 2019)
                 dx = (g - x (g . x) / (D rms^2)) / rms,  g = w dy             w is frozen: it gets no gradient
@@ -10,11 +10,18 @@ r"""Norm, rotation and gate of a Llama layer, each with its backward pass writte
 Nothing is kept between forward and backward here: what backward needs is computed again from the input, which costs
 one pass over memory and saves holding it.
 
+These are plain torch, and the reference for `luthier.model.kernels`; a `Pieces` holds one set of them or the other.
+
 Shape letters: T tokens, D size of a vector, H heads, I intermediate size.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import bitsandbytes
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -69,3 +76,35 @@ def swiglu_backward(grad_TI: Tensor, gate_up_TI: Tensor) -> Tensor:
     torch.mul(grad_TI, functional.silu(gate_TI), out=grad_up_TI)
     grad_gate_TI.copy_(_silu_backward(grad_TI.mul_(up_TI), gate_TI))
     return grad_gate_up_TI
+
+
+def unpack(base: Any, out: Tensor) -> None:
+    """Write a frozen layer's weights into `out`; out of 4 bits where they are packed, by bitsandbytes itself."""
+    weight = base.weight
+    state = getattr(weight, "quant_state", None)
+    out.copy_(weight.detach() if state is None else bitsandbytes.functional.dequantize_4bit(weight.data, state))
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """What a lean layer is put together from, beside matrix products and attention.
+
+    Attributes:
+        name: For people.
+        rms_norm, rms_norm_backward, rotate, swiglu, swiglu_backward, unpack: As the functions of this module.
+        rotates_in_place: Whether `rotate` changes its input.
+        cross_entropy: Turns logits into their gradient (`luthier.model.kernels.loss`); None: `luthier.model.head` does it.
+    """
+
+    name: str
+    rms_norm: Callable[..., Tensor]
+    rms_norm_backward: Callable[..., Tensor]
+    rotate: Callable[..., Tensor]
+    rotates_in_place: bool
+    swiglu: Callable[..., Tensor]
+    swiglu_backward: Callable[..., Tensor]
+    unpack: Callable[[Any, Tensor], None]
+    cross_entropy: Callable[..., Tensor] | None
+
+
+PLAIN = Pieces("torch", rms_norm, rms_norm_backward, rotate, False, swiglu, swiglu_backward, unpack, None)
