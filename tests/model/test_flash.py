@@ -1,7 +1,7 @@
 """Flash kernels of every version behind one call, with functions that take what that version takes.
 
-The functions compute with plain torch, so that the arguments are tested and not only their names; `pytest -m gpu` runs the
-real ones.
+The functions compute with plain torch, so that the arguments are tested and not only their names; `pytest -m gpu` runs
+the real ones.
 """
 
 from __future__ import annotations

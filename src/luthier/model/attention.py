@@ -8,8 +8,9 @@ to nothing else, so packing changes no number: it only removes padding.
 
 Registered with transformers as the attention implementation ``luthier_documents``, the extension point that every
 model of `transformers` with the attention interface calls. On CUDA in 16 bits it runs a variable-length flash kernel
-(`luthier.model.flash`); on a CPU documents of similar length are batched (`luthier.model.bucketed`); elsewhere there is one `scaled_dot_product_attention` a document. Sliding windows are honoured. Not covered: attention
-soft-capping, sinks and position biases, which raise `UnsupportedAttentionError` (such models train unpacked).
+(`luthier.model.flash`); on a CPU documents of similar length are batched (`luthier.model.bucketed`); elsewhere there
+is one `scaled_dot_product_attention` a document. Sliding windows are honoured. Not covered: attention soft-capping,
+sinks and position biases, which raise `UnsupportedAttentionError` (such models train unpacked).
 
 Shape letters: B batch (1), H query heads, K key/value heads, T tokens of the micro-batch, D head size.
 """
@@ -83,8 +84,9 @@ def document_attention(
     # rotated queries and keys may come in float32 beside values in 16 bits
     query_BHTD, key_BKTD = query_BHTD.to(value_BKTD.dtype), key_BKTD.to(value_BKTD.dtype)
     if cu_seq_lens is not None and dropout == 0.0 and (flash := kernel_for(query_BHTD, scale, sliding_window)):
-        heads = (x[0].transpose(0, 1) for x in (query_BHTD, key_BKTD, value_BKTD))
-        return flash(*heads, cu_seq_lens, longest, scale, sliding_window)[None], None
+        query_THD, key_TKD, value_TKD = (x[0].transpose(0, 1) for x in (query_BHTD, key_BKTD, value_BKTD))
+        output_THD = flash(query_THD, key_TKD, value_TKD, cu_seq_lens, longest, scale, sliding_window)
+        return output_THD[None], None
     outputs = []
     for start, end in pairwise(document_offsets):
         window = _window_mask(end - start, sliding_window, query_BHTD.device)

@@ -83,7 +83,7 @@ def _kernel(*, plain: bool) -> Kernel | None:
 
 
 def of_torch(varlen_attn: Callable[..., Any], *, plain: bool) -> Kernel | None:
-    """torch's function as a `Kernel`; None when this version lacks what is asked for.
+    """The function of torch as a `Kernel`; None when this version lacks what is asked for.
 
     Args:
         varlen_attn: The function of any version.
@@ -114,7 +114,7 @@ def of_torch(varlen_attn: Callable[..., Any], *, plain: bool) -> Kernel | None:
 
 
 def of_flash_attn(flash_attn_varlen_func: Callable[..., Any]) -> Kernel:
-    """flash-attn's function as a `Kernel`. It takes grouped heads."""
+    """The function of flash-attn as a `Kernel`. It takes grouped heads."""
 
     def attend(
         query_THD: Tensor, key_TKD: Tensor, value_TKD: Tensor, cu_seq_lens: Tensor, longest: int, scaling: float,

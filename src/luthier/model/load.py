@@ -78,8 +78,9 @@ def use_passes(model: nn.Module, plan: Plan) -> None:
 def _take_lean_path(model: nn.Module, plan: Plan, dtype: torch.dtype) -> None:
     """Hang a proven `LeanDecoder` onto the model; `luthier.model.forward.summed_loss` finds it there.
 
-    Kernels that do not run here, or do not give the model's numbers, make way for plain torch, and the decoder keeps the
-    reason. When the proof fails with that too and nobody asked for the lean path by name, the model's own layers train.
+    Kernels that do not run here, or do not give the model's numbers, make way for plain torch, and the decoder keeps
+    the reason. When the proof fails with that too and nobody asked for the lean path by name, the model's own layers
+    train.
     """
     *kernels, plain = candidates(torch.device(plan.machine.device), plan.config.training.kernels)
     refused = ""

@@ -11,7 +11,7 @@ import torch
 
 ON_GPU = torch.cuda.is_available()
 DEVICE = "cuda" if ON_GPU else "cpu"
-# largest difference, in units of the largest number of the reference. The interpreter cuts bfloat16 off, a GPU rounds it
+# largest difference, in units of the reference's largest number; the interpreter cuts bfloat16 off, a GPU rounds it
 TOLERANCES = {torch.float64: 1e-12, torch.float32: 2e-6, torch.bfloat16: 2**-8 if ON_GPU else 2**-7}
 dtypes = pytest.mark.parametrize("dtype", TOLERANCES, ids=lambda dtype: str(dtype).removeprefix("torch."))
 

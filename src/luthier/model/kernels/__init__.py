@@ -7,8 +7,8 @@ r"""Triton kernels for the lean path on CUDA: each does in one pass over memory 
     loss.py    cross-entropy of a chunk of logits, which become their own gradient
     adamw.py   clipping and AdamW over one flat buffer
 
-Their references are `luthier.model.lean.pieces`, `luthier.model.head` and bitsandbytes. Everything is computed in float32
-(float64 for float64) and rounded once, at the end. Source: Tillet et al. 2019 for the language.
+Their references are `luthier.model.lean.pieces`, `luthier.model.head` and bitsandbytes. Everything is computed in
+float32 (float64 for float64) and rounded once, at the end. Source: Tillet et al. 2019 for the language.
 
 These files import triton, so nothing imports them but `luthier.model.kernels.choose`. On a CPU they run in Triton's
 interpreter, when `TRITON_INTERPRET=1` is set before triton is imported: slow, and meant for tests.

@@ -1,7 +1,7 @@
 """Which pieces the lean path takes: Triton's kernels where they can run, plain torch everywhere else.
 
-This is the only place that decides. Kernels run on CUDA where triton can be imported; whether they also give the model's
-own numbers there, `luthier.model.lean.proof` finds out before the first step (`luthier.model.load`).
+This is the only place that decides. Kernels run on CUDA where triton can be imported; whether they also give the
+model's own numbers there, `luthier.model.lean.proof` finds out before the first step (`luthier.model.load`).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 r"""Cross-entropy of a chunk of logits, which become their own gradient; see `luthier.model.head` for the formulas.
 
 A program reads its row twice: once for the maximum and the sum of exponentials, kept up to date piece by piece
-(Milakov & Gimelshein 2018), and once to write softmax - onehot over the logits. No copy in float32 is made. At the target
-p - 1 is minus the sum of all other probabilities, which keeps its digits where p is near 1.
+(Milakov & Gimelshein 2018), and once to write softmax - onehot over the logits. No copy in float32 is made. At the
+target p - 1 is minus the sum of all other probabilities, which keeps its digits where p is near 1.
 
 Shape letters: C tokens of a chunk, V vocabulary.
 """

@@ -43,7 +43,8 @@ def rms_norm_backward(
         _backward[(triton.cdiv(count, rows),)](
             grad_TD, x_TD, weight_D, out_TD if onto_TD is None else onto_TD, out_TD, count, size, groups,
             grad_token, grad_group, token, group,
-            EPS=eps, ONTO=onto_TD is not None, WIDE=wide(x_TD.dtype), ROWS=rows, BLOCK=block, num_warps=warps(rows * block),
+            EPS=eps, ONTO=onto_TD is not None, WIDE=wide(x_TD.dtype), ROWS=rows, BLOCK=block,
+            num_warps=warps(rows * block),
         )  # fmt: skip
     return out_TD
 

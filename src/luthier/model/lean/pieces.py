@@ -93,7 +93,7 @@ class Pieces:
         name: For people.
         rms_norm, rms_norm_backward, rotate, swiglu, swiglu_backward, unpack: As the functions of this module.
         rotates_in_place: Whether `rotate` changes its input.
-        cross_entropy: Turns logits into their gradient (`luthier.model.kernels.loss`); None: `luthier.model.head` does it.
+        cross_entropy: Turns logits into their gradient (`luthier.model.kernels.loss`); None: `luthier.model.head` does.
     """
 
     name: str
