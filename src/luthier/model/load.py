@@ -20,7 +20,7 @@ from luthier.model.hub import KEY, broken_weights, explain_failure
 from luthier.model.kernels.choose import candidates
 from luthier.model.lean.decoder import LeanDecoder
 from luthier.model.lean.pieces import Pieces
-from luthier.model.lean.proof import prove_lean
+from luthier.model.lean.proof import prove_lean, prove_update
 
 _LONGEST_REASON = 300
 EXPERTS_ROUNDING = 0.02
@@ -107,6 +107,8 @@ def _proven(model: nn.Module, plan: Plan, dtype: torch.dtype, pieces: Pieces) ->
     lean = LeanDecoder(unwrap(model), dtype, keep_unpacked=plan.unpack_once, pieces=pieces)
     with autocast(plan):
         prove_lean(model, lean, dtype)
+    if pieces.adamw is not None:
+        prove_update(pieces.adamw, next(model.parameters()).device)
     return lean
 
 

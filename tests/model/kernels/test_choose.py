@@ -107,6 +107,8 @@ def test_a_run_on_kernels_has_the_losses_of_plain_torch(tmp_path, tiny_model_dir
 def broken(kind, triton):
     if kind == "wrong numbers":
         return replace(triton, swiglu=lambda x: 2 * triton.swiglu(x))
+    if kind == "wrong update":
+        return replace(triton, adamw=lambda *tensors, **settings: triton.adamw(*tensors, **settings | {"max_norm": 0}))
 
     def fails(*_):
         raise RuntimeError("Failed to find C compiler.\nSecond \x1b[31mline")
@@ -116,7 +118,11 @@ def broken(kind, triton):
 
 @pytest.mark.parametrize(
     ("kind", "reason"),
-    [("wrong numbers", "differ by"), ("no compiler", "Failed to find C compiler. Second [31mline")],
+    [
+        ("wrong numbers", "differ by"),
+        ("wrong update", "the update differs by"),
+        ("no compiler", "Failed to find C compiler. Second [31mline"),
+    ],
 )
 def test_kernels_that_fail_make_way_for_plain_torch(tiny_model_dir, monkeypatch, triton, kind, reason):
     monkeypatch.setattr("luthier.model.load.candidates", lambda device, wanted: (broken(kind, triton), PLAIN))

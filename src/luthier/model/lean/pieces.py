@@ -94,6 +94,7 @@ class Pieces:
         rms_norm, rms_norm_backward, rotate, swiglu, swiglu_backward, unpack: As the functions of this module.
         rotates_in_place: Whether `rotate` changes its input.
         cross_entropy: Turns logits into their gradient (`luthier.model.kernels.loss`); None: `luthier.model.head` does.
+        adamw: Clips and updates a flat buffer (`luthier.model.kernels.adamw`); None: the optimizer of torch does.
     """
 
     name: str
@@ -105,6 +106,7 @@ class Pieces:
     swiglu_backward: Callable[..., Tensor]
     unpack: Callable[[Any, Tensor], None]
     cross_entropy: Callable[..., Tensor] | None
+    adamw: Callable[..., None] | None
 
 
-PLAIN = Pieces("torch", rms_norm, rms_norm_backward, rotate, False, swiglu, swiglu_backward, unpack, None)
+PLAIN = Pieces("torch", rms_norm, rms_norm_backward, rotate, False, swiglu, swiglu_backward, unpack, None, None)
