@@ -12,6 +12,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from luthier.model.kernels.launch import options
+
 _BLOCK = 1024
 
 
@@ -39,7 +41,7 @@ def adamw(
         _adamw[(triton.cdiv(weights.numel(), _BLOCK),)](
             weights, gradients, average, squares, norm, weights.numel(),
             1 - first, 1 - second, lr / (1 - first**step), (1 - second**step) ** 0.5, eps, 1 - lr * weight_decay,
-            max_norm, CLIP=max_norm > 0, BLOCK=_BLOCK, num_warps=4,
+            max_norm, CLIP=max_norm > 0, BLOCK=_BLOCK, **options(_BLOCK),
         )  # fmt: skip
 
 

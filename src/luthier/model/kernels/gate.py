@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from luthier.model.kernels.launch import rows_of, warps, wide
+from luthier.model.kernels.launch import options, rows_of, wide
 
 _BLOCK = 1024
 
@@ -23,7 +23,7 @@ def swiglu(gate_up_TI: Tensor) -> Tensor:
         _, stride, _ = rows_of(gate_up_TI)
         block = min(_BLOCK, triton.next_power_of_2(size))
         _forward[(tokens, triton.cdiv(size, block))](
-            gate_up_TI, out_TI, size, stride, WIDE=wide(gate_up_TI.dtype), BLOCK=block, num_warps=warps(block)
+            gate_up_TI, out_TI, size, stride, WIDE=wide(gate_up_TI.dtype), BLOCK=block, **options(block)
         )
     return out_TI
 
@@ -37,7 +37,7 @@ def swiglu_backward(grad_TI: Tensor, gate_up_TI: Tensor) -> Tensor:
         block = min(_BLOCK, triton.next_power_of_2(size))
         _backward[(tokens, triton.cdiv(size, block))](
             grad_TI, gate_up_TI, size, grad_stride, stride,
-            WIDE=wide(gate_up_TI.dtype), BLOCK=block, num_warps=warps(block),
+            WIDE=wide(gate_up_TI.dtype), BLOCK=block, **options(block),
         )  # fmt: skip
     return gate_up_TI
 

@@ -21,9 +21,9 @@ def tile(columns: int) -> tuple[int, int]:
     return max(1, _TILE // padded), padded
 
 
-def warps(numbers: int) -> int:
-    """How many warps share a block of so many numbers."""
-    return min(16, max(1, numbers // 512))
+def options(numbers: int, *, fuse: bool = True) -> dict[str, int | bool]:
+    """How a block of so many numbers is compiled: its warps, and whether a * b + c may be rounded once."""
+    return {"num_warps": min(16, max(1, numbers // 512)), "enable_fp_fusion": fuse}
 
 
 def rows_of(x: torch.Tensor) -> tuple[int, int, int]:

@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from luthier.model.kernels.launch import rows_of, warps, wide
+from luthier.model.kernels.launch import options, rows_of, wide
 
 _BLOCK = 8192
 
@@ -28,7 +28,7 @@ def cross_entropy(logits_CV: Tensor, targets_C: Tensor, *, gradient: bool) -> Te
         block = min(_BLOCK, triton.next_power_of_2(size))
         _cross_entropy[(len(logits_CV),)](
             logits_CV, targets_C, loss_C, size, stride, targets_C.stride(0),
-            GRADIENT=gradient, WIDE=wide(logits_CV.dtype), BLOCK=block, num_warps=warps(block),
+            GRADIENT=gradient, WIDE=wide(logits_CV.dtype), BLOCK=block, **options(block),
         )  # fmt: skip
     return loss_C
 

@@ -17,6 +17,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from luthier.model.kernels.launch import options
+
 _BLOCK = 1024
 
 
@@ -40,8 +42,8 @@ def unpack(packed: Tensor, state: Any, out: Tensor) -> None:
     _unpack[(triton.cdiv(count, _BLOCK),)](
         packed, state.code, state.absmax, nested.code, nested.absmax, state.offset if state.nested else state.absmax,
         out, count,
-        GROUP=state.blocksize, GROUP2=nested.blocksize, NESTED=bool(state.nested), BLOCK=_BLOCK, num_warps=4,
-        enable_fp_fusion=False,
+        GROUP=state.blocksize, GROUP2=nested.blocksize, NESTED=bool(state.nested), BLOCK=_BLOCK,
+        **options(_BLOCK, fuse=False),
     )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from luthier.model.kernels.launch import rows_of, tile, warps, wide
+from luthier.model.kernels.launch import options, rows_of, tile, wide
 
 
 def rms_norm(x_TD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
@@ -25,7 +25,7 @@ def rms_norm(x_TD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
         count, (rows, block) = x_TD.numel() // size, tile(size)
         _forward[(triton.cdiv(count, rows),)](
             x_TD, weight_D, y_TD, count, size, groups, token, group,
-            EPS=eps, WIDE=wide(x_TD.dtype), ROWS=rows, BLOCK=block, num_warps=warps(rows * block),
+            EPS=eps, WIDE=wide(x_TD.dtype), ROWS=rows, BLOCK=block, **options(rows * block),
         )  # fmt: skip
     return y_TD
 
@@ -44,7 +44,7 @@ def rms_norm_backward(
             grad_TD, x_TD, weight_D, out_TD if onto_TD is None else onto_TD, out_TD, count, size, groups,
             grad_token, grad_group, token, group,
             EPS=eps, ONTO=onto_TD is not None, WIDE=wide(x_TD.dtype), ROWS=rows, BLOCK=block,
-            num_warps=warps(rows * block),
+            **options(rows * block),
         )  # fmt: skip
     return out_TD
 

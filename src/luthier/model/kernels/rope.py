@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from luthier.model.kernels.launch import rows_of, tile, warps, wide
+from luthier.model.kernels.launch import options, rows_of, tile, wide
 
 
 def rotate(x_THD: Tensor, cos_TD: Tensor, sin_TD: Tensor, *, inverse: bool = False) -> Tensor:
@@ -31,7 +31,7 @@ def rotate(x_THD: Tensor, cos_TD: Tensor, sin_TD: Tensor, *, inverse: bool = Fal
         _rotate[(len(x_THD), triton.cdiv(heads, rows))](
             x_THD, cos_TD, sin_TD, heads, half, token, head, cos_TD.stride(0), sin_TD.stride(0),
             INVERSE=inverse, WIDE=wide(torch.promote_types(x_THD.dtype, cos_TD.dtype)), ROWS=rows, BLOCK=block,
-            num_warps=warps(rows * block),
+            **options(rows * block),
         )  # fmt: skip
     return x_THD
 
