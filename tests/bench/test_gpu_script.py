@@ -119,3 +119,10 @@ def test_bad_requests(monkeypatch, capsys, arguments, said):
         gpu.main()
     assert stopped.value.code == 2
     assert said in capsys.readouterr().err
+
+
+def test_an_arm_imports_nothing_that_unsloth_patches_before_it_is_run():
+    program = (
+        "import sys, luthier.bench.arms; sys.exit(bool({'torch', 'transformers', 'trl', 'peft'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from luthier.bench import peers
-from luthier.bench.setting import RUN_KEYS, ingredients
 
 Result = dict[str, Any]
 
@@ -26,6 +25,7 @@ def prepare(request: dict[str, Any], folder: Path) -> Result:
     from safetensors.torch import save_file
 
     from luthier.bench.limit import matmul_limit, work
+    from luthier.bench.setting import ingredients
     from luthier.data.loader import training_steps
     from luthier.data.order import step_rows
     from luthier.machine.record import surroundings
@@ -75,6 +75,7 @@ def prepare(request: dict[str, Any], folder: Path) -> Result:
 def luthier(request: dict[str, Any], folder: Path, *keys: str) -> Result:
     """Train through the public API."""
     from luthier import api
+    from luthier.bench.setting import RUN_KEYS
     from luthier.events.types import Log
 
     output = f"output_dir={folder / 'luthier'}"
@@ -99,14 +100,15 @@ ARMS: dict[str, tuple[str, str, Callable[[dict[str, Any], Path], Result]]] = {
 
 def main() -> None:
     """Run one arm and write its result."""
+    folder, name = Path(sys.argv[1]), sys.argv[2]
+    request = json.loads((folder / "request.json").read_text())
+    function = prepare if name == "prepare" else ARMS[name][2]
+    result = function(request, folder)  # nothing heavy is imported before: unsloth wants to be the first
+
     import torch
 
     from luthier.machine.probe import best_device, peak_memory_gib
 
-    folder, name = Path(sys.argv[1]), sys.argv[2]
-    request = json.loads((folder / "request.json").read_text())
-    function = prepare if name == "prepare" else ARMS[name][2]
-    result = function(request, folder)
     result["peak_memory_gib"] = peak_memory_gib(torch.device(best_device()))
     (folder / f"{name}.json").write_text(json.dumps(result))
 
