@@ -4,7 +4,7 @@
 
 Its state is that of `torch.optim.AdamW`, tensor by tensor, so a checkpoint of one is read by the other. Whoever
 replaces a weight or a moment (a resume, another optimizer on the same model) is noticed at the next step: it is copied
-in again.
+in again. The gradients are there twice while it works.
 
 Not covered: parameters of several devices or formats, and steps in which some have no gradient; torch's own update
 takes those.
