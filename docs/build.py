@@ -2,8 +2,8 @@
 
 A page may hold six kinds of blanks, so that nothing in it can go stale:
 
-    {{ packing.real_tokens:,d }}               a number of docs/pictures/measured.json or docs/reliability.json, in a
-                                               format of Python
+    {{ packing.real_tokens:,d }}               a number of docs/pictures/measured.json, docs/reliability.json or
+                                               benchmarks/results/canonical.json, in a format of Python
     {{ source luthier.training.step.update }}  the source of a function or class as a code block
     {{ file configs/mbpp_small.yaml }}         a whole file as a code block
     {{ arithmetic }}                           the derived numbers of the shipped config, as the plan shows them
@@ -58,6 +58,7 @@ FAMILIES = {
     "E-GATE": "The gate before training",
     "E-RUN": "The run",
     "E-EVAL": "Evaluation",
+    "E-EXPORT": "Export",
 }
 
 
@@ -67,10 +68,13 @@ def pages() -> list[Path]:
 
 
 def measured() -> dict[str, dict[str, Any]]:
-    """The numbers of docs/measure.py, and those of `make torture`: each suite with its counts."""
+    """The numbers of docs/measure.py, of `make torture` (each suite with its counts) and of benchmarks/canonical.py."""
     numbers: dict[str, dict[str, Any]] = json.loads((PICTURES / "measured.json").read_text(encoding="utf-8"))
     suites = json.loads((DOCS / "reliability.json").read_text(encoding="utf-8"))
-    return numbers | {name: suite | suite["figures"] for name, suite in suites.items()}
+    canonical = json.loads((ROOT / "benchmarks" / "results" / "canonical.json").read_text(encoding="utf-8"))
+    sets = {name.partition(":")[0]: one for name, one in canonical["sets"].items()}
+    broken = {f"{name}_broken": {k: len(v["passed"]) for k, v in one["broken"].items()} for name, one in sets.items()}
+    return numbers | {name: suite | suite["figures"] for name, suite in suites.items()} | sets | broken
 
 
 def filled(text: str, numbers: dict[str, dict[str, Any]]) -> str:
@@ -236,6 +240,8 @@ PUBLIC = {
     "train": "luthier.api.train",
     "plan": "luthier.api.plan",
     "load": "luthier.generate.load.load",
+    "score": "luthier.evaluate.simple.score",
+    "compare": "luthier.evaluate.simple.compare",
 }
 """Where the functions of `luthier.__all__` are written."""
 

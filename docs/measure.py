@@ -20,7 +20,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import torch
-from measuring import dashboard, forecast, learning, mechanics, performance, quickstart, tensorboard
+from measuring import dashboard, export, forecast, learning, mechanics, performance, quickstart, tensorboard
 from measuring.drawing import PICTURES
 from measuring.runs import WORK
 
@@ -43,6 +43,7 @@ EXPERIMENTS = {
     "dashboard": dashboard.dashboard,
     "performance": performance.performance,
     "forecast": forecast.forecast,
+    "export": export.export,
 }
 MEASURED = PICTURES / "measured.json"
 
@@ -52,7 +53,7 @@ def main(names: list[str]) -> None:
     if unknown:
         raise SystemExit(f"no experiment {', '.join(unknown)}; there are {', '.join(EXPERIMENTS)}")
     measured = json.loads(MEASURED.read_text(encoding="utf-8")) if MEASURED.is_file() else {}
-    if set(names) - {"base", "performance", "forecast"} and not (WORK / "base" / "final_model").is_dir():
+    if set(names) - {"base", "performance", "forecast", "export"} and not (WORK / "base" / "final_model").is_dir():
         names = ["base", *(name for name in names if name != "base")]
     for name in names or EXPERIMENTS:
         started = time.monotonic()

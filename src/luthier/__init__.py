@@ -16,12 +16,12 @@ from luthier.version import __version__
 # bitsandbytes warns at import that an optional kernel package is absent; without a handler that lands on every screen.
 logging.getLogger("bitsandbytes").addHandler(logging.NullHandler())
 
-__all__ = ["__version__", "load", "plan", "train"]
+__all__ = ["__version__", "compare", "load", "plan", "score", "train"]
 
 
 def __getattr__(name: str) -> Any:
-    """Import the engine, and with it torch, only when somebody trains or loads."""
-    if name in {"train", "load", "plan"}:
+    """Import the engine, and with it torch, only when somebody uses it."""
+    if name in __all__:
         from luthier import api
 
         return getattr(api, name)

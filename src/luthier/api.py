@@ -11,26 +11,26 @@ The command line calls these same functions and adds the screen.
 from __future__ import annotations
 
 import os
-import threading
-import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from concurrent.futures import Future, wait
+from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
+import torch
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from luthier.config.load import Loaded, from_dict
 from luthier.config.load import load as load_config_file
-from luthier.config.plan import Memory, Plan
+from luthier.config.plan import Memory, Passes, Plan
 from luthier.config.render import plan_as_dict
 from luthier.config.resolve import resolve
 from luthier.data.largest import Largest, find_largest
 from luthier.data.prepare import Prepared, Progress, prepare
-from luthier.errors import LuthierError, Problem, RunError
+from luthier.errors import LuthierError, MissingError, Problem, RunError
 from luthier.errors.trace import keep_trace, summary
+from luthier.evaluate.simple import compare, score
 from luthier.events.sinks import Sinks, open_sinks
 from luthier.events.types import Checked, Event, MemoryForecast, Notice, Resumed, RunFinished, RunStarted
 from luthier.gate.check import Subject
@@ -38,7 +38,18 @@ from luthier.gate.gate import BY_NAME, examine, known, of, refuse, told
 from luthier.generate.load import Tuned, load
 from luthier.machine.libraries import library_output_to
 from luthier.machine.probe import probe, resident_gib
-from luthier.machine.ranks import rank, require_one_process, world_size
+from luthier.machine.ranks import (
+    all_or_none,
+    connected,
+    copy_from_rank_0,
+    first_on_rank_0,
+    of_all_ranks,
+    of_rank,
+    of_rank_0,
+    on_any_rank,
+    rank,
+    world_size,
+)
 from luthier.machine.seed import seed_everything
 from luthier.model.architecture import describe_modules
 from luthier.model.budget import plan_passes
@@ -48,22 +59,19 @@ from luthier.model.hashes import base_hashes
 from luthier.model.hub import load_config, load_tokenizer
 from luthier.model.load import load_model
 from luthier.model.memory import forecast
-from luthier.training.checkpoint import Checkpoint, find_checkpoint, restore
+from luthier.training.background import awaited, in_background, started
+from luthier.training.checkpoint import Checkpoint, find_checkpoint, read_by_all, restore
 from luthier.training.engine import run as run_engine
-from luthier.training.failures import named_failures
+from luthier.training.failures import is_out_of_memory, named_failures
 from luthier.training.folder import open_folder
-from luthier.training.identity import check_identity, identity, passes_of
+from luthier.training.identity import check_identity, flatten, identity, passes_of
 from luthier.training.job import Run
 from luthier.training.optimizer import build_optimizer
 from luthier.training.record import RunRecord, differences, start_record
 from luthier.training.rehearsal import rehearse
 
-__all__ = ["Tuned", "load", "plan", "train"]
+__all__ = ["Tuned", "compare", "load", "plan", "score", "train"]
 
-_T = TypeVar("_T")
-SAY_EVERY_SECONDS = 5.0
-BACKGROUND = "luthier-prepare"
-"""Name of the thread that reads rows and loads weights; a stop leaves it behind."""
 ConfigLike = str | Path | Mapping[str, Any] | Loaded
 
 
@@ -166,17 +174,22 @@ def train(
     loaded = _loaded(config, overrides)
     recorded = loaded.record.facts.get("allowed", []) if loaded.record else []
     allowed = known(allow) | BY_NAME.keys() & {*recorded}  # another version may have had other checks
-    require_one_process()
     early = resolve(loaded, probe(), None, None)  # impossible requests fail before anything is fetched
     output_dir = Path(early.config.training.output_dir).expanduser()
     wanted = resume or early.config.checkpointing.resume_from_checkpoint
     with ExitStack() as stack:
-        moved = stack.enter_context(open_folder(output_dir, resume=wanted is not None, overwrite=overwrite))
+        stack.enter_context(connected())
+        folder = open_folder(output_dir, resume=wanted is not None, overwrite=overwrite)
+        moved = all_or_none(lambda: stack.enter_context(folder) if rank() == 0 else None)
         stack.enter_context(_traced(output_dir))
-        stack.enter_context(library_output_to(output_dir / "library.log"))
-        checkpoint = (
-            (yield from _in_background(lambda _: find_checkpoint(output_dir, wanted), stop)) if wanted else None
-        )
+        stack.enter_context(library_output_to(output_dir / of_rank("library.log")))
+        checkpoint = None
+        if wanted:
+
+            def find(_: Progress) -> Checkpoint | None:
+                return read_by_all(lambda: find_checkpoint(output_dir, wanted))
+
+            checkpoint = yield from in_background(find, stop)
         if loaded.record:
             yield Notice("info", f"the run that {loaded.record.path} records, once more, into {output_dir}")
         if moved:
@@ -184,8 +197,8 @@ def train(
         if wanted and not checkpoint:
             yield Notice("info", f"no checkpoint in {output_dir} yet: starting at step 0")
         yield Notice("info", "reading the model's configuration and the rows")
-        hashes = _started(lambda: base_hashes(early.config.model))
-        parts = yield from _in_background(lambda say: ingredients(loaded, early, checkpoint, say), stop)
+        hashes = started(lambda: base_hashes(early.config.model))
+        parts = yield from in_background(lambda say: shared_ingredients(loaded, early, checkpoint, say), stop)
         now = identity(parts.plan)
         notices = check_identity(checkpoint.identity, now, str(checkpoint.path), allow_changes) if checkpoint else []
         earlier = output_dir if checkpoint else None
@@ -195,7 +208,9 @@ def train(
         notices += record.compare()
         settings = parts.plan.config.logging
         logging_dir = Path(settings.logging_dir or output_dir / "logs")
-        sinks = stack.enter_context(open_sinks(settings.report_to, output_dir, logging_dir, output_dir.name))
+        writes = rank() == 0
+        sinks = open_sinks(settings.report_to, output_dir, logging_dir, output_dir.name) if writes else Sinks()
+        stack.enter_context(sinks)
         job = _Job(parts, output_dir, checkpoint, now, allowed, stop, record, hashes)
         yield from _recorded(_events(job, notices), sinks)
 
@@ -256,7 +271,9 @@ def _events(job: _Job, notices: Sequence[str]) -> Iterator[Event]:
     """Everything that a run says, from the plan to the last line."""
     parts, output_dir, checkpoint = job.parts, job.output_dir, job.checkpoint
     resolved = parts.plan
-    checks = yield from _in_background(lambda _: examine(parts.subject, job.allowed), job.stop)
+    checks = yield from in_background(
+        lambda _: all_or_none(lambda: examine(parts.subject, job.allowed) if rank() == 0 else ()), job.stop
+    )
     job.record.facts["allowed"] = [check.name for check in of("allowed", checks)]
     first_step = checkpoint.step if checkpoint else 0
     epochs = resolved.total_steps / resolved.steps_per_epoch
@@ -267,13 +284,18 @@ def _events(job: _Job, notices: Sequence[str]) -> Iterator[Event]:
     yield from (Notice("warning", text) for text in (*resolved.warnings, *notices))
     yield from (Notice("info", line) for line in parts.data.report.lines())
     yield from told(checks)
-    refuse(checks)
+    all_or_none(lambda: refuse(checks))
     with named_failures(resolved):
         job.record.write(output_dir)
     seed_everything(resolved.config.training.seed)
     yield Notice("info", f"loading {resolved.config.model.model_name_or_path}")
     with named_failures(resolved):
-        model = yield from _in_background(lambda _: load_model(resolved, parts.model_config), job.stop)
+        model = yield from in_background(
+            lambda _: all_or_none(lambda: load_model(resolved, parts.model_config), is_out_of_memory), job.stop
+        )
+        copy_from_rank_0(p for p in model.parameters() if p.requires_grad)
+        if rank():
+            torch.manual_seed(resolved.config.training.seed + rank())  # each rank drops out something else
         run = Run(
             plan=resolved,
             data=parts.data,
@@ -302,7 +324,7 @@ def _events(job: _Job, notices: Sequence[str]) -> Iterator[Event]:
 
 def _base_recorded(job: _Job, lean_path: bool) -> Generator[Notice, None, None]:
     """Complete the record when the base model is there, and say what is not as in the record that is repeated."""
-    hashes = yield from _awaited(job.base_hashes, ["hashing the files of the base model"], job.stop)
+    hashes = yield from awaited(job.base_hashes, ["hashing the files of the base model"], job.stop)
     hashes = hashes or base_hashes(job.parts.plan.config.model)  # it was just fetched
     yield from (Notice("warning", text) for text in job.record.with_base(hashes, lean_path))
     job.record.write(job.output_dir)
@@ -310,58 +332,46 @@ def _base_recorded(job: _Job, lean_path: bool) -> Generator[Notice, None, None]:
         yield Notice("info", f"nothing differs from {job.record.then.path}: the same numbers are to come, bit for bit")
 
 
-def _in_background(work: Callable[[Progress], _T], stop: Callable[[], bool]) -> Generator[Notice, None, _T]:
-    """Do something long in a thread; says every few seconds how far it is. Raises what `_awaited` raises."""
-    latest: list[str] = []
-    result = _started(lambda: work(lambda what, rows: latest.append(f"{what}: {rows:,} rows")))
-    return (yield from _awaited(result, latest, stop))
-
-
-def _awaited(result: Future[_T], latest: list[str], stop: Callable[[], bool]) -> Generator[Notice, None, _T]:
-    """Wait, and say the latest word every few seconds.
+def shared_ingredients(loaded: Loaded, early: Plan, checkpoint: Checkpoint | None, progress: Progress) -> Ingredients:
+    """The same on every rank: rank 0 tokenizes, the others read its cache and take its passes.
 
     Raises:
-        KeyboardInterrupt: A stop was asked for; there is nothing to save yet.
+        MissingError: E-ENV-008 when a rank has other rows, another config or other libraries.
     """
-    said_at = time.monotonic()
-    while not wait([result], timeout=0.2).done:
-        if stop():
-            raise KeyboardInterrupt
-        if latest and time.monotonic() - said_at > SAY_EVERY_SECONDS:
-            yield Notice("info", latest[-1])
-            latest.clear()
-            said_at = time.monotonic()
-    return result.result()
-
-
-def _started(work: Callable[[], _T]) -> Future[_T]:
-    """Do something in a thread that no exit waits for."""
-    result: Future[_T] = Future()
-
-    def run() -> None:
-        try:
-            result.set_result(work())
-        except BaseException as error:
-            result.set_exception(error)
-
-    threading.Thread(target=run, name=BACKGROUND, daemon=True).start()
-    return result
+    parts = first_on_rank_0(lambda: ingredients(loaded, early, checkpoint, progress))
+    passes = of_rank_0(parts.plan.passes)
+    if on_any_rank(passes != parts.plan.passes):  # other memory was free there
+        parts = all_or_none(lambda: ingredients(loaded, early, checkpoint, progress, passes))
+    others = [flatten(each) for each in of_all_ranks(identity(parts.plan))]
+    for key, value in others[0].items():
+        for number, other in enumerate(others):
+            if other.get(key) != value and key != "surrounding.device":
+                found = f"rank {number} has {key} {other.get(key)}, and rank 0 {value}"
+                raise MissingError(Problem("E-ENV-008", found, "give every rank the same files, libraries and config"))
+    return parts
 
 
 def ingredients(
-    loaded: Loaded, early: Plan, checkpoint: Checkpoint | None, progress: Progress | None = None
+    loaded: Loaded,
+    early: Plan,
+    checkpoint: Checkpoint | None,
+    progress: Progress | None = None,
+    given: Passes | None = None,
 ) -> Ingredients:
-    """Tokenizer, rows and the plan; no weights yet."""
+    """Tokenizer, rows and the plan; no weights yet. `given` passes are taken as they are."""
     config = early.config
     model_config = load_config(config.model)
     tokenizer = load_tokenizer(config.model, model_config)
     model_facts = describe(config, model_config)
     data = prepare(config, tokenizer, progress=progress)
     facts = data.facts
+    if len(data.train) < world_size():
+        found = f"{len(data.train):,} rows for {world_size()} ranks"
+        raise MissingError(Problem("E-ENV-008", found, "start fewer processes"))
     before = loaded.record.passes if loaded.record else None
     before = passes_of(checkpoint.identity, checkpoint.path.name) if checkpoint else before
-    if before and (before.lowered or loaded.record):
-        passes = before
+    if given or (before and (before.lowered or loaded.record)):
+        passes = given or before
     else:  # the same micro-batches as before add up in the same order, bit for bit
         tokens = before.micro_batch_tokens if before else None
         passes = plan_passes(loaded.config, model_config, model_facts, early.machine, facts, tokens)

@@ -6,6 +6,7 @@ is searched, so that a search that finds nothing means something.
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from dataclasses import dataclass, field
@@ -54,6 +55,14 @@ TEXT = " ".join(
         f"-----BEGIN PRIVATE KEY-----\n{ALL['private key']}\n-----END PRIVATE KEY-----", ALL["shape alone"],
     ]
 )  # fmt: skip
+
+
+EXPORTS = {
+    "merge": ("merge", "out", "--json", "merge.json", "--to"),
+    "verify merge": ("verify", "merge", "out", "--json", "verify.json", "--merged"),
+    "export gguf": ("export", "out", "--to", "gguf", "--out"),
+    "export hub": ("export", "out", "--to", "hub", "--merged", "--results", "results.json", "--out"),
+}
 
 
 @dataclass
@@ -132,13 +141,21 @@ def everything_written(capsys, monkeypatch, folder, model, rows):
     seen["screen of the watcher"] = run_here(capsys, "watch", "out", "--once").out
     seen["error of the command line"] = run_here(capsys, "train", config, TEXT).err
     seen["error in Python"] = repr(Problem("E-RUN-004", TEXT, TEXT, TEXT))
+    results = {"tasks": {"name": TEXT}, "comparisons": [{"changes": [], "verdict": TEXT}]}
+    (work / "results.json").write_text(json.dumps(results))
+    for name, words in EXPORTS.items():
+        done = run_here(capsys, *words, work / {"verify merge": "merge"}.get(name, name))
+        assert done.code == 0, done.err
+        seen[f"terminal of {name}"] = done.out + done.err
     with Sinks() as sinks:
         sinks.add("tracker", tracker := Tracker())
         sinks.write(Notice("info", TEXT))
     seen["tracker"] = "".join(tracker.seen)
     write_json(work / "answer.json", {"text": [TEXT], TEXT: 1})
     files = {str(path.relative_to(work)): path.read_bytes() for path in work.rglob("*") if path.is_file()}
-    return {name: text.encode() for name, text in seen.items()} | {n: b for n, b in files.items() if n != "c.yaml"}
+    return {name: text.encode() for name, text in seen.items()} | {
+        n: b for n, b in files.items() if n not in ("c.yaml", "results.json")
+    }
 
 
 def fails(*arguments, **keys):
@@ -166,9 +183,18 @@ def test_no_canary_is_in_anything_that_was_written(
         "terminal", "terminal of a failure", "terminal before a run", "screen of the plan", "screen of the watcher",
         "error of the command line", "error in Python", "tracker", "answer.json", "luthier-error.log",
         "out/events.jsonl", "out/logs", "out/library.log", "out/plan.yaml", "out/final_model/README.md",
-        "failed/events.jsonl", "failed/error.log", "failed/plan.yaml",
+        "failed/events.jsonl", "failed/error.log", "failed/plan.yaml", *(f"terminal of {name}" for name in EXPORTS),
+        "merge.json", "verify.json", "export hub/README.md",
     }, sinks  # fmt: skip
-    for name in ("out/events.jsonl", "out/library.log", "out/plan.yaml", "failed/error.log", "tracker", "answer.json"):
+    for name in (
+        "out/events.jsonl",
+        "out/library.log",
+        "out/plan.yaml",
+        "failed/error.log",
+        "tracker",
+        "answer.json",
+        "export hub/README.md",
+    ):
         assert control[name] == set(ALL), f"the search in {name} is blind for {set(ALL) - control[name]}"
     written = everything_written(capsys, monkeypatch, tmp_path / "on", tiny_model_dir, alpaca_file)
     assert {name.partition("/events.out")[0] for name in written} >= sinks

@@ -16,6 +16,12 @@ NUMBERS = range(1, 9)
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
 
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory, monkeypatch):
+    """Answers are asked anew in each test."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+
+
 def lesson(path, wrong):
     """Rows that teach the answer to each task, right or off by one."""
     return write_tasks(
@@ -80,6 +86,30 @@ def test_a_run_that_learned_is_better_and_one_that_unlearned_is_worse(capsys, ta
     assert f"{taught / 'right'}: answers 8 of 8" in result.err
     assert "Traceback" not in result.out + result.err
 
+    for words in ("with Holm's correction for 2 comparisons p = 0.016", "general  loss rose from"):
+        assert words in result.out
+
+
+def test_a_base_for_all_and_several_sets_and_a_page(capsys, taught, tmp_path):
+    right, page = taught / "right" / "final_model", tmp_path / "c.html"
+    plain = shutil.copytree(right, tmp_path / "plain", ignore=shutil.ignore_patterns("luthier.json"))
+    tasks = f"{taught / 'tasks.jsonl'},quickstart"
+    words = ("--limit", 8, "--max-new-tokens", 24, "--unsafe-local-execution", "--html", page, "--forgetting", "none")
+    result = run_here(capsys, "compare", plain, taught / "wrong", "--tasks", tasks, *words)
+    assert result.code == 3 and result.out.count(f"beside its base {plain}") == 2
+    assert "lowered pass@1" in result.out and "no effect of fine-tuning on pass@1 was shown" in result.out
+    assert "general" not in result.out and "comparisons p = 0.016" in result.out
+    html = page.read_text()
+    assert html.count('<p class="verdict') == 2 and "def f3():\n    return 4" in html and "<script" not in html
+
+
+def test_what_was_answered_is_not_asked_again(capsys, taught):
+    first = compare(capsys, taught, taught / "right")
+    again = compare(capsys, taught, taught / "right")
+    assert first.err.count(": loading") == 1 and ": loading" not in again.err
+    assert again.out.count("written earlier") == 2 and "8 of 8" in again.err
+    assert compare(capsys, taught, taught / "right", "--fresh").err.count(": loading") == 1
+
 
 def test_better_alone_ends_well_and_a_limit_asks_less(capsys, taught):
     result = compare(capsys, taught, taught / "right", "--limit", 4)
@@ -102,6 +132,10 @@ def test_runs_on_one_base_share_its_answers(capsys, taught):
         (["RIGHT", "--tasks", "quikstart"], "E-EVAL-021"),
         (["RIGHT", "--json", "nowhere/c.json"], "E-ENV-002"),
         (["RIGHT", "--base", "nowhere"], "E-MODEL-001"),
+        (["nowhere", "RIGHT"], "E-MODEL-001"),
+        (["RIGHT", "--html", "nowhere/c.html"], "E-ENV-002"),
+        (["RIGHT", "--tasks", "humaneval"], "E-EVAL-024"),
+        (["RIGHT", "--forgetting", "nowhere"], "E-EVAL-028"),
     ],
 )
 def test_wrong_requests(capsys, monkeypatch, taught, tmp_path, arguments, code):

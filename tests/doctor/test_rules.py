@@ -435,6 +435,21 @@ def test_data_bound():
     assert found(started(), logs, quick) == {}
 
 
+def test_straggler():
+    logs = curve(steps())
+
+    def ranks(*seconds):
+        return [replace(timing(step), own_seconds=list(seconds), own_memory_gib=[1.0] * 4) for step in steps()]
+
+    finding = found(started(), logs, ranks(1.0, 1.1, 1.6, 1.05))["straggler"]
+    assert "rank 2 takes 1.6 s a step, the others 1.05 s" in finding.evidence
+    assert found(started(), logs, ranks(1.0, 1.1, 1.2, 1.05)) == {}
+    turns = [
+        replace(timing(step), own_seconds=[1.0, 1.0, 1.0, 1.6][step % 4 :] + [1.0] * (step % 4)) for step in steps()
+    ]
+    assert found(started(), logs, turns) == {}, "a different one each time is no straggler"
+
+
 def idle(**changes):
     return [machine(step, gpu_utilization=30.0, **changes) for step in steps()]
 

@@ -43,6 +43,17 @@ class Known:
                 progress(len(texts), len(instructions))
         return texts
 
+    def complete_many(
+        self,
+        texts: Sequence[str],
+        stops: Sequence[str],
+        max_new_tokens: int = 256,
+        temperature: float = 0.0,
+        seed: int | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> list[str]:
+        return self.generate_many(texts, max_new_tokens, temperature, seed, progress)
+
 
 def write_tasks(path: Path, *rows: object) -> Path:
     """A JSON lines file."""

@@ -8,12 +8,13 @@ import re
 import pytest
 from rich.console import Console
 
-from luthier.evaluate.compare import compare, record, verdict
+from luthier.evaluate.compare import compare, corrected, record
+from luthier.evaluate.page import page
 from luthier.evaluate.sandbox import Verdict
-from luthier.evaluate.score import Outcome, Scores
-from luthier.evaluate.screen import PLAIN_WIDTH, show, telling
+from luthier.evaluate.score import Outcome, Scores, Settings
+from luthier.evaluate.screen import PLAIN_WIDTH, show, show_summary, telling
 from luthier.evaluate.statistics import bootstrap_mean, mcnemar, wilson
-from luthier.evaluate.tasks import Task, spread
+from luthier.evaluate.tasks import Task, TaskSet, spread
 from luthier.events.console import open_console
 
 TASKS = tuple(Task(f"t{i}", "odd" if i % 2 else "even", f"Write f{i}", ("assert f()",)) for i in range(20))
@@ -23,16 +24,18 @@ def scores(passed, answer="def f():\n    return 1"):
     """A model that passes these tasks and no others."""
     verdicts = {True: Verdict(True, "passed", "", 0.1), False: Verdict(False, "wrong answer", "", 0.1)}
     outcomes = tuple(Outcome(t.task_id, t.split, answer, verdicts[t.task_id in passed]) for t in TASKS)
-    return Scores(outcomes, "full", 64, 1.0, 2.0)
+    return Scores(outcomes, "full", Settings(), 1.0, 2.0)
 
 
 def names(*numbers):
     return {f"t{n}" for n in numbers}
 
 
-BETTER = compare(scores(names(0, 1)), scores(names(0, *range(2, 12))), "runs/a", "small", "float32")
-WORSE = compare(scores(names(*range(10))), scores(names(0, 1)), "runs/a", "small", "float32")
-SAME = compare(scores(names(0, 1, 2)), scores(names(1, 2, 3)), "runs/a", "small", "float32")
+SET = TaskSet("quickstart", TASKS)
+NAMES = (SET, "runs/a", "small", "float32")
+BETTER = compare(scores(names(0, 1)), scores(names(0, *range(2, 12))), *NAMES)
+WORSE = compare(scores(names(*range(10))), scores(names(0, 1)), *NAMES)
+SAME = compare(scores(names(0, 1, 2)), scores(names(1, 2, 3)), *NAMES)
 
 
 def test_gained_lost_and_the_numbers_beside_them():
@@ -56,21 +59,22 @@ def test_each_split_by_itself():
 
 def test_worse_is_said_only_when_it_is_significant():
     assert WORSE.overall.worse and not WORSE.overall.better
-    slightly = compare(scores(names(*range(5))), scores(names()))
+    slightly = compare(scores(names(*range(5))), scores(names()), SET)
     assert slightly.overall.p == mcnemar(0, 5) > 0.05
     assert not slightly.overall.worse and not SAME.overall.worse and not SAME.overall.better
 
 
 def test_the_verdict_has_every_number_once():
-    text = verdict(BETTER, "quickstart")
+    text = BETTER.verdict
     assert text.startswith(
-        "On 20 tasks (quickstart; greedy, one answer a task, judged by running it), fine-tuning raised"
+        "On 20 tasks (quickstart; greedy, one answer a task, asked in its chat template, judged by running it), "
+        "fine-tuning raised"
     )
     assert "from 10.0% (95 % CI 2.8% to 30.1%) to 55.0% (95 % CI 34.2% to 74.2%): +45.0 points" in text
     assert "exact McNemar p = 0.012, 10 tasks gained, 1 lost" in text
-    assert "fine-tuning lowered pass@1" in verdict(WORSE, "x")
-    assert "no effect of fine-tuning on pass@1 was shown" in verdict(SAME, "x") and "+0.0 points" in verdict(SAME, "x")
-    assert "p < 0.001" in verdict(compare(scores(names()), scores(names(*range(20)))), "x")
+    assert "fine-tuning lowered pass@1" in WORSE.verdict
+    assert "no effect of fine-tuning on pass@1 was shown" in SAME.verdict and "+0.0 points" in SAME.verdict
+    assert "p < 0.001" in compare(scores(names()), scores(names(*range(20))), SET).verdict
 
 
 def test_a_limit_keeps_the_share_of_each_split():
@@ -80,14 +84,24 @@ def test_a_limit_keeps_the_share_of_each_split():
     assert few == spread(tasks, 30) and spread(tasks, None) == spread(tasks, 500) == tuple(tasks)
 
 
+def test_several_comparisons_have_a_line_each(tmp_path):
+    with (tmp_path / "out").open("w") as file:
+        show_summary(open_console(Console(file=file), plain_width=PLAIN_WIDTH), corrected([BETTER, WORSE, SAME]))
+    lines = (tmp_path / "out").read_text().splitlines()
+    assert [line.rstrip().rsplit("  ", 1)[-1] for line in lines[2:]] == ["better", "worse", "no effect shown"]
+    assert re.search(r"^runs/a +quickstart +10.0 +55.0 +\+45.0 \(\+20 to \+70\) +0.023 ", lines[2])
+    html = page(corrected([BETTER, SAME]), 0)
+    assert html.index("no effect shown") < html.index("<h2>") and page([BETTER], 0).index("<table>") > 0
+
+
 # Screen --------------------------------------------------------------------------------------------------------------
 
 
-def shown(comparison, tmp_path, width=None, tasks=TASKS, samples=3):
+def shown(comparison, tmp_path, width=None, samples=3):
     """What is printed, on a terminal of a width or into a file."""
     with (tmp_path / "out").open("w") as file:
         console = Console(file=file, width=width, force_terminal=True, highlight=False) if width else Console(file=file)
-        show(open_console(console, plain_width=PLAIN_WIDTH), comparison, tasks, "quickstart", samples)
+        show(open_console(console, plain_width=PLAIN_WIDTH), comparison, samples)
     return (tmp_path / "out").read_text()
 
 
@@ -127,10 +141,37 @@ def test_shown_answers_are_a_gained_a_lost_and_an_unchanged_one(tmp_path):
 def test_nothing_hostile_reaches_the_terminal(tmp_path):
     evil = "\x1b]0;x\x07[bold]a[/bold]\u202eb\x9b2J"
     bad = scores(names(0), answer=evil)
-    tasks = [Task("t0", "even", f"Write {evil}", ("assert f()",)), *TASKS[1:]]
-    text = shown(compare(bad, bad, f"run{evil}", evil, "float32"), tmp_path, 100, tasks)
+    tasks = TaskSet(evil, (Task("t0", "even", f"Write {evil}", ("assert f()",)), *TASKS[1:]))
+    hostile = compare(bad, bad, tasks, f"run{evil}", evil, "float32")
+    text = shown(hostile, tmp_path, 100)
     assert not {"\x07", "\u202e", "\x9b"} & set(text) and "\x1b]" not in text
     assert "[bold]a[/bold]" in text
+    html = page([hostile], 3)
+    assert not {"\x07", "\u202e", "\x9b", "\x1b"} & set(html) and r"\u202e" in html
+
+
+def test_the_page_holds_everything_and_runs_nothing():
+    script = scores(names(0), answer="<script>alert(1)</script>\n\tx = '&'")
+    html = page([BETTER, compare(script, script, TaskSet("<b>", TASKS), "<i>", "b", "float32")], 4)
+    assert "<script" not in html and "<b>" not in html and "<i>" not in html and "&lt;script&gt;" in html
+    assert "default-src &#x27;none&#x27;" in html or "default-src 'none'" in html
+    assert not re.search(r"(src|href)=|@import|url\(", html)
+    assert BETTER.verdict.replace("'", "&#x27;") in html and "prefers-color-scheme: dark" in html
+    for words in ("+45.0 (+20 to +70)", "gained 10", "t2, t3, ", "lost 1", "Write f2", "assert f()"):
+        assert words in html
+    assert html.count('<div class="sides">') == 8
+    for tag in ("div", "table", "tr", "td", "dl", "pre", "span", "details"):
+        assert len(re.findall(rf"<{tag}[ >]", html)) == html.count(f"</{tag}>"), tag
+
+
+def test_of_several_comparisons_at_once_each_needs_more():
+    one, two = corrected([BETTER, SAME])
+    assert one.overall.corrected == pytest.approx(2 * BETTER.overall.p) and one.overall.better
+    assert two.overall.corrected == 1 and two.at_once == 2
+    many = corrected([BETTER, *[SAME] * 4])
+    assert many[0].overall.p < 0.05 < many[0].overall.corrected and not many[0].overall.better
+    assert "with Holm's correction for 5 comparisons p = 0.059" in many[0].verdict
+    assert corrected([BETTER]) == [BETTER] and corrected([]) == []
 
 
 def test_progress_into_a_file_is_a_line_for_each_stage(tmp_path):
@@ -143,9 +184,9 @@ def test_progress_into_a_file_is_a_line_for_each_stage(tmp_path):
 
 
 def test_the_record_holds_everything():
-    content = json.loads(json.dumps(record([BETTER], "quickstart", TASKS), allow_nan=False))
+    content = json.loads(json.dumps(record([BETTER]), allow_nan=False))
     (one,) = content["comparisons"]
     assert one["changes"][0]["gained"] == list(BETTER.overall.gained) and one["changes"][1]["split"] == "even"
-    assert one["verdict"] == verdict(BETTER, "quickstart")
-    assert len(one["base"]["outcomes"]) == len(one["tuned"]["outcomes"]) == content["tasks"]["count"] == 20
-    assert content["tasks"]["asked"][0]["tests"] == ["assert f()"] and len(content["tasks"]["sha256"]) == 64
+    assert one["verdict"] == BETTER.verdict
+    assert len(one["base"]["outcomes"]) == len(one["tuned"]["outcomes"]) == content["tasks"][0]["count"] == 20
+    assert content["tasks"][0]["asked"][0]["tests"] == ["assert f()"] and len(content["tasks"][0]["sha256"]) == 64

@@ -7,10 +7,12 @@ from dataclasses import replace
 
 import pytest
 
+from luthier.evaluate.answers import Answers
 from luthier.evaluate.extract import code_of
 from luthier.evaluate.sandbox import Sandbox
-from luthier.evaluate.score import as_dict, score
+from luthier.evaluate.score import Settings, as_dict, score
 from luthier.evaluate.statistics import wilson
+from luthier.evaluate.tasks import Completion, Task
 from tests.evaluate.support import DOUBLE, RIGHT, TASKS, Known
 
 # What is code ---------------------------------------------------------------------------------------------------------
@@ -72,7 +74,7 @@ def test_several_answers_estimate_pass_at_k(sandbox):
     """2 of 4 answers are right: one of two drawn is, except when both are of the two wrong ones (1 in 6)."""
     right, wrong = RIGHT["Write double"], "def double(x):\n    return x"
     writer = Known({"Write double": [right, wrong, wrong, right]})
-    scores = score(writer, [DOUBLE], sandbox, answers=4, temperature=0.8)
+    scores = score(writer, [DOUBLE], sandbox, Settings(samples=4, temperature=0.8))
     assert [o.verdict.passed for o in scores.outcomes] == [True, False, False, True]
     assert scores.pass_at_1.share == 0.5
     assert scores.pass_at(2).share == pytest.approx(5 / 6)
@@ -81,7 +83,7 @@ def test_several_answers_estimate_pass_at_k(sandbox):
 
 def test_progress_is_told_to_the_end(sandbox):
     heard = []
-    many = [replace(DOUBLE, task_id=f"d{i}") for i in range(20)]
+    many = [replace(DOUBLE, task_id=f"d{i}") for i in range(20)]  # one question, so one answer, run 20 times
     score(Known(RIGHT), many, sandbox, progress=lambda *told: heard.append(told))
     assert [t for t in heard if t[0] == "answers"][-1] == ("answers", 20, 20)
     runs = [done for what, done, total in heard if what == "runs" and total == 20]
@@ -95,3 +97,97 @@ def test_everything_goes_into_json(sandbox):
     assert content["by_split"]["composition"]["tasks"] == 1
     assert content["outcomes"][0]["answer"] == RIGHT["Write double"]
     assert content["outcomes"][0]["cause"] == "passed"
+    assert content["prompt_style"] == "template" and content["settings"]["samples"] == 1
+
+
+# How a model is asked -------------------------------------------------------------------------------------------------
+
+LIST = Task(
+    "list", "", "Complete twice", ("assert twice([1]) == [1, 1]",), "twice", preamble="from typing import List\n\n",
+    completion=Completion("from typing import List\n\ndef twice(x: List) -> List:\n", ("\ndef",), "from typing import "
+                          "List\n\ndef twice(x: List) -> List:\n"),
+)  # fmt: skip
+
+
+def test_in_a_template_what_the_question_gives_stands_above_the_answer(sandbox):
+    answer = "```python\ndef twice(x: List) -> List:\n    return x + x\n```"
+    assert score(Known({"Complete twice": answer}), [LIST], sandbox).pass_at_1.share == 1
+    bare = replace(LIST, preamble="")
+    assert score(Known({"Complete twice": answer}), [bare], sandbox).causes == {"exception": 1}
+
+
+def test_a_completion_goes_on_with_the_prompts_code(sandbox):
+    writer = Known({LIST.completion.prompt: "    return x + x\n"})
+    scores = score(writer, [LIST], sandbox, Settings(style="completion"))
+    assert scores.pass_at_1.share == 1 and as_dict(scores)["prompt_style"] == "completion"
+
+
+def test_a_task_without_a_completion_of_its_own_is_asked_under_a_docstring(sandbox):
+    writer = Known({'"""\nWrite double\n"""\n': RIGHT["Write double"]})
+    assert score(writer, [DOUBLE], sandbox, Settings(style="completion")).pass_at_1.share == 1
+
+
+# What is known from before --------------------------------------------------------------------------------------------
+
+
+class Dying(Known):
+    """Is killed when it has answered so many questions."""
+
+    def __init__(self, answers, lives):
+        super().__init__(answers)
+        self.lives = lives
+
+    def generate_many(self, instructions, *how):
+        if len(self.asked) + len(instructions) > self.lives:
+            raise KeyboardInterrupt
+        return super().generate_many(instructions, *how)
+
+
+MANY = [replace(DOUBLE, task_id=f"d{i}", instruction=f"Write double {i}") for i in range(80)]
+DOUBLES = {task.instruction: RIGHT["Write double"] for task in MANY}
+
+
+@pytest.mark.parametrize("samples", [1, 2])
+def test_what_was_stopped_goes_on_and_nothing_is_asked_twice(sandbox, monkeypatch, tmp_path, samples):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    settings = Settings(samples=samples, temperature=0.5 * (samples > 1))
+    first = Dying(DOUBLES, 40)
+    with pytest.raises(KeyboardInterrupt):
+        score(first, MANY, sandbox, settings, answers=Answers({"model": 1}))
+    assert len(first.asked) == 32
+    second = Known(DOUBLES)
+    scores = score(second, MANY, sandbox, settings, answers=Answers({"model": 1}))
+    assert scores.pass_at_1.tasks == 80 and scores.remembered == 32 and len(second.asked) == 80 * samples - 32
+    third = Known({})
+    again = score(third, MANY, sandbox, settings, answers=Answers({"model": 1}))
+    assert third.asked == [] and again.remembered == 80 * samples
+    assert [o.answer for o in again.outcomes] == [o.answer for o in scores.outcomes]
+    assert len(Answers({"model": 2})._known) == 0 == len(Answers({"model": 1}, fresh=True)._known)
+
+
+def test_other_settings_are_other_answers(sandbox, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for settings in (
+        Settings(),
+        Settings(max_new_tokens=9),
+        Settings(temperature=0.5),
+        Settings(temperature=0.5, seed=1),
+    ):
+        writer = Known(RIGHT)
+        score(writer, [DOUBLE], sandbox, settings, answers=Answers({"model": 1}))
+        assert writer.asked == ["Write double"], settings
+
+
+def test_each_draw_has_a_seed_of_its_own(sandbox):
+    """Two answers to one task from the same seed would be one answer counted twice."""
+    seeds = []
+
+    class Seeded(Known):
+        def generate_many(self, instructions, max_new_tokens, temperature, seed, progress=None):
+            seeds.append(seed)
+            return super().generate_many(instructions)
+
+    score(Seeded(RIGHT), TASKS, sandbox, Settings(samples=5, temperature=0.5))
+    assert len(set(seeds)) == 5
+    score(Seeded(RIGHT), TASKS, sandbox, Settings(samples=5, temperature=0.5))
+    assert seeds[:5] == seeds[5:]

@@ -9,7 +9,7 @@ from math import comb
 import numpy as np
 import pytest
 
-from luthier.evaluate.statistics import Z, bootstrap_mean, mcnemar, pass_at_k, wilson
+from luthier.evaluate.statistics import Z, bootstrap_mean, bootstrap_ratio, holm, mcnemar, pass_at_k, wilson
 
 
 @pytest.mark.parametrize(("passed", "total"), [(0, 5), (1, 5), (5, 5), (37, 200), (199, 200), (0, 1)])
@@ -65,3 +65,25 @@ def test_pass_at_k_is_the_mean_over_all_choices_of_k_answers(answers, passed, k)
     right = [i < passed for i in range(answers)]
     choices = [any(choice) for choice in combinations(right, k)]
     assert pass_at_k(answers, passed, k) == pytest.approx(sum(choices) / len(choices), rel=1e-12)
+
+
+def test_holm_is_the_step_down_procedure():
+    """Rejected at level a exactly when it and all smaller ones pass a / (how many are left)."""
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        values = list(rng.random(5) ** 3)
+        raised = holm(values)
+        for level in (0.01, 0.05, 0.3):
+            rejected = set()
+            for rank, place in enumerate(np.argsort(values)):
+                if values[place] > level / (5 - rank):
+                    break
+                rejected.add(place)
+            assert rejected == {place for place in range(5) if raised[place] <= level}
+    assert holm([0.03]) == [0.03] and holm([]) == []
+
+
+def test_a_ratio_weighs_passages_by_their_tokens():
+    low, high = bootstrap_ratio([2.0, 30.0, 8.0], [2, 10, 4])
+    assert low < 40 / 16 < high and low >= 1.0 and high <= 3.0
+    assert bootstrap_ratio([3.0, 6.0], [1, 2]) == (3.0, 3.0)

@@ -100,6 +100,19 @@ def test_answers_that_stop_early_do_not_touch_the_others(model):
     assert continue_many(model, PROMPTS, [399, stop], 16) == cut
 
 
+def test_an_answer_ends_where_it_is_told_to_and_touches_no_other(model):
+    """Each row of a batch is asked about its own answer, prompt and padding left out."""
+    free, heard = singles(model, 16), []
+
+    def ended(ids):
+        heard.append(tuple(ids))
+        return len(ids) == 5 and ids == free[2][:5]
+
+    answers = continue_many(model, PROMPTS, [399], 16, ended=ended)
+    assert answers == [answer[:5] if place == 2 else answer for place, answer in enumerate(free)]
+    assert {ids for ids in heard if len(ids) == 1} == {tuple(answer[:1]) for answer in free}
+
+
 @pytest.mark.parametrize(("most", "tokens"), [(1, 16_384), (3, 16_384), (64, 60), (64, 170)])
 def test_the_size_of_a_batch_changes_nothing(model, monkeypatch, most, tokens):
     monkeypatch.setattr(sampling, "MAX_BATCH", most)

@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoTokenizer
 
 import luthier
 from luthier.evaluate.sandbox import Sandbox
-from luthier.evaluate.score import score
+from luthier.evaluate.score import Settings, score
 from luthier.evaluate.tasks import quickstart as heldout
 from luthier.generate.load import load
 from luthier.quickstart.story import MAX_NEW_TOKENS
@@ -65,7 +65,7 @@ def test_its_text_comes_from_python_and_from_the_recipe(monkeypatch):
 def test_it_cannot_do_the_tasks():
     tasks = heldout.load()
     with Sandbox() as sandbox:
-        scores = score(load(BASE), tasks, sandbox, max_new_tokens=MAX_NEW_TOKENS)
+        scores = score(load(BASE), tasks, sandbox, Settings(max_new_tokens=MAX_NEW_TOKENS))
     assert scores.pass_at_1.share <= 0.05
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 
 from luthier import api
-from luthier.errors import MissingError
 from luthier.events.types import Architecture, Evaluated, Log, Notice, RunFinished, RunStarted
-from luthier.training import milestones
+from luthier.training import background, milestones
 from tests.tiny import write_rows
 from tests.training.test_resume import config
 
@@ -78,16 +77,10 @@ def test_resume_without_a_checkpoint_says_that_it_starts(tmp_path, tiny_model_di
     assert any(isinstance(event, Notice) and "starting at step 0" in event.text for event in events)
 
 
-def test_a_promised_second_process_is_refused(tmp_path, tiny_model_dir, alpaca_file, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(MissingError, match="E-ENV-004"):
-        train(config(tmp_path / "run", tiny_model_dir, alpaca_file))
-
-
 def test_long_preparation_says_how_far_it_is(tmp_path, tiny_model_dir, monkeypatch):
     rows = tmp_path / "rows.jsonl"
     write_rows(rows, 30_000)
-    monkeypatch.setattr(api, "SAY_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(background, "SAY_EVERY_SECONDS", 0.0)
     values = config(tmp_path / "run", tiny_model_dir, rows, max_steps=4)
     notices = [event.text for event in train(values) if isinstance(event, Notice)]
     assert any(text.startswith("tokenizing") and text.endswith("rows") for text in notices)

@@ -1,4 +1,4 @@
-"""`luthier compare`: a run beside its base, by running what they write."""
+"""`luthier compare`: tuned models beside their base, by running what they write."""
 
 from __future__ import annotations
 
@@ -7,8 +7,23 @@ from pathlib import Path
 
 import typer
 
-from luthier.cli.json_file import check_writable, write_json
-from luthier.errors import EXIT_REFUSED, LuthierError
+from luthier.cli.json_file import check_writable, write_json, write_text
+from luthier.cli.tasks_options import (
+    Base,
+    Fresh,
+    General,
+    JsonFile,
+    Limit,
+    MaxNewTokens,
+    Prompt,
+    PromptStyle,
+    Tasks,
+    Unsafe,
+    resumable,
+)
+from luthier.errors import EXIT_REFUSED
+
+_ON_PAGE = 12
 
 
 def register(app: typer.Typer) -> None:
@@ -17,53 +32,63 @@ def register(app: typer.Typer) -> None:
 
 
 def compare(
-    runs: list[str] = typer.Argument(metavar="RUN...", help="Output folders of finished runs."),
-    tasks: str = typer.Option("quickstart", "--tasks", help="`quickstart`, or a JSON lines file."),
-    base: str = typer.Option(None, "--base", help="Where the base model is, if not where it was in training."),
-    json_file: Path = typer.Option(None, "--json", metavar="FILE", help="Write every answer and number there."),
-    limit: int = typer.Option(None, "--limit", min=1, help="Ask only so many tasks, spread evenly over the set."),
-    samples: int = typer.Option(3, "--samples", min=0, help="How many answers to show side by side."),
-    max_new_tokens: int = typer.Option(384, "--max-new-tokens", min=1, help="Longest answer."),
-    unsafe: bool = typer.Option(
-        False,
-        "--unsafe-local-execution",
-        help="Run answers with limits only where no sandbox holds. See: luthier explain E-EVAL-001.",
+    models: list[str] = typer.Argument(
+        metavar="[BASE] RUN...", help="Finished runs, each beside its own base; or first a base model for all of them."
     ),
+    tasks: str = Tasks,
+    prompt: Prompt = PromptStyle,
+    base: str = Base,
+    json_file: Path = JsonFile,
+    html_file: Path = typer.Option(None, "--html", metavar="FILE", help="Write a page that opens anywhere there."),
+    limit: int = Limit,
+    samples: int = typer.Option(3, "--show", "--samples", min=0, help="How many answers to show side by side."),
+    max_new_tokens: int = MaxNewTokens,
+    forgetting: str = General,
+    fresh: bool = Fresh,
+    unsafe: bool = Unsafe,
 ) -> None:
     """Ask each RUN and its base the same tasks, run the code they write, and say whether fine-tuning helped.
 
     Exit code 3 when a run is significantly worse than its base.
 
-    Example: luthier compare checkpoints --limit 50 --json comparison.json
+    Example: luthier compare checkpoints --limit 50 --json comparison.json --html comparison.html
     """
-    from luthier.evaluate.tasks import load_tasks, spread
+    from luthier.evaluate.tasks import load_sets
 
-    asked = spread(load_tasks(tasks), limit)
-    if json_file:
-        check_writable(json_file)
+    sets = load_sets(tasks, limit)
+    for path, option in ((json_file, "--json"), (html_file, "--html")):
+        if path:
+            check_writable(path, option)
     from rich.console import Console
 
     from luthier.evaluate.compare import record
-    from luthier.evaluate.runs import compare_runs
+    from luthier.evaluate.forgetting import read_passages
+    from luthier.evaluate.page import page
+    from luthier.evaluate.runs import Options, compare_all
     from luthier.evaluate.sandbox import Sandbox
-    from luthier.evaluate.screen import PLAIN_WIDTH, show, telling
+    from luthier.evaluate.screen import PLAIN_WIDTH, show, show_summary, telling
     from luthier.events.console import open_console
     from luthier.machine.libraries import library_output_to
 
-    console, comparisons = open_console(plain_width=PLAIN_WIDTH), []
-    with library_output_to(Path(os.devnull)), Sandbox(unsafe=unsafe) as sandbox, telling(Console(stderr=True)) as say:
-        failure: LuthierError | None = None
-        try:
-            for comparison in compare_runs(runs, asked, sandbox, base=base, max_new_tokens=max_new_tokens, say=say):
-                comparisons.append(comparison)
-        except LuthierError as error:  # of a later run: what came before it is not lost
-            failure = error
-    if json_file and comparisons:
-        write_json(json_file, record(comparisons, tasks, asked))
+    passages, console = read_passages(forgetting), open_console(plain_width=PLAIN_WIDTH)
+    with (
+        resumable(),
+        library_output_to(Path(os.devnull)),
+        Sandbox(unsafe=unsafe) as sandbox,
+        telling(Console(stderr=True)) as say,
+    ):
+        options = Options(sandbox, max_new_tokens, prompt=prompt, passages=passages, fresh=fresh, say=say)
+        comparisons, failure = compare_all(models, sets, options, base=base)
     for comparison in comparisons:
-        show(console, comparison, asked, tasks, samples)
-    if json_file and comparisons:
-        console.print(f"\nevery answer and number: {json_file}", markup=False, soft_wrap=True)
+        show(console, comparison, samples)
+    if len(comparisons) > 1:
+        show_summary(console, comparisons)
+    written = [(json_file, "every answer and number"), (html_file, "the page")] if comparisons else []
+    for path, what in written:
+        if path is not None:
+            text = path is html_file
+            write_text(path, page(comparisons, _ON_PAGE), "--html") if text else write_json(path, record(comparisons))
+            console.print(f"\n{what}: {path}", markup=False, soft_wrap=True)
     if failure:
         raise failure
     if any(comparison.overall.worse for comparison in comparisons):

@@ -15,9 +15,12 @@ from luthier.cli import (
     chat,
     compare,
     doctor,
+    evaluate,
     explain,
+    export,
     gpu,
     inspect,
+    merge,
     plan,
     quickstart,
     schema,
@@ -36,7 +39,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (quickstart, train, chat, compare, plan, inspect, schema, explain, gpu, watch, doctor, bench, verify):
+COMMANDS = (
+    quickstart, train, chat, evaluate, compare, merge, export, plan, inspect, schema, explain, gpu, watch, doctor,
+    bench, verify,
+)  # fmt: skip
+for command in COMMANDS:
     command.register(app)
 
 

@@ -25,6 +25,10 @@ def train(
     allow_changes: bool = typer.Option(False, "--allow-changes", help="Go on although data or settings changed."),
     allow: list[str] = Allow,
     plain: bool = typer.Option(False, "--plain", help="One log line a step, also on a terminal."),
+    per_node: int = typer.Option(1, "--nproc-per-node", min=1, metavar="N", help="Processes here, one a device."),
+    nodes: int = typer.Option(1, "--nnodes", min=1, metavar="N", help="Machines; each runs this command."),
+    endpoint: str = typer.Option("", "--rdzv-endpoint", metavar="HOST:PORT", help="Where the machines meet."),
+    restarts: int = typer.Option(0, "--max-restarts", min=0, metavar="N", help="Start all again when one dies."),
 ) -> None:
     """Train as CONFIG says; KEY=VALUE changes single keys.
 
@@ -32,6 +36,16 @@ def train(
 
     All keys: luthier explain
     """
+    if (per_node, nodes, restarts) != (1, 1, 0):
+        loaded(request, again)  # what is wrong with it is said once
+        words = [
+            *(request or []),
+            *(["--from", str(again)] if again else []),
+            *(["--resume", resume] if resume else []),
+        ]
+        words += ["--overwrite"] * overwrite + ["--allow-changes"] * allow_changes + ["--plain"] * plain
+        words += [word for name in allow for word in ("--allow", name)]
+        raise typer.Exit(_processes(per_node, nodes, endpoint, restarts, words))
     from luthier.training.signals import stop_on_signals
 
     stopped = False
@@ -44,13 +58,23 @@ def train(
             from luthier import api
             from luthier.events.sinks import Sinks
             from luthier.events.types import RunFinished
+            from luthier.machine.processes import is_orphan, was_restarted
+            from luthier.machine.ranks import rank
             from luthier.monitor.panel import training_screen
 
             stop.at_once = False
+            if was_restarted():
+                resume, overwrite = "auto", False
             with Sinks() as screen:
-                screen.add("the terminal", training_screen(Console(), plain))
+                if rank() == 0:
+                    screen.add("the terminal", training_screen(Console(), plain))
                 events = api.train(
-                    config, resume=resume, overwrite=overwrite, allow_changes=allow_changes, allow=allow, stop=stop
+                    config,
+                    resume=resume,
+                    overwrite=overwrite,
+                    allow_changes=allow_changes,
+                    allow=allow,
+                    stop=lambda: stop() or is_orphan(),
                 )
                 for event in events:
                     screen.write(event)
@@ -59,4 +83,15 @@ def train(
         typer.echo("interrupted; --resume auto goes on from the newest checkpoint, if there is one", err=True)
         stopped = True
     if stopped:
-        raise typer.Exit(EXIT_RESUMABLE)
+        from luthier.machine.processes import leave
+
+        raise typer.Exit(leave(EXIT_RESUMABLE))
+
+
+def _processes(per_node: int, nodes: int, endpoint: str, restarts: int, words: list[str]) -> int:
+    """Start `luthier train WORDS` in each process; returns the exit code of the run."""
+    from luthier.machine.processes import Processes, start
+
+    if nodes > 1 and not endpoint:
+        raise typer.BadParameter("several machines need a place where they meet", param_hint="--rdzv-endpoint")
+    return start(Processes(per_node, nodes, endpoint, restarts), ["train", *words])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import typer
 
 from luthier.cli.json_file import check_writable, write_json
+from luthier.cli.merge import BaseIs, Prompts, Run, say
 from luthier.cli.request import Allow, Request, loaded
 from luthier.errors import EXIT_REFUSED
 
@@ -14,8 +16,8 @@ from luthier.errors import EXIT_REFUSED
 def register(app: typer.Typer) -> None:
     """Add the group of commands to the application."""
     group = typer.Typer(help="Check a promise on your own config and machine.", no_args_is_help=True)
-    group.callback()(lambda: None)  # a group also while it has a single command
     group.command()(resume)
+    group.command()(merge)
     app.add_typer(group, name="verify")
 
 
@@ -42,4 +44,32 @@ def resume(
     if as_json:
         write_json(as_json, screen.as_json(verified))
     if not verified.comparison.equal:
+        raise typer.Exit(EXIT_REFUSED)
+
+
+def merge(
+    run: str = Run,
+    merged: Path = typer.Option(None, "--merged", metavar="FOLDER", help="The merged model; else `merged` in RUN."),
+    base: str = BaseIs,
+    prompts: Path = Prompts,
+    as_json: Path = typer.Option(None, "--json", metavar="FILE", help="Also write the result there."),
+) -> None:
+    """Compare a merged model with its run, and the run with what plain peft makes of it.
+
+    Exits with 3 when they differ beyond what rounding does.
+
+    Example: luthier verify merge checkpoints
+    """
+    if as_json:
+        check_writable(as_json)
+    from luthier.machine.libraries import library_output_to
+    from luthier.verify import screen
+    from luthier.verify.merge import verify_merge
+
+    with library_output_to(Path(os.devnull)):
+        verified = verify_merge(run, merged, base, prompts, say)
+    typer.echo(screen.merge_table(verified))
+    if as_json:
+        write_json(as_json, screen.merge_as_json(verified))
+    if not verified.passed:
         raise typer.Exit(EXIT_REFUSED)

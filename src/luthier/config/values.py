@@ -83,6 +83,13 @@ def _path(text: str, key: str, place: str, problems: list[Problem]) -> str:
     return expanded
 
 
+def packaged(name: str) -> str:
+    """A name as it is; `luthier:quickstart/base` as the path of what comes with Luthier, if that is there."""
+    path = os.path.realpath(_PACKAGE / name.removeprefix(PACKAGED)) if name.isprintable() else ""
+    inside = name.startswith(PACKAGED) and Path(path).is_relative_to(_PACKAGE) and os.path.exists(path)  # noqa: PTH110
+    return path if inside else name
+
+
 def _packaged(name: str, key: str, place: str, problems: list[Problem]) -> str:
     """Where something that comes with Luthier lies on this machine."""
     path = os.path.realpath(_PACKAGE / name) if name.isprintable() else ""

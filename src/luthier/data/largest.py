@@ -76,7 +76,7 @@ def find_largest(train: CountedRows, held_out: Rows | None, plan: Plan, rank: in
     evaluation: tuple[int, ...] = ()
     if held_out is not None and plan.eval_every:
         groups = (tuple(rows) for rows in evaluation_passes(held_out, plan, rank, world_size))
-        evaluation = _most_tokens(held_out, groups, plan)[0]
+        evaluation = _most_tokens(held_out, groups, plan)[0]  # none: fewer rows than ranks
     return Largest(
         tokens=tokens,
         trained_tokens=int(train.trained[list(trained)].sum()),
@@ -91,6 +91,9 @@ def find_largest(train: CountedRows, held_out: Rows | None, plan: Plan, rank: in
 def _most_tokens(rows: Rows, passes: Iterable[tuple[int, ...]], plan: Plan) -> tuple[tuple[int, ...], int]:
     """The pass that computes the most tokens, and how many."""
     packed = plan.config.training.packing is True
+    passes = list(passes)
+    if not passes:
+        return (), 0
     sized = sorted(((_tokens(rows.lengths, group, packed=packed), group) for group in passes), reverse=True)
     if not plan.share_beginnings:
         return sized[0][1], sized[0][0]

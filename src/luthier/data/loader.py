@@ -71,7 +71,7 @@ def evaluation_passes(rows: Rows, plan: Plan, rank: int, world_size: int) -> Ite
     """The rows of each of these micro-batches."""
     settings = plan.config.evaluation
     most_rows = settings.per_device_eval_batch_size or plan.config.training.per_device_train_batch_size
-    mine = deal(list(range(len(rows))), rank, world_size)
+    mine = list(range(len(rows)))[rank::world_size]
     for start in range(0, len(mine), _ROWS_AT_ONCE):
         yield from split(rows, mine[start : start + _ROWS_AT_ONCE], plan, most_rows)
 
@@ -79,7 +79,8 @@ def evaluation_passes(rows: Rows, plan: Plan, rank: int, world_size: int) -> Ite
 def step_passes(rows: Rows, plan: Plan, step: int, rank: int, world_size: int) -> list[list[int]]:
     """The rows of each of this rank's micro-batches of a step."""
     training = plan.config.training
-    indices = deal(step_rows(len(rows), plan.examples_per_step, training.seed, step), rank, world_size)
+    indices = step_rows(len(rows), plan.examples_per_step, training.seed, step)
+    indices = deal(indices, [int(rows.lengths[i]) for i in indices], rank, world_size)
     return split(rows, indices, plan, training.per_device_train_batch_size)
 
 

@@ -8,10 +8,13 @@ in one stream, each in its own random order, and a step takes the next `examples
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
+
+from luthier.data.pack import evenly
 
 
 @lru_cache(maxsize=2)
@@ -34,6 +37,15 @@ def step_rows(num_rows: int, examples_per_step: int, seed: int, step: int) -> li
     return [int(epoch_order(num_rows, seed, p // num_rows)[p % num_rows]) for p in positions]
 
 
-def deal(rows: list[int], rank: int, world_size: int) -> list[int]:
-    """The part of a step's rows that one rank takes: every world_size-th."""
-    return rows[rank::world_size]
+def deal(rows: list[int], lengths: Sequence[int], rank: int, world_size: int) -> list[int]:
+    """The part of a step's rows that one rank takes: about as many tokens as any other, because all wait for the last.
+
+    Args:
+        rows: Row numbers of the step.
+        lengths: Tokens of each of them.
+        rank: The rank.
+        world_size: How many there are.
+    """
+    if world_size == 1:
+        return rows
+    return [rows[place] for place in sorted(evenly(lengths, world_size)[rank])]

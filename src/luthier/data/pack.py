@@ -37,16 +37,20 @@ def pack(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
             free, target = room.pop(place)
         bins[target].append(item)
         insort(room, (free - lengths[item], target))
-    even = _evenly(lengths, longest_first, len(bins))
+    even = evenly(lengths, len(bins))
     fits = all(sum(lengths[item] for item in group) <= token_budget or len(group) == 1 for group in even)
     return sorted(sorted(group) for group in (even if fits else bins))
 
 
-def _evenly(lengths: Sequence[int], longest_first: Sequence[int], count: int) -> list[list[int]]:
-    """Each item into the bin that holds the fewest tokens so far."""
+def evenly(lengths: Sequence[int], count: int) -> list[list[int]]:
+    """Deal items into `count` bins of about equal length: longest first, each into the emptiest.
+
+    Returns:
+        Item numbers of each bin, the longest first. Where there are as many items as bins, no bin is empty.
+    """
     bins: list[list[int]] = [[] for _ in range(count)]
     emptiest = [(0, target) for target in range(count)]  # a heap
-    for item in longest_first:
+    for item in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
         held, target = emptiest[0]
         bins[target].append(item)
         heapreplace(emptiest, (held + lengths[item], target))

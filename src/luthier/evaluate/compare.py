@@ -2,22 +2,22 @@
 
 Only tasks whose result changed tell the models apart (gained: only the second passes; lost: only the first). McNemar's
 exact test asks whether they fall too unevenly for chance; the interval of the difference comes from drawing the tasks
-again (paired bootstrap).
+again (paired bootstrap). Where several comparisons are made at once, Holm's correction raises each p.
 
-Not covered: several answers a task (pass@k has no gained and lost), more than two models in one test.
+Not covered: several answers a task (pass@k has no gained and lost).
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from luthier.evaluate.score import Rate, Scores, as_dict
-from luthier.evaluate.statistics import bootstrap_mean, mcnemar
-from luthier.evaluate.tasks.task import Task
+from luthier.evaluate.answers import hashed
+from luthier.evaluate.forgetting import Forgetting
+from luthier.evaluate.score import STYLES, Rate, Scores, as_dict
+from luthier.evaluate.statistics import bootstrap_mean, holm, mcnemar
+from luthier.evaluate.tasks import TaskSet
 from luthier.version import __version__
 
 SIGNIFICANT = 0.05
@@ -37,6 +37,7 @@ class Change:
         p: Of McNemar's exact test, two-sided.
         gained: Tasks that only the tuned model passes.
         lost: Tasks that only the base passes.
+        corrected: p, raised by Holm's correction for all comparisons that were made at once.
     """
 
     split: str
@@ -48,32 +49,37 @@ class Change:
     p: float
     gained: tuple[str, ...]
     lost: tuple[str, ...]
+    corrected: float
 
     @property
     def better(self) -> bool:
         """Significantly more tasks gained than lost."""
-        return self.p < SIGNIFICANT and len(self.gained) > len(self.lost)
+        return self.corrected < SIGNIFICANT and len(self.gained) > len(self.lost)
 
     @property
     def worse(self) -> bool:
         """Significantly more tasks lost than gained."""
-        return self.p < SIGNIFICANT and len(self.lost) > len(self.gained)
+        return self.corrected < SIGNIFICANT and len(self.lost) > len(self.gained)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A run beside its base.
+    """A tuned model beside its base, on one set of tasks.
 
     Attributes:
-        run: The run's folder.
+        tasks: What both were asked.
+        run: The run's folder, or the tuned model.
         base_name: Its base model.
         numbers: In which numbers the base's weights were for both, such as `4-bit nf4`.
         base: What the base answered.
         tuned: What the tuned model answered.
         overall: Over all tasks.
         splits: Over each split, where there is more than one.
+        forgetting: Of the two, on general text; None: not measured.
+        at_once: How many comparisons were made together; `overall.corrected` takes them into account.
     """
 
+    tasks: TaskSet
     run: str
     base_name: str
     numbers: str
@@ -81,62 +87,86 @@ class Comparison:
     tuned: Scores
     overall: Change
     splits: tuple[Change, ...]
+    forgetting: Forgetting | None = None
+    at_once: int = 1
+
+    @property
+    def conclusion(self) -> str:
+        """The shortest verdict: `better`, `worse` or `no effect shown`."""
+        return "better" if self.overall.better else "worse" if self.overall.worse else "no effect shown"
+
+    @property
+    def verdict(self) -> str:
+        """One sentence with everything that a reader needs to believe it."""
+        change, settings = self.overall, self.tuned.settings
+        before, after = _share_and_interval(change.base), _share_and_interval(change.tuned)
+        holms = f", with Holm's correction for {self.at_once} comparisons p {_p(change.corrected)}"
+        numbers = (
+            f"{_points(change.difference)} points (95 % CI {_points(change.low)} to {_points(change.high)}; "
+            f"exact McNemar p {_p(change.p)}{holms if self.at_once > 1 else ''}, "
+            f"{len(change.gained)} tasks gained, {len(change.lost)} lost)"
+        )
+        asked = f"{settings.decoding}, asked {STYLES[settings.style]}, judged by running it"
+        how = f"On {change.base.tasks} tasks ({self.tasks.name}; {asked})"
+        if change.better or change.worse:
+            verb = "raised" if change.better else "lowered"
+            return f"{how}, fine-tuning {verb} pass@1 from {before} to {after}: {numbers}."
+        return f"{how}, no effect of fine-tuning on pass@1 was shown: {before} before, {after} after, {numbers}."
 
 
-def compare(base: Scores, tuned: Scores, run: str = "", base_name: str = "", numbers: str = "") -> Comparison:
+def compare(
+    base: Scores,
+    tuned: Scores,
+    tasks: TaskSet,
+    run: str = "",
+    base_name: str = "",
+    numbers: str = "",
+    forgetting: Forgetting | None = None,
+) -> Comparison:
     """Put the scores of two models on the same tasks side by side."""
     names = tuned.splits if len(tuned.splits) > 1 else ()
     splits = tuple(_change(base, tuned, split) for split in names)
-    return Comparison(run, base_name, numbers, base, tuned, _change(base, tuned, None), splits)
+    return Comparison(tasks, run, base_name, numbers, base, tuned, _change(base, tuned, None), splits, forgetting)
 
 
-def verdict(comparison: Comparison, tasks: str) -> str:
-    """One sentence with everything that a reader needs to believe it.
-
-    Args:
-        comparison: What it is about.
-        tasks: Name of the set.
-    """
-    change = comparison.overall
-    before, after = _share_and_interval(change.base), _share_and_interval(change.tuned)
-    numbers = (
-        f"{_points(change.difference)} points (95 % CI {_points(change.low)} to {_points(change.high)}; "
-        f"exact McNemar p {_p(change.p)}, {len(change.gained)} tasks gained, {len(change.lost)} lost)"
-    )
-    how = f"On {change.base.tasks} tasks ({tasks}; greedy, one answer a task, judged by running it)"
-    if change.better or change.worse:
-        verb = "raised" if change.better else "lowered"
-        return f"{how}, fine-tuning {verb} pass@1 from {before} to {after}: {numbers}."
-    return f"{how}, no effect of fine-tuning on pass@1 was shown: {before} before, {after} after, {numbers}."
+def corrected(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """The same comparisons, each p raised for having made all of them at once."""
+    raised = holm([one.overall.p for one in comparisons])
+    return [
+        replace(one, overall=replace(one.overall, corrected=p), at_once=len(comparisons))
+        for one, p in zip(comparisons, raised, strict=True)
+    ]
 
 
-def record(comparisons: Sequence[Comparison], name: str, tasks: Sequence[Task]) -> dict[str, Any]:
-    """Everything that was asked, answered, measured and concluded, in plain values for a JSON file.
-
-    Args:
-        comparisons: One a run.
-        name: Of the tasks.
-        tasks: Those that were asked.
-    """
-    asked = [asdict(task) for task in tasks]
-    digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+def record(comparisons: Sequence[Comparison]) -> dict[str, Any]:
+    """Everything that was asked, answered, measured and concluded, in plain values for a JSON file."""
     return {
         "luthier": __version__,
-        "tasks": {"name": name, "count": len(tasks), "sha256": digest, "asked": asked},
-        "decoding": "greedy, one answer a task",
+        "tasks": sets_as_dicts([one.tasks for one in comparisons]),
         "comparisons": [
             {
                 "run": one.run,
+                "tasks": one.tasks.name,
                 "base_model": one.base_name,
                 "base_weights": one.numbers,
-                "verdict": verdict(one, name),
+                "verdict": one.verdict,
                 "changes": [asdict(change) for change in (one.overall, *one.splits)],
+                "comparisons_at_once": one.at_once,
+                "forgetting": one.forgetting and one.forgetting.as_dict(),
                 "base": as_dict(one.base),
                 "tuned": as_dict(one.tuned),
             }
             for one in comparisons
         ],
     }
+
+
+def sets_as_dicts(sets: Sequence[TaskSet]) -> list[dict[str, Any]]:
+    """Each set once: its name, its tasks, and their hash."""
+    asked = {one.name: [asdict(task) for task in one.tasks] for one in sets}
+    return [
+        {"name": name, "count": len(tasks), "sha256": hashed(tasks), "asked": tasks} for name, tasks in asked.items()
+    ]
 
 
 def _change(base: Scores, tuned: Scores, split: str | None) -> Change:
@@ -146,6 +176,7 @@ def _change(base: Scores, tuned: Scores, split: str | None) -> Change:
     lost = tuple(task for task in after if after[task] < before[task])
     differences = [after[task] - before[task] for task in after]
     low, high = bootstrap_mean(differences)
+    p = mcnemar(len(gained), len(lost))
     return Change(
         split="all" if split is None else split,
         base=base.pass_at(split=split),
@@ -153,9 +184,10 @@ def _change(base: Scores, tuned: Scores, split: str | None) -> Change:
         difference=sum(differences) / len(differences),
         low=low,
         high=high,
-        p=mcnemar(len(gained), len(lost)),
+        p=p,
         gained=gained,
         lost=lost,
+        corrected=p,
     )
 
 

@@ -3,7 +3,8 @@
     tasks --generate_many--> answers --code_of--> programs --sandbox--> verdicts --> Scores
 
 Greedy by default: one answer a task, the same each time. With several answers a task (a temperature above 0), pass@k
-is estimated without bias.
+is estimated without bias. The seed of a batch comes from what is asked in it, so that answers to one task are never
+the same draw, also when an evaluation was killed and goes on.
 
 Not covered: partial credit. An answer that fails one of a task's tests has failed.
 """
@@ -13,10 +14,11 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import fsum
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
+from luthier.evaluate.answers import Answers, hashed
 from luthier.evaluate.extract import code_of
 from luthier.evaluate.sandbox import Program, Verdict
 from luthier.evaluate.statistics import bootstrap_mean, pass_at_k, wilson
@@ -25,8 +27,38 @@ from luthier.evaluate.tasks.task import Task
 Progress = Callable[[str, int, int], None]
 """Called with what is done (`answers` or `runs`), how many of them are done, and of how many."""
 
+Style = Literal["template", "completion"]
+STYLES: dict[Style, str] = {"template": "in its chat template", "completion": "as text to go on from"}
+
 _AT_ONCE = 16
+_BATCH = 32
 MAX_NEW_TOKENS = 384
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a model is asked.
+
+    Attributes:
+        style: In its chat template, or with a text that it goes on from.
+        max_new_tokens: Longest answer.
+        samples: Answers to each task; more than one needs a temperature above 0.
+        temperature: 0 is greedy and repeatable.
+        seed: Of a temperature above 0.
+    """
+
+    style: Style = "template"
+    max_new_tokens: int = MAX_NEW_TOKENS
+    samples: int = 1
+    temperature: float = 0.0
+    seed: int = 0
+
+    @property
+    def decoding(self) -> str:
+        """In words: `greedy, one answer a task`."""
+        if self.temperature == 0:
+            return "greedy, one answer a task"
+        return f"temperature {self.temperature:g}, {self.samples} answer{'s' * (self.samples > 1)} a task"
 
 
 class Writer(Protocol):
@@ -41,6 +73,17 @@ class Writer(Protocol):
         progress: Callable[[int, int], None] | None = None,
     ) -> list[str]:
         """The answers to many instructions, in their order."""
+
+    def complete_many(
+        self,
+        texts: Sequence[str],
+        stops: Sequence[str],
+        max_new_tokens: int = 256,
+        temperature: float = 0.0,
+        seed: int | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> list[str]:
+        """What follows each of many texts, up to the first stop, in their order."""
 
 
 class Runner(Protocol):
@@ -86,16 +129,18 @@ class Scores:
     Attributes:
         outcomes: One an answer, in the order of the tasks; the answers to one task lie together.
         tier: How well the sandbox kept the code away from this machine.
-        max_new_tokens: Longest answer that it was allowed.
+        settings: How it was asked.
         writing_seconds: Time the model took.
         running_seconds: Time the sandbox took.
+        remembered: How many of the answers were known from before, and not written now.
     """
 
     outcomes: tuple[Outcome, ...]
     tier: str
-    max_new_tokens: int
+    settings: Settings
     writing_seconds: float
     running_seconds: float
+    remembered: int = 0
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -137,11 +182,9 @@ def score(
     writer: Writer,
     tasks: Sequence[Task],
     sandbox: Runner,
+    settings: Settings | None = None,
     *,
-    max_new_tokens: int = MAX_NEW_TOKENS,
-    answers: int = 1,
-    temperature: float = 0.0,
-    seed: int = 0,
+    answers: Answers | None = None,
     workers: int = 2,
     progress: Progress | None = None,
 ) -> Scores:
@@ -149,27 +192,20 @@ def score(
 
     Args:
         writer: Answers.
-        tasks: At least one.
+        tasks: At least one; those of one set.
         sandbox: Runs the answers' code.
-        max_new_tokens: Longest answer.
-        answers: How many to each task; more than one needs a temperature above 0.
-        temperature: 0 is greedy and repeatable.
-        seed: Of a temperature above 0.
+        settings: How it is asked; default: greedily, in the chat template.
+        answers: What the writer has answered before; new answers are added as they come. Default: nothing.
         workers: Programs that run at once.
         progress: Told how far it is.
     """
+    settings, answers = settings or Settings(), answers or Answers()
     tell = progress or (lambda what, done, total: None)
-    asked = [task for task in tasks for _ in range(answers)]
     started = time.monotonic()
-    written = writer.generate_many(
-        [task.instruction for task in asked],
-        max_new_tokens,
-        temperature,
-        seed,
-        lambda done, total: tell("answers", done, total),
-    )
+    texts, remembered = ask(writer, tasks, settings, answers, tell)
     generated = time.monotonic()
-    programs = [Program(code_of(text), task.tests, task.entry_point) for text, task in zip(written, asked, strict=True)]
+    asked = [task for task in tasks for _ in range(settings.samples)]
+    programs = [_program(task, text, settings) for task, text in zip(asked, texts, strict=True)]
     verdicts: list[Verdict] = []
     tell("runs", 0, len(programs))
     while len(verdicts) < len(programs):
@@ -177,9 +213,71 @@ def score(
         tell("runs", len(verdicts), len(programs))
     outcomes = tuple(
         Outcome(task.task_id, task.split, text, verdict)
-        for task, text, verdict in zip(asked, written, verdicts, strict=True)
+        for task, text, verdict in zip(asked, texts, verdicts, strict=True)
     )
-    return Scores(outcomes, sandbox.tier, max_new_tokens, generated - started, time.monotonic() - generated)
+    return Scores(outcomes, sandbox.tier, settings, generated - started, time.monotonic() - generated, remembered)
+
+
+def ask(
+    writer: Writer, tasks: Sequence[Task], settings: Settings, answers: Answers, tell: Progress
+) -> tuple[list[str], int]:
+    """The answers to all tasks, those to one task together, and how many of them were known before.
+
+    Each round asks every task once, in batches of prompts of like length; a batch is kept before the next begins.
+    """
+    keys = _keys(tasks, settings)
+    total = len(tasks) * settings.samples
+    remembered = _known(keys, answers)
+    tell("answers", remembered, total)
+    order = sorted(range(len(tasks)), key=lambda place: (-len(_asked(tasks[place], settings)), place))
+    for draw in keys:
+        missing = list({draw[place]: place for place in order if draw[place] not in answers}.values())
+        for start in range(0, len(missing), _BATCH):
+            batch = missing[start : start + _BATCH]
+            names = [draw[place] for place in batch]
+            texts = _written(writer, [tasks[place] for place in batch], settings, seed=int(hashed(names)[:15], 16))
+            answers.add(dict(zip(names, texts, strict=True)))
+            tell("answers", _known(keys, answers), total)
+    return [answers[draw[place]] for place in range(len(tasks)) for draw in keys], remembered
+
+
+def unanswered(tasks: Sequence[Task], settings: Settings, answers: Answers) -> int:
+    """How many answers are not known yet."""
+    return len(tasks) * settings.samples - _known(_keys(tasks, settings), answers)
+
+
+def _keys(tasks: Sequence[Task], settings: Settings) -> list[list[str]]:
+    return [[_key(task, settings, draw) for task in tasks] for draw in range(settings.samples)]
+
+
+def _known(keys: list[list[str]], answers: Answers) -> int:
+    return sum(key in answers for draw in keys for key in draw)
+
+
+def _asked(task: Task, settings: Settings) -> str:
+    return task.instruction if settings.style == "template" else task.as_completion.prompt
+
+
+def _key(task: Task, settings: Settings, draw: int) -> str:
+    """Hash of what an answer depends on besides the model; draws of tasks with one text are draws of their own."""
+    asked = [settings.style, _asked(task, settings), settings.max_new_tokens]
+    stops = [] if settings.style == "template" else list(task.as_completion.stops)
+    drawn = [settings.temperature, settings.seed, draw, task.task_id] if settings.temperature > 0 else []
+    return hashed([asked, stops, drawn])
+
+
+def _written(writer: Writer, tasks: Sequence[Task], settings: Settings, seed: int) -> list[str]:
+    how = settings.max_new_tokens, settings.temperature, seed
+    if settings.style == "template":
+        return writer.generate_many([task.instruction for task in tasks], *how)
+    completions = [task.as_completion for task in tasks]
+    return writer.complete_many([one.prompt for one in completions], completions[0].stops, *how)
+
+
+def _program(task: Task, text: str, settings: Settings) -> Program:
+    """What is run: the answer's code under what the question gave; for a completion the prompt's code, gone on with."""
+    code = task.preamble + code_of(text) if settings.style == "template" else task.as_completion.head + text
+    return Program(code, task.tests, task.entry_point)
 
 
 def as_dict(scores: Scores) -> dict[str, Any]:
@@ -190,7 +288,9 @@ def as_dict(scores: Scores) -> dict[str, Any]:
         "causes": scores.causes,
         "valid_syntax": scores.valid_syntax,
         "sandbox": scores.tier,
-        "max_new_tokens": scores.max_new_tokens,
+        "prompt_style": scores.settings.style,
+        "settings": asdict(scores.settings),
+        "remembered": scores.remembered,
         "writing_seconds": scores.writing_seconds,
         "running_seconds": scores.running_seconds,
         "outcomes": [

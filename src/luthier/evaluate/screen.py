@@ -1,4 +1,4 @@
-"""A comparison on the terminal: a table, what changed, some answers side by side, and the verdict.
+"""What was measured, on the terminal: tables, what changed, some answers side by side, and the verdict.
 
 What a model wrote, and what a tasks file holds, is stripped of control characters and never read as markup.
 
@@ -19,9 +19,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from luthier.evaluate.compare import Change, Comparison, verdict
-from luthier.evaluate.runs import Say
-from luthier.evaluate.score import Outcome, Rate, Scores
+from luthier.evaluate.compare import Change, Comparison
+from luthier.evaluate.runs import Evaluation, Say
+from luthier.evaluate.score import STYLES, Outcome, Rate, Scores
 from luthier.evaluate.tasks.task import Task
 from luthier.events.printable import one_line, printable
 
@@ -66,40 +66,87 @@ def _lines(errors: Console) -> Say:
     return say
 
 
-def show(console: Console, comparison: Comparison, tasks: Sequence[Task], name: str, samples: int) -> None:
-    """Print everything about one run.
+def show(console: Console, comparison: Comparison, samples: int) -> None:
+    """Print everything about one run on one set of tasks.
 
     Args:
         console: Where to.
         comparison: The run beside its base.
-        tasks: Those that were asked.
-        name: Of the tasks.
         samples: How many answers to show side by side.
     """
     console.print()
-    console.print(
-        Text.assemble((one_line(comparison.run), "bold"), "  beside its base ", one_line(comparison.base_name))
-    )
+    head = Text.assemble((one_line(comparison.run), "bold"), "  beside its base ", one_line(comparison.base_name))
+    head.append("  on ").append(one_line(comparison.tasks.name), "bold")
+    console.print(head, soft_wrap=not console.is_terminal)
     console.print(_table(comparison, console))
     for line in _facts(comparison):
         console.print(line, soft_wrap=not console.is_terminal)
     for label, ids in (("gained", comparison.overall.gained), ("lost", comparison.overall.lost)):
         console.print(_listed(label, ids, console.width))
-    for task in islice(_telling_tasks(comparison, tasks), samples):
+    for task in islice(telling_tasks(comparison), samples):
         console.print(_side_by_side(comparison, task, console))
     color = "green" if comparison.overall.better else "red" if comparison.overall.worse else "yellow"
     console.print()
-    console.print(Text(verdict(comparison, one_line(name)), f"bold {color}"), soft_wrap=not console.is_terminal)
+    console.print(Text(one_line(comparison.verdict), f"bold {color}"), soft_wrap=not console.is_terminal)
 
 
-def _table(comparison: Comparison, console: Console) -> Table:
-    ruled, wide = console.is_terminal, console.width >= _WIDE
-    table = Table(
+def show_summary(console: Console, comparisons: Sequence[Comparison]) -> None:
+    """Print several comparisons in a line each."""
+    console.print()
+    table = _empty_table(console)
+    table.add_column("all of them", overflow="fold")
+    table.add_column("tasks", overflow="fold")
+    for heading in ("base", "tuned", "change (95 % CI)", "p (Holm)"):
+        table.add_column(heading, justify="right", overflow="fold")
+    table.add_column("fine-tuning", overflow="fold")
+    for one in comparisons:
+        change = one.overall
+        style = "green" if change.better else "red" if change.worse else ""
+        cells = [one_line(one.run), one_line(one.tasks.name), _rate(change.base, False), _rate(change.tuned, False)]
+        table.add_row(*map(Text, (*cells, points(change), p_value(change.corrected))), Text(one.conclusion, style))
+    console.print(table)
+
+
+def show_evaluation(console: Console, evaluation: Evaluation) -> None:
+    """Print what one model reached."""
+    console.print()
+    console.print(Text(one_line(evaluation.model), "bold"))
+    table = _empty_table(console)
+    table.add_column("pass@k in %", overflow="fold")
+    for heading in ("tasks", *(f"pass@{k} (95 % CI)" for k in evaluation.ks)):
+        table.add_column(heading, justify="right", overflow="fold")
+    for one, scores in evaluation.scores:
+        splits = scores.splits if len(scores.splits) > 1 else ()
+        for name, split in ((one.name, None), *((f"  {split or '(none)'}", split) for split in splits)):
+            rates = [scores.pass_at(k, split) for k in evaluation.ks]
+            style = "bold" if console.is_terminal and split is None else ""
+            cells = [one_line(name) if split is None else name, str(rates[0].tasks), *(_rate(rate) for rate in rates)]
+            table.add_row(*map(Text, cells), style=style)
+    console.print(table)
+    for one, scores in evaluation.scores:
+        name = f"{one.name}: " if len(evaluation.scores) > 1 else ""
+        said = f"{name}{_causes(scores)}; {scores.valid_syntax:.0%} are Python; {_seconds(scores)}"
+        console.print(_fact("answers", said), soft_wrap=not console.is_terminal)
+    settings = evaluation.settings
+    facts = [("asked", f"{STYLES[settings.style]}, {settings.decoding}")]
+    facts += [("general", str(evaluation.forgetting))] if evaluation.forgetting else []
+    for label, text in (*facts, ("sandbox", evaluation.scores[0][1].tier)):
+        console.print(_fact(label, text), soft_wrap=not console.is_terminal)
+
+
+def _empty_table(console: Console) -> Table:
+    ruled = console.is_terminal
+    return Table(
         box=SIMPLE_HEAD if ruled else None,
         padding=(0, 1, 0, 0) if ruled else (0, 2, 0, 0),
         pad_edge=False,
         header_style="bold" if ruled else "",
     )
+
+
+def _table(comparison: Comparison, console: Console) -> Table:
+    ruled, wide = console.is_terminal, console.width >= _WIDE
+    table = _empty_table(console)
     table.add_column("pass@1 in %", overflow="fold")
     for heading in ("tasks", "base", "tuned", "change (95 % CI)", "gained", "lost", "p"):
         table.add_column(heading, justify="right", overflow="fold")
@@ -113,14 +160,23 @@ def _row(change: Change, wide: bool) -> Iterator[Text]:
     yield Text(str(change.base.tasks))
     yield Text(_rate(change.base, wide))
     yield Text(_rate(change.tuned, wide))
-    points = f"{100 * change.difference:+.1f} ({100 * change.low:+.0f} to {100 * change.high:+.0f})"
-    yield Text(points, "green" if change.better else "red" if change.worse else "")
+    yield Text(points(change), "green" if change.better else "red" if change.worse else "")
     yield Text(str(len(change.gained)))
     yield Text(str(len(change.lost)))
-    yield Text("<0.001" if change.p < 0.001 else f"{change.p:.3f}")
+    yield Text(p_value(change.p))
 
 
-def _rate(rate: Rate, wide: bool) -> str:
+def points(change: Change) -> str:
+    """The difference in percentage points, with its interval."""
+    return f"{100 * change.difference:+.1f} ({100 * change.low:+.0f} to {100 * change.high:+.0f})"
+
+
+def p_value(p: float) -> str:
+    """In three digits."""
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _rate(rate: Rate, wide: bool = True) -> str:
     interval = f" ({100 * rate.low:.0f} to {100 * rate.high:.0f})" if wide else ""
     return f"{100 * rate.share:.1f}{interval}"
 
@@ -131,14 +187,24 @@ def _facts(comparison: Comparison) -> Iterator[Text]:
         "syntax", f"{base.valid_syntax:.0%} of the base's answers are Python, {tuned.valid_syntax:.0%} of the tuned's"
     )
     for who, scores in (("base", base), ("tuned", tuned)):
-        causes = ", ".join(f"{count} {cause}" for cause, count in scores.causes.items())
-        yield _fact(who, f"{causes}; {_seconds(scores)}")
+        yield _fact(who, f"{_causes(scores)}; {_seconds(scores)}")
     yield _fact("weights", f"{comparison.numbers}, the same for both")
+    yield _fact("asked", f"{STYLES[tuned.settings.style]}, both in the same words")
+    if comparison.forgetting:
+        yield _fact("general", str(comparison.forgetting))
     yield _fact("sandbox", base.tier)
 
 
+def _causes(scores: Scores) -> str:
+    return ", ".join(f"{count} {cause}" for cause, count in scores.causes.items())
+
+
 def _seconds(scores: Scores) -> str:
-    return f"written in {scores.writing_seconds:.1f} s, run in {scores.running_seconds:.1f} s"
+    count, known = len(scores.outcomes), scores.remembered
+    written = f"written in {scores.writing_seconds:.1f} s"
+    if known:
+        written = "written earlier" if known == count else f"{known} written earlier, the rest in {written[11:]}"
+    return f"{written}, run in {scores.running_seconds:.1f} s"
 
 
 def _fact(label: str, value: str) -> Text:
@@ -154,11 +220,11 @@ def _listed(label: str, ids: Sequence[str], width: int) -> Text:
     return Text.assemble((f"{head:<12} ", "dim"), ("\n" + " " * 13).join(lines))
 
 
-def _telling_tasks(comparison: Comparison, tasks: Sequence[Task]) -> Iterator[Task]:
+def telling_tasks(comparison: Comparison) -> Iterator[Task]:
     """In turn the first gained, the first lost, the first that did not change, then the second of each."""
     change = comparison.overall
     groups: tuple[list[Task], ...] = ([], [], [])
-    for task in tasks:
+    for task in comparison.tasks.tasks:
         groups[0 if task.task_id in change.gained else 1 if task.task_id in change.lost else 2].append(task)
     return (task for turn in zip_longest(*groups) for task in turn if task is not None)
 

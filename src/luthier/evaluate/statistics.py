@@ -4,12 +4,14 @@ r"""How sure a result is: few formulas, each with its source, none of them a lib
     McNemar       2 Σ_{i ≤ min(g, l)} C(g+l, i) / 2^(g+l), at most 1       only tasks that changed say anything
     bootstrap     quantiles of the mean difference over tasks drawn again with replacement
     pass@k        1 - C(n-c, k) / C(n, k)                                  n answers to a task, c of them right
+    Holm          max over j <= i of (m-j+1) p(j), at most 1               p(1) <= ... <= p(m), of m comparisons
 
 All compare on the same tasks: what both models get right, or both get wrong, adds nothing but the denominator.
 
 Sources: Wilson, JASA 22 (1927); McNemar, Psychometrika 12 (1947), exact binomial form; Efron, Annals of Statistics 7
-(1979); Chen et al., "Evaluating Large Language Models Trained on Code" (2021), eq. 1.
-Not covered: corrections for looking at many splits or many runs; a p of 0.04 in one of ten splits is no finding.
+(1979); Chen et al., "Evaluating Large Language Models Trained on Code" (2021), eq. 1;
+Holm, Scandinavian Journal of Statistics 6 (1979).
+Not covered: corrections for looking at many splits; a p of 0.04 in one of ten splits is no finding.
 """
 
 from __future__ import annotations
@@ -49,6 +51,19 @@ def mcnemar(gained: int, lost: int) -> float:
     return min(1.0, 2 * tail / (1 << changed))
 
 
+def holm(values: Sequence[float]) -> list[float]:
+    """The p-values of several comparisons, raised so that a finding among them is none by chance in 95 of 100 cases.
+
+    Args:
+        values: Each comparison's own p, in any order; that order is kept.
+    """
+    raised, highest = list(values), 0.0
+    for rank, place in enumerate(sorted(range(len(values)), key=lambda place: values[place])):
+        highest = max(highest, min(1.0, (len(values) - rank) * values[place]))
+        raised[place] = highest
+    return raised
+
+
 def bootstrap_mean(values: Sequence[float], seed: int = 0) -> tuple[float, float]:
     """95 % percentile interval of a mean, tasks drawn again with replacement.
 
@@ -62,6 +77,20 @@ def bootstrap_mean(values: Sequence[float], seed: int = 0) -> tuple[float, float
     distinct, counts = np.unique(np.asarray(values, dtype=float), return_counts=True)
     draws = np.random.default_rng(seed).multinomial(len(values), counts / len(values), size=RESAMPLES)
     low, high = np.quantile(draws @ distinct / len(values), [0.025, 0.975])
+    return float(low), float(high)
+
+
+def bootstrap_ratio(sums: Sequence[float], counts: Sequence[int], seed: int = 0) -> tuple[float, float]:
+    """95 % percentile interval of a mean over tokens, whole passages drawn again with replacement.
+
+    Args:
+        sums: One a passage: what its tokens add up to.
+        counts: How many tokens each has, at least one.
+        seed: Of the draws.
+    """
+    chances = np.full(len(sums), 1 / len(sums))
+    draws = np.random.default_rng(seed).multinomial(len(sums), chances, size=RESAMPLES)
+    low, high = np.quantile((draws @ np.asarray(sums)) / (draws @ np.asarray(counts)), [0.025, 0.975])
     return float(low), float(high)
 
 

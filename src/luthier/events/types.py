@@ -174,6 +174,12 @@ class Timing(Event):
     """Length of the gradient, clipping, update."""
     other_seconds: float
     """The rest of the step: histograms, where they are due."""
+    ranks_seconds: float = 0.0
+    """Adding the gradients of all ranks, the wait for the slowest one included; 0 for a process alone."""
+    own_seconds: list[float] = field(default_factory=list)
+    """Of each rank: everything above but `ranks_seconds`. Empty for a process alone."""
+    own_memory_gib: list[float] = field(default_factory=list)
+    """Of each rank: as `memory_gib` of a `Log`."""
 
 
 @dataclass(frozen=True)

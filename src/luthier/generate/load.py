@@ -2,6 +2,7 @@
 
     load(run) = Tuned --+-- generate        one answer
                         +-- generate_many   many at once
+                        +-- complete_many   what follows texts, up to a stop text
                         `-- stream          one answer as it is written; a conversation
 
     with tuned.as_base():   the same of the base model
@@ -30,6 +31,8 @@ from luthier.generate.weights import Base, load_base, load_tuned
 from luthier.model.forward import unwrap
 from luthier.model.hub import beyond, brief
 from luthier.model.sampling import continue_ids, continue_many, rooms
+
+_SPARE_TOKENS = 4
 
 
 @dataclass
@@ -107,6 +110,38 @@ class Tuned:
         """What follows `text`, with no template around it (as in `tokenizer(text)`)."""
         return self._continued(self.tokenizer(text).input_ids, max_new_tokens, temperature)
 
+    def complete_many(
+        self,
+        texts: Sequence[str],
+        stops: Sequence[str],
+        max_new_tokens: int = 256,
+        temperature: float = 0.0,
+        seed: int | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> list[str]:
+        """What follows each of many texts, with no template around them, up to where the first stop text begins.
+
+        Args:
+            texts: Each is gone on from.
+            stops: The answer ends before the first of these; none: only the model ends it.
+            max_new_tokens: Longest answer.
+            temperature: 0 is greedy and repeatable; higher is more varied.
+            seed: Makes a temperature repeatable.
+            progress: Told how many are answered, and of how many.
+        """
+        # a token is at least one byte of text, but for special ones, so that a stop just written lies in the last few
+        last = max((len(stop.encode()) for stop in stops), default=0) + _SPARE_TOKENS
+
+        def ended(ids: list[int]) -> bool:
+            return _cut(self.tokenizer.decode(ids[-last:]), stops) is not None
+
+        prompts = [self.tokenizer(text).input_ids for text in texts]
+        answers = continue_many(
+            self.model, prompts, self.stop_ids, max_new_tokens, temperature, seed, progress, ended if stops else None
+        )
+        written = [str(self.tokenizer.decode(ids)) for ids in answers]
+        return [text if (cut := _cut(text, stops)) is None else text[:cut] for text in written]
+
     def prompt_ids(self, conversation: str | Sequence[Mapping[str, str]]) -> list[int]:
         """Token ids of the prompt, as the rows of the training began.
 
@@ -176,14 +211,14 @@ def load(run: str | Path, base: str | None = None, load_in_4bit: bool | None = N
         if not _are_ids(stops):
             raise ValueError(f"eos_token_id is {stops!r}")
         tuned = Tuned(model, AutoTokenizer.from_pretrained(folder, trust_remote_code=False), stop_ids, origin)
-        _try_prompt(tuned)
+        try_prompt(tuned)
     except Exception as error:  # tokenizers raise everything from KeyError to bare Exception for a broken file
         found = f"tokenizer, chat template or generation config is damaged: {brief(error)}"
         raise ModelError(Problem("E-MODEL-012", found, "copy the folder again", str(folder))) from error
     return tuned
 
 
-def _try_prompt(tuned: Tuned) -> None:
+def try_prompt(tuned: Tuned) -> None:
     """The template renders within limits, and its tokens are among the model's.
 
     Raises:
@@ -196,9 +231,14 @@ def _try_prompt(tuned: Tuned) -> None:
     for name, value in vars(unwrap(tuned.model).generation_config).items():
         if name.endswith("_token_id") and value is not None and not _are_ids(value):
             raise ValueError(f"{name} is {value!r}")
-    embeddings = tuned.model.get_input_embeddings().num_embeddings  # type: ignore[operator]
-    if found := beyond(tuned.tokenizer, embeddings):
+    rows = tuned.model.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
+    if found := beyond(tuned.tokenizer, rows):
         raise ValueError(found)
+
+
+def _cut(text: str, stops: Sequence[str]) -> int | None:
+    """Where the first stop text begins; None where there is none."""
+    return min((place for stop in stops if (place := text.find(stop)) >= 0), default=None)
 
 
 def _are_ids(value: Any) -> bool:

@@ -20,7 +20,7 @@ import torch
 from peft import PeftModel
 from safetensors import SafetensorError, safe_open
 from torch import nn
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 
 from luthier.errors import ModelError, Problem
 from luthier.machine.probe import probe
@@ -40,12 +40,14 @@ class Base:
         revision: Commit on the hub.
         dtype: Number format of the frozen weights and of the computing; `auto` is that of the files.
         quantization: How bitsandbytes stored the frozen weights in 4 bits; None: it did not.
+        unpacked: Whether to hold, instead of 4 bits, the numbers that these stand for: the same values, plain layers.
     """
 
     name: str
     revision: str | None = None
     dtype: str = "auto"
     quantization: dict[str, Any] | None = None
+    unpacked: bool = False
 
     @property
     def numbers(self) -> str:
@@ -93,15 +95,23 @@ class Base:
         return base
 
 
-def load_base(base: Base) -> nn.Module:
+ELSEWHERE = "say where it is now: --base PATH, load(run, base=PATH)"
+
+
+def load_base(base: Base, called: str = "the run's base model", elsewhere: str = ELSEWHERE) -> nn.Module:
     """The base's weights on the best device, in evaluation mode.
+
+    Args:
+        base: What it is.
+        called: What an error calls it.
+        elsewhere: What to do when it is not where it should be.
 
     Raises:
         ModelError: E-MODEL-001 when it is not on this machine, E-MODEL-010 when a file is damaged.
     """
     dtype = _dtype(base)
     try:
-        vet(base.name)
+        vet(base.name, base.revision)
         model = AutoModelForCausalLM.from_pretrained(
             base.name,
             revision=base.revision,
@@ -117,14 +127,23 @@ def load_base(base: Base) -> nn.Module:
     except ModelError:
         raise
     except Exception as error:  # its JSON files can hold anything, and each wrong thing fails in its own way
-        fix = "say where it is now: --base PATH, load(run, base=PATH)"
         if Path(base.name).is_dir() or not isinstance(error, OSError):  # it is here, and something else is wrong
-            found = f"the run's base model {base.name} cannot be read: {brief(error)}"
-            raise ModelError(Problem("E-MODEL-004", found, f"mend its files, or {fix}")) from error
-        found = f"the run's base model {base.name!r} is not on this machine"
+            found = f"{called} {base.name} cannot be read: {brief(error)}"
+            raise ModelError(Problem("E-MODEL-004", found, f"mend its files, or {elsewhere}")) from error
+        found = f"{called} {base.name!r} is not on this machine"
         fetch = "" if Path(base.name).is_absolute() else f"hf download {base.name}, or "
-        raise ModelError(Problem("E-MODEL-001", found, fetch + fix)) from error
-    return model.eval()  # type: ignore[no-any-return]
+        raise ModelError(Problem("E-MODEL-001", found, fetch + elsewhere)) from error
+    return (model.dequantize() if base.unpacked else model).eval()  # type: ignore[no-any-return]
+
+
+def format_of_files(base: Base) -> torch.dtype | None:
+    """The number format that the base's config.json names; None where it names none, or where nobody knows the base."""
+    try:
+        vet(base.name, base.revision)
+        config = AutoConfig.from_pretrained(base.name, revision=base.revision, trust_remote_code=False)
+    except Exception:  # a run that was trained from scratch, or a base that is not here any more
+        return None
+    return config.dtype if isinstance(config.dtype, torch.dtype) else None
 
 
 def _dtype(base: Base) -> Any:
@@ -137,8 +156,13 @@ def _dtype(base: Base) -> Any:
     return DTYPES[base.dtype] if computed[base.dtype] else torch.float32
 
 
-def load_tuned(folder: Path, base: Base) -> nn.Module:
+def load_tuned(folder: Path, base: Base, *, float32_adapter: bool = False) -> nn.Module:
     """The trained weights of a final_model folder: the base with the adapter on it, or the whole model.
+
+    Args:
+        folder: The final_model folder.
+        base: Its base.
+        float32_adapter: Keep the adapter in the format that it was trained in, whatever the base is in.
 
     Raises:
         ModelError: E-MODEL-001, E-MODEL-010, E-MODEL-012.
@@ -146,8 +170,8 @@ def load_tuned(folder: Path, base: Base) -> nn.Module:
     adapter = (folder / "adapter_config.json").is_file()
     under = load_base(base) if adapter else None
     try:
+        vet(str(folder))
         if under is None:
-            vet(str(folder))
             device, dtype = {"": probe().device}, _dtype(base)
             model = AutoModelForCausalLM.from_pretrained(
                 folder, dtype=dtype, device_map=device, use_safetensors=True, trust_remote_code=False
@@ -155,7 +179,7 @@ def load_tuned(folder: Path, base: Base) -> nn.Module:
         else:
             _check_rank(folder)
             # In the format of the base, as autocast computed it in training; peft by default would take float32.
-            model = PeftModel.from_pretrained(under, str(folder), autocast_adapter_dtype=False)
+            model = PeftModel.from_pretrained(under, str(folder), autocast_adapter_dtype=float32_adapter)
     except SafetensorError as error:
         found = f"the weights in {folder} are damaged: {brief(error)}"
         raise ModelError(Problem("E-MODEL-010", found, "copy the folder again, or train again")) from error

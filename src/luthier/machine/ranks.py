@@ -1,17 +1,52 @@
-"""Who we are among the processes of a run.
+"""Who we are among the processes of a run, and what these do together.
 
-One process is rank 0 of 1. Under `torchrun` the environment says otherwise, and the process group is opened once by
-the caller; everything above asks these functions and never assumes that it is alone.
+One process is rank 0 of 1. Under `torchrun` (or `luthier train --nproc-per-node`) the environment says otherwise;
+`connected` opens the process group, and everything above asks these functions and never assumes that it is alone.
+
+Whatever decides what a rank does next has to be the same on all of them, or they wait for each other for ever. So such
+a decision is either a pure function of what all have, or it is taken by one of these functions. A rank that fails says
+so before the others wait for it (`all_or_none`).
+
+Numbers and decisions travel on the CPU (gloo), so that no GPU has to finish its queue for them; gradients travel where
+they are (NCCL on CUDA).
+
+Not covered: models that are split over ranks.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
-from luthier.errors import MissingError, Problem
+from luthier.errors import EXIT_FAILED, LuthierError, MissingError, Problem
+
+_T = TypeVar("_T")
+_PATIENCE = timedelta(minutes=30)
+"""Of a rank that waits for others, which may be reading rows for the first time."""
+_BUCKET_BYTES = 64 << 20
+
+
+class OtherRankError(LuthierError):
+    """E-ENV-007: another rank has failed or is gone; its own message says why.
+
+    Attributes:
+        out_of_memory: Memory ran out there.
+    """
+
+    exit_code = EXIT_FAILED
+
+    def __init__(self, found: str, out_of_memory: bool = False) -> None:
+        """Say what is known of it."""
+        fix = "read what that rank wrote, mend it, then --resume auto"
+        super().__init__(Problem("E-ENV-007", f"rank {rank()} goes down with another one: {found}", fix))
+        self.out_of_memory = out_of_memory
 
 
 def rank() -> int:
@@ -19,26 +54,181 @@ def rank() -> int:
     return int(os.environ.get("RANK", "0"))
 
 
+def local_rank() -> int:
+    """This process's number on its machine, which is that of its device."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
 def world_size() -> int:
     """How many processes share the optimizer step."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def require_one_process() -> None:
-    """Refuse an environment that promises other processes which nothing has connected.
+def of_rank(name: str) -> str:
+    """The name of a file that each rank writes for itself: `library.log`, and `library.rank1.log`."""
+    stem, dot, end = name.rpartition(".")
+    return f"{stem}.rank{rank()}{dot}{end}" if rank() else name
+
+
+@contextmanager
+def connected() -> Iterator[None]:
+    """Connect the processes that the environment promises; for one alone, nothing.
 
     Raises:
-        MissingError: E-ENV-004; each process would train its share of every step alone.
+        MissingError: E-ENV-004, they do not find each other.
     """
-    if world_size() > 1 and not dist.is_initialized():
-        found = f"WORLD_SIZE={world_size()} is set, and training on several devices is not there yet"
-        raise MissingError(Problem("E-ENV-004", found, "start one process without torchrun (unset WORLD_SIZE)"))
+    if world_size() == 1 or dist.is_initialized():
+        yield
+        return
+    backend = "gloo"
+    if torch.cuda.is_available():
+        torch.cuda.set_device(local_rank())
+        backend = "cpu:gloo,cuda:nccl"
+    try:
+        dist.init_process_group(backend, timeout=_PATIENCE)
+    except (ValueError, RuntimeError) as error:  # a variable is missing, an address is taken, nobody answers
+        found = f"WORLD_SIZE={world_size()}, but the processes do not find each other: {str(error).splitlines()[0]}"
+        fix = "start them with luthier train --nproc-per-node N, or torchrun; for one process unset WORLD_SIZE"
+        raise MissingError(Problem("E-ENV-004", found, fix)) from error
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def together() -> bool:
+    """Whether there are other ranks."""
+    return dist.is_initialized()
 
 
 def sum_over_ranks(*numbers: float) -> tuple[float, ...]:
     """Add each number over all ranks, in float64; every rank gets the sums."""
-    if not dist.is_initialized():
+    return _reduced(numbers, dist.ReduceOp.SUM)
+
+
+def most_of_ranks(*numbers: float) -> tuple[float, ...]:
+    """The largest of each number over all ranks; every rank gets it."""
+    return _reduced(numbers, dist.ReduceOp.MAX)
+
+
+def on_any_rank(truth: bool) -> bool:
+    """Whether it is true on one rank at least."""
+    return bool(most_of_ranks(float(truth))[0]) if together() else truth
+
+
+def of_rank_0(value: _T) -> _T:
+    """Rank 0's value, on every rank; a plain one."""
+    if not together():
+        return value
+    values = [value]
+    with _heard():
+        dist.broadcast_object_list(values, src=0)
+    return values[0]
+
+
+def of_all_ranks(value: _T) -> list[_T]:
+    """Every rank's value, in the order of the ranks, on every rank."""
+    if not together():
+        return [value]
+    values: list[_T | None] = [None] * world_size()
+    with _heard():
+        dist.all_gather_object(values, value)
+    return values  # type: ignore[return-value]
+
+
+def all_or_none(work: Callable[[], _T], is_out_of_memory: Callable[[BaseException], bool] = lambda _: False) -> _T:
+    """What `work` returns here; where it fails on one rank, it fails on all.
+
+    Args:
+        work: Waits for no other rank.
+        is_out_of_memory: Whether an exception of it is that.
+
+    Raises:
+        OtherRankError: It failed elsewhere, and not here.
+    """
+    if not together():
+        return work()
+    failure: Exception | None = None
+    result: list[_T] = []
+    try:
+        result.append(work())
+    except Exception as error:
+        failure = error
+    kind = 0.0 if failure is None else 1.0 if is_out_of_memory(failure) else 2.0
+    worst, _, who = max((kind, -number, number) for number, kind in enumerate(of_all_ranks(kind)))
+    if failure is not None:
+        raise failure
+    if worst:
+        what = "ran out of memory" if worst == 1.0 else "has failed"
+        raise OtherRankError(f"rank {who} {what}", out_of_memory=worst == 1.0)
+    return result[0]
+
+
+def first_on_rank_0(work: Callable[[], _T]) -> _T:
+    """Let rank 0 work first, then the others, who find what it has left (files of a cache).
+
+    Raises:
+        OtherRankError: It failed on another rank.
+    """
+    if not together():
+        return work()
+    found = all_or_none(lambda: [work()] if rank() == 0 else [])
+    return all_or_none(lambda: found[0] if found else work())
+
+
+def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Add the gradients of all ranks, once a step and in place; a rank without one adds nothing.
+
+    Every rank has the same bits afterwards.
+    """
+    if together():
+        for bucket in _buckets(parameters):
+            tensors = [p.grad if p.grad is not None else torch.zeros_like(p) for p in bucket]
+            flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+            with _heard():
+                dist.all_reduce(flat)
+            for parameter, part in zip(bucket, torch.split(flat, [p.numel() for p in bucket]), strict=True):
+                if parameter.grad is None:
+                    parameter.grad = torch.empty_like(parameter)
+                parameter.grad.copy_(part.view_as(parameter))
+
+
+def copy_from_rank_0(parameters: Iterable[nn.Parameter]) -> None:
+    """Give every rank the values of rank 0."""
+    if together():
+        with _heard():
+            for parameter in parameters:
+                dist.broadcast(parameter.data, src=0)
+
+
+def _buckets(parameters: Iterable[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
+    """Parameters of one format each, together about as large as one message should be."""
+    open_ones: dict[torch.dtype, list[nn.Parameter]] = {}
+    for parameter in parameters:
+        bucket = open_ones.setdefault(parameter.dtype, [])
+        bucket.append(parameter)
+        if sum(p.numel() * p.element_size() for p in bucket) >= _BUCKET_BYTES:
+            yield open_ones.pop(parameter.dtype)
+    yield from open_ones.values()
+
+
+def _reduced(numbers: tuple[float, ...], how: dist.ReduceOp.RedOpType) -> tuple[float, ...]:
+    if not together():
         return numbers
-    total = torch.tensor(numbers, dtype=torch.float64)
-    dist.all_reduce(total)
-    return tuple(total.tolist())
+    values = torch.tensor(numbers, dtype=torch.float64)
+    with _heard():
+        dist.all_reduce(values, op=how)
+    return tuple(values.tolist())
+
+
+@contextmanager
+def _heard() -> Iterator[None]:
+    """While one waits for the others.
+
+    Raises:
+        OtherRankError: One of them is gone, or nobody answers.
+    """
+    try:
+        yield
+    except RuntimeError as error:  # of torch.distributed: DistBackendError, and gloo's own text
+        raise OtherRankError(str(error).strip().splitlines()[0][:200]) from error

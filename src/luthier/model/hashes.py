@@ -25,8 +25,13 @@ def base_hashes(section: ModelSection) -> dict[str, str]:
     folder = base_folder(section)
     if folder is None:
         return {}
-    weights = [] if section.from_scratch else sorted(folder.glob("*.safetensors"))
-    return {path.name: _sha256(path) for path in (folder / "config.json", *weights) if path.is_file()}
+    return file_hashes(folder, "config.json", *([] if section.from_scratch else ["*.safetensors"]))
+
+
+def file_hashes(folder: Path, *patterns: str) -> dict[str, str]:
+    """File name -> SHA-256 of those files of a folder whose names match."""
+    found = (path for pattern in patterns for path in sorted(folder.glob(pattern)))
+    return {path.name: _sha256(path) for path in found if path.is_file()}
 
 
 def base_folder(section: ModelSection) -> Path | None:

@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrained
 
 from luthier.config.schema import ModelSection
 from luthier.errors import ModelError, Problem
-from luthier.model.vet import check_config
+from luthier.model.vet import check_code, check_config
 
 KEY = "model.model_name_or_path"
 
@@ -31,6 +31,8 @@ def load_config(section: ModelSection) -> PretrainedConfig:
         raise ModelError(
             Problem("E-MODEL-004", f"no folder {name!r}", f"write {KEY}: the path of an existing model folder", KEY)
         )
+    if not section.trust_remote_code:
+        check_code(name, section.revision)
     try:
         config = AutoConfig.from_pretrained(
             name if not folder.is_dir() else str(folder),
@@ -51,6 +53,8 @@ def load_tokenizer(section: ModelSection, config: PretrainedConfig) -> PreTraine
     """
     name = section.tokenizer_name_or_path or section.model_name_or_path
     folder = Path(name).expanduser()
+    if not section.trust_remote_code:
+        check_code(name, section.revision if section.tokenizer_name_or_path is None else None)
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             str(folder) if folder.is_dir() else name,

@@ -23,11 +23,14 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import StoppingCriteria, StoppingCriteriaList
 
 from luthier.errors import ModelError, Problem
 from luthier.model import attention
 from luthier.model.forward import inference, unwrap
 
+Ended = Callable[[list[int]], bool]
+"""Told the ids of an answer so far; True ends it, with these ids."""
 MAX_BATCH = 32
 """Prompts at once. More helps little where one token is limited by arithmetic, and finished answers wait for others."""
 MAX_BATCH_TOKENS = 16_384
@@ -67,6 +70,7 @@ def continue_many(
     temperature: float = 0.0,
     seed: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    ended: Ended | None = None,
     **options: Any,
 ) -> list[list[int]]:
     """Token ids that follow each prompt, in the order of the prompts.
@@ -79,6 +83,7 @@ def continue_many(
         temperature: 0 takes the most likely token each time; above that, samples.
         seed: Of the samples; the generator of torch is as before afterwards. None: draws from that generator.
         progress: Told how many prompts are answered, and of how many.
+        ended: Asked after each token of an answer whether it ends there.
         **options: Passed on to `generate`.
 
     Raises:
@@ -92,7 +97,7 @@ def continue_many(
     with _seeded(model, seed):
         for batch in _batches([len(prompt) for prompt in prompts], room):
             rows = [prompts[i] for i in batch]
-            continued = _continued(model, rows, stop_ids, room[batch[0]], temperature, **options)
+            continued = _continued(model, rows, stop_ids, room[batch[0]], temperature, ended, **options)
             for i, ids in zip(batch, continued, strict=True):
                 answers[i] = ids
             done += len(batch)
@@ -141,6 +146,7 @@ def _continued(
     stop_ids: Sequence[int],
     max_new_tokens: int,
     temperature: float,
+    ended: Ended | None = None,
     **options: Any,
 ) -> list[list[int]]:
     """One call of `generate` for all prompts."""
@@ -154,6 +160,8 @@ def _continued(
         choice: dict[str, Any] = {"do_sample": True, "temperature": temperature}
     else:
         choice = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+    if ended:
+        options["stopping_criteria"] = StoppingCriteriaList([_Ended(ended, longest)])
     with _growing(causal_lm), inference(model):
         output_BT = causal_lm.generate(
             input_ids=ids_BT.to(device),
@@ -166,6 +174,18 @@ def _continued(
             **options,
         )
     return [_until_stop(answer, stop_ids) for answer in output_BT[:, longest:].tolist()]
+
+
+class _Ended(StoppingCriteria):  # type: ignore[misc]
+    """`ended` as transformers asks it: of the whole batch at once, prompts included."""
+
+    def __init__(self, ended: Ended, prompt_tokens: int) -> None:
+        self._ended, self._prompt_tokens = ended, prompt_tokens
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+        """Which rows are done."""
+        answers = input_ids[:, self._prompt_tokens :].tolist()
+        return torch.tensor([self._ended(answer) for answer in answers], device=input_ids.device)
 
 
 def _until_stop(answer: list[int], stop_ids: Sequence[int]) -> list[int]:

@@ -1,25 +1,100 @@
-"""Whether a config.json can belong to the weights beside it, before anything of the sizes it names is built.
+"""What the JSON files of a model, a tokenizer or an adapter may ask for, before a library reads them.
 
-A damaged or hostile config.json can ask for a million layers or a table of a billion rows. Libraries compare sizes when
-they load weights, and by then such a model has filled all memory.
+    code     names of classes, kernels or modules that lie outside of the libraries: such a name has been enough to run
+             code of the model's repository although nobody had allowed that
+    sizes    whether config.json can belong to the weights beside it: one that is damaged or hostile asks for a million
+             layers, and libraries compare sizes only when such a model has filled all memory
 
-Not covered: models on the hub, whose weights are not here yet.
+Not covered: the sizes of models on the hub, whose weights are not here yet.
 """
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
+from transformers.utils import cached_file
 
 from luthier.errors import ModelError, Problem
 
 MAX_LAYERS = 2000
 MOST_PARAMETERS_PER_BYTE = 8
 """Weights of 4 bits are two parameters a byte."""
+FILES = ("config.json", "tokenizer_config.json", "generation_config.json", "adapter_config.json")
+_OWN_KERNELS = {"eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention", "grouped_mm", "batched_mm"}
+_CLASSES = ("architectures", "tokenizer_class", "processor_class", "image_processor_type", "feature_extractor_type")
+_CODE = ("auto_map", "custom_pipelines", "custom_generate", "megatron_config")
+_FOREIGN = re.compile(r"[^A-Za-z0-9_]")
+
+
+def check_code(name: str, revision: str | None = None) -> None:
+    """None of the JSON files of a folder, or of a model on the hub, names code outside of the libraries.
+
+    A file that is not there or cannot be read is left to the library that wants it.
+
+    Raises:
+        ModelError: E-MODEL-005.
+    """
+    folder = Path(name).expanduser()
+    for file in FILES:
+        path: str | Path | None = folder / file
+        if not folder.is_dir():
+            try:
+                path = cached_file(name, file, revision=revision, _raise_exceptions_for_missing_entries=False)
+            except (OSError, ValueError):
+                if file == FILES[0]:  # no such model here, as who loads it will say
+                    return
+                continue
+        try:
+            content = json.loads(Path(path or "").read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
+            continue
+        if asked := next(_asks_for_code(content), ""):
+            fix = f"delete it from {file}; if you have read that code and trust it: model.trust_remote_code: true"
+            raise ModelError(Problem("E-MODEL-005", f"{file} of {name} asks for {asked}", fix, str(name)))
+
+
+def _asks_for_code(content: Any) -> Iterator[str]:
+    """What in a JSON file would make a library import or fetch something, at any depth."""
+    if isinstance(content, list):
+        for item in content:
+            yield from _asks_for_code(item)
+    if not isinstance(content, dict):
+        return
+    for key, value in content.items():
+        if value in (None, {}, []):
+            continue
+        if _is_code(key, value):
+            yield f"{key} {value!r}"
+        else:
+            yield from _asks_for_code(value)
+
+
+def _is_code(key: str, value: Any) -> bool:
+    """Whether a library would take this value for the name of something to import or to fetch."""
+    if key in _CODE or key.endswith("_implementation_internal"):
+        return True
+    if key.endswith("_implementation"):
+        return not _all_in(value, _OWN_KERNELS)
+    if key == "auto_mapping":
+        return not str(_of(value, "parent_library")).startswith("transformers.models.")
+    return key in _CLASSES and any(_FOREIGN.search(str(n)) for n in (value if isinstance(value, list) else [value]))
+
+
+def _all_in(value: Any, names: set[str]) -> bool:
+    """Whether a name, or each name of a mapping (one for each part of a model), is one of these."""
+    return all(str(name) in names for name in (value.values() if isinstance(value, dict) else [value]))
+
+
+def _of(value: Any, key: str) -> Any:
+    return value.get(key) if isinstance(value, dict) else None
 
 
 def check_config(name: str, config: PretrainedConfig) -> None:
@@ -54,18 +129,21 @@ def check_size(name: str, model: nn.Module) -> None:
         raise ModelError(Problem("E-MODEL-009", found, fix, "model.model_name_or_path"))
 
 
-def vet(name: str) -> None:
-    """Both checks of a local folder; whatever its files make the libraries raise comes through.
+def vet(name: str, revision: str | None = None) -> None:
+    """All checks of a model, or of an adapter's folder; whatever its files make the libraries raise comes through.
 
     Raises:
-        ModelError: E-MODEL-004, E-MODEL-009.
+        ModelError: E-MODEL-004, E-MODEL-005, E-MODEL-009.
         SafetensorError: A weights file is cut off.
     """
+    check_code(name, revision)
     if not Path(name).is_dir():
         return
     for file in Path(name).glob("*.safetensors"):
         with safe_open(str(file), framework="pt"):
             pass
+    if (Path(name) / "adapter_config.json").is_file():
+        return
     config = AutoConfig.from_pretrained(name, trust_remote_code=False)
     check_config(name, config)
     with torch.device("meta"):

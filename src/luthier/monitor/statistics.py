@@ -116,7 +116,8 @@ def time_left(state: RunState, now: float) -> TimeLeft | None:
 
 def shares(timings: Sequence[Timing]) -> tuple[tuple[str, float], ...]:
     """(part of a step, its share of the seconds) over some timings, in the order of a step; empty: unknown."""
-    parts = ("data", "forward", "backward", "optimizer", "other")
+    parts = ["data", "forward", "backward", "optimizer", "other"]
+    parts += ["ranks"] * any(timing.ranks_seconds for timing in timings)
     seconds = [math.fsum(_known(getattr(timing, f"{part}_seconds")) for timing in timings) for part in parts]
     total = math.fsum(seconds)
     return tuple((part, value / total) for part, value in zip(parts, seconds, strict=True)) if total > 0 else ()

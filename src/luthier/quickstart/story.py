@@ -24,7 +24,7 @@ from luthier.config.load import Loaded
 from luthier.config.plan import Plan
 from luthier.errors import ModelError
 from luthier.evaluate.sandbox import Sandbox
-from luthier.evaluate.score import Progress, Scores, as_dict, score
+from luthier.evaluate.score import Progress, Scores, Settings, as_dict, score
 from luthier.evaluate.tasks import quickstart as heldout
 from luthier.evaluate.tasks.task import Task
 from luthier.events.types import Event, RunFinished
@@ -169,6 +169,6 @@ def _examined(
     started = time.monotonic()
     with library_output_to(Path(os.devnull)):
         writer = load(model)
-    scores = score(writer, tasks, sandbox, max_new_tokens=MAX_NEW_TOKENS, progress=progress)
+    scores = score(writer, tasks, sandbox, Settings(max_new_tokens=MAX_NEW_TOKENS), progress=progress)
     result.seconds[chapter] = time.monotonic() - started
     return scores

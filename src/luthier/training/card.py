@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from luthier.config.plan import Plan
 from luthier.config.render import dump_plan_yaml
 from luthier.errors.secrets import hide
@@ -20,19 +23,7 @@ library_name: {library}
 - {steps:,} optimizer steps of {examples} examples; {tokens:,} tokens, of them {trained:,} trained
 - mean training loss {loss:.4f}{best}
 
-## Use
-
-```python
-from transformers import AutoModelForCausalLM, AutoTokenizer
-{imports}
-tokenizer = AutoTokenizer.from_pretrained("final_model")
-{load}
-messages = [{{"role": "user", "content": "Write a Python function that reverses a string"}}]
-inputs = tokenizer.apply_chat_template(
-    messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
-)
-print(tokenizer.decode(model.generate(**inputs, max_new_tokens=200)[0]))
-```
+{use}
 
 ## Settings
 
@@ -42,14 +33,50 @@ print(tokenizer.decode(model.generate(**inputs, max_new_tokens=200)[0]))
 """
 
 
+USE, SETTINGS = "## Use\n", "## Settings\n"
+"""Where these sections begin; an export replaces the one and puts its own before the other."""
+_USE = """## Use
+
+```python
+{imports}
+tokenizer = AutoTokenizer.from_pretrained("{folder}")
+{load}
+messages = [{{"role": "user", "content": "Write a Python function that reverses a string"}}]
+inputs = tokenizer.apply_chat_template(
+    messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
+)
+print(tokenizer.decode(model.generate(**inputs, max_new_tokens=200)[0]))
+```"""
+
+
+def how_to_use(folder: str, base: str = "", four_bits: Mapping[str, Any] | None = None) -> str:
+    """The section of a card that shows how plain transformers and peft load the model.
+
+    Args:
+        folder: Where the model is: a folder, or its name on the hub.
+        base: Of an adapter; empty for a whole model.
+        four_bits: How bitsandbytes stored the base in training; the adapter belongs on these values. None: it did not.
+    """
+    names = ["AutoModelForCausalLM", "AutoTokenizer", *(["BitsAndBytesConfig"] if four_bits else [])]
+    imports = f"from transformers import {', '.join(names)}\n"
+    load = f'model = AutoModelForCausalLM.from_pretrained("{base or folder}")'
+    if base and four_bits:
+        stored = ", ".join(f"{name}={value!r}" for name, value in four_bits.items())
+        load = (
+            f"four_bits = BitsAndBytesConfig({stored})  # as in training\n{load[:-1]}, quantization_config=four_bits)"
+        )
+    if base:
+        imports += "from peft import PeftModel\n"
+        load += f'\nmodel = PeftModel.from_pretrained(model, "{folder}")'
+    return _USE.format(folder=folder, imports=imports, load=load)
+
+
 def card(plan: Plan, state: TrainState) -> str:
     """README.md of the final model, in the format of the hub."""
     config = plan.config
     base = config.model.model_name_or_path
     adapter = config.training.finetuning_type == "lora"
     hub_id = "/" in base and not base.startswith((".", "/", "~"))
-    load_adapter = f'model = AutoModelForCausalLM.from_pretrained("{base}")\n'
-    load_adapter += 'model = PeftModel.from_pretrained(model, "final_model")'
     best = f"; best eval_loss {state.best_loss:.4f} at step {state.best_step}" if state.best_loss is not None else ""
     quantization = config.quantization
     text = _CARD.format(
@@ -66,8 +93,11 @@ def card(plan: Plan, state: TrainState) -> str:
         trained=state.trained_tokens,
         loss=state.loss_sum / max(1, state.trained_tokens),
         best=best,
-        imports="from peft import PeftModel\n" if adapter else "",
-        load=load_adapter if adapter else 'model = AutoModelForCausalLM.from_pretrained("final_model")',
+        use=how_to_use(
+            "final_model",
+            base if adapter else "",
+            quantization.model_dump() if adapter and quantization.load_in_4bit else None,
+        ),
         plan=dump_plan_yaml(plan, {}).strip(),
     )
     return hide(text)

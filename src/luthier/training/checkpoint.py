@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from torch import nn
 from luthier.config.numbers import LEAST_KEPT
 from luthier.errors import CheckpointError, Problem, RunError
 from luthier.events.types import CheckpointSaved
+from luthier.machine.ranks import all_or_none, of_all_ranks, of_rank_0, rank
 from luthier.machine.seed import rng_state, set_rng_state
 from luthier.model.store import load_trained, save_trained
 from luthier.training.commit import ABANDONED, DAMAGED, commit, remove, set_aside, verify
@@ -67,10 +69,12 @@ def save_checkpoint(
     state: TrainState,
     identity: dict[str, Any],
     keep: int | None,
+    generators: dict[str, torch.Tensor] | None = None,
 ) -> CheckpointSaved:
     """Write `checkpoint-<step>`, then delete the oldest ones beyond `keep`.
 
-    The best one, the newest one and the newest two that are whole always stay.
+    The best one, the newest one and the newest two that are whole always stay. `generators` are those of all ranks
+    (`generators_of_all`); None: this process is alone.
 
     Raises:
         OSError: It could not be written; older ones are as before.
@@ -81,11 +85,11 @@ def save_checkpoint(
 
     def fill(folder: Path) -> None:
         tensors, plain = _flatten(optimizer.state_dict())
-        _require_finite(model, tensors, state.step)
+        require_finite(model, tensors, state.step)
         save_trained(model, folder)
         save_file(tensors, folder / "optimizer.safetensors")
         (folder / "optimizer.json").write_text(json.dumps(plain), encoding="utf-8")
-        save_file(rng_state(), folder / "rng.safetensors")
+        save_file(rng_state() if generators is None else generators, folder / "rng.safetensors")
         record = {"identity": identity, **state.as_dict()}
         (folder / STATE).write_text(json.dumps(record, indent=1), encoding="utf-8")
 
@@ -173,8 +177,32 @@ def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Opt
     except (ValueError, KeyError, RuntimeError) as error:
         found = str(error).splitlines()[0][:200]
         raise CheckpointError(Problem("E-CKPT-004", found, fix, str(checkpoint.path))) from error
-    set_rng_state(load_file(checkpoint.path / "rng.safetensors"))
+    _restore_generators(load_file(checkpoint.path / "rng.safetensors"), checkpoint.step)
     return TrainState.from_dict(checkpoint.state)
+
+
+def generators_of_all() -> dict[str, torch.Tensor]:
+    """The states of all ranks' random generators, those of rank 0 under their own names; all ranks call it."""
+    every = of_all_ranks(rng_state())
+    others = {f"rank{n}.{name}": state for n, states in enumerate(every) if n for name, state in states.items()}
+    return every[0] | others
+
+
+def _restore_generators(saved: dict[str, torch.Tensor], step: int) -> None:
+    """This rank's generators; a rank that was not there then begins new ones, at which `identity` says so."""
+    prefix = f"rank{rank()}." if rank() else ""
+    own = {name.removeprefix(prefix): s for name, s in saved.items() if name.startswith(prefix)}
+    if "cpu" in own:
+        set_rng_state(own)
+    else:
+        torch.manual_seed(torch.initial_seed() + step)
+
+
+def read_by_all(find: Callable[[], Checkpoint | None]) -> Checkpoint | None:
+    """What rank 0 finds, read by every rank: looking for it may set damaged ones aside, and only one shall do that."""
+    found = all_or_none(lambda: find() if rank() == 0 else None)
+    place = of_rank_0((str(found.path), found.passed_over) if found else None)
+    return found or (_read(Path(place[0]), place[1]) if place else None)
 
 
 def _read(path: Path, passed_over: tuple[str, ...] = ()) -> Checkpoint:
@@ -204,8 +232,12 @@ def _rotate(output_dir: Path, keep: int | None, saved: int, best: int | None) ->
     return removed
 
 
-def _require_finite(model: nn.Module, moments: dict[str, torch.Tensor], step: int) -> None:
-    """A checkpoint never holds NaN: nothing would bring the run back from it."""
+def require_finite(model: nn.Module, moments: dict[str, torch.Tensor], step: int) -> None:
+    """A checkpoint never holds NaN: nothing would bring the run back from it.
+
+    Raises:
+        NotFiniteError: One of the numbers is not finite.
+    """
     trained = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
     for name, tensor in (trained | moments).items():
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():

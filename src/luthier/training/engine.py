@@ -17,9 +17,17 @@ from luthier.data.loader import step_batches, training_steps
 from luthier.data.order import step_rows
 from luthier.errors import CheckpointError, Problem, RunError
 from luthier.events.types import Event, Gradients, Notice, Resumed
-from luthier.machine.ranks import rank, world_size
+from luthier.machine.ranks import all_or_none, rank, world_size
 from luthier.machine.seed import rng_state, set_rng_state
-from luthier.training.checkpoint import NotFiniteError, abandon_after, find_checkpoint, path_of, restore
+from luthier.training.checkpoint import (
+    Checkpoint,
+    NotFiniteError,
+    abandon_after,
+    find_checkpoint,
+    path_of,
+    read_by_all,
+    restore,
+)
 from luthier.training.failures import is_out_of_memory
 from luthier.training.gradients import gradient_flow
 from luthier.training.guard import Judgement, judge, remember
@@ -89,6 +97,7 @@ def optimizer_step(job: Run, batches: list[MicroBatch]) -> Iterator[Event]:
     update(job.model, job.optimizer, job.plan, job.learning_rate(state.step), norm)
     lap("optimizer")
     state.grad_norm = norm.item()  # the device is done here
+    job.agree()
     seconds = job.watch.stop()
     state.count(loss_sum, trained_tokens, num_tokens, seconds)
     state.add_data(batches)
@@ -142,6 +151,7 @@ def leave_out(job: Run, judgement: Judgement, loss: float, norm: float) -> Itera
     state, settings = job.state, job.plan.config.training
     job.optimizer.zero_grad(set_to_none=True)
     job.watch.stop()
+    job.agree()
     what = f"step {state.step + 1:,}: {judgement.spike or f'loss {loss:g}, gradient norm {norm:g}'}; "
     what += f"rows {places(job, state.step)}"
     if judgement.finite or state.bad_in_a_row < settings.bad_steps_limit:
@@ -168,13 +178,19 @@ def go_back(job: Run, what: str, error: RunError | None = None) -> Iterator[Even
     checkpoint = None
     if settings.after_bad_steps == "rollback" and state.rollbacks < MOST_ROLLBACKS:
         again = state.went_bad_at is not None and state.step <= state.went_bad_at  # it did not help
-        with suppress(CheckpointError):  # none is whole
-            checkpoint = find_checkpoint(job.output_dir, "auto", before=state.rolled_back_to if again else None)
+        before = state.rolled_back_to if again else None
+
+        def find() -> Checkpoint | None:
+            with suppress(CheckpointError):  # none is whole
+                return find_checkpoint(job.output_dir, "auto", before)
+            return None
+
+        checkpoint = read_by_all(find)
     if checkpoint is None:
         fix = "write a learning_rate of a third; then --resume auto --allow-changes"
         raise error or RunError(Problem("E-RUN-001", what, fix, "training.learning_rate"))
     job.state = restore(checkpoint, job.model, job.optimizer)
-    abandon_after(job.output_dir, checkpoint.step)
+    all_or_none(lambda: abandon_after(job.output_dir, checkpoint.step) if rank() == 0 else None)
     job.state.rollbacks, job.state.rolled_back_to = state.rollbacks + 1, checkpoint.step
     job.state.went_bad_at = state.step
     if job.state.best_step and not path_of(job.output_dir, job.state.best_step).is_dir():

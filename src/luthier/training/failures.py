@@ -16,8 +16,10 @@ from luthier.config.render import plan_as_dict
 from luthier.doctor.evidence import less_memory
 from luthier.doctor.history import History
 from luthier.errors import LuthierError, Problem, RunError
+from luthier.machine.ranks import OtherRankError
 
-_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG, errno.ESTALE}
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_NO_WRITING = _NO_ROOM | {errno.EROFS, errno.EIO, errno.ESTALE, errno.EXDEV, errno.EINTR, errno.EACCES, errno.EPERM}
 _NO_MEMORY = ("can't allocate memory", "bad_alloc", "Unable to allocate", "could not create a memory object")
 
 
@@ -37,13 +39,16 @@ def named_failures(plan: Plan) -> Iterator[None]:
             raise RunError(Problem("E-RUN-002", found, *_less_memory(plan))) from error
         if why := unwritten(error):
             place = getattr(error, "filename", None) or plan.config.training.output_dir
-            fix = "make room, then --resume auto"
+            disk = "make room" if _number(error) in _NO_ROOM else "see to that disk or folder"
+            fix = f"{disk}, then --resume auto"
             raise RunError(Problem("E-RUN-003", f"{place}: {why}", fix, "training.output_dir")) from error
         raise
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """On CUDA torch has a class for it; its CPU allocator and oneDNN raise a bare RuntimeError."""
+    """CUDA has a class for it; torch's CPU allocator and oneDNN raise a bare RuntimeError; or it was another rank."""
+    if isinstance(error, OtherRankError):
+        return error.out_of_memory
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(text in str(error) for text in _NO_MEMORY)
@@ -51,17 +56,19 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def unwritten(error: BaseException) -> str:
     """Why a file could not be written, in the system's words; empty when that is not what the error is."""
-    if isinstance(error, LuthierError):
-        return ""
-    if isinstance(error, SafetensorError):  # hides the system's error number in its text
-        match = re.search(r"\(os error (\d+)\)", str(error))
-        number = int(match[1]) if match else None
-    else:
-        number = error.errno if isinstance(error, OSError) else None
-    if number not in _NO_ROOM:
+    number = _number(error)
+    if number not in _NO_WRITING:
         return ""
     said = getattr(error, "strerror", None)
     return said if said and said.startswith("reads back") else os.strerror(number)
+
+
+def _number(error: BaseException) -> int:
+    """The system's number of an error; 0 when it has none."""
+    if isinstance(error, SafetensorError):  # hides it in its text
+        match = re.search(r"\(os error (\d+)\)", str(error))
+        return int(match[1]) if match else 0
+    return (error.errno or 0) if isinstance(error, OSError) and not isinstance(error, LuthierError) else 0
 
 
 def _less_memory(plan: Plan) -> tuple[str, str]:

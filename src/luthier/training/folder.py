@@ -13,14 +13,13 @@ from luthier.errors import CheckpointError, LuthierError, MissingError, Problem
 from luthier.training.checkpoint import checkpoints
 from luthier.training.commit import ABANDONED, DAMAGED, sweep
 from luthier.training.final import FINAL
-from luthier.training.watchdog import STACKS
 
 KEY = "training.output_dir"
 
 
 OWN = (
-    "checkpoint-*", f"{DAMAGED}*", f"{ABANDONED}*", FINAL, "logs", "events.jsonl", "plan.yaml", "library.log",
-    "error.log", STACKS,
+    "checkpoint-*", f"{DAMAGED}*", f"{ABANDONED}*", FINAL, "logs", "events.jsonl", "plan.yaml", "library*.log",
+    "error.log", "stacks*.log",
 )  # fmt: skip
 """What a run writes; other things in the folder, other runs among them, are left alone."""
 

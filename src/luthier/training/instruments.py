@@ -24,8 +24,8 @@ import torch
 from luthier.events.types import Machine, Timing
 from luthier.machine.gpu import Gpu, read_gpus, read_system
 
-Phase = Literal["data", "forward", "backward", "optimizer", "other"]
-PHASES: tuple[Phase, ...] = ("data", "forward", "backward", "optimizer", "other")
+Phase = Literal["data", "forward", "backward", "optimizer", "other", "ranks"]
+PHASES: tuple[Phase, ...] = ("data", "forward", "backward", "optimizer", "other", "ranks")
 Lap = Callable[[Phase], None]
 READ_EVERY_SECONDS = 1.0
 """Reading the box takes about a millisecond; at most once a second it is a thousandth of the time at the very most."""
@@ -74,9 +74,10 @@ class Stopwatch:
 
     def timing(self, step: int) -> Timing:
         """Means per step since the last call."""
-        means = [self._seconds[phase] / max(1, self._steps) for phase in PHASES]
+        steps = max(1, self._steps)
+        means = {f"{phase}_seconds": seconds / steps for phase, seconds in self._seconds.items()}
         self._seconds, self._steps = dict.fromkeys(PHASES, 0.0), 0
-        return Timing(step, *means)
+        return Timing(step=step, own_seconds=[], own_memory_gib=[], **means)
 
 
 class MachineReader:

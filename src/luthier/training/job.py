@@ -15,6 +15,7 @@ from luthier.config.plan import Passes, Plan
 from luthier.data.largest import Largest
 from luthier.data.prepare import Prepared
 from luthier.events.types import Notice
+from luthier.machine.ranks import most_of_ranks, together
 from luthier.model.load import use_passes
 from luthier.training.ahead import TimeLeft
 from luthier.training.cost import CostModel
@@ -77,6 +78,7 @@ class Run:
         plan: Replaced by one with smaller passes when memory runs out, and never otherwise.
         largest: The largest passes of the plan that the run began with, where they were looked for already.
         abandoned: A stop came in the middle of an evaluation or of samples; a resume does them first.
+        stopping: All ranks know that a stop was asked for.
     """
 
     plan: Plan
@@ -93,12 +95,23 @@ class Run:
     cost: CostModel = field(default_factory=CostModel)
     saving: SavingTimes = field(default_factory=SavingTimes)
     abandoned: bool = False
+    stopping: bool = False
     largest: Largest | None = None
 
     def __post_init__(self) -> None:
         self.reader = MachineReader(self.output_dir)
         self.ahead = TimeLeft(self.plan, self.data.train, self.data.eval)
         self.watchdog = Watchdog(self.output_dir, self.plan.config.training.hang_seconds)
+
+    def stops(self) -> bool:
+        """Whether a stop was asked for, on any rank; all learn of it between the same two steps."""
+        return self.stopping if together() else self.stop()
+
+    def agree(self) -> None:
+        """Tell the other ranks of a stop, and of an evaluation or sample that it broke off; and hear from them."""
+        if together():
+            stop, abandoned = most_of_ranks(self.stopping or self.stop(), self.abandoned)
+            self.stopping, self.abandoned = bool(stop), bool(abandoned)
 
     def learning_rate(self, step: int) -> float:
         """Of a step; 0 for the first."""

@@ -24,6 +24,7 @@ import torch
 from luthier.config.plan import Passes, Plan
 from luthier.data.collate import MicroBatch
 from luthier.events.types import Notice
+from luthier.machine.ranks import most_of_ranks
 
 
 def lowered(plan: Plan, batches: Sequence[MicroBatch], step: int, what: str = "step") -> tuple[Passes, Notice] | None:
@@ -39,7 +40,9 @@ def lowered(plan: Plan, batches: Sequence[MicroBatch], step: int, what: str = "s
         return None
     now, layers = plan.passes, plan.model.layers if plan.model else 0
     largest = max((b.num_tokens if b.document_offsets else b.input_ids_BT.numel() for b in batches), default=0)
-    if any(batch.rows > 1 for batch in batches):
+    # what is given up is the same on all ranks, whichever of them it was
+    largest, rows = (int(number) for number in most_of_ranks(largest, max((b.rows for b in batches), default=0)))
+    if rows > 1:
         tokens = max(1, min(largest, now.micro_batch_tokens) // 2)
         passes, change = replace(now, micro_batch_tokens=tokens), f"training.max_tokens_per_micro_batch: {tokens}"
         text = f"passes of at most {tokens:,} tokens instead of {largest:,}"

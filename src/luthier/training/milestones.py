@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,14 +17,15 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 
 from luthier.data.collate import MicroBatch
 from luthier.data.loader import evaluation_batches
-from luthier.events.types import Evaluated, Event, Log, Machine, Notice, RunFinished, Sampled, Timing
+from luthier.events.types import CheckpointSaved, Evaluated, Event, Log, Machine, Notice, RunFinished, Sampled, Timing
 from luthier.machine.probe import peak_memory_gib
-from luthier.machine.ranks import rank, world_size
+from luthier.machine.ranks import all_or_none, of_all_ranks, of_rank_0, on_any_rank, rank, together, world_size
 from luthier.model.forward import autocast
 from luthier.model.sampling import continue_ids
-from luthier.training.checkpoint import NotFiniteError, save_checkpoint
+from luthier.training.checkpoint import NotFiniteError, generators_of_all, require_finite, save_checkpoint
 from luthier.training.failures import is_out_of_memory, unwritten
 from luthier.training.final import save_final
+from luthier.training.instruments import PHASES
 from luthier.training.job import Run, due
 from luthier.training.memory import free_memory, lowered
 from luthier.training.step import evaluate
@@ -60,7 +62,7 @@ def why_it_ends(job: Run) -> str:
         return "stopped"
     if is_last(job):
         return "done"
-    return "stopped" if job.stop() else "early" if out_of_patience(job) else ""
+    return "stopped" if job.stops() else "early" if out_of_patience(job) else ""
 
 
 def out_of_patience(job: Run) -> bool:
@@ -77,8 +79,18 @@ def epoch(job: Run) -> float:
 def log(job: Run) -> Iterator[Log | Timing | Machine]:
     """What there is to say of the steps since the last log line: the numbers, their seconds, the box."""
     yield log_line(job)
-    yield job.watch.timing(job.state.step)
+    yield with_ranks(job, job.watch.timing(job.state.step))
     yield from job.reader.machine(job.state.step)
+
+
+def with_ranks(job: Run, timing: Timing) -> Timing:
+    """The timing of rank 0, with what each rank took for its own work and holds."""
+    if not together():
+        return timing
+    phases = [getattr(timing, f"{phase}_seconds") for phase in PHASES if phase != "ranks"]
+    memory = peak_memory_gib(next(job.model.parameters()).device)
+    seconds, gib = zip(*of_all_ranks((sum(phases), memory)), strict=True)
+    return replace(timing, own_seconds=list(seconds), own_memory_gib=list(gib))
 
 
 def log_line(job: Run) -> Log:
@@ -146,7 +158,9 @@ def held_out_loss(job: Run) -> tuple[float, int] | Iterator[Notice]:
     try:
         with job.watchdog.watching("an evaluation", job.state.step):
             batches = until_stopped(evaluation_batches(job.data.eval, job.plan, rank(), world_size()))
-            return evaluate(job.model, batches, job.plan)
+            sums = evaluate(job.model, batches, job.plan)
+            job.agree()  # a rank that was stopped has left the rest of its rows out
+            return sums
     except Exception as error:
         if (
             not is_out_of_memory(error)
@@ -171,9 +185,19 @@ def sample(job: Run) -> Iterator[Sampled | Notice]:
     settings, state = job.plan.config.evaluation, job.state
     if state.sampled_step == state.step or (state.step == 0 and 0 not in settings.sample_steps):
         return
-    seconds = 0.0
+    started = time.monotonic()
+    if rank() == 0:
+        yield from _answers(job)
+    job.agree()
+    if not job.abandoned:
+        job.ahead.took("sampling", time.monotonic() - started)
+        state.sampled_step = state.step
+
+
+def _answers(job: Run) -> Iterator[Sampled | Notice]:
+    """Of this process; a stop breaks them off."""
+    settings, state = job.plan.config.evaluation, job.state
     for prompt in settings.sample_prompts:
-        started = time.monotonic()
         stop_ids = job.data.template.stop_ids(job.tokenizer)
         ids = job.data.template.prompt_ids(job.tokenizer, prompt)
         criteria = StoppingCriteriaList([_Stop(job.stop)])
@@ -194,10 +218,7 @@ def sample(job: Run) -> Iterator[Sampled | Notice]:
         if job.stop():
             job.abandoned = True
             return
-        seconds += time.monotonic() - started
         yield Sampled(state.step, prompt, job.tokenizer.decode(answer))
-    job.ahead.took("sampling", seconds)
-    state.sampled_step = state.step
 
 
 def saves_now(job: Run) -> bool:
@@ -207,10 +228,12 @@ def saves_now(job: Run) -> bool:
         return False
     if why_it_ends(job):
         return True
-    if job.saving.waits or not job.plan.save_every:
+    if not job.plan.save_every:
         return False
     first = settings.save_first_step and state.saved_step is None
-    return first or due(state.step, job.plan.save_every) or job.saving.due(settings.save_minutes)
+    by_step = first or due(state.step, job.plan.save_every)
+    now = not job.saving.waits and (by_step or job.saving.due(settings.save_minutes))
+    return on_any_rank(rank() == 0 and now)  # each has a clock of its own
 
 
 def save(job: Run) -> Iterator[Event]:
@@ -220,14 +243,12 @@ def save(job: Run) -> Iterator[Event]:
         NotFiniteError: The last step has made weights that are none.
     """
     state, before = job.state, job.state.saved_step
-    if before == state.step or rank() != 0:
+    if before == state.step:
         return
     state.saved_step = state.step
     state.runtime_seconds = job.clock.runtime_seconds()
-    keep = job.plan.config.checkpointing.save_total_limit
     try:
-        with job.watchdog.watching("a save", state.step):
-            saved = save_checkpoint(job.output_dir, job.model, job.optimizer, state, job.identity, keep)
+        saved = _written(job)
     except (OSError, MemoryError, RuntimeError, NotFiniteError) as error:
         state.saved_step = before
         if isinstance(error, RuntimeError | NotFiniteError) and not is_out_of_memory(error):
@@ -244,9 +265,37 @@ def save(job: Run) -> Iterator[Event]:
         )
         return
     job.saving.done()
+    if saved is None:
+        return  # it was rank 0
     job.ahead.took("saving", saved.seconds)
     yield saved
     yield from job.watchdog.said()
+
+
+def _written(job: Run) -> CheckpointSaved | None:
+    """Rank 0's checkpoint, with what the others add to it.
+
+    Raises:
+        OSError, MemoryError, RuntimeError: It could not be written; on every rank.
+        NotFiniteError: On every rank, as all have the same weights.
+    """
+    generators, failure = generators_of_all(), None
+    keep = job.plan.config.checkpointing.save_total_limit
+    saved: CheckpointSaved | None = None
+    if rank():
+        require_finite(job.model, {}, job.state.step)
+    else:
+        with job.watchdog.watching("a save", job.state.step):
+            try:
+                saved = save_checkpoint(
+                    job.output_dir, job.model, job.optimizer, job.state, job.identity, keep, generators
+                )
+            except (OSError, MemoryError, RuntimeError) as error:
+                failure = error
+    failed = of_rank_0(str(failure) if failure else "")
+    if failed:
+        raise failure or OSError(failed)
+    return saved
 
 
 def finish(job: Run, ending: str) -> Iterator[Event]:
@@ -257,9 +306,9 @@ def finish(job: Run, ending: str) -> Iterator[Event]:
     final, reason = "", "stop requested; go on with --resume auto"
     if ending != "stopped":
         reason = "early stopping: eval_loss no longer falls" if ending == "early" else ""
-    if ending != "stopped" and rank() == 0:
+    if ending != "stopped":
         with job.watchdog.watching("writing final_model", state.step):
-            note = save_final(job.plan, job.data, job.model, job.tokenizer, job.output_dir, state)
+            note = all_or_none(lambda: _final(job))
         final = str(job.output_dir / "final_model")
         if note:
             yield Notice("info", note, step=state.step)
@@ -277,3 +326,10 @@ def finish(job: Run, ending: str) -> Iterator[Event]:
         reason=reason,
         predicted_runtime=job.clock.before_seconds + job.ahead.predicted_seconds,
     )
+
+
+def _final(job: Run) -> str:
+    """What `save_final` says, on rank 0."""
+    if rank():
+        return ""
+    return save_final(job.plan, job.data, job.model, job.tokenizer, job.output_dir, job.state)

@@ -28,9 +28,9 @@ import torch
 from luthier.config.numbers import REHEARSED_FROM
 from luthier.data.largest import Largest, find_largest
 from luthier.data.loader import collate
-from luthier.events.types import Event, Notice, Rehearsed
+from luthier.events.types import CheckpointSaved, Event, Notice, Rehearsed
 from luthier.machine.probe import PeakMeter
-from luthier.machine.ranks import rank, world_size
+from luthier.machine.ranks import all_or_none, rank, world_size
 from luthier.machine.seed import rng_state, set_rng_state
 from luthier.training.checkpoint import save_checkpoint
 from luthier.training.commit import INFLIGHT
@@ -65,7 +65,8 @@ def rehearse(job: Run) -> Iterator[Event]:
     """
     decision = job.plan.value("training.rehearsal")
     by_itself, left = bool(decision.how), job.plan.total_steps - job.state.step
-    if not left or not (decision.value or by_itself) or job.stop():
+    job.agree()
+    if not left or not (decision.value or by_itself) or job.stops():
         return
     if by_itself and left < REHEARSED_FROM:
         text = f"no rehearsal of the largest step: it would be more than a twentieth of {left:,} steps"
@@ -122,38 +123,44 @@ def _run(job: Run, largest: Largest) -> _Measured:
     if fresh:
         for group in optimizer.param_groups:
             group["weight_decay"] = 0.0
-        _update(parameters, optimizer, job, torch.zeros(()))  # the moments are there in every step but the first
+        _update(parameters, optimizer, job)  # the moments are there in every step but the first
     started = time.monotonic()
     backward(model, [collate(job.data.train, rows, plan) for rows in largest.passes], plan)
     norm = gradient_norm(parameters)
     if fresh:
-        _update(parameters, optimizer, job, torch.zeros(()))  # not `norm`: one that is not a number would clip to NaN
+        _update(parameters, optimizer, job)
     norm.item()
     measured.step_seconds = time.monotonic() - started
     for parameter in parameters:
         parameter.grad = None
-    if largest.evaluation and job.data.eval is not None:
-        started = time.monotonic()
-        evaluate(model, [collate(job.data.eval, largest.evaluation, plan)], plan)
+    if job.data.eval is not None and plan.eval_every:
+        started, rows = time.monotonic(), largest.evaluation
+        evaluate(model, [collate(job.data.eval, rows, plan)] if rows else [], plan)
         measured.eval_seconds = time.monotonic() - started
-    if rank() == 0:
-        # a crash leaves it for the next run to sweep
-        folder = job.output_dir / f"{INFLIGHT}rehearsal-{uuid.uuid4().hex[:8]}"
-        try:
-            saved = save_checkpoint(folder, model, optimizer, job.state, job.identity, None)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+    if saved := all_or_none(lambda: _saved(job, optimizer) if rank() == 0 else None):
         measured.save_seconds, measured.checkpoint_bytes = saved.seconds, saved.bytes
     return measured
 
 
-def _update(
-    parameters: list[torch.nn.Parameter], optimizer: torch.optim.Optimizer, job: Run, norm: torch.Tensor
-) -> None:
+def _saved(job: Run, optimizer: torch.optim.Optimizer) -> CheckpointSaved:
+    # a crash leaves it for the next run to sweep
+    folder = job.output_dir / f"{INFLIGHT}rehearsal-{uuid.uuid4().hex[:8]}"
+    try:
+        return save_checkpoint(folder, job.model, optimizer, job.state, job.identity, None)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _update(parameters: list[torch.nn.Parameter], optimizer: torch.optim.Optimizer, job: Run) -> None:
     """An update by nothing: with gradients, rate and decay of 0 a weight stays what it is, its sign of 0 included."""
-    for parameter in parameters:
-        parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.zero_()
-    update(job.model, optimizer, job.plan, 0.0, norm)
+
+    def own() -> None:
+        for parameter in parameters:
+            parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.zero_()
+        no_length = torch.zeros(())  # the real one may not be a number, and would clip to NaN
+        update(job.model, optimizer, job.plan, 0.0, no_length)
+
+    all_or_none(own, is_out_of_memory)
 
 
 @contextmanager

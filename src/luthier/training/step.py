@@ -16,8 +16,9 @@ from torch import nn
 
 from luthier.config.plan import Plan
 from luthier.data.collate import MicroBatch
-from luthier.machine.ranks import sum_over_ranks
+from luthier.machine.ranks import all_or_none, sum_gradients, sum_over_ranks, together
 from luthier.model.forward import autocast, inference, summed_loss
+from luthier.training.failures import is_out_of_memory
 from luthier.training.instruments import Lap
 from luthier.training.optimizer import clip_and_step, set_learning_rate
 
@@ -40,9 +41,19 @@ def backward(
     Returns:
         Sum of the negative log-likelihoods, trained tokens and tokens, each over all ranks.
     """
-    device = next(model.parameters()).device
     counts = (sum(b.num_trained for b in batches), sum(b.num_tokens for b in batches))
     trained_tokens, num_tokens = (int(n) for n in sum_over_ranks(*counts))
+    own = all_or_none(lambda: _own_backward(model, batches, plan, trained_tokens, lap), is_out_of_memory)
+    sum_gradients(p for p in model.parameters() if p.requires_grad)
+    (total,) = sum_over_ranks(own)
+    if together():
+        lap("ranks")
+    return total, trained_tokens, num_tokens
+
+
+def _own_backward(model: nn.Module, batches: Sequence[MicroBatch], plan: Plan, trained_tokens: int, lap: Lap) -> float:
+    """This rank's part of the loss and of the gradients."""
+    device = next(model.parameters()).device
     loss_sum = torch.zeros((), dtype=torch.float64, device=device)
     scale = LOSS_SCALE.get(plan.config.model.dtype, 1.0)
     for batch in batches:
@@ -56,8 +67,7 @@ def backward(
         for parameter in model.parameters():
             if parameter.grad is not None:
                 parameter.grad /= scale
-    (total,) = sum_over_ranks(loss_sum.item())
-    return total, trained_tokens, num_tokens
+    return loss_sum.item()
 
 
 def update(
@@ -72,6 +82,12 @@ def update(
 
 def evaluate(model: nn.Module, batches: Iterable[MicroBatch], plan: Plan) -> tuple[float, int]:
     """Sum of the negative log-likelihoods and number of trained tokens, over all ranks; no gradients, no dropout."""
+    loss_sum, tokens = sum_over_ranks(*all_or_none(lambda: _own_loss(model, batches, plan), is_out_of_memory))
+    return loss_sum, int(tokens)
+
+
+def _own_loss(model: nn.Module, batches: Iterable[MicroBatch], plan: Plan) -> tuple[float, int]:
+    """This rank's part of it."""
     device = next(model.parameters()).device
     total = torch.zeros((), dtype=torch.float64, device=device)
     trained_tokens = 0
@@ -79,5 +95,4 @@ def evaluate(model: nn.Module, batches: Iterable[MicroBatch], plan: Plan) -> tup
         for batch in batches:
             total += summed_loss(model, batch.to(device))
             trained_tokens += batch.num_trained
-    loss_sum, tokens = sum_over_ranks(total.item(), trained_tokens)
-    return loss_sum, int(tokens)
+    return total.item(), trained_tokens

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TextIO
 
 from luthier.events.types import Notice
+from luthier.machine.ranks import of_rank
 
 STACKS = "stacks.log"
 USUAL = 20.0
@@ -28,7 +29,7 @@ class Watchdog:
     """Watches one thing at a time."""
 
     def __init__(self, output_dir: Path, hang_seconds: float) -> None:
-        self._path, self._least = output_dir / STACKS, hang_seconds
+        self._path, self._least = output_dir / of_rank(STACKS), hang_seconds
         self._slowest: dict[str, float] = {}
         self._file: TextIO | None = None
         self._said: Notice | None = None

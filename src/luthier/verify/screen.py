@@ -1,4 +1,4 @@
-"""A verified resume as a table with its verdict, and as JSON."""
+"""What was verified as a table with its verdict, and as JSON."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ import textwrap
 from dataclasses import asdict
 from typing import Any
 
+from luthier.errors.secrets import hide
+from luthier.events.printable import one_line
+from luthier.export.screen import table as agreement_table
 from luthier.verify.compare import Quantity
+from luthier.verify.merge import MergeVerified
 from luthier.verify.resume import Verified
 
 WIDTH = 100
@@ -66,3 +70,23 @@ def verdict(verified: Verified) -> str:
         text + "The straight run, repeated, is the same as itself, so it is the resume that loses something. Please "
         "report it with this table and the config."
     )
+
+
+def merge_table(verified: MergeVerified) -> str:
+    """A merged model beside its run, then what that means."""
+    lines = [f"compared on {verified.prompts}", "", agreement_table(verified.agreements)]
+    ids = (
+        f"{verified.same_ids} of {verified.tried_ids} prompts have the ids that the saved tokenizers give by themselves"
+    )
+    wrong = [one.name for one in verified.agreements if not one.passed]
+    wrong += ["prompt ids"] * (verified.same_ids < verified.tried_ids)
+    said = f"{verified.merged} is the run that was trained, and others read the run as Luthier does."
+    if wrong:
+        said = f"NOT the same beyond what rounding does: {', '.join(wrong)}. See: luthier explain E-EXPORT-002"
+    return hide("\n".join([*lines, "", ids, "", *textwrap.wrap(one_line(said), WIDTH)]))
+
+
+def merge_as_json(verified: MergeVerified) -> dict[str, Any]:
+    """Plain data; `passed` is the verdict."""
+    content = asdict(verified) | {"agreements": [one.as_dict() for one in verified.agreements]}
+    return {"passed": verified.passed, **content}

@@ -34,6 +34,7 @@ SLOW_LINES = 8
 SLOW_SECONDS = 60.0
 """The slow stretch must last: other programs come and go."""
 HOT = 80.0
+STRAGGLES = 1.25
 
 
 def _total(timing: Timing) -> float:
@@ -43,6 +44,7 @@ def _total(timing: Timing) -> float:
         + timing.backward_seconds
         + timing.optimizer_seconds
         + timing.other_seconds
+        + timing.ranks_seconds
     )
 
 
@@ -167,6 +169,29 @@ def slowing_down(run: History) -> Symptom | None:
     return Symptom(run.step, evidence)
 
 
+@rule("warning", needs=lambda run: "" if any(t.own_seconds for t in run.timings) else "one process trains")
+def straggler(run: History) -> Symptom | None:
+    """One rank holds the others up.
+
+    A step is over when the slowest rank has its gradients; the others wait for it. Rows are dealt by tokens, so all
+    have about the same to do: a rank that takes longer has a slower or hotter device, or shares it.
+
+    Fires when one rank has taken a quarter longer than the others' median in each of the latest readings.
+    """
+    latest = [timing.own_seconds for timing in run.timings[-ENOUGH:] if len(timing.own_seconds) > 1]
+    slowest = {seconds.index(max(seconds)) for seconds in latest}
+    if len(latest) < ENOUGH or len(slowest) > 1:
+        return None
+    (rank,) = slowest
+    others = [median([*seconds[:rank], *seconds[rank + 1 :]]) for seconds in latest]
+    own = [seconds[rank] for seconds in latest]
+    if not all(mine > STRAGGLES * theirs for mine, theirs in zip(own, others, strict=True)):
+        return None
+    evidence = f"rank {rank} takes {median(own):.3g} s a step, the others {median(others):.3g} s"
+    advice = "See what else runs on that device, its temperature and its clocks: luthier gpu on its machine."
+    return Symptom(run.step, evidence, confidence="high", advice=advice)
+
+
 def _duration(lines: Sequence[Log]) -> float:
     """Seconds from the first to the last of them."""
     first, last = lines[0], lines[-1]
@@ -183,4 +208,4 @@ def _speed(lines: Sequence[Log]) -> float:
     return median([line.tokens_per_second for line in lines])
 
 
-RULES = (data_bound, gpu_idle, checkpointing_needless, slowing_down)
+RULES = (data_bound, gpu_idle, checkpointing_needless, slowing_down, straggler)

@@ -6,10 +6,21 @@ from luthier.errors.codes.config import CONFIG
 from luthier.errors.codes.data import DATA
 from luthier.errors.codes.environment import ENVIRONMENT
 from luthier.errors.codes.evaluate import EVALUATE
+from luthier.errors.codes.export import EXPORT
 from luthier.errors.codes.gate import GATE
 from luthier.errors.codes.model import MODEL
 from luthier.errors.codes.run import RUN
 
-CODES: dict[str, Explanation] = {**CONFIG, **DATA, **MODEL, **ENVIRONMENT, **CHECKPOINT, **GATE, **RUN, **EVALUATE}
+CODES: dict[str, Explanation] = {
+    **CONFIG,
+    **DATA,
+    **MODEL,
+    **ENVIRONMENT,
+    **CHECKPOINT,
+    **GATE,
+    **RUN,
+    **EVALUATE,
+    **EXPORT,
+}
 
 __all__ = ["CODES", "Explanation"]

@@ -32,12 +32,13 @@ ENVIRONMENT: dict[str, Explanation] = {
         ),
     ),
     "E-ENV-004": Explanation(
-        title="several processes were promised",
+        title="the processes of a run do not find each other",
         why="each process would train its share of every step alone, and nobody would notice",
         text=(
-            "WORLD_SIZE is larger than 1, so torchrun or a scheduler has started this process as one of several. "
-            "Training on several devices is not there yet. Start a single process; on a cluster, unset WORLD_SIZE and "
-            "RANK first."
+            "WORLD_SIZE is larger than 1, so torchrun or a scheduler has started this process as one of several. They "
+            "meet at MASTER_ADDR and MASTER_PORT, which both set. Start them with `luthier train CONFIG "
+            "--nproc-per-node N` or `torchrun ... -m luthier train CONFIG`; for a single process on a cluster unset "
+            "WORLD_SIZE and RANK first."
         ),
     ),
     "E-ENV-005": Explanation(
@@ -56,6 +57,24 @@ ENVIRONMENT: dict[str, Explanation] = {
         text=(
             "luthier bench trains the same steps with Luthier and with TRL's SFTTrainer, installed for real. Install "
             "it with the command shown, or measure Luthier alone with --alone."
+        ),
+    ),
+    "E-ENV-007": Explanation(
+        title="another rank of the run has failed",
+        why="a step needs the gradients of all ranks, so no rank can go on without the others",
+        text=(
+            "One of the processes of this run has raised an error, was killed, or can no longer be reached. The others "
+            "stop with it; the newest checkpoint stays. The message of the rank that failed first says why. "
+            "`luthier train --max-restarts 3` starts them all again, and the run goes on from that checkpoint."
+        ),
+    ),
+    "E-ENV-008": Explanation(
+        title="the ranks of a run do not fit together",
+        why="they would add up gradients of different runs, and nobody would notice",
+        text=(
+            "Every rank reads the same config, the same rows and the same base model, with the same versions of the "
+            "libraries; what decides the numbers of a run is compared before the first step. And there have to be at "
+            "least as many rows as ranks."
         ),
     ),
 }

@@ -36,16 +36,17 @@ EVALUATE: dict[str, Explanation] = {
         title="the tasks cannot be read",
         why="a comparison needs questions whose answers can be checked by running them",
         text=(
-            "Tasks are the built-in set `quickstart`, or a file with one JSON object a line, each with an "
-            "`instruction` (what to ask) and `tests` (a list of assert statements that the answer must pass). Check "
-            "the path, and that the file is UTF-8 text and not empty."
+            "Tasks are sets (`quickstart`, `mbpp`, `humaneval`, with a split `mbpp:validation` and a file "
+            "`mbpp=mbpp.jsonl` where you like), or a file of yours with one JSON object a line, each with an "
+            "`instruction` or `prompt` (what to ask) and `tests` (a list of assert statements that the answer must "
+            "pass). Check the path, and that the file is UTF-8 text and not empty; a file named .gz is unpacked."
         ),
     ),
     "E-EVAL-022": Explanation(
         title="a task is wrong",
         why="a question without a sound test would count as passed or failed for the wrong reason",
         text=(
-            "A line of the tasks file is not a JSON object with `instruction` (text) and `tests` (a list of assert "
+            "A line of your tasks file is not a JSON object with `instruction` (text) and `tests` (a list of assert "
             "statements in Python, at least one). `task_id` (each only once), `split`, `entry_point` and `output` may "
             "be there too. A context such as alpaca's `input` is part of the question: write it into the instruction. "
             "The message names the line and what is wrong with it."
@@ -58,6 +59,48 @@ EVALUATE: dict[str, Explanation] = {
             "A run names its base model in final_model/. This one was trained from scratch, so there is none, or it "
             "was fine-tuned in full by a version that did not write the name down. Give the folder or the hub name of "
             "the base model with --base."
+        ),
+    ),
+    "E-EVAL-024": Explanation(
+        title="a published set of tasks is not on this machine",
+        why="HumanEval and MBPP belong to others, so they do not come with Luthier",
+        text=(
+            "The set is neither in the cache of `datasets` nor to be had from the hub now. Download its file once "
+            "(the message says from where) and name it: --tasks mbpp=mbpp.jsonl, or "
+            "--tasks humaneval=HumanEval.jsonl.gz. The set `quickstart` comes with Luthier."
+        ),
+    ),
+    "E-EVAL-025": Explanation(
+        title="two models that do not read the same tokens",
+        why="one prompt in two vocabularies is two prompts, and the comparison would be of them",
+        text=(
+            "Base and tuned model get the same token ids, so that nothing but the weights differs. The tokenizer of "
+            "this base does not give the same ids as the tuned model's. Give the base that the model was trained from; "
+            "or measure each by itself with `luthier evaluate`."
+        ),
+    ),
+    "E-EVAL-026": Explanation(
+        title="what is asked for cannot be estimated",
+        why="pass@k is estimated from at least k different answers to each task",
+        text=(
+            "Greedy answers are the same each time, so several of them need a temperature above 0; and pass@k needs at "
+            "least k answers: --samples 20 --temperature 0.8 --k 1,10."
+        ),
+    ),
+    "E-EVAL-027": Explanation(
+        title="a model without a chat template cannot be asked in one",
+        why="a template that a model was not trained with is words it has never seen",
+        text=(
+            "Chat templates come with tuned models; most base models have none and are asked with a text that they go "
+            "on from (--prompt completion, which is what --prompt auto does here)."
+        ),
+    ),
+    "E-EVAL-028": Explanation(
+        title="the general text cannot be read",
+        why="what a model has forgotten is seen on text that is not about the task",
+        text=(
+            "--forgetting takes a file of UTF-8 text, with empty lines between its passages. Without the option a text "
+            "that comes with Luthier is read; --forgetting none reads none."
         ),
     ),
 }

@@ -43,9 +43,11 @@ MODEL: dict[str, Explanation] = {
         title="the model brings its own Python code",
         why="loading it would run code from the model repository on this machine",
         text=(
-            "Luthier loads only architectures that transformers itself contains. If you have read the "
-            "repository's code and trust it, set model.trust_remote_code: true and pin model.revision to the "
-            "commit you have read."
+            "Luthier loads only architectures that transformers itself contains, and refuses every JSON file of a "
+            "model, a tokenizer or an adapter that names code elsewhere: auto_map, kernels to fetch, classes with a "
+            "path. Where transformers has the architecture by itself, deleting auto_map from the file is enough. If "
+            "you have read the repository's code and trust it, set model.trust_remote_code: true and pin "
+            "model.revision to the commit you have read."
         ),
     ),
     "E-MODEL-006": Explanation(

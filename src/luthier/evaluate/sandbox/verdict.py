@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import ast
 import operator
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -68,6 +69,17 @@ class Item:
         return f"{_short(self.source)} gave {_shown(value)}, expected {self.sign} {_shown(self.literal)}"
 
 
+def parsed(text: str) -> list[ast.stmt]:
+    r"""The statements of a text; what Python warns of (a `"\d"` for `"\\d"`) is its author's matter.
+
+    Raises:
+        SyntaxError, ValueError, RecursionError, MemoryError: It is not Python.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return ast.parse(text).body
+
+
 def read_tests(tests: Sequence[str]) -> tuple[Item, ...]:
     """The items of all tests, in order; empty when there is nothing in them that could fail.
 
@@ -77,7 +89,7 @@ def read_tests(tests: Sequence[str]) -> tuple[Item, ...]:
     statements: list[ast.stmt] = []
     for number, text in enumerate(tests, 1):
         try:
-            statements += ast.parse(text.strip()).body
+            statements += parsed(text.strip())
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             raise BadTestError(f"test {number}: {type(error).__name__}: {error}") from error
     try:

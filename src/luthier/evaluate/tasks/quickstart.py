@@ -7,14 +7,23 @@ Their splits say how far they are from the training rows: `phrasing` asks for a 
 from __future__ import annotations
 
 from importlib.resources import files
+from pathlib import Path
 
+from luthier.errors import DataError, Problem
 from luthier.evaluate.tasks.task import Task, read_tasks
 
 NAME = "quickstart"
 ROWS = "heldout.jsonl"
 
 
-def load() -> tuple[Task, ...]:
-    """All tasks, in the order of the file."""
+def load(path: Path | None = None) -> tuple[Task, ...]:
+    """All tasks, in the order of the file.
+
+    Raises:
+        DataError: E-EVAL-021 when the user names a file of their own.
+    """
+    if path is not None:
+        fix = f"write {path} alone: --tasks {path}"
+        raise DataError(Problem("E-EVAL-021", "these tasks come with Luthier and have no file", fix, NAME))
     text = files("luthier.quickstart").joinpath("rows", ROWS).read_text(encoding="utf-8")
     return read_tasks(text.split("\n"), ROWS)

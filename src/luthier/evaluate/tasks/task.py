@@ -4,13 +4,31 @@ from __future__ import annotations
 
 import ast
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from luthier.errors import DataError, Problem
-from luthier.evaluate.sandbox.verdict import read_tests
+from luthier.evaluate.sandbox.verdict import parsed, read_tests
 
 _OPTIONAL = ("task_id", "split", "entry_point", "output")
+FIX = "one JSON object a line with instruction (text) and tests (a list of assert statements)"
+DOCSTRING_STOPS = ("\nclass", "\nassert", '\n"""', "\nprint", "\nif", "\n```")
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A question for a model that follows no instructions: a text that it goes on from.
+
+    Attributes:
+        prompt: The text.
+        stops: Where the first of these begins, the answer ends.
+        head: The part of the code that the prompt already holds; it comes before the answer.
+    """
+
+    prompt: str
+    stops: tuple[str, ...]
+    head: str = ""
 
 
 @dataclass(frozen=True)
@@ -24,6 +42,8 @@ class Task:
         tests: Assert statements in Python, each by itself.
         entry_point: Name of the function that the tests call; empty where nobody has said.
         reference: An answer that passes; empty where there is none.
+        preamble: Code that the question gives and the tests need (imports, helpers); it comes before the answer's code.
+        completion: The same question for a model without a chat template; None: `as_completion` makes it.
     """
 
     task_id: str
@@ -32,14 +52,28 @@ class Task:
     tests: tuple[str, ...]
     entry_point: str = ""
     reference: str = ""
+    preamble: str = ""
+    completion: Completion | None = None
+
+    @property
+    def as_completion(self) -> Completion:
+        """The set's own; else the instruction as a docstring, under which code follows (Fried et al. 2022, InCoder)."""
+        return self.completion or Completion(f'"""\n{self.instruction.strip()}\n"""\n', DOCSTRING_STOPS)
 
 
-def read_tasks(lines: Iterable[str], name: str) -> tuple[Task, ...]:
+Make = Callable[[dict[str, Any], int], Task]
+"""A task of a row and its line number; raises ValueError with what is wrong."""
+
+
+def read_tasks(lines: Iterable[str], name: str, make: Make | None = None, fix: str = FIX) -> tuple[Task, ...]:
     """Tasks out of JSON lines; empty lines are passed over.
 
     Args:
-        lines: One JSON object each: `instruction`, `tests`, and perhaps `task_id`, `split`, `entry_point`, `output`.
+        lines: One JSON object each.
         name: Of the file, for error messages and for the ids of tasks without one.
+        make: What a row means. Default: `instruction` or `prompt`, `tests`, and perhaps `task_id`, `split`,
+            `entry_point`, `output`.
+        fix: What a wrong line should have been.
 
     Raises:
         DataError: E-EVAL-022 for each wrong line (the first ten), E-EVAL-021 when there is no task at all.
@@ -51,11 +85,10 @@ def read_tasks(lines: Iterable[str], name: str) -> tuple[Task, ...]:
         if not line.strip():
             continue
         try:
-            task = _task(line, number)
+            task = (make or _task)(_row(line), number)
             if task.task_id in first_line:
                 raise ValueError(f'task_id "{task.task_id}" is already that of line {first_line[task.task_id]}')
         except (ValueError, RecursionError) as error:
-            fix = "one JSON object a line with instruction (text) and tests (a list of assert statements)"
             problems.append(Problem("E-EVAL-022", str(error), fix, f"{name}:{number}"))
             continue
         first_line[task.task_id] = number
@@ -67,18 +100,21 @@ def read_tasks(lines: Iterable[str], name: str) -> tuple[Task, ...]:
     return tuple(tasks)
 
 
-def _task(line: str, number: int) -> Task:
-    """One line as a task; raises ValueError with what is wrong."""
+def _row(line: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
     except ValueError as error:
         raise ValueError(f"no JSON: {error}") from error
     if not isinstance(row, dict):
         raise ValueError("no JSON object")
-    instruction = row.get("instruction")
+    return row
+
+
+def _task(row: dict[str, Any], number: int) -> Task:
+    instruction = row.get("instruction") or row.get("prompt")
     if not (isinstance(instruction, str) and instruction.strip()):
         raise ValueError("instruction is missing or empty" if not instruction else "instruction is no text")
-    tests = _tests(row.get("tests"))
+    tests = sound_tests(row.get("tests"))
     if row.get("input"):
         raise ValueError("it has an input; write it into the instruction")
     for key in _OPTIONAL:
@@ -96,7 +132,16 @@ def _task(line: str, number: int) -> Task:
     )
 
 
-def _tests(tests: object) -> tuple[str, ...]:
+def text(row: dict[str, Any], key: str) -> str:
+    """The text under a key of a published set, with plain line ends; raises ValueError when there is none."""
+    value = row.get(key)
+    if not (isinstance(value, str) and value.strip()):
+        raise ValueError(f"{key} is missing or empty" if not value else f"{key} is no text")
+    return value.replace("\r\n", "\n")
+
+
+def sound_tests(tests: object) -> tuple[str, ...]:
+    """The tests, each of which is Python that asserts something; raises ValueError with what is wrong."""
     if not (isinstance(tests, list) and tests):
         raise ValueError("tests is missing or empty" if not tests else "tests is no list")
     for test in tests:
@@ -111,7 +156,7 @@ def _check_test(test: object) -> None:
     if not isinstance(test, str):
         raise ValueError(f"a test is no text: {str(test)[:60]}")
     try:
-        statements = ast.parse(test).body
+        statements = parsed(test)
     except (SyntaxError, ValueError, MemoryError) as error:
         raise ValueError(f"a test is no Python: {test[:60]}") from error
     if any(map(_returns, statements)):

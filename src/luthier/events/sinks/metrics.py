@@ -28,8 +28,10 @@ def metrics(event: Event) -> dict[str, float]:
             return {"eval/loss": event.eval_loss, "eval/runtime_seconds": event.eval_runtime, **best}
         case Timing() | Machine():
             group = "time" if isinstance(event, Timing) else "machine"
-            values = {field.name: float(getattr(event, field.name)) for field in fields(event) if field.name != "step"}
-            return {f"{group}/{name}": value for name, value in values.items() if math.isfinite(value)}
+            values = {field.name: getattr(event, field.name) for field in fields(event) if field.name != "step"}
+            for name in [name for name, value in values.items() if isinstance(value, list)]:  # one of each rank
+                values |= {f"{name}/rank_{rank}": value for rank, value in enumerate(values.pop(name))}
+            return {f"{group}/{name}": float(value) for name, value in values.items() if math.isfinite(value)}
         case Gradients():
             return {f"gradients/norm/{layer}": norm for layer, norm in event.norms.items()}
         case RunFinished():

@@ -216,6 +216,13 @@ def about(scene: Scene, width: int) -> Text:
             lines.append(
                 Text.assemble((f"  {name:<12}", "dim"), (f"{share:>4.0%}  ", "bold"), (full, ACCENT), (empty, "dim"))
             )
+    if state.timings and state.timings[-1].own_seconds:
+        last = state.timings[-1]
+        lines += [Text(), Text("Seconds of a step by rank, without waiting for the others", "bold")]
+        for rank, (seconds, gib) in enumerate(zip(last.own_seconds, last.own_memory_gib, strict=False)):
+            full, empty = bar(seconds / max(last.own_seconds), max(4, min(40, width - 36)))
+            words = (f"{seconds:>7.3g} s  {gib:>5.1f} GiB  ", "bold")
+            lines.append(Text.assemble((f"  rank {rank:<7}", "dim"), words, (full, ACCENT), (empty, "dim")))
     if state.plan:
         lines += [Text(), Text("Config, as in plan.yaml", "bold"), *_config(state.plan)]
     return _cut(lines, width, None)

@@ -1,0 +1,89 @@
+"""`luthier evaluate`: how many tasks a model solves, by running what it writes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import typer
+
+from luthier.cli.json_file import check_writable, write_json
+from luthier.cli.tasks_options import (
+    Base,
+    Fresh,
+    General,
+    JsonFile,
+    Limit,
+    MaxNewTokens,
+    Prompt,
+    PromptStyle,
+    Tasks,
+    Unsafe,
+    resumable,
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the application."""
+    app.command()(evaluate)
+
+
+def evaluate(
+    model: str = typer.Argument(metavar="RUN_OR_MODEL", help="A finished run, a model's folder, or its hub name."),
+    tasks: str = Tasks,
+    samples: int = typer.Option(1, "--samples", min=1, help="Answers to each task."),
+    temperature: float = typer.Option(0.0, "--temperature", min=0.0, help="0: always the likeliest token."),
+    k: str = typer.Option("1", "--k", metavar="K,K", help="For which k pass@k is told; at most --samples."),
+    seed: int = typer.Option(0, "--seed", min=0, help="Repeats the draws of a temperature."),
+    prompt: Prompt = PromptStyle,
+    base: str = Base,
+    json_file: Path = JsonFile,
+    limit: int = Limit,
+    max_new_tokens: int = MaxNewTokens,
+    forgetting: str = General,
+    fresh: bool = Fresh,
+    unsafe: bool = Unsafe,
+) -> None:
+    """Ask a model tasks, run the code it writes, and say how many it solves.
+
+    Answers are kept as they come: what was stopped goes on, and what was answered before is not asked again.
+
+    Example: luthier evaluate checkpoints --tasks quickstart,humaneval=HumanEval.jsonl.gz --json scores.json
+    """
+    ks = _numbers(k)
+    if json_file:
+        check_writable(json_file)
+    from luthier.evaluate.tasks import load_sets
+
+    sets = load_sets(tasks, limit)
+    from rich.console import Console
+
+    from luthier.evaluate.forgetting import read_passages
+    from luthier.evaluate.runs import Options, evaluate_model
+    from luthier.evaluate.sandbox import Sandbox
+    from luthier.evaluate.screen import PLAIN_WIDTH, show_evaluation, telling
+    from luthier.events.console import open_console
+    from luthier.machine.libraries import library_output_to
+
+    passages = read_passages(forgetting)
+    with (
+        resumable(),
+        library_output_to(Path(os.devnull)),
+        Sandbox(unsafe=unsafe) as sandbox,
+        telling(Console(stderr=True)) as say,
+    ):
+        options = Options(sandbox, max_new_tokens, samples, temperature, seed, prompt, passages, fresh, say)
+        evaluation = evaluate_model(model, sets, options, base=base, ks=ks)
+    if json_file:
+        write_json(json_file, evaluation.as_dict())
+    console = open_console(plain_width=PLAIN_WIDTH)
+    show_evaluation(console, evaluation)
+    if json_file:
+        console.print(f"\nevery answer and number: {json_file}", markup=False, soft_wrap=True)
+
+
+def _numbers(text: str) -> list[int]:
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isdecimal() and int(word) > 0 for word in words):
+        raise typer.BadParameter("numbers from 1 on with commas between them, such as 1,10", param_hint="--k")
+    return sorted({int(word) for word in words})

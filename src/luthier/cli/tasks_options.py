@@ -1,0 +1,53 @@
+"""What `evaluate` and `compare` share: options, and how a Ctrl-C ends them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from typing import Any
+
+import typer
+
+from luthier.errors import EXIT_RESUMABLE
+
+
+class Prompt(StrEnum):
+    """How a model is asked."""
+
+    auto = "auto"
+    template = "template"
+    completion = "completion"
+
+
+Tasks: Any = typer.Option(
+    "quickstart",
+    "--tasks",
+    help="`quickstart`, `mbpp[:SPLIT][=FILE]`, `humaneval[=FILE]`, your own JSON lines file; commas between several.",
+)
+Base: Any = typer.Option(None, "--base", help="Where the base model is, if not where it was in training.")
+JsonFile: Any = typer.Option(None, "--json", metavar="FILE", help="Write every answer and number there.")
+Limit: Any = typer.Option(None, "--limit", min=1, help="Ask only so many tasks of each set, spread evenly over it.")
+MaxNewTokens: Any = typer.Option(384, "--max-new-tokens", min=1, help="Longest answer.")
+PromptStyle: Any = typer.Option(
+    Prompt.auto, "--prompt", help="In its chat template, or as text to go on from. auto: by what the model has."
+)
+General: Any = typer.Option(
+    "general", "--forgetting", metavar="FILE", help="General text to read, to see what was forgotten; `none`: no."
+)
+Fresh: Any = typer.Option(False, "--fresh", help="Ask again what was answered before.")
+Unsafe: Any = typer.Option(
+    False,
+    "--unsafe-local-execution",
+    help="Run answers with limits only where no sandbox holds. See: luthier explain E-EVAL-001.",
+)
+
+
+@contextmanager
+def resumable() -> Iterator[None]:
+    """A Ctrl-C ends the command with the code for what can go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        typer.echo("\nstopped; the answers so far are kept: the same command goes on from here", err=True)
+        raise typer.Exit(EXIT_RESUMABLE) from None

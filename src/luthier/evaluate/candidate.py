@@ -1,0 +1,226 @@
+"""A model that is asked: known by its files at once, loaded when the first answer is really wanted.
+
+    Candidate(RUN)               the tuned model
+    Candidate(RUN).base()        its base, asked in the tuned model's words and tokens: only the weights differ
+    Candidate(MODEL)             a plain model
+
+Base and tuned share one load. Not covered: several devices.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import AutoTokenizer
+
+from luthier.config.schema import ModelSection
+from luthier.config.values import packaged
+from luthier.errors import ModelError, Problem
+from luthier.evaluate.score import Style
+from luthier.generate.load import Tuned, final_folder
+from luthier.generate.plain import is_run, load_any
+from luthier.generate.weights import Base
+from luthier.machine.probe import probe
+from luthier.model.hashes import base_folder, base_hashes, file_hashes
+
+_WORDS = ("tokenizer*", "chat_template*", "special_tokens_map.json", "vocab*", "merges.txt", "generation_config.json")
+
+
+class Candidate:
+    """A run or a plain model that can be asked.
+
+    Attributes:
+        name: As the user wrote it.
+        is_run: Whether it is a finished run.
+    """
+
+    def __init__(self, name: str, base: str | None = None, loading: Callable[[], None] = lambda: None) -> None:
+        """Find it; nothing is loaded.
+
+        Args:
+            name: A run's folder, a model's folder, or a name on the hub.
+            base: The base model, where it is not the one that the run names.
+            loading: Called before weights are loaded.
+
+        Raises:
+            ModelError: E-MODEL-012 when a run has nothing to load.
+        """
+        self.name, self._place = name, packaged(name)
+        self._base = None if base is None else packaged(base)
+        self.is_run = is_run(self._place)
+        self._loading = loading
+        self._loaded: Tuned | None = None
+        self._folder = final_folder(self._place) if self.is_run else self._model_folder()
+
+    def _model_folder(self) -> Path | None:
+        """The folder, or what the hub's cache holds whole; it is what is loaded, and what is hashed."""
+        folder = base_folder(ModelSection(model_name_or_path=self._place))
+        whole = folder and any(folder.glob("*.safetensors")) and any(folder.glob("tokenizer*"))
+        return folder if whole or os.path.isdir(self._place) else None  # noqa: PTH112
+
+    @property
+    def origin(self) -> Base:
+        """The model it was trained from: by name empty where there is none."""
+        if self.is_run and self._folder:
+            return Base.of(self._folder, self._base, None)
+        return Base(os.path.expanduser(self._base or ""))  # noqa: PTH111
+
+    def loaded(self) -> Tuned:
+        """The model in memory.
+
+        Raises:
+            ModelError: It cannot be loaded.
+        """
+        if self._loaded is None:
+            self._loading()
+            self._loaded = load_any(self._place if self.is_run else self._folder or self._place, self._base)
+            self._folder = self._folder or self._model_folder()
+        return self._loaded
+
+    def close(self) -> None:
+        """Free its memory for the next one."""
+        self._loaded = None
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    @cached_property
+    def has_template(self) -> bool:
+        """Whether a chat template comes with it."""
+        if self._folder is None:
+            return bool(self.loaded().tokenizer.chat_template)
+        if any(self._folder.glob("chat_template*")):
+            return True
+        with suppress(OSError, ValueError, AttributeError):
+            return bool(json.loads((self._folder / "tokenizer_config.json").read_text("utf-8")).get("chat_template"))
+        return False
+
+    def style(self, wanted: str = "auto") -> Style:
+        """How it is asked.
+
+        Args:
+            wanted: `template`, `completion`, or `auto`: in its chat template where it has one.
+
+        Raises:
+            ModelError: E-EVAL-027 when it has no template and is to be asked in one.
+        """
+        assert wanted in ("auto", "template", "completion"), wanted
+        if wanted == "template" and not self.has_template:
+            found = f"{self.name} has no chat template"
+            raise ModelError(Problem("E-EVAL-027", found, "leave --prompt out, or write --prompt completion"))
+        return "template" if wanted == "template" or (wanted == "auto" and self.has_template) else "completion"
+
+    @cached_property
+    def _words(self) -> dict[str, str]:
+        return file_hashes(self._here(), *_WORDS)
+
+    @cached_property
+    def _weights(self) -> dict[str, str]:
+        return file_hashes(self._here(), "*.safetensors", "adapter_config.json", "config.json")
+
+    def _here(self) -> Path:
+        if self._folder is None:  # not fetched yet
+            self.loaded()
+        assert self._folder is not None, "a model that was loaded is on this machine"
+        return self._folder
+
+    @cached_property
+    def _base_hashes(self) -> dict[str, str]:
+        section = ModelSection(model_name_or_path=self.origin.name, revision=self.origin.revision)
+        hashes = base_hashes(section)
+        if not hashes:  # not fetched yet
+            with self.loaded().as_base():
+                hashes = base_hashes(section)
+        return hashes
+
+    def about(self, as_base: bool) -> dict[str, Any]:
+        """What its answers depend on, in plain values.
+
+        Args:
+            as_base: Those of its base, asked in its words.
+        """
+        with_base = as_base or "adapter_config.json" in self._weights
+        return {
+            "words": self._words,
+            "weights": {} if as_base else self._weights,
+            "base": self._base_hashes if with_base else {},
+            "numbers": [self.origin.dtype, self.origin.quantization],
+            "device": probe().device_name,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        }
+
+    def check_base(self) -> None:
+        """That a base given by the user reads the same tokens.
+
+        Raises:
+            ModelError: E-EVAL-023 when there is none, E-EVAL-025 when it reads others, and what a tokenizer raises.
+        """
+        if not self.origin.name:
+            raise ModelError(Problem("E-EVAL-023", f"{self.name} names no base model", "give --base PATH"))
+        folder = base_folder(ModelSection(model_name_or_path=self.origin.name, revision=self.origin.revision))
+        if self._base is None or folder is None or not (folder / "tokenizer_config.json").is_file() or not self._folder:
+            return
+        ours, theirs = (
+            AutoTokenizer.from_pretrained(where, trust_remote_code=False).get_vocab()
+            for where in (self._folder, folder)
+        )
+        if not (ours.items() >= theirs.items() or theirs.items() >= ours.items()):
+            found = f"the tokenizers of {self.name} and {self._base} give different ids"
+            raise ModelError(Problem("E-EVAL-025", found, "give the base that it was trained from", self._base))
+
+
+class Asked:
+    """A candidate as a `Writer`: itself, or its base in its words."""
+
+    def __init__(self, candidate: Candidate, as_base: bool = False) -> None:
+        self.candidate, self.as_base = candidate, as_base
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What the answers depend on."""
+        return self.candidate.about(self.as_base)
+
+    @contextmanager
+    def ready(self) -> Iterator[Tuned]:
+        """The model in memory, its adapter on or off."""
+        tuned = self.candidate.loaded()
+        if not self.as_base:
+            yield tuned
+            return
+        with tuned.as_base():
+            yield tuned
+
+    def generate_many(
+        self,
+        instructions: Sequence[str],
+        max_new_tokens: int = 256,
+        temperature: float = 0.0,
+        seed: int | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> list[str]:
+        """The answers to many instructions, in their order."""
+        with self.ready() as tuned:
+            return tuned.generate_many(instructions, max_new_tokens, temperature, seed, progress)
+
+    def complete_many(
+        self,
+        texts: Sequence[str],
+        stops: Sequence[str],
+        max_new_tokens: int = 256,
+        temperature: float = 0.0,
+        seed: int | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> list[str]:
+        """What follows each of many texts, in their order."""
+        with self.ready() as tuned:
+            return tuned.complete_many(texts, stops, max_new_tokens, temperature, seed, progress)

@@ -1,0 +1,78 @@
+"""Where an export goes: a folder that is not there yet, or one that an earlier export made.
+
+A folder is filled beside its place, proven there, and renamed to it; what is refused leaves nothing behind
+(`luthier.training.commit`).
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from luthier.errors import MissingError, Problem
+from luthier.training.commit import MANIFEST, commit, verify
+
+Say = Callable[[str], None]
+"""Called with what is being done."""
+
+
+def destination(run: Path, to: Path | None, name: str, *, overwrite: bool) -> Path:
+    """The folder to write, checked before the work begins.
+
+    Args:
+        run: The final_model folder of the run.
+        to: What the user asked for; None: `name` in the run's output folder.
+        name: Of the default folder.
+        overwrite: Replace what an earlier export wrote there.
+
+    Raises:
+        MissingError: E-EXPORT-001 when something is there; E-ENV-002 when nothing can be written there.
+    """
+    folder = Path(os.path.expanduser(to)) if to else run.parent / name  # noqa: PTH111
+    try:
+        there = os.path.lexists(folder) and not (folder.is_dir() and not any(folder.iterdir()))
+        parent = next(path for path in (folder.absolute().parent, *folder.absolute().parents) if path.exists())
+        closed = not (parent.is_dir() and os.access(parent, os.W_OK))
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+    if closed:
+        raise MissingError(Problem("E-ENV-002", f"{parent} is no folder that you may write to", "name another folder"))
+    if not there:
+        return folder
+    ours = folder.is_dir() and (folder / MANIFEST).is_file() and not verify(folder)
+    if not (overwrite and ours):
+        found = f"{folder} is there already" + ("" if ours else ", and it is not as an export left it")
+        fix = "--overwrite replaces it, or name another folder" if ours else "name another folder"
+        raise MissingError(Problem("E-EXPORT-001", found, fix))
+    return folder
+
+
+def write(folder: Path, fill: Callable[[Path], None]) -> int:
+    """Make the folder; returns its bytes.
+
+    Raises:
+        MissingError: E-ENV-002 when it cannot be written; and what `fill` raises, with nothing left at its place.
+    """
+    try:
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+        return commit(folder, fill)
+    except MissingError:
+        raise
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+
+
+def free_memory() -> None:
+    """The next model needs the memory of the last one."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _unwritable(folder: Path, error: OSError) -> MissingError:
+    return MissingError(Problem("E-ENV-002", f"cannot write {folder}: {error.strerror}", "name another folder"))

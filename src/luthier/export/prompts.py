@@ -1,0 +1,105 @@
+"""The prompts on which an export is compared with the run: token ids, as the training began its rows.
+
+    a file        one instruction a line, when the user gives one
+    held out      rows of the run that it was never trained on: their prompts, spread evenly
+    built in      a few instructions, where the run held nothing out or its rows are not here any more
+
+Not covered: conversations of several turns.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from luthier.config.record import FILE, load_record
+from luthier.data.prepare import prepare
+from luthier.errors import DataError, LuthierError, Problem
+from luthier.generate.load import Tuned, final_folder
+from luthier.model.hub import load_config, load_tokenizer
+
+COUNT = 16
+BUILT_IN = (
+    "Write a Python function that reverses a string.",
+    "Write a function called `double` that returns twice its argument.",
+    "Explain what a list comprehension is.",
+    "Return the largest number in a list without using max.",
+    "What is the difference between a list and a tuple?",
+    "Write a loop that prints the numbers from 1 to 10.",
+    "Count the vowels in a sentence.",
+    "Translate to French: good morning.",
+    "Name three primary colours.",
+    "Write a function that checks whether a number is prime.",
+    "Summarize in one sentence why the sky is blue.",
+    "Sort the words of a sentence by their length.",
+    "What does the following print? print(2 ** 10)",
+    "Write a haiku about the sea.",
+    "Remove duplicates from a list and keep the order.",
+    "Give an example of a recursive function.",
+)
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """What is asked.
+
+    Attributes:
+        ids: Token ids of each prompt.
+        source: How many and where from, in words.
+    """
+
+    ids: list[list[int]]
+    source: str
+
+
+def choose(run: str | Path, tuned: Tuned, file: Path | None = None, count: int = COUNT) -> Prompts:
+    """Prompts for a run.
+
+    Args:
+        run: Its output folder, or its final_model folder.
+        tuned: The run, loaded.
+        file: One instruction a line; all of them are used.
+        count: How many otherwise.
+
+    Raises:
+        DataError: E-EXPORT-010 when the file cannot be read or is empty.
+    """
+    if file is not None:
+        texts = _lines(file)
+        return Prompts([tuned.prompt_ids(text) for text in texts], f"{len(texts)} prompts of {file.name}")
+    if rows := _held_out(final_folder(run).parent, count):
+        return Prompts(rows, f"{len(rows)} prompts of held-out rows")
+    texts = BUILT_IN[:count]
+    return Prompts([tuned.prompt_ids(text) for text in texts], f"{len(texts)} built-in prompts")
+
+
+def _lines(file: Path) -> tuple[str, ...]:
+    try:
+        texts = tuple(line for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip())
+        found = "" if texts else "it is empty"
+    except (OSError, ValueError) as error:
+        texts, found = (), getattr(error, "strerror", None) or "not UTF-8 text"
+    if found:
+        fix = "give a text file with one instruction a line"
+        raise DataError(Problem("E-EXPORT-010", f"cannot read {file}: {found}", fix, "--prompts"))
+    return texts
+
+
+def _held_out(run: Path, count: int) -> list[list[int]]:
+    """Prompts of the run's held-out rows; empty where there are none to be had."""
+    if not (run / FILE).is_file():
+        return []
+    try:
+        config = load_record(run).config
+        tokenizer = load_tokenizer(config.model, load_config(config.model))
+        rows = prepare(config, tokenizer).eval
+    except LuthierError:  # moved or changed since; there are prompts without them
+        return []
+    if rows is None:
+        return []
+    spread = np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int)
+    chosen = [rows.row(int(index)) for index in spread]
+    prompts = [row.input_ids[: int(np.argmax(row.trained))].tolist() for row in chosen]
+    return [ids for ids in prompts if ids]

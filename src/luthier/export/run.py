@@ -1,0 +1,188 @@
+"""A run becomes something else: load it as trained, let it answer, write the other form, compare, keep it or refuse.
+
+    load -> reference -> merge -> write into a folder aside -> load that as strangers do -> agreement -> rename
+
+Not covered: the forms themselves (`merge`, `gguf_file`, `ollama`, `hub`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM
+
+from luthier.export.agree import Agreement, Reference, agreement, reference, require
+from luthier.export.merge import Merged, Onto, merged, write_folder
+from luthier.export.place import Say, destination, free_memory, write
+from luthier.export.prompts import choose
+from luthier.generate.load import Tuned, final_folder, load
+from luthier.generate.weights import Base, load_tuned
+from luthier.machine.probe import probe
+
+
+@dataclass(frozen=True)
+class Options:
+    """What all forms have in common.
+
+    Attributes:
+        base: Where the base model is, when it is not where it was in training.
+        onto: Which weights the adapter is added to.
+        prompts: File of instructions to compare on; None: held-out rows of the run.
+        overwrite: Replace what an earlier export wrote.
+    """
+
+    base: str | None = None
+    onto: Onto = "trained"
+    prompts: Path | None = None
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class Known:
+    """The run as trained, when its weights are out of memory again.
+
+    Attributes:
+        reference: What it answered.
+        prompts: Where the prompts come from, in words.
+        dtype: What it was computed in.
+        tokenizer: Its tokenizer, with the template of the training.
+        base: What the run says of its base.
+    """
+
+    reference: Reference
+    prompts: str
+    dtype: torch.dtype
+    tokenizer: Any
+    base: Base
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written.
+
+    Attributes:
+        folder: Where.
+        bytes: Of all files.
+        form: In words.
+        onto: Which weights the adapter was added to, in words; empty when none.
+        prompts: What was compared on, in words.
+        agreements: Those that had to pass.
+        beside: Another one, for information: with the run as trained, when it was merged onto other weights.
+        notes: What else the user should know.
+    """
+
+    folder: Path
+    bytes: int
+    form: str
+    onto: str
+    prompts: str
+    agreements: tuple[Agreement, ...]
+    beside: tuple[Agreement, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def ask(run: str | Path, options: Options, say: Say, check: Callable[[Tuned], None] = lambda tuned: None) -> Known:
+    """Load the run as it was trained and let it answer the prompts.
+
+    Args:
+        run: Its output folder, or its final_model folder.
+        options: Those of every form.
+        say: Told what is being done.
+        check: Raises what can be said of the run before the work begins.
+    """
+    say("loading the run as it was trained")
+    tuned = load(run, options.base)
+    check(tuned)
+    prompts = choose(run, tuned, options.prompts)
+    say(f"it answers {prompts.source}")
+    known = reference(tuned.model, prompts.ids, tuned.stop_ids)
+    return Known(known, prompts.source, computed_in(tuned.model), tuned.tokenizer, tuned.base)
+
+
+def ask_on_files(known: Known, merge: Merged) -> Reference:
+    """The same prompts to the adapter on the weights of the base's files."""
+    on_files = load_tuned(merge.run, replace(merge.base, quantization=None))
+    return reference(on_files, known.reference.prompts, known.reference.stop_ids)
+
+
+def computed_in(model: nn.Module) -> torch.dtype:
+    """The number format of a model's activations."""
+    return next(p.dtype for p in model.parameters() if p.dtype.is_floating_point)
+
+
+def merge_run(
+    run: str | Path,
+    to: Path | None,
+    dtype: torch.dtype | None,
+    options: Options,
+    say: Say,
+    *,
+    name: str = "merged",
+    more: Callable[[Path, Exported], None] = lambda folder, exported: None,
+) -> Exported:
+    """Write the merged model as a folder that plain transformers loads, after the proof.
+
+    Args:
+        run: Its output folder, or its final_model folder.
+        to: Where to; None: `name` in the run's output folder.
+        dtype: Number format of the weights; None: that of the base's files.
+        options: Those of every form.
+        say: Told what is being done.
+        name: Of the default folder.
+        more: Writes further files into the folder, when the proof is there.
+
+    Raises:
+        ModelError: The run or its base cannot be loaded.
+        MissingError: E-EXPORT-001, E-ENV-002.
+        RefusedError: E-EXPORT-002; nothing is left at the destination.
+    """
+    folder = destination(final_folder(run), to, name, overwrite=options.overwrite)
+    known = ask(run, options, say)
+    free_memory()
+    say("merging")
+    model = merged(run, options.base, options.onto, dtype)
+    stored, onto = model.dtype, described(model)
+    other = model.onto == "files" and model.base.quantization is not None
+    compared_with = ask_on_files(known, model) if other else known.reference
+    form = f"merged weights, {str(stored).removeprefix('torch.')}"
+    prompts = f"{known.prompts}, with {'the adapter on these weights' if other else 'the run as it was trained'}"
+    done: list[Exported] = []
+    held = [model]
+    del model
+
+    def fill(aside: Path) -> None:
+        write_folder(held.pop(), aside)
+        free_memory()  # the same weights come back from the folder
+        say("loading the merged folder as plain transformers does, and comparing")
+        plain = load_plain(aside, known.dtype)
+        proofs = (agreement("merged", compared_with, plain),)
+        beside = (agreement("merged, beside the run on 4 bits", known.reference, plain),) if other else ()
+        require(proofs, "the merged model does not answer as the run does")
+        done.append(Exported(folder, 0, form, onto, prompts, proofs, beside))
+        more(aside, done[0])
+
+    size = write(folder, fill)
+    return replace(done[0], bytes=size)
+
+
+def load_plain(folder: Path, dtype: torch.dtype) -> nn.Module:
+    """A merged folder, with nothing but transformers."""
+    model: nn.Module = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=dtype, device_map={"": probe().device}, use_safetensors=True, trust_remote_code=False
+    )
+    return model.eval()
+
+
+def described(model: Merged) -> str:
+    """Which weights the adapter was added to, in words."""
+    four_bits = model.base.quantization is not None
+    if not model.onto:
+        return "nothing: all weights were trained"
+    if model.onto == "trained" and four_bits:
+        return f"the values of the {model.base.numbers} weights that the adapter was trained on"
+    return "the weights in the base's files" + (", not those of the training in 4 bits" if four_bits else "")

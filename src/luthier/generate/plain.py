@@ -1,0 +1,65 @@
+"""A model that was not trained here, ready to write: a folder in Hugging Face's form, or a name on the hub.
+
+Its own tokenizer, chat template (where it has one) and stop tokens; its weights in the numbers of its files.
+
+Not covered: adapters without a `luthier.json` of ours are runs like any other (`load`); 4 bits for a plain model.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer
+
+from luthier.errors import ModelError, Problem
+from luthier.generate.load import Tuned, load, try_prompt
+from luthier.generate.weights import TRAINED_ON, Base, load_base
+from luthier.model.forward import unwrap
+from luthier.model.hub import brief
+
+_ELSEWHERE = "give the path of a folder that has it"
+
+
+def is_run(name: str | Path) -> bool:
+    """Whether it is a run of ours, or an adapter: the output folder, or its final_model."""
+    folder = os.path.expanduser(name)  # noqa: PTH111 (os.path raises nothing)
+    marks = ("final_model", "adapter_config.json", TRAINED_ON)
+    return any(os.path.exists(os.path.join(folder, mark)) for mark in marks)  # noqa: PTH110, PTH118
+
+
+def load_any(name: str | Path, base: str | None = None) -> Tuned:
+    """A finished run, or a plain model.
+
+    Args:
+        name: Output folder of a run, a model's folder, or its name on the hub.
+        base: Which model `as_base` answers with. A run knows its own; a plain model has none unless it is given.
+
+    Raises:
+        ModelError: What `load` raises for a run; E-MODEL-001 or E-MODEL-004 for a model that cannot be had or read.
+    """
+    return load(name, base) if is_run(name) else _load_plain(str(name), base)
+
+
+def _load_plain(name: str, base: str | None) -> Tuned:
+    place = os.path.expanduser(name)  # noqa: PTH111
+    model = load_base(Base(place), "the model", _ELSEWHERE)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
+        tuned = Tuned(model, tokenizer, _stops(model, tokenizer), Base(os.path.expanduser(base or "")))  # noqa: PTH111
+        if tokenizer.chat_template:
+            try_prompt(tuned)
+    except Exception as error:  # tokenizers raise everything from KeyError to bare Exception for a broken file
+        found = f"the tokenizer or chat template of {name} cannot be used: {brief(error)}"
+        raise ModelError(Problem("E-MODEL-004", found, f"mend its files, or {_ELSEWHERE}")) from error
+    return tuned
+
+
+def _stops(model: Any, tokenizer: Any) -> tuple[int, ...]:
+    """What ends an answer by the generation config, else by the tokenizer; raises ValueError when nothing does."""
+    named = unwrap(model).generation_config.eos_token_id
+    stops = named if isinstance(named, list) else [tokenizer.eos_token_id if named is None else named]
+    if not all(type(token) is int for token in stops):
+        raise ValueError("it names no token that ends an answer")
+    return tuple(stops)

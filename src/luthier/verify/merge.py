@@ -1,0 +1,119 @@
+"""Whether a merged folder is the run, and whether strangers read the run as Luthier does.
+
+    run, as trained   <->  merged folder, loaded by plain transformers      KL, top-1, greedy texts
+    run, on the base's files  <->  plain peft on plain transformers         the same
+    ids of a prompt in Luthier  <->  apply_chat_template of the saved tokenizer
+
+Not covered: other exports, which are compared when they are made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from luthier.data.template_limits import exceeded
+from luthier.errors import ModelError, Problem
+from luthier.export.agree import Agreement, agreement, reference
+from luthier.export.place import free_memory
+from luthier.export.prompts import BUILT_IN, choose
+from luthier.export.run import computed_in, load_plain
+from luthier.generate.load import Tuned, final_folder, load
+from luthier.machine.probe import probe
+from luthier.model.vet import vet
+
+
+@dataclass(frozen=True)
+class MergeVerified:
+    """What came out.
+
+    Attributes:
+        merged: The merged folder.
+        prompts: What was compared on, in words.
+        agreements: The merged model with the run; then plain peft with Luthier, where there is an adapter.
+        same_ids: Prompts whose ids are those of the saved tokenizer.
+        tried_ids: How many were tried.
+    """
+
+    merged: str
+    prompts: str
+    agreements: tuple[Agreement, ...]
+    same_ids: int
+    tried_ids: int
+
+    @property
+    def passed(self) -> bool:
+        """Whether everything is within its bounds; ids have none, they are equal or not."""
+        return all(one.passed for one in self.agreements) and self.same_ids == self.tried_ids
+
+
+def verify_merge(
+    run: str, merged: Path | None, base: str | None, prompts_file: Path | None, say: Callable[[str], None]
+) -> MergeVerified:
+    """Load the run and the merged model one after the other and compare them.
+
+    Args:
+        run: Output folder of the run.
+        merged: The merged folder; None: `merged` in the run's output folder.
+        base: Where the base model is, when it is not where it was in training.
+        prompts_file: One instruction a line; None: held-out rows of the run.
+        say: Told what is being done.
+
+    Raises:
+        ModelError: E-MODEL-012 when there is no run or no merged folder, and others of loading.
+    """
+    final = final_folder(run)
+    folder = merged or final.parent / "merged"
+    if not (folder / "config.json").is_file():
+        raise ModelError(Problem("E-MODEL-012", f"no merged model in {folder}", f"luthier merge {run}", "--merged"))
+    vet(str(folder))
+    say("loading the run as it was trained")
+    tuned = load(run, base)
+    prompts = choose(run, tuned, prompts_file)
+    say(f"it answers {prompts.source}")
+    known, dtype = reference(tuned.model, prompts.ids, tuned.stop_ids), computed_in(tuned.model)
+    saved = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    if too_much := exceeded(saved.get_chat_template(), tuple(saved.special_tokens_map.items())):
+        raise ModelError(
+            Problem("E-MODEL-012", f"its chat template is not tried: {too_much}", "merge again", str(folder))
+        )
+    same_ids = sum(_same_ids(tuned, saved, text) for text in BUILT_IN)
+    adapter = (final / "adapter_config.json").is_file()
+    name = tuned.base.name
+    del tuned
+    free_memory()
+    say(f"loading {folder} as plain transformers does")
+    agreements = [agreement("merged", known, load_plain(folder, dtype))]
+    if adapter:
+        say("loading the adapter as plain peft does")
+        on_files = load(run, base, load_in_4bit=False)
+        on_files_known = reference(on_files.model, prompts.ids, on_files.stop_ids)
+        del on_files
+        free_memory()
+        agreements.append(agreement("plain peft, beside Luthier", on_files_known, _plain_peft(name, final, dtype)))
+    return MergeVerified(str(folder), prompts.source, tuple(agreements), same_ids, len(BUILT_IN))
+
+
+def _plain_peft(base: str, final: Path, dtype: torch.dtype) -> nn.Module:
+    """The lines that any user of peft writes."""
+    model = AutoModelForCausalLM.from_pretrained(
+        base, dtype=dtype, device_map={"": probe().device}, trust_remote_code=False, use_safetensors=True
+    )
+    adapted: nn.Module = PeftModel.from_pretrained(model, str(final))
+    return adapted.eval()
+
+
+def _same_ids(tuned: Tuned, saved: Any, text: str) -> bool:
+    """Whether Luthier's ids are those that both saved tokenizers give by themselves."""
+    messages = [{"role": "user", "content": text}]
+    ours = tuned.prompt_ids(text)
+    own = tuned.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"]
+    theirs = saved.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"]
+    return bool(ours == own == theirs)

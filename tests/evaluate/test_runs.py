@@ -1,0 +1,167 @@
+"""Models from disk: what their answers depend on, and who is compared with whom."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+import luthier
+from luthier.errors import ModelError
+from luthier.evaluate.candidate import Asked, Candidate
+from luthier.evaluate.runs import Options, compare_models, evaluate_model
+from luthier.evaluate.sandbox import Sandbox
+from luthier.evaluate.tasks import Task, TaskSet
+from luthier.generate.load import load
+from tests.evaluate.support import write_tasks
+from tests.generate.support import train_tiny
+from tests.tiny import build_model, build_tokenizer
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+SET = TaskSet("two", (Task("a", "", "Write add", ("assert add()",)), Task("b", "", "Write sum", ("assert sum()",))))
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, tiny_model_dir, alpaca_file):
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    train_tiny(folder, tiny_model_dir, alpaca_file)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def options():
+    with Sandbox(unsafe=True) as sandbox:
+        yield Options(sandbox, max_new_tokens=8)
+
+
+def answers_of(scores):
+    return [outcome.answer for outcome in scores.outcomes]
+
+
+def test_a_run_answers_as_it_does_when_loaded_and_so_does_its_base(run, options):
+    (one,) = compare_models([str(run)], [SET], options)
+    tuned, questions = load(run), [task.instruction for task in SET.tasks]
+    assert answers_of(one.tuned) == tuned.generate_many(questions, 8)
+    with tuned.as_base():
+        assert answers_of(one.base) == tuned.generate_many(questions, 8)
+    assert answers_of(one.base) != answers_of(one.tuned)
+    assert one.tuned.settings.style == one.base.settings.style == "template"
+
+
+def test_a_first_model_that_is_no_run_is_the_base_of_the_others(run, tiny_model_dir, tmp_path, options):
+    moved = shutil.copytree(tiny_model_dir, tmp_path / "moved")
+    (own,) = compare_models([str(run)], [SET], options)
+    one, two = compare_models([str(moved), str(run), str(run / "final_model")], [SET], options)
+    assert one.base_name == two.base_name == str(moved) and own.base_name == str(tiny_model_dir)
+    assert answers_of(one.base) == answers_of(own.base) and answers_of(one.tuned) == answers_of(own.tuned)
+    assert one.base.remembered == 2, "the same weights, tokens and template under another name: known from before"
+
+
+def test_two_plain_models_are_compared_in_the_same_tokens(tiny_model_dir, tmp_path, options):
+    build_model(tmp_path / "other", initializer_range=0.2)
+    (one,) = compare_models([str(tiny_model_dir), str(tmp_path / "other")], [SET], options)
+    assert one.run == str(tmp_path / "other") and one.tuned.settings.style == "completion"
+    alone = evaluate_model(str(tiny_model_dir), [SET], options)
+    assert answers_of(alone.scores[0][1]) == answers_of(one.base) != answers_of(one.tuned)
+
+
+def test_e_eval_025_a_base_with_other_tokens(run, tiny_model_dir, tmp_path, options):
+    other = shutil.copytree(tiny_model_dir, tmp_path / "other")
+    build_tokenizer(other, vocab_size=300)
+    content = json.loads((other / "tokenizer.json").read_text())
+    vocab = content["model"]["vocab"]
+    first, second = list(vocab)[10:12]
+    vocab[first], vocab[second] = vocab[second], vocab[first]
+    (other / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(ModelError) as caught:
+        list(compare_models([str(other), str(run)], [SET], options))
+    assert caught.value.problems[0].code == "E-EVAL-025"
+
+
+def test_a_prompt_can_be_chosen(run, tiny_model_dir, options):
+    completion = Options(options.sandbox, 8, prompt="completion")
+    evaluation = evaluate_model(str(run), [SET], completion)
+    tuned = load(run)
+    expected = tuned.complete_many(
+        ['"""\nWrite add\n"""\n', '"""\nWrite sum\n"""\n'], SET.tasks[0].as_completion.stops, 8
+    )
+    assert answers_of(evaluation.scores[0][1]) == expected
+    assert evaluation.as_dict()["prompt_style"] == "completion"
+    with pytest.raises(ModelError) as caught:
+        evaluate_model(str(tiny_model_dir), [SET], Options(options.sandbox, 8, prompt="template"))
+    assert caught.value.problems[0].code == "E-EVAL-027"
+
+
+@pytest.mark.parametrize(("samples", "temperature", "ks"), [(4, 0.0, [1]), (4, 0.8, [5]), (1, 0.0, [10])])
+def test_e_eval_026_what_cannot_be_estimated(options, samples, temperature, ks):
+    with pytest.raises(ModelError) as caught:
+        evaluate_model("nowhere", [SET], Options(options.sandbox, 8, samples, temperature), ks=ks)
+    assert caught.value.problems[0].code == "E-EVAL-026"
+
+
+def test_drawn_answers_differ_and_their_seed_repeats_them(tiny_model_dir, options):
+    drawn = Options(options.sandbox, 8, samples=3, temperature=2.0, fresh=True)
+    first, again = (evaluate_model(str(tiny_model_dir), [SET], drawn, ks=[1, 3]).scores[0][1] for _ in range(2))
+    assert len(first.outcomes) == 6 and len(set(answers_of(first))) == 6
+    assert answers_of(first) == answers_of(again) and again.remembered == 0
+
+
+# What answers depend on -----------------------------------------------------------------------------------------------
+
+
+def abouts(name, base=None):
+    candidate = Candidate(str(name), base)
+    return Asked(candidate).about, Asked(candidate, as_base=True).about
+
+
+def test_whatever_changes_an_answer_changes_what_it_is_known_by(run, tiny_model_dir, tmp_path):
+    tuned, base = abouts(run)
+    assert tuned != base and abouts(run / "final_model") == (tuned, base), "a path is not what an answer depends on"
+    for name, change in (("adapter_model.safetensors", 1), ("chat_template.jinja", 2), ("generation_config.json", 2),
+                         ("luthier.json", 2)):  # fmt: skip
+        copy = shutil.copytree(run / "final_model", tmp_path / name)
+        content = (copy / name).read_bytes()
+        if name == "luthier.json":
+            content = json.dumps({**json.loads(content), "dtype": "bfloat16"}).encode()
+        (copy / name).write_bytes(content if name == "luthier.json" else content + b" ")
+        changed = [now != before for now, before in zip(abouts(copy), (tuned, base), strict=True)]
+        assert changed == [True, change == 2], name
+    other = shutil.copytree(tiny_model_dir, tmp_path / "base")
+    (other / "config.json").write_text((other / "config.json").read_text() + " ")
+    assert all(now != before for now, before in zip(abouts(run, str(other)), (tuned, base), strict=True))
+
+
+def test_nothing_is_loaded_where_all_is_known(run, options):
+    heard = []
+    telling = Options(options.sandbox, 8, say=lambda *told: heard.append(told[0]))
+    list(compare_models([str(run)], [SET], telling))
+    assert heard.count(f"{run}: loading") == 1
+    heard.clear()
+    (one,) = compare_models([str(run)], [SET], telling)
+    assert f"{run}: loading" not in heard and one.base.remembered == one.tuned.remembered == 2
+
+
+def test_names_of_what_comes_with_luthier():
+    candidate = Candidate("luthier:quickstart/base")
+    assert candidate.has_template and not candidate.is_run and Asked(candidate).about["weights"]
+
+
+# From Python ----------------------------------------------------------------------------------------------------------
+
+
+def test_one_call_scores_and_one_compares(run, tmp_path):
+    write_tasks(tmp_path / "tasks.jsonl", {"instruction": "Write add", "tests": ["assert add()"]})
+    how = {"tasks": str(tmp_path / "tasks.jsonl"), "max_new_tokens": 8, "unsafe": True}
+    evaluation = luthier.score(run, **how)
+    assert evaluation.rate(how["tasks"]).tasks == 1 and evaluation.forgetting.base is not None
+    (one,) = luthier.compare(run, **how)
+    assert answers_of(one.tuned) == answers_of(evaluation.scores[0][1]) and one.tuned.remembered == 1
+    assert "no effect of fine-tuning on pass@1 was shown" in one.verdict
+    with pytest.raises(ModelError):
+        luthier.compare(run, "nowhere", **how)

@@ -1,0 +1,213 @@
+"""Several processes train one run: the same numbers as one process, and none of them hangs when another fails."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from luthier.data.order import deal
+from luthier.data.pack import evenly
+from luthier.errors import LuthierError
+from luthier.events.types import Log, RunFinished
+from luthier.training.checkpoint import checkpoints
+from tests.tiny import write_rows
+from tests.torture.outcome import FORKS
+from tests.torture.runs import config, losses, weights
+
+DIED = 70
+EXAMPLES = {1: (2, 2), 2: (2, 1), 4: (1, 1)}
+"""Ranks -> rows of a device and accumulation, for four examples a step."""
+
+
+def start(n: int, values: dict | list[dict], *, fault: str = "", at: int = 0, of: int = 1, **options) -> list[int]:
+    """Exit codes of `n` ranks, each a fork; `fault` happens on rank `of` after step `at`."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    own = values if isinstance(values, list) else [values] * n
+    processes = [FORKS.Process(target=_rank, args=(i, n, port, own[i], fault, at, of, options)) for i in range(n)]
+    for process in processes:
+        process.start()
+    end = time.monotonic() + 120
+    for process in processes:
+        process.join(max(0.1, end - time.monotonic()))
+    hanging = [i for i, process in enumerate(processes) if process.exitcode is None]
+    for i in hanging:
+        processes[i].kill()
+    assert not hanging, f"ranks {hanging} hang"
+    return [process.exitcode for process in processes]
+
+
+def _rank(number: int, n: int, port: int, values: dict, fault: str, at: int, of: int, options: dict) -> None:
+    os.environ |= {
+        "RANK": str(number), "LOCAL_RANK": str(number), "WORLD_SIZE": str(n), "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo",
+    }  # fmt: skip
+    torch.set_num_threads(1)
+    from luthier import api
+    from luthier.training import step
+
+    mine = number == of
+    if fault == "memory" and mine:
+        real, first = step.summed_loss, [True]
+
+        def summed_loss(model, batch):
+            if batch.rows > 1 and first[0]:
+                first[0] = False
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+            return real(model, batch)
+
+        step.summed_loss = summed_loss
+    stopped, done = [False], ""
+    try:
+        for event in api.train(values, stop=lambda: stopped[0], **options):
+            if isinstance(event, Log) and event.step == at and mine:
+                if fault == "kill":
+                    os.kill(os.getpid(), signal.SIGKILL)
+                if fault == "error":
+                    raise ZeroDivisionError("on purpose")
+                stopped[0] = fault == "stop"
+            done = event.status if isinstance(event, RunFinished) else done
+    except LuthierError as error:
+        Path(values["training"]["output_dir"], f"rank{number}.txt").write_text(str(error))
+        os._exit(DIED)
+    os._exit(75 if done == "stopped" else 0)
+
+
+def of_ranks(n: int, folder: Path, model: Path, rows: Path, **changes) -> dict:
+    """The config of a run of four examples a step, without dropout."""
+    batch, accumulation = EXAMPLES[n]
+    values = config(folder, model, rows, per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation)
+    values["training"] |= changes
+    values["lora"]["lora_dropout"] = 0.0
+    return values
+
+
+def said(folder: Path, number: int) -> str:
+    return (folder / f"rank{number}.txt").read_text()
+
+
+def told(folder: Path, event: str, field: str) -> list[float]:
+    """A field of every event of a kind."""
+    lines = (folder / "events.jsonl").read_text().splitlines()
+    return [record[field] for record in map(json.loads, lines) if record["event"] == event]
+
+
+def curve(folder: Path) -> list[float]:
+    """The loss of each step, attempts one after the other."""
+    return told(folder, "log", "loss")
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory, tiny_model_dir, alpaca_file):
+    folder = tmp_path_factory.mktemp("one") / "run"
+    assert start(1, of_ranks(1, folder, tiny_model_dir, alpaca_file)) == [0]
+    return folder
+
+
+@pytest.mark.parametrize("n", [2, 4])
+def test_many_ranks_train_what_one_trains(tmp_path, tiny_model_dir, alpaca_file, one, n):
+    folder = tmp_path / "run"
+    assert start(n, of_ranks(n, folder, tiny_model_dir, alpaca_file)) == [0] * n
+    assert told(folder, "log", "step") == told(one, "log", "step") and len(curve(one)) == 12
+    assert curve(folder) == pytest.approx(curve(one), rel=2e-6)
+    assert told(folder, "log", "num_tokens") == told(one, "log", "num_tokens")
+    assert told(folder, "log", "grad_norm") == pytest.approx(told(one, "log", "grad_norm"), rel=2e-4)
+    assert told(folder, "evaluated", "eval_loss") == pytest.approx(told(one, "evaluated", "eval_loss"), rel=2e-6)
+    name = "final_model/adapter_model.safetensors"
+    wanted, found = load_file(one / name), load_file(folder / name)
+    assert all(torch.allclose(found[key], wanted[key], atol=2e-5) for key in wanted)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["nf4", "lean", "full"])
+def test_the_same_in_4_bits_on_the_lean_path_and_in_full_fine_tuning(tmp_path, tiny_model_dir, alpaca_file, name):
+    curves = []
+    for n in (1, 2):
+        values = of_ranks(n, tmp_path / str(n), tiny_model_dir, alpaca_file, max_steps=6)
+        values["training"]["lean_path"] = name == "lean"
+        values["quantization"] = {"load_in_4bit": name != "full"}
+        if name == "full":
+            del values["lora"]
+            values["training"]["finetuning_type"] = "full"
+        assert start(n, values) == [0] * n
+        curves.append(curve(tmp_path / str(n)))
+    assert curves[1] == pytest.approx(curves[0], rel=1e-5)
+
+
+@pytest.mark.parametrize("fault", ["kill", "error"])
+def test_who_is_left_behind_ends_and_the_resume_is_exact(tmp_path, tiny_model_dir, alpaca_file, fault):
+    """With dropout: every rank has random generators of its own, and all of them are in the checkpoint."""
+
+    def values(name):
+        made = of_ranks(2, tmp_path / name, tiny_model_dir, alpaca_file)
+        made["lora"]["lora_dropout"] = 0.1
+        return made
+
+    assert start(2, values("straight")) == [0, 0]
+    assert start(2, values("run"), fault=fault, at=7) == [DIED, -signal.SIGKILL if fault == "kill" else 1]
+    assert "E-ENV-007" in said(tmp_path / "run", 0)
+    assert start(2, values("run"), resume="auto") == [0, 0]
+    assert losses(tmp_path / "run") == losses(tmp_path / "straight")
+    assert weights(tmp_path / "run") == weights(tmp_path / "straight")
+
+
+def test_a_stop_on_one_rank_stops_all_at_one_step(tmp_path, tiny_model_dir, alpaca_file, one):
+    values = of_ranks(2, tmp_path / "run", tiny_model_dir, alpaca_file)
+    assert start(2, values, fault="stop", at=3) == [75, 75]
+    assert checkpoints(tmp_path / "run")[-1].name in ("checkpoint-3", "checkpoint-4")
+    assert start(2, values, resume="auto") == [0, 0]
+    assert curve(tmp_path / "run") == pytest.approx(curve(one), rel=2e-6)
+
+
+def test_memory_that_runs_out_on_one_rank_is_given_up_on_all(tmp_path, tiny_model_dir, alpaca_file, one):
+    values = of_ranks(2, tmp_path / "run", tiny_model_dir, alpaca_file, rehearsal=False)
+    assert start(2, values, fault="memory") == [0, 0]
+    lines = (tmp_path / "run" / "events.jsonl").read_text()
+    assert lines.count("ran out of memory (E-RUN-002)") == 1
+    assert curve(tmp_path / "run") == pytest.approx(curve(one), rel=2e-6)
+
+
+def test_e_env_008_ranks_with_other_rows_do_not_train_together(tmp_path, tiny_model_dir, monkeypatch):
+    rows = tmp_path / "rows.jsonl"
+    write_rows(rows, 3)
+    values = of_ranks(4, tmp_path / "run", tiny_model_dir, rows)
+    values["data"]["val_set_size"] = 0
+    del values["evaluation"]
+    assert start(4, values) == [DIED] * 4
+    assert "E-ENV-008" in said(tmp_path / "run", 0) and "3 rows for 4 ranks" in said(tmp_path / "run", 0)
+
+
+def test_e_env_004_a_promised_rank_that_does_not_come(tmp_path, tiny_model_dir, alpaca_file, monkeypatch):
+    for name in ("MASTER_ADDR", "MASTER_PORT", "RANK"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    from luthier import api
+
+    with pytest.raises(LuthierError, match="E-ENV-004"):
+        list(api.train(of_ranks(2, tmp_path / "run", tiny_model_dir, alpaca_file)))
+
+
+def test_a_step_is_dealt_evenly_by_tokens():
+    lengths = [500, 480, 20, 10, 30, 25, 15, 490, 470]
+    rows = list(range(100, 109))
+    shares = [deal(rows, lengths, rank, 2) for rank in range(2)]
+    assert sorted(shares[0] + shares[1]) == rows
+    tokens = [sum(lengths[row - 100] for row in share) for share in shares]
+    assert max(tokens) <= 1.3 * min(tokens)
+    assert deal(rows, lengths, 0, 1) == rows
+    assert all(evenly(lengths, 8)), "as many rows as ranks: each has one"
+
+
+def test_a_rank_with_another_config_is_named(tmp_path, tiny_model_dir, alpaca_file):
+    values = [of_ranks(2, tmp_path / "run", tiny_model_dir, alpaca_file, learning_rate=rate) for rate in (1e-3, 2e-3)]
+    assert start(2, values) == [DIED, DIED]
+    assert "rank 1 has config.training.learning_rate 0.002, and rank 0 0.001" in said(tmp_path / "run", 0)

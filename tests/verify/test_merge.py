@@ -1,0 +1,65 @@
+"""A merged folder beside its run: a right one passes, and each planted difference is seen."""
+
+from __future__ import annotations
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from luthier.errors import ModelError
+from luthier.export.prompts import BUILT_IN
+from luthier.export.run import Options, merge_run
+from luthier.verify.merge import verify_merge
+from luthier.verify.screen import merge_as_json, merge_table
+from tests.generate.support import train_tiny
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, tiny_model_dir, alpaca_file):
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    train_tiny(folder, tiny_model_dir, alpaca_file, {"quantization": {"load_in_4bit": True}})
+    return folder
+
+
+@pytest.fixture
+def merged(run, tmp_path):
+    return merge_run(run, tmp_path / "m", None, Options(), silent).folder
+
+
+def silent(text):
+    pass
+
+
+def test_a_right_one_passes_and_a_wrong_one_does_not(run, merged):
+    right = verify_merge(str(run), merged, None, None, silent)
+    assert right.passed and right.same_ids == right.tried_ids == len(BUILT_IN)
+    assert [one.name for one in right.agreements] == ["merged", "plain peft, beside Luthier"]
+    assert right.agreements[1].mean_kl < 1e-10
+    assert (
+        "is the run that was trained" in " ".join(merge_table(right).split()) and merge_as_json(right)["passed"] is True
+    )
+    tensors = load_file(merged / "model.safetensors")
+    tensors["model.layers.1.self_attn.v_proj.weight"] *= 1.5
+    save_file(tensors, merged / "model.safetensors", {"format": "pt"})
+    wrong = verify_merge(str(run), merged, None, None, silent)
+    assert not wrong.passed and "beyond what rounding does: merged." in " ".join(merge_table(wrong).split())
+
+
+def test_another_template_is_seen(run, merged):
+    template = merged / "chat_template.jinja"
+    template.write_text(template.read_text().replace("### Response:", "### Answer:"))
+    wrong = verify_merge(str(run), merged, None, None, silent)
+    assert wrong.same_ids == 0 and not wrong.passed and all(one.passed for one in wrong.agreements)
+    assert "prompt ids" in merge_table(wrong)
+
+
+def test_a_template_that_never_ends_is_not_tried(run, merged):
+    (merged / "chat_template.jinja").write_text("{% for i in range(99999) %}{{ 'x' * 10**6 }}{% endfor %}")
+    with pytest.raises(ModelError, match="chat template is not tried"):
+        verify_merge(str(run), merged, None, None, silent)
+
+
+def test_without_a_merged_model(run):
+    with pytest.raises(ModelError, match="luthier merge"):
+        verify_merge(str(run), None, None, None, silent)
