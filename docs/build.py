@@ -59,6 +59,7 @@ FAMILIES = {
     "E-RUN": "The run",
     "E-EVAL": "Evaluation",
     "E-EXPORT": "Export",
+    "E-SERVE": "Serving",
 }
 
 

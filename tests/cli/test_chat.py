@@ -14,6 +14,7 @@ import pytest
 
 from luthier.events.printable import printable
 from luthier.generate.chat import Chat
+from luthier.generate.choosing import Sampling
 from luthier.generate.load import load
 from luthier.generate.talk import talk
 from tests.cli.support import LUTHIER, environment, process, run_here
@@ -123,7 +124,7 @@ def test_help_imports_nothing_heavy_and_shows_an_example(tmp_path):
 
 
 def test_commands(capsys, monkeypatch, tuned):
-    chat = Chat(tuned, max_new_tokens=8)
+    chat = Chat(tuned, sampling=Sampling(8))
     left = typed(monkeypatch, chat, "/help", "/nothing", "", "Add", "/reset", "Add", "/quit", "never asked")
     assert left == ["never asked"]
     out = capsys.readouterr().out
@@ -133,13 +134,13 @@ def test_commands(capsys, monkeypatch, tuned):
 
 
 def test_ctrl_d_ends_and_ctrl_c_at_the_prompt_does_not(capsys, monkeypatch, tuned):
-    typed(monkeypatch, Chat(tuned, max_new_tokens=4), KeyboardInterrupt(), "Add", EOFError())
+    typed(monkeypatch, Chat(tuned, sampling=Sampling(4)), KeyboardInterrupt(), "Add", EOFError())
     out = capsys.readouterr().out
     assert "Ctrl-D ends" in out and printable(tuned.generate("Add", 4)) in out
 
 
 def test_a_question_that_does_not_fit_starts_over_or_is_refused(capsys, monkeypatch, tuned):
-    chat = Chat(tuned, max_new_tokens=100)
+    chat = Chat(tuned, sampling=Sampling(100))
     text = "Write a function number 3 to reverse a list " * 4
     typed(monkeypatch, chat, text, text, text, text, "x " * 600, "Add")
     out = capsys.readouterr().out

@@ -9,6 +9,7 @@ import pytest
 from luthier.errors import ModelError
 from luthier.events.printable import printable
 from luthier.generate.chat import Chat, Printable
+from luthier.generate.choosing import Sampling
 from luthier.generate.load import load
 from tests.generate.support import train_tiny
 
@@ -32,7 +33,7 @@ def said(chat, text, speaker="tuned"):
 
 
 def test_the_second_question_is_asked_after_the_first_turn(tuned):
-    chat = Chat(tuned, max_new_tokens=12)
+    chat = Chat(tuned, sampling=Sampling(12))
     assert chat.remembers
     first = said(chat, "Add")
     assert first == printable(tuned.generate("Add", 12))
@@ -45,7 +46,7 @@ def test_the_second_question_is_asked_after_the_first_turn(tuned):
 
 
 def test_each_speaker_has_its_own_history(tuned):
-    chat = Chat(tuned, ("base", "tuned"), max_new_tokens=12)
+    chat = Chat(tuned, ("base", "tuned"), sampling=Sampling(12))
     base, own = said(chat, "Add", "base"), said(chat, "Add")
     assert base != own
     with tuned.as_base():
@@ -69,7 +70,7 @@ TEMPLATES = {
 def test_a_template_that_holds_no_conversation_gets_single_questions(run, tmp_path, template):
     folder = shutil.copytree(run / "final_model", tmp_path / "single")
     (folder / "chat_template.jinja").write_text(TEMPLATES[template])
-    chat = Chat(load(folder), max_new_tokens=8)
+    chat = Chat(load(folder), sampling=Sampling(8))
     assert not chat.remembers
     assert said(chat, "Add") == said(chat, "Add")
     said(chat, "Reverse")
@@ -77,7 +78,7 @@ def test_a_template_that_holds_no_conversation_gets_single_questions(run, tmp_pa
 
 
 def test_a_stopped_answer_is_remembered_as_far_as_it_came(tuned):
-    chat, pieces = Chat(tuned, max_new_tokens=12), []
+    chat, pieces = Chat(tuned, sampling=Sampling(12)), []
 
     def write(piece):
         pieces.append(piece)
@@ -91,7 +92,7 @@ def test_a_stopped_answer_is_remembered_as_far_as_it_came(tuned):
 
 
 def test_a_conversation_can_outgrow_the_model(tuned):
-    chat = Chat(tuned, max_new_tokens=64)
+    chat = Chat(tuned, sampling=Sampling(64))
     turns = 0
     while chat.fits("Write a function number 3 to reverse a list " * 3):
         said(chat, "Write a function number 3 to reverse a list " * 3)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -14,12 +13,11 @@ from tests.generate.support import train_tiny
 CODE = "def f(x):\n    if x:\n        return 'é 🎸 弦'\n    return\t0  \n"
 
 
-def streamed(tokenizer, ids, stop_ids=(1,)):
+def streamed(tokenizer, ids):
     pieces = []
-    streamer = Pieces(tokenizer, stop_ids, pieces.append)
-    streamer.put(torch.tensor([[5, 6, 7]]))
+    streamer = Pieces(tokenizer, pieces.append)
     for token in ids:
-        streamer.put(torch.tensor([token]))
+        streamer.add(token)
     streamer.end()
     return pieces
 
@@ -52,12 +50,6 @@ def test_half_a_character_at_the_end_is_shown_as_that(tiny_tokenizer_dir):
     tokenizer = AutoTokenizer.from_pretrained(tiny_tokenizer_dir)
     ids = tokenizer("a🎸", add_special_tokens=False).input_ids[:-1]
     assert "".join(streamed(tokenizer, ids)) == tokenizer.decode(ids) == "a\ufffd"
-
-
-def test_the_stop_token_is_no_text(tiny_tokenizer_dir):
-    tokenizer = AutoTokenizer.from_pretrained(tiny_tokenizer_dir)
-    ids = tokenizer("def", add_special_tokens=False).input_ids
-    assert streamed(tokenizer, [*ids, 1]) == streamed(tokenizer, ids)
 
 
 @pytest.fixture(scope="module")

@@ -51,6 +51,7 @@ SUITES = (
     "datasets",
     "models",
     "huge",
+    "serving",
 )
 """Modules of this package, in the order in which they run; one that is not there is left out."""
 

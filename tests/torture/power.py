@@ -112,19 +112,18 @@ class Judge:
         self._write(tree)
         try:
             with open_folder(self._spot, resume=True, overwrite=False):
-                found = find_checkpoint(self._spot, "auto")
+                newest_whole = find_checkpoint(self._spot, "auto")
             final = self._spot / "final_model"
             broken = verify(final) if final.is_dir() else "it is missing"
         except LuthierError as error:
             return f"refused: {error}"
-        if wrong := self._checkpoint(tree, found, announced and not self._final):
+        if wrong := self._checkpoint(tree, newest_whole, announced and not self._final):
             return wrong
         if final.is_dir() or (announced and self._final):
-            whole = not broken and _below(tree, "final_model") in (
-                _below(self._before, "final_model"),
-                _below(self._after, "final_model"),
-            )
-            if not whole or (announced and _below(tree, "final_model") != _below(self._after, "final_model")):
+            # what was about to be replaced is put back
+            found = _below(tree, "final_model") or _below(tree, "final_model", ".replaced-final_model-")
+            before, after = (_below(known, "final_model") for known in (self._before, self._after))
+            if broken or found not in (before, after) or (announced and found != after):
                 return f"final_model is not whole: {broken or 'other bytes'}"
         return ""
 
@@ -169,5 +168,8 @@ def newest(tree: Tree) -> int:
     return max((int(name) for name in found if name.isdigit()), default=0)
 
 
-def _below(tree: Tree, name: str) -> dict[str, bytes | None]:
-    return {path: content for path, content in tree.items() if path.startswith(f"{name}/")}
+def _below(tree: Tree, name: str, moved: str = "") -> dict[str, bytes | None]:
+    """What lies in a folder; `moved`: how the folder begins that it was moved to."""
+    paths = {path: path.partition("/")[0] for path in tree if "/" in path}
+    inside = {path: top for path, top in paths.items() if (top.startswith(moved) if moved else top == name)}
+    return {f"{name}{path.removeprefix(top)}": tree[path] for path, top in inside.items()}

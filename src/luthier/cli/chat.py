@@ -10,6 +10,7 @@ from pathlib import Path
 
 import typer
 
+from luthier.cli.sampling_options import BaseFolder, MaxNewTokens, Seed, Stop, Temperature, TopP
 from luthier.events.printable import one_line
 
 
@@ -21,10 +22,12 @@ def register(app: typer.Typer) -> None:
 def chat(
     run: str = typer.Argument(metavar="RUN", help="Output folder of a finished run."),
     compare: bool = typer.Option(False, "--compare", help="The base answers first, then the tuned model."),
-    temperature: float = typer.Option(0.0, "--temperature", min=0.0, help="0: always the likeliest token."),
-    max_new_tokens: int = typer.Option(256, "--max-new-tokens", min=1, help="Longest answer."),
-    seed: int | None = typer.Option(None, "--seed", min=0, max=2**63 - 1, help="Repeats the draws of a temperature."),
-    base: str = typer.Option(None, "--base", help="Where the base model is, if not where it was in training."),
+    temperature: float = Temperature,
+    top_p: float = TopP,
+    seed: int | None = Seed,
+    max_new_tokens: int = MaxNewTokens,
+    stop: list[str] = Stop,
+    base: str = BaseFolder,
 ) -> None:
     """Talk to RUN. In the chat: /reset forgets, /quit ends, /help explains.
 
@@ -43,6 +46,7 @@ def chat(
         import torch
 
         from luthier.generate.chat import Chat
+        from luthier.generate.choosing import Sampling
         from luthier.generate.load import load
         from luthier.generate.talk import answer_lines, talk
         from luthier.machine.libraries import library_output_to
@@ -50,7 +54,8 @@ def chat(
         with library_output_to(Path(os.devnull)):
             tuned = load(run, base)
     torch.manual_seed(seed) if seed is not None else torch.seed()
-    partner = Chat(tuned, ("base", "tuned") if compare else ("tuned",), max_new_tokens, temperature, at_terminal)
+    sampling = Sampling(max_new_tokens, temperature, top_p, stop=tuple(stop))  # each answer draws anew
+    partner = Chat(tuned, ("base", "tuned") if compare else ("tuned",), sampling, at_terminal)
     with library_output_to(Path(os.devnull)):
         if at_terminal:
             talk(partner, run)

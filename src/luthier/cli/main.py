@@ -18,12 +18,14 @@ from luthier.cli import (
     evaluate,
     explain,
     export,
+    generate,
     gpu,
     inspect,
     merge,
     plan,
     quickstart,
     schema,
+    serve,
     train,
     verify,
     watch,
@@ -40,8 +42,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 COMMANDS = (
-    quickstart, train, chat, evaluate, compare, merge, export, plan, inspect, schema, explain, gpu, watch, doctor,
-    bench, verify,
+    quickstart, train, chat, generate, serve, evaluate, compare, merge, export, plan, inspect, schema, explain, gpu,
+    watch, doctor, bench, verify,
 )  # fmt: skip
 for command in COMMANDS:
     command.register(app)

@@ -8,12 +8,13 @@ Not covered: system messages, tools, conversations on disk.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from luthier.events.printable import printable
+from luthier.generate.choosing import Sampling
 from luthier.generate.load import Tuned
 
 Speaker = Literal["base", "tuned"]
@@ -57,15 +58,13 @@ class Chat:
     Attributes:
         tuned: Who answers.
         speakers: In which order: `("tuned",)`, or `("base", "tuned")`.
-        max_new_tokens: Longest answer.
-        temperature: 0 is greedy and repeatable.
+        sampling: How they write.
         remembers: Whether earlier turns are part of the prompt.
     """
 
     tuned: Tuned
     speakers: tuple[Speaker, ...] = ("tuned",)
-    max_new_tokens: int = 256
-    temperature: float = 0.0
+    sampling: Sampling = field(default_factory=Sampling)
     remembers: bool = True
     _turns: dict[Speaker, list[dict[str, str]]] = field(default_factory=dict)
 
@@ -101,7 +100,7 @@ class Chat:
         messages, whole = self._messages(speaker, text), True
         try:
             with self.tuned.as_base() if speaker == "base" else nullcontext():
-                self.tuned.stream(messages, hear, self.max_new_tokens, self.temperature)
+                self.tuned.say(messages, hear, self.sampling)
         except KeyboardInterrupt:
             whole = False
         safe.end()
@@ -123,3 +122,19 @@ def holds_conversations(tuned: Tuned) -> bool:
     except Exception:  # a template is a program: it may raise anything
         return False
     return whole.startswith(first) and all(message["content"] in whole for message in _PROBE)
+
+
+def once(tuned: Tuned, text: str, speakers: Sequence[Speaker], sampling: Sampling) -> list[dict[str, Any]]:
+    """One answer of each speaker, as it is, for programs.
+
+    Raises:
+        ModelError: E-EVAL-020 when there is no room for an answer; E-EVAL-023 when there is no base.
+    """
+    answers = []
+    for speaker in speakers:
+        said: list[str] = []
+        with tuned.as_base() if speaker == "base" else nullcontext():
+            answer = tuned.say(text, said.append, sampling)
+        counts = {"prompt_tokens": len(answer.prompt_ids), "completion_tokens": answer.tokens}
+        answers.append({"model": speaker, "text": "".join(said), "finish_reason": answer.ended, **counts})
+    return answers

@@ -6,8 +6,9 @@
                         `-- stream          one answer as it is written; a conversation
 
     with tuned.as_base():   the same of the base model
+    load_several(runs)      several, those on one base with one copy of its weights
 
-Not covered: models that were not trained here, and several adapters on one base.
+Not covered: models that were not trained here.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,10 @@ from transformers import AutoTokenizer, GenerationConfig
 from luthier.data.template import plain_ids, with_bos
 from luthier.data.template_limits import exceeded
 from luthier.errors import ModelError, Problem
-from luthier.generate.streaming import Pieces
-from luthier.generate.weights import Base, load_base, load_tuned
+from luthier.generate.choosing import Sampling
+from luthier.generate.weights import Base, add_adapter, fits_beside, load_base, load_tuned
+from luthier.generate.writing import Answer, Hear
+from luthier.generate.writing import write as write_answers
 from luthier.model.forward import unwrap
 from luthier.model.hub import beyond, brief
 from luthier.model.sampling import continue_ids, continue_many, rooms
@@ -44,12 +47,14 @@ class Tuned:
         tokenizer: Its `chat_template` is the one of the training.
         stop_ids: Token ids that end an answer.
         base: The model that the run started from.
+        adapter: Name of its adapter in `model`, which others may share.
     """
 
     model: nn.Module
     tokenizer: Any
     stop_ids: tuple[int, ...]
     base: Base
+    adapter: str = "default"
     _base_model: nn.Module | None = field(default=None, repr=False)
 
     def generate(self, instruction: str, max_new_tokens: int = 256, temperature: float = 0.0) -> str:
@@ -101,10 +106,42 @@ class Tuned:
         Returns:
             The whole answer.
         """
-        prompt = self.prompt_ids(conversation)
-        pieces = Pieces(self.tokenizer, self.stop_ids, write)
-        ids = continue_ids(self.model, prompt, self.stop_ids, max_new_tokens, temperature, streamer=pieces)
-        return str(self.tokenizer.decode(ids))
+        said: list[str] = []
+
+        def hear(text: str) -> None:
+            said.append(text)
+            write(text)
+
+        self.say(conversation, hear, Sampling(max_new_tokens, temperature))
+        return "".join(said)
+
+    def say(
+        self, conversation: str | Sequence[Mapping[str, str]], write: Callable[[str], None], sampling: Sampling
+    ) -> Answer:
+        """As `stream`, in any way that `Sampling` knows.
+
+        Returns:
+            The answer, which says why it ended and how many tokens it has.
+        """
+        answer = self.answer(self.prompt_ids(conversation), sampling, lambda text, tokens: write(text))
+        write_answers(self.model, [answer], self.stop_ids)
+        return answer
+
+    def answer(self, prompt_ids: Sequence[int], sampling: Sampling, hear: Hear, number: int = 0) -> Answer:
+        """An answer for `generate.writing.write`.
+
+        Args:
+            prompt_ids: Ids of the prompt, BOS included.
+            sampling: How it is written; shortened to the room that the model's context leaves.
+            hear: Gets the text piece by piece.
+            number: Which of several answers with the same seed.
+
+        Raises:
+            ModelError: E-EVAL-020 when there is no room.
+        """
+        (room,) = rooms(self.model, [prompt_ids], sampling.max_new_tokens)
+        fitting = replace(sampling, max_new_tokens=room)
+        return Answer(prompt_ids, fitting, hear, self.tokenizer, self.stop_ids, number)
 
     def complete(self, text: str, max_new_tokens: int = 256, temperature: float = 0.0) -> str:
         """What follows `text`, with no template around it (as in `tokenizer(text)`)."""
@@ -161,6 +198,16 @@ class Tuned:
             return False
         return True
 
+    @property
+    def shares_base(self) -> bool:
+        """Whether the base's weights are whole under the adapter, so that one copy serves both, and other adapters."""
+        return isinstance(self.model, PeftModel) and not _moved_the_base(self.model)
+
+    def switch_on(self) -> None:
+        """Of several runs that share a base (`load_several`), let this one answer."""
+        if isinstance(self.model, PeftModel) and self.model.active_adapter != self.adapter:
+            self.model.set_adapter(self.adapter, inference_mode=True)
+
     @contextmanager
     def as_base(self) -> Iterator[None]:
         """While the block runs, all answers are those of the base model, asked in the same words.
@@ -172,8 +219,8 @@ class Tuned:
         Raises:
             ModelError: E-EVAL-023 when the run names no base model; E-MODEL-001 when it is not on this machine.
         """
-        if isinstance(self.model, PeftModel) and not _moved_the_base(self.model):
-            with self.model.disable_adapter():
+        if self.shares_base:
+            with self.model.disable_adapter():  # type: ignore[operator]
                 yield
             return
         if self._base_model is None:
@@ -204,13 +251,47 @@ def load(run: str | Path, base: str | None = None, load_in_4bit: bool | None = N
     """
     folder = final_folder(run)
     origin = Base.of(folder, base, load_in_4bit)
-    model = load_tuned(folder, origin)
+    return _tuned(folder, origin, load_tuned(folder, origin), "default")
+
+
+def load_several(runs: Sequence[str | Path], base: str | None = None) -> list[Tuned]:
+    """Load finished runs; those with adapters on the same base, in the same numbers, share one copy of its weights.
+
+    Of those that share, one answers at a time: call its `switch_on` first.
+
+    Args:
+        runs: Output folders, or final_model folders.
+        base: Where the base model of all of them is, when it is not where it was in training.
+
+    Raises:
+        ModelError: As `load`.
+    """
+    for run in runs:  # a misspelt last one is found before the first is loaded
+        final_folder(run)
+    loaded: list[Tuned] = []
+    hosts: list[Tuned] = []
+    for run in runs:
+        folder = final_folder(run)
+        origin = Base.of(folder, base, None)
+        fitting = fits_beside(folder)
+        host = next((host for host in hosts if fitting and host.base == origin), None)
+        if host is not None:
+            adapter = f"run{len(loaded)}"
+            add_adapter(host.model, folder, origin, adapter)
+            loaded.append(_tuned(folder, origin, host.model, adapter))
+        else:
+            loaded.append(load(run, base))
+            hosts += loaded[-1:] if fitting else []
+    return loaded
+
+
+def _tuned(folder: Path, origin: Base, model: nn.Module, adapter: str) -> Tuned:
     try:
         stops = GenerationConfig.from_pretrained(folder).eos_token_id
         stop_ids = tuple(stops) if isinstance(stops, list) else (stops,)
         if not _are_ids(stops):
             raise ValueError(f"eos_token_id is {stops!r}")
-        tuned = Tuned(model, AutoTokenizer.from_pretrained(folder, trust_remote_code=False), stop_ids, origin)
+        tuned = Tuned(model, AutoTokenizer.from_pretrained(folder, trust_remote_code=False), stop_ids, origin, adapter)
         try_prompt(tuned)
     except Exception as error:  # tokenizers raise everything from KeyError to bare Exception for a broken file
         found = f"tokenizer, chat template or generation config is damaged: {brief(error)}"

@@ -1,5 +1,7 @@
 """The chat's screen: a prompt, commands, answers as they come; or lines in and answers out.
 
+On a wide terminal two speakers have a column each. They still write one after the other: they share their weights.
+
 Not covered: questions of several lines (a terminal sends a line at a time).
 """
 
@@ -9,6 +11,8 @@ import contextlib
 from collections.abc import Iterable
 
 from rich.console import Console
+from rich.live import Live
+from rich.table import Table
 from rich.text import Text
 
 from luthier.events.printable import one_line
@@ -19,6 +23,8 @@ HELP = """\
 /quit    end (as Ctrl-D does)
 /help    this text
 Ctrl-C   stop the answer"""
+WIDE = 120
+"""Columns from which on two answers stand side by side: code has room in half of it."""
 _STYLES: dict[Speaker, str] = {"base": "yellow", "tuned": "cyan"}
 
 
@@ -54,7 +60,7 @@ def answer_lines(chat: Chat, lines: Iterable[str]) -> None:
     console = Console(highlight=False)
     for line in lines:
         if line.strip():
-            if not _speak(chat, line.strip(), console):
+            if not speak(chat, line.strip(), console):
                 raise KeyboardInterrupt
             console.out()
 
@@ -87,11 +93,13 @@ def _answer(chat: Chat, text: str, console: Console) -> None:
     if not chat.fits(text):
         console.print("this question alone is longer than the model can read", style="red")
         return
-    _speak(chat, text, console)
+    speak(chat, text, console)
 
 
-def _speak(chat: Chat, text: str, console: Console) -> bool:
+def speak(chat: Chat, text: str, console: Console) -> bool:
     """Everybody answers; a stopped answer is followed by the next speaker's. Returns whether all were whole."""
+    if len(chat.speakers) > 1 and console.is_terminal and console.width >= WIDE:
+        return _side_by_side(chat, text, console)
     all_whole = True
     for speaker in chat.speakers:
         if len(chat.speakers) > 1:
@@ -109,4 +117,27 @@ def _speak(chat: Chat, text: str, console: Console) -> bool:
         if not whole:
             console.print("(stopped)", style="dim")
             all_whole = False
+    return all_whole
+
+
+def _side_by_side(chat: Chat, text: str, console: Console) -> bool:
+    """As `speak`; while an answer is longer than the screen, its beginning shows, and in the end all of it."""
+    said = {speaker: Text() for speaker in chat.speakers}
+
+    def table() -> Table:
+        grid = Table.grid(padding=(0, 4, 0, 0), expand=True)
+        for _ in said:
+            grid.add_column(ratio=1, overflow="fold")
+        grid.add_row(*(Text(speaker, f"bold {_STYLES[speaker]}") for speaker in said))
+        grid.add_row(*said.values())
+        return grid
+
+    all_whole = True
+    with Live(console=console, transient=True, refresh_per_second=12, get_renderable=table):
+        for speaker, shown in said.items():
+            whole = chat.answer(speaker, text, lambda piece, shown=shown: shown.append(piece))  # type: ignore[misc]
+            shown.append("" if shown else "(nothing)", "dim")
+            shown.append("" if whole else "\n(stopped)", "dim")
+            all_whole = all_whole and whole
+    console.print(table())
     return all_whole

@@ -5,13 +5,15 @@ near what was trained, and not the same. `final_model/luthier.json` says what th
 default loading gives the training's own loss, bit for bit. Plain peft loads the base in the format of its files, which
 for a run in 4 bits is other numbers.
 
-Not covered: several adapters at once, adapters of other kinds than LoRA.
+Not covered: adapters of other kinds than LoRA.
 """
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -169,7 +171,7 @@ def load_tuned(folder: Path, base: Base, *, float32_adapter: bool = False) -> nn
     """
     adapter = (folder / "adapter_config.json").is_file()
     under = load_base(base) if adapter else None
-    try:
+    with _reading(folder, base):
         vet(str(folder))
         if under is None:
             device, dtype = {"": probe().device}, _dtype(base)
@@ -180,6 +182,44 @@ def load_tuned(folder: Path, base: Base, *, float32_adapter: bool = False) -> nn
             _check_rank(folder)
             # In the format of the base, as autocast computed it in training; peft by default would take float32.
             model = PeftModel.from_pretrained(under, str(folder), autocast_adapter_dtype=float32_adapter)
+    return model.eval()  # type: ignore[no-any-return]
+
+
+def add_adapter(model: nn.Module, folder: Path, base: Base, name: str) -> None:
+    """Put the adapter of another run onto the same base, not switched on.
+
+    Args:
+        model: Of `load_tuned`.
+        folder: final_model of the other run, for which `fits_beside` holds.
+        base: What both started from.
+        name: Of the adapter in `model`.
+
+    Raises:
+        ModelError: E-MODEL-010, E-MODEL-012.
+    """
+    with _reading(folder, base):
+        vet(str(folder))
+        _check_rank(folder)
+        model.load_adapter(str(folder), name, autocast_adapter_dtype=False)  # type: ignore[operator]
+    model.eval()
+
+
+def fits_beside(folder: Path) -> bool:
+    """Whether a final_model is an adapter that others can lie beside on one base.
+
+    PiSSA changes the base's weights, and a module that was trained whole takes the place of one that another adapts.
+    """
+    if not (folder / "adapter_config.json").is_file():
+        return False
+    settings = read_json(folder / "adapter_config.json")
+    return not (settings.get("modules_to_save") or str(settings.get("init_lora_weights")).startswith("pissa"))
+
+
+@contextmanager
+def _reading(folder: Path, base: Base) -> Iterator[None]:
+    """What a library raises over the files of a final_model becomes a ModelError."""
+    try:
+        yield
     except SafetensorError as error:
         found = f"the weights in {folder} are damaged: {brief(error)}"
         raise ModelError(Problem("E-MODEL-010", found, "copy the folder again, or train again")) from error
@@ -188,11 +228,10 @@ def load_tuned(folder: Path, base: Base, *, float32_adapter: bool = False) -> nn
     except Exception as error:  # its JSON files can hold anything, and each wrong thing fails in its own way
         found = f"its weights cannot be read: {brief(error)}"
         fix = "copy the folder again, or train again"
-        if adapter and (folder / "adapter_model.safetensors").is_file():
+        if (folder / "adapter_config.json").is_file() and (folder / "adapter_model.safetensors").is_file():
             found = f"its adapter does not fit the base {base.name}: {brief(error)}"
             fix = "give the base that it was trained on: --base PATH, load(run, base=PATH)"
         raise ModelError(Problem("E-MODEL-012", found, fix, str(folder))) from error
-    return model.eval()  # type: ignore[no-any-return]
 
 
 def _check_rank(folder: Path) -> None:

@@ -59,7 +59,7 @@ def continue_ids(
         ModelError: E-EVAL-020 when the prompt leaves no room in the model's context.
     """
     room = rooms(model, [prompt_ids], max_new_tokens)[0]
-    return _continued(model, [prompt_ids], stop_ids, room, temperature, **options)[0]
+    return continue_batch(model, [prompt_ids], stop_ids, room, temperature, **options)[0]
 
 
 def continue_many(
@@ -97,7 +97,7 @@ def continue_many(
     with _seeded(model, seed):
         for batch in _batches([len(prompt) for prompt in prompts], room):
             rows = [prompts[i] for i in batch]
-            continued = _continued(model, rows, stop_ids, room[batch[0]], temperature, ended, **options)
+            continued = continue_batch(model, rows, stop_ids, room[batch[0]], temperature, ended, **options)
             for i, ids in zip(batch, continued, strict=True):
                 answers[i] = ids
             done += len(batch)
@@ -116,7 +116,7 @@ def rooms(model: nn.Module, prompts: Sequence[Sequence[int]], max_new_tokens: in
     if (largest := max((max(prompt, default=0) for prompt in prompts), default=0)) >= embeddings:
         found = f"a prompt has the token {largest:,}, and the model embeddings up to {embeddings - 1:,}"
         raise ModelError(Problem("E-MODEL-007", found, "leave that special token out of the prompt"))
-    context = getattr(unwrap(model).config.get_text_config(), "max_position_embeddings", None)
+    context = context_of(model)
     if context is None:
         return [max_new_tokens for _ in prompts]
     longest = max((len(prompt) for prompt in prompts), default=0)
@@ -124,6 +124,12 @@ def rooms(model: nn.Module, prompts: Sequence[Sequence[int]], max_new_tokens: in
         found = f"a prompt of {longest:,} tokens, and the model reads {context:,}"
         raise ModelError(Problem("E-EVAL-020", found, "shorten the prompt (in a chat: /reset)"))
     return [min(max_new_tokens, context - len(prompt)) for prompt in prompts]
+
+
+def context_of(model: nn.Module) -> int | None:
+    """How many tokens the model reads at once; None: its config names no limit."""
+    context: int | None = getattr(unwrap(model).config.get_text_config(), "max_position_embeddings", None)
+    return context
 
 
 def _batches(lengths: Sequence[int], room: Sequence[int]) -> Iterator[list[int]]:
@@ -140,16 +146,16 @@ def _batches(lengths: Sequence[int], room: Sequence[int]) -> Iterator[list[int]]
         yield batch
 
 
-def _continued(
+def continue_batch(
     model: nn.Module,
     prompts: Sequence[Sequence[int]],
     stop_ids: Sequence[int],
     max_new_tokens: int,
-    temperature: float,
+    temperature: float = 0.0,
     ended: Ended | None = None,
     **options: Any,
 ) -> list[list[int]]:
-    """One call of `generate` for all prompts."""
+    """One call of `generate` for all prompts, which have room for `max_new_tokens`; else as `continue_many`."""
     causal_lm = unwrap(model)
     device = next(causal_lm.parameters()).device
     longest = max(len(prompt) for prompt in prompts)

@@ -10,17 +10,10 @@ from luthier.errors.codes.export import EXPORT
 from luthier.errors.codes.gate import GATE
 from luthier.errors.codes.model import MODEL
 from luthier.errors.codes.run import RUN
+from luthier.errors.codes.serve import SERVE
 
 CODES: dict[str, Explanation] = {
-    **CONFIG,
-    **DATA,
-    **MODEL,
-    **ENVIRONMENT,
-    **CHECKPOINT,
-    **GATE,
-    **RUN,
-    **EVALUATE,
-    **EXPORT,
-}
+    **CONFIG, **DATA, **MODEL, **ENVIRONMENT, **CHECKPOINT, **GATE, **RUN, **EVALUATE, **EXPORT, **SERVE
+}  # fmt: skip
 
 __all__ = ["CODES", "Explanation"]

@@ -1,0 +1,78 @@
+"""`luthier serve`: finished runs and their base behind an HTTP API that OpenAI's clients speak."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack, nullcontext
+from importlib.util import find_spec
+from pathlib import Path
+
+import typer
+
+from luthier.errors import MissingError, Problem
+from luthier.events.printable import one_line
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the application."""
+    app.command()(serve)
+
+
+def serve(
+    runs: list[str] = typer.Argument(metavar="RUN...", help="Output folders of finished runs, or NAME=FOLDER."),
+    host: str = typer.Option("127.0.0.1", "--host", help="Address to listen on; 0.0.0.0: all of this machine."),
+    port: int = typer.Option(8000, "--port", min=0, max=65535, help="0: any that is free."),
+    api_key: str = typer.Option("", "--api-key", envvar="LUTHIER_API_KEY", help="What clients have to know."),
+    queue: int = typer.Option(64, "--queue", min=1, help="Requests that may wait; more are told to come back (429)."),
+    max_tokens: int = typer.Option(1024, "--max-tokens", min=1, help="Longest answer, whatever a request asks for."),
+    timeout: float = typer.Option(600.0, "--timeout", min=1, help="Seconds after which an answer is cut short."),
+    base: str = typer.Option(None, "--base", help="Where the base model is, if not where it was in training."),
+    print_vllm: bool = typer.Option(False, "--print-vllm", help="Print the command that serves them with vLLM."),
+) -> None:
+    """Answer HTTP requests with each RUN and its base by name: OpenAI's chat and completion API.
+
+    Runs on one base share one copy of its weights. Ctrl-C ends it.
+
+    Example: luthier serve checkpoints --port 8000
+    """
+    if print_vllm:
+        from luthier.serve.models import named, vllm_line
+
+        typer.echo(vllm_line(named(runs)))
+        return
+    if missing := [name for name in ("fastapi", "uvicorn") if find_spec(name) is None]:
+        found = f"{' and '.join(missing)} cannot be found"
+        raise MissingError(Problem("E-SERVE-001", found, 'pip install "luthier[serve]"'))
+    from rich.console import Console
+    from rich.text import Text
+
+    from luthier.errors.trace import keep_trace
+    from luthier.events.console import open_console
+    from luthier.serve.models import load_models, named
+    from luthier.serve.screen import greet
+
+    console, notes = open_console(), Console(stderr=True)
+    named_runs = named(runs)
+
+    def report(error: BaseException) -> None:
+        notes.print(f"a request failed; the traceback is in {keep_trace(error)}", style="red", markup=False)
+
+    with ExitStack() as open_things:
+        with notes.status(Text("loading " + one_line(", ".join(named_runs)))) if console.is_terminal else nullcontext():
+            from luthier.machine.libraries import library_output_to
+            from luthier.serve.app import Limits
+            from luthier.serve.server import Server, listen, serve_until_told
+
+            listening = open_things.enter_context(listen(host, port))
+            address = listening.getsockname()
+            open_things.enter_context(library_output_to(Path(os.devnull)))
+            models = load_models(named_runs, base)
+        limits = Limits(max_tokens, timeout)
+
+        def ready() -> None:
+            greet(console, models, address, bool(api_key))
+
+        serve_until_told(
+            Server(models, listening, key=api_key, most_waiting=queue, limits=limits, report=report, ready=ready)
+        )
+    console.print("ended", style="dim")

@@ -1,0 +1,186 @@
+"""Answers as they are written, one or many at once, each in its own way (temperature, seed, stop strings, ...).
+
+    write([answer, answer, ...])     transformers' `generate` over batches
+        each step, each answer:      Chooser -> token -> Pieces -> Stops -> hear(text, tokens)
+
+An answer can be ended from outside at any time (`cut`), also from another thread; the others of its batch go on.
+
+Not covered: an answer that joins a batch which is being written.
+
+Shape letters: B answers, T tokens so far, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
+
+from luthier.generate.choosing import Chooser, Sampling, Token, measured
+from luthier.generate.stops import Stops
+from luthier.generate.streaming import Pieces
+from luthier.model.sampling import MAX_BATCH, MAX_BATCH_TOKENS, context_of, continue_batch
+
+Hear = Callable[[str, list[Token]], None]
+
+
+class Answer:
+    """One answer to one prompt.
+
+    Args:
+        prompt_ids: Ids of the prompt, BOS included.
+        sampling: How it is written; `max_new_tokens` as far as the model's context has room.
+        hear: Gets each new piece of text, and its tokens where `sampling` asks for log-probabilities. What it raises (a
+            Ctrl-C) ends the whole batch.
+        tokenizer: Decodes.
+        stop_ids: Tokens that end it and are no part of it.
+        number: Which of several answers with the same seed.
+
+    Attributes:
+        ended: Why it ended: `stop` (a stop token or string), `length`, or what `cut` was set to; empty before.
+        cut: Set it to end the answer at its next token.
+        on_end: Called with `ended`.
+        tokens: How many were written, the stop token included.
+    """
+
+    def __init__(
+        self,
+        prompt_ids: Sequence[int],
+        sampling: Sampling,
+        hear: Hear,
+        tokenizer: Any,
+        stop_ids: Sequence[int],
+        number: int = 0,
+    ) -> None:
+        self.prompt_ids, self.sampling = prompt_ids, sampling
+        self.ended, self.cut, self.tokens = "", "", 0
+        self.on_end: Callable[[str], None] = lambda reason: None
+        self._hear, self._tokenizer, self._stop_ids = hear, tokenizer, frozenset(stop_ids)
+        self._chooser = Chooser(sampling, number)
+        self._pieces = Pieces(tokenizer, self._on_text)
+        self._stops = Stops(sampling.stop)
+        self._ids: list[int] = []
+        self._decoded = self._passed = 0
+        self._waiting: deque[tuple[int, Token]] = deque()  # where the token's text begins, the token
+
+    def choose(self, logits_V: torch.Tensor) -> int:
+        """The next token, by this answer's rules."""
+        chosen = self._chooser.choose(logits_V, self._ids)
+        top = self.sampling.top_logprobs
+        if top is not None and chosen not in self._stop_ids:
+            self._waiting.append((self._decoded, measured(logits_V, chosen, top, self._tokenizer)))
+        return chosen
+
+    def take(self, token: int) -> None:
+        """A token was written; afterwards `ended` says whether it was the last one."""
+        self.tokens += 1
+        if token in self._stop_ids:
+            self.end("stop")
+            return
+        self._ids.append(token)
+        self._pieces.add(token)
+        if self.tokens >= self.sampling.max_new_tokens:
+            self.end("length")
+        elif self.cut:
+            self.end(self.cut)
+
+    def end(self, reason: str) -> None:
+        """End it, if it has not ended: what was held back is text after all."""
+        if not self.ended:
+            self._pieces.end()
+        if not self.ended:  # no stop string in that
+            self._pass_on(self._stops.rest(), all_tokens=True)
+            self._over(reason)
+
+    def _on_text(self, piece: str) -> None:
+        self._decoded += len(piece)
+        text, stopped = self._stops.take(piece)
+        self._pass_on(text)
+        if stopped:
+            self._over("stop")
+
+    def _over(self, reason: str) -> None:
+        self.ended = reason
+        self.on_end(reason)
+
+    def _pass_on(self, text: str, all_tokens: bool = False) -> None:
+        """Tokens whose text begins in what is passed on go with it; those behind a stop string never do."""
+        self._passed += len(text)
+        tokens = []
+        while self._waiting and (all_tokens or self._waiting[0][0] < self._passed):
+            tokens.append(self._waiting.popleft()[1])
+        if text or tokens:
+            self._hear(text, tokens)
+
+
+def write(model: nn.Module, answers: Sequence[Answer], stop_ids: Sequence[int]) -> None:
+    """Write all answers, as many at once as memory and the model's context allow, in their order.
+
+    Args:
+        model: A causal language model, with or without an adapter.
+        answers: Fresh ones.
+        stop_ids: Tokens that end them.
+    """
+    for batch in _batches(answers, context_of(model)):
+        _write_batch(model, batch, stop_ids)
+    for answer in answers:  # cut before its first token
+        answer.end(answer.cut or "length")
+
+
+def _batches(answers: Sequence[Answer], context: int | None) -> Iterator[list[Answer]]:
+    """An answer that has ended is carried along until the last of its batch has: it needs positions that far."""
+    batch: list[Answer] = []
+    for answer in (answer for answer in answers if not answer.cut):
+        together = [*batch, answer]
+        reach = max(len(a.prompt_ids) for a in together) + max(a.sampling.max_new_tokens for a in together)
+        too_far = reach > (context or reach) or len(together) * reach > MAX_BATCH_TOKENS
+        if batch and (too_far or len(batch) == MAX_BATCH):
+            yield batch
+            together = [answer]
+        batch = together
+    if batch:
+        yield batch
+
+
+def _write_batch(model: nn.Module, answers: Sequence[Answer], stop_ids: Sequence[int]) -> None:
+    longest = max(answer.sampling.max_new_tokens for answer in answers)
+    continue_batch(
+        model,
+        [answer.prompt_ids for answer in answers],
+        stop_ids,
+        longest,
+        logits_processor=LogitsProcessorList([_Choosing(answers)]),
+        stopping_criteria=StoppingCriteriaList([_Hearing(answers)]),
+    )
+
+
+class _Choosing(LogitsProcessor):  # type: ignore[misc]
+    """Leaves each answer one possible token: the one that it chose."""
+
+    def __init__(self, answers: Sequence[Answer]) -> None:
+        self._answers = answers
+        self._all_plain = all(a.sampling.plain and a.sampling.top_logprobs is None for a in answers)
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        if self._all_plain:
+            return scores
+        chosen = [0 if answer.ended else answer.choose(row) for answer, row in zip(self._answers, scores, strict=True)]
+        only_BV = torch.full_like(scores, -torch.inf)
+        return only_BV.scatter(1, torch.tensor(chosen, device=scores.device)[:, None], 0.0)
+
+
+class _Hearing(StoppingCriteria):  # type: ignore[misc]
+    """Hands each answer its new token; says which have ended."""
+
+    def __init__(self, answers: Sequence[Answer]) -> None:
+        self._answers = answers
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
+        for answer, token in zip(self._answers, input_ids[:, -1].tolist(), strict=True):
+            if not answer.ended:
+                answer.take(token)
+        return torch.tensor([bool(answer.ended) for answer in self._answers], device=input_ids.device)

@@ -1,0 +1,1 @@
+"""Finished runs behind HTTP, in the words of OpenAI's API."""

@@ -1,0 +1,47 @@
+"""What `luthier serve` shows: who answers, where, and how to ask.
+
+Not covered: a line for each request.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from luthier.events.printable import one_line
+from luthier.serve.door import LOCAL
+from luthier.serve.models import Served
+
+
+def greet(console: Console, models: Mapping[str, Served], address: tuple[Any, ...], has_key: bool) -> None:
+    """Print it.
+
+    Args:
+        console: Where.
+        models: By name.
+        address: Host and port that are listened on.
+        has_key: Whether clients need one.
+    """
+    host, port = str(address[0]), int(address[1])
+    url = f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
+    console.print(Text.assemble(("Luthier", "bold cyan"), "  serves ", (url, "bold")))
+    table = Table.grid(padding=(0, 2))
+    for name, model in models.items():
+        base = one_line(model.tuned.base.name).rstrip("/").rsplit("/", 1)[-1]
+        what = f"the base, {model.tuned.base.numbers}" if model.is_base else f"on {base}" if base else "its own weights"
+        table.add_row("", Text(one_line(name), "bold"), Text(what, "dim"))
+    console.print(table)
+    first = one_line(next(iter(models)))
+    body = json.dumps({"model": first, "messages": [{"role": "user", "content": "Reverse a string"}]})
+    key = ' -H "Authorization: Bearer $LUTHIER_API_KEY"' if has_key else ""
+    asked = f"curl {url}/chat/completions{key} -H 'Content-Type: application/json' -d '{body}'"
+    console.print(Text(asked, "dim"), soft_wrap=True)
+    if host not in LOCAL and not has_key:
+        warning = "Everybody who reaches this machine can ask: there is no API key (LUTHIER_API_KEY)."
+        console.print(Text(warning, "yellow"))
+    console.print(Text("Ctrl-C ends.", "dim"))

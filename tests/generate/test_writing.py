@@ -1,0 +1,237 @@
+"""How answers are written: draws, stops, log-probabilities, penalties; several at once, each as if it were alone."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from luthier.errors import ModelError
+from luthier.generate.choosing import Chooser, Sampling
+from luthier.generate.load import load, load_several
+from luthier.generate.stops import Stops
+from luthier.generate.writing import write
+from luthier.model.forward import inference
+from tests.generate.support import train_tiny
+
+QUESTIONS = ["Add", "Write a function number 3 to reverse a list", "Reverse a string", "sum two numbers"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, tiny_model_dir, alpaca_file):
+    folder = tmp_path_factory.mktemp("writing") / "run"
+    train_tiny(folder, tiny_model_dir, alpaca_file)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tuned(folder):
+    return load(folder)
+
+
+class Heard:
+    """An answer and what was heard of it."""
+
+    def __init__(self, tuned, question, number=0, cut_after=None, **sampling):
+        self.pieces, self.tokens, self.cut_after = [], [], cut_after
+        self.answer = tuned.answer(tuned.prompt_ids(question), Sampling(24, **sampling), self.hear, number)
+
+    def hear(self, text, tokens):
+        self.pieces.append(text)
+        self.tokens += tokens
+        if self.cut_after and len(self.pieces) == self.cut_after:
+            self.answer.cut = "cancelled"
+
+    @property
+    def text(self):
+        return "".join(self.pieces)
+
+
+def written(tuned, *heard):
+    write(tuned.model, [one.answer for one in heard], tuned.stop_ids)
+    return [one.text for one in heard]
+
+
+# Stop strings --------------------------------------------------------------------------------------------------------
+
+
+@settings(deadline=None)
+@given(st.lists(st.text("ab", max_size=4), max_size=8), st.lists(st.text("ab", min_size=1, max_size=4), max_size=3))
+def test_a_stop_string_is_found_wherever_pieces_begin(pieces, strings):
+    stops, passed, stopped = Stops(strings), "", False
+    for piece in pieces:
+        text, stopped = stops.take(piece)
+        passed += text
+        if stopped:
+            break
+    passed += stops.rest()
+    whole = "".join(pieces)
+    assert stopped == any(string in whole for string in strings)
+    assert whole.startswith(passed) and not any(string in passed for string in strings)
+    assert passed == whole if not stopped else any(whole[len(passed) :].startswith(string) for string in strings)
+
+
+def test_nothing_is_held_back_that_cannot_be_a_stop():
+    stops = Stops(["END"])
+    assert stops.take("an E") == ("an ", False) and stops.take("x") == ("Ex", False)
+    assert stops.take("EN") == ("", False) and stops.take("D and") == ("", True)
+
+
+def test_an_answer_ends_before_its_stop_string(tuned):
+    whole = tuned.generate("Add", 24)
+    assert len(whole) > 12
+    for start in (1, 5, 9):
+        stop = whole[start : start + 4]
+        heard = Heard(tuned, "Add", stop=(stop,), top_logprobs=0)
+        assert written(tuned, heard) == [whole[: whole.index(stop)]]
+        assert heard.answer.ended == "stop" and heard.answer.tokens <= 24
+        assert "".join(token.text for token in heard.tokens).startswith(heard.text)
+        assert len("".join(token.text for token in heard.tokens[:-1])) < max(len(heard.text), 1)
+
+
+# Draws ---------------------------------------------------------------------------------------------------------------
+
+
+def test_greedy_answers_of_a_batch_are_those_of_generate(tuned):
+    assert written(tuned, *(Heard(tuned, q) for q in QUESTIONS)) == [tuned.generate(q, 24) for q in QUESTIONS]
+
+
+def test_a_draw_depends_on_its_seed_and_on_nothing_else(tuned):
+    alone = written(tuned, Heard(tuned, "Add", temperature=1.5, seed=7))
+    beside = [Heard(tuned, q, temperature=t, seed=s) for q, t, s in (("Reverse", 2.0, 1), ("Add", 1.5, 7), ("x", 0, 2))]
+    assert written(tuned, *beside)[1:2] == alone
+    assert written(tuned, Heard(tuned, "Add", temperature=1.5, seed=8)) != alone
+    several = written(tuned, *(Heard(tuned, "Add", number, temperature=1.5, seed=7) for number in range(3)))
+    assert several[:1] == alone and len(set(several)) == 3
+
+
+def test_without_a_seed_the_draws_are_torchs(tuned):
+    drawn = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        drawn += written(tuned, Heard(tuned, "Add", temperature=1.5))
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+@pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.5, 1.0), (1.0, 0.6), (2.0, 0.9)])
+def test_draws_have_the_probabilities_they_should(temperature, top_p):
+    """Ten thousand draws against the formula, written another way."""
+    logits = torch.tensor([2.0, 1.0, 0.5, 0.0, -1.0])
+    expected = (logits.double() / temperature).exp()
+    expected /= expected.sum()
+    kept, mass = [], 0.0
+    for token in sorted(range(5), key=lambda t: -expected[t]):
+        if mass < top_p:
+            kept.append(token)
+        mass += float(expected[token])
+    expected = torch.tensor([float(expected[t]) if t in kept else 0.0 for t in range(5)])
+    expected /= expected.sum()
+    chooser = Chooser(Sampling(temperature=temperature, top_p=top_p, seed=0))
+    drawn = torch.bincount(torch.tensor([chooser.choose(logits, []) for _ in range(10_000)]), minlength=5) / 10_000
+    torch.testing.assert_close(drawn, expected.float(), atol=0.02, rtol=0)
+    assert (drawn[expected == 0] == 0).all()
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1e-30, 5e-324])
+def test_the_coldest_temperatures_are_greedy(temperature):
+    assert Chooser(Sampling(temperature=temperature)).choose(torch.tensor([0.0, 60.0, 59.99]), []) == 1
+
+
+def test_top_p_of_nothing_leaves_the_likeliest():
+    chooser = Chooser(Sampling(temperature=1.0, top_p=0.0, seed=0))
+    assert {chooser.choose(torch.tensor([0.0, 1.0, 0.9]), []) for _ in range(50)} == {1}
+
+
+def test_penalties_are_subtracted_once_and_for_each_time():
+    logits = torch.tensor([5.0, 4.5, 4.0])
+    choose = lambda written, **penalties: Chooser(Sampling(**penalties)).choose(logits, written)  # noqa: E731
+    assert choose([0, 0, 0], presence_penalty=0.4) == 0 and choose([0], presence_penalty=0.6) == 1
+    assert choose([0], frequency_penalty=0.4) == 0 and choose([0, 0], frequency_penalty=0.4) == 1
+    assert choose([0, 1], presence_penalty=2.0) == 2 and choose([1], presence_penalty=-2.0) == 1
+
+
+# Log-probabilities ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.5])
+def test_log_probabilities_are_the_models_own(tuned, temperature):
+    heard = Heard(tuned, "Add", temperature=temperature, seed=3, top_logprobs=3, presence_penalty=0.5)
+    written(tuned, Heard(tuned, "a longer neighbour of the same batch"), heard)
+    ids = tuned.prompt_ids("Add")
+    for token in heard.tokens:
+        with inference(tuned.model):
+            logprobs = tuned.model(input_ids=torch.tensor([ids])).logits[0, -1].double().log_softmax(-1)
+        likely = logprobs.topk(3)
+        assert [text for text, _ in token.top] == [tuned.tokenizer.decode([i]) for i in likely.indices.tolist()]
+        assert [value for _, value in token.top] == pytest.approx(likely.values.tolist(), abs=1e-4)
+        (chosen,) = [i for i in range(len(logprobs)) if abs(float(logprobs[i]) - token.logprob) < 1e-4 and
+                     tuned.tokenizer.decode([i]) == token.text][:1]  # fmt: skip
+        ids = [*ids, chosen]
+    assert tuned.tokenizer.decode(ids[len(tuned.prompt_ids("Add")) :]) == heard.text and len(heard.tokens) >= 10
+
+
+# Ends ----------------------------------------------------------------------------------------------------------------
+
+
+def test_an_answer_that_is_cut_ends_and_its_neighbours_go_on(tuned):
+    cut, whole = Heard(tuned, "Add", cut_after=3), Heard(tuned, "Reverse a string")
+    written(tuned, cut, whole)
+    assert cut.answer.ended == "cancelled" and 3 <= cut.answer.tokens <= 8
+    assert tuned.generate("Add", 24).startswith(cut.text)
+    assert whole.text == tuned.generate("Reverse a string", 24)
+    before = Heard(tuned, "Add")
+    before.answer.cut = "cancelled"
+    assert written(tuned, before) == [""] and before.answer.tokens == 0
+
+
+def test_the_stop_token_counts_and_is_no_text(tuned):
+    (first, *_) = tuned.tokenizer(tuned.generate("Add", 24), add_special_tokens=False).input_ids
+    heard = Heard(tuned, "Add", top_logprobs=1)
+    heard.answer._stop_ids = frozenset({first})
+    write(tuned.model, [heard.answer], [first])
+    assert (heard.text, heard.tokens, heard.answer.tokens, heard.answer.ended) == ("", [], 1, "stop")
+
+
+def test_no_answer_reads_beyond_the_context(tuned):
+    """A long prompt with little room and a short one with much are not written together."""
+    with pytest.raises(ModelError, match="E-EVAL-020"):
+        Heard(tuned, "x " * 600)
+    ids = tuned.prompt_ids("x " * 250)
+    long = tuned.answer(ids, Sampling(10_000), lambda *heard: None)
+    assert long.sampling.max_new_tokens == 512 - len(ids)
+    short = Heard(tuned, "Add")
+    write(tuned.model, [long, short.answer], tuned.stop_ids)
+    assert long.tokens <= 512 - len(ids) and short.text == tuned.generate("Add", 24)
+
+
+# Several runs --------------------------------------------------------------------------------------------------------
+
+
+KINDS = {
+    "lora": {"lora": {"r": 4, "target_modules": ["q_proj"]}},
+    "dora": {"lora": {"use_dora": True}, "training": {"max_steps": 4}},
+    "whole modules": {"lora": {"target_modules": ["q_proj"], "modules_to_save": ["down_proj"]}},
+    "pissa": {"lora": {"init_lora_weights": "pissa", "r": 8}},
+    "full": {"training": {"finetuning_type": "full"}},
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_runs_on_one_base_share_its_weights(folder, tuned, tmp_path, tiny_model_dir, alpaca_file, name):
+    other = tmp_path / "other"
+    train_tiny(other, tiny_model_dir, alpaca_file, KINDS[name])
+    runs = [folder, other, folder]
+    loaded = load_several(runs)
+    alone = [load(run).generate("Reverse a string", 24) for run in runs]
+    assert alone[0] != alone[1]
+    with tuned.as_base():
+        base = tuned.generate("Reverse a string", 24)
+    for _ in range(2):
+        for one, text in zip(loaded, alone, strict=True):
+            one.switch_on()
+            assert one.generate("Reverse a string", 24) == text
+            if one.shares_base:
+                with one.as_base():
+                    assert one.generate("Reverse a string", 24) == base
+    assert (loaded[0].model is loaded[1].model) == (name in ("lora", "dora")) and loaded[0].model is loaded[2].model

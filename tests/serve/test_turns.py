@@ -1,0 +1,194 @@
+"""Who waits, who is told to come back, who has gone, and how it ends."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import openai
+import pytest
+
+from luthier.serve import server as server_module
+from luthier.serve.app import Limits
+from luthier.serve.models import Served
+from luthier.serve.worker import _together
+from tests.serve.support import body, running
+
+LONG = {"n": 16, "max_tokens": 450, "temperature": 1.0}
+"""Takes a second or more."""
+
+
+def ask(client, **fields):
+    messages = [{"role": "user", "content": "Add"}]
+    return client.chat.completions.create(**{"model": "first", "messages": messages, "max_tokens": 2, **fields})
+
+
+def send(server, **fields):
+    """A connection on which a request was sent."""
+    connection, content = server.connect(), body(**fields)
+    head = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    connection.sendall(f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content)
+    return connection
+
+
+def until(condition, seconds=5.0):
+    started = time.monotonic()
+    while not condition():
+        assert time.monotonic() - started < seconds
+        time.sleep(0.005)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_who_has_gone_is_written_no_answer(server, client, stream):
+    connection = send(server, **LONG, stream=stream)
+    until(lambda: server.health()["writing"] == 1)
+    if stream:
+        assert b"text/event-stream" in connection.recv(1000)
+    connection.close()
+    assert server.until_idle() < 0.5
+    waiting = [send(server, **LONG) for _ in range(3)]
+    until(lambda: server.health()["writing"])
+    for connection in waiting:
+        connection.close()
+    assert server.until_idle() < 0.5
+    assert ask(client).usage.completion_tokens == 2
+
+
+def test_the_client_that_leaves_a_stream_ends_it(server, client):
+    with ask(client, **LONG, stream=True) as stream:
+        next(iter(stream))
+        assert server.health()["writing"] == 1
+    assert server.until_idle() < 0.5
+
+
+def test_a_full_queue_refuses_and_says_when_to_come_back(models):
+    with running(models, most_waiting=1) as server:
+        writing = send(server, **LONG, model="full")
+        until(lambda: server.health()["writing"])
+        waiting = send(server, **LONG)
+        until(lambda: server.health()["waiting"])
+        with pytest.raises(openai.RateLimitError) as caught:
+            ask(server.client())
+        assert caught.value.response.headers["retry-after"] == "1"
+        assert server.health() == {"status": "ok", "writing": 1, "waiting": 1}
+        waiting.close()
+        writing.close()
+        server.until_idle()
+        assert ask(server.client()).usage.completion_tokens == 2
+
+
+class _Thinks(Served):
+    """A model that keeps the worker busy."""
+
+    def chat_ids(self, conversation):
+        time.sleep(1)
+        return super().chat_ids(conversation)
+
+
+def test_an_answer_is_cut_short_at_its_deadline(models):
+    with running(models, limits=Limits(seconds=0.4)) as server:
+        started = time.monotonic()
+        said = ask(server.client(), **LONG)
+        assert 0.3 < time.monotonic() - started < 1
+        assert {choice.finish_reason for choice in said.choices} <= {"length", "stop"}
+        assert 16 < said.usage.completion_tokens < 16 * 450
+
+
+def test_who_gets_no_turn_before_the_deadline_is_told_to_come_back(models):
+    with running({**models, "thinks": _Thinks("thinks", models["first"].tuned)}, limits=Limits(seconds=0.4)) as server:
+        with ThreadPoolExecutor() as pool:
+            busy = pool.submit(ask, server.client(), model="thinks")
+            until(lambda: server.health()["writing"])
+            with pytest.raises(openai.RateLimitError, match="no turn"):
+                ask(server.client())
+            with pytest.raises(openai.RateLimitError):
+                busy.result()
+        server.until_idle()
+        assert ask(server.client()).usage.completion_tokens == 2
+
+
+def test_a_longest_answer_for_all(models):
+    with running(models, limits=Limits(most_tokens=7)) as server:
+        client = server.client()
+        assert ask(client, max_tokens=10**9).usage.completion_tokens == 7
+        assert ask(client, max_tokens=None).usage.completion_tokens == 7
+
+
+def test_sixty_four_at_once_get_their_own_answers(server, client, base):
+    names, texts = ["first", "second", "full", base], ["Add", "Reverse a string", "x" * 50]
+    asked = [(names[i % 4], texts[i % 3], i % 2) for i in range(64)]
+
+    def answer(name, text, seed):
+        messages = [{"role": "user", "content": text}]
+        return ask(client, model=name, messages=messages, max_tokens=12, temperature=seed / 2, seed=seed)
+
+    alone = {key: answer(*key).choices[0].message.content for key in set(asked)}
+    with ThreadPoolExecutor(64) as pool:
+        together = list(pool.map(lambda key: answer(*key).choices[0].message.content, asked))
+    assert together == [alone[key] for key in asked]
+    assert len(set(together)) > 6
+
+
+def test_jobs_of_one_model_go_together_as_far_as_they_fit():
+    class Job:
+        def __init__(self, model, rows, wanted=True):
+            self.model, self.rows, self.wanted = model, rows, wanted
+
+    jobs = [Job("a", 10), Job("b", 1), Job("a", 20), Job("a", 5), Job("a", 2, wanted=False), Job("a", 2)]
+    chosen, left = _together(jobs)
+    assert chosen == [jobs[0], jobs[2], jobs[5]] and list(left) == [jobs[1], jobs[3]]
+    assert _together([Job("a", 99)])[0][0].rows == 99, "one that is larger than a batch is still written"
+
+
+# Connections ---------------------------------------------------------------------------------------------------------
+
+
+def test_several_requests_on_one_connection(server):
+    """Pipelined: the second is sent before the first is answered."""
+    content = body(max_tokens=1, temperature=0)
+    head = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    request = f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content
+    with server.connect() as connection:
+        connection.sendall(request * 5)
+        seen = b""
+        while seen.count(b"HTTP/1.1 200") < 5 or not seen.endswith(b"}"):
+            seen += connection.recv(65536)
+
+
+def test_who_neither_asks_nor_reads_is_let_go(models, monkeypatch):
+    monkeypatch.setattr(server_module, "PATIENCE_SECONDS", 0.3)
+    with running(models) as server:
+        silent, slow = server.connect(), server.connect()
+        slow.sendall(b"GET /health HTTP/1.1\r\nHost: local")
+        greedy = socket.socket()
+        greedy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
+        greedy.connect(("127.0.0.1", server.port))
+        head = b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        stop = threading.Event()
+
+        def pour():
+            with pytest.raises(OSError):
+                while not stop.is_set():
+                    greedy.sendall(head * 1000)  # and reads none of the answers
+
+        pouring = threading.Thread(target=pour)
+        pouring.start()
+        until(lambda: closed(silent) and closed(slow))
+        pouring.join(20)
+        stop.set()
+        assert not pouring.is_alive()
+        assert server.health()["status"] == "ok"
+        for connection in (silent, slow, greedy):
+            connection.close()
+
+
+def closed(connection):
+    connection.setblocking(False)
+    try:
+        return connection.recv(1) == b""
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
