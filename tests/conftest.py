@@ -15,9 +15,13 @@ from tests.tiny import build_model, build_tokenizer, write_rows
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """The tests are about the CPU, also on a machine with a GPU, unless `-m gpu` asks for it."""
+    """The tests are about the CPU, also on a machine with a GPU, unless `-m gpu` asks for it.
+
+    There kernels run in Triton's interpreter, which has to be chosen before anything imports triton.
+    """
     if config.option.markexpr != "gpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        os.environ["TRITON_INTERPRET"] = "1"
 
 
 @pytest.fixture(scope="session")

@@ -302,6 +302,9 @@ def _events(job: _Job, notices: Sequence[str]) -> Iterator[Event]:
         if resolved.config.training.lean_path and not hasattr(model, LEAN):
             text = "the lean path does not give this model's numbers up to rounding; its own layers train (E-MODEL-014)"
             yield Notice("warning", text, "training.lean_path: false")
+        if refused := getattr(getattr(model, LEAN, None), "refused", ""):
+            text = f"Luthier's kernels do not work here, plain torch takes their place: {refused}"
+            yield Notice("warning", text, "training.kernels: false")
         if checkpoint:
             run.state = restore(checkpoint, model, run.optimizer)
             yield Resumed(checkpoint.step, str(checkpoint.path), list(checkpoint.passed_over))

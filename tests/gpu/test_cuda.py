@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from luthier import api
-from luthier.events.types import Log, RunFinished
+from luthier.events.types import Log, Notice, RunFinished
 from luthier.model.attention import document_attention
 from luthier.training.checkpoint import checkpoints
 from tests.training.test_resume import config
@@ -79,4 +79,18 @@ def test_the_lean_path_on_the_gpu_gives_the_losses_of_pefts_layers(tmp_path, tin
         values["model"]["dtype"] = "bfloat16"
         values["lora"]["lora_dropout"] = 0.0
         losses.append([event.loss for event in api.train(values) if isinstance(event, Log)])
+    assert losses[0] == pytest.approx(losses[1], abs=2e-2)
+
+
+@pytest.mark.parametrize("load_in_4bit", [False, True], ids=["bfloat16", "4 bits"])
+def test_kernels_give_the_losses_of_plain_torch(tmp_path, tiny_model_dir, alpaca_file, load_in_4bit):
+    losses = []
+    for kernels in (True, False):
+        values = config(tmp_path / str(kernels), tiny_model_dir, alpaca_file, lean_path=True, kernels=kernels)
+        values["model"]["dtype"] = "bfloat16"
+        values["quantization"] = {"load_in_4bit": load_in_4bit}
+        values["lora"]["lora_dropout"] = 0.0
+        events = list(api.train(values))
+        assert not [e for e in events if isinstance(e, Notice) and "kernels do not work" in e.text]
+        losses.append([event.loss for event in events if isinstance(event, Log)])
     assert losses[0] == pytest.approx(losses[1], abs=2e-2)

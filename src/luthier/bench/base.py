@@ -62,15 +62,25 @@ def make_tokenizer(texts: list[str], vocabulary: int, folder: Path) -> None:
     ).save_pretrained(folder)
 
 
-def make_base(folder: Path) -> None:
-    """Write model and tokenizer into `folder`."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+def make_base(
+    folder: Path, shape: dict[str, int] = SHAPE, vocabulary: int = VOCABULARY, dtype: str = "float32"
+) -> None:
+    """Write model and tokenizer into `folder`.
 
-    make_tokenizer(list(dict.fromkeys(functions())), VOCABULARY, folder)
+    Args:
+        folder: Where to.
+        shape: Of the model; with a `vocab_size` of its own it has more entries than the tokenizer uses.
+        vocabulary: Entries of the tokenizer.
+        dtype: Format of the weights.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, LlamaConfig
+
+    make_tokenizer(list(dict.fromkeys(functions())), vocabulary, folder)
     torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=VOCABULARY, max_position_embeddings=2048, tie_word_embeddings=True, bos_token_id=0, eos_token_id=1,
-        pad_token_id=2, **SHAPE,
-    )  # fmt: skip
-    LlamaForCausalLM(config).save_pretrained(folder)
+    sizes = {"vocab_size": vocabulary, "max_position_embeddings": 2048, **shape}
+    config = LlamaConfig(tie_word_embeddings=True, bos_token_id=0, eos_token_id=1, pad_token_id=2, **sizes)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    with torch.device(device):
+        model = AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype))
+    model.save_pretrained(folder)

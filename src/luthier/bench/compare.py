@@ -24,6 +24,8 @@ from luthier.errors import Problem, RunError
 
 LOSS_TOLERANCE = 1e-3
 """Nats, at every step."""
+_SHARING = ("luthier", "luthier-torch")
+"""Arms that compute once what rows share at their beginning, where the device's attention can."""
 
 
 @dataclass(frozen=True)
@@ -89,15 +91,15 @@ def compare(request: Request, folder: Path, say: Callable[[str], None]) -> Compa
     content = {"overrides": list(request.overrides), "base": request.base}
     (folder / "request.json").write_text(json.dumps(content), encoding="utf-8")
     say("preparing rows and adapter; measuring how fast this machine multiplies")
-    facts, _ = _run("prepare", folder)
+    facts, _ = run_arm("prepare", folder)
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in request.arms}
     for repeat in range(request.repeats):
         for name in request.arms:
             say(f"run {repeat + 1} of {request.repeats}: {label(name)}")
-            result, seconds = _run(name, folder)
+            result, seconds = run_arm(name, folder)
             runs[name].append(result | {"wall_seconds": seconds})
     reference = runs[request.arms[0]][0]["losses"]
-    rows = tuple(_row(name, runs[name], facts, request.warm_up, reference) for name in request.arms)
+    rows = tuple(row(name, runs[name], facts, request.warm_up, reference) for name in request.arms)
     setting = {
         "command": list(request.overrides),
         "repeats": request.repeats,
@@ -133,13 +135,22 @@ def needed_work(facts: dict[str, Any], step: int, *, shared: bool) -> float:
     )
 
 
-def _row(name: str, runs: list[dict[str, Any]], facts: dict[str, Any], warm_up: int, reference: Sequence[float]) -> Row:
+def row(name: str, runs: list[dict[str, Any]], facts: dict[str, Any], warm_up: int, reference: Sequence[float]) -> Row:
+    """What the runs of one arm say together.
+
+    Args:
+        name: Of the arm.
+        runs: Their results, with `wall_seconds`.
+        facts: What the arm `prepare` returned.
+        warm_up: Steps at the start that are not counted.
+        reference: Losses to compare with.
+    """
     system, lane, _ = ARMS[name]
     timed = range(warm_up, len(facts["tokens"]))
     seconds = [sum(run["seconds"][warm_up:]) for run in runs]
     tokens = sum(facts["tokens"][warm_up:])
     rates = [tokens / s for s in seconds]
-    work = sum(needed_work(facts, step, shared=name == "luthier") for step in timed)
+    work = sum(needed_work(facts, step, shared=name in _SHARING) for step in timed)
     walls = [run["wall_seconds"] for run in runs]
     differences = [abs(a - b) for run in runs for a, b in zip(run["losses"], reference, strict=True)]
     return Row(
@@ -157,13 +168,25 @@ def _row(name: str, runs: list[dict[str, Any]], facts: dict[str, Any], warm_up: 
     )
 
 
-def _run(name: str, folder: Path) -> tuple[dict[str, Any], float]:
-    """One arm in a fresh process: its result and the seconds from its start to its end."""
+def run_arm(name: str, folder: Path, longest: float | None = None) -> tuple[dict[str, Any], float]:
+    """One arm in a fresh process: its result and the seconds from its start to its end.
+
+    Args:
+        name: Of the arm, or `prepare`.
+        folder: With request.json; `prepare` comes first.
+        longest: Seconds after which it is ended.
+
+    Raises:
+        RunError: E-RUN-006 when it fails or takes longer.
+    """
     command = [sys.executable, "-m", "luthier.bench.arms", str(folder), name]
+    environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false"}
     started = time.monotonic()
-    ended = subprocess.run(
-        command, capture_output=True, text=True, check=False, env={**os.environ, "TOKENIZERS_PARALLELISM": "false"}
-    )
+    try:
+        ended = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=longest)
+    except subprocess.TimeoutExpired as error:
+        fix = "give it more time, or run it alone"
+        raise RunError(Problem("E-RUN-006", f"{label(name)}: not done after {longest:.0f} s", fix)) from error
     seconds = time.monotonic() - started
     result = folder / f"{name}.json"
     if ended.returncode or not result.is_file():

@@ -52,26 +52,31 @@ def shapes(config: PretrainedConfig) -> list[tuple[int, int]]:
     return [((heads + 2 * key_heads) * size, hidden), (hidden, heads * size), (2 * inner, hidden), (hidden, inner)]
 
 
-def matmul_limit(config: PretrainedConfig, dtype: torch.dtype, tokens: int) -> float:
-    """Floating point operations a second of the model's products at `tokens` rows."""
+def matmul_limit(config: PretrainedConfig, dtype: torch.dtype, tokens: int, device: str = "cpu") -> float:
+    """Floating point operations a second of the model's products at `tokens` rows, on `device`."""
     total_seconds = total_work = 0.0
     sized = [(tokens, rows, columns, config.num_hidden_layers) for rows, columns in shapes(config)]
     for count, rows, columns, times in [*sized, (HEAD_ROWS, config.vocab_size, config.hidden_size, 1)]:
-        x, y = torch.randn(count, columns).to(dtype), torch.randn(count, rows).to(dtype)
-        weight = torch.randn(rows, columns).to(dtype)
+        sizes = ((count, columns), (count, rows), (rows, columns))
+        x, y, weight = (torch.randn(size, device=device).to(dtype) for size in sizes)
         # the head's share of a step: as many of its rows as tokens
         scale = times if count == tokens else tokens / HEAD_ROWS
         for product in (lambda x=x, w=weight: x @ w.T, lambda y=y, w=weight: y @ w):
-            total_seconds += scale * _best(product)
+            total_seconds += scale * _best(product, device)
             total_work += scale * 2 * count * rows * columns
     return total_work / total_seconds
 
 
-def _best(product: Callable[[], object]) -> float:
+def _best(product: Callable[[], object], device: str) -> float:
+    def done() -> float:
+        if device == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
     product()
     seconds = []
     for _ in range(_REPEATS):
-        started = time.perf_counter()
+        started = done()
         product()
-        seconds.append(time.perf_counter() - started)
+        seconds.append(done() - started)
     return min(seconds)

@@ -7,10 +7,10 @@ to nothing else, so packing changes no number: it only removes padding.
     attention  causal  causal  causal           one block each; no mask tensor is ever built
 
 Registered with transformers as the attention implementation ``luthier_documents``, the extension point that every
-model of `transformers` with the attention interface calls. On CUDA in 16 bits it runs PyTorch's variable-length flash
-kernel (`torch.nn.attention.varlen`); on a CPU documents of similar length are batched (`luthier.model.bucketed`);
-elsewhere there is one `scaled_dot_product_attention` a document. Sliding windows are honoured. Not covered: attention
-soft-capping, sinks and position biases, which raise `UnsupportedAttentionError` (such models train unpacked).
+model of `transformers` with the attention interface calls. On CUDA in 16 bits it runs a variable-length flash kernel
+(`luthier.model.flash`); on a CPU documents of similar length are batched (`luthier.model.bucketed`); elsewhere there
+is one `scaled_dot_product_attention` a document. Sliding windows are honoured. Not covered: attention soft-capping,
+sinks and position biases, which raise `UnsupportedAttentionError` (such models train unpacked).
 
 Shape letters: B batch (1), H query heads, K key/value heads, T tokens of the micro-batch, D head size.
 """
@@ -25,6 +25,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 from luthier.model.bucketed import bucketed_attention
+from luthier.model.flash import kernel_for
 
 NAME = "luthier_documents"
 _UNSUPPORTED = ("softcap", "s_aux", "position_bias")
@@ -76,14 +77,16 @@ def document_attention(
         raise UnsupportedAttentionError("a shared beginning")
     longest = max(end - start for start, end in pairwise(document_offsets))
     windowed = sliding_window is not None and sliding_window < longest
+    scale = query_BHTD.shape[-1] ** -0.5 if scaling is None else scaling
     if device == "cpu" and dropout == 0.0 and not windowed:
-        scale = query_BHTD.shape[-1] ** -0.5 if scaling is None else scaling
         query_THD, key_TKD, value_TKD = (x[0].transpose(0, 1) for x in (query_BHTD, key_BKTD, value_BKTD))
         return bucketed_attention(query_THD, key_TKD, value_TKD, scale, document_offsets, shared_tokens)[None], None
     # rotated queries and keys may come in float32 beside values in 16 bits
     query_BHTD, key_BKTD = query_BHTD.to(value_BKTD.dtype), key_BKTD.to(value_BKTD.dtype)
-    if cu_seq_lens is not None and query_BHTD.is_cuda and query_BHTD.element_size() == 2 and dropout == 0.0:
-        return _flash(query_BHTD, key_BKTD, value_BKTD, scaling, sliding_window, document_offsets, cu_seq_lens), None
+    if cu_seq_lens is not None and dropout == 0.0 and (flash := kernel_for(query_BHTD, scale, sliding_window)):
+        query_THD, key_TKD, value_TKD = (x[0].transpose(0, 1) for x in (query_BHTD, key_BKTD, value_BKTD))
+        output_THD = flash(query_THD, key_TKD, value_TKD, cu_seq_lens, longest, scale, sliding_window)
+        return output_THD[None], None
     outputs = []
     for start, end in pairwise(document_offsets):
         window = _window_mask(end - start, sliding_window, query_BHTD.device)
@@ -95,7 +98,7 @@ def document_attention(
                 attn_mask=window,
                 is_causal=window is None,
                 dropout_p=dropout,
-                scale=scaling,
+                scale=scale,
                 enable_gqa=query_BHTD.shape[1] != key_BKTD.shape[1],
             )
         )
@@ -114,37 +117,6 @@ def _window_mask(length: int, sliding_window: int | None, device: torch.device) 
     position = torch.arange(length, device=device)
     distance = position[:, None] - position[None, :]
     return (distance >= 0) & (distance < sliding_window)
-
-
-def _flash(
-    query_BHTD: torch.Tensor,
-    key_BKTD: torch.Tensor,
-    value_BKTD: torch.Tensor,
-    scaling: float | None,
-    sliding_window: int | None,
-    document_offsets: tuple[int, ...],
-    cu_seq_lens: torch.Tensor,
-) -> torch.Tensor:
-    """All documents in one call of the variable-length flash kernel (CUDA, 16 bits). Output (1, T, H, D)."""
-    from torch.nn.attention.varlen import varlen_attn
-
-    longest = max(end - start for start, end in pairwise(document_offsets))
-    groups = query_BHTD.shape[1] // key_BKTD.shape[1]
-    # Not every supported version of torch takes grouped heads, so keys and values are repeated: 1 % of the work here.
-    key_THD, value_THD = (x[0].repeat_interleave(groups, dim=0).transpose(0, 1) for x in (key_BKTD, value_BKTD))
-    output_THD = varlen_attn(
-        query_BHTD[0].transpose(0, 1).contiguous(),
-        key_THD.contiguous(),
-        value_THD.contiguous(),
-        cu_seq_lens,
-        cu_seq_lens,
-        longest,
-        longest,
-        scale=scaling,
-        window_size=(-1 if sliding_window is None else sliding_window - 1, 0),
-    )
-    assert isinstance(output_THD, torch.Tensor)
-    return output_THD[None]
 
 
 AttentionInterface.register(NAME, document_attention)

@@ -14,6 +14,7 @@ Shape letters: N trained tokens, C tokens of a chunk, V vocabulary, D hidden siz
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -25,7 +26,13 @@ CHUNK_BYTES = {"cpu": 32 * 2**20, "cuda": 512 * 2**20}
 
 
 def nll(
-    hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, *, hidden: bool = False, weight: bool = False
+    hidden_ND: Tensor,
+    weight_VD: Tensor,
+    targets_N: Tensor,
+    *,
+    hidden: bool = False,
+    weight: bool = False,
+    in_place: Callable[..., Tensor] | None = None,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
     """The loss (a float32 scalar: a sum, in nats) and, where asked for, its gradients, all in one go.
 
@@ -35,6 +42,7 @@ def nll(
         targets_N: int64 ids of the trained tokens.
         hidden: Return the gradient of `hidden_ND` too, in its format.
         weight: Return the gradient of `weight_VD` too, in float32.
+        in_place: `luthier.model.kernels.loss.cross_entropy`, to be used instead of plain torch.
     """
     size, wide = weight_VD.shape[0], torch.promote_types(hidden_ND.dtype, torch.float32)
     grad_hidden_ND = torch.empty_like(hidden_ND) if hidden else None
@@ -42,25 +50,39 @@ def nll(
     total = torch.zeros((), dtype=wide, device=hidden_ND.device)
     chunk = max(16, CHUNK_BYTES.get(hidden_ND.device.type, CHUNK_BYTES["cuda"]) // (4 * size))
     rows = min(chunk, len(hidden_ND))
-    logits_CV, softmax_CV = hidden_ND.new_empty(rows, size), hidden_ND.new_empty(rows, size, dtype=wide)
+    logits_CV = hidden_ND.new_empty(rows, size)
+    softmax_CV = None if in_place else hidden_ND.new_empty(rows, size, dtype=wide)
     for start in range(0, len(hidden_ND), chunk):
-        hidden_CD, targets_C1 = hidden_ND[start : start + chunk], targets_N[start : start + chunk, None]
-        z_CV = torch.mm(hidden_CD, weight_VD.T, out=logits_CV[: len(hidden_CD)]).to(wide)
-        p_CV = torch.softmax(z_CV, dim=-1, out=softmax_CV[: len(hidden_CD)])
-        p_C1 = p_CV.gather(1, targets_C1)
-        loss_C1 = p_C1.log().neg_()
-        if p_C1.min() < _SMALLEST:  # too small for its logarithm to be exact
-            rare = (p_C1 < _SMALLEST).squeeze(1)
-            loss_C1[rare] = torch.logsumexp(z_CV[rare], dim=-1, keepdim=True) - z_CV[rare].gather(1, targets_C1[rare])
-        total += loss_C1.sum()
-        if not (hidden or weight):
-            continue
-        grad_CV = p_CV.scatter_(1, targets_C1, torch.expm1(-loss_C1)).to(hidden_ND.dtype)
+        hidden_CD, targets_C = hidden_ND[start : start + chunk], targets_N[start : start + chunk]
+        grad_CV = torch.mm(hidden_CD, weight_VD.T, out=logits_CV[: len(hidden_CD)])
+        if softmax_CV is None:
+            assert in_place is not None
+            total += in_place(grad_CV, targets_C, gradient=hidden or weight).sum()
+        else:
+            room_CV = softmax_CV[: len(hidden_CD)]
+            loss, grad_CV = _cross_entropy(grad_CV, targets_C[:, None], room_CV, gradient=hidden or weight)
+            total += loss
         if grad_hidden_ND is not None:
             torch.mm(grad_CV, weight_VD, out=grad_hidden_ND[start : start + chunk])
         if grad_weight_VD is not None:
             grad_weight_VD += grad_CV.T @ hidden_CD
     return total, grad_hidden_ND, grad_weight_VD
+
+
+def _cross_entropy(
+    logits_CV: Tensor, targets_C1: Tensor, softmax_CV: Tensor, *, gradient: bool
+) -> tuple[Tensor, Tensor]:
+    """Sum of the losses, and the logits' gradient in their format if asked for. `softmax_CV` is the room to work in."""
+    z_CV = logits_CV.to(softmax_CV.dtype)
+    p_CV = torch.softmax(z_CV, dim=-1, out=softmax_CV)
+    p_C1 = p_CV.gather(1, targets_C1)
+    loss_C1 = p_C1.log().neg_()
+    if p_C1.min() < _SMALLEST:  # too small for its logarithm to be exact
+        rare = (p_C1 < _SMALLEST).squeeze(1)
+        loss_C1[rare] = torch.logsumexp(z_CV[rare], dim=-1, keepdim=True) - z_CV[rare].gather(1, targets_C1[rare])
+    if not gradient:
+        return loss_C1.sum(), logits_CV
+    return loss_C1.sum(), p_CV.scatter_(1, targets_C1, torch.expm1(-loss_C1)).to(logits_CV.dtype)
 
 
 class _ChunkedNll(torch.autograd.Function):

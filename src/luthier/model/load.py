@@ -12,13 +12,17 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PretrainedCon
 
 from luthier.config.plan import Plan
 from luthier.errors import ModelError, Problem
+from luthier.events.printable import one_line
 from luthier.model import attention
 from luthier.model.adapter import add_adapter
 from luthier.model.forward import DTYPES, LEAN, autocast, inference, unwrap
 from luthier.model.hub import KEY, broken_weights, explain_failure
+from luthier.model.kernels.choose import candidates
 from luthier.model.lean.decoder import LeanDecoder
-from luthier.model.lean.proof import prove_lean
+from luthier.model.lean.pieces import Pieces
+from luthier.model.lean.proof import prove_lean, prove_update
 
+_LONGEST_REASON = 300
 EXPERTS_ROUNDING = 0.02
 """Of the largest hidden state: several times bfloat16's rounding, far below what a visible document does."""
 
@@ -74,17 +78,38 @@ def use_passes(model: nn.Module, plan: Plan) -> None:
 def _take_lean_path(model: nn.Module, plan: Plan, dtype: torch.dtype) -> None:
     """Hang a proven `LeanDecoder` onto the model; `luthier.model.forward.summed_loss` finds it there.
 
-    When the proof fails and nobody asked for the lean path by name, the model's own layers train.
+    Kernels that do not run here, or do not give the model's numbers, make way for plain torch, and the decoder keeps
+    the reason. When the proof fails with that too and nobody asked for the lean path by name, the model's own layers
+    train.
     """
-    lean = LeanDecoder(unwrap(model), dtype, keep_unpacked=plan.unpack_once)
+    *kernels, plain = candidates(torch.device(plan.machine.device), plan.config.training.kernels)
+    refused = ""
+    for pieces in kernels:
+        try:
+            setattr(model, LEAN, _proven(model, plan, dtype, pieces))
+            return
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # Triton compiles at first use, and that fails in many ways
+            found = error.problems[0].found if isinstance(error, ModelError) else str(error).strip() or repr(error)
+            refused = one_line(found)[:_LONGEST_REASON]
     try:
-        with autocast(plan):
-            prove_lean(model, lean, dtype)
+        lean = _proven(model, plan, dtype, plain)
     except ModelError:
         if plan.value("training.lean_path").how:  # `auto` became true
             return
         raise
+    lean.refused = refused
     setattr(model, LEAN, lean)
+
+
+def _proven(model: nn.Module, plan: Plan, dtype: torch.dtype, pieces: Pieces) -> LeanDecoder:
+    lean = LeanDecoder(unwrap(model), dtype, keep_unpacked=plan.unpack_once, pieces=pieces)
+    with autocast(plan):
+        prove_lean(model, lean, dtype)
+    if pieces.adamw is not None:
+        prove_update(pieces.adamw, next(model.parameters()).device)
+    return lean
 
 
 def _load_weights(plan: Plan, model_config: PretrainedConfig, dtype: torch.dtype, device: torch.device) -> Any:

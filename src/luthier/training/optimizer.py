@@ -13,6 +13,9 @@ import torch
 from torch import nn
 
 from luthier.config.plan import Plan
+from luthier.model.forward import LEAN
+from luthier.model.lean.decoder import LeanDecoder
+from luthier.training.flat import FlatAdamW
 
 
 def build_optimizer(model: nn.Module, plan: Plan) -> torch.optim.Optimizer:
@@ -37,7 +40,11 @@ def build_optimizer(model: nn.Module, plan: Plan) -> torch.optim.Optimizer:
         from bitsandbytes.optim import PagedAdamW8bit
 
         return PagedAdamW8bit(groups, **options)  # type: ignore[no-any-return]
-    return torch.optim.AdamW(groups, fused=training.optim == "adamw_torch_fused", **options)
+    fused = training.optim == "adamw_torch_fused"
+    lean: LeanDecoder | None = getattr(model, LEAN, None)
+    if fused and lean is not None and lean.pieces.adamw is not None:
+        return FlatAdamW(groups, kernel=lean.pieces.adamw, fused=True, **options)
+    return torch.optim.AdamW(groups, fused=fused, **options)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
@@ -52,7 +59,12 @@ def gradient_norm(parameters: Iterable[nn.Parameter]) -> torch.Tensor:
     return torch.nn.utils.get_total_norm(gradients)
 
 
-def clip(parameters: Iterable[nn.Parameter], norm: torch.Tensor, max_norm: float) -> None:
-    """Shorten the gradient to `max_norm` when it is longer; 0 never clips."""
+def clip_and_step(
+    optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Parameter], norm: torch.Tensor, max_norm: float
+) -> None:
+    """Shorten the gradient to `max_norm` when it is longer (0: never), and move the weights."""
+    if isinstance(optimizer, FlatAdamW) and optimizer.clip_and_step(norm, max_norm):
+        return
     if max_norm > 0:
         torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
+    optimizer.step()

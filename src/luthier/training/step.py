@@ -20,7 +20,7 @@ from luthier.machine.ranks import all_or_none, sum_gradients, sum_over_ranks, to
 from luthier.model.forward import autocast, inference, summed_loss
 from luthier.training.failures import is_out_of_memory
 from luthier.training.instruments import Lap
-from luthier.training.optimizer import clip, set_learning_rate
+from luthier.training.optimizer import clip_and_step, set_learning_rate
 
 LOSS_SCALE = {"float16": 1024.0}
 """float16 has no numbers below 6e-8: the loss is multiplied before the backward pass, its gradients divided after it.
@@ -74,9 +74,9 @@ def update(
     model: nn.Module, optimizer: torch.optim.Optimizer, plan: Plan, learning_rate: float, grad_norm: torch.Tensor
 ) -> None:
     """Clip, move the trained weights, forget the gradients."""
-    clip([p for p in model.parameters() if p.requires_grad], grad_norm, plan.config.training.max_grad_norm)
     set_learning_rate(optimizer, learning_rate)
-    optimizer.step()
+    trained = [p for p in model.parameters() if p.requires_grad]
+    clip_and_step(optimizer, trained, grad_norm, plan.config.training.max_grad_norm)
     optimizer.zero_grad(set_to_none=True)
 
 

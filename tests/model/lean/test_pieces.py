@@ -29,6 +29,8 @@ def test_rms_norm(dtype, tolerance):
     found = rms_norm_backward(grad, x, weight, 1e-5)
     assert found.dtype is dtype
     close(found, x64.grad, tolerance)
+    onto = normal(13, 48, seed=5).to(dtype)
+    close(rms_norm_backward(grad, x, weight, 1e-5, onto), x64.grad + onto.double(), tolerance)
 
 
 def test_rms_norm_of_heads_and_of_tiny_rows():
@@ -54,7 +56,7 @@ def test_rotation_is_that_of_transformers_and_its_gradient_turns_back(dtype, tol
     wanted, _ = apply_rotary_pos_emb(x64[None], x64[None], cos.double()[None], sin.double()[None], unsqueeze_dim=2)
     wanted.backward(grad.double()[None])
     close(rotate(x, cos, sin), wanted[0].detach(), tolerance)
-    close(rotate(grad, cos, -sin), x64.grad, tolerance)
+    close(rotate(grad, cos, sin, inverse=True), x64.grad, tolerance)
 
 
 @precisions

@@ -19,8 +19,7 @@ from torch import Tensor, nn
 
 from luthier.model.head import nll
 from luthier.model.lean.layer import Kept, Layout, LeanLayer
-from luthier.model.lean.linears import Buffers
-from luthier.model.lean.pieces import rms_norm, rms_norm_backward
+from luthier.model.lean.pieces import PLAIN, Pieces
 
 
 @dataclass
@@ -36,20 +35,30 @@ class Tape:
 class LeanDecoder:
     """A causal language model, as a function of a micro-batch to a loss.
 
+    `pieces` says what it is put together from, and `refused` why kernels are not, where they were tried in vain.
+
     Args:
         causal_lm: A model that `luthier.model.lean.fit` found nothing against; peft's layers in it, adapters active.
         dtype: Compute format.
         keep_unpacked: Hold the weights of 4-bit layers in the compute format, instead of unpacking them at each use.
         checkpointed_layers: How many layers keep only their input and are computed again in the backward pass; may be
             changed between passes.
+        pieces: Kernels, or plain torch; see `luthier.model.kernels.choose`.
     """
 
     def __init__(
-        self, causal_lm: Any, dtype: torch.dtype, *, keep_unpacked: bool = True, checkpointed_layers: int = 0
+        self,
+        causal_lm: Any,
+        dtype: torch.dtype,
+        *,
+        keep_unpacked: bool = True,
+        checkpointed_layers: int = 0,
+        pieces: Pieces = PLAIN,
     ) -> None:
         decoder = causal_lm.get_decoder()
-        buffers: Buffers = {}
-        self.layers = [LeanLayer(layer, dtype, keep=keep_unpacked, buffers=buffers) for layer in decoder.layers]
+        options: dict[str, Any] = {"keep": keep_unpacked, "buffers": {}, "pieces": pieces}
+        self.layers = [LeanLayer(layer, dtype, **options) for layer in decoder.layers]
+        self.pieces, self.refused = pieces, ""
         self._dtype, self.checkpointed_layers = dtype, checkpointed_layers
         self._embedding, self._rotation = decoder.embed_tokens, decoder.rotary_emb
         self._norm, self._eps = decoder.norm.weight.detach().to(dtype), decoder.norm.variance_epsilon
@@ -91,14 +100,17 @@ class LeanDecoder:
             if not train:
                 tape = Tape(tape.layout)
         tape.inputs.append(x_TD)
-        normed_ND = rms_norm(x_TD, self._norm, self._eps)
-        loss, tape.grad_normed_ND, _ = nll(normed_ND, self._head.weight.detach(), targets_N, hidden=train)
+        normed_ND = self.pieces.rms_norm(x_TD, self._norm, self._eps)
+        loss, tape.grad_normed_ND, _ = nll(
+            normed_ND, self._head.weight.detach(), targets_N, hidden=train, in_place=self.pieces.cross_entropy
+        )
         return loss, tape if train else None
 
     def backward(self, tape: Tape, scale: Tensor) -> list[Tensor]:
         """Gradients of `parameters()`, times `scale`. The tape is used up."""
         assert tape.grad_normed_ND is not None
-        grad_TD: Tensor | None = rms_norm_backward(tape.grad_normed_ND, tape.inputs.pop(), self._norm, self._eps)
+        norm_backward = self.pieces.rms_norm_backward
+        grad_TD: Tensor | None = norm_backward(tape.grad_normed_ND, tape.inputs.pop(), self._norm, self._eps)
         gradients: list[list[Tensor]] = []
         for number in reversed(range(len(self.layers))):
             layer, x_TD, kept = self.layers[number], tape.inputs.pop(), tape.kept.pop()

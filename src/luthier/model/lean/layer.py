@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from luthier.model.attention import document_attention
 from luthier.model.lean.linears import Buffers, StackedLinear
-from luthier.model.lean.pieces import rms_norm, rms_norm_backward, rotate, swiglu, swiglu_backward
+from luthier.model.lean.pieces import PLAIN, Pieces
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,10 @@ class Layout:
 
 @dataclass
 class Kept:
-    """What a layer's backward pass needs, besides the layer's input."""
+    """What a layer's backward pass needs, besides the layer's input.
+
+    q|k is turned already where it is turned in place.
+    """
 
     qkv_TO: Tensor
     attended_TO: Tensor
@@ -55,9 +58,10 @@ class Kept:
 class LeanLayer:
     """A decoder layer of transformers, computed without autograd. Parameters stay where they are, in the model."""
 
-    def __init__(self, layer: Any, dtype: torch.dtype, *, keep: bool, buffers: Buffers) -> None:
+    def __init__(self, layer: Any, dtype: torch.dtype, *, keep: bool, buffers: Buffers, pieces: Pieces = PLAIN) -> None:
         attention, mlp = layer.self_attn, layer.mlp
-        options: dict[str, Any] = {"keep": keep, "buffers": buffers}
+        self._pieces = pieces
+        options: dict[str, Any] = {"keep": keep, "buffers": buffers, "pieces": pieces}
         self.qkv = StackedLinear([attention.q_proj, attention.k_proj, attention.v_proj], dtype, **options)
         self.o = StackedLinear([attention.o_proj], dtype, **options)
         self.gate_up = StackedLinear([mlp.gate_proj, mlp.up_proj], dtype, **options)
@@ -78,6 +82,7 @@ class LeanLayer:
 
     def forward(self, x_TD: Tensor, layout: Layout, *, last: bool) -> tuple[Tensor, Kept]:
         """The layer's output, (N, D) for the last layer and (T, D) for the others, and what backward needs."""
+        rms_norm, swiglu = self._pieces.rms_norm, self._pieces.swiglu
         qkv_TO, thin_qkv = self.qkv.forward(rms_norm(x_TD, *self._norms[0]))
         attended_TO = self._attend(*self._positioned(qkv_TO, layout), layout)
         if last:
@@ -92,13 +97,14 @@ class LeanLayer:
     ) -> tuple[Tensor | None, list[Tensor]]:
         """Gradient of x (None for the first layer: nothing below it is trained), and those of `parameters()`."""
         thin_qkv, thin_o, thin_gate_up, thin_down = kept.thin
-        grad_TI, down = self.down.backward(grad_TD, swiglu(kept.gate_up_TI), thin_down)
+        rms_norm, rms_norm_backward = self._pieces.rms_norm, self._pieces.rms_norm_backward
+        grad_TI, down = self.down.backward(grad_TD, self._pieces.swiglu(kept.gate_up_TI), thin_down)
         assert grad_TI is not None
-        grad_TI = swiglu_backward(grad_TI, kept.gate_up_TI)
+        grad_TI = self._pieces.swiglu_backward(grad_TI, kept.gate_up_TI)
         normed_TD = rms_norm(kept.middle_TD, *self._norms[1])
         grad_normed_TD, gate_up = self.gate_up.backward(grad_TI, normed_TD, thin_gate_up)
         assert grad_normed_TD is not None
-        grad_middle_TD = rms_norm_backward(grad_normed_TD, kept.middle_TD, *self._norms[1]).add_(grad_TD)
+        grad_middle_TD = rms_norm_backward(grad_normed_TD, kept.middle_TD, *self._norms[1], grad_TD)
         grad_attended_TD, o = self.o.backward(grad_middle_TD, kept.attended_TO, thin_o)
         assert grad_attended_TD is not None
         if last:
@@ -110,7 +116,7 @@ class LeanLayer:
         gradients = [*qkv, *o, *gate_up, *down]
         if grad_normed_TD is None:
             return None, gradients
-        return rms_norm_backward(grad_normed_TD, x_TD, *self._norms[0]).add_(grad_middle_TD), gradients
+        return rms_norm_backward(grad_normed_TD, x_TD, *self._norms[0], grad_middle_TD), gradients
 
     def _parts(self, qkv_TO: Tensor) -> tuple[Tensor, Tensor]:
         """Queries and keys (T, H + K, S), and values (T, K, S), as views."""
@@ -118,13 +124,15 @@ class LeanLayer:
         qkv_THS = qkv_TO.view(len(qkv_TO), turned + self._key_heads, self._size)
         return qkv_THS[:, :turned], qkv_THS[:, turned:]
 
-    def _positioned(self, qkv_TO: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
+    def _positioned(self, qkv_TO: Tensor, layout: Layout, *, again: bool = False) -> tuple[Tensor, Tensor]:
         """Queries and keys after their norms (where the model has them) and rotation, and the values."""
         turned_THS, value_TKS = self._parts(qkv_TO)
         if self._head_norms:
-            both = torch.split(turned_THS, self._sides, dim=1)
-            turned_THS = torch.cat([rms_norm(x, *norm) for x, norm in zip(both, self._head_norms, strict=True)], dim=1)
-        return rotate(turned_THS, layout.cos_TS, layout.sin_TS), value_TKS
+            both = zip(torch.split(turned_THS, self._sides, dim=1), self._head_norms, strict=True)
+            turned_THS = torch.cat([self._pieces.rms_norm(x, *norm) for x, norm in both], dim=1)
+        elif again and self._pieces.rotates_in_place:
+            return turned_THS, value_TKS
+        return self._pieces.rotate(turned_THS, layout.cos_TS, layout.sin_TS), value_TKS
 
     def _attend(self, turned_THS: Tensor, value_TKS: Tensor, layout: Layout) -> Tensor:
         """Output (T, H S)."""
@@ -138,16 +146,19 @@ class LeanLayer:
         """Gradient of q|k|v. Attention itself is differentiated by autograd, on a graph of its own."""
         grad_qkv_TO = torch.empty_like(qkv_TO)
         grad_turned_THS, grad_value_TKS = self._parts(grad_qkv_TO)
-        turned_THS, value_TKS = (x.detach().requires_grad_() for x in self._positioned(qkv_TO, layout))
+        turned_THS, value_TKS = (x.detach().requires_grad_() for x in self._positioned(qkv_TO, layout, again=True))
         with torch.enable_grad():
             output_TO = self._attend(turned_THS, value_TKS, layout)
         turned, value = torch.autograd.grad(output_TO, (turned_THS, value_TKS), grad_TO)
-        turned = rotate(turned, layout.cos_TS, -layout.sin_TS)
+        if self._pieces.rotates_in_place:
+            turned = grad_turned_THS.copy_(turned)
+        turned = self._pieces.rotate(turned, layout.cos_TS, layout.sin_TS, inverse=True)
         if self._head_norms:
             sides = [torch.split(x, self._sides, dim=1) for x in (turned, self._parts(qkv_TO)[0])]
             both = zip(*sides, self._head_norms, strict=True)
-            turned = torch.cat([rms_norm_backward(grad, x, *norm) for grad, x, norm in both], dim=1)
-        grad_turned_THS.copy_(turned)
+            turned = torch.cat([self._pieces.rms_norm_backward(grad, x, *norm) for grad, x, norm in both], dim=1)
+        if turned is not grad_turned_THS:
+            grad_turned_THS.copy_(turned)
         grad_value_TKS.copy_(value)
         return grad_qkv_TO
 

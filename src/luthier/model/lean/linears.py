@@ -8,8 +8,8 @@ r"""Linear layers that read the same input, as one product, with their adapters.
 Each `+` is the accumulator of a matrix product (addmm), so the adapter costs no pass of its own over y or dx. There is
 no product for dW: W is frozen. Of the forward pass only z is kept; x is what the caller has anyway.
 
-The frozen weights are read from the model's own layers. Weights of 4 bits are unpacked to the compute format, by
-bitsandbytes itself: once for the whole run where memory allows (`keep`), else before each use into a shared buffer.
+The frozen weights are read from the model's own layers. Weights of 4 bits are unpacked to the compute format, with the
+values of bitsandbytes: once for the whole run where memory allows (`keep`), else before each use into a shared buffer.
 
 Shape letters: T tokens, I inputs, O outputs of all members, R ranks of all members.
 """
@@ -22,6 +22,8 @@ from typing import Any
 import bitsandbytes
 import torch
 from torch import Tensor, nn
+
+from luthier.model.lean.pieces import PLAIN, Pieces
 
 Buffers = dict[tuple[int, int], Tensor]
 """Room for one unpacked weight of each shape, shared by all layers."""
@@ -50,9 +52,11 @@ class Member:
 class StackedLinear:
     """Layers with the same input as one product. Holds no parameters of its own but a copy of the adapters' values."""
 
-    def __init__(self, modules: list[Any], dtype: torch.dtype, *, keep: bool, buffers: Buffers) -> None:
+    def __init__(
+        self, modules: list[Any], dtype: torch.dtype, *, keep: bool, buffers: Buffers, pieces: Pieces = PLAIN
+    ) -> None:
         self.members = _members(modules)
-        self.dtype, self._buffers = dtype, buffers
+        self.dtype, self._buffers, self._pieces = dtype, buffers, pieces
         bases = [member.base for member in self.members]
         self.shape = (self.members[-1].outputs.stop, bases[0].in_features)
         self._weight_OI: Tensor | None = None
@@ -90,11 +94,8 @@ class StackedLinear:
             return self._weight_OI
         buffer = self._buffers.get(self.shape)
         if buffer is None:
-            first = self.members[0].base.weight
-            buffer = self._buffers[self.shape] = torch.empty(self.shape, dtype=self.dtype, device=first.device)
-        for member in self.members:
-            buffer[member.outputs] = _unpacked(member.base, self.dtype)
-        return buffer
+            buffer = self._buffers[self.shape] = self._room()
+        return self._filled(buffer)
 
     def forward(self, x_TI: Tensor, onto_TO: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """y, and the z that `backward` asks for. `onto_TO` is added to y (the residual stream)."""
@@ -133,11 +134,20 @@ class StackedLinear:
         bases = [member.base for member in self.members]
         if len(bases) == 1 and type(bases[0]) is nn.Linear:
             return bases[0].weight.detach()
-        weight_OI = torch.cat([_unpacked(base, self.dtype) for base in bases])
+        weight_OI = self._filled(self._room())
         for member in self.members:
             if type(member.base) is nn.Linear:
                 member.base.weight.data = weight_OI[member.outputs]
         return weight_OI
+
+    def _room(self) -> Tensor:
+        return torch.empty(self.shape, dtype=self.dtype, device=self.members[0].base.weight.device)
+
+    @torch.no_grad()
+    def _filled(self, room_OI: Tensor) -> Tensor:
+        for member in self.members:
+            self._pieces.unpack(member.base, room_OI[member.outputs])
+        return room_OI
 
 
 def _members(modules: list[Any]) -> list[Member]:
@@ -154,13 +164,3 @@ def _members(modules: list[Any]) -> list[Member]:
         members.append(Member(base, outputs, lora_A, lora_B, scaling, ranks))
         row, rank = outputs.stop, ranks.stop
     return members
-
-
-def _unpacked(base: Any, dtype: torch.dtype) -> Tensor:
-    """Weights of a frozen layer, out of 4 bits where they are packed (the values are exactly bitsandbytes')."""
-    weight = base.weight
-    state = getattr(weight, "quant_state", None)
-    if state is None:
-        return weight.detach().to(dtype)  # type: ignore[no-any-return]
-    unpacked: Tensor = bitsandbytes.functional.dequantize_4bit(weight.data, state)
-    return unpacked.to(dtype)

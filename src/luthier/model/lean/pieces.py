@@ -1,4 +1,4 @@
-r"""Norm, rotation and gate of a Llama layer, each with its backward pass written out.
+r"""The pieces of a Llama layer beside its products: norm, rotation and gate, each with its backward pass written out.
 
     rms_norm    y = w x / rms(x),  rms(x) = sqrt(mean(x^2) + eps)             (Zhang & Sennrich 2019)
                 dx = (g - x (g . x) / (D rms^2)) / rms,  g = w dy             w is frozen: it gets no gradient
@@ -10,11 +10,18 @@ r"""Norm, rotation and gate of a Llama layer, each with its backward pass writte
 Nothing is kept between forward and backward here: what backward needs is computed again from the input, which costs
 one pass over memory and saves holding it.
 
+These are plain torch, and the reference for `luthier.model.kernels`; a `Pieces` holds one set of them or the other.
+
 Shape letters: T tokens, D size of a vector, H heads, I intermediate size.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import bitsandbytes
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -27,23 +34,27 @@ def rms_norm(x_TD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
     return functional.rms_norm(x_TD, weight_D.shape, weight_D, eps)
 
 
-def rms_norm_backward(grad_TD: Tensor, x_TD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
-    """Gradient of the input of `rms_norm`, given that of its output."""
+def rms_norm_backward(
+    grad_TD: Tensor, x_TD: Tensor, weight_D: Tensor, eps: float, onto_TD: Tensor | None = None
+) -> Tensor:
+    """Gradient of the input of `rms_norm`, given that of its output; plus `onto_TD` (the residual stream's)."""
     wide = torch.promote_types(x_TD.dtype, torch.float32)  # in 16 bits the difference below would lose its digits
     x, weighted = x_TD.to(wide), grad_TD.to(wide) * weight_D
     inverse_T1 = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
     along_T1 = torch.linalg.vecdot(weighted, x)[..., None].mul_(inverse_T1.pow(3)).div_(-x.shape[-1])
-    return weighted.mul_(inverse_T1).addcmul_(x, along_T1).to(x_TD.dtype)
+    own_TD = weighted.mul_(inverse_T1).addcmul_(x, along_T1).to(x_TD.dtype)
+    return own_TD if onto_TD is None else own_TD.add_(onto_TD)
 
 
-def rotate(x_THD: Tensor, cos_TD: Tensor, sin_TD: Tensor) -> Tensor:
-    """Each head turned by its position's angles, in the wider of both formats; `-sin_TD` turns back.
+def rotate(x_THD: Tensor, cos_TD: Tensor, sin_TD: Tensor, *, inverse: bool = False) -> Tensor:
+    """Each head turned by its position's angles, in the wider of both formats; `inverse` turns back.
 
     The halves of `cos_TD` and `sin_TD` are equal, as transformers makes them.
     """
     dtype = torch.promote_types(x_THD.dtype, cos_TD.dtype)
     half = x_THD.shape[-1] // 2
     cos_T1D, sin_T1D = cos_TD[:, None, :half], sin_TD[:, None, :half]
+    sin_T1D = -sin_T1D if inverse else sin_T1D
     first, second = x_THD[..., :half], x_THD[..., half:]
     turned_THD = torch.empty(x_THD.shape, dtype=dtype, device=x_THD.device)
     torch.mul(first, cos_T1D, out=turned_THD[..., :half]).addcmul_(second, sin_T1D, value=-1)
@@ -58,10 +69,44 @@ def swiglu(gate_up_TI: Tensor) -> Tensor:
 
 
 def swiglu_backward(grad_TI: Tensor, gate_up_TI: Tensor) -> Tensor:
-    """Gradient (T, 2 I) of the input of `swiglu`, given that of its output (which is overwritten)."""
+    """Gradient (T, 2 I) of the input of `swiglu`, given that of its output. Both may be overwritten."""
     gate_TI, up_TI = gate_up_TI.chunk(2, dim=-1)
     grad_gate_up_TI = torch.empty_like(gate_up_TI)
     grad_gate_TI, grad_up_TI = grad_gate_up_TI.chunk(2, dim=-1)
     torch.mul(grad_TI, functional.silu(gate_TI), out=grad_up_TI)
     grad_gate_TI.copy_(_silu_backward(grad_TI.mul_(up_TI), gate_TI))
     return grad_gate_up_TI
+
+
+def unpack(base: Any, out: Tensor) -> None:
+    """Write a frozen layer's weights into `out`; out of 4 bits where they are packed, by bitsandbytes itself."""
+    weight = base.weight
+    state = getattr(weight, "quant_state", None)
+    out.copy_(weight.detach() if state is None else bitsandbytes.functional.dequantize_4bit(weight.data, state))
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """What a lean layer is put together from, beside matrix products and attention.
+
+    Attributes:
+        name: For people.
+        rms_norm, rms_norm_backward, rotate, swiglu, swiglu_backward, unpack: As the functions of this module.
+        rotates_in_place: Whether `rotate` changes its input.
+        cross_entropy: Turns logits into their gradient (`luthier.model.kernels.loss`); None: `luthier.model.head` does.
+        adamw: Clips and updates a flat buffer (`luthier.model.kernels.adamw`); None: the optimizer of torch does.
+    """
+
+    name: str
+    rms_norm: Callable[..., Tensor]
+    rms_norm_backward: Callable[..., Tensor]
+    rotate: Callable[..., Tensor]
+    rotates_in_place: bool
+    swiglu: Callable[..., Tensor]
+    swiglu_backward: Callable[..., Tensor]
+    unpack: Callable[[Any, Tensor], None]
+    cross_entropy: Callable[..., Tensor] | None
+    adamw: Callable[..., None] | None
+
+
+PLAIN = Pieces("torch", rms_norm, rms_norm_backward, rotate, False, swiglu, swiglu_backward, unpack, None, None)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +17,8 @@ from luthier.model.lean.decoder import LeanDecoder
 _ROUNDING = {torch.float32: 1e-3, torch.bfloat16: 0.3}
 """Largest relative difference of one gradient that rounding explains, of few tokens in a small layer. A lost factor,
 sign or term is above it."""
+
+_NUMBERS = 3000
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,30 @@ def prove_lean(model: nn.Module, lean: LeanDecoder, dtype: torch.dtype) -> None:
     if got.keys() != wanted.keys() or not off <= _ROUNDING.get(dtype, 1e-3):
         found_text = f"loss or gradients differ by {off:.2g} from those of the model's own layers"
         raise ModelError(Problem("E-MODEL-014", found_text, "write lean_path: false", "training.lean_path"))
+
+
+def prove_update(adamw: Callable[..., None], device: torch.device) -> None:
+    """Require that a kernel for the optimizer moves some numbers as `torch.optim.AdamW` does, clipping included.
+
+    Raises:
+        ModelError: E-MODEL-014 when it does not.
+    """
+    generator = torch.Generator().manual_seed(0)
+    start, *gradients = (torch.randn(_NUMBERS, generator=generator).to(device) for _ in range(3))
+    settings: dict[str, Any] = {"lr": 0.1, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.1}
+    reference, moments = nn.Parameter(start.clone()), (torch.zeros_like(start), torch.zeros_like(start))
+    optimizer = torch.optim.AdamW([reference], **settings)
+    for step, gradient in enumerate(gradients, 1):
+        gradient *= 100.0**step  # AdamW does not see how long gradients are, unless that changes from step to step
+        norm = gradient.norm()
+        adamw(start, gradient, *moments, norm, step=step, max_norm=1.0, **settings)
+        reference.grad = gradient.clone()
+        nn.utils.clip_grads_with_norm_([reference], 1.0, norm)
+        optimizer.step()
+    off = float((start - reference.detach()).norm() / reference.detach().norm())
+    if not off <= _ROUNDING[torch.float32]:
+        found = f"the update differs by {off:.2g} from that of torch"
+        raise ModelError(Problem("E-MODEL-014", found, "write kernels: false", "training.kernels"))
 
 
 def _probe(device: torch.device) -> _Probe:

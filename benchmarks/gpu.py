@@ -1,0 +1,302 @@
+r"""The headline job on one GPU, measured: Luthier beside what else is installed.
+
+    python benchmarks/gpu.py [--only PART]... [--minutes 9] [--json FILE]
+    python benchmarks/gpu.py --toy          the same on any machine, in a size that says nothing about speed
+
+The model has the exact shape of Llama-3.2-1B with random weights, which cost what trained ones cost; the rows are as
+many and as long as those of python_code_instructions_18k (about 220 tokens, 65 % of them trained), their text is
+Python's own library. Nothing is fetched. Each part runs in a process of its own:
+
+    kernels          the tests of the kernels and of the CUDA device; a speed with wrong numbers is none
+    limit            how fast the card multiplies the model's matrices, by the number of rows
+    luthier          QLoRA (exact NF4) on the lean path            luthier-torch  the same without kernels
+    luthier-peft     the same through peft's layers                luthier-bf16   LoRA on bfloat16 weights
+    trl ... unsloth-best    see luthier.bench.peers
+
+Every system trains the same examples in each step, from the same adapter. The first 50 steps are not counted. A part
+whose libraries are missing is named under `missing`, one that fails under `failed`, one that time has run out for under
+`skipped`: nothing stands in place of a measurement. The file is written after each part. Exits with 1 when one failed.
+
+Not covered: repeats and turns (run it again), several GPUs, an FP8 base (not built).
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from luthier.bench.base import functions, make_base
+from luthier.bench.compare import row, run_arm
+from luthier.errors import RunError
+from luthier.machine.libraries import library_output_to
+
+ROOT = Path(__file__).resolve().parents[1]
+LLAMA_3_2_1B = {
+    "vocab_size": 128_256, "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16,
+    "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 64,
+}  # fmt: skip
+TOY = {
+    "vocab_size": 640, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "head_dim": 16,
+}  # fmt: skip
+ROWS, MEAN_TOKENS, TRAINED_SHARE, SPREAD = 18_612, 220, 0.65, 0.4
+"""SPREAD is that of a lognormal: the longest of four rows is then about 1.4 times as long as the mean."""
+SHORTEST, LONGEST = 32, 1000
+LIMIT_ROWS = (1024, 3520, 8192)
+NEEDS = {
+    "kernels": ("pytest", "triton"), "limit": (), "luthier": (), "luthier-torch": (), "luthier-peft": (),
+    "luthier-bf16": (), "trl": ("trl",), "trl-tuned": ("trl",), "trl-packed": ("trl", "flash_attn"),
+    "trl-liger": ("trl", "liger_kernel"), "unsloth": ("trl", "unsloth"), "unsloth-best": ("trl", "unsloth"),
+}  # fmt: skip
+"""Parts in their order, and the packages they need."""
+BFLOAT16 = "luthier-bf16"
+PACKAGES = ("torch", "triton", "transformers", "peft", "bitsandbytes", "trl", "unsloth", "liger-kernel", "flash-attn")
+
+
+@dataclass
+class Report:
+    """What is known so far, and where it is written."""
+
+    file: Path | None
+    deadline: float
+    content: dict[str, Any] = field(
+        default_factory=lambda: {"missing": {"luthier-fp8": "not built"}, "failed": {}, "skipped": [], "rows": []}
+    )
+
+    def left(self) -> float:
+        """Seconds until the deadline."""
+        return self.deadline - time.monotonic()
+
+    def write(self) -> None:
+        """To the file, if there is one."""
+        if self.file:
+            self.file.write_text(json.dumps(self.content, indent=1) + "\n", encoding="utf-8")
+
+    def part(self, name: str, work: Callable[[], None]) -> bool:
+        """Do one part, unless time has run out; its failure is written down and does not end the others."""
+        if self.left() <= 0:
+            self.content["skipped"].append(name)
+        else:
+            print(f"{name} ...", flush=True)
+            started = time.monotonic()
+            try:
+                work()
+            except (RunError, subprocess.SubprocessError) as error:
+                why = error.problems[0].found if isinstance(error, RunError) else str(error).splitlines()[0]
+                self.content["failed"][name] = why
+                print(f"  failed: {why}", flush=True)
+            print(f"  {time.monotonic() - started:.0f} s", flush=True)
+        self.write()
+        return name not in self.content["failed"] and name not in self.content["skipped"]
+
+
+def main() -> None:
+    """Run all that is installed, or what is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--only", action="append", choices=NEEDS, help="this part; may be given several times")
+    parser.add_argument("--minutes", type=float, default=9.0, help="no part goes on after that")
+    parser.add_argument("--steps", type=int, default=80, help="optimizer steps of a run")
+    parser.add_argument("--warm-up", type=int, default=50, help="steps at the start of a run that are not counted")
+    parser.add_argument("--toy", action="store_true", help="a tiny model, a few steps, any device")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there")
+    asked = parser.parse_args()
+    if asked.toy:
+        asked.steps, asked.warm_up = 3, 1
+    if asked.warm_up >= asked.steps:
+        parser.error(f"--warm-up {asked.warm_up} leaves none of {asked.steps} steps")
+    import torch
+
+    if not asked.toy and not torch.cuda.is_available():
+        parser.error("there is no CUDA device; --toy runs without one")
+    report = Report(asked.json, time.monotonic() + 60 * asked.minutes)
+    report.content |= {"toy": asked.toy, "versions": versions()}
+    parts = []
+    for name in asked.only or NEEDS:
+        if lacking := [package for package in NEEDS[name] if importlib.util.find_spec(package) is None]:
+            report.content["missing"][name] = f"{', '.join(lacking)} not installed"
+        else:
+            parts.append(name)
+    with tempfile.TemporaryDirectory(prefix="luthier-gpu-") as folder:
+        run(parts, asked, report, Path(folder))
+    report.write()
+    print(table(report.content))
+    sys.exit(1 if report.content["failed"] else 0)
+
+
+def versions() -> dict[str, str]:
+    """Of what is compared, as far as it is installed."""
+    found = {}
+    for name in PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
+
+
+def run(parts: list[str], asked: argparse.Namespace, report: Report, folder: Path) -> None:
+    """Do the parts that can be done."""
+    if "kernels" in parts:
+        report.part("kernels", lambda: kernels(report, toy=asked.toy))
+    if parts in ([], ["kernels"]):
+        return
+    print("making the model and the rows", flush=True)
+    base = folder / "base"
+    dtype = "float32" if asked.toy else "bfloat16"
+    with library_output_to(Path(os.devnull)):
+        make_base(base, TOY if asked.toy else LLAMA_3_2_1B, 600 if asked.toy else 32_000, dtype)
+    if "limit" in parts:
+        report.part("limit", lambda: limit(report, base, dtype, toy=asked.toy))
+    rows = folder / "rows.jsonl"
+    write_rows(rows, base, 64 if asked.toy else ROWS)
+    trained = [name for name in parts if name not in ("kernels", "limit")]
+    for lane, names in (
+        ("nf4", [name for name in trained if name != BFLOAT16]),
+        ("bf16", [name for name in trained if name == BFLOAT16]),
+    ):
+        if names:
+            room = folder / lane
+            room.mkdir()
+            compare(names, lane, asked, report, room, request(base, rows, asked, lane))
+
+
+def request(base: Path, rows: Path, asked: argparse.Namespace, lane: str) -> dict[str, Any]:
+    """The user's config: rank 16 on all linear layers, 4 x 4 examples a step."""
+    keys = [
+        f"model_name_or_path={base}",
+        f"data.datasets=[{{path: {rows}, format: prompt-completion}}]",
+        f"cache_dir={rows.parent / 'cache'}",
+        f"load_in_4bit={str(lane == 'nf4').lower()}",
+        f"max_steps={asked.steps}",
+        "r=16", "lora_alpha=32", "lora_dropout=0", "target_modules=all-linear", "learning_rate=2e-4",
+        "per_device_train_batch_size=4", "gradient_accumulation_steps=4", "val_set_size=0", "max_seq_length=1024",
+        "lean_path=true", "rehearsal=false",
+    ]  # fmt: skip
+    return {"overrides": keys, "base": str(base)}
+
+
+def compare(
+    names: list[str], lane: str, asked: argparse.Namespace, report: Report, folder: Path, wanted: dict[str, Any]
+) -> None:
+    """The runs of one lane: the same rows and the same adapter for all."""
+    (folder / "request.json").write_text(json.dumps(wanted), encoding="utf-8")
+    facts: dict[str, Any] = {}
+    reference: list[float] = []
+
+    def prepare() -> None:
+        facts.update(run_arm("prepare", folder, report.left())[0])
+
+    if not report.part(f"prepare {lane}", prepare):
+        if f"prepare {lane}" in report.content["failed"]:
+            report.content["failed"] |= dict.fromkeys(names, "its rows could not be prepared")
+        else:
+            report.content["skipped"] += names
+        return
+    report.content.setdefault("settings", {})[lane] = {
+        "steps": len(facts["tokens"]),
+        "warm_up_steps": asked.warm_up,
+        "tokens_per_row": sum(facts["tokens"]) / len(facts["tokens"]) / 16,
+        "trained_share": sum(facts["trained_tokens"]) / sum(facts["tokens"]),
+        **{key: facts[key] for key in ("dtype", "plan", "limit_flops", "surroundings")},
+    }
+
+    def measure(name: str) -> None:
+        arm = "luthier" if name == BFLOAT16 else name
+        result, seconds = run_arm(arm, folder, report.left())
+        reference[:] = reference or result["losses"]
+        found = row(arm, [result | {"wall_seconds": seconds}], facts, asked.warm_up, reference)
+        report.content["rows"].append({"part": name, **asdict(found)})
+
+    for name in names:
+        report.part(name, lambda name=name: measure(name))
+
+
+def kernels(report: Report, *, toy: bool) -> None:
+    """The tests, as pytest sees them: on the device, or two files of them in the interpreter."""
+    tests = ROOT / "tests"
+    where = [tests / "model" / "kernels" / f"test_{name}.py" for name in ("gate", "rope")]
+    marks = [] if toy else ["-m", "gpu"]
+    if not toy:
+        where = [tests / "model" / "kernels", tests / "gpu"]
+    command = [sys.executable, "-m", "pytest", "-q", "--tb=line", "-p", "no:cacheprovider", *marks, *map(str, where)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, timeout=report.left())
+    output = ended.stdout.splitlines()[-20:]
+    report.content["kernels"] = {"passed": ended.returncode == 0, "output": output}
+    if ended.returncode:
+        raise subprocess.SubprocessError(" ".join(output[-3:]) or ended.stderr.strip()[-200:])
+
+
+def limit(report: Report, base: Path, dtype: str, *, toy: bool) -> None:
+    """Floating point operations a second, by rows, in a process of its own."""
+    program = (
+        "import json, sys, torch; from transformers import AutoConfig; from luthier.bench.limit import matmul_limit\n"
+        "from luthier.machine.probe import best_device\n"
+        "config, dtype = AutoConfig.from_pretrained(sys.argv[1]), getattr(torch, sys.argv[2])\n"
+        "print(json.dumps({n: matmul_limit(config, dtype, int(n), best_device()) for n in sys.argv[3:]}))"
+    )
+    sizes = [str(n) for n in ((64,) if toy else LIMIT_ROWS)]
+    command = [sys.executable, "-c", program, str(base), dtype, *sizes]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=report.left())
+    if ended.returncode:
+        raise subprocess.SubprocessError(ended.stderr.strip().splitlines()[-1])
+    report.content["limit_flops_by_rows"] = json.loads(ended.stdout)
+
+
+def write_rows(path: Path, base: Path, count: int) -> None:
+    """So many rows of prompt and completion, with lengths as those of the dataset, out of Python's library."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    rng, pool = random.Random(0), []
+    for text in functions():
+        pool += tokenizer(text + "\n\n", add_special_tokens=False)["input_ids"]
+        if len(pool) > 2_000_000 or (count < ROWS and len(pool) > 50_000):
+            break
+
+    def piece(tokens: int) -> str:
+        start = rng.randrange(len(pool) - tokens)
+        return str(tokenizer.decode(pool[start : start + tokens]))
+
+    with path.open("w", encoding="utf-8") as file:
+        for number in range(count):
+            tokens = min(LONGEST, max(SHORTEST, round(rng.lognormvariate(0, SPREAD) * MEAN_TOKENS / 1.083)))
+            trained = round(tokens * TRAINED_SHARE)
+            # its number keeps equal pieces apart, which would count as one question
+            line = {"prompt": f"# {number}\n{piece(tokens - trained)}", "completion": piece(trained)}
+            file.write(json.dumps(line) + "\n")
+
+
+def table(content: dict[str, Any]) -> str:
+    """What there is, for a person."""
+    lines = ["", *(f"missing  {name}: {why}" for name, why in content["missing"].items())]
+    lines += [f"skipped  {name}: no time left" for name in content["skipped"]]
+    lines += [f"failed   {name}: {why}" for name, why in content["failed"].items()]
+    if content.get("kernels", {}).get("passed"):
+        lines.append("kernels  passed")
+    for rows, rate in content.get("limit_flops_by_rows", {}).items():
+        lines.append(f"limit    {float(rate) / 1e9:,.1f} billion operations a second at {rows} rows")
+    lines += ["", f"{'':16} {'tokens/s':>10} {'of limit':>8} {'wall s':>7} {'GiB':>6}  loss, and largest difference"]
+    for found in content["rows"]:
+        losses = f"{found['losses'][0]:.3f} -> {found['losses'][-1]:.3f}  {found['largest_loss_difference']:.1g}"
+        lines.append(
+            f"{found['part']:16} {found['tokens_per_second']:10,.0f} {found['share_of_limit']:8.0%} "
+            f"{found['wall_seconds']:7.1f} {found['peak_memory_gib']:6.2f}  {losses}"
+        )
+    if content["toy"]:
+        lines += ["", "a toy: no speed in it means anything"]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,179 @@
+"""Other trainers on the same rows, in the same steps, from the same adapter.
+
+| lane | what it is |
+|---|---|
+| trl, defaults | gradient checkpointing, the micro-batches as they come |
+| trl, tuned | no checkpointing, the rows of each step sorted by length, so that little is padded |
+| trl, no padding | a step is one row without padding, with flash-attn (CUDA) |
+| trl, tuned, liger | with the kernels of liger-kernel (CUDA) |
+| unsloth, defaults | as its notebooks do it: its own checkpointing (CUDA) |
+| unsloth, best flags | no checkpointing, a step is one batch, sorted by length (CUDA) |
+
+The lanes that need CUDA have not been run yet.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+def trl(request: dict[str, Any], folder: Path, *, tuned: bool = False, **flags: Any) -> dict[str, Any]:
+    """Train through TRL's `SFTTrainer`.
+
+    The adapter is put into float32, where TRL would round that of a 4-bit model to bfloat16: in two formats the losses
+    could not be equal.
+
+    Args:
+        request: Of the comparison.
+        folder: Where the arm `prepare` has written.
+        tuned: See the table above.
+        flags: More settings of TRL's `SFTConfig`.
+    """
+    import torch
+    from peft import LoraConfig
+    from transformers import AutoTokenizer, BitsAndBytesConfig
+    from trl.trainer.sft_trainer import SFTTrainer
+
+    facts = json.loads((folder / "prepare.json").read_text())
+    rows = _rows(folder, by_length=tuned)
+    quantization, lora = facts["quantization"], facts["lora"]
+    seconds: list[float] = []
+    trainer = SFTTrainer(
+        request["base"],
+        args=_settings(facts, folder, tuned=tuned, **flags),
+        train_dataset=rows,
+        processing_class=AutoTokenizer.from_pretrained(request["base"]),
+        quantization_config=BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type=quantization["bnb_4bit_quant_type"],
+            bnb_4bit_use_double_quant=quantization["bnb_4bit_use_double_quant"],
+            bnb_4bit_compute_dtype=getattr(torch, facts["dtype"]),
+        )
+        if quantization["load_in_4bit"]
+        else None,
+        peft_config=LoraConfig(
+            task_type="CAUSAL_LM",
+            **{
+                key: lora[key]
+                for key in ("r", "lora_alpha", "target_modules", "lora_dropout", "use_rslora", "use_dora")
+            },
+        ),
+        callbacks=[_clock(seconds)],
+    )
+    return _trained(trainer, folder, seconds)
+
+
+def unsloth(request: dict[str, Any], folder: Path, *, best: bool = False) -> dict[str, Any]:
+    """Train through Unsloth's `FastLanguageModel`, which patches transformers and TRL: it is imported first."""
+    from unsloth import FastLanguageModel  # isort: skip
+    from trl.trainer.sft_trainer import SFTTrainer
+
+    facts = json.loads((folder / "prepare.json").read_text())
+    lora = facts["lora"]
+    model, tokenizer = FastLanguageModel.from_pretrained(
+        model_name=request["base"],
+        max_seq_length=facts["longest"],
+        dtype=None,
+        load_in_4bit=facts["quantization"]["load_in_4bit"],
+    )
+    model = FastLanguageModel.get_peft_model(
+        model,
+        r=lora["r"],
+        lora_alpha=lora["lora_alpha"],
+        lora_dropout=lora["lora_dropout"],
+        target_modules=LINEARS,
+        bias="none",
+        use_gradient_checkpointing=False if best else "unsloth",
+    )
+    seconds: list[float] = []
+    flags: dict[str, Any] = {"gradient_checkpointing": False} if best else {}
+    trainer = SFTTrainer(
+        model=model,
+        args=_settings(facts, folder, tuned=False, one_batch=best, **flags),
+        train_dataset=_rows(folder, by_length=best),
+        processing_class=tokenizer,
+        callbacks=[_clock(seconds)],
+    )
+    return _trained(trainer, folder, seconds)
+
+
+def _rows(folder: Path, *, by_length: bool) -> Any:
+    """The rows of all steps in their order; those of a step from the longest to the shortest if asked for."""
+    from datasets import Dataset
+
+    steps = json.loads((folder / "rows.json").read_text())
+    if by_length:
+        steps = [sorted(step, key=lambda row: -len(row["input_ids"])) for step in steps]
+    return Dataset.from_list([row for step in steps for row in step])
+
+
+def _clock(seconds: list[float]) -> Any:
+    """A callback that appends how long each step took, once the device is done with it."""
+    import torch
+    from transformers import TrainerCallback
+
+    def now() -> float:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return time.monotonic()
+
+    class Clock(TrainerCallback):  # type: ignore[misc]
+        def on_step_begin(self, *args: Any, **kwargs: Any) -> None:
+            self.started = now()
+
+        def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+            seconds.append(now() - self.started)
+
+    return Clock()
+
+
+def _trained(trainer: Any, folder: Path, seconds: list[float]) -> dict[str, Any]:
+    """Give the adapter its first values, train, and return what was measured."""
+    from safetensors.torch import load_file
+
+    start = load_file(folder / "start.safetensors")
+    for name, parameter in trainer.model.named_parameters():
+        if parameter.requires_grad:
+            parameter.data = start[name].to(parameter.device, copy=True)
+    trainer.train()
+    losses = [float(entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
+    return {"seconds": seconds, "losses": losses}
+
+
+def _settings(facts: dict[str, Any], folder: Path, *, tuned: bool, one_batch: bool = False, **flags: Any) -> Any:
+    """TRL's `SFTConfig` for the run that `facts` describe."""
+    import torch
+    from trl.trainer.sft_config import SFTConfig
+
+    training = facts["training"]
+    batches = [training["per_device_train_batch_size"], training["gradient_accumulation_steps"]]
+    if one_batch or "padding_free" in flags:
+        batches = [batches[0] * batches[1], 1]
+    tuning: dict[str, Any] = {"gradient_checkpointing": False} if tuned else {}
+    if tuned or facts["dtype"] == "float32":
+        tuning["model_init_kwargs"] = {"dtype": facts["dtype"]}
+    if "padding_free" in flags:
+        tuning["model_init_kwargs"]["attn_implementation"] = "flash_attention_2"
+    return SFTConfig(
+        output_dir=str(folder / "trl"),
+        per_device_train_batch_size=batches[0],
+        gradient_accumulation_steps=batches[1],
+        max_steps=len(facts["tokens"]),
+        learning_rate=training["learning_rate"],
+        lr_scheduler_type="constant",
+        logging_steps=1,
+        use_cpu=not torch.cuda.is_available(),
+        bf16=facts["dtype"] == "bfloat16",
+        completion_only_loss=True,
+        save_strategy="no",
+        report_to=[],
+        max_length=None,
+        train_sampling_strategy="sequential",
+        disable_tqdm=True,
+        **(tuning | flags),
+    )

@@ -1,0 +1,114 @@
+"""AdamW over one flat buffer for each group: clipping and update are one kernel, however many matrices are trained.
+
+    gradients of all matrices --one copy--> flat --one kernel--> weights and moments: views of flat buffers
+
+Its state is that of `torch.optim.AdamW`, tensor by tensor, so a checkpoint of one is read by the other. Whoever
+replaces a weight or a moment (a resume, another optimizer on the same model) is noticed at the next step: it is copied
+in again. The gradients are there twice while it works.
+
+Not covered: parameters of several devices or formats, and steps in which some have no gradient; torch's own update
+takes those.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+@dataclass
+class _Flat:
+    """The buffers of one group; `views` are what the parameters and their moments should be."""
+
+    weights: Tensor
+    gradients: Tensor
+    moments: tuple[Tensor, Tensor]
+    steps: Tensor
+    views: list[tuple[Tensor, Tensor, Tensor]]
+    step: int
+
+
+class FlatAdamW(torch.optim.AdamW):
+    """`torch.optim.AdamW` whose `clip_and_step` is one kernel for each group.
+
+    Args:
+        groups: As those of `torch.optim.AdamW`.
+        kernel: `luthier.model.kernels.adamw.adamw`.
+        options: As those of `torch.optim.AdamW`.
+    """
+
+    def __init__(self, groups: list[dict[str, Any]], *, kernel: Callable[..., None], **options: Any) -> None:
+        super().__init__(groups, **options)
+        self._kernel = kernel
+        self._flat: dict[int, _Flat] = {}
+
+    @torch.no_grad()
+    def clip_and_step(self, norm: Tensor, max_norm: float) -> bool:
+        """Clip and update in one go; False, and nothing done, where that is not possible.
+
+        Args:
+            norm: Length of the whole gradient, a scalar tensor.
+            max_norm: Longer gradients are shortened to it; 0: never.
+        """
+        flats = [self._flat_of(number, group) for number, group in enumerate(self.param_groups)]
+        if None in flats:
+            self._flat = {}  # torch's update counts its steps alone
+            return False
+        for group, flat in zip(self.param_groups, flats, strict=True):
+            assert flat is not None
+            torch.cat([p.grad.reshape(-1) for p in group["params"]], out=flat.gradients)
+            flat.step += 1
+            flat.steps.add_(1)
+            settings = {name: group[name] for name in ("lr", "betas", "eps", "weight_decay")}
+            self._kernel(
+                flat.weights, flat.gradients, *flat.moments, norm.to(flat.weights.device),
+                step=flat.step, max_norm=max_norm, **settings,
+            )  # fmt: skip
+        return True
+
+    def _flat_of(self, number: int, group: dict[str, Any]) -> _Flat | None:
+        """The buffers of a group, made anew where something was replaced; None where there can be none."""
+        params = group["params"]
+        if any(p.grad is None or p.dtype is not torch.float32 or p.device != params[0].device for p in params):
+            return None
+        flat = self._flat.get(number)
+        if flat is None or not all(self._is_in(p, views) for p, views in zip(params, flat.views, strict=True)):
+            flat = self._adopt(params)
+            if flat is not None:
+                self._flat[number] = flat
+        return flat
+
+    def _is_in(self, p: Tensor, views: tuple[Tensor, Tensor, Tensor]) -> bool:
+        state = self.state[p]
+        return p.data_ptr() == views[0].data_ptr() and all(
+            state.get(name) is view for name, view in zip(_MOMENTS, views[1:], strict=True)
+        )
+
+    def _adopt(self, params: list[Tensor]) -> _Flat | None:
+        """Copy weights, moments and counters into flat buffers, and let parameters and state be views of them."""
+        steps = {int(self.state[p]["step"]) if "step" in self.state[p] else 0 for p in params}
+        if len(steps) > 1:
+            return None
+        sizes = [p.numel() for p in params]
+        weights = torch.cat([p.detach().reshape(-1) for p in params])
+        buffers = [weights, torch.zeros_like(weights), torch.zeros_like(weights)]
+        counters = torch.full((len(params),), float(*steps), device=weights.device)
+        views = []
+        for number, (p, *pieces) in enumerate(zip(params, *(torch.split(b, sizes) for b in buffers), strict=True)):
+            weight, *moments = (piece.view(p.shape) for piece in pieces)
+            state = self.state[p]
+            for name, moment in zip(_MOMENTS, moments, strict=True):
+                if name in state:
+                    moment.copy_(state[name])
+                state[name] = moment
+            state["step"] = counters[number]
+            p.data = weight
+            views.append((weight, *moments))
+        first, second = buffers[1:]
+        return _Flat(weights, torch.empty_like(weights), (first, second), counters, views, *steps)
