@@ -21,6 +21,7 @@ from luthier.cli import (
     plan,
     quickstart,
     schema,
+    sweep,
     train,
     verify,
     watch,
@@ -36,7 +37,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (quickstart, train, chat, compare, plan, inspect, schema, explain, gpu, watch, doctor, bench, verify):
+COMMANDS = (
+    quickstart, train, chat, compare, plan, inspect, schema, explain, gpu, watch, doctor, bench, verify, sweep,
+)  # fmt: skip
+for command in COMMANDS:
     command.register(app)
 
 

@@ -9,7 +9,10 @@ from luthier.errors.codes.evaluate import EVALUATE
 from luthier.errors.codes.gate import GATE
 from luthier.errors.codes.model import MODEL
 from luthier.errors.codes.run import RUN
+from luthier.errors.codes.sweep import SWEEP
 
-CODES: dict[str, Explanation] = {**CONFIG, **DATA, **MODEL, **ENVIRONMENT, **CHECKPOINT, **GATE, **RUN, **EVALUATE}
+CODES: dict[str, Explanation] = {
+    **CONFIG, **DATA, **MODEL, **ENVIRONMENT, **CHECKPOINT, **GATE, **RUN, **EVALUATE, **SWEEP,
+}  # fmt: skip
 
 __all__ = ["CODES", "Explanation"]
