@@ -18,6 +18,7 @@ from luthier.cli import (
     explain,
     gpu,
     inspect,
+    launch,
     plan,
     quickstart,
     schema,
@@ -38,7 +39,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 COMMANDS = (
-    quickstart, train, chat, compare, plan, inspect, schema, explain, gpu, watch, doctor, bench, verify, sweep,
+    quickstart, train, chat, compare, plan, inspect, schema, explain, gpu, watch, doctor, bench, verify, sweep, launch,
 )  # fmt: skip
 for command in COMMANDS:
     command.register(app)

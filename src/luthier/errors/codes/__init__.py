@@ -7,12 +7,14 @@ from luthier.errors.codes.data import DATA
 from luthier.errors.codes.environment import ENVIRONMENT
 from luthier.errors.codes.evaluate import EVALUATE
 from luthier.errors.codes.gate import GATE
+from luthier.errors.codes.launch import LAUNCH
 from luthier.errors.codes.model import MODEL
 from luthier.errors.codes.run import RUN
 from luthier.errors.codes.sweep import SWEEP
 
 CODES: dict[str, Explanation] = {
     **CONFIG, **DATA, **MODEL, **ENVIRONMENT, **CHECKPOINT, **GATE, **RUN, **EVALUATE, **SWEEP,
+    **LAUNCH,
 }  # fmt: skip
 
 __all__ = ["CODES", "Explanation"]
