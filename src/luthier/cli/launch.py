@@ -51,4 +51,4 @@ def launch(
         typer.echo(f"written   {output}")
         write.submit(job, output)
     else:
-        typer.echo(f"written   {output}\nsubmit    {shlex.join([*scheduler.submit, str(output)])}")
+        typer.echo(f"written   {output}\nsubmit    {scheduler.submit} {shlex.quote(str(output))}")

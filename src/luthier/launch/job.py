@@ -16,6 +16,8 @@ from luthier.errors import ConfigError, Problem
 
 PORT = 29500
 """Where the first node waits for the others."""
+BUCKET = "/checkpoints"
+"""Where machines of SkyPilot see what survives them."""
 SAVE_SECONDS = 180
 """Between the word that a job has to go and its end: for a step, and for a checkpoint."""
 _GPUS = re.compile(r"(?:([A-Za-z][A-Za-z0-9-]*):)?(\d{1,3})")
@@ -30,37 +32,49 @@ class Scheduler:
         template: Its file.
         ending: Of the job file.
         submit: The command that submits it; the file comes last.
-        takes: Options that only some understand, and this one does.
-        needs: Options that it cannot do without.
-        get: How to get the command.
+        get: How to get that command.
+        takes: Options that not all understand, and this one does.
+        needs: Those that it cannot do without.
     """
 
     template: str
     ending: str
-    submit: tuple[str, ...]
-    takes: frozenset[str]
-    needs: frozenset[str]
+    submit: str
     get: str
+    takes: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
 
 
 SCHEDULERS: Mapping[str, Scheduler] = {
     "slurm": Scheduler(
-        "slurm.sbatch", ".sbatch", ("sbatch",), frozenset({"--time", "--partition"}), frozenset(),
-        "run this on a login node of the cluster",
+        template="slurm.sbatch",
+        ending=".sbatch",
+        submit="sbatch",
+        get="take the file to a login node of the cluster",
+        takes=("--time", "--partition"),
     ),
     "skypilot": Scheduler(
-        "skypilot.yaml", ".sky.yaml", ("sky", "jobs", "launch", "--yes"), frozenset({"--image", "--storage"}),
-        frozenset(), "pip install skypilot",
+        template="skypilot.yaml",
+        ending=".sky.yaml",
+        submit="sky jobs launch --yes",
+        get="pip install skypilot",
+        takes=("--image", "--storage"),
     ),
     "kubernetes": Scheduler(
-        "kubernetes.yaml", ".k8s.yaml", ("kubectl", "apply", "-f"), frozenset({"--image", "--storage"}),
-        frozenset({"--image"}), "install kubectl: https://kubernetes.io/docs/tasks/tools",
+        template="kubernetes.yaml",
+        ending=".k8s.yaml",
+        submit="kubectl apply -f",
+        get="install kubectl: https://kubernetes.io/docs/tasks/tools",
+        takes=("--image", "--storage"),
+        needs=("--image",),
     ),
     "ray": Scheduler(
-        "ray.py", ".ray.py", ("ray", "job", "submit", "--working-dir", ".", "--", "python"), frozenset(), frozenset(),
-        'pip install "ray[default]"',
+        template="ray.py",
+        ending=".ray.py",
+        submit="ray job submit --no-wait --working-dir . -- python",
+        get='pip install "ray[default]"',
     ),
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
@@ -103,11 +117,12 @@ class Job:
         given = {f"--{name}" for name in ("time", "partition", "image", "storage") if getattr(self, name)}
         problems = [
             _problem(option, f"{self.on} does not know {option}", f"leave it out; {_for(option)} takes it")
-            for option in sorted(given - scheduler.takes)
+            for option in sorted(given.difference(scheduler.takes))
         ]
         problems += [
             _problem(option, f"{self.on} needs {option}", "--image NAME:TAG, a container that has Luthier in it")
-            for option in sorted(scheduler.needs - given)
+            for option in scheduler.needs
+            if option not in given
         ]
         if self.time and not _TIME.fullmatch(self.time):
             problems.append(_problem("--time", f'"{self.time}" is no time of Slurm', "--time 12:00:00, or 2-00:00:00"))
@@ -134,8 +149,12 @@ class Job:
 
     @property
     def train(self) -> list[str]:
-        """The command that trains, but for the config: what comes behind it."""
-        return [*self.overrides, "--resume", "auto"]
+        """What comes behind the config on the command line of `luthier train`."""
+        words = list(self.overrides)
+        if self.on == "skypilot":
+            words = [word for word in words if word.partition("=")[0] not in ("output_dir", "training.output_dir")]
+            words.append(f"training.output_dir={BUCKET}/run")
+        return [*words, "--resume", "auto"]
 
 
 def read_gpus(text: str) -> tuple[str, int]:

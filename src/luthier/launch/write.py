@@ -10,8 +10,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from luthier.config.load import read_text
 from luthier.errors import ConfigError, MissingError, Problem, RunError
-from luthier.launch.job import PORT, SAVE_SECONDS, SCHEDULERS, Job
+from luthier.launch.job import BUCKET, PORT, SAVE_SECONDS, SCHEDULERS, Job
 
 
 def render(job: Job) -> str:
@@ -28,11 +29,12 @@ def render(job: Job) -> str:
     return environment.from_string(template.read_text(encoding="utf-8")).render(
         job=job,
         config=str(job.loaded.path),
-        config_text=job.loaded.path.read_text(encoding="utf-8-sig"),
+        config_text=read_text(job.loaded.path).replace("\r\n", "\n").strip("\n"),
+        bucket=BUCKET,
         port=PORT,
         save_seconds=SAVE_SECONDS,
         file=f"{job.name}{SCHEDULERS[job.on].ending}",
-        submit=shlex.join(SCHEDULERS[job.on].submit),
+        submit=SCHEDULERS[job.on].submit,
     )
 
 
@@ -66,7 +68,7 @@ def submit(job: Job, path: Path) -> None:
         RunError: E-LAUNCH-004 when it says no.
     """
     scheduler = SCHEDULERS[job.on]
-    command = [*scheduler.submit, str(path)]
+    command = [*scheduler.submit.split(), str(path)]
     if shutil.which(command[0]) is None:
         raise MissingError(Problem("E-LAUNCH-002", f"there is no command {command[0]} here", scheduler.get))
     ended = subprocess.run(command, check=False)
