@@ -53,8 +53,9 @@ def test_slurm_queues_a_stopped_job_again_and_a_cancelled_one_not(config, tmp_pa
         slurm.output(environment, "scancel", "--signal=TERM", "--batch", job)  # as `--signal=B:TERM@180` does
         slurm.wait(lambda: (state("Restarts"), state("JobState")) == ("1", "PENDING"), 60)
         assert told("go on with --resume auto", "exit code 75"), said
+        slurm.wait(lambda: "idle" in slurm.output(environment, "sinfo", "-h", "-o", "%T"), 60)
         slurm.output(environment, "scontrol", "update", f"JobId={job}", "StartTime=now")
-        slurm.wait(lambda: told("resumed at step"), 180)
+        slurm.wait(lambda: told("resumed at step"), 300)
         slurm.output(environment, "scancel", job)
         slurm.wait(lambda: state("JobState") == "CANCELLED", 60)
         slurm.wait(lambda: "idle" in slurm.output(environment, "sinfo", "-h", "-o", "%T"), 60)

@@ -24,9 +24,10 @@ from pathlib import Path
 from typing import Any
 
 from luthier.config.keys import keys
-from luthier.config.load import Loaded, from_dict, load
+from luthier.config.load import Loaded, load
 from luthier.config.numbers import wants_evaluation
-from luthier.config.tree import printable, read_yaml, scalar, shown
+from luthier.config.placing import place_settings
+from luthier.config.tree import Node, from_python, printable, read_yaml, scalar, shown
 from luthier.errors import ConfigError, LuthierError, Problem
 
 FINDER = "learning_rate"
@@ -144,7 +145,7 @@ def _read(word: str) -> Range | None:
     if text.startswith(("log:", "int:")):
         raise _wrong(f"{shown(text)} is no range", _GRAMMAR, name)
     try:
-        values = read_yaml(f"[{text}]", lambda _: f"override {printable(name)[:80]}=...").plain()
+        values = read_yaml(f"[{text}]", lambda _: _place(name)).plain()
     except ConfigError:
         return None
     if len(values) < 2:
@@ -152,12 +153,12 @@ def _read(word: str) -> Range | None:
     choices = tuple(json.dumps(value) for value in values)
     if len(set(choices)) < len(choices):
         raise _wrong(f"{shown(text)} holds a value twice", "write each value once", name)
-    return Range(_dotted(name, choices[0]), text, choices)
+    return Range(_dotted(name, *values), text, choices)
 
 
 def _between(name: str, text: str, match: re.Match[str]) -> Range:
     low, high = scalar(match[2]), scalar(match[3])
-    key = _dotted(name, json.dumps(low))
+    key = _dotted(name, low, high)
     whole = match[1] == "int" or keys()[key].expects.startswith("a whole number")
     if whole and not (isinstance(low, int) and isinstance(high, int)):
         raise _wrong(f"{shown(text)} has an end that is no whole number", f"{name}=8..64", name)
@@ -168,17 +169,23 @@ def _between(name: str, text: str, match: re.Match[str]) -> Range:
     return Range(key, text, low=low, high=high, log=match[1] == "log", whole=whole)
 
 
-def _dotted(name: str, value: str) -> str:
+def _dotted(name: str, *values: Any) -> str:
     """The key that an override sets.
 
     Raises:
         ConfigError: It sets none, several, or one that cannot be tried.
     """
-    sources = from_dict({}, [f"{name}={value}"]).sources
-    named = [key for key, source in sources.items() if source == "override"]
-    if len(named) != 1:
-        raise _wrong(f"{printable(name)} sets {' and '.join(named) or 'nothing'} here", "name one key", name)
-    key = named[0]
+    named: set[str] = set()
+    for value in values:
+        placed = place_settings(Node({name: from_python(value, _place(name))}, _place(name)))
+        if placed.problems:
+            raise ConfigError(*placed.problems)
+        named |= {key if setting.node.plain() == value else "" for key, setting in placed.settings.items()} or {""}
+    if len(named) != 1 or "" in named:
+        raise _wrong(
+            f"{printable(name)} is no single key here", "name the key itself: luthier explain lists them", name
+        )
+    (key,) = named
     if not key.startswith(_SECTIONS) or key in _OTHER_ROWS:
         fix = "compare such runs with luthier compare; a sweep tries keys of lora, quantization and training"
         raise _wrong(f"with another {key} the losses are not over the same rows, or it is no matter of them", fix, name)
@@ -192,9 +199,10 @@ def _check(path: Path, fixed: Sequence[str], loaded: Loaded, ranges: Sequence[Ra
         if loaded.sources[one.key] == "override":
             fix = "keep the range or the value"
             problems[one.key] = _problem(f"{one.key} has a value and a range", fix, one.name)
+            continue
         for value in one.ends:
             try:
-                load(path, [*(word for word in fixed if word.partition("=")[0] != one.key), f"{one.key}={value}"])
+                load(path, [*fixed, f"{one.key}={value}"])
             except ConfigError as error:
                 problems |= {problem.render(): problem for problem in error.problems}
     if not wants_evaluation(loaded.config):
@@ -206,7 +214,11 @@ def _check(path: Path, fixed: Sequence[str], loaded: Loaded, ranges: Sequence[Ra
 
 
 def _problem(found: str, fix: str, name: str) -> Problem:
-    return Problem("E-SWEEP-001", found, fix, f"override {printable(name)[:80]}=...")
+    return Problem("E-SWEEP-001", found, fix, _place(name))
+
+
+def _place(name: str) -> str:
+    return f"override {printable(name)[:80]}=..."
 
 
 def _wrong(found: str, fix: str, name: str) -> ConfigError:

@@ -21,10 +21,12 @@ Not covered: several trials at a time, and on several machines.
 from __future__ import annotations
 
 import math
+import random
 import sys
 import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -133,16 +135,22 @@ class Sweep:
         for trial in before:
             if trial.state == TrialState.RUNNING:
                 return optuna.Trial(self.study, trial._trial_id)
-        if len(before) >= self.count:
-            return None
-        self.study.sampler = self._sampler(len(before))
+        if not any(trial.state == TrialState.WAITING for trial in before):  # chosen before a kill
+            if len(before) >= self.count:
+                return None
+            self._choose(len(before))
         return self.study.ask({r.key: _distribution(r) for r in self.space.ranges})
 
-    def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
-        seed = self.space.loaded.config.training.seed + number
-        if self.space.combinations:
-            return optuna.samplers.GridSampler({r.key: list(r.choices) for r in self.space.ranges}, seed=seed)
-        return optuna.samplers.TPESampler(seed=seed, n_startup_trials=self._random_trials)
+    def _choose(self, number: int) -> None:
+        """Make that the next question is answered with the values of trial `number`."""
+        seed = self.space.loaded.config.training.seed
+        if not self.space.combinations:
+            self.study.sampler = optuna.samplers.TPESampler(seed=seed + number, n_startup_trials=self._random_trials)
+            return
+        combinations = list(product(*(r.choices for r in self.space.ranges)))
+        if not self.space.finder:
+            random.Random(seed).shuffle(combinations)  # fewer trials than combinations are spread over all of them
+        self.study.enqueue_trial(dict(zip((r.key for r in self.space.ranges), combinations[number], strict=True)))
 
     def _attempt(self, trial: optuna.Trial) -> Generator[Standing, None, None]:
         """Train once, to an end of the trial or of the sweep."""
@@ -193,8 +201,8 @@ class Sweep:
             self.study.tell(trial, min(losses))
         elif code == EXIT_RESUMABLE and pruned:
             self.study.tell(trial, state=TrialState.PRUNED)
-        elif code == EXIT_RESUMABLE:
-            self.stop = lambda: True  # somebody stopped the trial: whoever it was wants the machine
+        elif code == EXIT_RESUMABLE or self.stop():
+            self.stop = lambda: True  # also where somebody stopped the trial alone: whoever it was wants the machine
         elif code in _WRONG:
             log = self._folder(trial.number).with_suffix(".log")
             raise _refused(f"trial {trial.number}", code, problem, log)
