@@ -20,7 +20,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import torch
-from measuring import dashboard, forecast, learning, mechanics, performance, quickstart, tensorboard
+from measuring import dashboard, forecast, learning, mechanics, performance, quickstart, sweep, tensorboard
 from measuring.drawing import PICTURES
 from measuring.runs import WORK
 
@@ -43,6 +43,7 @@ EXPERIMENTS = {
     "dashboard": dashboard.dashboard,
     "performance": performance.performance,
     "forecast": forecast.forecast,
+    "sweep": sweep.sweep,
 }
 MEASURED = PICTURES / "measured.json"
 
