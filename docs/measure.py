@@ -44,6 +44,7 @@ EXPERIMENTS = {
     "performance": performance.performance,
     "forecast": forecast.forecast,
     "sweep": sweep.sweep,
+    "finder": sweep.finder,
 }
 MEASURED = PICTURES / "measured.json"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import shutil
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from measuring.runs import WORK, config, of, run
 
 Numbers = dict[str, Any]
 CAPTURED = Path("docs/captured")
+STEPS, WHOLE = 80, 200
 RANGES = ["learning_rate=log:3e-4..1e-1", "lora.r=4,8,16"]
 
 
@@ -45,35 +45,41 @@ def _sweep(name: str, steps: int, every: int, *words: str) -> tuple[dict[str, An
 
 
 def sweep() -> Numbers:
-    """12 trials over two keys; and the finder, with whole runs at its rate and ten times off."""
-    content, said = _sweep("sweep", 80, 20, *RANGES, "--trials", "12")
+    """12 trials over two keys."""
+    content, said = _sweep("sweep", STEPS, STEPS // 4, *RANGES, "--trials", "12")
     CAPTURED.mkdir(parents=True, exist_ok=True)
     (CAPTURED / "sweep.txt").write_text(said)
     shutil.copy(WORK / "sweep" / "checkpoints-sweep" / "sweep.png", PICTURES / "sweep.png")
     trials = content["trials"]
     best = trials[content["best"]]
-    whole = [t["eval_loss"] for t in trials if t["state"] == "done"]
-    found, told = _sweep("finder", 400, 400, "learning_rate")
-    (CAPTURED / "finder.txt").write_text(told)
-    rate = found["trials"][found["best"]]["values"]["training.learning_rate"]
-    after = {}
-    for factor, name in ((0.1, "lower"), (1.0, "found"), (10.0, "higher")):
-        sections = _sections(400, 400)
-        sections["training"]["learning_rate"] = rate * factor
-        evaluated = of(run(f"finder-{name}", **sections), Evaluated)
-        after[f"finder_{name}_eval_loss"] = evaluated[-1].eval_loss if evaluated else math.inf
     return {
         "trials": len(trials),
-        "steps": 80,
+        "steps": STEPS,
         "pruned": sum(t["state"] == "pruned" for t in trials),
-        "saved_steps": sum(t["total_steps"] - t["step"] for t in trials if t["state"] == "pruned"),
+        "saved_share": sum(t["total_steps"] - t["step"] for t in trials) / (STEPS * len(trials)),
         "best_rate": best["values"]["training.learning_rate"],
         "best_rank": best["values"]["lora.r"],
         "best_eval_loss": best["eval_loss"],
-        "worst_whole_eval_loss": max(whole),
-        "finder_rate": rate,
-        "finder_steps": found["trials"][0]["total_steps"],
-        "finder_trials": len(found["trials"]),
-        "whole_steps": 400,
+    }
+
+
+def finder() -> Numbers:
+    """The learning-rate finder, and then whole runs at its rate and ten times off."""
+    content, said = _sweep("finder", WHOLE, WHOLE, "learning_rate")
+    CAPTURED.mkdir(parents=True, exist_ok=True)
+    (CAPTURED / "finder.txt").write_text(said)
+    best = content["trials"][content["best"]]
+    rate = best["values"]["training.learning_rate"]
+    after = {}
+    for factor, name in ((0.1, "lower"), (1.0, "found"), (10.0, "higher")):
+        sections = _sections(WHOLE, WHOLE)
+        sections["training"]["learning_rate"] = rate * factor
+        evaluated = of(run(f"finder-{name}", **sections), Evaluated)
+        after[f"{name}_eval_loss"] = evaluated[-1].eval_loss
+    return {
+        "rate": rate,
+        "trials": len(content["trials"]),
+        "steps": best["total_steps"],
+        "whole_steps": WHOLE,
         **after,
     }

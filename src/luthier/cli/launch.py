@@ -33,7 +33,7 @@ def launch(
 ) -> None:
     """Write the job file of a run, and with --submit submit it. A job that is stopped is queued again, and goes on.
 
-    Example: luthier launch configs/training_config.yaml --on slurm --nodes 2 --gpus-per-node 4 --time 12:00:00
+    Example: luthier launch configs/training_config.yaml --on slurm --gpus-per-node 1 --time 12:00:00
     """
     from luthier.config.load import load
     from luthier.launch import write
