@@ -41,7 +41,8 @@ def _sweep(name: str, steps: int, every: int, *words: str) -> tuple[dict[str, An
     (folder / "config.yaml").write_text(yaml.safe_dump(content))
     command = [sys.executable, "-m", "luthier", "sweep", "config.yaml", *words, "--json", "sweep.json"]
     ended = subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads((folder / "sweep.json").read_text()), ended.stdout
+    said = "\n".join(line.rstrip() for line in ended.stdout.splitlines()) + "\n"
+    return json.loads((folder / "sweep.json").read_text()), said
 
 
 def sweep() -> Numbers:

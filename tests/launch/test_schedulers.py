@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import psutil
@@ -77,12 +78,13 @@ def test_ray_starts_a_stopped_job_again(config, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", f"{Path(RAY).parent}{os.pathsep}{os.environ['PATH']}")
     ports = [slurm.free_port() for _ in range(2)]
     start = ["ray", "start", "--head", "--num-cpus=2", f"--port={ports[0]}", f"--dashboard-port={ports[1]}"]
-    start += [f"--temp-dir={tmp_path}/r", "--disable-usage-stats", "--block"]
+    sockets = tempfile.mkdtemp(prefix="ray")  # the names of sockets are short
+    start += [f"--temp-dir={sockets}", "--disable-usage-stats", "--block"]
     mark = {"LUTHIER_TEST": str(tmp_path)}  # the workers inherit it
     head = subprocess.Popen(start, env={**os.environ, **mark}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     address = {"RAY_ADDRESS": f"http://127.0.0.1:{ports[1]}"}
     try:
-        slurm.wait(lambda: "No jobs" in slurm.output(address, "ray", "job", "list") or head.poll() is not None, 90)
+        slurm.wait(lambda: slurm.output(address, "ray", "job", "list").strip().endswith("[]"), 90)
         (tmp_path / "here").mkdir()
         config = Path(shutil.copy(config, tmp_path / "here"))
         command = ("launch", "c.yaml", "max_steps=60", "--on", "ray", "--gpus-per-node", "0", "--submit")
@@ -90,16 +92,12 @@ def test_ray_starts_a_stopped_job_again(config, tmp_path, monkeypatch):
         job = re.search(r"raysubmit_\w+", done.out)[0]
         log = tmp_path / "out" / "events.jsonl"
         slurm.wait(lambda: log.is_file() and '"step":5,' in log.read_text(), 180)
-        workers = subprocess.run(
-            ["pgrep", "-f", f"luthier.launch.torchrun.*{tmp_path}|launch.torchrun.*luthier-out"],
-            capture_output=True,
-            text=True,
-        )
-        os.kill(int(workers.stdout.split()[0]), signal.SIGTERM)
-        slurm.wait(lambda: "SUCCEEDED" in slurm.output(address, "ray", "job", "status", job), 240)
+        os.kill(agent(mark), signal.SIGTERM)
+        slurm.wait(lambda: re.search("SUCC.*succeeded|failed", slurm.output(address, "ray", "job", "status", job)), 240)
         said = slurm.output(address, "ray", "job", "logs", job)
         assert "start 1 ended with [75]" in said and "start 2 ended with [0]" in said
         assert (tmp_path / "out" / "final_model").is_dir()
     finally:
         head.terminate()
         head.wait(60)
+        shutil.rmtree(sockets, ignore_errors=True)

@@ -34,8 +34,9 @@ def sweep(
 ) -> None:
     """Train with several values, one run after the other, and keep the config with the lowest eval_loss.
 
-    Ctrl-C and kills leave a sweep that the same command goes on with. learning_rate without a range: the learning-rate
-    finder, a few short runs.
+    After Ctrl-C or a kill the same command goes on.
+
+    learning_rate without a range is the learning-rate finder: a few short runs.
 
     Example: luthier sweep configs/training_config.yaml learning_rate=log:1e-4..1e-3 lora.r=8,16,32 --trials 12
     """
@@ -53,7 +54,7 @@ def sweep(
 
     console, standing = open_console(), None
     try:
-        with stop_on_signals() as stop, Screen(console, plain) as screen:
+        with stop_on_signals() as stop, Screen(console, plain, stop) as screen:
             work = Sweep(space, trials, allow, stop)
             for standing in work.run():
                 screen.show(standing)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -24,10 +25,11 @@ class Screen:
     Args:
         console: Where to draw.
         plain: Lines, also on a terminal.
+        stop: Whether a stop was asked for.
     """
 
-    def __init__(self, console: Console, plain: bool) -> None:
-        self._console = console
+    def __init__(self, console: Console, plain: bool, stop: Callable[[], bool]) -> None:
+        self._console, self._stop = console, stop
         self._live = None if plain or not console.is_terminal else Live(console=console, refresh_per_second=4)
         self._told: set[int] = set()
 
@@ -45,7 +47,7 @@ class Screen:
     def show(self, standing: Standing) -> None:
         """Draw it, or tell of trials that have ended since."""
         if self._live:
-            self._live.update(Group(table(standing), _progress(standing)))
+            self._live.update(Group(table(standing), _progress(standing, self._stop())))
             return
         for row in standing.rows:
             if row.state != "running" and row.number not in self._told:
@@ -82,10 +84,11 @@ def table(standing: Standing) -> Table:
     return drawn
 
 
-def _progress(standing: Standing) -> Text:
+def _progress(standing: Standing, stopping: bool) -> Text:
     ended = sum(row.state != "running" for row in standing.rows)
     running = next((row for row in standing.rows if row.state == "running"), None)
     watch = f"; luthier watch {running.folder}" if running else ""
+    watch = "; stopping: the trial finishes its step and saves first" if running and stopping else watch
     return Text(f"\n{ended} of {standing.trials} trials{watch}", style="dim")
 
 

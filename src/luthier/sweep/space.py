@@ -187,8 +187,10 @@ def _dotted(name: str, *values: Any) -> str:
         )
     (key,) = named
     if not key.startswith(_SECTIONS) or key in _OTHER_ROWS:
-        fix = "compare such runs with luthier compare; a sweep tries keys of lora, quantization and training"
-        raise _wrong(f"with another {key} the losses are not over the same rows, or it is no matter of them", fix, name)
+        fix = "try keys of lora, quantization and training; luthier compare compares other runs"
+        raise _wrong(
+            f"{key} cannot be tried: it changes which rows are held out, or nothing that a loss shows", fix, name
+        )
     return key
 
 
