@@ -6,10 +6,12 @@ import signal
 import subprocess
 import sys
 
+import psutil
 import pytest
 
 from luthier.errors import EXIT_RESUMABLE, EXIT_WRONG_REQUEST
 from tests.cli.support import environment, write_config
+from tests.launch.slurm import free_port
 
 TORCHRUN = [sys.executable, "-m", "luthier.launch.torchrun", "--nproc-per-node", "1", "--rdzv-backend", "c10d",
             "--rdzv-endpoint", "localhost:0"]  # fmt: skip
@@ -66,3 +68,19 @@ def test_the_first_of_several_decides(tmp_path):
     run = torchrun("--nproc-per-node", "2", two, cwd=tmp_path)
     said = run.communicate(timeout=60)[0]
     assert run.returncode == 1 and "rank 1 ended first, with exit code -9" in said
+
+
+def test_the_node_that_keeps_the_rendezvous_is_lost(tmp_path):
+    endpoint = f"127.0.0.1:{free_port()}"
+    sleeps = tmp_path / "sleeps.py"
+    sleeps.write_text("import os, time\nprint('rank', os.environ['RANK'], flush=True)\ntime.sleep(120)\n")
+    words = ["--nnodes", "2", "--rdzv-id", "x", "--rdzv-endpoint", endpoint, "--rdzv-conf", "timeout=5", sleeps]
+    with torchrun(*words, cwd=tmp_path) as first, torchrun(*words, cwd=tmp_path) as second:
+        assert first.stdout.readline().startswith("rank") and second.stdout.readline().startswith("rank")
+        listening = {c.laddr.port for c in psutil.Process(first.pid).net_connections() if c.status == "LISTEN"}
+        keeper, other = (first, second) if int(endpoint.rpartition(":")[2]) in listening else (second, first)
+        lost = [*psutil.Process(keeper.pid).children(recursive=True), keeper]  # a whole machine
+        for process in lost:
+            process.kill()
+        said = other.communicate(timeout=100)[0]
+        assert other.returncode == EXIT_RESUMABLE, said
