@@ -58,6 +58,8 @@ FAMILIES = {
     "E-GATE": "The gate before training",
     "E-RUN": "The run",
     "E-EVAL": "Evaluation",
+    "E-SWEEP": "Sweeps",
+    "E-LAUNCH": "Jobs on clusters",
 }
 
 
