@@ -96,7 +96,7 @@ def _fall(place: Axes, rows: list[Row], best: Row | None) -> None:
             label=label,
             zorder=2 + (row is best),
         )
-    place.set_xlabel("evaluation (broken line, hollow dot: ended early)")
+    place.set_xlabel("evaluation (broken, hollow: ended early)")
     place.set_ylabel("eval_loss")
     place.locator_params(axis="x", integer=True)
     if best:
