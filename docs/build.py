@@ -60,6 +60,8 @@ FAMILIES = {
     "E-EVAL": "Evaluation",
     "E-EXPORT": "Export",
     "E-SERVE": "Serving",
+    "E-SWEEP": "Sweeps",
+    "E-LAUNCH": "Jobs on clusters",
 }
 
 

@@ -20,7 +20,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import torch
-from measuring import dashboard, export, forecast, learning, mechanics, performance, quickstart, tensorboard
+from measuring import dashboard, export, forecast, learning, mechanics, performance, quickstart, sweep, tensorboard
 from measuring.drawing import PICTURES
 from measuring.runs import WORK
 
@@ -44,6 +44,8 @@ EXPERIMENTS = {
     "performance": performance.performance,
     "forecast": forecast.forecast,
     "export": export.export,
+    "sweep": sweep.sweep,
+    "finder": sweep.finder,
 }
 MEASURED = PICTURES / "measured.json"
 

@@ -21,11 +21,13 @@ from luthier.cli import (
     generate,
     gpu,
     inspect,
+    launch,
     merge,
     plan,
     quickstart,
     schema,
     serve,
+    sweep,
     train,
     verify,
     watch,
@@ -42,8 +44,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 COMMANDS = (
-    quickstart, train, chat, generate, serve, evaluate, compare, merge, export, plan, inspect, schema, explain, gpu,
-    watch, doctor, bench, verify,
+    quickstart, train, chat, generate, serve, evaluate, compare, merge, export, sweep, launch, plan, inspect, schema,
+    explain, gpu, watch, doctor, bench, verify,
 )  # fmt: skip
 for command in COMMANDS:
     command.register(app)

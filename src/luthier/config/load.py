@@ -61,6 +61,17 @@ class Loaded:
     path: Path
     record: Record | None = None
 
+    @property
+    def written(self) -> dict[str, dict[str, Any]]:
+        """Section -> key -> value, without what is only a default."""
+        values = self.config.model_dump(mode="json")
+        found: dict[str, dict[str, Any]] = {section: {} for section in values}
+        for key, source in self.sources.items():
+            section, _, name = key.partition(".")
+            if source != "default":
+                found[section][name] = values[section][name]
+        return found
+
 
 def load(path: Path | str, overrides: Sequence[str] = ()) -> Loaded:
     """Load a config file.

@@ -76,6 +76,12 @@ def dump_plan_yaml(plan: Plan, extra: Mapping[str, Any] | None = None) -> str:
     return yaml.dump(hide_in(content), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 
+def dump_config_yaml(written: Mapping[str, Mapping[str, Any]]) -> str:
+    """A config as the YAML that a user would write: section -> key -> value; empty sections are left out."""
+    content = {section: dict(values) for section, values in written.items() if values}
+    return yaml.dump(hide_in(content), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+
+
 class _Dumper(yaml.SafeDumper):
     """Quotes text that the reader of configs would take for a number, such as 1e5."""
 

@@ -111,12 +111,7 @@ def _beside(output_dir: Path) -> tempfile.TemporaryDirectory[str]:
 
 def _config(loaded: Loaded, plan: Plan, folder: Path, middle: int) -> dict[str, Any]:
     """The user's config, with what the verification changes."""
-    written = loaded.config.model_dump(mode="json")
-    config: dict[str, dict[str, Any]] = {section: {} for section in written}
-    for key, source in loaded.sources.items():
-        section, _, name = key.partition(".")
-        if source != "default":
-            config[section][name] = written[section][name]
+    config = loaded.written
     config["training"]["output_dir"] = str(folder)
     config["checkpointing"] = {"save_steps": middle, "save_first_step": False, "save_minutes": 0}
     config["logging"] = {"logging_steps": 1, "histogram_steps": 0, "report_to": []}

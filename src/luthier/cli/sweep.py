@@ -1,0 +1,84 @@
+"""`luthier sweep`: which values of these keys give the lowest loss on held-out rows?"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from luthier.cli.json_file import check_writable, write_json
+from luthier.cli.request import Allow, parse
+from luthier.errors import EXIT_RESUMABLE, MissingError, Problem
+
+if TYPE_CHECKING:
+    from luthier.sweep.standing import Standing
+    from luthier.sweep.study import Sweep
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the application."""
+    app.command()(sweep)
+
+
+def sweep(
+    request: list[str] = typer.Argument(
+        metavar="[CONFIG] KEY=RANGE... [KEY=VALUE]...",
+        help="A YAML file, what to try (log:1e-4..1e-3, 0..0.2, int:0..100, 8,16,32), and keys that hold for all.",
+    ),
+    trials: int = typer.Option(None, "--trials", min=2, help="Runs to do. Default: 12, or each combination once."),
+    allow: list[str] = Allow,
+    json_file: Path = typer.Option(None, "--json", metavar="FILE", help="Also write all trials there."),
+    plain: bool = typer.Option(False, "--plain", help="One line a trial, also on a terminal."),
+) -> None:
+    """Train with several values, one run after the other, and keep the config with the lowest eval_loss.
+
+    After Ctrl-C or a kill the same command goes on.
+
+    learning_rate without a range is the learning-rate finder: a few short runs.
+
+    Example: luthier sweep configs/training_config.yaml learning_rate=log:1e-4..1e-3 lora.r=8,16,32 --trials 12
+    """
+    from luthier.sweep.space import read_space
+
+    space = read_space(*parse(request))
+    if json_file:
+        check_writable(json_file)
+    if importlib.util.find_spec("optuna") is None:
+        raise MissingError(Problem("E-SWEEP-005", "optuna is not installed", 'pip install "luthier[sweep]"'))
+    from luthier.events.console import open_console
+    from luthier.sweep.screen import Screen
+    from luthier.sweep.study import Sweep
+    from luthier.training.signals import stop_on_signals
+
+    console, standing = open_console(), None
+    try:
+        with stop_on_signals() as stop, Screen(console, plain, stop) as screen:
+            work = Sweep(space, trials, allow, stop)
+            for standing in work.run():
+                screen.show(standing)
+    except KeyboardInterrupt:
+        standing = None
+    if standing is None or standing.stopped:
+        typer.echo("stopped; the same command goes on", err=True)
+        raise typer.Exit(EXIT_RESUMABLE)
+    screen.close(standing)
+    _keep(work, standing)
+    if json_file:
+        write_json(json_file, standing.as_dict())
+
+
+def _keep(work: Sweep, standing: Standing) -> None:
+    """Write the best config and the picture, and say where."""
+    from luthier.sweep.picture import can_draw, draw
+    from luthier.sweep.study import write_best
+
+    best = standing.best
+    if best:
+        path = write_best(work.space, best, work.folder, len(standing.rows))
+        typer.echo(f"\nbest      luthier train {path}\nits run   {best.folder}")
+    if not can_draw():
+        typer.echo('picture   none without matplotlib: pip install "luthier[sweep]"')
+    elif picture := draw(standing, work.folder, frozenset(r.key for r in work.space.ranges if r.log)):
+        typer.echo(f"picture   {picture}")

@@ -1,0 +1,86 @@
+"""torchrun with the exit code of the run: what a scheduler sees when a run ends, is wrong, or is told to go."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+
+import psutil
+import pytest
+
+from luthier.errors import EXIT_RESUMABLE, EXIT_WRONG_REQUEST
+from tests.cli.support import environment, write_config
+from tests.launch.slurm import free_port
+
+TORCHRUN = [sys.executable, "-m", "luthier.launch.torchrun", "--nproc-per-node", "1", "--rdzv-backend", "c10d",
+            "--rdzv-endpoint", "localhost:0"]  # fmt: skip
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform == "win32", reason="signals")]
+
+
+def torchrun(*words, cwd):
+    return subprocess.Popen(
+        [*TORCHRUN, *map(str, words)], cwd=cwd, env=environment(), text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def train(tmp_path, tiny_model_dir, alpaca_file):
+    config = write_config(tmp_path / "c.yaml", tiny_model_dir, alpaca_file, tmp_path / "out")
+    return ["-m", "luthier", "train", config, "rehearsal=false", "--resume", "auto"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_told_to_go_it_saves_says_75_and_goes_on(tmp_path, train, number):
+    with torchrun(*train, "max_steps=40", cwd=tmp_path) as run:
+        for line in run.stdout:
+            if line.startswith("{'loss'"):
+                run.send_signal(number)
+                break
+        said = run.stdout.read()
+    assert run.returncode == EXIT_RESUMABLE, said
+    assert f"stopped by {number.name}" in said and "go on with --resume auto" in said
+    run = torchrun(*train, "max_steps=40", cwd=tmp_path)
+    said = run.communicate(timeout=120)[0]
+    assert run.returncode == 0 and "resumed at step" in said and (tmp_path / "out" / "final_model").is_dir(), said
+
+
+def test_a_worker_that_stops_for_itself_and_one_that_is_wrong(tmp_path, train):
+    stops = tmp_path / "stops.py"
+    stops.write_text("import sys\nsys.exit(75)\n")
+    run = torchrun(stops, cwd=tmp_path)
+    said = run.communicate(timeout=60)[0]
+    assert run.returncode == EXIT_RESUMABLE and "rank 0 ended first, with exit code 75" in said
+    run = torchrun(*train, "learning_rte=1", cwd=tmp_path)
+    said = run.communicate(timeout=60)[0]
+    assert run.returncode == EXIT_WRONG_REQUEST and 'did you mean "learning_rate"' in said and "Traceback" not in said
+
+
+def test_the_first_of_several_decides(tmp_path):
+    two = tmp_path / "two.py"
+    two.write_text(
+        "import os, signal, sys, time\n"
+        "if os.environ['RANK'] == '1': os.kill(os.getpid(), signal.SIGKILL)\n"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))\n"
+        "time.sleep(60)\n"
+    )
+    run = torchrun("--nproc-per-node", "2", two, cwd=tmp_path)
+    said = run.communicate(timeout=60)[0]
+    assert run.returncode == 1 and "rank 1 ended first, with exit code -9" in said
+
+
+def test_the_node_that_keeps_the_rendezvous_is_lost(tmp_path):
+    endpoint = f"127.0.0.1:{free_port()}"
+    sleeps = tmp_path / "sleeps.py"
+    sleeps.write_text("import os, time\nprint('rank', os.environ['RANK'], flush=True)\ntime.sleep(120)\n")
+    words = ["--nnodes", "2", "--rdzv-id", "x", "--rdzv-endpoint", endpoint, "--rdzv-conf", "timeout=5", sleeps]
+    with torchrun(*words, cwd=tmp_path) as first, torchrun(*words, cwd=tmp_path) as second:
+        assert first.stdout.readline().startswith("rank") and second.stdout.readline().startswith("rank")
+        listening = {c.laddr.port for c in psutil.Process(first.pid).net_connections() if c.status == "LISTEN"}
+        keeper, other = (first, second) if int(endpoint.rpartition(":")[2]) in listening else (second, first)
+        lost = [*psutil.Process(keeper.pid).children(recursive=True), keeper]  # a whole machine
+        for process in lost:
+            process.kill()
+        said = other.communicate(timeout=100)[0]
+        assert other.returncode == EXIT_RESUMABLE, said

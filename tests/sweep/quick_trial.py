@@ -1,0 +1,53 @@
+"""Speaks as `luthier.sweep.trial` does and trains nothing: four evaluations, lowest for a learning rate of 1e-3.
+
+r: 13       fails            r: 14     is a wrong request         r: 15       dies by SIGKILL after an evaluation
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import sys
+from pathlib import Path
+
+from luthier.config.load import load
+from luthier.events.sinks.jsonl import JsonlSink
+from luthier.events.types import Evaluated, RunFinished, RunStarted
+
+
+def say(**content):
+    print(json.dumps(content), flush=True)
+
+
+def main(path, *words):
+    config = load(path, [word for word in words if "=" in word]).config
+    if "--plan" in words:
+        return say(total_steps=1200)
+    rank = config.lora.r
+    if rank in (13, 14):
+        problem = f"E-RUN-001  learning_rate: rank {rank} is unlucky\n  why   it is"
+        say(problem=problem, exit_code=rank - 12)
+        sys.exit(rank - 12)
+    folder = Path(config.training.output_dir)
+    folder.mkdir(exist_ok=True)
+    sink = JsonlSink(folder / "events.jsonl")
+    sink.write(RunStarted("run", 40, 0, 1.0, {}))
+    say(started=40)
+    for step in (10, 20, 30, 40):
+        loss = abs(math.log10(config.training.learning_rate) + 3) + 1 / rank + 10 / step
+        sink.write(Evaluated(step, step / 40, loss, 10, 1.0, False))
+        if rank == 15:
+            os.kill(os.getpid(), signal.SIGKILL)
+        say(step=step, loss=loss)
+        say(evaluated=step)
+        if sys.stdin.readline().strip() != "go":
+            sink.write(RunFinished("stopped", step, 1.0, 1.0, 1.0, 1, 1.0, ""))
+            sys.exit(75)
+    sink.write(RunFinished("done", 40, 1.0, 1.0, 1.0, 1, 1.0, ""))
+    say(finished="done")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,182 @@
+"""The sweep itself, with trials that train nothing, so that it can be stopped at any place."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from luthier.config.load import load
+from luthier.errors import EXIT_REFUSED, EXIT_WRONG_REQUEST, ConfigError, RunError
+from luthier.sweep import process
+from luthier.sweep.picture import draw
+from luthier.sweep.space import read_space
+from luthier.sweep.study import CONFIG, STUDY, Sweep, folder_of, write_best
+from tests.cli.support import run_here
+
+RATE = "learning_rate=log:1e-5..1e-1"
+
+
+@pytest.fixture
+def config(tmp_path, monkeypatch):
+    monkeypatch.setattr(process, "COMMAND", (sys.executable, str(Path(__file__).with_name("quick_trial.py"))))
+    path = tmp_path / "c.yaml"
+    path.write_text(f"training: {{output_dir: {tmp_path}/out, max_steps: 40}}\ndata: {{datasets: rows.jsonl}}\n")
+    return path
+
+
+def sweep(config, *words, trials=None, stop=lambda: False):
+    return Sweep(read_space(config, words), trials, (), stop)
+
+
+def ends(*arguments, **options):
+    return list(sweep(*arguments, **options).run())[-1]
+
+
+def told(standing):
+    """What may not depend on interruptions."""
+    return [(row.values, row.state, row.losses) for row in standing.rows]
+
+
+@pytest.mark.slow
+def test_it_finds_the_lowest_and_ends_the_hopeless_early(config):
+    work = sweep(config, RATE, "lora.r=4,8", trials=16)
+    standings = list(work.run())
+    rows = standings[-1].rows
+    assert len(rows) == 16 and not standings[-1].stopped
+    best = standings[-1].best
+    assert 10**-3.5 < best.values["training.learning_rate"] < 10**-2.5
+    pruned = [row for row in rows if row.state == "pruned"]
+    assert pruned and {len(row.losses) for row in pruned} <= {2, 3, 4}  # never by the first evaluation alone
+    assert all(row.eval_loss > best.eval_loss for row in pruned)
+    assert any(s.rows[-1].state == "running" and s.rows[-1].step for s in standings if s.rows)
+    path = write_best(work.space, best, work.folder, 16)
+    again = load(path)
+    assert again.config.training.learning_rate == best.values["training.learning_rate"]
+    assert again.config.lora.r == best.values["lora.r"]
+    assert again.config.training.output_dir.endswith("/out") and again.config.training.max_steps == 40
+    picture = draw(standings[-1], work.folder, frozenset({"training.learning_rate"}))
+    assert picture.read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.slow
+def test_interruptions_at_every_place_change_nothing(config, tmp_path):
+    straight = ends(config, RATE, "lora.r=4,8", trials=6)
+    words = (RATE, "lora.r=4,8", f"output_dir={tmp_path}/other")
+    for broken_off in range(1, 400, 7):
+        standings = sweep(config, *words, trials=6).run()
+        for _ in range(broken_off):  # each sweep gets a little further, and is dropped as a kill drops it
+            last = next(standings, None)
+            if last is None:
+                break
+        standings.close()
+        if last is None:
+            break
+    assert last is None and told(ends(config, *words, trials=6)) == told(straight)
+
+
+def test_a_stop_leaves_a_trial_that_goes_on(config):
+    asked = []
+    work = sweep(config, RATE, trials=3, stop=lambda: bool(asked))
+    for standing in work.run():
+        if standing.rows and standing.rows[-1].number == 1 and standing.rows[-1].step:
+            asked.append(True)
+    assert standing.stopped and standing.rows[1].state == "running"
+    standing = ends(config, RATE, trials=3)
+    assert [row.state for row in standing.rows] == ["done"] * 3
+
+
+@pytest.mark.slow
+def test_lists_are_tried_once_each(config):
+    standing = ends(config, "lora.r=4,8", "use_dora=true,false", trials=9)
+    values = [tuple(row.values.values()) for row in standing.rows]
+    assert sorted(values) == [(4, False), (4, True), (8, False), (8, True)]
+    assert standing.best.values["lora.r"] == 8
+
+
+@pytest.mark.slow
+def test_more_trials_are_added(config):
+    assert len(ends(config, RATE, trials=2).rows) == 2
+    standing = ends(config, RATE, trials=4)
+    assert len(standing.rows) == 4 and told(standing)[:2] == told(ends(config, RATE, trials=2))[:2]
+
+
+@pytest.mark.parametrize(
+    ("rank", "reason"), [(13, "E-RUN-001 learning_rate: rank 13 is unlucky"), (15, "ended by signal 9")]
+)
+def test_a_trial_that_fails_is_told_and_the_others_go_on(config, rank, reason):
+    standing = ends(config, f"lora.r=4,{rank},8")
+    (failed,) = [row for row in standing.rows if row.state == "failed"]
+    assert failed.values["lora.r"] == rank and failed.reason == reason
+    assert standing.best.values["lora.r"] == 8
+
+
+def test_e_sweep_003_all_of_them_fail(config):
+    with pytest.raises(RunError, match="E-SWEEP-003") as caught:
+        ends(config, "lora.r=13,15")
+    assert "all of 2 trials failed" in str(caught.value)
+
+
+def test_e_sweep_003_a_wrong_request_ends_the_sweep_and_is_done_again(config):
+    with pytest.raises(ConfigError, match="E-SWEEP-003") as caught:
+        ends(config, "lora.r=14", "learning_rate=1e-4,1e-3")
+    assert "rank 14 is unlucky" in str(caught.value) and caught.value.exit_code == EXIT_WRONG_REQUEST != EXIT_REFUSED
+    assert [row.state for row in sweep(config, "lora.r=14", "learning_rate=1e-4,1e-3").standing().rows] == ["running"]
+
+
+@pytest.mark.slow
+def test_e_sweep_004_another_sweep_lies_there(config):
+    ends(config, "lora.r=4,8")
+    for words, said in ((["lora.r=4,16"], "other ranges"), (["lora.r=4,8", "seed=7"], "another config")):
+        with pytest.raises(ConfigError, match="E-SWEEP-004") as caught:
+            sweep(config, *words)
+        assert said in str(caught.value)
+    study = folder_of(load(config)) / STUDY
+    with sqlite3.connect(study) as database:
+        database.execute("update alembic_version set version_num = 'v999'")
+    database.close()
+    with pytest.raises(ConfigError, match="E-SWEEP-004"):
+        sweep(config, "lora.r=4,8")
+    study.write_text("no database")
+    with pytest.raises(ConfigError, match="E-SWEEP-004"):
+        sweep(config, "lora.r=4,8")
+
+
+@pytest.mark.slow
+def test_the_finder_finds_the_rate(capsys, config, tmp_path):
+    done = run_here(capsys, "sweep", config, "learning_rate", "--json", tmp_path / "s.json")
+    assert done.code == 0, done.err
+    content = json.loads((tmp_path / "s.json").read_text())
+    assert [row["state"] for row in content["trials"]] == ["done"] * 7  # all of them are wanted
+    assert content["trials"][content["best"]]["values"] == {"training.learning_rate": 1e-3}
+    best = load(tmp_path / "out-sweep" / "best.yaml").config.training
+    assert (best.learning_rate, best.max_steps) == (1e-3, 40)  # not the 60 steps of the finder's runs
+    assert "training.max_steps" not in (tmp_path / "out-sweep" / CONFIG).read_text()
+
+
+@pytest.mark.slow
+def test_the_command_line(capsys, config, tmp_path, monkeypatch):
+    command = ("sweep", config, RATE, "lora.r=4,8", "--trials", "3", "--json", tmp_path / "s.json")
+    done = run_here(capsys, *command)
+    assert done.code == 0, done.err
+    assert [line.split()[0] for line in done.out.splitlines() if line][:3] == ["trial"] * 3
+    for words in ("eval_loss", "best      luthier train", "picture   ", "its run   "):
+        assert words in done.out
+    content = json.loads((tmp_path / "s.json").read_text())
+    assert content["keys"] == ["training.learning_rate", "lora.r"] and len(content["trials"]) == 3
+    done = run_here(capsys, "sweep", config, "lora.r=4,8", "--json", tmp_path / "no" / "s.json")
+    assert done.code == EXIT_WRONG_REQUEST and "E-ENV-002" in done.err
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "optuna" else found(name, *a))
+    done = run_here(capsys, *command)
+    assert done.code == EXIT_WRONG_REQUEST and "E-SWEEP-005" in done.err and 'pip install "luthier[sweep]"' in done.err
+
+
+def test_the_sweep_itself_imports_no_torch():
+    program = "import sys, luthier.sweep.study, luthier.sweep.screen; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program]).returncode == 0
