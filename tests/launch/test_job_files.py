@@ -52,7 +52,7 @@ def test_slurm_by_bash_and_shellcheck(config, shape, tmp_path):
 
 def run_line(text):
     """What a shell would make of the command that ends in `--resume auto`."""
-    start = text.index("-m luthier.launch.torchrun")
+    start = text.index("-m luthier.machine.torchrun")
     return shlex.split(text[start : text.index("--resume auto") + len("--resume auto")].replace("\\\n", " "))
 
 

@@ -67,7 +67,7 @@ def agent(address):
     """The process of torchrun that belongs to this Ray."""
     for one in psutil.process_iter(["cmdline", "environ"]):
         ours = address.items() <= (one.info["environ"] or {}).items()
-        if ours and one.info["cmdline"][1:3] == ["-m", "luthier.launch.torchrun"]:
+        if ours and one.info["cmdline"][1:3] == ["-m", "luthier.machine.torchrun"]:
             return one.pid
     raise AssertionError("no torchrun at work")
 

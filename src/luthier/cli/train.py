@@ -46,10 +46,14 @@ def train(
         ]
         words += ["--overwrite"] * overwrite + ["--allow-changes"] * allow_changes + ["--plain"] * plain
         words += [word for name in allow for word in ("--allow", name)]
-        raise typer.Exit(_processes(per_node, nodes, endpoint, restarts, words))
+        if nodes > 1 and not endpoint:
+            raise typer.BadParameter("several machines need a place where they meet", param_hint="--rdzv-endpoint")
+        from luthier.machine.torchrun import start
+
+        raise typer.Exit(start(per_node, nodes, endpoint, restarts, ["train", *words]))
     stopped = _train(request, again, plain, resume, overwrite=overwrite, allow_changes=allow_changes, allow=allow)
     if stopped:
-        from luthier.machine.processes import leave
+        from luthier.machine.torchrun import leave
 
         raise typer.Exit(leave(EXIT_RESUMABLE))
 
@@ -70,8 +74,8 @@ def _train(
             from luthier import api
             from luthier.events.sinks import Sinks
             from luthier.events.types import RunFinished
-            from luthier.machine.processes import is_orphan, was_restarted
             from luthier.machine.ranks import rank
+            from luthier.machine.torchrun import is_orphan, was_restarted
             from luthier.monitor.panel import training_screen
 
             stop.at_once = False
@@ -89,12 +93,3 @@ def _train(
         typer.echo("interrupted; --resume auto goes on from the newest checkpoint, if there is one", err=True)
         stopped = True
     return stopped
-
-
-def _processes(per_node: int, nodes: int, endpoint: str, restarts: int, words: list[str]) -> int:
-    """Start `luthier train WORDS` in each process; returns the exit code of the run."""
-    from luthier.machine.processes import Processes, start
-
-    if nodes > 1 and not endpoint:
-        raise typer.BadParameter("several machines need a place where they meet", param_hint="--rdzv-endpoint")
-    return start(Processes(per_node, nodes, endpoint, restarts), ["train", *words])
