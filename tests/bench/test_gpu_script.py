@@ -27,7 +27,7 @@ spec.loader.exec_module(gpu)
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_toy_runs_from_end_to_end(tmp_path):
-    parts = ("kernels", "limit", "luthier", "trl-tuned", "trl-liger", "unsloth")
+    parts = ("limit", "luthier", "trl-liger", "unsloth")  # kernels and TRL have tests of their own
     only = [word for part in parts for word in ("--only", part)]
     file = tmp_path / "gpu.json"
     done = subprocess.run(
@@ -39,15 +39,13 @@ def test_a_toy_runs_from_end_to_end(tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     content = json.loads(file.read_text())
     assert content["failed"] == {} and content["skipped"] == [] and content["toy"]
-    assert content["kernels"]["passed"], content["kernels"]
     assert content["limit_flops_by_rows"]["64"] > 1e6
     assert {"trl-liger", "unsloth", "luthier-fp8"} == set(content["missing"])
     rows = {row["part"]: row for row in content["rows"]}
-    assert list(rows) == ["luthier", "trl-tuned"]
-    assert rows["trl-tuned"]["largest_loss_difference"] < 1e-3
+    assert list(rows) == ["luthier"]
     assert all(len(row["losses"]) == 3 and row["tokens_per_second"] > 0 for row in rows.values())
     assert content["settings"]["nf4"]["steps"] == 3
-    assert {"torch", "trl", "peft"} <= content["versions"].keys()
+    assert {"torch", "peft"} <= content["versions"].keys()
     assert content["settings"]["nf4"]["trained_share"] == pytest.approx(0.65, abs=0.05)
     assert "no speed in it means anything" in done.stdout and "unsloth not installed" in done.stdout
 

@@ -141,7 +141,7 @@ def everything_written(capsys, monkeypatch, folder, model, rows):
     seen["screen of the watcher"] = run_here(capsys, "watch", "out", "--once").out
     seen["error of the command line"] = run_here(capsys, "train", config, TEXT).err
     seen["error in Python"] = repr(Problem("E-RUN-004", TEXT, TEXT, TEXT))
-    results = {"tasks": {"name": TEXT}, "comparisons": [{"changes": [], "verdict": TEXT}]}
+    results = {"comparisons": [{"tasks": TEXT, "changes": [], "verdict": TEXT}]}
     (work / "results.json").write_text(json.dumps(results))
     for name, words in EXPORTS.items():
         done = run_here(capsys, *words, work / {"verify merge": "merge"}.get(name, name))

@@ -12,6 +12,7 @@ Not covered: several processes, TLS, HTTP/2.
 from __future__ import annotations
 
 import asyncio
+import logging
 import signal
 import socket
 import time
@@ -105,6 +106,7 @@ class Server(uvicorn.Server):
     def run(self, sockets: list[socket.socket] | None = None) -> None:
         """Answer requests until it is told to end."""
         self._worker.start()
+        logging.getLogger("asyncio").setLevel(logging.ERROR)  # it warns of clients that left in the middle of an answer
         try:
             super().run(sockets or [self._listening])
         finally:
