@@ -12,6 +12,7 @@ import luthier
 from luthier.evaluate.sandbox import Sandbox
 from luthier.evaluate.score import Settings, score
 from luthier.evaluate.tasks import quickstart as heldout
+from luthier.evaluate.tasks import spread
 from luthier.generate.load import load
 from luthier.quickstart.story import MAX_NEW_TOKENS
 
@@ -63,7 +64,7 @@ def test_its_text_comes_from_python_and_from_the_recipe(monkeypatch):
 
 @pytest.mark.slow
 def test_it_cannot_do_the_tasks():
-    tasks = heldout.load()
+    tasks = spread(heldout.load(), 60)
     with Sandbox() as sandbox:
         scores = score(load(BASE), tasks, sandbox, Settings(max_new_tokens=MAX_NEW_TOKENS))
     assert scores.pass_at_1.share <= 0.05
