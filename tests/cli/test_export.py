@@ -15,6 +15,7 @@ from gguf import GGUFReader
 from huggingface_hub import ModelCard
 
 from luthier.export import agree, gguf_run, llama_cpp
+from luthier.export.card import _renamed
 from tests.cli.support import process, run_here
 from tests.generate.support import train_tiny
 
@@ -145,10 +146,19 @@ def test_export_hub_merged(run, tmp_path, capsys):
 
 
 def test_e_export_012_results_of_something_else(run, tmp_path, capsys):
-    (tmp_path / "r.json").write_text("[]")
-    done = run_here(capsys, "export", run, "--to", "hub", "--merged", "--out", tmp_path / "h", "--results",
-                    tmp_path / "r.json")  # fmt: skip
-    assert done.code == 2 and "E-EXPORT-012" in done.err and not (tmp_path / "h").exists()
+    for text in ("[]", '{"comparisons": [{"tasks": 5, "changes": [], "verdict": "v"}]}'):
+        (tmp_path / "r.json").write_text(text)
+        done = run_here(capsys, "export", run, "--to", "hub", "--merged", "--out", tmp_path / "h", "--results",
+                        tmp_path / "r.json")  # fmt: skip
+        assert done.code == 2 and "E-EXPORT-012" in done.err and not (tmp_path / "h").exists()
+
+
+def test_a_base_whose_name_is_a_common_word_is_renamed_where_it_is_named():
+    text = 'base_model: x\n- base model: `model`\nmodel = load("model")\n  model_name_or_path: model\n'
+    renamed = _renamed(text, "model", "me/base")
+    assert renamed == (
+        'base_model: x\n- base model: `me/base`\nmodel = load("me/base")\n  model_name_or_path: me/base\n'
+    )
 
 
 class Hub(BaseHTTPRequestHandler):

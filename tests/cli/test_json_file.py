@@ -35,3 +35,13 @@ def test_the_longest_name_can_be_written(tmp_path):
     check_writable(path)
     write_json(path, 1)
     assert path.read_text() == "1\n"
+
+
+def test_what_is_hidden_leaves_json_and_only_values_are_hidden(tmp_path):
+    """In the text of a JSON file, what looks like a secret may be a quote and its backslash."""
+    content = {
+        "answers": ['url = "?api_key=\n\n\n" + key', '# authorization: a\n\n\n\n"x"', "token hf_" + "a1" * 20],
+    }
+    write_json(tmp_path / "answers.json", content)
+    answers = json.loads((tmp_path / "answers.json").read_text())["answers"]
+    assert answers[0].endswith('" + key') and answers[1].endswith('"x"') and answers[2] == "token <secret>"

@@ -13,7 +13,7 @@ from luthier.evaluate.page import page
 from luthier.evaluate.sandbox import Verdict
 from luthier.evaluate.score import Outcome, Scores, Settings
 from luthier.evaluate.screen import PLAIN_WIDTH, show, show_summary, telling
-from luthier.evaluate.statistics import bootstrap_mean, mcnemar, wilson
+from luthier.evaluate.statistics import mcnemar, newcombe, wilson
 from luthier.evaluate.tasks import Task, TaskSet, spread
 from luthier.events.console import open_console
 
@@ -44,7 +44,8 @@ def test_gained_lost_and_the_numbers_beside_them():
     assert (change.base.share, change.tuned.share) == (0.1, 0.55)
     assert (change.base.low, change.base.high) == wilson(2, 20)
     assert change.difference == pytest.approx(0.45)
-    assert (change.low, change.high) == bootstrap_mean([1.0] * 10 + [-1.0] + [0.0] * 9)
+    both = round(20 * change.base.share) - 1
+    assert (change.low, change.high) == newcombe(both, 10, 1, 9 - both)
     assert change.p == mcnemar(10, 1) < 0.05
     assert change.better and not change.worse
 
@@ -89,7 +90,7 @@ def test_several_comparisons_have_a_line_each(tmp_path):
         show_summary(open_console(Console(file=file), plain_width=PLAIN_WIDTH), corrected([BETTER, WORSE, SAME]))
     lines = (tmp_path / "out").read_text().splitlines()
     assert [line.rstrip().rsplit("  ", 1)[-1] for line in lines[2:]] == ["better", "worse", "no effect shown"]
-    assert re.search(r"^runs/a +quickstart +10.0 +55.0 +\+45.0 \(\+20 to \+70\) +0.023 ", lines[2])
+    assert re.search(r"^runs/a +quickstart +10.0 +55.0 +\+45.0 \(\+16 to \+66\) +0.023 ", lines[2])
     html = page(corrected([BETTER, SAME]), 0)
     assert html.index("no effect shown") < html.index("<h2>") and page([BETTER], 0).index("<table>") > 0
 
@@ -108,7 +109,7 @@ def shown(comparison, tmp_path, width=None, samples=3):
 def test_a_file_gets_plain_lines_with_all_numbers(tmp_path):
     text = shown(BETTER, tmp_path)
     assert "\x1b" not in text and not set("━─│┃╭") & set(text)
-    even = r"^even +10 +10.0 \(2 to 40\) +60.0 \(31 to 83\) +\+50.0 \(\+20 to \+80\) +5 +0 +0.062$"
+    even = r"^even +10 +10.0 \(2 to 40\) +60.0 \(31 to 83\) +\+50.0 \(\+8 to \+75\) +5 +0 +0.062$"
     assert re.search(even, text, re.M)
     assert re.search(r"^all +20 .* 10 +1 +0.012$", text, re.M)
     assert re.search(r"^gained 10 +t2, t3, ", text, re.M) and re.search(r"^lost 1 +t1$", text, re.M)
@@ -121,7 +122,7 @@ def test_the_table_fits_the_terminal_with_every_number(tmp_path, width):
     lines = re.sub(r"\x1b\[[0-9;]*m", "", shown(BETTER, tmp_path, width)).splitlines()
     table = [line.rstrip() for line in lines if re.match(r" ?(even|odd|all) ", line)]
     assert len(table) == 3 and all(len(line) <= width for line in table)
-    numbers = ["20", "10.0", "55.0", "+45.0 (+20 to +70)", "10", "1", "0.012"]
+    numbers = ["20", "10.0", "55.0", "+45.0 (+16 to +66)", "10", "1", "0.012"]
     assert re.search(" .*".join(map(re.escape, numbers)), table[-1]) and "\u2026" not in "".join(table)
     assert ("(3 to 30)" in table[-1]) == (width >= 100)
 
@@ -157,7 +158,7 @@ def test_the_page_holds_everything_and_runs_nothing():
     assert "default-src &#x27;none&#x27;" in html or "default-src 'none'" in html
     assert not re.search(r"(src|href)=|@import|url\(", html)
     assert BETTER.verdict.replace("'", "&#x27;") in html and "prefers-color-scheme: dark" in html
-    for words in ("+45.0 (+20 to +70)", "gained 10", "t2, t3, ", "lost 1", "Write f2", "assert f()"):
+    for words in ("+45.0 (+16 to +66)", "gained 10", "t2, t3, ", "lost 1", "Write f2", "assert f()"):
         assert words in html
     assert html.count('<div class="sides">') == 8
     for tag in ("div", "table", "tr", "td", "dl", "pre", "span", "details"):

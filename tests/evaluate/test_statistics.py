@@ -9,7 +9,16 @@ from math import comb
 import numpy as np
 import pytest
 
-from luthier.evaluate.statistics import Z, bootstrap_mean, bootstrap_ratio, holm, mcnemar, pass_at_k, wilson
+from luthier.evaluate.statistics import (
+    Z,
+    bootstrap_mean,
+    bootstrap_ratio,
+    holm,
+    mcnemar,
+    newcombe,
+    pass_at_k,
+    wilson,
+)
 
 
 @pytest.mark.parametrize(("passed", "total"), [(0, 5), (1, 5), (5, 5), (37, 200), (199, 200), (0, 1)])
@@ -40,6 +49,19 @@ def test_mcnemar_counts_all_ways_that_are_as_uneven(gained, lost):
     uneven = abs(gained - lost)
     ways = sum(abs(2 * sum(way) - changed) >= uneven for way in product((0, 1), repeat=changed))
     assert mcnemar(gained, lost) == pytest.approx(float(Fraction(ways, 2**changed)), rel=1e-12)
+
+
+def test_newcombe_is_that_of_the_paper_and_covers():
+    assert newcombe(36, 12, 2, 0) == pytest.approx((0.0569, 0.3404), abs=5e-5)  # Newcombe 1998, method 10
+    low, high = newcombe(0, 4, 0, 0)
+    assert 0 < low < 0.5 and high == 1, "four of four gained is not certainty"
+    low, high = newcombe(2, 0, 0, 1)
+    assert low < 0 < high, "no change among three is not certainty either"
+    rng = np.random.default_rng(0)
+    for n, gain, loss in ((50, 0.04, 0.02), (20, 0.9, 0.0)):
+        counts = rng.multinomial(n, [(1 - gain - loss) / 2, gain, loss, (1 - gain - loss) / 2], size=2000)
+        inside = [low <= gain - loss <= high for low, high in (newcombe(*map(int, row)) for row in counts)]
+        assert 0.93 < np.mean(inside) < 0.99
 
 
 def test_the_bootstrap_is_that_of_all_resamples():

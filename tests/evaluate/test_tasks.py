@@ -242,3 +242,9 @@ def test_each_set_of_a_request_comes_once_with_its_share():
     sets = load_sets("quickstart, quickstart:phrasing,quickstart", 30)
     assert [(one.name, len(one.tasks)) for one in sets] == [("quickstart", 30), ("quickstart:phrasing", 30)]
     assert {task.split for task in sets[1].tasks} == {"phrasing"}
+
+
+def test_a_set_that_is_named_twice_is_refused():
+    with pytest.raises(DataError, match="E-EVAL-021") as caught:
+        load_sets("mbpp=a.jsonl,mbpp=b.jsonl")
+    assert "mbpp is named twice" in str(caught.value)

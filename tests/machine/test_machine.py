@@ -15,6 +15,7 @@ import torch
 import transformers
 
 from luthier.config.plan import MachineFacts
+from luthier.errors import MissingError
 from luthier.machine.libraries import LIBRARIES, library_output_to
 from luthier.machine.probe import best_device, peak_memory_gib, probe
 from luthier.machine.ranks import rank, sum_over_ranks, world_size
@@ -133,3 +134,11 @@ def test_everything_is_put_back_after_an_error_too(tmp_path):
         _ = 1 / 0
     assert (list(logger.handlers), logger.propagate) == before
     assert not (tmp_path / "library.log").exists(), "no file when there is nothing to say"
+
+
+def test_e_env_004_a_rank_that_is_no_number(monkeypatch):
+    monkeypatch.setenv("RANK", "")
+    assert rank() == 0
+    monkeypatch.setenv("RANK", "first")
+    with pytest.raises(MissingError, match="E-ENV-004"):
+        rank()

@@ -39,19 +39,24 @@ def check_writable(path: Path, option: str = "--json") -> None:
 
 def write_json(path: Path, content: Any) -> None:
     """Write `content` as JSON; see `write_text`."""
-    write_text(path, json.dumps(_finite(hide_in(content)), indent=2, allow_nan=False, default=str) + "\n", "--json")
+    text = json.dumps(_finite(hide_in(content)), indent=2, allow_nan=False, default=str) + "\n"
+    _write(path, text, "--json")  # what is hidden in the text of a JSON file can be a quote or its backslash
 
 
 def write_text(path: Path, text: str, option: str) -> None:
-    """Write the file beside its place first, then move it there.
+    """Write the file, without secrets, beside its place first, then move it there.
 
     Raises:
         MissingError: E-ENV-002 when that fails.
     """
+    _write(path, hide(text), option)
+
+
+def _write(path: Path, text: str, option: str) -> None:
     place = path.resolve()  # a link stays a link
     draft = place.with_name(f".luthier-{os.getpid()}.part")
     try:
-        draft.write_text(hide(text), "utf-8")
+        draft.write_text(text, "utf-8")
         draft.replace(place)
     except OSError as error:
         draft.unlink(missing_ok=True)

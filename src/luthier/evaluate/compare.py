@@ -1,8 +1,8 @@
 """Two models on the same tasks: what changed, how sure that is, and the sentence that says so.
 
 Only tasks whose result changed tell the models apart (gained: only the second passes; lost: only the first). McNemar's
-exact test asks whether they fall too unevenly for chance; the interval of the difference comes from drawing the tasks
-again (paired bootstrap). Where several comparisons are made at once, Holm's correction raises each p.
+exact test asks whether they fall too unevenly for chance; the interval of the difference is Newcombe's for paired
+shares. Where several comparisons are made at once, Holm's correction raises each p.
 
 Not covered: several answers a task (pass@k has no gained and lost).
 """
@@ -16,7 +16,7 @@ from typing import Any
 from luthier.evaluate.answers import hashed
 from luthier.evaluate.forgetting import Forgetting
 from luthier.evaluate.score import STYLES, Rate, Scores, as_dict
-from luthier.evaluate.statistics import bootstrap_mean, holm, mcnemar
+from luthier.evaluate.statistics import holm, mcnemar, newcombe
 from luthier.evaluate.tasks import TaskSet
 from luthier.version import __version__
 
@@ -174,14 +174,14 @@ def _change(base: Scores, tuned: Scores, split: str | None) -> Change:
     assert before.keys() == after.keys(), "both models answer the same tasks"
     gained = tuple(task for task in after if after[task] > before[task])
     lost = tuple(task for task in after if after[task] < before[task])
-    differences = [after[task] - before[task] for task in after]
-    low, high = bootstrap_mean(differences)
+    both = sum(before[task] == after[task] == 1 for task in after)
+    low, high = newcombe(both, len(gained), len(lost), len(after) - both - len(gained) - len(lost))
     p = mcnemar(len(gained), len(lost))
     return Change(
         split="all" if split is None else split,
         base=base.pass_at(split=split),
         tuned=tuned.pass_at(split=split),
-        difference=sum(differences) / len(differences),
+        difference=(len(gained) - len(lost)) / len(after),
         low=low,
         high=high,
         p=p,

@@ -2,15 +2,16 @@ r"""How sure a result is: few formulas, each with its source, none of them a lib
 
     Wilson        (p + z²/2n ± z √(p(1-p)/n + z²/4n²)) / (1 + z²/n)        share of n tasks, 95 %: z = 1.96
     McNemar       2 Σ_{i ≤ min(g, l)} C(g+l, i) / 2^(g+l), at most 1       only tasks that changed say anything
-    bootstrap     quantiles of the mean difference over tasks drawn again with replacement
+    Newcombe      difference of two shares of the same n tasks, out of their Wilson intervals and their correlation
+    bootstrap     quantiles of a mean over tasks drawn again with replacement
     pass@k        1 - C(n-c, k) / C(n, k)                                  n answers to a task, c of them right
     Holm          max over j <= i of (m-j+1) p(j), at most 1               p(1) <= ... <= p(m), of m comparisons
 
 All compare on the same tasks: what both models get right, or both get wrong, adds nothing but the denominator.
 
-Sources: Wilson, JASA 22 (1927); McNemar, Psychometrika 12 (1947), exact binomial form; Efron, Annals of Statistics 7
-(1979); Chen et al., "Evaluating Large Language Models Trained on Code" (2021), eq. 1;
-Holm, Scandinavian Journal of Statistics 6 (1979).
+Sources: Wilson, JASA 22 (1927); Newcombe, Statistics in Medicine 17 (1998) 2635, method 10; McNemar, Psychometrika 12
+(1947), exact binomial form; Efron, Annals of Statistics 7 (1979); Chen et al., "Evaluating Large Language Models
+Trained on Code" (2021), eq. 1; Holm, Scandinavian Journal of Statistics 6 (1979).
 Not covered: corrections for looking at many splits; a p of 0.04 in one of ten splits is no finding.
 """
 
@@ -37,6 +38,30 @@ def wilson(passed: int, total: int) -> tuple[float, float]:
     middle = (share + Z * Z / (2 * total)) / (1 + Z * Z / total)
     half = Z * sqrt(share * (1 - share) / total + Z * Z / (4 * total * total)) / (1 + Z * Z / total)
     return (0.0 if passed == 0 else middle - half), (1.0 if passed == total else middle + half)
+
+
+def newcombe(both: int, gained: int, lost: int, neither: int) -> tuple[float, float]:
+    """95 % interval of the second model's share minus the first's, on the same tasks.
+
+    Sound for few tasks and few changes, where drawing tasks again gives an interval of no width.
+
+    Args:
+        both: Tasks that both models pass.
+        gained: Tasks that only the second passes.
+        lost: Tasks that only the first passes.
+        neither: Tasks that neither passes.
+    """
+    total = both + gained + lost + neither
+    first, second = (both + lost) / total, (both + gained) / total
+    (low1, high1), (low2, high2) = wilson(both + lost, total), wilson(both + gained, total)
+    spread = (both + lost) * (gained + neither) * (both + gained) * (lost + neither)
+    agreement = float(both * neither - gained * lost)
+    if agreement > 0:
+        agreement = max(0.0, agreement - total / 2)  # continuity
+    phi = agreement / sqrt(spread) if spread else 0.0
+    below, above = (second - low2, high1 - first), (high2 - second, first - low1)
+    down, up = (sqrt(max(0.0, a * a - 2 * phi * a * b + b * b)) for a, b in (below, above))
+    return second - first - down, second - first + up
 
 
 def mcnemar(gained: int, lost: int) -> float:
@@ -67,8 +92,7 @@ def holm(values: Sequence[float]) -> list[float]:
 def bootstrap_mean(values: Sequence[float], seed: int = 0) -> tuple[float, float]:
     """95 % percentile interval of a mean, tasks drawn again with replacement.
 
-    Of paired differences (second minus first model, task by task) it is the paired bootstrap. Equal values are
-    interchangeable, so each resample is one multinomial draw of how often each value comes.
+    Equal values are interchangeable, so each resample is one multinomial draw of how often each value comes.
 
     Args:
         values: One a task, at least one.

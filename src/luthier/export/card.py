@@ -81,8 +81,15 @@ def hub_card(about: Published) -> str:
     card.text = "\n" + "\n\n".join(section for section in sections if section) + "\n"
     text = str(card)
     if about.base_name and about.base.name:
-        text = text.replace(about.base.name, about.base_name)
+        text = _renamed(text, about.base.name, about.base_name)
     return hide(_PATH.sub(lambda path: path[0].rpartition("/")[2], text))
+
+
+def _renamed(text: str, old: str, new: str) -> str:
+    """The base under its public name: where it stands in quotes, and in the settings; it may be a common word."""
+    for quote in "\"'`":
+        text = text.replace(f"{quote}{old}{quote}", f"{quote}{new}{quote}")
+    return re.sub(rf"(?m)(model_name_or_path: ){re.escape(old)}$", lambda found: found[1] + new, text)
 
 
 def base_licence(base: Base) -> str:
@@ -124,7 +131,7 @@ def _results(file: Path | None) -> str:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         parts = [part for one in content["comparisons"] for part in _comparison(one, one["tasks"])]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         found = f"cannot read {file}: {getattr(error, 'strerror', None) or type(error).__name__}"
         fix = "give the file that luthier compare RUN --json FILE wrote"
         raise DataError(Problem("E-EXPORT-012", found, fix, "--results")) from error

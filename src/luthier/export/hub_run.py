@@ -22,6 +22,7 @@ from luthier.generate.load import final_folder
 from luthier.generate.weights import TRAINED_ON, Base, read_json
 from luthier.model.vet import check_code
 from luthier.training.commit import MANIFEST
+from luthier.training.final import FINAL
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
@@ -64,7 +65,7 @@ def export_hub(
     if not whole and not known_as:
         found = f"its base is {base.name or 'not named'}, which is no name on the hub"
         raise ModelError(Problem("E-EXPORT-006", found, "--base-name OWNER/NAME, or --merged", str(folder)))
-    about = Published(folder, base, known_as, push or Path(run).name, whole, (), results)
+    about = Published(folder, base, known_as, push or _named(Path(run).resolve()), whole, (), results)
     hub_card(about)  # what is wrong with the results is said before the work begins
     done = _merged(run, to, options, say, about) if whole else _adapter(folder, to, options, about)
     if push:
@@ -128,3 +129,8 @@ def _push(folder: Path, name: str, say: Say) -> None:
         found = f"{name}: {one_line(str(error))[:200] or type(error).__name__}"
         fix = f"hf auth login, then: hf upload {name} {folder}"
         raise MissingError(Problem("E-EXPORT-008", found, fix, "--push")) from error
+
+
+def _named(run: Path) -> str:
+    """What a run is called: its folder, not the final_model in it."""
+    return run.parent.name if run.name == FINAL else run.name

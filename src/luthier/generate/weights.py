@@ -23,6 +23,7 @@ from peft import PeftModel
 from safetensors import SafetensorError, safe_open
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
+from transformers.utils import cached_file
 
 from luthier.errors import ModelError, Problem
 from luthier.machine.probe import probe
@@ -113,6 +114,10 @@ def load_base(base: Base, called: str = "the run's base model", elsewhere: str =
     """
     dtype = _dtype(base)
     try:
+        if Path(base.name).is_file():
+            raise ValueError("it is a file, no folder")
+        if not Path(base.name).is_dir():  # one look at the hub, and not one for each file that could be there
+            cached_file(base.name, "config.json", revision=base.revision)
         vet(base.name, base.revision)
         model = AutoModelForCausalLM.from_pretrained(
             base.name,

@@ -51,17 +51,30 @@ class OtherRankError(LuthierError):
 
 def rank() -> int:
     """This process's number; 0 writes."""
-    return int(os.environ.get("RANK", "0"))
+    return _number("RANK", 0)
 
 
 def local_rank() -> int:
     """This process's number on its machine, which is that of its device."""
-    return int(os.environ.get("LOCAL_RANK", "0"))
+    return _number("LOCAL_RANK", 0)
 
 
 def world_size() -> int:
     """How many processes share the optimizer step."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    return _number("WORLD_SIZE", 1)
+
+
+def _number(name: str, alone: int) -> int:
+    """A variable of torchrun's; `alone` where it is not set.
+
+    Raises:
+        MissingError: E-ENV-004, it is no number.
+    """
+    value = os.environ.get(name) or str(alone)
+    if not value.isdecimal():
+        fix = f"unset {name}, or start the processes with luthier train --nproc-per-node N"
+        raise MissingError(Problem("E-ENV-004", f"{name}={value!r} is no number", fix))
+    return int(value)
 
 
 def of_rank(name: str) -> str:
@@ -179,10 +192,12 @@ def first_on_rank_0(work: Callable[[], _T]) -> _T:
 def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Add the gradients of all ranks, once a step and in place; a rank without one adds nothing.
 
-    Every rank has the same bits afterwards.
+    Every rank has the same bits afterwards. What has a gradient on no rank gets none: it would be decayed.
     """
     if together():
-        for bucket in _buckets(parameters):
+        trained = list(parameters)
+        anywhere = most_of_ranks(*(float(p.grad is not None) for p in trained))
+        for bucket in _buckets(p for p, has_one in zip(trained, anywhere, strict=True) if has_one):
             tensors = [p.grad if p.grad is not None else torch.zeros_like(p) for p in bucket]
             flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
             with _heard():

@@ -50,8 +50,11 @@ def load_sets(request: str, limit: int | None = None) -> tuple[TaskSet, ...]:
     Raises:
         DataError: What `load_tasks` raises.
     """
-    names = dict.fromkeys(name.strip() for name in request.split(","))
-    found = {name.partition("=")[0] if _is_set(name) else name: load_tasks(name) for name in names if name}
+    asked = list(dict.fromkeys(name for word in request.split(",") if (name := word.strip())))
+    names = [name.partition("=")[0] if _is_set(name) else name for name in asked]
+    if twice := [name for name in dict.fromkeys(names) if names.count(name) > 1]:
+        raise DataError(Problem("E-EVAL-021", f"{twice[0]} is named twice", "name each set once", "--tasks"))
+    found = {name: load_tasks(word) for name, word in zip(names, asked, strict=True)}
     if not found:
         fix = f"give a JSON lines file, or {' or '.join(SETS)}"
         raise DataError(Problem("E-EVAL-021", "no tasks are named", fix, "--tasks"))
