@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 WORKERS ?= 2
 READY := $(VENV)/.ready
 
-.PHONY: help env quickstart test torture lint fix docs clean
+.PHONY: help env quickstart test test-long torture lint fix docs clean
 help:  ## Show this list.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -22,6 +22,9 @@ quickstart: env  ## See a small model learn, in minutes, on a CPU.
 
 test: env  ## Run all tests that need no GPU, in WORKERS processes.
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile
+
+test-long: env  ## Run the tests that take tens of seconds each: minutes.
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile -m long
 
 torture: env  ## Break runs on purpose, some hundred thousand times: hours. Writes docs/reliability.json.
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.torture --json docs/reliability.json

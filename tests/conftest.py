@@ -19,7 +19,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
     There kernels run in Triton's interpreter, which has to be chosen before anything imports triton.
     """
-    if config.option.markexpr != "gpu":
+    if config.option.markexpr != "gpu":  # the default is `not gpu and not long`
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
         os.environ["TRITON_INTERPRET"] = "1"
 

@@ -24,6 +24,7 @@ sys.modules["gpu_script"] = gpu
 spec.loader.exec_module(gpu)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_toy_runs_from_end_to_end(tmp_path):

@@ -242,3 +242,9 @@ def test_help_needs_no_torch(tmp_path):
     assert done.code == 0
     for verb in (["merge"], ["export"], ["verify", "merge"]):
         assert process(*verb, "--help", cwd=Path(tmp_path)).code == 0
+
+
+@pytest.mark.parametrize("words", [("safetensors", "--push", "me/x"), ("gguf", "--merged"), ("hub", "--quant", "q8_0")])
+def test_options_of_other_forms_are_refused(run, capsys, words):
+    done = run_here(capsys, "export", run, "--to", *words)
+    assert done.code == 2 and f"{words[1]}: is for --to" in " ".join(done.err.split()).replace("│ ", "")

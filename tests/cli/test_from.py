@@ -191,6 +191,7 @@ def test_e_cfg_040_something_else_is_one_clear_error(capsys, tmp_path, text):
     assert run_here(capsys, "train", "--from", tmp_path / "nothing.yaml").code == 2
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_same_in_processes_of_their_own(tmp_path, run):
     first = process("train", "--from", "out", "output_dir=one", "load_in_4bit=true", "lora.lora_dropout=0.2", cwd=run)

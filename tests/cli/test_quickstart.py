@@ -35,6 +35,7 @@ def test_a_wrong_request_fails_before_any_work(capsys, tmp_path):
     assert (done.code, "E-CFG-015" in done.err) == (EXIT_WRONG_REQUEST, True)
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_without_a_terminal_it_writes_plain_lines_and_the_file(tmp_path):
     done = process("quickstart", "--json", tmp_path / "result.json", *few_steps(tmp_path, 2), cwd=ROOT, command=COMMAND)
@@ -47,6 +48,7 @@ def test_without_a_terminal_it_writes_plain_lines_and_the_file(tmp_path):
     assert content["base"]["all"] <= 0.05
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_ctrl_c_leaves_a_run_that_goes_on(tmp_path):
     child = start("quickstart", *few_steps(tmp_path, 500), cwd=ROOT, command=COMMAND)

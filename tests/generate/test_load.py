@@ -16,6 +16,7 @@ from luthier.data.prepare import prepare
 from luthier.errors import ModelError
 from luthier.events.types import Evaluated
 from luthier.generate.load import load
+from luthier.generate.plain import is_run
 from luthier.machine.probe import probe
 from luthier.model.forward import inference
 from tests.generate.support import tiny_config, train_tiny
@@ -284,6 +285,15 @@ def test_missing_weights_and_a_base_that_does_not_fit_are_named(runs, tmp_path, 
 @pytest.mark.parametrize("run", ["~nobody-of-that-name/run", "x" * 300])
 def test_what_is_no_path_is_no_run(run):
     assert problem_of(lambda: load(run)).code == "E-MODEL-012"
+
+
+def test_a_run_that_has_not_ended_is_told_to_go_on(runs, tmp_path):
+    folder = shutil.copytree(runs("lora")[0], tmp_path / "run")
+    shutil.rmtree(folder / "final_model")
+    (folder / "plan.yaml").touch()
+    problem = problem_of(lambda: load(folder))
+    assert problem.code == "E-MODEL-012" and "has not ended" in problem.found and "--resume auto" in problem.fix
+    assert is_run(folder)
 
 
 def test_after_full_fine_tuning_base_and_tuned_have_the_format_of_the_training(runs, tmp_path):

@@ -31,6 +31,7 @@ def train(tmp_path, tiny_model_dir, alpaca_file):
     return ["-m", "luthier", "train", config, "rehearsal=false", "--resume", "auto"]
 
 
+@pytest.mark.long
 def test_told_to_go_it_saves_says_75_and_goes_on(tmp_path, train):
     with torchrun(*train, "max_steps=40", cwd=tmp_path) as run:
         for line in run.stdout:

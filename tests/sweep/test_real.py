@@ -16,7 +16,7 @@ from luthier.events.read import read
 from luthier.events.types import Evaluated, Resumed
 from tests.cli.support import process, start, write_config
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform == "win32", reason="signals")]
+pytestmark = [pytest.mark.long, pytest.mark.slow, pytest.mark.skipif(sys.platform == "win32", reason="signals")]
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ from tests.torture.serving_dealings import PATIENCE, QUESTIONS, Target, ask, cha
 
 NAME = "serving"
 DEFAULT = 10_000
-FAST = 400
+FAST = 120
 CLIENTS = 64
 MOST_MIB = 64
 SLOWEST_SECONDS = 1.0

@@ -141,6 +141,7 @@ def test_what_is_wrong_with_the_config_is_said_as_ever(capsys, config):
     assert result.code == 2 and "E-DATA-001" in result.err
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_the_real_command_with_real_processes(config, tmp_path):
     result = process("verify", "resume", config, *KEYS, "--steps", "4", cwd=tmp_path)

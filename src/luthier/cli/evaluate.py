@@ -32,7 +32,7 @@ def evaluate(
     model: str = typer.Argument(metavar="RUN_OR_MODEL", help="A finished run, a model's folder, or its hub name."),
     tasks: str = Tasks,
     samples: int = typer.Option(1, "--samples", min=1, help="Answers to each task."),
-    temperature: float = typer.Option(0.0, "--temperature", min=0.0, help="0: always the likeliest token."),
+    temperature: float = typer.Option(0.0, "--temperature", min=0.0, max=100.0, help="0: always the likeliest token."),
     k: str = typer.Option("1", "--k", metavar="K,K", help="For which k pass@k is told; at most --samples."),
     seed: int = typer.Option(0, "--seed", min=0, help="Repeats the draws of a temperature."),
     prompt: Prompt = PromptStyle,

@@ -66,6 +66,8 @@ def export(
 
     Example: luthier export checkpoints --to gguf --quant q8_0
     """
+    _refuse(form, (Form.hub,), {"--merged": merge, "--base-name": base_name, "--results": results, "--push": push})
+    _refuse(form, (Form.gguf, Form.ollama), {"--quant": quant is not Quant.f16, "--allow": allow})
     if as_json:
         check_writable(as_json)
     from luthier.export import forms, screen
@@ -84,3 +86,10 @@ def export(
     typer.echo(screen.shown(done))
     if as_json:
         write_json(as_json, screen.as_json(done))
+
+
+def _refuse(form: Form, forms: tuple[Form, ...], options: dict[str, object]) -> None:
+    """Options that this form has no use for: who writes `--push` believes that it will be published."""
+    for name, given in options.items():
+        if given and form not in forms:
+            raise typer.BadParameter(f"is for --to {' and --to '.join(forms)}", param_hint=name)

@@ -6,7 +6,7 @@ from typing import Any
 
 import typer
 
-Temperature: Any = typer.Option(0.0, "--temperature", min=0.0, help="0: always the likeliest token.")
+Temperature: Any = typer.Option(0.0, "--temperature", min=0.0, max=100.0, help="0: always the likeliest token.")
 TopP: Any = typer.Option(1.0, "--top-p", min=0.0, max=1.0, help="Draw among the likeliest tokens of this probability.")
 Seed: Any = typer.Option(None, "--seed", min=0, max=2**63 - 1, help="Repeats the draws of a temperature.")
 MaxNewTokens: Any = typer.Option(256, "--max-new-tokens", min=1, help="Longest answer.")

@@ -75,4 +75,6 @@ def free_memory() -> None:
 
 
 def _unwritable(folder: Path, error: OSError) -> MissingError:
-    return MissingError(Problem("E-ENV-002", f"cannot write {folder}: {error.strerror}", "name another folder"))
+    return MissingError(
+        Problem("E-ENV-002", f"cannot write {folder}: {error.strerror or error}", "name another folder")
+    )

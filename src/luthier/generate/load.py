@@ -346,8 +346,11 @@ def final_folder(run: str | Path) -> Path:
         found = f"{folder} holds weights but no {lost[0]}: checkpoints are for --resume, final_model is for use"
     if not found and there("adapter_config.json") and not there("adapter_model.safetensors"):
         found = f"no adapter_model.safetensors in {folder}"  # peft would look for a pickle
+    fix = "give the output folder of a finished run"
+    if found and there("plan.yaml"):
+        found, fix = f"the run in {folder} has not ended", "go on with it: luthier train CONFIG --resume auto"
     if found:
-        raise ModelError(Problem("E-MODEL-012", found, "give the output folder of a finished run", str(run)))
+        raise ModelError(Problem("E-MODEL-012", found, fix, str(run)))
     return folder
 
 
