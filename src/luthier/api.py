@@ -23,7 +23,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from luthier.config.load import Loaded, from_dict
 from luthier.config.load import load as load_config_file
-from luthier.config.plan import Memory, Passes, Plan
+from luthier.config.plan import Memory, ModelFacts, Plan
 from luthier.config.render import plan_as_dict
 from luthier.config.resolve import resolve
 from luthier.data.largest import Largest, find_largest
@@ -187,7 +187,7 @@ def train(
             yield Notice("info", f"no checkpoint in {output_dir} yet: starting at step 0")
         yield Notice("info", "reading the model's configuration and the rows")
         hashes = started(lambda: base_hashes(early.config.model))
-        parts = yield from in_background(lambda say: shared_ingredients(loaded, early, checkpoint, say), stop)
+        parts = yield from in_background(lambda say: ingredients(loaded, early, checkpoint, say), stop)
         now = identity(parts.plan)
         notices = check_identity(checkpoint.identity, now, str(checkpoint.path), allow_changes) if checkpoint else []
         earlier = output_dir if checkpoint else None
@@ -322,54 +322,50 @@ def _base_recorded(job: _Job, lean_path: bool) -> Generator[Notice, None, None]:
         yield Notice("info", f"nothing differs from {job.record.then.path}: the same numbers are to come, bit for bit")
 
 
-def shared_ingredients(loaded: Loaded, early: Plan, checkpoint: Checkpoint | None, progress: Progress) -> Ingredients:
-    """The same on every rank: rank 0 tokenizes, the others read its cache and take its passes.
+def ingredients(
+    loaded: Loaded, early: Plan, checkpoint: Checkpoint | None, progress: Progress | None = None
+) -> Ingredients:
+    """Tokenizer, rows and the plan; no weights yet. All ranks have the same: rank 0 tokenizes, and its memory decides.
 
     Raises:
-        MissingError: E-ENV-008 when a rank has other rows, another config or other libraries.
+        MissingError: E-ENV-008 when a rank has other rows, another config or other libraries, or none of the rows.
     """
-    parts = ranks.first_on_rank_0(lambda: ingredients(loaded, early, checkpoint, progress))
-    passes = ranks.of_rank_0(parts.plan.passes)
-    if ranks.on_any_rank(passes != parts.plan.passes):  # other memory was free there
-        parts = ranks.all_or_none(lambda: ingredients(loaded, early, checkpoint, progress, passes))
-    others = [flatten(each) for each in ranks.of_all_ranks(identity(parts.plan))]
-    for key, value in others[0].items():
-        for number, other in enumerate(others):
-            if other.get(key) != value and key != "surrounding.device":
-                found = f"rank {number} has {key} {other.get(key)}, and rank 0 {value}"
-                raise MissingError(Problem("E-ENV-008", found, "give every rank the same files, libraries and config"))
-    return parts
-
-
-def ingredients(
-    loaded: Loaded,
-    early: Plan,
-    checkpoint: Checkpoint | None,
-    progress: Progress | None = None,
-    given: Passes | None = None,
-) -> Ingredients:
-    """Tokenizer, rows and the plan; no weights yet. `given` passes are taken as they are."""
     config = early.config
-    model_config = load_config(config.model)
-    tokenizer = load_tokenizer(config.model, model_config)
-    model_facts = describe(config, model_config)
-    data = prepare(config, tokenizer, progress=progress)
+    model_config, tokenizer, model_facts = ranks.all_or_none(lambda: _model_parts(early))
+    data = ranks.first_on_rank_0(lambda: prepare(config, tokenizer, progress=progress))
     facts = data.facts
     if len(data.train) < ranks.world_size():
         found = f"{len(data.train):,} rows for {ranks.world_size()} ranks"
         raise MissingError(Problem("E-ENV-008", found, "start fewer processes"))
     before = loaded.record.passes if loaded.record else None
     before = passes_of(checkpoint.identity, checkpoint.path.name) if checkpoint else before
-    if given or (before and (before.lowered or loaded.record)):
-        passes = given or before
+    if before and (before.lowered or loaded.record):
+        passes = before
     else:  # the same micro-batches as before add up in the same order, bit for bit
         tokens = before.micro_batch_tokens if before else None
         passes = plan_passes(loaded.config, model_config, model_facts, early.machine, facts, tokens)
         passes = replace(passes, how=before.how) if before else passes
-    resolved = resolve(loaded, early.machine, model_facts, facts, passes=passes)
+    resolved = resolve(loaded, early.machine, model_facts, facts, passes=ranks.of_rank_0(passes))
+    _require_one_plan(resolved)
     largest = find_largest(data.train, data.eval, resolved, ranks.rank(), ranks.world_size())
     resolved = replace(resolved, memory=_memory(resolved, model_config, largest))
     return Ingredients(resolved, model_config, tokenizer, data, largest)
+
+
+def _model_parts(early: Plan) -> tuple[PretrainedConfig, PreTrainedTokenizerBase, ModelFacts]:
+    model_config = load_config(early.config.model)
+    return model_config, load_tokenizer(early.config.model, model_config), describe(early.config, model_config)
+
+
+def _require_one_plan(resolved: Plan) -> None:
+    if not ranks.together():
+        return
+    own, *others = [flatten(each) for each in ranks.of_all_ranks(identity(resolved))]
+    for number, other in enumerate(others, 1):
+        for key, value in own.items():
+            if other.get(key) != value and key != "surrounding.device":
+                found = f"rank {number} has {key} {other.get(key)}, and rank 0 {value}"
+                raise MissingError(Problem("E-ENV-008", found, "give every rank the same files, libraries and config"))
 
 
 def _memory(resolved: Plan, model_config: PretrainedConfig, largest: Largest) -> Memory:
