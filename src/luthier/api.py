@@ -169,7 +169,7 @@ def train(
     with ExitStack() as stack:
         stack.enter_context(ranks.connected())
         folder = open_folder(output_dir, resume=wanted is not None, overwrite=overwrite)
-        moved = ranks.all_or_none(lambda: stack.enter_context(folder) if ranks.rank() == 0 else None)
+        moved = ranks.only_on_rank_0(lambda: stack.enter_context(folder))
         stack.enter_context(_traced(output_dir))
         stack.enter_context(library_output_to(output_dir / ranks.of_rank("library.log")))
         checkpoint = None
@@ -262,7 +262,7 @@ def _events(job: _Job, notices: Sequence[str]) -> Iterator[Event]:
     parts, output_dir, checkpoint = job.parts, job.output_dir, job.checkpoint
     resolved = parts.plan
     checks = yield from in_background(
-        lambda _: ranks.all_or_none(lambda: examine(parts.subject, job.allowed) if ranks.rank() == 0 else ()), job.stop
+        lambda _: ranks.only_on_rank_0(lambda: examine(parts.subject, job.allowed)) or (), job.stop
     )
     job.record.facts["allowed"] = [check.name for check in of("allowed", checks)]
     first_step = checkpoint.step if checkpoint else 0

@@ -177,6 +177,15 @@ def all_or_none(work: Callable[[], _T], is_out_of_memory: Callable[[BaseExceptio
     return result[0]
 
 
+def only_on_rank_0(work: Callable[[], _T]) -> _T | None:
+    """What `work` returns on rank 0, None on the others; where it fails, it fails on all.
+
+    Raises:
+        OtherRankError: It failed on rank 0, and this is another.
+    """
+    return all_or_none(lambda: work() if rank() == 0 else None)
+
+
 def first_on_rank_0(work: Callable[[], _T]) -> _T:
     """Let rank 0 work first, then the others, who find what it has left (files of a cache).
 

@@ -28,7 +28,7 @@ from torch import nn
 from luthier.config.numbers import LEAST_KEPT
 from luthier.errors import CheckpointError, Problem, RunError
 from luthier.events.types import CheckpointSaved
-from luthier.machine.ranks import all_or_none, of_all_ranks, of_rank_0, rank
+from luthier.machine.ranks import of_all_ranks, of_rank_0, only_on_rank_0, rank
 from luthier.machine.seed import rng_state, set_rng_state
 from luthier.model.store import load_trained, save_trained
 from luthier.training.commit import ABANDONED, DAMAGED, commit, remove, set_aside, verify
@@ -200,7 +200,7 @@ def _restore_generators(saved: dict[str, torch.Tensor], step: int) -> None:
 
 def read_by_all(find: Callable[[], Checkpoint | None]) -> Checkpoint | None:
     """What rank 0 finds, read by every rank: looking for it may set damaged ones aside, and only one shall do that."""
-    found = all_or_none(lambda: find() if rank() == 0 else None)
+    found = only_on_rank_0(find)
     place = of_rank_0((str(found.path), found.passed_over) if found else None)
     return found or (_read(Path(place[0]), place[1]) if place else None)
 

@@ -17,7 +17,7 @@ from luthier.data.loader import step_batches, training_steps
 from luthier.data.order import step_rows
 from luthier.errors import CheckpointError, Problem, RunError
 from luthier.events.types import Event, Gradients, Notice, Resumed
-from luthier.machine.ranks import all_or_none, rank, world_size
+from luthier.machine.ranks import only_on_rank_0, rank, world_size
 from luthier.machine.seed import rng_state, set_rng_state
 from luthier.training.checkpoint import (
     Checkpoint,
@@ -190,7 +190,7 @@ def go_back(job: Run, what: str, error: RunError | None = None) -> Iterator[Even
         fix = "write a learning_rate of a third; then --resume auto --allow-changes"
         raise error or RunError(Problem("E-RUN-001", what, fix, "training.learning_rate"))
     job.state = restore(checkpoint, job.model, job.optimizer)
-    all_or_none(lambda: abandon_after(job.output_dir, checkpoint.step) if rank() == 0 else None)
+    only_on_rank_0(lambda: abandon_after(job.output_dir, checkpoint.step))
     job.state.rollbacks, job.state.rolled_back_to = state.rollbacks + 1, checkpoint.step
     job.state.went_bad_at = state.step
     if job.state.best_step and not path_of(job.output_dir, job.state.best_step).is_dir():

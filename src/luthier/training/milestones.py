@@ -19,7 +19,7 @@ from luthier.data.collate import MicroBatch
 from luthier.data.loader import evaluation_batches
 from luthier.events.types import CheckpointSaved, Evaluated, Event, Log, Machine, Notice, RunFinished, Sampled, Timing
 from luthier.machine.probe import peak_memory_gib
-from luthier.machine.ranks import all_or_none, of_all_ranks, of_rank_0, on_any_rank, rank, together, world_size
+from luthier.machine.ranks import of_all_ranks, of_rank_0, on_any_rank, only_on_rank_0, rank, together, world_size
 from luthier.model.forward import autocast
 from luthier.model.sampling import continue_ids
 from luthier.training.checkpoint import NotFiniteError, generators_of_all, require_finite, save_checkpoint
@@ -308,7 +308,7 @@ def finish(job: Run, ending: str) -> Iterator[Event]:
         reason = "early stopping: eval_loss no longer falls" if ending == "early" else ""
     if ending != "stopped":
         with job.watchdog.watching("writing final_model", state.step):
-            note = all_or_none(lambda: _final(job))
+            note = only_on_rank_0(lambda: _final(job))
         final = str(job.output_dir / "final_model")
         if note:
             yield Notice("info", note, step=state.step)
@@ -329,7 +329,4 @@ def finish(job: Run, ending: str) -> Iterator[Event]:
 
 
 def _final(job: Run) -> str:
-    """What `save_final` says, on rank 0."""
-    if rank():
-        return ""
     return save_final(job.plan, job.data, job.model, job.tokenizer, job.output_dir, job.state)

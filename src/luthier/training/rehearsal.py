@@ -30,7 +30,7 @@ from luthier.data.largest import Largest, find_largest
 from luthier.data.loader import collate
 from luthier.events.types import CheckpointSaved, Event, Notice, Rehearsed
 from luthier.machine.probe import PeakMeter
-from luthier.machine.ranks import all_or_none, rank, world_size
+from luthier.machine.ranks import all_or_none, only_on_rank_0, rank, world_size
 from luthier.machine.seed import rng_state, set_rng_state
 from luthier.training.checkpoint import save_checkpoint
 from luthier.training.commit import INFLIGHT
@@ -137,7 +137,7 @@ def _run(job: Run, largest: Largest) -> _Measured:
         started, rows = time.monotonic(), largest.evaluation
         evaluate(model, [collate(job.data.eval, rows, plan)] if rows else [], plan)
         measured.eval_seconds = time.monotonic() - started
-    if saved := all_or_none(lambda: _saved(job, optimizer) if rank() == 0 else None):
+    if saved := only_on_rank_0(lambda: _saved(job, optimizer)):
         measured.save_seconds, measured.checkpoint_bytes = saved.seconds, saved.bytes
     return measured
 
