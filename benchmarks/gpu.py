@@ -1,6 +1,6 @@
 r"""The headline job on one GPU, measured: Luthier beside what else is installed.
 
-    python benchmarks/gpu.py [--only PART]... [--minutes 9] [--json FILE]
+    python benchmarks/gpu.py [--only PART]... [--minutes 9] [--json FILE] [--python unsloth=ITS_ENVIRONMENT/bin/python]
     python benchmarks/gpu.py --toy          the same on any machine, in a size that says nothing about speed
 
 The model has the exact shape of Llama-3.2-1B with random weights, which cost what trained ones cost; the rows are as
@@ -23,7 +23,6 @@ Not covered: repeats and turns (run it again), several GPUs, an FP8 base (not bu
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import os
 import random
@@ -32,9 +31,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import PackageNotFoundError, version
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +61,8 @@ NEEDS = {
     "trl-liger": ("trl", "liger_kernel"), "unsloth": ("trl", "unsloth"), "unsloth-best": ("trl", "unsloth"),
 }  # fmt: skip
 """Parts in their order, and the packages they need."""
+OTHERS = ("trl", "unsloth")
+"""Systems that may stand in environments of their own: they ask for other versions of what they share."""
 BFLOAT16 = "luthier-bf16"
 PACKAGES = ("torch", "triton", "transformers", "peft", "bitsandbytes", "trl", "unsloth", "liger-kernel", "flash-attn")
 
@@ -112,6 +113,11 @@ def main() -> None:
     parser.add_argument("--warm-up", type=int, default=50, help="steps at the start of a run that are not counted")
     parser.add_argument("--toy", action="store_true", help="a tiny model, a few steps, any device")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there")
+    parser.add_argument("--folder", type=Path, help="work there and leave it; a model that lies there is used again")
+    parser.add_argument(
+        "--python", action="append", default=[], type=other_python, metavar="SYSTEM=FILE",
+        help=f"the interpreter of {' or '.join(OTHERS)}, where another than this one has it",
+    )  # fmt: skip
     asked = parser.parse_args()
     if asked.toy:
         asked.steps, asked.warm_up = 3, 1
@@ -122,27 +128,52 @@ def main() -> None:
     if not asked.toy and not torch.cuda.is_available():
         parser.error("there is no CUDA device; --toy runs without one")
     report = Report(asked.json, time.monotonic() + 60 * asked.minutes)
-    report.content |= {"toy": asked.toy, "versions": versions()}
+    asked.python = dict(asked.python)
+    report.content |= {"toy": asked.toy, "versions": versions(sys.executable)}
+    report.content |= {f"versions of {system}": versions(python) for system, python in asked.python.items()}
     parts = []
     for name in asked.only or NEEDS:
-        if lacking := [package for package in NEEDS[name] if importlib.util.find_spec(package) is None]:
+        found = installed(asked.python.get(system_of(name), sys.executable))
+        if lacking := [package for package in NEEDS[name] if package not in found]:
             report.content["missing"][name] = f"{', '.join(lacking)} not installed"
         else:
             parts.append(name)
-    with tempfile.TemporaryDirectory(prefix="luthier-gpu-") as folder:
+    with nullcontext(asked.folder) if asked.folder else tempfile.TemporaryDirectory(prefix="luthier-gpu-") as folder:
         run(parts, asked, report, Path(folder))
     report.write()
     print(table(report.content))
     sys.exit(1 if report.content["failed"] else 0)
 
 
-def versions() -> dict[str, str]:
-    """Of what is compared, as far as it is installed."""
-    found = {}
-    for name in PACKAGES:
-        with suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found
+def other_python(words: str) -> tuple[str, str]:
+    """`unsloth=FILE`, in two."""
+    system, _, python = words.partition("=")
+    if system not in OTHERS or not os.access(python, os.X_OK):
+        raise argparse.ArgumentTypeError(f"{words}: write {'|'.join(OTHERS)}=FILE, FILE being a Python interpreter")
+    return system, python
+
+
+def system_of(part: str) -> str:
+    """`trl` of `trl-tuned`."""
+    return part.partition("-")[0]
+
+
+@cache
+def installed(python: str) -> frozenset[str]:
+    """The packages that are needed by parts and that an interpreter can import."""
+    names = sorted({name for needed in NEEDS.values() for name in needed})
+    program = "import sys\nfrom importlib.util import find_spec\nprint(*[n for n in sys.argv[1:] if find_spec(n)])"
+    return frozenset(subprocess.run([python, "-c", program, *names], capture_output=True, text=True).stdout.split())
+
+
+def versions(python: str) -> dict[str, str]:
+    """Of what is compared, as far as an interpreter has it."""
+    program = (
+        "import importlib.metadata as m, json, sys\nfound = {}\nfor name in sys.argv[1:]:\n"
+        "    try: found[name] = m.version(name)\n    except m.PackageNotFoundError: pass\nprint(json.dumps(found))"
+    )
+    ended = subprocess.run([python, "-c", program, *PACKAGES], capture_output=True, text=True, check=True)
+    return dict(json.loads(ended.stdout))
 
 
 def run(parts: list[str], asked: argparse.Namespace, report: Report, folder: Path) -> None:
@@ -152,14 +183,17 @@ def run(parts: list[str], asked: argparse.Namespace, report: Report, folder: Pat
     if parts in ([], ["kernels"]):
         return
     print("making the model and the rows", flush=True)
+    folder.mkdir(parents=True, exist_ok=True)
     base = folder / "base"
     dtype = "float32" if asked.toy else "bfloat16"
-    with library_output_to(Path(os.devnull)):
-        make_base(base, TOY if asked.toy else LLAMA_3_2_1B, 600 if asked.toy else 32_000, dtype)
+    if not (base / "config.json").is_file():
+        with library_output_to(Path(os.devnull)):
+            make_base(base, TOY if asked.toy else LLAMA_3_2_1B, 600 if asked.toy else 32_000, dtype)
     if "limit" in parts:
         report.part("limit", lambda: limit(report, base, dtype, toy=asked.toy))
     rows = folder / "rows.jsonl"
-    write_rows(rows, base, 64 if asked.toy else ROWS)
+    if not rows.is_file():
+        write_rows(rows, base, 64 if asked.toy else ROWS)
     trained = [name for name in parts if name not in ("kernels", "limit")]
     for lane, names in (
         ("nf4", [name for name in trained if name != BFLOAT16]),
@@ -167,7 +201,7 @@ def run(parts: list[str], asked: argparse.Namespace, report: Report, folder: Pat
     ):
         if names:
             room = folder / lane
-            room.mkdir()
+            room.mkdir(exist_ok=True)
             compare(names, lane, asked, report, room, request(base, rows, asked, lane))
 
 
@@ -213,7 +247,7 @@ def compare(
 
     def measure(name: str) -> None:
         arm = "luthier" if name == BFLOAT16 else name
-        result, seconds = run_arm(arm, folder, report.left())
+        result, seconds = run_arm(arm, folder, report.left(), asked.python.get(system_of(name), sys.executable))
         reference[:] = reference or result["losses"]
         found = row(arm, [result | {"wall_seconds": seconds}], facts, asked.warm_up, reference)
         report.content["rows"].append({"part": name, **asdict(found)})

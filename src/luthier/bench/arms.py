@@ -73,13 +73,14 @@ def prepare(request: dict[str, Any], folder: Path) -> Result:
 
 
 def luthier(request: dict[str, Any], folder: Path, *keys: str) -> Result:
-    """Train through the public API."""
+    """Train through the public API; `keys` stand in place of the request's own."""
     from luthier import api
-    from luthier.bench.setting import RUN_KEYS
+    from luthier.bench.setting import RUN_KEYS, key_name
     from luthier.events.types import Log
 
-    output = f"output_dir={folder / 'luthier'}"
-    events = api.train({}, [*request["overrides"], *RUN_KEYS, output, *keys], overwrite=True)
+    output, named = f"output_dir={folder / 'luthier'}", {key_name(key) for key in keys}
+    kept = [override for override in request["overrides"] if key_name(override) not in named]
+    events = api.train({}, [*kept, *RUN_KEYS, output, *keys], overwrite=True)
     logs = [event for event in events if isinstance(event, Log)]
     return {"seconds": [log.step_seconds for log in logs], "losses": [log.loss for log in logs]}
 

@@ -168,18 +168,21 @@ def row(name: str, runs: list[dict[str, Any]], facts: dict[str, Any], warm_up: i
     )
 
 
-def run_arm(name: str, folder: Path, longest: float | None = None) -> tuple[dict[str, Any], float]:
+def run_arm(
+    name: str, folder: Path, longest: float | None = None, python: str = sys.executable
+) -> tuple[dict[str, Any], float]:
     """One arm in a fresh process: its result and the seconds from its start to its end.
 
     Args:
         name: Of the arm, or `prepare`.
         folder: With request.json; `prepare` comes first.
         longest: Seconds after which it is ended.
+        python: The interpreter it runs in.
 
     Raises:
         RunError: E-RUN-006 when it fails or takes longer.
     """
-    command = [sys.executable, "-m", "luthier.bench.arms", str(folder), name]
+    command = [python, "-m", "luthier.bench.arms", str(folder), name]
     environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false"}
     started = time.monotonic()
     try:

@@ -157,7 +157,8 @@ def _update(parameters: list[torch.nn.Parameter], optimizer: torch.optim.Optimiz
     def own() -> None:
         for parameter in parameters:
             parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.zero_()
-        no_length = torch.zeros(())  # the real one may not be a number, and would clip to NaN
+        # the real one may not be a number, and would clip to NaN
+        no_length = torch.zeros((), device=parameters[0].device)
         update(job.model, optimizer, job.plan, 0.0, no_length)
 
     all_or_none(own, is_out_of_memory)

@@ -103,7 +103,7 @@ def _shaken(parameters: list[nn.Parameter]) -> Iterator[None]:
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for p in parameters:
-            p.add_(0.05 * torch.randn(p.shape, generator=generator))
+            p.add_(0.05 * torch.randn(p.shape, generator=generator).to(p.device))
     try:
         yield
     finally:
