@@ -56,6 +56,7 @@ def machine(**changes: Any) -> MachineFacts:
         "free_memory_gib": 4.0,
         "cpu_cores": 2,
         "has_bitsandbytes": True,
+        "supports_fp8": True,
     }
     return MachineFacts(**{**values, **changes})
 

@@ -16,6 +16,7 @@ from luthier.errors import ConfigError, Problem
 GPU = {
     "device": "cuda", "device_name": "NVIDIA L40S", "world_size": 1, "supports_bfloat16": True, "memory_gib": 44.4,
     "free_memory_gib": 43.9, "cpu_cores": 16, "has_bitsandbytes": True,
+    "supports_fp8": True,
 }  # fmt: skip
 LLAMA = {
     "architecture": "LlamaForCausalLM", "parameters": 1_235_814_400, "trainable_parameters": 11_272_192, "layers": 16,

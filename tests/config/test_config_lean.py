@@ -26,6 +26,13 @@ def test_on_a_gpu_it_is_taken_when_asked_for(plan):
     assert not asked.share_beginnings
 
 
+def test_8_bit_floats_take_it_everywhere(plan):
+    for facts in ({}, CPU):
+        p = plan("base_precision=fp8", **facts)
+        assert p.config.training.lean_path is True
+        assert "base_precision: fp8" in p.value("training.lean_path").how
+
+
 @pytest.mark.parametrize(
     ("overrides", "facts", "why"),
     [

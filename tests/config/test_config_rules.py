@@ -43,6 +43,14 @@ PROVOKED = [
     ("E-CFG-034", ["lean_path=true", "modules_to_save=[lm_head]"], {}, ["lean_path", "modules_to_save"]),
     ("E-CFG-034", ["lean_path=true"], {"machine": OLD_GPU}, ["lean_path", "float16"]),
     ("E-CFG-034", ["lean_path=true"], {"model": {"lean_obstacle": "the gate is gelu"}}, ["lean_path", "gelu"]),
+    ("E-CFG-035", ["base_precision=fp8"], {"machine": {"supports_fp8": False}}, ["base_precision", "NVIDIA L40S"]),
+    ("E-CFG-036", ["base_precision=fp8", "load_in_4bit=true"], {}, ["base_precision", "load_in_4bit"]),
+    ("E-CFG-036", ["base_precision=fp8", "finetuning_type=full"], {}, ["base_precision", "finetuning_type"]),
+    ("E-CFG-036", ["base_precision=fp8", "lean_path=false"], {}, ["base_precision", "lean_path"]),
+    ("E-CFG-036", ["base_precision=fp8", "dtype=float32"], {}, ["base_precision", "dtype", "float32"]),
+    ("E-CFG-036", ["base_precision=fp8", "lora_dropout=0.1"], {}, ["base_precision", "lora_dropout is not 0"]),
+    ("E-CFG-036", ["base_precision=fp8", "auto=false"], {}, ["base_precision", "padded"]),
+    ("E-CFG-036", ["base_precision=fp8"], {"model": {"lean_obstacle": "the gate is gelu"}}, ["base_precision", "gelu"]),
 ]  # fmt: skip
 
 
@@ -62,8 +70,8 @@ def test_the_headline_facts_provoke_nothing(plan):
 
 
 def test_every_rule_that_refuses_is_provoked_here():
-    assert len(RULES) == 16
-    assert len({code for code, *_ in PROVOKED}) == 15
+    assert len(RULES) == 17
+    assert len({code for code, *_ in PROVOKED}) == 17
 
 
 def test_all_errors_are_told_at_once(plan):

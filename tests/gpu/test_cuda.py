@@ -82,6 +82,25 @@ def test_the_lean_path_on_the_gpu_gives_the_losses_of_pefts_layers(tmp_path, tin
     assert losses[0] == pytest.approx(losses[1], abs=2e-2)
 
 
+@pytest.mark.skipif(
+    torch.cuda.is_available() and torch.cuda.get_device_capability() < (8, 9), reason="needs compute capability 8.9"
+)
+def test_8_bit_floats_give_the_losses_of_the_plain_reference(tmp_path, tiny_model_dir, alpaca_file, monkeypatch):
+    losses = {}
+    for name, device in (("kernels", "cuda"), ("torch", "cuda"), ("plain", "cpu")):
+        monkeypatch.setattr("luthier.machine.probe.best_device", lambda device=device: device)
+        values = config(tmp_path / name, tiny_model_dir, alpaca_file, kernels=name == "kernels")
+        values["model"]["dtype"] = "bfloat16"
+        values["quantization"] = {"base_precision": "fp8"}
+        values["lora"]["lora_dropout"] = 0.0
+        events = list(api.train(values))
+        assert not [e for e in events if isinstance(e, Notice) and "kernels do not work" in e.text]
+        losses[name] = [event.loss for event in events if isinstance(event, Log)]
+    assert losses["kernels"] == pytest.approx(losses["torch"], abs=2e-2)
+    assert losses["kernels"] == pytest.approx(losses["plain"], abs=4e-2)
+    assert losses["kernels"][-1] < losses["kernels"][0]
+
+
 @pytest.mark.parametrize("load_in_4bit", [False, True], ids=["bfloat16", "4 bits"])
 def test_kernels_give_the_losses_of_plain_torch(tmp_path, tiny_model_dir, alpaca_file, load_in_4bit):
     losses = []

@@ -35,6 +35,8 @@ def choose_lean(config: Config, machine: MachineFacts, model: ModelFacts) -> Lea
         return LeanChoice(wanted and not obstacle, obstacle, "as the config says")
     if obstacle:
         return LeanChoice(False, obstacle, obstacle)
+    if config.quantization.base_precision == "fp8":
+        return LeanChoice(True, "", "base_precision: fp8 is computed there alone")
     if not config.training.auto:
         return LeanChoice(False, "", "auto is false")
     if machine.device != "cpu":

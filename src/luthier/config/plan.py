@@ -60,6 +60,8 @@ class MachineFacts:
     free_memory_gib: float
     cpu_cores: int
     has_bitsandbytes: bool
+    supports_fp8: bool = False
+    """The device multiplies 8-bit floats, or (a CPU) computes the same numbers plainly."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class Passes:
     checkpointed_layers: int = 0
     """Layers that keep only their input, and are computed again in the backward pass."""
     unpack_once: bool = False
-    """4-bit weights are unpacked once and kept, instead of at each use."""
+    """4-bit weights are unpacked (8-bit floats: transposed) once and kept, instead of at each use."""
     how: str = ""
     """The reason, with its numbers."""
     lowered: bool = False
@@ -155,7 +157,7 @@ class Plan:
     checkpointed_layers: int = 0
     """Layers computed again in the backward pass."""
     unpack_once: bool = False
-    """Whether the lean path keeps 4-bit weights unpacked."""
+    """Whether the lean path keeps 4-bit weights unpacked, or 8-bit floats also transposed."""
     share_beginnings: bool = False
     """Whether the words that all rows of a micro-batch begin with are computed once."""
     lowered: bool = False

@@ -152,6 +152,8 @@ def _model(plan: Plan) -> str:
     elif c.quantization.load_in_4bit:
         double = " with double quantization" if c.quantization.bnb_4bit_use_double_quant else ""
         state = f"frozen in 4-bit {c.quantization.bnb_4bit_quant_type}{double}"
+    elif c.quantization.base_precision == "fp8":
+        state = "frozen in 8-bit floats (e4m3)"
     else:
         state = "frozen" if c.training.finetuning_type == "lora" else "all weights trained"
     return f"{c.model.model_name_or_path}{facts}, {state}, computing in {c.model.dtype}."
@@ -210,7 +212,9 @@ def _step(plan: Plan) -> str:
     )
     path = {True: "the lean path", False: "peft's layers", "auto": "the lean path where it is exact"}
     through = f"; {path[plan.config.training.lean_path]}" * (plan.config.training.finetuning_type == "lora")
-    kept = ", 4-bit weights unpacked once and kept" * plan.unpack_once
+    in_8_bits = plan.config.quantization.base_precision == "fp8"
+    held = "8-bit weights also transposed" if in_8_bits else "4-bit weights unpacked once and kept"
+    kept = f", {held}" * plan.unpack_once
     return f"{plan.value('examples_per_step').how}, {how}; {passes}{again}{through}{kept}."
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from luthier.config.keys import keys
-from luthier.config.lean import choose_lean
+from luthier.config.lean import choose_lean, computes_in
 from luthier.config.load import Loaded
 from luthier.config.numbers import Numbers, wants_evaluation
 from luthier.config.plan import DataFacts, MachineFacts, ModelFacts
@@ -130,6 +130,27 @@ def _lean(case: Case) -> Finding:
     return case.wrong("E-CFG-034", "training.lean_path", obstacle, "lean_path: auto") if obstacle else None
 
 
+def _fp8(case: Case) -> Finding:
+    key, off = "quantization.base_precision", "base_precision: default"
+    if case.get(key) != "fp8":
+        return None
+    others = {  # another key, whether it stands in the way, and what to write for it
+        "quantization.load_in_4bit": (case.get("quantization.load_in_4bit"), "load_in_4bit: false"),
+        "training.finetuning_type": (case.get("training.finetuning_type") == "full", "finetuning_type: lora"),
+        "training.lean_path": (case.get("training.lean_path") is False, "lean_path: auto"),
+    }
+    for other, (clashes, fix) in others.items():
+        if clashes:
+            return case.clash("E-CFG-036", key, other, f"{fix} (or {off})")
+    if not case.machine.supports_fp8:
+        found = f"the device ({case.machine.device_name}) does not multiply 8-bit floats"
+        return case.wrong("E-CFG-035", key, found, off)
+    if case.machine.device == "cuda" and computes_in(case.config, case.machine) != "bfloat16":
+        return case.clash("E-CFG-036", key, "model.dtype", f"dtype: bfloat16 (or {off})")
+    obstacle = choose_lean(case.config, case.machine, case.model).obstacle if case.model else ""
+    return case.wrong("E-CFG-036", key, f"only the lean path computes it, and {obstacle}", off) if obstacle else None
+
+
 def _no_evaluation(case: Case) -> tuple[str, str] | None:
     """The key that leaves nothing to evaluate and what to write, or None when there is something."""
     if case.get("evaluation.eval_steps") == 0:
@@ -225,8 +246,8 @@ def _longest_row(case: Case) -> Finding:
 
 
 RULES: tuple[Rule, ...] = (
-    _four_bit_full, _four_bit_from_scratch, _from_scratch_lora, _bitsandbytes, _dtype, _packing, _lean, _patience,
-    _best_model, _val_set_size, _rate_floor, _paged_optimizer, _pissa, _rank, _warmup, _longest_row,
+    _four_bit_full, _four_bit_from_scratch, _from_scratch_lora, _bitsandbytes, _dtype, _packing, _lean, _fp8,
+    _patience, _best_model, _val_set_size, _rate_floor, _paged_optimizer, _pissa, _rank, _warmup, _longest_row,
 )  # fmt: skip
 
 

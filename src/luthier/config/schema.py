@@ -65,6 +65,10 @@ class QuantizationSection(Section):
     2023)."""
     bnb_4bit_use_double_quant: bool = True
     """Quantize the quantization constants too: saves about 0.4 bits a weight at no measurable loss."""
+    base_precision: Literal["default", "fp8"] = "default"
+    """What frozen linear layers are multiplied in. `default`: model.dtype. `fp8`: 8-bit floats (e4m3), a scale for each
+    row, what they are multiplied with included; adapters, head and embedding stay as they are. Coarser numbers; on the
+    lean path only, and on GPUs of compute capability 8.9 or more (Ada, Hopper)."""
 
 
 class LoraSection(Section):

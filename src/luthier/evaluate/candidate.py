@@ -153,11 +153,19 @@ class Candidate:
             "words": self._words,
             "weights": {} if as_base else self._weights,
             "base": self._base_hashes if with_base else {},
-            "numbers": [self.origin.dtype, self.origin.quantization],
+            "numbers": [
+                self.origin.dtype,
+                self.origin.quantization,
+                *(["fp8"] * (self.origin.base_precision == "fp8")),
+            ],
             "device": probe().device_name,
             "torch": torch.__version__,
             "transformers": transformers.__version__,
         }
+
+    def _precision(self) -> list[str]:
+        """Nothing for `default`: answers that were kept before there was another stay known."""
+        return [self.origin.base_precision] if self.origin.base_precision != "default" else []
 
     def check_base(self) -> None:
         """That a base given by the user reads the same tokens.

@@ -102,7 +102,7 @@ def export_gguf(
     model = merged(run, options.base, options.onto, torch.float32)
     embeddings: Any = model.model.get_input_embeddings()  # type: ignore[operator]
     compared_with, onto, who = known.reference, described(model), "the run as it was trained"
-    if model.onto == "files" and model.base.quantization is not None:
+    if model.onto == "files" and model.base.rounded:
         compared_with, who = ask_on_files(known, model), "the adapter on these weights"
     words = vocabulary(known.tokenizer, embeddings.num_embeddings, known.reference.stop_ids)
     proofs: list[Agreement] = []

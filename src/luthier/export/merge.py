@@ -80,7 +80,7 @@ def merged(
     trained_on = Base.of(folder, base, None)
     under = replace(trained_on, unpacked=trained_on.quantization is not None)
     if onto == "files":
-        under = replace(trained_on, quantization=None, dtype="auto")
+        under = replace(trained_on, quantization=None, base_precision="default", dtype="auto")
     model = load_tuned(folder, under, float32_adapter=True)
     adapter = isinstance(model, PeftModel)
     # A full model was saved in float32, the format of its optimizer; its base was in `dtype`.

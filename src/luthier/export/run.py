@@ -147,7 +147,7 @@ def merge_run(
     say("merging")
     model = merged(run, options.base, options.onto, dtype)
     stored, onto = model.dtype, described(model)
-    other = model.onto == "files" and model.base.quantization is not None
+    other = model.onto == "files" and model.base.rounded
     compared_with = ask_on_files(known, model) if other else known.reference
     form = f"merged weights, {str(stored).removeprefix('torch.')}"
     prompts = f"{known.prompts}, with {'the adapter on these weights' if other else 'the run as it was trained'}"
@@ -180,9 +180,10 @@ def load_plain(folder: Path, dtype: torch.dtype) -> nn.Module:
 
 def described(model: Merged) -> str:
     """Which weights the adapter was added to, in words."""
-    four_bits = model.base.quantization is not None
     if not model.onto:
         return "nothing: all weights were trained"
-    if model.onto == "trained" and four_bits:
+    if model.onto == "trained" and model.base.rounded:
         return f"the values of the {model.base.numbers} weights that the adapter was trained on"
-    return "the weights in the base's files" + (", not those of the training in 4 bits" if four_bits else "")
+    return "the weights in the base's files" + (
+        f", not those of the training in {model.base.numbers[0]} bits" if model.base.rounded else ""
+    )

@@ -3,7 +3,8 @@
 An adapter learns what its frozen base lacks, rounding included: put on other numbers than those, it computes something
 near what was trained, and not the same. `final_model/luthier.json` says what the base was and in which format, so that
 default loading gives the training's own loss, bit for bit. Plain peft loads the base in the format of its files, which
-for a run in 4 bits is other numbers.
+for a run in 4 bits is other numbers. After a run in 8-bit floats the base has the values of its 8-bit weights, in plain
+layers: what goes into them is not rounded as it was in training.
 
 Not covered: adapters of other kinds than LoRA.
 """
@@ -29,6 +30,7 @@ from luthier.errors import ModelError, Problem
 from luthier.machine.probe import probe
 from luthier.model.forward import DTYPES
 from luthier.model.hub import brief
+from luthier.model.lean.fp8 import round_as_fp8
 from luthier.model.vet import vet
 
 TRAINED_ON = "luthier.json"
@@ -43,6 +45,7 @@ class Base:
         revision: Commit on the hub.
         dtype: Number format of the frozen weights and of the computing; `auto` is that of the files.
         quantization: How bitsandbytes stored the frozen weights in 4 bits; None: it did not.
+        base_precision: `fp8` when the frozen weights were 8-bit floats.
         unpacked: Whether to hold, instead of 4 bits, the numbers that these stand for: the same values, plain layers.
     """
 
@@ -50,6 +53,7 @@ class Base:
     revision: str | None = None
     dtype: str = "auto"
     quantization: dict[str, Any] | None = None
+    base_precision: str = "default"
     unpacked: bool = False
 
     @property
@@ -57,7 +61,14 @@ class Base:
         """The format of the frozen weights in a few words: `4-bit nf4`, `bfloat16`, `as in the files`."""
         if self.quantization is not None:
             return f"4-bit {self.quantization.get('bnb_4bit_quant_type', 'nf4')}"
+        if self.base_precision == "fp8":
+            return "8-bit e4m3"
         return "as in the files" if self.dtype == "auto" else self.dtype
+
+    @property
+    def rounded(self) -> bool:
+        """Whether the frozen weights had other values in training than in the base's files."""
+        return self.quantization is not None or self.base_precision == "fp8"
 
     def wrong(self) -> str:
         """Names of the attributes that no run has written so; empty when all are in order."""
@@ -67,6 +78,7 @@ class Base:
             "revision": self.revision is None or isinstance(self.revision, str),
             "dtype": self.dtype in ("auto", *DTYPES),
             "quantization": four_bits is None or isinstance(four_bits, dict),
+            "base_precision": self.base_precision in ("default", "fp8"),
         }
         return ", ".join(name for name, is_right in right.items() if not is_right)
 
@@ -85,6 +97,7 @@ class Base:
             settings.get("revision") or written.get("revision"),
             written.get("dtype") or "auto",
             written.get("quantization"),
+            written.get("base_precision") or "default",
         )
         if wrong := base.wrong():
             problem = Problem(
@@ -94,7 +107,8 @@ class Base:
         if name:
             base = replace(base, name=os.path.expanduser(name), revision=None)  # noqa: PTH111
         if load_in_4bit is not None:
-            base = replace(base, quantization=(base.quantization or {}) if load_in_4bit else None)
+            four_bits = (base.quantization or {}) if load_in_4bit else None
+            base = replace(base, quantization=four_bits, base_precision="default")
         return base
 
 
@@ -140,6 +154,8 @@ def load_base(base: Base, called: str = "the run's base model", elsewhere: str =
         found = f"{called} {base.name!r} is not on this machine"
         fetch = "" if Path(base.name).is_absolute() else f"hf download {base.name}, or "
         raise ModelError(Problem("E-MODEL-001", found, fetch + elsewhere)) from error
+    if base.base_precision == "fp8":
+        round_as_fp8(model)
     return (model.dequantize() if base.unpacked else model).eval()  # type: ignore[no-any-return]
 
 

@@ -37,6 +37,7 @@ def probe() -> MachineFacts:
         free_memory_gib=free / GIB,
         cpu_cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         has_bitsandbytes=importlib.util.find_spec("bitsandbytes") is not None,
+        supports_fp8=_supports_fp8(device),
     )
 
 
@@ -157,3 +158,10 @@ def _supports_bfloat16(device: str) -> bool:
     if device == "cpu":
         return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
     return False
+
+
+def _supports_fp8(device: str) -> bool:
+    """Whether `torch._scaled_mm` multiplies float8 with a scale for each row here; a CPU computes the same plainly."""
+    if device == "cuda":
+        return torch.version.hip is None and torch.cuda.get_device_capability() >= (8, 9)
+    return device == "cpu"

@@ -3,7 +3,7 @@ r"""How a step's examples go through the model: the fastest way that memory hold
 Three things can be given up for memory, and each costs time:
 
     smaller passes        more of them, each with its fixed cost
-    4-bit weights         unpacked at each use instead of once for the run (lean path)
+    frozen weights        4 bits unpacked, 8-bit floats transposed at each use instead of once for the run (lean path)
     checkpointed layers   computed once more in the backward pass: half as much work again for such a layer, because a
                           frozen layer otherwise takes one product forward and one backward
 
@@ -24,14 +24,15 @@ from transformers import PretrainedConfig
 from luthier.config.lean import choose_lean
 from luthier.config.plan import DataFacts, MachineFacts, ModelFacts, Passes
 from luthier.config.schema import Config
-from luthier.model.memory import GIB, Footprint, footprint
+from luthier.model.memory import GIB, Footprint, footprint, holds_copies
 
 RESERVE = 0.6
 """Share of the free memory that is planned with."""
 MOST_TOKENS = {"cpu": 2048, "cuda": 32768, "mps": 8192}
 """Beyond this a larger pass is no faster, it only holds more memory."""
 _PASS_COST, _UNPACKING_COST = 20, 180
-"""Time of a pass beside that of its tokens, and of unpacking all weights in it, in tokens' time (see
+"""Time of a pass beside that of its tokens, and of unpacking all weights in it (transposing is
+taken for as dear), in tokens' time (see
 docs/performance.md)."""
 
 
@@ -59,9 +60,9 @@ def plan_passes(
     sizes = footprint(config, model_config, model, machine, lean=lean, row_tokens=row)
     step = config.training.per_device_train_batch_size * config.training.gradient_accumulation_steps
     step_tokens = max(data.longest_row_tokens, step * data.train_tokens // max(1, data.train_rows))
-    four_bit = lean and config.quantization.load_in_4bit
+    copies = lean and holds_copies(config, machine)
     best: tuple[float, Passes] | None = None
-    for unpack_once in (True, False) if four_bit else (False,):
+    for unpack_once in (True, False) if copies else (False,):
         for layers in _checkpoint_choices(config, model.layers, lean=lean):
             fitting = _fitting_tokens(sizes, model.layers, layers, unpack_once, machine)
             most = given or min(fitting, max(MOST_TOKENS[machine.device], data.longest_row_tokens))
@@ -69,7 +70,7 @@ def plan_passes(
                 continue
             passes = math.ceil(step_tokens / most)
             cost = step_tokens * (1 + layers / (2 * model.layers)) + passes * _PASS_COST
-            cost += passes * _UNPACKING_COST * (four_bit and not unpack_once)
+            cost += passes * _UNPACKING_COST * (copies and not unpack_once)
             if best is None or cost < best[0]:
                 how = f"{most:,} tokens, in {machine.free_memory_gib:.1f} GiB of free memory"
                 best = cost, Passes(most, layers, unpack_once, how)

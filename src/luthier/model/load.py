@@ -19,6 +19,8 @@ from luthier.model.forward import DTYPES, LEAN, autocast, inference, unwrap
 from luthier.model.hub import KEY, broken_weights, explain_failure
 from luthier.model.kernels.choose import candidates
 from luthier.model.lean.decoder import LeanDecoder
+from luthier.model.lean.fp8 import KEY as FP8_KEY
+from luthier.model.lean.fp8 import to_fp8
 from luthier.model.lean.pieces import Pieces
 from luthier.model.lean.proof import prove_lean, prove_update
 
@@ -34,7 +36,7 @@ def load_model(plan: Plan, model_config: PretrainedConfig) -> nn.Module:
     float32, computed in `model.dtype` under autocast.
 
     Raises:
-        ModelError: E-MODEL-008..011, E-MODEL-014.
+        ModelError: E-MODEL-008..011, E-MODEL-014, E-MODEL-015.
     """
     section, training = plan.config.model, plan.config.training
     lora = training.finetuning_type == "lora"
@@ -50,6 +52,8 @@ def load_model(plan: Plan, model_config: PretrainedConfig) -> nn.Module:
         for parameter in model.parameters():
             parameter.requires_grad_(False)
         model = add_adapter(model, plan.config.lora, revision=section.revision)
+        if plan.config.quantization.base_precision == "fp8":
+            to_fp8(unwrap(model))
     if training.packing is True:
         unwrap(model).set_attn_implementation(attention.NAME)
         with autocast(plan):
@@ -91,16 +95,25 @@ def _take_lean_path(model: nn.Module, plan: Plan, dtype: torch.dtype) -> None:
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # Triton compiles at first use, and that fails in many ways
-            found = error.problems[0].found if isinstance(error, ModelError) else str(error).strip() or repr(error)
-            refused = one_line(found)[:_LONGEST_REASON]
+            refused = _reason(error)
     try:
         lean = _proven(model, plan, dtype, plain)
-    except ModelError:
-        if plan.value("training.lean_path").how:  # `auto` became true
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        if plan.config.quantization.base_precision == "fp8":  # the model's own layers would take hours over it
+            problem = Problem("E-MODEL-015", _reason(error), "write base_precision: default", FP8_KEY)
+            raise ModelError(problem) from error
+        if isinstance(error, ModelError) and plan.value("training.lean_path").how:  # `auto` became true
             return
         raise
     lean.refused = refused
     setattr(model, LEAN, lean)
+
+
+def _reason(error: Exception) -> str:
+    found = error.problems[0].found if isinstance(error, ModelError) else str(error).strip() or repr(error)
+    return one_line(found)[:_LONGEST_REASON]
 
 
 def _proven(model: nn.Module, plan: Plan, dtype: torch.dtype, pieces: Pieces) -> LeanDecoder:

@@ -62,7 +62,7 @@ class Footprint:
         trained: What is trained, float32: the adapter, or all weights.
         gradients, moments: Of what is trained.
         stacked: What the lean path lays side by side, as far as the file stays mapped besides.
-        unpacked: The 4-bit weights in the compute format, if they are kept so.
+        unpacked: The 4-bit weights in the compute format, or the 8-bit ones transposed, if they are kept so.
         kept: One layer's numbers of one token, until its backward pass.
         checkpoint: What a checkpointed layer keeps of them.
         working: What one token holds while a layer is computed.
@@ -133,17 +133,17 @@ def footprint(
         working = 6 * hidden + 6 * intermediate + 2 * (heads * size + 2 * keys) + 4 * heads * SHORT * 4 // number
     kind = "lean" if lean else "padded" if not packed else "full" if full else "lora"
     in_heap = machine.device == "cpu" and (pass_tokens or 0) * intermediate * number < _LARGEST_IN_HEAP
-    body, four_bit = max(0, model.parameters - ends), config.quantization.load_in_4bit
+    body, packed_weights = max(0, model.parameters - ends), _is_packed(config)
     mapped = machine.device == "cpu" and not config.model.from_scratch and _file_bytes(model_config) == number
     stacks = model.layers * hidden * (heads * size + 2 * keys + 2 * intermediate)
     return Footprint(
         frozen=0 if full else _stored(config, body, ends, number),
-        mapped=body * number if mapped and four_bit else 0,
+        mapped=body * number if mapped and packed_weights else 0,
         trained=trainable * 4,
         gradients=trainable * 4,
         moments=trainable * (2 if config.training.optim == "paged_adamw_8bit" else 8),
-        stacked=stacks * number if lean and mapped and not four_bit else 0,
-        unpacked=body * number,
+        stacked=stacks * number if lean and mapped and not packed_weights else 0,
+        unpacked=body * (1 if config.quantization.base_precision == "fp8" else number),
         kept=layer * number,
         checkpoint=hidden * number,
         working=working * number + 4 * hidden * number,
@@ -211,6 +211,9 @@ def forecast(
     saving = {**held, "saving": copied, "workspace": (workspace, "of the libraries"), "holes": step["holes"]}
     file = float(plan.model.parameters * _file_bytes(model_config)) if on_cpu else 0.0
     converted = {key: held[key] for key in ("process", "weights", "adapter")}
+    if plan.config.quantization.base_precision == "fp8" and not sizes.mapped:
+        number = 4 if plan.config.model.dtype == "float32" else 2
+        converted["weights"] = (float(plan.model.parameters * number), f"{plan.config.model.dtype}, to be rounded")
     loading = {**converted, "file": (file if not plan.config.model.from_scratch else 0.0, "mapped while it is read")}
     moments = {"a step": step, "saving": saving, "loading": loading}
     moment = max(moments, key=lambda name: sum(size for size, _ in moments[name].values()))
@@ -238,8 +241,20 @@ def _kept(
     return int(kept + 7 * rank)
 
 
+def holds_copies(config: Config, machine: MachineFacts) -> bool:
+    """Whether the lean path can hold frozen weights a second time: 4 bits unpacked, 8-bit floats transposed on CUDA."""
+    in_8_bits = config.quantization.base_precision == "fp8"
+    return config.quantization.load_in_4bit or (in_8_bits and machine.device == "cuda")
+
+
+def _is_packed(config: Config) -> bool:
+    return config.quantization.load_in_4bit or config.quantization.base_precision == "fp8"
+
+
 def _stored(config: Config, body: int, ends: int, number: int) -> int:
     """Bytes of the frozen weights."""
+    if config.quantization.base_precision == "fp8":
+        return body + ends * number
     if not config.quantization.load_in_4bit:
         return (body + ends) * number
     # 4 bits, and a constant for each 64: 8 bits of it with one for 256 of those, or 32
@@ -256,7 +271,8 @@ def _stored_as(plan: Plan) -> str:
     assert plan.model is not None
     if plan.config.training.finetuning_type == "full":
         return f"{plan.model.parameters:,} x 4 bytes"
-    bits = "4 bits each, embedding and head in " if plan.config.quantization.load_in_4bit else ""
+    bits = {True: "4 bits each", False: "8 bits each"}[plan.config.quantization.load_in_4bit]
+    bits = f"{bits}, embedding and head in " if _is_packed(plan.config) else ""
     return f"{plan.model.parameters:,} numbers, {bits}{plan.config.model.dtype}"
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from luthier.config.plan import Plan
 from luthier.config.render import dump_plan_yaml
+from luthier.config.schema import QuantizationSection
 from luthier.errors.secrets import hide
 from luthier.training.state import TrainState
 from luthier.version import __version__
@@ -85,7 +86,7 @@ def card(plan: Plan, state: TrainState) -> str:
         tag=", lora" if adapter else "",
         version=__version__,
         base=base,
-        quantized=f", 4-bit {quantization.bnb_4bit_quant_type}" if quantization.load_in_4bit else "",
+        quantized=_quantized(quantization),
         data=", ".join(f"`{source.path}`" for source in config.data.datasets),
         steps=state.step,
         examples=plan.examples_per_step,
@@ -96,8 +97,14 @@ def card(plan: Plan, state: TrainState) -> str:
         use=how_to_use(
             "final_model",
             base if adapter else "",
-            quantization.model_dump() if adapter and quantization.load_in_4bit else None,
+            quantization.model_dump(exclude={"base_precision"}) if adapter and quantization.load_in_4bit else None,
         ),
         plan=dump_plan_yaml(plan, {}).strip(),
     )
     return hide(text)
+
+
+def _quantized(quantization: QuantizationSection) -> str:
+    if quantization.load_in_4bit:
+        return f", 4-bit {quantization.bnb_4bit_quant_type}"
+    return ", computed in 8-bit floats (e4m3)" * (quantization.base_precision == "fp8")

@@ -63,6 +63,12 @@ def save_final(
 def trained_on(plan: Plan) -> dict[str, Any]:
     """The base model and the format of its frozen weights; `base` is None for a run that started from random ones."""
     model, quantization = plan.config.model, plan.config.quantization
-    four_bits = quantization.model_dump() if quantization.load_in_4bit else None
+    four_bits = quantization.model_dump(exclude={"base_precision"}) if quantization.load_in_4bit else None
     name = None if model.from_scratch else model.model_name_or_path
-    return {"base": name, "revision": model.revision, "dtype": model.dtype, "quantization": four_bits}
+    return {
+        "base": name,
+        "revision": model.revision,
+        "dtype": model.dtype,
+        "quantization": four_bits,
+        "base_precision": quantization.base_precision,
+    }

@@ -19,6 +19,7 @@ import torch
 import transformers
 
 from luthier.config.plan import Passes, Plan
+from luthier.config.schema import Config
 from luthier.errors import CheckpointError, Problem
 
 _FREE = ("logging.", "checkpointing.", "evaluation.", "training.output_dir", "data.cache_dir")
@@ -83,7 +84,9 @@ def check_identity(then: dict[str, Any], now: dict[str, Any], where: str, allow_
     Raises:
         CheckpointError: E-CKPT-004 for fixed keys; E-CKPT-003 for decisive ones unless `allow_changes`.
     """
-    changed = _differences(_decisive(then["config"]), now["config"])  # an older checkpoint may name more keys
+    # an older checkpoint may name more keys, and lack newer ones
+    before = flatten(Config().model_dump(mode="json")) | then["config"]
+    changed = _differences(_decisive(before), now["config"])
     fixed = {key: text for key, text in changed.items() if key.startswith(_FIXED)}
     if fixed:
         fix = "undo it, or start a new run in another training.output_dir"

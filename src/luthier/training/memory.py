@@ -1,7 +1,7 @@
 """What a run does when memory runs out in mid-step: the same step again, through passes that hold less.
 
     1  smaller passes          the same examples in the same order, more passes of fewer tokens; down to one row each
-    2  4-bit weights           unpacked at each use instead of kept (lean path)
+    2  frozen weights          4 bits unpacked, 8-bit floats transposed at each use instead of kept (lean path)
     3  checkpointed layers     half of them, then all: computed again in the backward pass
 
 The gradient of a step is a sum over its tokens, so how they are cut changes rounding at most (dropout draws other
@@ -48,7 +48,8 @@ def lowered(plan: Plan, batches: Sequence[MicroBatch], step: int, what: str = "s
         text = f"passes of at most {tokens:,} tokens instead of {largest:,}"
     elif now.unpack_once:
         passes, change = replace(now, unpack_once=False), ""  # a resume keeps it; no key asks for it
-        text = "4-bit weights are unpacked at each use"
+        in_8_bits = plan.config.quantization.base_precision == "fp8"
+        text = "8-bit weights are transposed at each use" if in_8_bits else "4-bit weights are unpacked at each use"
     elif now.checkpointed_layers < layers:
         half = (layers + 1) // 2
         count = half if plan.config.training.lean_path is True and now.checkpointed_layers < half else layers

@@ -12,8 +12,10 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from luthier.model.kernels import adamw, gate, launch, loss, nf4, norm, rope
+from luthier.model.kernels import adamw, fp8, gate, launch, loss, nf4, norm, rope
 
+NEW = 89
+"""Compute capability from which e4m3 is a number format."""
 CARDS = {"fp32": {"T4": 75}, "bf16": {"A100": 80, "L40S": 89, "H200": 90}}
 
 
@@ -49,6 +51,11 @@ def sources(number: str) -> dict[str, tuple[Any, dict[str, str], dict[str, Any]]
              "mean": "*fp32", "out": x, "count": "i32"},
             {"GROUP": 64, "GROUP2": 256, "NESTED": True, "BLOCK": 1024},
         ),
+        "fp8": (
+            fp8._quantize,
+            {"x": x, "factor": "*fp32", "out": "*fp8e4nv", "scales": "*fp32", "size": "i32", "stride": "i32"},
+            {"LEAST": fp8._LEAST_BITS, "FACTOR": True, "ROUND": False, "BLOCK": 16384},
+        ),
         "loss": (
             loss._cross_entropy,
             {"logits": x, "targets": "*i64", "loss": "*fp32", "size": "i32", "stride": "i32", "target_stride": "i32"},
@@ -70,6 +77,8 @@ def main() -> None:
             signature = {arg: types.get(arg, "constexpr") for arg in function.arg_names}
             places = {(function.arg_names.index(arg),): value for arg, value in constants.items()}
             for card, capability in cards.items():
+                if name == "fp8" and capability < NEW:
+                    continue
                 built = triton.compile(
                     ASTSource(function, signature, places),
                     target=GPUTarget("cuda", capability, 32),

@@ -183,6 +183,20 @@ CONFIG: dict[str, Explanation] = {
         "lean_path: auto takes it where it is exact, and peft's own layers everywhere else. The message names what is "
         "in its way: change that to go faster, or leave it.",
     ),
+    "E-CFG-035": Explanation(
+        "This device does not multiply 8-bit floats",
+        "Without the hardware for it, 8-bit floats cost accuracy and are slower than 16 bits.",
+        "base_precision: fp8 needs an NVIDIA GPU of compute capability 8.9 or more (Ada: RTX 4090, L40S; Hopper: H100, "
+        "H200; Blackwell). A CPU computes the same numbers plainly, to try it out. Write base_precision: default; for "
+        "less memory load_in_4bit: true.",
+    ),
+    "E-CFG-036": Explanation(
+        "8-bit floats cannot be had in this run",
+        "They are frozen weights of the lean path; anything else in their place would be another model.",
+        "base_precision: fp8 rounds the weights of the base's files once. Weights of 4 bits are rounded already and "
+        "smaller, so the two do not go together: take load_in_4bit for memory, fp8 for speed. It needs frozen weights "
+        "(finetuning_type: lora), the lean path with all that it asks for, and bfloat16 around it on a GPU.",
+    ),
     "E-CFG-040": Explanation(
         "This is no whole record of a run",
         "A run that is repeated from something else would look like the same run and be another.",

@@ -126,4 +126,11 @@ MODEL: dict[str, Explanation] = {
         "rounding, so this version of transformers or this model does something that the lean path does not know. "
         "Write lean_path: false, which uses the model's own layers, and report it.",
     ),
+    "E-MODEL-015": Explanation(
+        "The base cannot be computed in 8-bit floats here",
+        "Training would stop in the first step, or go on with wrong numbers.",
+        "Before training, a few tokens go through the 8-bit products and through plain ones of the same rounded "
+        "numbers. Either the sizes of a layer are no multiples of 16, or this torch or CUDA does not multiply "
+        "as it should: the message says which. Write base_precision: default.",
+    ),
 }

@@ -119,6 +119,7 @@ def dtype(subject: Subject) -> Result:
     config, device = subject.plan.config, subject.plan.machine.device
     name = str(config.model.dtype)
     bits = f", frozen weights in 4-bit {config.quantization.bnb_4bit_quant_type}" * config.quantization.load_in_4bit
+    bits += ", frozen weights in 8-bit floats" * (config.quantization.base_precision == "fp8")
     where = f"{name}{bits} on {subject.plan.machine.device_name} ({device})"
     try:
         right = _multiplies(device, name) and (not config.quantization.load_in_4bit or _packs(device, config))

@@ -4,6 +4,7 @@ r"""Triton kernels for the lean path on CUDA: each does in one pass over memory 
     rope.py    rotation of queries and keys where they lie, and back
     gate.py    SwiGLU on gate|up side by side, and its gradient
     nf4.py     4-bit weights to the compute format, constants of the constants included
+    fp8.py     rows to 8-bit floats with their scales
     loss.py    cross-entropy of a chunk of logits, which become their own gradient
     adamw.py   clipping and AdamW over one flat buffer
 

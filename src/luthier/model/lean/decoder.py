@@ -40,7 +40,8 @@ class LeanDecoder:
     Args:
         causal_lm: A model that `luthier.model.lean.fit` found nothing against; peft's layers in it, adapters active.
         dtype: Compute format.
-        keep_unpacked: Hold the weights of 4-bit layers in the compute format, instead of unpacking them at each use.
+        keep_unpacked: Hold the weights of 4-bit layers in the compute format, instead of unpacking them at each use;
+            those of 8-bit floats also transposed.
         checkpointed_layers: How many layers keep only their input and are computed again in the backward pass; may be
             changed between passes.
         pieces: Kernels, or plain torch; see `luthier.model.kernels.choose`.
@@ -69,7 +70,7 @@ class LeanDecoder:
         return [p for layer in self.layers for p in layer.parameters()]
 
     def unpack_at_each_use(self) -> None:
-        """Forget 4-bit weights that are kept unpacked: less memory, a little slower, the same values."""
+        """Forget weights that are kept unpacked or transposed: less memory, a little slower, the same values."""
         for layer in self.layers:
             for stack in layer.stacks:
                 stack.forget_unpacked()

@@ -13,12 +13,13 @@ from torch import nn
 from luthier.model.head import plain_head
 
 LAYERS = ("LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer")
-_STACKS = (
+STACKS = (
     ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
     ("self_attn.o_proj",),
     ("mlp.gate_proj", "mlp.up_proj"),
     ("mlp.down_proj",),
 )
+"""The linear layers of a decoder layer, by what they read."""
 _BASES = ("Linear", "Linear4bit")
 
 
@@ -44,13 +45,13 @@ def obstacle(causal_lm: Any, trained: set[str]) -> str:
         return "attention_dropout is not 0"
     if plain_head(causal_lm) is None:
         return "the head does more than one product"
-    linears = {name for names in _STACKS for name in names}
+    linears = {name for names in STACKS for name in names}
     others = sorted(name for name in trained if not any(f".{linear}.lora_" in name for linear in linears))
     return f"{others[0]} is trained too" if others else ""
 
 
 def _layer_obstacle(layer: nn.Module) -> str:
-    for names in _STACKS:
+    for names in STACKS:
         modules = [layer.get_submodule(name) for name in names]
         bases = [getattr(module, "base_layer", module) for module in modules]
         if any(type(base).__name__ not in _BASES for base in bases):

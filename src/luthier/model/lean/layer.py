@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from luthier.model.attention import document_attention
-from luthier.model.lean.linears import Buffers, StackedLinear
+from luthier.model.lean.linears import Buffers, stacked
 from luthier.model.lean.pieces import PLAIN, Pieces
 
 
@@ -62,10 +62,10 @@ class LeanLayer:
         attention, mlp = layer.self_attn, layer.mlp
         self._pieces = pieces
         options: dict[str, Any] = {"keep": keep, "buffers": buffers, "pieces": pieces}
-        self.qkv = StackedLinear([attention.q_proj, attention.k_proj, attention.v_proj], dtype, **options)
-        self.o = StackedLinear([attention.o_proj], dtype, **options)
-        self.gate_up = StackedLinear([mlp.gate_proj, mlp.up_proj], dtype, **options)
-        self.down = StackedLinear([mlp.down_proj], dtype, **options)
+        self.qkv = stacked([attention.q_proj, attention.k_proj, attention.v_proj], dtype, **options)
+        self.o = stacked([attention.o_proj], dtype, **options)
+        self.gate_up = stacked([mlp.gate_proj, mlp.up_proj], dtype, **options)
+        self.down = stacked([mlp.down_proj], dtype, **options)
         self.stacks = (self.qkv, self.o, self.gate_up, self.down)
         self._norms = [_weight(n, dtype) for n in (layer.input_layernorm, layer.post_attention_layernorm)]
         self._head_norms = [_weight(n, dtype) for n in _head_norms(attention)]

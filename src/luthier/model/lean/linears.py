@@ -10,6 +10,8 @@ no product for dW: W is frozen. Of the forward pass only z is kept; x is what th
 
 The frozen weights are read from the model's own layers. Weights of 4 bits are unpacked to the compute format, with the
 values of bitsandbytes: once for the whole run where memory allows (`keep`), else before each use into a shared buffer.
+Weights of 8-bit floats are multiplied as they are; `keep` is then whether their transpose, which CUDA wants for dx, is
+held besides (see `luthier.model.lean.fp8`).
 
 Shape letters: T tokens, I inputs, O outputs of all members, R ranks of all members.
 """
@@ -23,6 +25,7 @@ import bitsandbytes
 import torch
 from torch import Tensor, nn
 
+from luthier.model.lean.fp8 import FP8Linear, dequantize, product
 from luthier.model.lean.pieces import PLAIN, Pieces
 
 Buffers = dict[tuple[int, int], Tensor]
@@ -34,7 +37,7 @@ class Member:
     """One of the stacked layers.
 
     Attributes:
-        base: The frozen layer: `nn.Linear`, or bitsandbytes' `Linear4bit`.
+        base: The frozen layer: `nn.Linear`, bitsandbytes' `Linear4bit`, or `FP8Linear`.
         outputs: Its rows in the stacked output.
         lora_A, lora_B: The adapter's trained matrices (r x I and out x r); None without one.
         scaling: Factor on the adapter's output.
@@ -60,8 +63,7 @@ class StackedLinear:
         bases = [member.base for member in self.members]
         self.shape = (self.members[-1].outputs.stop, bases[0].in_features)
         self._weight_OI: Tensor | None = None
-        if keep or not isinstance(bases[0], bitsandbytes.nn.Linear4bit):
-            self._weight_OI = self._stack()
+        self._hold(keep)
         biases = [base.bias for base in bases]
         self.bias_O = None if biases[0] is None else torch.cat([b.detach().to(dtype) for b in biases])
         self.rank = max(member.ranks.stop for member in self.members)
@@ -99,12 +101,7 @@ class StackedLinear:
 
     def forward(self, x_TI: Tensor, onto_TO: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """y, and the z that `backward` asks for. `onto_TO` is added to y (the residual stream)."""
-        weight_IO = self.weight().T
-        if self.bias_O is not None:
-            y_TO = torch.addmm(self.bias_O, x_TI, weight_IO)
-            y_TO = y_TO if onto_TO is None else y_TO.add_(onto_TO)
-        else:
-            y_TO = x_TI @ weight_IO if onto_TO is None else torch.addmm(onto_TO, x_TI, weight_IO)
+        y_TO = self._times_weight(x_TI, onto_TO)
         if not self.rank:
             return y_TO, None
         z_TR = x_TI @ self.down_RI.T
@@ -114,7 +111,7 @@ class StackedLinear:
         self, grad_TO: Tensor, x_TI: Tensor, z_TR: Tensor | None, *, to_input: bool = True
     ) -> tuple[Tensor | None, list[Tensor]]:
         """Gradient of x (None unless `to_input`), and those of `parameters()` in their own format."""
-        grad_TI = grad_TO @ self.weight() if to_input else None
+        grad_TI = self._back_through_weight(grad_TO) if to_input else None
         if z_TR is None:
             return grad_TI, []
         grad_z_TR = grad_TO @ self.up_OR
@@ -128,6 +125,20 @@ class StackedLinear:
                 gradients.append(grad_down_RI[member.ranks].to(member.lora_A.dtype))
                 gradients.append(grad_up.to(member.lora_B.dtype).mul_(member.scaling))
         return grad_TI, gradients
+
+    def _hold(self, keep: bool) -> None:
+        if keep or not isinstance(self.members[0].base, bitsandbytes.nn.Linear4bit):
+            self._weight_OI = self._stack()
+
+    def _times_weight(self, x_TI: Tensor, onto_TO: Tensor | None) -> Tensor:
+        weight_IO = self.weight().T
+        if self.bias_O is not None:
+            y_TO = torch.addmm(self.bias_O, x_TI, weight_IO)
+            return y_TO if onto_TO is None else y_TO.add_(onto_TO)
+        return x_TI @ weight_IO if onto_TO is None else torch.addmm(onto_TO, x_TI, weight_IO)
+
+    def _back_through_weight(self, grad_TO: Tensor) -> Tensor:
+        return grad_TO @ self.weight()
 
     def _stack(self) -> Tensor:
         """All weights in one tensor. Layers that are not packed become views of it, so that nothing is held twice."""
@@ -148,6 +159,65 @@ class StackedLinear:
         for member in self.members:
             self._pieces.unpack(member.base, room_OI[member.outputs])
         return room_OI
+
+
+class FP8StackedLinear(StackedLinear):
+    """The same with frozen weights of 8-bit floats; what they are multiplied with is rounded to such floats too."""
+
+    _weight8_OI: Tensor
+    _scale_O: Tensor
+    _ones_I: Tensor
+    _kept_IO: Tensor | None
+
+    def forget_unpacked(self) -> None:
+        """Transpose at each use from now on."""
+        self._kept_IO = None
+
+    def weight(self) -> Tensor:
+        """What the frozen weights stand for (O x I), in the compute format."""
+        return dequantize(self._weight8_OI, self._scale_O[:, None], self.dtype)
+
+    def _hold(self, keep: bool) -> None:
+        bases = [member.base for member in self.members]
+        self._weight8_OI, self._scale_O = bases[0].weight.detach(), bases[0].scale_O
+        if len(bases) > 1:
+            self._weight8_OI, self._scale_O = (
+                x.new_empty(self.shape[: x.ndim]) for x in (self._weight8_OI, self._scale_O)
+            )
+            for member in self.members:
+                self._scale_O[member.outputs] = member.base.scale_O
+                self._weight8_OI[member.outputs] = member.base.weight.detach()
+                member.base.weight.data = self._weight8_OI[member.outputs]  # a view, so that nothing is held twice
+        self._ones_I = torch.ones(self.shape[1], device=self._scale_O.device)
+        self._kept_IO = self._weight8_OI.T.contiguous() if keep and self._weight8_OI.is_cuda else None
+
+    def _times_weight(self, x_TI: Tensor, onto_TO: Tensor | None) -> Tensor:
+        rounded = self._pieces.quantize_rows(x_TI)
+        y_TO = product(*rounded, self._weight8_OI, self._scale_O, self.dtype, fast=True)
+        for other in (self.bias_O, onto_TO):
+            y_TO = y_TO if other is None else y_TO.add_(other)
+        return y_TO
+
+    def _back_through_weight(self, grad_TO: Tensor) -> Tensor:
+        rounded = self._pieces.quantize_rows(grad_TO, self._scale_O)
+        return product(*rounded, self._transposed(), self._ones_I, self.dtype, fast=False)
+
+    def _transposed(self) -> Tensor:
+        """I x O; on CUDA laid out so."""
+        if self._kept_IO is not None:
+            return self._kept_IO
+        if not self._weight8_OI.is_cuda:
+            return self._weight8_OI.T
+        size = self.shape[::-1]
+        if size not in self._buffers:
+            self._buffers[size] = self._weight8_OI.new_empty(size)
+        return self._buffers[size].copy_(self._weight8_OI.T)
+
+
+def stacked(modules: list[Any], dtype: torch.dtype, **options: Any) -> StackedLinear:
+    """The layers as one product, whatever their frozen weights are kept in; `options` as `StackedLinear` takes them."""
+    in_8_bits = isinstance(getattr(modules[0], "base_layer", modules[0]), FP8Linear)
+    return (FP8StackedLinear if in_8_bits else StackedLinear)(modules, dtype, **options)
 
 
 def _members(modules: list[Any]) -> list[Member]:

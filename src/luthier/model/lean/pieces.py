@@ -26,6 +26,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from luthier.model.lean.fp8 import quantize_rows
+
 _silu_backward = torch.ops.aten.silu_backward
 
 
@@ -92,6 +94,7 @@ class Pieces:
     Attributes:
         name: For people.
         rms_norm, rms_norm_backward, rotate, swiglu, swiglu_backward, unpack: As the functions of this module.
+        quantize_rows: Rows to 8-bit floats, as `luthier.model.lean.fp8.quantize_rows`.
         rotates_in_place: Whether `rotate` changes its input.
         cross_entropy: Turns logits into their gradient (`luthier.model.kernels.loss`); None: `luthier.model.head` does.
         adamw: Clips and updates a flat buffer (`luthier.model.kernels.adamw`); None: the optimizer of torch does.
@@ -105,8 +108,11 @@ class Pieces:
     swiglu: Callable[..., Tensor]
     swiglu_backward: Callable[..., Tensor]
     unpack: Callable[[Any, Tensor], None]
+    quantize_rows: Callable[..., tuple[Tensor, Tensor]]
     cross_entropy: Callable[..., Tensor] | None
     adamw: Callable[..., None] | None
 
 
-PLAIN = Pieces("torch", rms_norm, rms_norm_backward, rotate, False, swiglu, swiglu_backward, unpack, None, None)
+PLAIN = Pieces(
+    "torch", rms_norm, rms_norm_backward, rotate, False, swiglu, swiglu_backward, unpack, quantize_rows, None, None
+)
