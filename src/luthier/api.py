@@ -46,7 +46,7 @@ from luthier.model.describe import describe
 from luthier.model.forward import LEAN
 from luthier.model.hashes import base_hashes
 from luthier.model.hub import load_config, load_tokenizer
-from luthier.model.load import load_model
+from luthier.model.load import load_model, what_failed
 from luthier.model.memory import forecast
 from luthier.training.background import awaited, in_background, started
 from luthier.training.checkpoint import Checkpoint, find_checkpoint, read_by_all, restore
@@ -299,12 +299,8 @@ def _events(job: _Job, notices: Sequence[str]) -> Iterator[Event]:
         )
         yield describe_modules(model)
         yield from _base_recorded(job, hasattr(model, LEAN))
-        if resolved.config.training.lean_path and not hasattr(model, LEAN):
-            text = "the lean path does not give this model's numbers up to rounding; its own layers train (E-MODEL-014)"
-            yield Notice("warning", text, "training.lean_path: false")
-        if refused := getattr(getattr(model, LEAN, None), "refused", ""):
-            text = f"Luthier's kernels do not work here, plain torch takes their place: {refused}"
-            yield Notice("warning", text, "training.kernels: false")
+        for text, instead in what_failed(model, resolved):
+            yield Notice("warning", text, instead)
         if checkpoint:
             run.state = restore(checkpoint, model, run.optimizer)
             yield Resumed(checkpoint.step, str(checkpoint.path), list(checkpoint.passed_over))

@@ -18,12 +18,16 @@ def test_a_plain_adapter_on_a_cpu_takes_the_lean_path(plan):
     assert "the same numbers" in p.value("training.lean_path").how
 
 
-def test_on_a_gpu_it_is_taken_when_asked_for(plan):
-    assert plan().config.training.lean_path is False
-    assert "not measured on cuda" in plan().value("training.lean_path").how
-    asked = plan("lean_path=true")
-    assert asked.config.training.lean_path is True
-    assert not asked.share_beginnings
+def test_on_a_gpu_it_is_taken_too_and_beginnings_are_not_shared(plan):
+    assert plan().config.training.lean_path is True
+    assert not plan().share_beginnings
+
+
+def test_where_nobody_has_measured_it_it_is_taken_when_asked_for(plan):
+    mps = {"machine": {"device": "mps", "device_name": "a Mac"}}
+    assert plan(**mps).config.training.lean_path is False
+    assert "not measured on mps" in plan(**mps).value("training.lean_path").how
+    assert plan("lean_path=true", **mps).config.training.lean_path is True
 
 
 def test_8_bit_floats_take_it_everywhere(plan):

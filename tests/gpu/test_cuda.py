@@ -8,6 +8,8 @@ import torch
 from luthier import api
 from luthier.events.types import Log, Notice, RunFinished
 from luthier.model.attention import document_attention
+from luthier.model.lean.attention import Flash, attention_for
+from luthier.model.lean.graphs import CudaRecorder
 from luthier.training.checkpoint import checkpoints
 from tests.training.test_resume import config
 
@@ -60,6 +62,36 @@ def test_a_4_bit_run_learns_stops_and_goes_on(tmp_path, tiny_model_dir, alpaca_f
     assert losses[-1] < losses[0]
     assert isinstance(events[-1], RunFinished)
     assert events[-1].peak_memory_gib > 0
+
+
+@pytest.mark.parametrize("window", [None, 16])
+def test_flash_attention_by_hand_equals_that_of_autograd(window):
+    query = torch.empty(1, 8, 64, device="cuda", dtype=torch.bfloat16)
+    found = attention_for(torch.nn.Identity(), 0.2, window, query, key_heads=2)
+    assert isinstance(found, Flash)  # it has compared itself with autograd's
+
+
+@pytest.mark.parametrize("load_in_4bit", [False, True], ids=["bfloat16", "4 bits"])
+def test_recorded_passes_give_the_losses_of_launched_ones(tmp_path, tiny_model_dir, alpaca_file, load_in_4bit):
+    losses = []
+    for cuda_graphs in (True, False):
+        values = config(tmp_path / str(cuda_graphs), tiny_model_dir, alpaca_file, lean_path=True)
+        values["training"] |= {"cuda_graphs": cuda_graphs, "num_train_epochs": 6}
+        values["model"]["dtype"] = "bfloat16"
+        values["quantization"] = {"load_in_4bit": load_in_4bit}
+        values["lora"]["lora_dropout"] = 0.0
+        events = list(api.train(values))
+        assert not [e for e in events if isinstance(e, Notice) and "cannot be recorded" in e.text]
+        losses.append([event.loss for event in events if isinstance(event, Log)])
+    assert losses[0] == pytest.approx(losses[1], abs=2e-2)
+
+
+def test_a_recording_on_the_device_is_replayed_with_other_tokens():
+    values = torch.arange(4.0, device="cuda")
+    replay = CudaRecorder()(lambda: (values * 2).sum())
+    assert replay().item() == 12.0
+    values.add_(1)
+    assert replay().item() == 20.0
 
 
 def test_the_loss_on_the_gpu_is_that_on_the_cpu(tmp_path, tiny_model_dir, alpaca_file, monkeypatch):

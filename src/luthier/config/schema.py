@@ -168,10 +168,13 @@ class TrainingSection(Section):
     can keep documents apart."""
     lean_path: bool | Literal["auto"] = "auto"
     """Compute adapted layers stacked, with a backward pass written out by hand: the same numbers, faster, in less
-    memory. `auto`: where that is exact and has been measured (plain LoRA on models of Llama's shape, on a CPU)."""
+    memory. `auto`: where that is exact and has been measured (plain LoRA on Llama-like models, on a CPU or CUDA)."""
     kernels: bool = True
     """On the lean path, use Luthier's own kernels where they can run (CUDA with triton) and give the model's numbers;
     both is found out before the first step. false: plain torch."""
+    cuda_graphs: bool = True
+    """With kernels and in 16 bits, record whole passes and replay them, so that the GPU never waits for Python. For it
+    batches are padded to few sizes, which changes rounding at most. false: launch each pass anew."""
     gradient_checkpointing: bool | Literal["auto"] = "auto"
     """Keep only each layer's input and compute the rest again in the backward pass: far less memory, a third to a half
     slower. `auto`: for as many layers as memory asks for, mostly none."""

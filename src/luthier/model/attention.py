@@ -47,6 +47,7 @@ def document_attention(
     document_offsets: tuple[int, ...] = (),
     cu_seq_lens: torch.Tensor | None = None,
     shared_tokens: int = 0,
+    longest: int | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """Causal attention within each document.
@@ -63,6 +64,7 @@ def document_attention(
         document_offsets: Where each document starts, and T at the end.
         cu_seq_lens: The same as an int32 tensor on the device, for the CUDA kernel.
         shared_tokens: Length of the first document when all others begin with it (see `luthier.model.bucketed`).
+        longest: Tokens of the longest document, or more; None: counted.
         **kwargs: Refused when they would change the result.
 
     Returns:
@@ -75,7 +77,7 @@ def document_attention(
     device = query_BHTD.device.type
     if shared_tokens and not shares_beginnings(device, sliding_window):
         raise UnsupportedAttentionError("a shared beginning")
-    longest = max(end - start for start, end in pairwise(document_offsets))
+    longest = longest or max(end - start for start, end in pairwise(document_offsets))
     windowed = sliding_window is not None and sliding_window < longest
     scale = query_BHTD.shape[-1] ** -0.5 if scaling is None else scaling
     if device == "cpu" and dropout == 0.0 and not windowed:

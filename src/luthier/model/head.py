@@ -20,6 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+NO_TARGET = -1
+"""In place of a target: its row has no loss and no gradient. Only `luthier.model.kernels.loss` knows it."""
 _SMALLEST = 1e-30
 _LOGIT_CHANGES = re.compile("logits?_(soft_?cap|scal)|lm_head_multiplier")
 CHUNK_BYTES = {"cpu": 32 * 2**20, "cuda": 512 * 2**20}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from luthier.model.kernels.choose import candidates
 from luthier.model.lean.decoder import LeanDecoder
 from luthier.model.lean.fp8 import KEY as FP8_KEY
 from luthier.model.lean.fp8 import to_fp8
-from luthier.model.lean.pieces import Pieces
+from luthier.model.lean.graphs import CudaRecorder
+from luthier.model.lean.pieces import PLAIN, Pieces
 from luthier.model.lean.proof import prove_lean, prove_update
 
 _LONGEST_REASON = 300
@@ -70,6 +72,8 @@ def use_passes(model: nn.Module, plan: Plan) -> None:
     lean: LeanDecoder | None = getattr(model, LEAN, None)
     if lean is not None:
         lean.checkpointed_layers = plan.checkpointed_layers
+        if lean.graphs is not None:
+            lean.graphs.forget()
         if not plan.unpack_once:
             lean.unpack_at_each_use()
     elif plan.checkpointed_layers:
@@ -77,6 +81,24 @@ def use_passes(model: nn.Module, plan: Plan) -> None:
         # transformers 5.23 renamed it; the older name is what 5.17 has
         enable = getattr(causal_lm, "activation_checkpointing_enable", None) or causal_lm.gradient_checkpointing_enable
         enable({"use_reentrant": False})
+
+
+def what_failed(model: nn.Module, plan: Plan) -> Iterator[tuple[str, str]]:
+    """What was wanted, tried, and does not work on this device or with this model, each with the line that ends it."""
+    lean: LeanDecoder | None = getattr(model, LEAN, None)
+    if lean is None:
+        if plan.config.training.lean_path:
+            text = "the lean path does not give this model's numbers up to rounding; its own layers train (E-MODEL-014)"
+            yield text, "training.lean_path: false"
+        return
+    if lean.refused:
+        text = f"Luthier's kernels do not work here, plain torch takes their place: {lean.refused}"
+        yield text, "training.kernels: false"
+    if lean.graphs is not None and lean.graphs.refused:
+        yield (
+            f"passes cannot be recorded here and are launched anew: {lean.graphs.refused}",
+            "training.cuda_graphs: false",
+        )
 
 
 def _take_lean_path(model: nn.Module, plan: Plan, dtype: torch.dtype) -> None:
@@ -117,7 +139,9 @@ def _reason(error: Exception) -> str:
 
 
 def _proven(model: nn.Module, plan: Plan, dtype: torch.dtype, pieces: Pieces) -> LeanDecoder:
-    lean = LeanDecoder(unwrap(model), dtype, keep_unpacked=plan.unpack_once, pieces=pieces)
+    records = plan.config.training.cuda_graphs and plan.machine.device == "cuda" and pieces is not PLAIN
+    recorder = CudaRecorder() if records else None
+    lean = LeanDecoder(unwrap(model), dtype, keep_unpacked=plan.unpack_once, pieces=pieces, recorder=recorder)
     with autocast(plan):
         prove_lean(model, lean, dtype)
     if pieces.adamw is not None:

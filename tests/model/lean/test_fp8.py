@@ -15,6 +15,7 @@ from luthier.errors import ModelError
 from luthier.model.forward import summed_loss
 from luthier.model.lean.decoder import LeanDecoder
 from luthier.model.lean.fp8 import GRID, FP8Linear, dequantize, quantize_rows, round_as_fp8, scale_of, to_fp8
+from luthier.model.lean.gradients import Gradients
 from luthier.model.lean.linears import FP8StackedLinear, stacked
 from luthier.model.lean.pieces import PLAIN
 from luthier.model.lean.proof import prove_lean
@@ -110,7 +111,9 @@ def test_a_stack_is_float64_on_the_rounded_values(dtype, tolerance, bias):
 
     x, grad, onto = (numbers(9, size, seed=size, dtype=dtype) for size in (32, 64, 64))
     y, thin = stack.forward(x, onto_TO=onto)
-    grad_x, found = stack.backward(grad, x, thin)
+    room = Gradients([stack])
+    grad_x = stack.backward(grad, x, thin, room.rooms[0])
+    found = room.scaled(torch.tensor(1.0))
     down, up = stack.down_RI.double(), stack.up_OR.double()
     wanted = rounded(x) @ weight.T + onto.double() + x.double() @ down.T @ up.T
     wanted = wanted if biases[0] is None else wanted + torch.cat(biases).double()

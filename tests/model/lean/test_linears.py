@@ -6,6 +6,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 
+from luthier.model.lean.gradients import Gradients
 from luthier.model.lean.linears import StackedLinear
 
 SIZES = {"q": 12, "k": 8, "v": 8}
@@ -50,7 +51,9 @@ def test_output_and_gradients_are_those_of_peft(options, dtype, tolerance):
     wanted.backward(grad.double())
     stack = stacked(model, dtype)
     y, thin = stack.forward(x)
-    grad_x, gradients = stack.backward(grad, x, thin)
+    room = Gradients([stack])
+    grad_x = stack.backward(grad, x, thin, room.rooms[0])
+    gradients = room.scaled(torch.tensor(1.0))
 
     def close(found, reference):
         assert (found.double() - reference).abs().max() <= tolerance * reference.abs().max()
@@ -64,7 +67,9 @@ def test_output_and_gradients_are_those_of_peft(options, dtype, tolerance):
     for p, gradient in zip(stack.parameters(), gradients, strict=True):
         assert gradient.shape == p.shape and gradient.dtype is p.dtype
         close(gradient, references[names[id(p)]].grad)
-    assert stack.backward(grad, x, thin, to_input=False)[0] is None
+    assert stack.backward(grad, x, thin, room.rooms[0], to_input=False) is None
+    for gradient, twice in zip(gradients, room.scaled(torch.tensor(2.0)), strict=True):
+        torch.testing.assert_close(twice, 2 * gradient)
 
 
 def test_layers_become_views_of_one_matrix_and_keep_their_values():

@@ -20,7 +20,10 @@ _BLOCK = 8192
 
 
 def cross_entropy(logits_CV: Tensor, targets_C: Tensor, *, gradient: bool) -> Tensor:
-    """Loss of each row (C), in nats and at least float32. `logits_CV` holds its gradient afterwards, if asked for."""
+    """Loss of each row (C), in nats and at least float32. `logits_CV` holds its gradient afterwards, if asked for.
+
+    Rows with the target `luthier.model.head.NO_TARGET` have a loss and a gradient of 0.
+    """
     loss_C = logits_CV.new_empty(len(logits_CV), dtype=torch.promote_types(logits_CV.dtype, torch.float32))
     if len(logits_CV):
         _, stride, _ = rows_of(logits_CV)
@@ -41,7 +44,8 @@ def _cross_entropy(
     row = tl.program_id(0).to(tl.int64)
     place = logits + row * stride
     target = tl.load(targets + row * target_stride)
-    right = tl.load(place + target).to(WIDE)
+    counts = target >= 0
+    right = tl.load(place + tl.maximum(target, 0)).to(WIDE)
     top = right
     others = tl.full([], 0.0, WIDE)  # the sum of exp(z - top) without the target's
     for start in range(0, size, BLOCK):
@@ -52,10 +56,10 @@ def _cross_entropy(
         others = others * tl.exp(top - higher) + tl.sum(powers, axis=0)
         top = higher
     total = others + tl.exp(right - top)
-    tl.store(loss + row, tl.log(total) + (top - right))
+    tl.store(loss + row, tl.where(counts, tl.log(total) + (top - right), 0.0))
     if GRADIENT:
         for start in range(0, size, BLOCK):
             column = start + tl.arange(0, BLOCK)
             z = tl.load(place + column, mask=column < size, other=float("-inf")).to(WIDE)
             change = tl.where(column == target, -others, tl.exp(z - top)) / total
-            tl.store(place + column, change, mask=column < size)
+            tl.store(place + column, tl.where(counts, change, 0.0), mask=column < size)

@@ -12,14 +12,20 @@ Shape letters: T tokens, N trained tokens, D hidden size, V vocabulary.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from luthier.model.head import nll
+from luthier.model.lean.gradients import Gradients
+from luthier.model.lean.graphs import Graphs, Recorder
 from luthier.model.lean.layer import Kept, Layout, LeanLayer
 from luthier.model.lean.pieces import PLAIN, Pieces
+
+Batch = tuple[dict[str, Any], Tensor, Tensor]
+"""Inputs of the model, positions before trained tokens (N), and their ids (N)."""
 
 
 @dataclass
@@ -45,6 +51,13 @@ class LeanDecoder:
         checkpointed_layers: How many layers keep only their input and are computed again in the backward pass; may be
             changed between passes.
         pieces: Kernels, or plain torch; see `luthier.model.kernels.choose`.
+        recorder: Records passes for `luthier.model.lean.graphs`, where attention can be replayed; None: each pass is
+            launched from Python.
+
+    Attributes:
+        gradients: Where a backward pass leaves them.
+        graphs: The recorded passes; None where passes are not recorded.
+        turn: Which pass the gradients there are of.
     """
 
     def __init__(
@@ -55,10 +68,16 @@ class LeanDecoder:
         keep_unpacked: bool = True,
         checkpointed_layers: int = 0,
         pieces: Pieces = PLAIN,
+        recorder: Recorder | None = None,
     ) -> None:
         decoder = causal_lm.get_decoder()
         options: dict[str, Any] = {"keep": keep_unpacked, "buffers": {}, "pieces": pieces}
         self.layers = [LeanLayer(layer, dtype, **options) for layer in decoder.layers]
+        can = all(layer.attention.reads_device for layer in self.layers)
+        self.graphs = Graphs(self, recorder) if can and recorder is not None else None
+        self.turn: object = None
+        self._stacks = [stack for layer in self.layers for stack in layer.stacks]
+        self.gradients = Gradients(self._stacks)
         self.pieces, self.refused = pieces, ""
         self._dtype, self.checkpointed_layers = dtype, checkpointed_layers
         self._embedding, self._rotation = decoder.embed_tokens, decoder.rotary_emb
@@ -67,29 +86,41 @@ class LeanDecoder:
 
     def parameters(self) -> list[nn.Parameter]:
         """The trained matrices."""
-        return [p for layer in self.layers for p in layer.parameters()]
+        return [p for stack in self._stacks for p in stack.parameters()]
 
     def unpack_at_each_use(self) -> None:
         """Forget weights that are kept unpacked or transposed: less memory, a little slower, the same values."""
-        for layer in self.layers:
-            for stack in layer.stacks:
-                stack.forget_unpacked()
+        for stack in self._stacks:
+            stack.forget_unpacked()
 
     def summed_loss(self, inputs: dict[str, Any], positions_N: Tensor, targets_N: Tensor) -> Tensor:
         """Sum of the negative log-likelihoods (nats, float32); see `luthier.model.forward.summed_loss`."""
         with torch.autocast(positions_N.device.type, enabled=False):
-            for layer in self.layers:
-                for stack in layer.stacks:
-                    stack.refresh()
             batch = (inputs, positions_N, targets_N)
             if not torch.is_grad_enabled():  # inside of a Function it never is
+                self.refresh()
                 return self.forward(batch, train=False)[0]
             return _Lean.apply(self, batch, *self.parameters())  # type: ignore[no-any-return, no-untyped-call]
 
-    def forward(self, batch: tuple[dict[str, Any], Tensor, Tensor], *, train: bool) -> tuple[Tensor, Tape | None]:
+    def refresh(self) -> None:
+        """Read the adapters' values: they may have changed since the last pass."""
+        for stack in self._stacks:
+            stack.refresh()
+
+    def whole_pass(self, batch: Batch) -> Tensor:
+        """The loss; the gradients are left in `gradients`, not scaled yet."""
+        self.refresh()
+        loss, tape = self.forward(batch, train=True)
+        assert tape is not None
+        self.backward(tape)
+        return loss
+
+    def forward(self, batch: Batch, *, train: bool) -> tuple[Tensor, Tape | None]:
         """The loss, and what `backward` needs when it will be asked for."""
         inputs, positions_N, targets_N = batch
         packed = {key: value for key, value in inputs.items() if key not in ("input_ids", "position_ids")}
+        if "longest" not in packed:
+            packed["longest"] = max(end - start for start, end in pairwise(packed["document_offsets"]))
         x_TD = self._embedding(inputs["input_ids"])[0].to(self._dtype)
         wide = x_TD.to(torch.promote_types(self._dtype, torch.float32))  # the format of the angles follows it
         cos_BTS, sin_BTS = self._rotation(wide[None], position_ids=inputs["position_ids"])
@@ -107,37 +138,44 @@ class LeanDecoder:
         )
         return loss, tape if train else None
 
-    def backward(self, tape: Tape, scale: Tensor) -> list[Tensor]:
-        """Gradients of `parameters()`, times `scale`. The tape is used up."""
+    def backward(self, tape: Tape) -> None:
+        """Write the gradients of `parameters()` into `gradients`. The tape is used up."""
         assert tape.grad_normed_ND is not None
         norm_backward = self.pieces.rms_norm_backward
         grad_TD: Tensor | None = norm_backward(tape.grad_normed_ND, tape.inputs.pop(), self._norm, self._eps)
-        gradients: list[list[Tensor]] = []
+        rooms = self.gradients.rooms  # one for each stack
+        each = len(self.layers[0].stacks)
         for number in reversed(range(len(self.layers))):
             layer, x_TD, kept = self.layers[number], tape.inputs.pop(), tape.kept.pop()
-            last = number == len(self.layers) - 1
+            ends = {"first": number == 0, "last": number == len(self.layers) - 1}
             if kept is None:
-                _, kept = layer.forward(x_TD, tape.layout, last=last)
+                _, kept = layer.forward(x_TD, tape.layout, last=ends["last"])
             assert grad_TD is not None
-            grad_TD, own = layer.backward(grad_TD, x_TD, kept, tape.layout, first=number == 0, last=last)
-            gradients.append(own)
-        # scaled last, in the parameters' own format: in 16 bits the factor itself would be rounded
-        return [gradient.mul_(scale) for own in reversed(gradients) for gradient in own]
+            grad_TD = layer.backward(grad_TD, x_TD, kept, tape.layout, rooms[number * each :][:each], **ends)
 
 
 class _Lean(torch.autograd.Function):
     """The decoder as one differentiable function of its adapters' matrices."""
 
     @staticmethod
-    def forward(
-        ctx: Any, decoder: LeanDecoder, batch: tuple[dict[str, Any], Tensor, Tensor], *parameters: nn.Parameter
-    ) -> Tensor:
-        loss, ctx.tape = decoder.forward(batch, train=True)
+    def forward(ctx: Any, decoder: LeanDecoder, batch: Batch, *parameters: nn.Parameter) -> Tensor:
         ctx.decoder = decoder
+        if decoder.graphs is not None:
+            loss, ctx.tape = decoder.graphs.run(batch), None
+        else:
+            decoder.refresh()
+            loss, ctx.tape = decoder.forward(batch, train=True)
+        ctx.turn = decoder.turn = object()
         return loss
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        tape, ctx.tape = ctx.tape, None  # a second backward pass must fail, not lie
+        decoder: LeanDecoder = ctx.decoder
+        if decoder.turn is not ctx.turn:
+            raise RuntimeError("a pass has one backward pass, before the next pass begins")  # it would lie
+        decoder.turn = None
+        tape, ctx.tape = ctx.tape, None
         with torch.autocast(grad_outputs[0].device.type, enabled=False):
-            return (None, None, *ctx.decoder.backward(tape, grad_outputs[0]))
+            if tape is not None:
+                decoder.backward(tape)
+            return (None, None, *decoder.gradients.scaled(grad_outputs[0]))

@@ -3,7 +3,8 @@ r"""One decoder layer, forward and backward.
     x --norm--> q|k|v --rotate--> attention --> o --(+x)--> m --norm--> gate|up --swiglu--> down --(+m)--> y
 
 Kept until the backward pass (numbers a token): x (D), q|k|v, attention's output, m (D), gate|up and the adapters' thin
-products. Norms, rotation, gate and attention itself are computed again there. A checkpointed layer keeps x alone.
+products. Norms, rotation and gate are computed again there, and attention where `luthier.model.lean.attention` has no
+backward pass for it. A checkpointed layer keeps x alone.
 
 In the last layer only the positions with a trained next token go on past attention: nobody reads the others.
 
@@ -14,13 +15,15 @@ Shape letters: T tokens, N positions that go on, D hidden size, H query heads, K
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from luthier.model.attention import document_attention
+from luthier.model.lean.attention import Heads, attention_for
+from luthier.model.lean.gradients import Room
 from luthier.model.lean.linears import Buffers, stacked
 from luthier.model.lean.pieces import PLAIN, Pieces
 
@@ -45,10 +48,12 @@ class Layout:
 class Kept:
     """What a layer's backward pass needs, besides the layer's input.
 
-    q|k is turned already where it is turned in place.
+    q|k is turned already where it is turned in place. `attention` is what attention's own backward pass wants;
+    `attended_TO` its output, of the positions that go on.
     """
 
     qkv_TO: Tensor
+    attention: Any
     attended_TO: Tensor
     middle_TD: Tensor
     gate_up_TI: Tensor
@@ -69,97 +74,103 @@ class LeanLayer:
         self.stacks = (self.qkv, self.o, self.gate_up, self.down)
         self._norms = [_weight(n, dtype) for n in (layer.input_layernorm, layer.post_attention_layernorm)]
         self._head_norms = [_weight(n, dtype) for n in _head_norms(attention)]
-        self._attention = attention
-        self._scaling, self._window = attention.scaling, window_of(attention)
         self._size = attention.head_dim
-        self._heads = self.qkv.members[0].base.out_features // self._size
-        self._key_heads = self.qkv.members[1].base.out_features // self._size
-        self._sides = [self._heads, self._key_heads]  # of what is rotated
-
-    def parameters(self) -> list[nn.Parameter]:
-        """The trained matrices, in the order of the gradients that `backward` returns."""
-        return [p for stack in self.stacks for p in stack.parameters()]
+        heads, key_heads = (member.base.out_features // self._size for member in self.qkv.members[:2])
+        self._sides = [heads, key_heads]  # of what is rotated
+        like_THS = self._norms[0][0].new_empty(1, heads, self._size)
+        self.attention = attention_for(attention, attention.scaling, window_of(attention), like_THS, key_heads)
 
     def forward(self, x_TD: Tensor, layout: Layout, *, last: bool) -> tuple[Tensor, Kept]:
         """The layer's output, (N, D) for the last layer and (T, D) for the others, and what backward needs."""
         rms_norm, swiglu = self._pieces.rms_norm, self._pieces.swiglu
         qkv_TO, thin_qkv = self.qkv.forward(rms_norm(x_TD, *self._norms[0]))
-        attended_TO = self._attend(*self._positioned(qkv_TO, layout), layout)
+        attended_THS, kept = self.attention.forward(self._positioned(qkv_TO, layout), layout.inputs)
+        attended_TO = attended_THS.flatten(1)
         if last:
             attended_TO, x_TD = attended_TO[layout.rows_N], x_TD[layout.rows_N]
         middle_TD, thin_o = self.o.forward(attended_TO, onto_TO=x_TD)
         gate_up_TI, thin_gate_up = self.gate_up.forward(rms_norm(middle_TD, *self._norms[1]))
         y_TD, thin_down = self.down.forward(swiglu(gate_up_TI), onto_TO=middle_TD)
-        return y_TD, Kept(qkv_TO, attended_TO, middle_TD, gate_up_TI, (thin_qkv, thin_o, thin_gate_up, thin_down))
+        thin = (thin_qkv, thin_o, thin_gate_up, thin_down)
+        return y_TD, Kept(qkv_TO, kept, attended_TO, middle_TD, gate_up_TI, thin)
 
     def backward(
-        self, grad_TD: Tensor, x_TD: Tensor, kept: Kept, layout: Layout, *, first: bool, last: bool
-    ) -> tuple[Tensor | None, list[Tensor]]:
-        """Gradient of x (None for the first layer: nothing below it is trained), and those of `parameters()`."""
+        self,
+        grad_TD: Tensor,
+        x_TD: Tensor,
+        kept: Kept,
+        layout: Layout,
+        rooms: Sequence[Room],
+        *,
+        first: bool,
+        last: bool,
+    ) -> Tensor | None:
+        """Gradient of x (None for the first layer: nothing below it is trained); the adapters' go into `rooms`."""
         thin_qkv, thin_o, thin_gate_up, thin_down = kept.thin
+        qkv_room, o_room, gate_up_room, down_room = rooms
         rms_norm, rms_norm_backward = self._pieces.rms_norm, self._pieces.rms_norm_backward
-        grad_TI, down = self.down.backward(grad_TD, self._pieces.swiglu(kept.gate_up_TI), thin_down)
+        grad_TI = self.down.backward(grad_TD, self._pieces.swiglu(kept.gate_up_TI), thin_down, down_room)
         assert grad_TI is not None
         grad_TI = self._pieces.swiglu_backward(grad_TI, kept.gate_up_TI)
         normed_TD = rms_norm(kept.middle_TD, *self._norms[1])
-        grad_normed_TD, gate_up = self.gate_up.backward(grad_TI, normed_TD, thin_gate_up)
+        grad_normed_TD = self.gate_up.backward(grad_TI, normed_TD, thin_gate_up, gate_up_room)
         assert grad_normed_TD is not None
         grad_middle_TD = rms_norm_backward(grad_normed_TD, kept.middle_TD, *self._norms[1], grad_TD)
-        grad_attended_TD, o = self.o.backward(grad_middle_TD, kept.attended_TO, thin_o)
+        grad_attended_TD = self.o.backward(grad_middle_TD, kept.attended_TO, thin_o, o_room)
         assert grad_attended_TD is not None
         if last:
             grad_attended_TD = _spread(grad_attended_TD, layout.rows_N, len(x_TD))
             grad_middle_TD = _spread(grad_middle_TD, layout.rows_N, len(x_TD))
-        grad_qkv_TO = self._attention_backward(grad_attended_TD, kept.qkv_TO, layout)
+        grad_qkv_TO = self._attention_backward(grad_attended_TD, kept, layout)
         normed_TD = rms_norm(x_TD, *self._norms[0])
-        grad_normed_TD, qkv = self.qkv.backward(grad_qkv_TO, normed_TD, thin_qkv, to_input=not first)
-        gradients = [*qkv, *o, *gate_up, *down]
+        grad_normed_TD = self.qkv.backward(grad_qkv_TO, normed_TD, thin_qkv, qkv_room, to_input=not first)
         if grad_normed_TD is None:
-            return None, gradients
-        return rms_norm_backward(grad_normed_TD, x_TD, *self._norms[0], grad_middle_TD), gradients
+            return None
+        return rms_norm_backward(grad_normed_TD, x_TD, *self._norms[0], grad_middle_TD)
 
     def _parts(self, qkv_TO: Tensor) -> tuple[Tensor, Tensor]:
         """Queries and keys (T, H + K, S), and values (T, K, S), as views."""
-        turned = self._heads + self._key_heads
-        qkv_THS = qkv_TO.view(len(qkv_TO), turned + self._key_heads, self._size)
+        turned = sum(self._sides)
+        qkv_THS = qkv_TO.view(len(qkv_TO), -1, self._size)
         return qkv_THS[:, :turned], qkv_THS[:, turned:]
 
-    def _positioned(self, qkv_TO: Tensor, layout: Layout, *, again: bool = False) -> tuple[Tensor, Tensor]:
+    def _positioned(self, qkv_TO: Tensor, layout: Layout, *, again: bool = False) -> Heads:
         """Queries and keys after their norms (where the model has them) and rotation, and the values."""
         turned_THS, value_TKS = self._parts(qkv_TO)
         if self._head_norms:
-            both = zip(torch.split(turned_THS, self._sides, dim=1), self._head_norms, strict=True)
+            both = zip(self._both(turned_THS), self._head_norms, strict=True)
             turned_THS = torch.cat([self._pieces.rms_norm(x, *norm) for x, norm in both], dim=1)
-        elif again and self._pieces.rotates_in_place:
-            return turned_THS, value_TKS
-        return self._pieces.rotate(turned_THS, layout.cos_TS, layout.sin_TS), value_TKS
+        if self._head_norms or not (again and self._pieces.rotates_in_place):
+            turned_THS = self._pieces.rotate(turned_THS, layout.cos_TS, layout.sin_TS)
+        query_THS, key_TKS = self._both(turned_THS)
+        # rotated ones may come in float32 beside values in 16 bits
+        return query_THS.to(value_TKS.dtype), key_TKS.to(value_TKS.dtype), value_TKS
 
-    def _attend(self, turned_THS: Tensor, value_TKS: Tensor, layout: Layout) -> Tensor:
-        """Output (T, H S)."""
-        query, key = torch.split(turned_THS, self._sides, dim=1)
-        query, key, value = (x.transpose(0, 1)[None] for x in (query, key, value_TKS))
-        settings: dict[str, Any] = {"scaling": self._scaling, "sliding_window": self._window}
-        output, _ = document_attention(self._attention, query, key, value, None, **settings, **layout.inputs)
-        return output[0].flatten(1)
+    def _both(self, turned_THS: Tensor) -> tuple[Tensor, Tensor]:
+        query_THS, key_TKS = torch.split(turned_THS, self._sides, dim=1)
+        return query_THS, key_TKS
 
-    def _attention_backward(self, grad_TO: Tensor, qkv_TO: Tensor, layout: Layout) -> Tensor:
-        """Gradient of q|k|v. Attention itself is differentiated by autograd, on a graph of its own."""
-        grad_qkv_TO = torch.empty_like(qkv_TO)
+    def _attention_backward(self, grad_TO: Tensor, kept: Kept, layout: Layout) -> Tensor:
+        """Gradient of q|k|v."""
+        grad_qkv_TO = torch.empty_like(kept.qkv_TO)
         grad_turned_THS, grad_value_TKS = self._parts(grad_qkv_TO)
-        turned_THS, value_TKS = (x.detach().requires_grad_() for x in self._positioned(qkv_TO, layout, again=True))
-        with torch.enable_grad():
-            output_TO = self._attend(turned_THS, value_TKS, layout)
-        turned, value = torch.autograd.grad(output_TO, (turned_THS, value_TKS), grad_TO)
-        if self._pieces.rotates_in_place:
-            turned = grad_turned_THS.copy_(turned)
-        turned = self._pieces.rotate(turned, layout.cos_TS, layout.sin_TS, inverse=True)
-        if self._head_norms:
-            sides = [torch.split(x, self._sides, dim=1) for x in (turned, self._parts(qkv_TO)[0])]
-            both = zip(*sides, self._head_norms, strict=True)
-            turned = torch.cat([self._pieces.rms_norm_backward(grad, x, *norm) for grad, x, norm in both], dim=1)
-        if turned is not grad_turned_THS:
-            grad_turned_THS.copy_(turned)
+        sides = self._positioned(kept.qkv_TO, layout, again=True)
+        grad_THS = grad_TO.view(len(grad_TO), -1, self._size)
+        *turned, value = self.attention.backward(grad_THS, sides, kept.attention, layout.inputs)
         grad_value_TKS.copy_(value)
+        if self._pieces.rotates_in_place:
+            for place, grad in zip(self._both(grad_turned_THS), turned, strict=True):
+                place.copy_(grad)
+            self._pieces.rotate(grad_turned_THS, layout.cos_TS, layout.sin_TS, inverse=True)
+            turned = list(self._both(grad_turned_THS))
+        else:
+            turned = [self._pieces.rotate(x, layout.cos_TS, layout.sin_TS, inverse=True) for x in turned]
+        if self._head_norms:
+            both = zip(turned, self._both(self._parts(kept.qkv_TO)[0]), self._head_norms, strict=True)
+            turned = [self._pieces.rms_norm_backward(grad, x, *norm) for grad, x, norm in both]
+        for place, grad in zip(self._both(grad_turned_THS), turned, strict=True):
+            if place.data_ptr() != grad.data_ptr():
+                place.copy_(grad)
         return grad_qkv_TO
 
 

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from luthier.model.lean.fp8 import FP8Linear, dequantize, product
+from luthier.model.lean.gradients import Room
 from luthier.model.lean.pieces import PLAIN, Pieces
 
 Buffers = dict[tuple[int, int], Tensor]
@@ -66,24 +67,25 @@ class StackedLinear:
         self._hold(keep)
         biases = [base.bias for base in bases]
         self.bias_O = None if biases[0] is None else torch.cat([b.detach().to(dtype) for b in biases])
-        self.rank = max(member.ranks.stop for member in self.members)
-        self.refresh()
+        self.adapted = [member for member in self.members if member.lora_A is not None]
+        self.rank = self.members[-1].ranks.stop
+        if self.adapted:
+            device = self.parameters()[0].device
+            self.down_RI = torch.empty(self.rank, self.shape[1], dtype=dtype, device=device)
+            self.up_OR = torch.zeros(self.shape[0], self.rank, dtype=dtype, device=device)
+            self.refresh()
 
     def parameters(self) -> list[nn.Parameter]:
-        """The trained matrices, in the order of the gradients that `backward` returns."""
-        return [p for m in self.members for p in (m.lora_A, m.lora_B) if p is not None]
+        """The trained matrices: those of each adapted member, A before B."""
+        return [p for m in self.adapted for p in (m.lora_A, m.lora_B) if p is not None]
 
     @torch.no_grad()
     def refresh(self) -> None:
         """Copy the adapters' values: to be called after they changed."""
-        if not self.rank:
-            return
-        adapted = [(m, m.lora_A, m.lora_B) for m in self.members if m.lora_A is not None and m.lora_B is not None]
-        self.down_RI = torch.cat([a for _, a, _ in adapted]).to(self.dtype)
-        up_OR = torch.zeros(self.shape[0], self.rank, dtype=self.dtype, device=self.down_RI.device)
-        for member, _, b in adapted:
-            up_OR[member.outputs, member.ranks] = (b * member.scaling).to(self.dtype)
-        self.up_OR = up_OR
+        for member in self.adapted:
+            assert member.lora_A is not None and member.lora_B is not None
+            self.down_RI[member.ranks].copy_(member.lora_A)
+            torch.mul(member.lora_B, member.scaling, out=self.up_OR[member.outputs, member.ranks])
 
     def forget_unpacked(self) -> None:
         """Unpack 4-bit weights at each use from now on."""
@@ -108,23 +110,19 @@ class StackedLinear:
         return y_TO.addmm_(z_TR, self.up_OR.T), z_TR
 
     def backward(
-        self, grad_TO: Tensor, x_TI: Tensor, z_TR: Tensor | None, *, to_input: bool = True
-    ) -> tuple[Tensor | None, list[Tensor]]:
-        """Gradient of x (None unless `to_input`), and those of `parameters()` in their own format."""
+        self, grad_TO: Tensor, x_TI: Tensor, z_TR: Tensor | None, room: Room, *, to_input: bool = True
+    ) -> Tensor | None:
+        """Gradient of x (None unless `to_input`); what belongs to `parameters()` is written into `room`."""
         grad_TI = self._back_through_weight(grad_TO) if to_input else None
         if z_TR is None:
-            return grad_TI, []
+            return grad_TI
         grad_z_TR = grad_TO @ self.up_OR
-        grad_down_RI = grad_z_TR.T @ x_TI
+        torch.mm(grad_z_TR.T, x_TI, out=room.down_RI)
         if grad_TI is not None:
             grad_TI.addmm_(grad_z_TR, self.down_RI)
-        gradients: list[Tensor] = []
-        for member in self.members:
-            if member.lora_A is not None and member.lora_B is not None:
-                grad_up = grad_TO[:, member.outputs].T @ z_TR[:, member.ranks]
-                gradients.append(grad_down_RI[member.ranks].to(member.lora_A.dtype))
-                gradients.append(grad_up.to(member.lora_B.dtype).mul_(member.scaling))
-        return grad_TI, gradients
+        for member, up in zip(self.adapted, room.ups, strict=True):
+            torch.mm(grad_TO[:, member.outputs].T, z_TR[:, member.ranks], out=up)
+        return grad_TI
 
     def _hold(self, keep: bool) -> None:
         if keep or not isinstance(self.members[0].base, bitsandbytes.nn.Linear4bit):

@@ -1,0 +1,87 @@
+r"""The gradients of all adapters in one buffer, so that a few kernels scale them, however many matrices there are.
+
+    buffer = [ dA of all stacks | dB of all stacks ]        in the compute format, as matrix products write it
+    result = [ scale dA | scale s dB ]                      in the parameters' format; s: each adapter's own factor
+
+The result is new at each call, and parameters get views of it; the buffer is written over by the next pass.
+
+Shape letters: I inputs, R ranks of all members of a stack.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from luthier.model.lean.linears import StackedLinear
+
+
+@dataclass(frozen=True)
+class Room:
+    """Where one stack writes its gradients.
+
+    Attributes:
+        down_RI: Of the stacked A.
+        ups: Of each adapted member's B, without its factor.
+    """
+
+    down_RI: Tensor
+    ups: tuple[Tensor, ...]
+
+
+class Gradients:
+    """Those of all stacks of a model.
+
+    Attributes:
+        rooms: One for each stack, in their order.
+    """
+
+    def __init__(self, stacks: Sequence[StackedLinear]) -> None:
+        adapted = [stack for stack in stacks if stack.adapted]
+        downs = [stack.down_RI.shape for stack in adapted]
+        ups = [p.shape for stack in adapted for p in stack.parameters()[1::2]]
+        self._sizes = [shape.numel() for shape in (*downs, *ups)]
+        self._boundary = sum(self._sizes[: len(downs)])
+        like = adapted[0].down_RI
+        self._buffer = torch.zeros(sum(self._sizes), dtype=like.dtype, device=like.device)
+        views = [v.view(shape) for v, shape in zip(torch.split(self._buffer, self._sizes), (*downs, *ups), strict=True)]
+        self.rooms: list[Room] = []
+        self._members: list[tuple[int, slice, int, torch.dtype]] = []  # A's stack and rows, B's view, format
+        down, up = 0, len(downs)
+        for stack in stacks:
+            count = len(stack.adapted)
+            self.rooms.append(Room(views[down] if count else like[:0], tuple(views[up : up + count])))
+            for member, p in zip(stack.adapted, stack.parameters()[::2], strict=True):
+                self._members.append((down, member.ranks, up, p.dtype))
+                up += 1
+            down += bool(count)
+        self._shapes = [*downs, *ups]
+        self._dtype = self._members[0][3]
+        self._factors = _joined([m.scaling for stack in adapted for m in stack.adapted], self._sizes[len(downs) :])
+
+    def scaled(self, scale: Tensor) -> list[Tensor]:
+        """Gradients of all parameters, A before B, stack by stack: what lies in the buffer times `scale` (a scalar)."""
+        # in the parameters' own format: in 16 bits the factor itself would be rounded
+        flat = self._buffer.to(self._dtype, copy=True).mul_(scale)
+        for place, factor in self._factors:
+            flat[self._boundary :][place].mul_(factor)
+        views = [v.view(shape) for v, shape in zip(torch.split(flat, self._sizes), self._shapes, strict=True)]
+        return [x.to(dtype) for down, rows, up, dtype in self._members for x in (views[down][rows], views[up])]
+
+
+def _joined(factors: Sequence[float], sizes: Sequence[int]) -> list[tuple[slice, float]]:
+    """Neighbours with one factor as one piece; none where it is 1."""
+    pieces: list[tuple[slice, float]] = []
+    start = 0
+    for factor, size in zip(factors, sizes, strict=True):
+        if pieces and pieces[-1][1] == factor and pieces[-1][0].stop == start:
+            pieces[-1] = (slice(pieces[-1][0].start, start + size), factor)
+        else:
+            pieces.append((slice(start, start + size), factor))
+        start += size
+    return [(place, factor) for place, factor in pieces if factor != 1.0]

@@ -1,0 +1,162 @@
+r"""Whole passes recorded as CUDA graphs, and replayed without Python.
+
+Forward and backward of a 16-layer model are some 2,000 launches. Where Python needs longer to make them than the
+device to work them off, the device waits. A recorded pass is one launch; it can only be replayed with tensors of its
+own shapes and at its own places, so a batch is padded to one of few sizes and copied there.
+
+    tokens      one more document of at least one token, that nobody trains on
+    positions   more rows of that document's first token, with the target `luthier.model.head.NO_TARGET`
+    documents   more of them, without tokens
+
+None of them changes a number of the others, and their gradients are exactly 0. A shape is recorded when it is seen the
+second time; a batch is padded the first time too, so that a resumed run, which has seen nothing yet, computes the same.
+
+Shape letters: T tokens, N trained tokens.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from luthier.events.printable import one_line
+from luthier.model.head import NO_TARGET
+
+if TYPE_CHECKING:
+    from luthier.model.lean.decoder import Batch, LeanDecoder
+
+MOST_SHAPES = 64
+"""Each recorded pass holds its list of launches in memory."""
+_DOCUMENTS, _LONGEST, _LEAST = 16, 512, 64
+_TENSORS = ("input_ids", "position_ids", "cu_seq_lens")
+
+Recorder = Callable[[Callable[[], Tensor]], Callable[[], Tensor]]
+"""Makes of a function that computes a loss one that does the same again, with whatever lies in the same tensors."""
+
+
+@dataclass(frozen=True)
+class _Recorded:
+    """A pass, and the tensors that it reads its batch from."""
+
+    tensors: list[Tensor]
+    replay: Callable[[], Tensor]
+
+
+class Graphs:
+    """The recorded passes of a decoder.
+
+    Attributes:
+        refused: Why there are none, when recording failed.
+
+    Args:
+        decoder: Whose passes they are.
+        recorder: `CudaRecorder()`.
+    """
+
+    def __init__(self, decoder: LeanDecoder, recorder: Recorder) -> None:
+        self._decoder, self._recorder = decoder, recorder
+        self._recorded: dict[tuple[Any, ...], _Recorded] = {}
+        self._seen: set[tuple[Any, ...]] = set()
+        self._places: list[int] = []
+        self.refused = ""
+
+    def run(self, batch: Batch) -> Tensor:
+        """The loss of a pass; its gradients are left in the decoder's `gradients`."""
+        batch = padded(*batch)
+        tensors = [*(batch[0][name] for name in _TENSORS), *batch[1:]]
+        key = (*(tuple(x.shape) for x in tensors), batch[0]["longest"])
+        self._forget_what_moved()
+        if key not in self._recorded and key in self._seen and len(self._recorded) < MOST_SHAPES:
+            self._record(key, batch[0], tensors)
+        self._seen.add(key)
+        if (recorded := self._recorded.get(key)) is None:
+            return self._decoder.whole_pass(batch)
+        for place, values in zip(recorded.tensors, tensors, strict=True):
+            place.copy_(values)
+        return recorded.replay().clone()
+
+    def forget(self) -> None:
+        """Free the recorded passes: what they do, or the memory there is, has changed."""
+        self._recorded, self._seen = {}, set()
+
+    def _forget_what_moved(self) -> None:
+        places = [p.data_ptr() for p in self._decoder.parameters()]
+        if places != self._places:
+            self.forget()
+            self._places = places
+
+    def _record(self, key: tuple[Any, ...], inputs: dict[str, Any], tensors: list[Tensor]) -> None:
+        if self.refused or not _room_for_another(tensors[0].device):
+            return
+        tensors = [x.clone() for x in tensors]
+        *named, positions_N, targets_N = tensors
+        batch = (inputs | dict(zip(_TENSORS, named, strict=True)), positions_N, targets_N)
+        try:
+            replay = self._recorder(lambda: self._decoder.whole_pass(batch))
+        except RuntimeError as error:  # out of memory is one
+            self.refused = one_line(str(error))
+            self.forget()
+            return
+        self._recorded[key] = _Recorded(tensors, replay)
+
+
+class CudaRecorder:
+    """Records on the device. All recordings share the memory of what is forgotten at the end of a pass."""
+
+    def __init__(self) -> None:
+        self._last: Callable[[], Any] = lambda: None
+
+    def __call__(self, work: Callable[[], Tensor]) -> Callable[[], Tensor]:
+        """See `Recorder`. Nothing is computed yet."""
+        graph, last = torch.cuda.CUDAGraph(), self._last()
+        pool = None if last is None else last.pool()
+        # other threads pin memory and read the device's state meanwhile
+        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+            loss = work()
+        self._last = weakref.ref(graph)  # a pool goes with the last recording in it
+
+        def replay() -> Tensor:
+            graph.replay()
+            return loss
+
+        return replay
+
+
+def padded(inputs: dict[str, Any], positions_N: Tensor, targets_N: Tensor) -> Batch:
+    """The batch in one of few sizes."""
+    tokens, rows = inputs["input_ids"].shape[1], len(positions_N)
+    offsets = inputs["document_offsets"]
+    all_tokens, all_rows = _rounded(tokens + 1), _rounded(rows)
+    starts = inputs["cu_seq_lens"]
+    documents = -(-len(offsets) // _DOCUMENTS) * _DOCUMENTS
+    longest = max(b - a for a, b in zip(offsets, (*offsets[1:], all_tokens), strict=True))
+    padding = {
+        "input_ids": pad(inputs["input_ids"], (0, all_tokens - tokens)),
+        "position_ids": pad(inputs["position_ids"], (0, all_tokens - tokens)),
+        "cu_seq_lens": pad(starts, (0, documents + 1 - len(starts)), value=all_tokens),
+        "longest": -(-longest // _LONGEST) * _LONGEST,
+    }
+    more = all_rows - rows
+    on_device = {name: value for name, value in inputs.items() if name != "document_offsets"}  # else replayed as it was
+    return on_device | padding, pad(positions_N, (0, more), value=tokens), pad(targets_N, (0, more), value=NO_TARGET)
+
+
+def _rounded(count: int) -> int:
+    """Up to an eighth more, so that few sizes come out."""
+    step = max(_LEAST, 1 << max(0, count.bit_length() - 4))
+    return -(-count // step) * step
+
+
+def _room_for_another(device: torch.device) -> bool:
+    """Whether what the device has free is as much as all that has been held: a recorded pass holds its own."""
+    if device.type != "cuda":
+        return True
+    free, _ = torch.cuda.mem_get_info(device)
+    held, used = torch.cuda.memory_reserved(device), torch.cuda.memory_allocated(device)
+    return free + held - used >= held

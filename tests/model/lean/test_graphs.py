@@ -1,0 +1,184 @@
+"""Recorded passes: on a CPU a recording is the function itself, which reads the same tensors each time."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+import torch
+
+from luthier.data.collate import collate_packed
+from luthier.model.head import NO_TARGET
+from luthier.model.lean.decoder import LeanDecoder
+from luthier.model.lean.graphs import Graphs, padded
+from luthier.model.lean.pieces import PLAIN
+from luthier.model.lean.proof import prove_lean
+from tests.model.lean.test_decoder import EXACT, build, gradients, lean_loss, rows, worst
+
+
+def cross_entropy(logits_CV, targets_C, *, gradient):
+    """What `luthier.model.kernels.loss` does, in plain torch: the interpreter would take minutes."""
+    counts = targets_C != NO_TARGET
+    log_p = logits_CV.log_softmax(-1)
+    loss = torch.where(counts, -log_p.gather(1, targets_C.clamp_min(0)[:, None])[:, 0], 0.0)
+    wanted = torch.nn.functional.one_hot(targets_C.clamp_min(0), logits_CV.shape[1])
+    logits_CV.copy_((log_p.exp() - wanted) * counts[:, None])
+    return loss
+
+
+class ByStarts:
+    """Attention that asks the tensor where documents start, as the device's kernels do; a CPU's asks Python."""
+
+    reads_device = True
+
+    def __init__(self, other):
+        self._other = other
+
+    def forward(self, heads, inputs):
+        return self._other.forward(heads, self._inputs(inputs))
+
+    def backward(self, grad_THS, heads, kept, inputs):
+        return self._other.backward(grad_THS, heads, kept, self._inputs(inputs))
+
+    def _inputs(self, inputs):
+        return {"document_offsets": tuple(dict.fromkeys(inputs["cu_seq_lens"].tolist()))}
+
+
+PIECES = replace(PLAIN, cross_entropy=cross_entropy)
+
+
+def recorder(made):
+    def record(work):
+        made.append(work)
+        return work
+
+    return record
+
+
+def decoders(kind="llama, biased and tied", **options):
+    model = build(kind)
+    made, common = [], {"pieces": PIECES, **options}
+    plain = LeanDecoder(model.get_base_model(), torch.float64, **common)
+    recorded = LeanDecoder(model.get_base_model(), torch.float64, **common)
+    for layer in recorded.layers:
+        layer.attention = ByStarts(layer.attention)
+    recorded.graphs = Graphs(recorded, recorder(made))
+    return model, plain, recorded, made
+
+
+def inputs_of(batch):
+    return batch.model_inputs(), batch.positions_N, batch.targets_N
+
+
+@pytest.mark.parametrize("count", [1, 2, 15, 16])
+def test_padding_adds_what_nobody_trains_on(count):
+    batch = collate_packed(rows(count))
+    inputs, positions, targets = padded(*inputs_of(batch))
+    tokens, trained = batch.input_ids_BT.shape[1], len(batch.targets_N)
+    assert inputs["input_ids"].shape[1] > tokens and inputs["input_ids"].shape[1] % 64 == 0
+    assert torch.equal(inputs["input_ids"][:, :tokens], batch.input_ids_BT)
+    assert torch.equal(inputs["position_ids"][:, :tokens], batch.position_ids_BT)
+    assert torch.equal(positions[:trained], batch.positions_N) and set(positions[trained:].tolist()) <= {tokens}
+    assert torch.equal(targets[:trained], batch.targets_N) and set(targets[trained:].tolist()) <= {NO_TARGET}
+    starts = inputs["cu_seq_lens"].tolist()
+    assert len(starts) % 16 == 1 and starts[: count + 1] == list(batch.document_offsets)
+    assert set(starts[count + 1 :]) == {inputs["input_ids"].shape[1]}
+    assert inputs["longest"] >= max(b - a for a, b in pairwise(starts))
+
+
+def test_few_sizes_come_out_and_little_is_added():
+    sizes, worst_share = set(), 0.0
+    for tokens in range(2800, 4200):
+        ids = torch.zeros(1, tokens, dtype=torch.int64)
+        batch = {"input_ids": ids, "position_ids": ids, "document_offsets": (0, tokens)}
+        batch["cu_seq_lens"] = torch.tensor([0, tokens], dtype=torch.int32)
+        found = padded(batch, ids[0], ids[0])[0]["input_ids"].shape[1]
+        sizes.add(found)
+        worst_share = max(worst_share, found / tokens - 1)
+    assert len(sizes) <= 7 and worst_share <= 1 / 8
+
+
+@pytest.mark.parametrize(("kind", "checkpointed"), [("llama, biased and tied", 0), ("qwen3", 1)])
+def test_a_replayed_pass_gives_the_loss_and_the_gradients_of_its_own_batch(kind, checkpointed):
+    model, plain, recorded, made = decoders(kind, checkpointed_layers=checkpointed)
+    batches = [collate_packed(rows(2, seed=seed)) for seed in range(4)]
+    for batch in batches:
+        loss = lean_loss(plain, batch)
+        wanted = gradients(model, loss)
+        found = lean_loss(recorded, batch)
+        assert found.item() == pytest.approx(loss.item(), rel=1e-12)
+        assert worst(gradients(model, found), wanted) < EXACT
+    assert len(made) == 1
+
+
+def test_what_the_adapter_has_learned_is_seen_in_a_replay():
+    _, plain, recorded, made = decoders()
+    batch = collate_packed(rows(2))
+    for _ in range(3):
+        assert lean_loss(recorded, batch).item() == pytest.approx(lean_loss(plain, batch).item(), rel=1e-12)
+        with torch.no_grad():
+            for p in recorded.parameters():
+                p.add_(0.01)
+    assert len(made) == 1
+
+
+def test_weights_that_moved_elsewhere_and_other_choices_are_recorded_anew():
+    _, _, recorded, made = decoders()
+    batch = collate_packed(rows(2))
+    for _ in range(2):
+        lean_loss(recorded, batch)
+    assert len(made) == 1
+    for p in recorded.parameters():
+        p.data = p.data.clone()
+    for _ in range(2):
+        lean_loss(recorded, batch)
+    assert len(made) == 2
+    recorded.graphs.forget()
+    for _ in range(2):
+        lean_loss(recorded, batch)
+    assert len(made) == 3
+
+
+def test_a_batch_is_not_written_over():
+    _, _, recorded, _ = decoders()
+    first, second = (collate_packed(rows(2, seed=seed)) for seed in range(2))
+    before = first.input_ids_BT.clone()
+    for batch in (first, first, second):
+        lean_loss(recorded, batch)
+    assert torch.equal(first.input_ids_BT, before)
+
+
+def test_where_recording_fails_each_pass_is_launched():
+    _, plain, recorded, _ = decoders()
+
+    def fails(work):
+        raise RuntimeError("operation not permitted when stream is capturing\nand more")
+
+    recorded.graphs = Graphs(recorded, fails)
+    batch = collate_packed(rows(2))
+    for _ in range(3):
+        assert lean_loss(recorded, batch).item() == pytest.approx(lean_loss(plain, batch).item(), rel=1e-12)
+    assert recorded.graphs.refused.startswith("operation not permitted when stream is capturing")
+    assert "\n" not in recorded.graphs.refused
+
+
+def test_a_pass_has_one_backward_pass_before_the_next_begins():
+    _, _, recorded, _ = decoders()
+    batch = collate_packed(rows(2))
+    first = lean_loss(recorded, batch)
+    lean_loss(recorded, batch)
+    with pytest.raises(RuntimeError, match="one backward pass"):
+        first.backward()
+
+
+def test_the_proof_launches_records_and_replays():
+    model, _, recorded, made = decoders()
+    prove_lean(model, recorded, torch.float64)
+    assert len(made) == 1
+
+
+def test_attention_that_asks_python_where_documents_start_is_never_recorded():
+    model = build()
+    decoder = LeanDecoder(model.get_base_model(), torch.float64, pieces=PIECES, recorder=recorder([]))
+    assert decoder.graphs is None
