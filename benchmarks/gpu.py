@@ -11,13 +11,17 @@ Python's own library. Nothing is fetched. Each part runs in a process of its own
     limit            how fast the card multiplies the model's matrices, by the number of rows
     luthier          QLoRA (exact NF4) on the lean path            luthier-torch  the same without kernels
     luthier-peft     the same through peft's layers                luthier-bf16   LoRA on bfloat16 weights
+    luthier-fp8      the same on 8-bit floats, beside luthier-bf16; its share is that of the bfloat16 limit
+    fp8-gate         held-out loss on 8-bit floats beside bfloat16, three seeds: fails above 0.3 % in any of them
     trl ... unsloth-best    see luthier.bench.peers
 
-Every system trains the same examples in each step, from the same adapter. The first 50 steps are not counted. A part
-whose libraries are missing is named under `missing`, one that fails under `failed`, one that time has run out for under
-`skipped`: nothing stands in place of a measurement. The file is written after each part. Exits with 1 when one failed.
+Every system trains the same examples in each step, from the same adapter; losses are to be equal up to rounding, but
+for those of 8-bit floats, which `fp8-gate` judges (on random weights: those of a real model may have larger outliers).
+The first 50 steps are not counted. A part whose libraries are missing is named under `missing`, one that fails under
+`failed`, one that time has run out for under `skipped`: nothing stands in place of a measurement. The file is written
+after each part. Exits with 1 when one failed.
 
-Not covered: repeats and turns (run it again), several GPUs, an FP8 base (not built).
+Not covered: repeats and turns (run it again), several GPUs.
 """
 
 from __future__ import annotations
@@ -39,8 +43,9 @@ from typing import Any
 
 from luthier.bench.base import functions, make_base
 from luthier.bench.compare import row, run_arm
-from luthier.errors import RunError
+from luthier.errors import Problem, RunError
 from luthier.machine.libraries import library_output_to
+from luthier.machine.probe import probe
 
 ROOT = Path(__file__).resolve().parents[1]
 LLAMA_3_2_1B = {
@@ -57,13 +62,18 @@ SHORTEST, LONGEST = 32, 1000
 LIMIT_ROWS = (1024, 3520, 8192)
 NEEDS = {
     "kernels": ("pytest", "triton"), "limit": (), "luthier": (), "luthier-torch": (), "luthier-peft": (),
-    "luthier-bf16": (), "trl": ("trl",), "trl-tuned": ("trl",), "trl-packed": ("trl", "flash_attn"),
-    "trl-liger": ("trl", "liger_kernel"), "unsloth": ("trl", "unsloth"), "unsloth-best": ("trl", "unsloth"),
+    "luthier-bf16": (), "luthier-fp8": (), "fp8-gate": (), "trl": ("trl",), "trl-tuned": ("trl",),
+    "trl-packed": ("trl", "flash_attn"), "trl-liger": ("trl", "liger_kernel"), "unsloth": ("trl", "unsloth"),
+    "unsloth-best": ("trl", "unsloth"),
 }  # fmt: skip
 """Parts in their order, and the packages they need."""
 OTHERS = ("trl", "unsloth")
 """Systems that may stand in environments of their own: they ask for other versions of what they share."""
-BFLOAT16 = "luthier-bf16"
+BFLOAT16 = ("luthier-bf16", "luthier-fp8")
+"""Parts whose frozen weights come from bfloat16 files as they are."""
+EIGHT_BITS = ("luthier-fp8", "fp8-gate")
+GATE, GATE_SEEDS, GATE_STEPS, GATE_ROWS, GATE_EVAL_ROWS = 0.003, (1, 2, 3), 40, 1024, 128
+"""Largest relative difference of held-out losses that 8-bit floats may make, and what it is measured with."""
 PACKAGES = ("torch", "triton", "transformers", "peft", "bitsandbytes", "trl", "unsloth", "liger-kernel", "flash-attn")
 
 
@@ -73,9 +83,7 @@ class Report:
 
     file: Path | None
     deadline: float
-    content: dict[str, Any] = field(
-        default_factory=lambda: {"missing": {"luthier-fp8": "not built"}, "failed": {}, "skipped": [], "rows": []}
-    )
+    content: dict[str, Any] = field(default_factory=lambda: {"missing": {}, "failed": {}, "skipped": [], "rows": []})
 
     def left(self) -> float:
         """Seconds until the deadline."""
@@ -131,10 +139,12 @@ def main() -> None:
     asked.python = dict(asked.python)
     report.content |= {"toy": asked.toy, "versions": versions(sys.executable)}
     report.content |= {f"versions of {system}": versions(python) for system, python in asked.python.items()}
-    parts = []
+    parts, in_8_bits = [], probe().supports_fp8
     for name in asked.only or NEEDS:
         found = installed(asked.python.get(system_of(name), sys.executable))
-        if lacking := [package for package in NEEDS[name] if package not in found]:
+        if name in EIGHT_BITS and not in_8_bits:
+            report.content["missing"][name] = "this card does not multiply 8-bit floats"
+        elif lacking := [package for package in NEEDS[name] if package not in found]:
             report.content["missing"][name] = f"{', '.join(lacking)} not installed"
         else:
             parts.append(name)
@@ -194,10 +204,12 @@ def run(parts: list[str], asked: argparse.Namespace, report: Report, folder: Pat
     rows = folder / "rows.jsonl"
     if not rows.is_file():
         write_rows(rows, base, 64 if asked.toy else ROWS)
-    trained = [name for name in parts if name not in ("kernels", "limit")]
+    trained = [name for name in parts if name not in ("kernels", "limit", "fp8-gate")]
+    if "fp8-gate" in parts:
+        report.part("fp8-gate", lambda: fp8_gate(asked, report, folder / "gate", base))
     for lane, names in (
-        ("nf4", [name for name in trained if name != BFLOAT16]),
-        ("bf16", [name for name in trained if name == BFLOAT16]),
+        ("nf4", [name for name in trained if name not in BFLOAT16]),
+        ("bf16", [name for name in trained if name in BFLOAT16]),
     ):
         if names:
             room = folder / lane
@@ -246,7 +258,7 @@ def compare(
     }
 
     def measure(name: str) -> None:
-        arm = "luthier" if name == BFLOAT16 else name
+        arm = "luthier" if name == "luthier-bf16" else name
         result, seconds = run_arm(arm, folder, report.left(), asked.python.get(system_of(name), sys.executable))
         reference[:] = reference or result["losses"]
         found = row(arm, [result | {"wall_seconds": seconds}], facts, asked.warm_up, reference)
@@ -254,6 +266,29 @@ def compare(
 
     for name in names:
         report.part(name, lambda name=name: measure(name))
+
+
+def fp8_gate(asked: argparse.Namespace, report: Report, folder: Path, base: Path) -> None:
+    """The loss on held-out rows after the same steps in bfloat16 and in 8-bit floats, for each seed."""
+    folder.mkdir(exist_ok=True)
+    write_rows(folder / "rows.jsonl", base, 64 if asked.toy else GATE_ROWS)
+    wanted = request(base, folder / "rows.jsonl", asked, "bf16")
+    steps, held_out = (asked.steps, 16) if asked.toy else (GATE_STEPS, GATE_EVAL_ROWS)
+    keys = [f"max_steps={steps}", f"eval_steps={steps}", f"val_set_size={held_out}", "learning_rate=1e-3"]
+    wanted |= {"seeds": GATE_SEEDS, "keys": keys}
+    (folder / "request.json").write_text(json.dumps(wanted), encoding="utf-8")
+    result, seconds = run_arm("fp8-gate", folder, report.left())
+    losses = result["eval_losses"]
+    off = [abs(ours / plain - 1) for ours, plain in zip(losses["fp8"], losses["default"], strict=True)]
+    passed = all(share <= GATE for share in off)  # false for nan
+    report.content["fp8_gate"] = {
+        "passed": passed, "limit": GATE, "seeds": GATE_SEEDS, "steps": steps, "seconds": seconds,
+        "eval_losses": losses, "differences": off,
+    }  # fmt: skip
+    if not passed:
+        fix = "train without base_precision: fp8"
+        found = f"held-out losses differ by {', '.join(f'{share:.2%}' for share in off)}; {GATE:.1%} is allowed"
+        raise RunError(Problem("E-RUN-006", found, fix))
 
 
 def kernels(report: Report, *, toy: bool) -> None:
@@ -318,6 +353,8 @@ def table(content: dict[str, Any]) -> str:
     lines += [f"failed   {name}: {why}" for name, why in content["failed"].items()]
     if content.get("kernels", {}).get("passed"):
         lines.append("kernels  passed")
+    if gate := content.get("fp8_gate"):
+        lines.append(f"fp8      held-out losses differ by {', '.join(f'{share:.3%}' for share in gate['differences'])}")
     for rows, rate in content.get("limit_flops_by_rows", {}).items():
         lines.append(f"limit    {float(rate) / 1e9:,.1f} billion operations a second at {rows} rows")
     lines += ["", f"{'':16} {'tokens/s':>10} {'of limit':>8} {'wall s':>7} {'GiB':>6}  loss, and largest difference"]

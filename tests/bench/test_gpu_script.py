@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import json
 import os
@@ -28,7 +29,15 @@ spec.loader.exec_module(gpu)
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_toy_runs_from_end_to_end(tmp_path):
-    parts = ("limit", "luthier", "trl-liger", "unsloth")  # kernels and TRL have tests of their own
+    parts = (
+        "limit",
+        "luthier",
+        "luthier-bf16",
+        "luthier-fp8",
+        "fp8-gate",
+        "trl-liger",
+        "unsloth",
+    )  # kernels and TRL have tests of their own
     only = [word for part in parts for word in ("--only", part)]
     file = tmp_path / "gpu.json"
     done = subprocess.run(
@@ -41,9 +50,13 @@ def test_a_toy_runs_from_end_to_end(tmp_path):
     content = json.loads(file.read_text())
     assert content["failed"] == {} and content["skipped"] == [] and content["toy"]
     assert content["limit_flops_by_rows"]["64"] > 1e6
-    assert {"trl-liger", "unsloth", "luthier-fp8"} == set(content["missing"])
+    assert {"trl-liger", "unsloth"} == set(content["missing"])
     rows = {row["part"]: row for row in content["rows"]}
-    assert list(rows) == ["luthier"]
+    assert list(rows) == ["luthier", "luthier-bf16", "luthier-fp8"]
+    assert 0 < rows["luthier-fp8"]["largest_loss_difference"] < 0.02 * rows["luthier-fp8"]["losses"][0]
+    gate = content["fp8_gate"]
+    assert gate["passed"] and all(0 < share <= 0.003 for share in gate["differences"])
+    assert [len(losses) for losses in gate["eval_losses"].values()] == [3, 3]
     assert all(len(row["losses"]) == 3 and row["tokens_per_second"] > 0 for row in rows.values())
     assert content["settings"]["nf4"]["steps"] == 3
     assert {"torch", "peft"} <= content["versions"].keys()
@@ -78,6 +91,28 @@ def test_rows_are_as_long_as_they_should_be_and_none_is_there_twice(tmp_path):
 
 def fails():
     raise RunError(Problem("E-RUN-006", "unsloth: no kernel image", "run it again"))
+
+
+def test_8_bit_floats_that_cost_more_than_the_gate_allows_fail_it(tmp_path, monkeypatch):
+    asked = argparse.Namespace(toy=True, steps=3)
+    report = gpu.Report(None, time.monotonic() + 60)
+    losses = {"default": [2.0, 2.0, 2.0], "fp8": [2.004, 1.997, 2.0]}
+    monkeypatch.setattr(gpu, "write_rows", lambda *_: None)
+    monkeypatch.setattr(gpu, "run_arm", lambda *_: ({"eval_losses": losses}, 1.0))
+    assert report.part("fp8-gate", lambda: gpu.fp8_gate(asked, report, tmp_path / "one", tmp_path))
+    for number, wrong in enumerate((2.007, 1.99, float("nan"))):
+        losses["fp8"][1], folder = wrong, tmp_path / str(number)
+        assert not report.part("fp8-gate", lambda folder=folder: gpu.fp8_gate(asked, report, folder, tmp_path))
+        assert not report.content["fp8_gate"]["passed"]
+
+
+def test_a_card_without_8_bit_floats_misses_their_parts(monkeypatch, capsys):
+    monkeypatch.setattr(gpu, "probe", lambda: argparse.Namespace(supports_fp8=False))
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--toy", "--only", "luthier-fp8", "--only", "fp8-gate"])
+    with pytest.raises(SystemExit) as stopped:
+        gpu.main()
+    assert stopped.value.code == 0
+    assert capsys.readouterr().out.count("this card does not multiply 8-bit floats") == 2
 
 
 def late():

@@ -4,6 +4,8 @@
 
 The arm `prepare` makes what all others share: the tokens of each step in their order, and the adapter's first values.
 So every system trains on the same rows in every step, from the same start.
+
+`fp8-gate` is timed by nobody: it says what 8-bit floats cost in held-out loss.
 """
 
 from __future__ import annotations
@@ -75,19 +77,35 @@ def prepare(request: dict[str, Any], folder: Path) -> Result:
 def luthier(request: dict[str, Any], folder: Path, *keys: str) -> Result:
     """Train through the public API; `keys` stand in place of the request's own."""
     from luthier import api
-    from luthier.bench.setting import RUN_KEYS, key_name
+    from luthier.bench.setting import RUN_KEYS, changed
     from luthier.events.types import Log
 
-    output, named = f"output_dir={folder / 'luthier'}", {key_name(key) for key in keys}
-    kept = [override for override in request["overrides"] if key_name(override) not in named]
-    events = api.train({}, [*kept, *RUN_KEYS, output, *keys], overwrite=True)
+    own = (*RUN_KEYS, f"output_dir={folder / 'luthier'}")
+    events = api.train({}, changed([*request["overrides"], *own], *keys), overwrite=True)
     logs = [event for event in events if isinstance(event, Log)]
     return {"seconds": [log.step_seconds for log in logs], "losses": [log.loss for log in logs]}
+
+
+def fp8_gate(request: dict[str, Any], folder: Path) -> Result:
+    """Held-out losses after training with and without 8-bit floats, a pair for each seed of the request."""
+    from luthier import api
+    from luthier.bench.setting import RUN_KEYS, changed
+    from luthier.events.types import Evaluated
+
+    found: dict[str, list[float]] = {"default": [], "fp8": []}
+    for seed in request["seeds"]:
+        for precision, losses in found.items():
+            own = (f"seed={seed}", f"base_precision={precision}", f"output_dir={folder / precision}")
+            keys = changed([*request["overrides"], *RUN_KEYS], *request["keys"], *own)
+            events = list(api.train({}, keys, overwrite=True))
+            losses.append(next(event.eval_loss for event in reversed(events) if isinstance(event, Evaluated)))
+    return {"eval_losses": found}
 
 
 ARMS: dict[str, tuple[str, str, Callable[[dict[str, Any], Path], Result]]] = {
     "luthier": ("luthier", "defaults", luthier),
     "luthier-torch": ("luthier", "no kernels", lambda r, f: luthier(r, f, "kernels=false")),
+    "luthier-fp8": ("luthier", "8-bit floats", lambda r, f: luthier(r, f, "base_precision=fp8")),
     "luthier-peft": ("luthier", "peft's layers", lambda r, f: luthier(r, f, "lean_path=false")),
     "trl": ("trl", "defaults", lambda r, f: peers.trl(r, f)),
     "trl-tuned": ("trl", "tuned", lambda r, f: peers.trl(r, f, tuned=True)),
@@ -103,7 +121,7 @@ def main() -> None:
     """Run one arm and write its result."""
     folder, name = Path(sys.argv[1]), sys.argv[2]
     request = json.loads((folder / "request.json").read_text())
-    function = prepare if name == "prepare" else ARMS[name][2]
+    function = {"prepare": prepare, "fp8-gate": fp8_gate}.get(name) or ARMS[name][2]
     result = function(request, folder)  # nothing heavy is imported before: unsloth wants to be the first
 
     import torch

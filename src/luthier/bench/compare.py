@@ -24,7 +24,7 @@ from luthier.errors import Problem, RunError
 
 LOSS_TOLERANCE = 1e-3
 """Nats, at every step."""
-_SHARING = ("luthier", "luthier-torch")
+_SHARING = ("luthier", "luthier-torch", "luthier-fp8")
 """Arms that compute once what rows share at their beginning, where the device's attention can."""
 
 
@@ -115,7 +115,7 @@ def compare(request: Request, folder: Path, say: Callable[[str], None]) -> Compa
 
 def label(name: str) -> str:
     """`trl (tuned)`."""
-    if name == "prepare":
+    if name not in ARMS:
         return name
     system, lane, _ = ARMS[name]
     return f"{system} ({lane})"
@@ -174,8 +174,8 @@ def run_arm(
     """One arm in a fresh process: its result and the seconds from its start to its end.
 
     Args:
-        name: Of the arm, or `prepare`.
-        folder: With request.json; `prepare` comes first.
+        name: Of the arm, or `prepare`, or `fp8-gate`.
+        folder: With request.json; `prepare` comes before arms.
         longest: Seconds after which it is ended.
         python: The interpreter it runs in.
 

@@ -33,8 +33,8 @@ def request_keys(overrides: Sequence[str], steps: int, folder: Path) -> tuple[st
     Raises:
         ConfigError: An override is wrong.
     """
-    written = {key_name(key) for key in overrides}
-    keys = (*(key for key in DEFAULTS if key_name(key) not in written), f"max_steps={steps}", *overrides)
+    written = {_name(key) for key in overrides}
+    keys = tuple(changed([*DEFAULTS, f"max_steps={steps}"], *overrides))
     loaded = from_dict({}, [*keys, *RUN_KEYS])
     if "model_name_or_path" in written:
         return loaded.config.model.model_name_or_path, keys
@@ -54,6 +54,12 @@ def ingredients(keys: Sequence[str]) -> Ingredients:
     return api.ingredients(loaded, resolve(loaded, probe(), None, None), None)
 
 
-def key_name(override: str) -> str:
-    """`r` of the override `lora.r=32`."""
+def changed(keys: Sequence[str], *own: str) -> list[str]:
+    """The keys with those of `own` in place of others of the same name."""
+    written = {_name(key) for key in own}
+    return [*(key for key in keys if _name(key) not in written), *own]
+
+
+def _name(override: str) -> str:
+    """`r` of `lora.r=32`."""
     return override.partition("=")[0].split(".")[-1]
