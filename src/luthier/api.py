@@ -23,7 +23,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from luthier.config.load import Loaded, from_dict
 from luthier.config.load import load as load_config_file
-from luthier.config.plan import Memory, ModelFacts, Plan
+from luthier.config.plan import MachineFacts, Memory, ModelFacts, Plan
 from luthier.config.render import plan_as_dict
 from luthier.config.resolve import resolve
 from luthier.data.largest import Largest, find_largest
@@ -37,6 +37,7 @@ from luthier.gate.check import Subject
 from luthier.gate.gate import BY_NAME, examine, known, of, refuse, told
 from luthier.generate.load import Tuned, load
 from luthier.machine import ranks
+from luthier.machine.cards import as_if
 from luthier.machine.libraries import library_output_to
 from luthier.machine.probe import probe, resident_gib
 from luthier.machine.seed import seed_everything
@@ -80,12 +81,15 @@ class Ingredients:
         return Subject(self.plan, self.data, self.tokenizer)
 
 
-def plan(config: ConfigLike, overrides: Sequence[str] = ()) -> tuple[Plan, tuple[Problem, ...]]:
+def plan(
+    config: ConfigLike, overrides: Sequence[str] = (), card: str | None = None
+) -> tuple[Plan, tuple[Problem, ...]]:
     """What a run would do, without doing it.
 
     Args:
         config: Path of a YAML, or a dict with the same keys.
         overrides: `key=value` strings, dotted or bare where unique.
+        card: A GPU to predict the plan for, which need not be here: `H200`, `L40S`, `4090`, `T4` ...
 
     Returns:
         The plan, and what is missing on this machine to carry it out. Numbers that need the missing part are 0. For a
@@ -94,23 +98,25 @@ def plan(config: ConfigLike, overrides: Sequence[str] = ()) -> tuple[Plan, tuple
     Raises:
         ConfigError: The request itself is wrong.
     """
-    loaded = _loaded(config, overrides)
+    loaded, machine = _loaded(config, overrides), probe()
+    if card is not None:  # a record's passes are those of its machine
+        loaded, machine = replace(loaded, record=None), as_if(card, machine)
     try:
-        parts = gathered(loaded)
+        parts = gathered(loaded, machine)
         return _compared(parts, loaded) if loaded.record else (parts.plan, ())
     except LuthierError as error:
-        return resolve(loaded, probe(), None, None), error.problems
+        return resolve(loaded, machine, None, None), error.problems
 
 
-def gathered(config: ConfigLike, overrides: Sequence[str] = ()) -> Ingredients:
-    """Tokenizer, rows and plan of a run that is only looked at.
+def gathered(config: ConfigLike, machine: MachineFacts | None = None) -> Ingredients:
+    """Tokenizer, rows and plan of a run that is only looked at, on this box or another.
 
     Raises:
         LuthierError: The request is wrong, or something is missing on this machine.
     """
-    loaded = _loaded(config, overrides)
+    loaded = _loaded(config, ())
     with library_output_to(Path(os.devnull)):
-        return ingredients(loaded, resolve(loaded, probe(), None, None), None)
+        return ingredients(loaded, resolve(loaded, machine or probe(), None, None), None)
 
 
 def checked(parts: Ingredients, allow: Sequence[str] = ()) -> tuple[Checked, ...]:
@@ -370,7 +376,7 @@ def _memory(resolved: Plan, model_config: PretrainedConfig, largest: Largest) ->
         resolved,
         model_config,
         process_gib=resident_gib(),
-        free_gib=probe().free_memory_gib,
+        free_gib=(probe() if resolved.machine.is_here else resolved.machine).free_memory_gib,
         tokens=largest.tokens,
         passes=largest.most_passes,
         row_tokens=largest.usual_row_tokens,

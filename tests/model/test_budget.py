@@ -7,6 +7,7 @@ from transformers import LlamaConfig
 
 from luthier.config.load import from_dict
 from luthier.config.plan import DataFacts, MachineFacts, ModelFacts
+from luthier.machine.cards import CARDS, as_if
 from luthier.model.budget import MOST_TOKENS, RESERVE, plan_passes
 from luthier.model.memory import GIB, footprint
 
@@ -77,6 +78,33 @@ def test_tokens_that_are_decided_already_decide_what_else_has_to_be_given_up():
 
 def test_16_bit_weights_are_never_unpacked():
     assert not passes("load_in_4bit=false").unpack_once
+
+
+def test_8_bit_floats_are_held_twice_on_a_gpu_with_room_and_never_on_a_cpu():
+    gpu = replace(CPU, device="cuda", supports_fp8=True)
+    keys = ("load_in_4bit=false", "base_precision=fp8")
+    assert passes(*keys, machine=gpu).unpack_once
+    assert not passes(*keys, machine=gpu, free=0.3).unpack_once
+    assert not passes(*keys).unpack_once
+    body = MODEL.parameters - 32_000 * 512
+    sizes = footprint(from_dict({}, list(keys)).config, CONFIG, MODEL, gpu, lean=True)
+    assert (sizes.frozen, sizes.unpacked) == (body + 2 * 32_000 * 512, body)
+
+
+def test_each_card_gives_up_what_its_memory_asks_for():
+    """The shape of Llama-3.1-8B, in steps of 16 rows of 500 tokens."""
+    eight = LlamaConfig(
+        vocab_size=128_256, hidden_size=4096, intermediate_size=14_336, num_hidden_layers=32, num_attention_heads=32,
+        num_key_value_heads=8,
+    )  # fmt: skip
+    facts = ModelFacts("LlamaForCausalLM", 8_030_261_248, 41_943_040, 32, 4096, 128_256, 131_072, True)
+    rows = DataFacts(1000, 0, 500_000, 300_000, 2000, "alpaca", "x")
+    config = from_dict({"quantization": {"load_in_4bit": True}}, ["lean_path=true"]).config
+    chosen = {name: plan_passes(config, eight, facts, as_if(name, CPU), rows) for name in CARDS}
+    assert (chosen["H200"].unpack_once, chosen["H200"].checkpointed_layers) == (True, 0)
+    assert not chosen["4090"].unpack_once and chosen["4090"].checkpointed_layers > 0
+    assert chosen["H200"].micro_batch_tokens > chosen["4090"].micro_batch_tokens
+    assert "131.3 GiB" in chosen["H200"].how
 
 
 def test_a_pass_always_holds_the_longest_row():

@@ -23,6 +23,7 @@ def register(app: typer.Typer) -> None:
 def plan(
     request: list[str] = Request,
     check: bool = typer.Option(False, "--check", help="Also look at the rows and prove what training relies on."),
+    card: str = typer.Option(None, "--for", metavar="CARD", help="Predict it for H200, H100, L40S, 4090 or T4."),
     allow: list[str] = Allow,
     again: Path = Again,
 ) -> None:
@@ -31,7 +32,10 @@ def plan(
     Example: luthier plan configs/training_config.yaml --check
 
     With --check: the plan in words, some rows as tokens, and every check of the gate; 3 when one failed.
+    With --for: as if on a card that need not be here. Nothing of such a plan was measured on one.
     """
+    if card and check:
+        raise typer.BadParameter("--check tries what is here, and a card of --for is not")
     config = loaded(request, again)
     from luthier import api
     from luthier.config.render import render_plan
@@ -41,7 +45,7 @@ def plan(
         _check(config, allow)
         return
     with library_output_to(Path(os.devnull)):
-        resolved, missing = api.plan(config)
+        resolved, missing = api.plan(config, card=card)
     typer.echo(render_plan(resolved))
     if missing:
         refused = missing[0].code == "E-RUN-020"

@@ -62,6 +62,8 @@ class MachineFacts:
     has_bitsandbytes: bool
     supports_fp8: bool = False
     """The device multiplies 8-bit floats, or (a CPU) computes the same numbers plainly."""
+    is_here: bool = True
+    """False: the device is a card that the plan is made for without having it (`luthier.machine.cards`)."""
 
 
 @dataclass(frozen=True)

@@ -26,9 +26,16 @@ DERIVED = (
 )  # fmt: skip
 
 
+_ELSEWHERE = (
+    "A prediction for {}, which is not here: its memory is that of the datasheet, all of it free, and what a run holds "
+    "there is computed from shapes. No number below was measured on such a card."
+)
+
+
 def render_plan(plan: Plan) -> str:
     """The plan as plain text."""
-    blocks = ["What will happen", *plan_in_words(plan)]
+    blocks = [] if plan.machine.is_here else [_wrapped(_ELSEWHERE.format(plan.machine.device_name), "", ""), ""]
+    blocks += ["What will happen", *plan_in_words(plan)]
     if plan.memory:
         blocks += ["", "Memory", *memory_bar(plan.memory, WIDTH)]
     blocks += ["", "Every value, and where it comes from"]
@@ -210,7 +217,9 @@ def _step(plan: Plan) -> str:
     again = f", {plan.checkpointed_layers:,} layers computed again for the backward pass" * bool(
         plan.checkpointed_layers
     )
-    path = {True: "the lean path", False: "peft's layers", "auto": "the lean path where it is exact"}
+    kernels = plan.machine.device == "cuda" and plan.config.training.kernels
+    lean = "the lean path, on its kernels" if kernels else "the lean path"
+    path = {True: lean, False: "peft's layers", "auto": f"{lean} where it is exact"}
     through = f"; {path[plan.config.training.lean_path]}" * (plan.config.training.finetuning_type == "lora")
     in_8_bits = plan.config.quantization.base_precision == "fp8"
     held = "8-bit weights also transposed" if in_8_bits else "4-bit weights unpacked once and kept"

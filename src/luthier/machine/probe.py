@@ -13,6 +13,7 @@ import psutil
 import torch
 
 from luthier.config.plan import MachineFacts
+from luthier.machine.cards import computes_bfloat16, multiplies_fp8
 from luthier.machine.ranks import world_size
 
 GIB = 2**30
@@ -154,14 +155,14 @@ def cpu_name() -> str:
 def _supports_bfloat16(device: str) -> bool:
     """Whether bfloat16 matrix products run in hardware; emulated ones are slower than float32."""
     if device == "cuda":
-        return torch.cuda.get_device_capability() >= (8, 0)
+        return computes_bfloat16(torch.cuda.get_device_capability())
     if device == "cpu":
         return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
     return False
 
 
 def _supports_fp8(device: str) -> bool:
-    """Whether `torch._scaled_mm` multiplies float8 with a scale for each row here; a CPU computes the same plainly."""
+    """Whether 8-bit floats are multiplied here; a CPU computes the same numbers plainly."""
     if device == "cuda":
-        return torch.version.hip is None and torch.cuda.get_device_capability() >= (8, 9)
+        return torch.version.hip is None and multiplies_fp8(torch.cuda.get_device_capability())
     return device == "cpu"

@@ -1,0 +1,81 @@
+"""Cards that need not be here: the facts that follow, and the plan on screen."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import luthier
+from luthier.machine.cards import CARDS, Card, as_if
+from luthier.machine.probe import probe
+from tests.cli.support import run_here, write_config
+from tests.rows import machine
+
+
+@pytest.mark.parametrize(
+    ("name", "gib", "bfloat16", "fp8"),
+    [
+        ("H200", 131.3, True, True),
+        ("H100", 74.5, True, True),
+        ("l40s", 44.7, True, True),
+        ("4090", 22.4, True, True),
+        ("t4", 14.9, False, False),
+    ],
+)
+def test_what_a_card_can_do(name, gib, bfloat16, fp8):
+    here = machine(cpu_cores=7)
+    facts = as_if(name, here)
+    assert facts.free_memory_gib == facts.memory_gib == pytest.approx(gib, abs=0.05)
+    assert (facts.device, facts.supports_bfloat16, facts.supports_fp8) == ("cuda", bfloat16, fp8)
+    assert facts.cpu_cores == 7 and not facts.is_here
+    assert here.is_here and probe().is_here
+
+
+def test_the_table_of_the_guide_is_this_one():
+    text = (Path(__file__).parents[2] / "docs" / "memory.md").read_text("utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| ([^|]+) \| (\d+) GB \| (\d)\.(\d) \|", text, re.MULTILINE)
+    assert {name: Card(full, int(gb), (int(a), int(b))) for name, full, gb, a, b in rows} == CARDS
+
+
+@pytest.fixture
+def config(tmp_path, tiny_model_dir, alpaca_file):
+    path = write_config(tmp_path / "c.yaml", tiny_model_dir, alpaca_file, tmp_path / "run")
+    path.write_text(path.read_text("utf-8").replace("dtype: float32", "dtype: auto"), "utf-8")
+    return path
+
+
+def test_the_plan_is_made_for_the_card_and_says_so(capsys, config):
+    h200 = run_here(capsys, "plan", config, "--for", "H200", "lean_path=true", "load_in_4bit=true")
+    assert h200.code == 0 and h200.out.startswith("A prediction for NVIDIA H200, which is not here")
+    text = " ".join(h200.out.split())
+    assert "No number below was measured on such a card." in text
+    assert "computing in bfloat16" in text and "131.3 GiB are there" in text
+    assert "the lean path, on its kernels, 4-bit weights unpacked once and kept" in text
+    assert "1 weights" in text and "process" not in text, "the memory of the card, not of this process"
+    t4 = run_here(capsys, "plan", config, "--for", "t4")
+    assert "computing in float16" in " ".join(t4.out.split()) and "14.9 GiB are there" in t4.out
+    here = run_here(capsys, "plan", config)
+    assert "prediction" not in here.out
+
+
+def test_what_a_card_cannot_do_is_refused_as_it_would_be_there(capsys, config):
+    for wanted, code in (("base_precision=fp8", "E-CFG-035"), ("dtype=bfloat16", "E-CFG-023")):
+        result = run_here(capsys, "plan", config, "--for", "T4", wanted)
+        assert result.code == 2 and code in result.err and "Tesla T4" in result.err
+    assert run_here(capsys, "plan", config, "--for", "L40S", "base_precision=fp8").code == 0
+
+
+def test_wrong_requests(capsys, config):
+    unknown = run_here(capsys, "plan", config, "--for", "H900")
+    assert unknown.code == 2 and "E-CFG-037" in unknown.err and "H200, H100, L40S, 4090, T4" in unknown.err
+    both = run_here(capsys, "plan", config, "--for", "T4", "--check")
+    assert both.code == 2 and "--check tries what is here" in " ".join(both.err.split())
+
+
+def test_what_does_not_fit_is_said(config, monkeypatch):
+    monkeypatch.setitem(CARDS, "T4", replace(CARDS["T4"], memory_gb=0))
+    plan, missing = luthier.plan(config, card="T4")
+    assert missing == () and plan.memory.gib > plan.memory.room_gib == 0
