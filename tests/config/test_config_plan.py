@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from dataclasses import fields
 
-import pytest
 import yaml
-from tests.config.conftest import GPU
 
 from luthier.config.keys import keys
 from luthier.config.load import from_dict, load
 from luthier.config.plan import MachineFacts
 from luthier.config.render import DERIVED, dump_plan_yaml, plan_as_dict, render_plan
-from luthier.errors import ConfigError
-from luthier.machine.cards import as_if
 
 HEADLINE = ["num_train_epochs=3", "warmup_ratio=0.03", "load_in_4bit=true", "min_learning_rate=5e-5"]
 
@@ -155,10 +151,3 @@ def test_the_flat_dict_is_plain(plan):
     assert set(flat) == {*keys(), *(f"plan.{name}" for name in DERIVED), *machine}
     assert flat["plan.total_steps"] == 3315
     assert yaml.safe_load(yaml.safe_dump(flat)) == flat
-
-
-def test_a_plan_for_a_card_that_nobody_knows():
-    with pytest.raises(ConfigError) as caught:
-        as_if("B9000", MachineFacts(**GPU))
-    (problem,) = caught.value.problems
-    assert problem.code == "E-CFG-037" and problem.found == "'B9000' is none of H200, H100, L40S, 4090, T4"

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import luthier
+from luthier.errors import MissingError
 from luthier.machine.cards import CARDS, Card, as_if
 from luthier.machine.probe import probe
 from tests.cli.support import run_here, write_config
@@ -38,6 +39,13 @@ def test_the_table_of_the_guide_is_this_one():
     text = (Path(__file__).parents[2] / "docs" / "memory.md").read_text("utf-8")
     rows = re.findall(r"^\| `(\w+)` \| ([^|]+) \| (\d+) GB \| (\d)\.(\d) \|", text, re.MULTILINE)
     assert {name: Card(full, int(gb), (int(a), int(b))) for name, full, gb, a, b in rows} == CARDS
+
+
+def test_a_card_that_nobody_knows():
+    with pytest.raises(MissingError) as caught:
+        as_if("B9000", machine())
+    (problem,) = caught.value.problems
+    assert problem.code == "E-ENV-009" and problem.found == "'B9000' is none of H200, H100, L40S, 4090, T4"
 
 
 @pytest.fixture
@@ -70,7 +78,7 @@ def test_what_a_card_cannot_do_is_refused_as_it_would_be_there(capsys, config):
 
 def test_wrong_requests(capsys, config):
     unknown = run_here(capsys, "plan", config, "--for", "H900")
-    assert unknown.code == 2 and "E-CFG-037" in unknown.err and "H200, H100, L40S, 4090, T4" in unknown.err
+    assert unknown.code == 2 and "E-ENV-009" in unknown.err and "H200, H100, L40S, 4090, T4" in unknown.err
     both = run_here(capsys, "plan", config, "--for", "T4", "--check")
     assert both.code == 2 and "--check tries what is here" in " ".join(both.err.split())
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from luthier.config.plan import MachineFacts
-from luthier.errors import ConfigError, Problem
+from luthier.errors import MissingError, Problem
 
 Capability = tuple[int, int]
 
@@ -58,12 +58,12 @@ def as_if(name: str, here: MachineFacts) -> MachineFacts:
         here: What is really there.
 
     Raises:
-        ConfigError: E-CFG-037, no such card in the table.
+        MissingError: E-ENV-009, no such card in the table.
     """
     card = CARDS.get(name.upper())
     if card is None:
         known = ", ".join(CARDS)
-        raise ConfigError(Problem("E-CFG-037", f"{name!r} is none of {known}", f"--for {next(iter(CARDS))}", "--for"))
+        raise MissingError(Problem("E-ENV-009", f"{name!r} is none of {known}", f"--for {next(iter(CARDS))}", "--for"))
     memory_gib = card.memory_gb * 1e9 / 2**30
     return replace(
         here,

@@ -197,12 +197,6 @@ CONFIG: dict[str, Explanation] = {
         "smaller, so the two do not go together: take load_in_4bit for memory, fp8 for speed. It needs frozen weights "
         "(finetuning_type: lora), the lean path with all that it asks for, and bfloat16 around it on a GPU.",
     ),
-    "E-CFG-037": Explanation(
-        "No plan can be made for this card",
-        "A plan for a card that is not here needs to know its memory and what it computes in.",
-        "luthier plan --for knows the cards that the message lists. For another one take the nearest of them with less "
-        "memory, or run luthier plan on the machine that has it.",
-    ),
     "E-CFG-040": Explanation(
         "This is no whole record of a run",
         "A run that is repeated from something else would look like the same run and be another.",

@@ -77,4 +77,12 @@ ENVIRONMENT: dict[str, Explanation] = {
             "least as many rows as ranks."
         ),
     ),
+    "E-ENV-009": Explanation(
+        title="no plan can be made for this card",
+        why="a plan for a card that is not here needs to know its memory and what it computes in",
+        text=(
+            "luthier plan --for knows the cards that the message lists. For another one take the nearest of them with "
+            "less memory, or run luthier plan on the machine that has it."
+        ),
+    ),
 }
