@@ -47,6 +47,7 @@ PROVOKED = [
     ("E-CFG-036", ["base_precision=fp8", "load_in_4bit=true"], {}, ["base_precision", "load_in_4bit"]),
     ("E-CFG-036", ["base_precision=fp8", "finetuning_type=full"], {}, ["base_precision", "finetuning_type"]),
     ("E-CFG-036", ["base_precision=fp8", "lean_path=false"], {}, ["base_precision", "lean_path"]),
+    ("E-CFG-036", ["base_precision=fp8", "init_lora_weights=pissa"], {}, ["base_precision", "init_lora_weights"]),
     ("E-CFG-036", ["base_precision=fp8", "dtype=float32"], {}, ["base_precision", "dtype", "float32"]),
     ("E-CFG-036", ["base_precision=fp8", "lora_dropout=0.1"], {}, ["base_precision", "lora_dropout is not 0"]),
     ("E-CFG-036", ["base_precision=fp8", "auto=false"], {}, ["base_precision", "padded"]),

@@ -270,6 +270,16 @@ def test_four_bits_are_really_packed(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert told(what)["dtype"].found.endswith("gives wrong numbers")
 
 
+def test_8_bit_floats_are_really_multiplied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    what = subject(tmp_path, base_precision="fp8")
+    assert verdicts(what) == {}
+    from luthier.model.lean import fp8
+
+    right = fp8.plain_product
+    monkeypatch.setattr(fp8, "plain_product", lambda *arguments: 2 * right(*arguments))
+    assert told(what)["dtype"].found == "float32, frozen weights in 8-bit floats on test CPU (cpu) gives wrong numbers"
+
+
 # Where it writes, and what it needs ----------------------------------------------------------------------------------
 
 

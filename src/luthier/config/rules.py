@@ -138,6 +138,7 @@ def _fp8(case: Case) -> Finding:
         "quantization.load_in_4bit": (case.get("quantization.load_in_4bit"), "load_in_4bit: false"),
         "training.finetuning_type": (case.get("training.finetuning_type") == "full", "finetuning_type: lora"),
         "training.lean_path": (case.get("training.lean_path") is False, "lean_path: auto"),
+        "lora.init_lora_weights": (case.get("lora.init_lora_weights") == "pissa", "init_lora_weights: default"),
     }
     for other, (clashes, fix) in others.items():
         if clashes:

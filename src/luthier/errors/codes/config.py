@@ -195,7 +195,8 @@ CONFIG: dict[str, Explanation] = {
         "They are frozen weights of the lean path; anything else in their place would be another model.",
         "base_precision: fp8 rounds the weights of the base's files once. Weights of 4 bits are rounded already and "
         "smaller, so the two do not go together: take load_in_4bit for memory, fp8 for speed. It needs frozen weights "
-        "(finetuning_type: lora), the lean path with all that it asks for, and bfloat16 around it on a GPU.",
+        "(finetuning_type: lora, and no init_lora_weights: pissa, which changes them), the lean path with all that it "
+        "asks for, and bfloat16 around it on a GPU.",
     ),
     "E-CFG-040": Explanation(
         "This is no whole record of a run",

@@ -110,19 +110,22 @@ def dtype(subject: Subject) -> Result:
     """The device computes in the number format.
 
     Not every device multiplies in every format, and not every build of bitsandbytes packs weights into 4 bits. A small
-    product, with its gradient, is really computed, and a small weight really packed and unpacked.
+    product, with its gradient, is really computed, and a small weight really packed and unpacked, or multiplied in 8
+    bits.
 
     Fails when that raises an error, or does not give the numbers that it must.
 
-    Write dtype: auto; where that is what does not work, dtype: float32, or load_in_4bit: false.
+    Write dtype: auto; where that is what does not work, dtype: float32, or load_in_4bit: false, or base_precision:
+    default.
     """
     config, device = subject.plan.config, subject.plan.machine.device
-    name = str(config.model.dtype)
+    name, in_8_bits = str(config.model.dtype), config.quantization.base_precision == "fp8"
     bits = f", frozen weights in 4-bit {config.quantization.bnb_4bit_quant_type}" * config.quantization.load_in_4bit
-    bits += ", frozen weights in 8-bit floats" * (config.quantization.base_precision == "fp8")
+    bits += ", frozen weights in 8-bit floats" * in_8_bits
     where = f"{name}{bits} on {subject.plan.machine.device_name} ({device})"
     try:
         right = _multiplies(device, name) and (not config.quantization.load_in_4bit or _packs(device, config))
+        right = right and (not in_8_bits or _multiplies_8_bits(device))
     except Exception as error:  # what a device or a library lacks, it says in its own way
         return fails(f"{where} does not work: {_brief(error)}")
     if not right:
@@ -138,6 +141,15 @@ def _multiplies(device: str, name: str) -> bool:
     product.sum().backward()  # type: ignore[no-untyped-call]
     assert ones.grad is not None
     return bool((product == 8).all()) and bool((ones.grad == 16).all())
+
+
+def _multiplies_8_bits(device: str) -> bool:
+    import torch
+
+    from luthier.model.lean.fp8 import product, quantize_rows
+
+    ones8, scale_T1 = quantize_rows(torch.ones(16, 16, dtype=torch.bfloat16, device=device))
+    return bool((product(ones8, scale_T1, ones8, scale_T1[:, 0], torch.bfloat16, fast=True) == 16).all())
 
 
 def _packs(device: str, config: Any) -> bool:
