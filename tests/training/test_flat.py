@@ -16,8 +16,8 @@ from tests.model.kernels.support import pytestmark as marks
 pytestmark = marks()
 adamw = pytest.importorskip("luthier.model.kernels.adamw")
 
-from luthier.training.flat import FlatAdamW  # noqa: E402
-from luthier.training.optimizer import clip_and_step  # noqa: E402
+from luthier.training.flat import FlatAdamW, one_buffer  # noqa: E402
+from luthier.training.optimizer import clip_and_step, gradient_norm  # noqa: E402
 
 OPTIONS = {"lr": 1e-2, "betas": (0.9, 0.99), "eps": 1e-8}
 
@@ -38,10 +38,15 @@ def pair():
     return (ours, flat), (theirs, torch.optim.AdamW(groups(theirs), fused=True, **OPTIONS))
 
 
-def step(params, optimizer, seed, *, left_out=None):
+def step(params, optimizer, seed, *, left_out=None, together=None):
     generator = torch.Generator().manual_seed(seed)
-    for number, p in enumerate(params):
-        gradient = torch.randn(p.shape, generator=generator).to(DEVICE)
+    gradients = [torch.randn(p.shape, generator=generator).to(DEVICE) for p in params]
+    if together:  # one buffer that holds them in this order
+        whole = torch.cat([gradients[number].flatten() for number in together])
+        parts = torch.split(whole, [gradients[number].numel() for number in together])
+        for number, part in zip(together, parts, strict=True):
+            gradients[number] = part.view_as(gradients[number])
+    for number, (p, gradient) in enumerate(zip(params, gradients, strict=True)):
         p.grad = None if number == left_out else gradient
     norm = torch.nn.utils.get_total_norm([p.grad for p in params if p.grad is not None])
     clip_and_step(optimizer, params, norm, 1.0)
@@ -129,3 +134,29 @@ def test_a_parameter_without_a_gradient_is_left_to_torch():
         step(theirs, plain, seed, left_out=left_out)
     same(ours, theirs)
     same_state(flat, plain)
+
+
+@pytest.mark.parametrize("orders", [[(2, 0, 1)] * 3, [(2, 0, 1), None, (0, 1, 2)], [None, (1, 2, 0), (1, 2, 0)]])
+def test_gradients_that_are_one_buffer_in_any_order_move_the_right_weights(orders):
+    ours, theirs = parameters(), parameters()
+    flat = FlatAdamW([{"params": ours, "weight_decay": 0.1}], kernel=adamw.adamw, fused=True, **OPTIONS)
+    plain = torch.optim.AdamW([{"params": theirs, "weight_decay": 0.1}], fused=True, **OPTIONS)
+    for seed, together in enumerate(orders):
+        step(ours, flat, seed, together=together)
+        step(theirs, plain, seed)
+    same(ours, theirs)
+    same_state(flat, plain)
+
+
+def test_a_norm_of_one_buffer_is_that_of_its_parts():
+    params = parameters()
+    gradients = [torch.randn_like(p) for p in params]
+    whole = torch.cat([g.flatten() for g in gradients])
+    for p, part in zip(params, torch.split(whole, [g.numel() for g in gradients]), strict=True):
+        p.grad = part.view_as(p)
+    assert one_buffer([p.grad for p in params]).data_ptr() == whole.data_ptr()
+    expected = torch.nn.utils.get_total_norm(gradients)
+    torch.testing.assert_close(gradient_norm(params), expected)
+    params[0].grad = params[0].grad.clone()
+    assert one_buffer([p.grad for p in params]) is None
+    torch.testing.assert_close(gradient_norm(params), expected)

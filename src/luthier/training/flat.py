@@ -2,9 +2,12 @@
 
     gradients of all matrices --one copy--> flat --one kernel--> weights and moments: views of flat buffers
 
+The copy is left out where the gradients are one buffer already (`luthier.model.lean.gradients`): weights and moments
+are laid out in its order.
+
 Its state is that of `torch.optim.AdamW`, tensor by tensor, so a checkpoint of one is read by the other. Whoever
 replaces a weight or a moment (a resume, another optimizer on the same model) is noticed at the next step: it is copied
-in again. The gradients are there twice while it works.
+in again. Where gradients are copied, they are there twice while it works.
 
 Not covered: parameters of several devices or formats, and steps in which some have no gradient; torch's own update
 takes those.
@@ -12,7 +15,7 @@ takes those.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,12 +25,27 @@ from torch import Tensor
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
+def one_buffer(tensors: Sequence[Tensor]) -> Tensor | None:
+    """All the tensors as one (flat), when they are what one storage holds; None when they are not."""
+    first, storage = tensors[0], tensors[0].untyped_storage()
+    place = storage.data_ptr()
+    if sum(x.nbytes for x in tensors) != storage.nbytes():
+        return None
+    if any(x.untyped_storage().data_ptr() != place or x.dtype is not first.dtype for x in tensors):
+        return None
+    return first.as_strided((storage.nbytes() // first.element_size(),), (1,), 0)
+
+
 @dataclass
 class _Flat:
-    """The buffers of one group; `views` are what the parameters and their moments should be."""
+    """The buffers of one group, in whose `order` parameters lie there, and where their gradients did.
+
+    `views` are what the parameters and their moments should be.
+    """
 
     weights: Tensor
-    gradients: Tensor
+    order: list[int]
+    places: list[int]
     moments: tuple[Tensor, Tensor]
     steps: Tensor
     views: list[tuple[Tensor, Tensor, Tensor]]
@@ -62,12 +80,15 @@ class FlatAdamW(torch.optim.AdamW):
             return False
         for group, flat in zip(self.param_groups, flats, strict=True):
             assert flat is not None
-            torch.cat([p.grad.reshape(-1) for p in group["params"]], out=flat.gradients)
+            gradients = [p.grad for p in group["params"]]
+            whole = one_buffer(gradients)
+            if whole is None or [g.storage_offset() for g in gradients] != flat.places:
+                whole = torch.cat([gradients[number].reshape(-1) for number in flat.order])
             flat.step += 1
             flat.steps.add_(1)
             settings = {name: group[name] for name in ("lr", "betas", "eps", "weight_decay")}
             self._kernel(
-                flat.weights, flat.gradients, *flat.moments, norm.to(flat.weights.device),
+                flat.weights, whole, *flat.moments, norm.to(flat.weights.device),
                 step=flat.step, max_norm=max_norm, **settings,
             )  # fmt: skip
         return True
@@ -95,12 +116,15 @@ class FlatAdamW(torch.optim.AdamW):
         steps = {int(self.state[p]["step"]) if "step" in self.state[p] else 0 for p in params}
         if len(steps) > 1:
             return None
-        sizes = [p.numel() for p in params]
-        weights = torch.cat([p.detach().reshape(-1) for p in params])
-        buffers = [weights, torch.zeros_like(weights), torch.zeros_like(weights)]
+        places = [int(p.grad.storage_offset()) if p.grad is not None else 0 for p in params]
+        order = sorted(range(len(params)), key=places.__getitem__)  # stable: apart, they all lie at 0
+        sizes = [params[number].numel() for number in order]
+        weights = torch.cat([params[number].detach().reshape(-1) for number in order])
+        buffers = (weights, torch.zeros_like(weights), torch.zeros_like(weights))
         counters = torch.full((len(params),), float(*steps), device=weights.device)
-        views = []
-        for number, (p, *pieces) in enumerate(zip(params, *(torch.split(b, sizes) for b in buffers), strict=True)):
+        views: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
+        for number, *pieces in zip(order, *(torch.split(b, sizes) for b in buffers), strict=True):
+            p = params[number]
             weight, *moments = (piece.view(p.shape) for piece in pieces)
             state = self.state[p]
             for name, moment in zip(_MOMENTS, moments, strict=True):
@@ -109,6 +133,6 @@ class FlatAdamW(torch.optim.AdamW):
                 state[name] = moment
             state["step"] = counters[number]
             p.data = weight
-            views.append((weight, *moments))
-        first, second = buffers[1:]
-        return _Flat(weights, torch.empty_like(weights), (first, second), counters, views, *steps)
+            views[number] = (weight, *moments)
+        in_place = [views[number] for number in range(len(params))]
+        return _Flat(weights, order, places, buffers[1:], counters, in_place, *steps)

@@ -15,7 +15,7 @@ from torch import nn
 from luthier.config.plan import Plan
 from luthier.model.forward import LEAN
 from luthier.model.lean.decoder import LeanDecoder
-from luthier.training.flat import FlatAdamW
+from luthier.training.flat import FlatAdamW, one_buffer
 
 
 def build_optimizer(model: nn.Module, plan: Plan) -> torch.optim.Optimizer:
@@ -56,6 +56,9 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) ->
 def gradient_norm(parameters: Iterable[nn.Parameter]) -> torch.Tensor:
     """L2 norm over all gradients together: a scalar tensor."""
     gradients = [p.grad for p in parameters if p.grad is not None]
+    if gradients and (whole := one_buffer(gradients)) is not None:
+        norm: torch.Tensor = torch.linalg.vector_norm(whole)
+        return norm
     return torch.nn.utils.get_total_norm(gradients)
 
 
