@@ -42,6 +42,7 @@ EXPERIMENTS = {
     "resume": mechanics.resume,
     "dashboard": dashboard.dashboard,
     "performance": performance.performance,
+    "gpu": performance.gpu,
     "forecast": forecast.forecast,
     "export": export.export,
     "sweep": sweep.sweep,
@@ -55,7 +56,10 @@ def main(names: list[str]) -> None:
     if unknown:
         raise SystemExit(f"no experiment {', '.join(unknown)}; there are {', '.join(EXPERIMENTS)}")
     measured = json.loads(MEASURED.read_text(encoding="utf-8")) if MEASURED.is_file() else {}
-    if set(names) - {"base", "performance", "forecast", "export"} and not (WORK / "base" / "final_model").is_dir():
+    if (
+        set(names) - {"base", "performance", "gpu", "forecast", "export"}
+        and not (WORK / "base" / "final_model").is_dir()
+    ):
         names = ["base", *(name for name in names if name != "base")]
     for name in names or EXPERIMENTS:
         started = time.monotonic()

@@ -74,6 +74,29 @@ def performance() -> dict[str, Any]:
     return numbers
 
 
+def gpu() -> dict[str, Any]:
+    """What was measured on a GPU, on one occasion; see the notes in the file."""
+    found = json.loads((RESULTS / "gpu_h200.json").read_text(encoding="utf-8"))
+    losses = {name: values for name, values in found["losses"].items() if isinstance(values, list) and name != "steps"}
+    own = losses.pop("luthier through peft's layers")
+    off = {name: max(abs(a - b) for a, b in zip(values, own, strict=True)) for name, values in losses.items()}
+    setting = found["setting"]
+    numbers = {
+        "device": found["device"], "torch": found["versions"]["torch"], "limit": setting["limit_flops"] / 1e9,
+        "step_tokens": setting["tokens_a_step"], "trained_share": setting["trained_share"],
+        "peft_memory": found["peft_layers_peak_memory_gib"], "launches": found["launches_of_a_step"],
+        "busy": 1000 * found["device_seconds_of_a_launched_step"], "tests": found["gpu_tests"]["passed"],
+        "losses_steps": "steps " + ", ".join(map(str, found["losses"]["steps"])),
+        "losses_trl": off.pop("trl"), "losses_off": max(off.values()),
+    }  # fmt: skip
+    for row in found["rows"]:
+        lane = row["lane"]
+        numbers |= {f"{lane}_steps": row["steps"], f"{lane}_timed": row["timed"]}
+        numbers |= {f"{lane}_rate": row["tokens_per_second"], f"{lane}_share": row["share_of_limit"]}
+        numbers |= {f"{lane}_memory": row["peak_memory_gib"], f"{lane}_reserved": row.get("reserved_gib")}
+    return {name: number for name, number in numbers.items() if number is not None}
+
+
 def draw(rows: list[dict[str, Any]]) -> None:
     """Rates with their spread, and all losses in one picture."""
     colours = [BLUE, TEAL, AMBER, GREY]
