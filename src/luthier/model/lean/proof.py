@@ -17,8 +17,10 @@ from luthier.model.lean.linears import FP8StackedLinear
 
 _ROUNDING = {torch.float32: 1e-3, torch.bfloat16: 0.3}
 """Largest relative difference of one gradient that rounding explains, of few tokens in a small layer. A lost factor,
-sign or term is above it. Where products are of 8-bit floats, a last bit decides which way they are rounded, so that
-the error is that of a 16-bit format whatever `dtype` is."""
+sign or term is above it."""
+_ROUNDING_OF_8_BITS = 0.6
+"""Where products are of 8-bit floats, a last bit decides which way their operands are rounded, in each layer anew: 0.36
+was seen in 16 layers of random weights on an H200. A lost factor of 2 or term leaves 1, a lost sign 2."""
 
 _NUMBERS = 3000
 
@@ -54,7 +56,7 @@ def prove_lean(model: nn.Module, lean: LeanDecoder, dtype: torch.dtype) -> None:
         parts = [(got[name] - wanted[name]).norm() / (wanted[name].norm() + 1e-9) for name in wanted]
         off = float(torch.stack([torch.tensor(off, device=parts[0].device), *parts]).max())  # nan wins, unlike in max()
     in_8_bits = any(isinstance(stack, FP8StackedLinear) for layer in lean.layers for stack in layer.stacks)
-    rounding = _ROUNDING[torch.bfloat16] if in_8_bits else _ROUNDING.get(dtype, 1e-3)
+    rounding = _ROUNDING_OF_8_BITS if in_8_bits else _ROUNDING.get(dtype, 1e-3)
     if got.keys() != wanted.keys() or not off <= rounding:
         found_text = f"loss or gradients differ by {off:.2g} from those of the model's own layers"
         raise ModelError(Problem("E-MODEL-014", found_text, "write lean_path: false", "training.lean_path"))
