@@ -23,7 +23,7 @@ from luthier.errors import DataError, LuthierError, MissingError, ModelError, Re
 from luthier.export import agree
 from luthier.export.agree import Reference, agreement, reference
 from luthier.export.merge import merged
-from luthier.export.prompts import BUILT_IN, choose
+from luthier.export.prompts import BUILT_IN, choose, read
 from luthier.export.run import Options, merge_run
 from luthier.generate.load import load
 from luthier.training.commit import verify
@@ -198,17 +198,21 @@ def test_prompts_are_held_out_rows_or_the_users_or_built_in(copied, tmp_path):
     assert len(rows.ids) == 8 and all(0 < len(ids) < 200 for ids in rows.ids)
     assert "### Response:" in tuned.tokenizer.decode(rows.ids[0])
     (tmp_path / "p.txt").write_text("Add\n\nReverse\n")
-    assert choose(copied, tuned, tmp_path / "p.txt").ids == [tuned.prompt_ids("Add"), tuned.prompt_ids("Reverse")]
+    assert choose(copied, tuned, read(tmp_path / "p.txt")).ids == [tuned.prompt_ids("Add"), tuned.prompt_ids("Reverse")]
+    (copied / "plan.yaml").write_text("model: 1\n")
+    assert "its held-out rows cannot be had: " in choose(copied, tuned).source
     (copied / "plan.yaml").unlink()
-    assert "16 built-in" in choose(copied, tuned).source
+    assert choose(copied, tuned).source == "16 built-in prompts"
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00", None])
 def test_e_export_010_prompts_that_cannot_be_read(content, copied, tmp_path):
+    said = []
     if content is not None:
         (tmp_path / "p.txt").write_bytes(content)
     with pytest.raises(DataError, match="E-EXPORT-010"):
-        choose(copied, load(copied), tmp_path / "p.txt")
+        merge_run(copied, None, None, Options(prompts=tmp_path / "p.txt"), said.append)
+    assert said == []  # nothing was loaded
 
 
 def test_kl_is_that_of_the_definition():

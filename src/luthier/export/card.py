@@ -144,7 +144,14 @@ def _comparison(one: dict[str, Any], name: str) -> list[str]:
     for change in one["changes"]:
         base, tuned = (_share(change[who]) for who in ("base", "tuned"))
         points = f"{100 * change['difference']:+.1f} ({100 * change['low']:+.0f} to {100 * change['high']:+.0f})"
-        cells = (one_line(change["split"]), change["tuned"]["tasks"], base, tuned, points, f"{change['p']:.3g}")
+        cells = (
+            one_line(change["split"]).replace("|", "\\|") or "all",
+            change["tuned"]["tasks"],
+            base,
+            tuned,
+            points,
+            f"{change['p']:.3g}",
+        )
         rows.append("| " + " | ".join(str(cell) for cell in cells) + " |")
     return ["", head, "", *rows, "", one_line(one["verdict"])]
 

@@ -9,6 +9,7 @@ Not covered: conversations of several turns.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,28 +55,33 @@ class Prompts:
     source: str
 
 
-def choose(run: str | Path, tuned: Tuned, file: Path | None = None, count: int = COUNT) -> Prompts:
+def choose(run: str | Path, tuned: Tuned, texts: Sequence[str] = (), count: int = COUNT) -> Prompts:
     """Prompts for a run.
 
     Args:
         run: Its output folder, or its final_model folder.
         tuned: The run, loaded.
-        file: One instruction a line; all of them are used.
+        texts: Instructions (`read`); all of them are used.
         count: How many otherwise.
+    """
+    if texts:
+        return Prompts([tuned.prompt_ids(text) for text in texts], f"{len(texts)} prompts of your file")
+    rows, why = _held_out(final_folder(run).parent, count)
+    if rows:
+        return Prompts(rows, f"{len(rows)} prompts of held-out rows")
+    texts = BUILT_IN[:count]
+    source = f"{len(texts)} built-in prompts" + (f" (its held-out rows cannot be had: {why})" if why else "")
+    return Prompts([tuned.prompt_ids(text) for text in texts], source)
+
+
+def read(file: Path | None) -> tuple[str, ...]:
+    """The instructions in a file, one a line; none without a file.
 
     Raises:
         DataError: E-EXPORT-010 when the file cannot be read or is empty.
     """
-    if file is not None:
-        texts = _lines(file)
-        return Prompts([tuned.prompt_ids(text) for text in texts], f"{len(texts)} prompts of {file.name}")
-    if rows := _held_out(final_folder(run).parent, count):
-        return Prompts(rows, f"{len(rows)} prompts of held-out rows")
-    texts = BUILT_IN[:count]
-    return Prompts([tuned.prompt_ids(text) for text in texts], f"{len(texts)} built-in prompts")
-
-
-def _lines(file: Path) -> tuple[str, ...]:
+    if file is None:
+        return ()
     try:
         texts = tuple(line for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip())
         found = "" if texts else "it is empty"
@@ -87,19 +93,19 @@ def _lines(file: Path) -> tuple[str, ...]:
     return texts
 
 
-def _held_out(run: Path, count: int) -> list[list[int]]:
-    """Prompts of the run's held-out rows; empty where there are none to be had."""
+def _held_out(run: Path, count: int) -> tuple[list[list[int]], str]:
+    """Prompts of the run's held-out rows; none, and why, where there are none to be had."""
     if not (run / FILE).is_file():
-        return []
+        return [], ""
     try:
         config = load_record(run).config
         tokenizer = load_tokenizer(config.model, load_config(config.model))
         rows = prepare(config, tokenizer).eval
-    except LuthierError:  # moved or changed since; there are prompts without them
-        return []
+    except LuthierError as error:  # moved or changed since; there are prompts without them
+        return [], error.problems[0].found
     if rows is None:
-        return []
+        return [], ""
     spread = np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int)
     chosen = [rows.row(int(index)) for index in spread]
     prompts = [row.input_ids[: int(np.argmax(row.trained))].tolist() for row in chosen]
-    return [ids for ids in prompts if ids]
+    return [ids for ids in prompts if ids], ""

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM
 from luthier.export.agree import Agreement, Reference, agreement, reference, require
 from luthier.export.merge import Merged, Onto, merged, write_folder
 from luthier.export.place import Say, destination, free_memory, write
-from luthier.export.prompts import choose
+from luthier.export.prompts import choose, read
 from luthier.generate.load import Tuned, final_folder, load
 from luthier.generate.weights import Base, load_tuned
 from luthier.machine.probe import probe
@@ -94,11 +94,16 @@ def ask(run: str | Path, options: Options, say: Say, check: Callable[[Tuned], No
         options: Those of every form.
         say: Told what is being done.
         check: Raises what can be said of the run before the work begins.
+
+    Raises:
+        DataError: E-EXPORT-010 when the prompts cannot be read; nothing is loaded then.
+        ModelError: The run or its base cannot be loaded.
     """
+    texts = read(options.prompts)
     say("loading the run as it was trained")
     tuned = load(run, options.base)
     check(tuned)
-    prompts = choose(run, tuned, options.prompts)
+    prompts = choose(run, tuned, texts)
     say(f"it answers {prompts.source}")
     known = reference(tuned.model, prompts.ids, tuned.stop_ids)
     return Known(known, prompts.source, computed_in(tuned.model), tuned.tokenizer, tuned.base)

@@ -23,7 +23,7 @@ from luthier.data.template_limits import exceeded
 from luthier.errors import ModelError, Problem
 from luthier.export.agree import Agreement, agreement, reference
 from luthier.export.place import free_memory
-from luthier.export.prompts import BUILT_IN, choose
+from luthier.export.prompts import BUILT_IN, choose, read
 from luthier.export.run import computed_in, load_plain
 from luthier.generate.load import Tuned, final_folder, load
 from luthier.machine.probe import probe
@@ -74,9 +74,10 @@ def verify_merge(
     if not (folder / "config.json").is_file():
         raise ModelError(Problem("E-MODEL-012", f"no merged model in {folder}", f"luthier merge {run}", "--merged"))
     vet(str(folder))
+    texts = read(prompts_file)
     say("loading the run as it was trained")
     tuned = load(run, base)
-    prompts = choose(run, tuned, prompts_file)
+    prompts = choose(run, tuned, texts)
     say(f"it answers {prompts.source}")
     known, dtype = reference(tuned.model, prompts.ids, tuned.stop_ids), computed_in(tuned.model)
     saved = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)

@@ -13,12 +13,13 @@ ENVIRONMENT: dict[str, Explanation] = {
         ),
     ),
     "E-ENV-002": Explanation(
-        title="an output folder cannot be written",
-        why="checkpoints, logs and the final model go there; without it the run would be lost",
+        title="an output folder or file cannot be written",
+        why="what the command makes goes there; without it the work would be lost",
         text=(
-            "The folder for the outputs of the run could not be made or written. It may belong to somebody else, lie "
-            "on a read-only or full disk, or there is a file where the folder should be. Set training.output_dir (and "
-            "logging.logging_dir, if you set it) to a folder that you can write to, or free the space."
+            "The folder for the outputs of the run, or the file that --json or --html names, could not be written. It "
+            "may belong to somebody else, lie on a read-only or full disk, or there is a file where the folder should "
+            "be. Name another one (for a run: training.output_dir, and logging.logging_dir if you set it), or free the "
+            "space."
         ),
     ),
     "E-ENV-003": Explanation(
