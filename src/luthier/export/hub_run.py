@@ -71,7 +71,7 @@ def export_hub(
     if push:
         _push(done.folder, push, say)
         return replace(done, notes=(*done.notes, f"Pushed to {push}, a private repository."))
-    return replace(done, notes=(*done.notes, f"To publish it: hf upload OWNER/NAME {done.folder}"))
+    return replace(done, notes=(*done.notes, f"To publish it: {_by_hand('OWNER/NAME', done.folder)}"))
 
 
 def _on_the_hub(name: str) -> bool:
@@ -127,8 +127,13 @@ def _push(folder: Path, name: str, say: Say) -> None:
         )
     except Exception as error:  # of the hub's library, of the network, of a login
         found = f"{name}: {one_line(str(error))[:200] or type(error).__name__}"
-        fix = f"hf auth login, then: hf upload {name} {folder}"
+        fix = f"hf auth login, then: {_by_hand(name, folder)}"
         raise MissingError(Problem("E-EXPORT-008", found, fix, "--push")) from error
+
+
+def _by_hand(name: str, folder: Path) -> str:
+    """The command that uploads what `_push` does."""
+    return f"hf upload {name} {folder} --exclude {MANIFEST}"
 
 
 def _named(run: Path) -> str:

@@ -73,7 +73,7 @@ EXPORT: dict[str, Explanation] = {
         text=(
             "The folder is whole on this machine, and uploading it failed. Without network, or with HF_HUB_OFFLINE "
             "set, nothing can be pushed; without a token that may write (hf auth login), the hub refuses. The folder "
-            "can be pushed later: hf upload OWNER/NAME FOLDER."
+            "can be pushed later: hf upload OWNER/NAME FOLDER --exclude manifest.json."
         ),
     ),
     "E-EXPORT-009": Explanation(
