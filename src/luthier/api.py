@@ -47,7 +47,7 @@ from luthier.model.describe import describe
 from luthier.model.forward import LEAN
 from luthier.model.hashes import base_hashes
 from luthier.model.hub import load_config, load_tokenizer
-from luthier.model.load import load_model, what_failed
+from luthier.model.load import load_model, prove_packing, what_failed
 from luthier.model.memory import forecast
 from luthier.training.background import awaited, in_background, started
 from luthier.training.checkpoint import Checkpoint, find_checkpoint, read_by_all, restore
@@ -289,7 +289,10 @@ def _events(job: _Job, notices: Sequence[str]) -> Iterator[Event]:
         model = yield from in_background(
             lambda _: ranks.all_or_none(lambda: load_model(resolved, parts.model_config), is_out_of_memory), job.stop
         )
-        ranks.copy_from_rank_0(p for p in model.parameters() if p.requires_grad)
+        if resolved.sharded:  # the adapter began with the same random numbers everywhere
+            ranks.in_step(lambda: prove_packing(model, resolved))
+        else:
+            ranks.copy_from_rank_0(p for p in model.parameters() if p.requires_grad)
         if ranks.rank():
             torch.manual_seed(resolved.config.training.seed + ranks.rank())  # each rank drops out something else
         run = Run(

@@ -52,6 +52,14 @@ PROVOKED = [
     ("E-CFG-036", ["base_precision=fp8", "lora_dropout=0.1"], {}, ["base_precision", "lora_dropout is not 0"]),
     ("E-CFG-036", ["base_precision=fp8", "auto=false"], {}, ["base_precision", "padded"]),
     ("E-CFG-036", ["base_precision=fp8"], {"model": {"lean_obstacle": "the gate is gelu"}}, ["base_precision", "gelu"]),
+    ("E-CFG-037", ["fsdp=true", "from_scratch=true", "finetuning_type=full"], {}, ["fsdp", "from_scratch"]),
+    ("E-CFG-037", ["fsdp=true", "use_dora=true"], {}, ["fsdp", "use_dora"]),
+    ("E-CFG-037", ["fsdp=true", "init_lora_weights=pissa"], {}, ["fsdp", "pissa"]),
+    ("E-CFG-037", ["fsdp=true", "modules_to_save=[lm_head]"], {}, ["fsdp", "modules_to_save"]),
+    ("E-CFG-037", ["fsdp=true", "optim=paged_adamw_8bit"], {}, ["fsdp", "paged_adamw_8bit"]),
+    ("E-CFG-037", ["fsdp=true"], {"machine": {"device": "mps"}}, ["fsdp", "mps"]),
+    ("E-CFG-036", ["fsdp=true", "base_precision=fp8"], {"machine": {"world_size": 2}}, ["base_precision", "fsdp"]),
+    ("E-CFG-034", ["fsdp=true", "lean_path=true"], {"machine": {"world_size": 2}}, ["lean_path", "fsdp"]),
 ]  # fmt: skip
 
 
@@ -71,8 +79,8 @@ def test_the_headline_facts_provoke_nothing(plan):
 
 
 def test_every_rule_that_refuses_is_provoked_here():
-    assert len(RULES) == 17
-    assert len({code for code, *_ in PROVOKED}) == 17
+    assert len(RULES) == 18
+    assert len({code for code, *_ in PROVOKED}) == 18
 
 
 def test_all_errors_are_told_at_once(plan):
@@ -125,6 +133,7 @@ WARNED = [
     (["eval_steps=10", "val_set_size=0"], {}, "eval_steps: 10"),
     (["per_device_eval_batch_size=2", "val_set_size=0"], {}, "per_device_eval_batch_size: 2"),
     (["max_tokens_per_micro_batch=4096", "auto=false"], {}, "max_tokens_per_micro_batch: 4096"),
+    (["fsdp=true"], {}, "fsdp: true (override) has no effect: there is one process"),
     (["bnb_4bit_quant_type=fp4"], {}, "load_in_4bit is false"),
     (["bnb_4bit_use_double_quant=false"], {}, "load_in_4bit is false"),
     *(

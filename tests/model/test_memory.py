@@ -102,6 +102,24 @@ def test_what_costs_more_is_predicted_to(tmp_path, tiny_model_dir):
     assert gib(finetuning_type="full") > gib()
 
 
+@pytest.mark.parametrize("kind", ["lora", "full"])
+def test_with_fsdp_a_rank_holds_its_part_and_what_is_gathered(tmp_path, kind):
+    build_model(tmp_path)
+    rows = MemoryRows(4)
+    plan = plan_for(tmp_path, rows, fsdp="true", finetuning_type=kind, lean_path="false", dtype="float32")
+    config = AutoConfig.from_pretrained(tmp_path)
+    assert plan.model is not None
+    one, four = (
+        footprint(plan.config, config, plan.model, replace(plan.machine, world_size=n), lean=False) for n in (1, 4)
+    )
+    layers = plan.model.parameters - 400 * 64
+    gathered = (400 * 64 + layers) * 4  # embedding and head are one, and there are two layers
+    assert one.gathered == 0
+    assert four.gathered == gathered * (2 if kind == "full" else 1)
+    for part in ("frozen", "trained", "gradients", "moments"):
+        assert getattr(four, part) == getattr(one, part) // 4
+
+
 def test_the_bar_names_every_part_and_fits_the_terminal():
     parts = tuple(
         Part(name, gib, "what it is " * 8) for name, gib in (("process", 0.5), ("weights", 1.0), ("tiny", 0.001))

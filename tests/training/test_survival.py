@@ -22,7 +22,7 @@ from luthier.training import engine, milestones
 from luthier.training import job as job_module
 from luthier.training.checkpoint import checkpoints, find_checkpoint, restore
 from luthier.training.commit import commit, sweep, verify
-from luthier.training.final import save_final as real_save_final
+from luthier.training.final import take_best as real_take_best
 from luthier.training.guard import FEWEST, judge, remember, robust_z
 from luthier.training.state import TrainState
 from luthier.training.step import backward as real_backward
@@ -307,11 +307,11 @@ def test_a_best_step_without_a_checkpoint_is_forgotten(tmp_path, tiny_model_dir,
 
 
 def test_final_model_says_that_the_best_step_is_not_there(tmp_path, tiny_model_dir, alpaca_file, monkeypatch):
-    def save_final(*given):
+    def take_best(*given):
         shutil.rmtree(tmp_path / "run" / f"checkpoint-{given[-1].best_step}")
-        return real_save_final(*given)
+        return real_take_best(*given)
 
-    monkeypatch.setattr(milestones, "save_final", save_final)
+    monkeypatch.setattr(milestones, "take_best", take_best)
     values = ordinary(tmp_path / "run", tiny_model_dir, alpaca_file)
     values["training"] |= {"learning_rate": 3.0, "warmup_steps": 8}  # the first evaluation is the best
     (said,) = [event.text for event in of(Notice, train(values)) if "final_model holds" in event.text]

@@ -129,6 +129,7 @@ ADVICE: tuple[Rule, ...] = (
         "no rows are held out (val_set_size, eval_split)",
         lambda c: _never_evaluates(c) and c.get("evaluation.eval_steps") != 0,
     ),
+    _unused("training.fsdp", "there is one process, and nothing to share", lambda c: c.machine.world_size == 1),
     _unused("training.max_tokens_per_micro_batch", "auto is false", lambda c: not c.get("training.auto")),
     _unused("evaluation.per_device_eval_batch_size", "nothing is evaluated", _never_evaluates),
     _both_warmups, _both_splits, _both_ends, _long_rows, _high_rate, _high_alpha, _half_precision,

@@ -155,6 +155,17 @@ def _table(key: str, words: dict[Any, Any]) -> Callable[[Any], Meaning | None]:
     return meaning
 
 
+def _fsdp(value: Any) -> Meaning | None:
+    words = value.split() if isinstance(value, str) else value
+    if not isinstance(words, list | tuple) and value is not None:
+        return None
+    if not words or words == ["false"]:
+        return _one("training.fsdp", False)
+    if set(words) <= {"full_shard", "auto_wrap", "true"}:
+        return _one("training.fsdp", True)
+    return Meaning(refused="shards everything, on the device, or nothing", fix="fsdp: true")
+
+
 def _warmup(value: Any) -> Meaning | None:
     if isinstance(value, float) and 0 < value < 1:
         return Meaning(
@@ -210,6 +221,7 @@ VALUES: dict[str, Callable[[Any], Meaning | None]] = {
     ),
     "training.auto": _table("training.auto", {"on": True, "off": False}),
     "training.finetuning_type": _finetuning,
+    "training.fsdp": _fsdp,
     "training.gradient_checkpointing": _table(
         "training.gradient_checkpointing", {"unsloth": True, "true": True, "false": False, "offload": True}
     ),

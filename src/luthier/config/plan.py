@@ -168,6 +168,11 @@ class Plan:
     """What it will hold; None before model and rows are there."""
 
     @property
+    def sharded(self) -> bool:
+        """Whether each rank holds a part of the model: `fsdp`, and others to share it with."""
+        return self.config.training.fsdp and self.machine.world_size > 1
+
+    @property
     def passes(self) -> Passes:
         """How a step goes through the model."""
         how = self.value("max_tokens_per_micro_batch").how

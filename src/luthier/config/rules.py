@@ -152,6 +152,28 @@ def _fp8(case: Case) -> Finding:
     return case.wrong("E-CFG-036", key, f"only the lean path computes it, and {obstacle}", off) if obstacle else None
 
 
+def _fsdp(case: Case) -> Finding:
+    if not case.get("training.fsdp"):
+        return None
+    full = case.get("training.finetuning_type") == "full"
+    refused = {
+        "model.from_scratch": ("from_scratch: false", True),
+        "lora.use_dora": ("use_dora: false", not full),
+        "lora.init_lora_weights": (
+            "init_lora_weights: default",
+            not full and case.get("lora.init_lora_weights") == "pissa",
+        ),
+        "lora.modules_to_save": ("modules_to_save: []", not full),
+        "training.optim": ("optim: auto", case.get("training.optim") == "paged_adamw_8bit"),
+    }
+    for key, (fix, matters) in refused.items():
+        if matters and case.get(key):
+            return case.clash("E-CFG-037", "training.fsdp", key, f"{fix} (or fsdp: false)")
+    if case.machine.device == "mps":
+        return case.wrong("E-CFG-037", "training.fsdp", "this machine computes on mps", "fsdp: false")
+    return None
+
+
 def _no_evaluation(case: Case) -> tuple[str, str] | None:
     """The key that leaves nothing to evaluate and what to write, or None when there is something."""
     if case.get("evaluation.eval_steps") == 0:
@@ -248,7 +270,7 @@ def _longest_row(case: Case) -> Finding:
 
 RULES: tuple[Rule, ...] = (
     _four_bit_full, _four_bit_from_scratch, _from_scratch_lora, _bitsandbytes, _dtype, _packing, _lean, _fp8,
-    _patience, _best_model, _val_set_size, _rate_floor, _paged_optimizer, _pissa, _rank, _warmup, _longest_row,
+    _fsdp, _patience, _best_model, _val_set_size, _rate_floor, _paged_optimizer, _pissa, _rank, _warmup, _longest_row,
 )  # fmt: skip
 
 

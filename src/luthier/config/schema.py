@@ -178,6 +178,9 @@ class TrainingSection(Section):
     gradient_checkpointing: bool | Literal["auto"] = "auto"
     """Keep only each layer's input and compute the rest again in the backward pass: far less memory, a third to a half
     slower. `auto`: for as many layers as memory asks for, mostly none."""
+    fsdp: bool = False
+    """With several processes, shard weights, gradients and optimizer state over them (PyTorch's FSDP2): for models that
+    do not fit one device. false: each process holds all of them, which is faster."""
     rehearsal: bool | Literal["auto"] = "auto"
     """Before step 1, run the largest step of these rows, an evaluation batch and a save, and forget them: what does
     not fit fails at once. `auto`: unless the run is so short that it would be more than a twentieth of it."""

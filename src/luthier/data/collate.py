@@ -116,6 +116,20 @@ def collate_packed(rows: Sequence[Row], *, share: bool = False) -> MicroBatch:
     )
 
 
+@dataclass(frozen=True)
+class _Nothing:
+    """Two tokens that nobody learns."""
+
+    input_ids: NDArray[np.int32]
+    trained: NDArray[np.bool_]
+
+
+def untrained(*, packed: bool) -> MicroBatch:
+    """A micro-batch for a rank that has no rows left while others do: its loss and its gradients are 0."""
+    row = _Nothing(np.zeros(2, dtype=np.int32), np.zeros(2, dtype=bool))
+    return replace(collate_packed([row]) if packed else collate_padded([row]), num_tokens=0)
+
+
 def shared_beginning(rows: Sequence[Row]) -> int:
     """How many tokens all rows begin with, none at or just before a trained one; 0 when sharing pays nothing."""
     if len(rows) < 2 or max(len(row.input_ids) for row in rows) > _LONGEST_SHARING:

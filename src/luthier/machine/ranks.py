@@ -10,7 +10,7 @@ so before the others wait for it (`all_or_none`).
 Numbers and decisions travel on the CPU (gloo), so that no GPU has to finish its queue for them; gradients travel where
 they are (NCCL on CUDA).
 
-Not covered: models that are split over ranks.
+A sharded model (`luthier.machine.shards`) has its ranks wait for each other in the middle of a pass too (`in_step`).
 """
 
 from __future__ import annotations
@@ -177,6 +177,20 @@ def all_or_none(work: Callable[[], _T], is_out_of_memory: Callable[[BaseExceptio
     return result[0]
 
 
+def in_step(work: Callable[[], _T]) -> _T:
+    """What `work` returns, in which ranks wait for each other in torch's own code: the passes of a sharded model.
+
+    Raises:
+        OtherRankError: One of them is gone, or nobody answers.
+    """
+    try:
+        return work()
+    except RuntimeError as error:
+        if together() and (isinstance(error, dist.DistError) or "gloo" in str(error)):
+            raise _gone(error) from error
+        raise
+
+
 def only_on_rank_0(work: Callable[[], _T]) -> _T | None:
     """What `work` returns on rank 0, None on the others; where it fails, it fails on all.
 
@@ -255,4 +269,8 @@ def _heard() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # of torch.distributed: DistBackendError, and gloo's own text
-        raise OtherRankError(str(error).strip().splitlines()[0][:200]) from error
+        raise _gone(error) from error
+
+
+def _gone(error: RuntimeError) -> OtherRankError:
+    return OtherRankError(str(error).strip().splitlines()[0][:200])

@@ -18,8 +18,8 @@ def describe_modules(model: nn.Module) -> Architecture:
         own = list(module.parameters(recurse=False))
         modules.append(
             {
-                "name": name or type(root).__name__,
-                "type": type(module).__name__,
+                "name": name or _class_name(root),
+                "type": _class_name(module),
                 "parameters": sum(logical_size(p) for p in module.parameters()),
                 "trainable": sum(p.numel() for p in module.parameters() if p.requires_grad),
                 "shape": " ".join("x".join(str(n) for n in logical_shape(p)) for p in own),
@@ -30,6 +30,11 @@ def describe_modules(model: nn.Module) -> Architecture:
         trainable_parameters=sum(p.numel() for p in root.parameters() if p.requires_grad),
         modules=modules,
     )
+
+
+def _class_name(module: nn.Module) -> str:
+    """Of the class that the model has; FSDP makes one of its own from it."""
+    return type(module).__name__.removeprefix("FSDP")
 
 
 def logical_shape(parameter: nn.Parameter) -> tuple[int, ...]:

@@ -9,9 +9,9 @@ Shape letters: B rows, T tokens of a row, N trained tokens, D hidden size, V voc
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import nn
@@ -23,6 +23,9 @@ from luthier.model.lean.decoder import LeanDecoder
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 LEAN = "luthier_lean"
 """Attribute of a model that runs on the lean path: its `LeanDecoder`."""
+PASS = "luthier_pass"
+"""Attribute of a sharded model: calls what it is given, with the weights outside of the layers gathered."""
+_T = TypeVar("_T")
 
 
 class Batch(Protocol):
@@ -51,6 +54,10 @@ def summed_loss(model: nn.Module, batch: Batch) -> torch.Tensor:
     if lean is not None:
         return lean.summed_loss(batch.model_inputs(), batch.positions_N, batch.targets_N)
     causal_lm = unwrap(model)
+    return as_one_pass(causal_lm, lambda: _summed_loss(causal_lm, batch))
+
+
+def _summed_loss(causal_lm: Any, batch: Batch) -> torch.Tensor:
     inputs = batch.model_inputs()
     head = plain_head(causal_lm)
     if head is None:
@@ -58,6 +65,17 @@ def summed_loss(model: nn.Module, batch: Batch) -> torch.Tensor:
         return nn.functional.cross_entropy(logits_NV.float(), batch.targets_N, reduction="sum")
     hidden_BTD = causal_lm.get_decoder()(**inputs, use_cache=False).last_hidden_state
     return chunked_nll(hidden_BTD.flatten(0, 1)[batch.positions_N], head.weight, batch.targets_N)
+
+
+def as_one_pass(causal_lm: Any, work: Callable[[], _T]) -> _T:
+    """`work()`, which may use any module and weight of the model; of a sharded one all ranks do it together.
+
+    Args:
+        causal_lm: A model of transformers, without peft's wrapper.
+        work: Returns what a forward pass returns: tensors, or something that holds them.
+    """
+    enter: Callable[[Callable[[], _T]], _T] | None = getattr(causal_lm, PASS, None)
+    return work() if enter is None else enter(work)
 
 
 def unwrap(model: Any) -> Any:

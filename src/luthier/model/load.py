@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from luthier.errors import ModelError, Problem
 from luthier.events.printable import one_line
 from luthier.model import attention
 from luthier.model.adapter import add_adapter
-from luthier.model.forward import DTYPES, LEAN, autocast, inference, unwrap
+from luthier.model.forward import DTYPES, LEAN, as_one_pass, autocast, inference, unwrap
 from luthier.model.hub import KEY, broken_weights, explain_failure
 from luthier.model.kernels.choose import candidates
 from luthier.model.lean.decoder import LeanDecoder
@@ -25,6 +26,7 @@ from luthier.model.lean.fp8 import to_fp8
 from luthier.model.lean.graphs import CudaRecorder
 from luthier.model.lean.pieces import PLAIN, Pieces
 from luthier.model.lean.proof import prove_lean, prove_update
+from luthier.model.sharded import load_sharded
 
 _LONGEST_REASON = 300
 EXPERTS_ROUNDING = 0.02
@@ -35,22 +37,25 @@ def load_model(plan: Plan, model_config: PretrainedConfig) -> nn.Module:
     """The model that the plan describes, ready to train on its device.
 
     LoRA: the base is frozen and in `model.dtype` (or 4 bits), the adapter float32. Full fine-tuning: all weights
-    float32, computed in `model.dtype` under autocast.
+    float32, computed in `model.dtype` under autocast. A model that is sharded over ranks holds this rank's part, and
+    `prove_packing` is left to the caller: all ranks have to come to it together.
 
     Raises:
-        ModelError: E-MODEL-008..011, E-MODEL-014, E-MODEL-015.
+        ModelError: E-MODEL-008..011, E-MODEL-014..016.
     """
     section, training = plan.config.model, plan.config.training
     lora = training.finetuning_type == "lora"
     dtype = DTYPES[section.dtype] if lora else torch.float32
     device = torch.device(plan.machine.device)
-    if section.from_scratch:
+    if plan.sharded:
+        model = load_sharded(plan, model_config, dtype, _quantization(plan, dtype))
+    elif section.from_scratch:
         model = AutoModelForCausalLM.from_config(
             model_config, dtype=dtype, trust_remote_code=section.trust_remote_code
         ).to(device)
     else:
         model = _load_weights(plan, model_config, dtype, device)
-    if lora:
+    if lora and not plan.sharded:
         for parameter in model.parameters():
             parameter.requires_grad_(False)
         model = add_adapter(model, plan.config.lora, revision=section.revision)
@@ -58,13 +63,13 @@ def load_model(plan: Plan, model_config: PretrainedConfig) -> nn.Module:
             to_fp8(unwrap(model))
     if training.packing is True:
         unwrap(model).set_attn_implementation(attention.NAME)
-        with autocast(plan):
-            prove_isolation(model)
+    if not plan.sharded:
+        prove_packing(model, plan)
     model.train()
     if training.lean_path is True:
         _take_lean_path(model, plan, dtype)
     use_passes(model, plan)
-    return model  # type: ignore[no-any-return]
+    return model
 
 
 def use_passes(model: nn.Module, plan: Plan) -> None:
@@ -192,7 +197,19 @@ def _quantization(plan: Plan, dtype: torch.dtype) -> BitsAndBytesConfig | None:
         bnb_4bit_quant_type=section.bnb_4bit_quant_type,
         bnb_4bit_use_double_quant=section.bnb_4bit_use_double_quant,
         bnb_4bit_compute_dtype=dtype,
+        bnb_4bit_quant_storage=dtype if plan.sharded else torch.uint8,  # FSDP shards numbers that can have a gradient
     )
+
+
+def prove_packing(model: nn.Module, plan: Plan) -> None:
+    """`prove_isolation`, where examples are packed.
+
+    Raises:
+        ModelError: E-MODEL-011.
+    """
+    if plan.config.training.packing is True:
+        with autocast(plan):
+            prove_isolation(model)
 
 
 def prove_isolation(model: nn.Module) -> None:
@@ -212,13 +229,14 @@ def prove_isolation(model: nn.Module) -> None:
     try:
         with inference(model):
             for start in (first, first[::-1]):
-                output = causal_lm.get_decoder()(
-                    input_ids=torch.tensor([start + second], device=device),
-                    position_ids=positions,
-                    use_cache=False,
-                    document_offsets=offsets,
-                    cu_seq_lens=torch.tensor(offsets, dtype=torch.int32, device=device),
-                )
+                inputs: dict[str, Any] = {
+                    "input_ids": torch.tensor([start + second], device=device),
+                    "position_ids": positions,
+                    "use_cache": False,
+                    "document_offsets": offsets,
+                    "cu_seq_lens": torch.tensor(offsets, dtype=torch.int32, device=device),
+                }
+                output = as_one_pass(causal_lm, partial(causal_lm.get_decoder(), **inputs))
                 hidden.append(output.last_hidden_state[0, len(first) :])
     except attention.UnsupportedAttentionError as error:
         problem = Problem("E-MODEL-011", f"its attention uses {error}", "write packing: false", "training.packing")

@@ -54,7 +54,7 @@ _PADDED = 1.1
 
 @dataclass(frozen=True)
 class Footprint:
-    """Bytes that training holds.
+    """Bytes that training holds; with `fsdp` on one of the ranks.
 
     Attributes:
         frozen: Weights that are not trained, in their storage.
@@ -68,6 +68,8 @@ class Footprint:
         working: What one token holds while a layer is computed.
         holes: What the heap loses for a token of a layer, checkpointed or not.
         head: Logits of a chunk, their gradient, and the gradient of a trained head.
+        gathered: With `fsdp` what is whole for a moment: two layers, embedding and head, with their gradients where
+            they are trained.
     """
 
     frozen: int
@@ -82,11 +84,12 @@ class Footprint:
     working: int
     holes: int
     head: int
+    gathered: int = 0
 
     @property
     def weights(self) -> int:
         """Weights, gradients and the optimizer's moments."""
-        return self.frozen + self.stacked + self.trained + self.gradients + self.moments
+        return self.frozen + self.stacked + self.trained + self.gradients + self.moments + self.gathered
 
     def token(self, layers: int, checkpointed: int) -> int:
         """Bytes of one token in a pass."""
@@ -132,16 +135,19 @@ def footprint(
         # gate|up, its gradient and their product; attention's scores, in float32, of documents that are not long
         working = 6 * hidden + 6 * intermediate + 2 * (heads * size + 2 * keys) + 4 * heads * SHORT * 4 // number
     kind = "lean" if lean else "padded" if not packed else "full" if full else "lora"
-    in_heap = machine.device == "cpu" and (pass_tokens or 0) * intermediate * number < _LARGEST_IN_HEAP
+    parts = machine.world_size if config.training.fsdp else 1
+    # sharded runs have the heap give everything back (`luthier.machine.heap`)
+    in_heap = machine.device == "cpu" and parts == 1 and (pass_tokens or 0) * intermediate * number < _LARGEST_IN_HEAP
     body, packed_weights = max(0, model.parameters - ends), _is_packed(config)
     mapped = machine.device == "cpu" and not config.model.from_scratch and _file_bytes(model_config) == number
+    stored = 0 if full else _stored(config, body, ends, number)
     stacks = model.layers * hidden * (heads * size + 2 * keys + 2 * intermediate)
     return Footprint(
-        frozen=0 if full else _stored(config, body, ends, number),
-        mapped=body * number if mapped and packed_weights else 0,
-        trained=trainable * 4,
-        gradients=trainable * 4,
-        moments=trainable * (2 if config.training.optim == "paged_adamw_8bit" else 8),
+        frozen=stored // parts,
+        mapped=body * number if mapped and packed_weights and parts == 1 else 0,
+        trained=trainable * 4 // parts,
+        gradients=trainable * 4 // parts,
+        moments=trainable * (2 if config.training.optim == "paged_adamw_8bit" else 8) // parts,
         stacked=stacks * number if lean and mapped and not packed_weights else 0,
         unpacked=body * (1 if config.quantization.base_precision == "fp8" else number),
         kept=layer * number,
@@ -149,6 +155,7 @@ def footprint(
         working=working * number + 4 * hidden * number,
         holes=int(_HOLES[kind] * layer * number) if in_heap else 0,
         head=_head(machine.device, model.vocab_size, hidden, number, pass_tokens, full=full),
+        gathered=_gathered(stored, body, ends, number, model.layers, full=full) if parts > 1 else 0,
     )
 
 
@@ -186,13 +193,15 @@ def forecast(
     # the head's chunk is there when all layers' numbers are; a layer's own working set comes after it
     peak = max(sizes.head, tokens * (sizes.working + again))
     gradients = sizes.gradients if passes > 1 or sizes.frozen else 0
+    shared = f", over {plan.machine.world_size} ranks" if plan.sharded else ""
     held = {
         "process": (process_gib * GIB if on_cpu else 0.0, "interpreter and libraries, measured"),
         "weights": (float(sizes.frozen or sizes.trained), _stored_as(plan)),
         "file": (float(sizes.mapped), "the model's file, mapped: the system takes it back when memory is short"),
         "copies": (float(sizes.stacked + sizes.unpacked), "frozen weights, stacked and unpacked for the lean path"),
-        "adapter": (float(sizes.trained if sizes.frozen else 0), f"{plan.model.trainable_parameters:,} x 4 bytes"),
-        "optimizer": (float(sizes.moments), "two moments of each trained number"),
+        "adapter": (sizes.trained * float(sizes.frozen > 0), f"{plan.model.trainable_parameters:,} x 4 bytes{shared}"),
+        "optimizer": (float(sizes.moments), f"two moments of each trained number{shared}"),
+        "gathered": (float(sizes.gathered), "two layers, embedding and head, whole while they are used"),
     }
     activations = f"{tokens:,} tokens x {layers} layers x {sizes.kept:,} bytes"
     if plan.checkpointed_layers:
@@ -207,10 +216,10 @@ def forecast(
         "workspace": (workspace, "of the libraries"),
         "holes": (holes, "freed memory that the heap keeps"),
     }
-    copied = (float(sizes.moments), "the optimizer's state, on its way to disk")
+    copied = (0.0 if plan.sharded else float(sizes.moments), "the optimizer's state, on its way to disk")
     saving = {**held, "saving": copied, "workspace": (workspace, "of the libraries"), "holes": step["holes"]}
     file = float(plan.model.parameters * _file_bytes(model_config)) if on_cpu else 0.0
-    converted = {key: held[key] for key in ("process", "weights", "adapter")}
+    converted = {key: held[key] for key in ("process", "weights", "adapter", "gathered")}
     if plan.config.quantization.base_precision == "fp8" and not sizes.mapped:
         number = 4 if plan.config.model.dtype == "float32" else 2
         converted["weights"] = (float(plan.model.parameters * number), f"{plan.config.model.dtype}, to be rounded")
@@ -262,6 +271,14 @@ def _stored(config: Config, body: int, ends: int, number: int) -> int:
     return int(ends * number + body * (0.5 + constant))
 
 
+def _gathered(stored: int, body: int, ends: int, number: int, layers: int, *, full: bool) -> int:
+    """Bytes of weights, and gradients where all are trained, that are whole on each rank while they are used."""
+    two_layers = 2 / max(1, layers)
+    if full:
+        return int((body * two_layers + ends) * 2 * number)
+    return int((stored - ends * number) * two_layers + ends * number)
+
+
 def _file_bytes(model_config: PretrainedConfig) -> int:
     """Bytes of a number in the model's file."""
     return 4 if str(getattr(model_config, "dtype", None) or "float32").endswith("float32") else 2
@@ -269,11 +286,12 @@ def _file_bytes(model_config: PretrainedConfig) -> int:
 
 def _stored_as(plan: Plan) -> str:
     assert plan.model is not None
+    shared = f", over {plan.machine.world_size} ranks" if plan.sharded else ""
     if plan.config.training.finetuning_type == "full":
-        return f"{plan.model.parameters:,} x 4 bytes"
+        return f"{plan.model.parameters:,} x 4 bytes{shared}"
     bits = {True: "4 bits each", False: "8 bits each"}[plan.config.quantization.load_in_4bit]
     bits = f"{bits}, embedding and head in " if _is_packed(plan.config) else ""
-    return f"{plan.model.parameters:,} numbers, {bits}{plan.config.model.dtype}"
+    return f"{plan.model.parameters:,} numbers, {bits}{plan.config.model.dtype}{shared}"
 
 
 def _head(device: str, vocabulary: int, hidden: int, number: int, tokens: int | None, *, full: bool) -> int:

@@ -1,29 +1,83 @@
-"""Trained weights to disk and back: peft's adapter format, or the whole model after full fine-tuning."""
+"""Trained weights to disk and back: peft's adapter format, or the whole model after full fine-tuning.
+
+The files are the same whether a model is sharded over ranks or not, so a run goes on with any number of them. Of a
+sharded one rank 0 writes a tensor at a time, and each rank reads its own rows.
+"""
 
 from __future__ import annotations
 
+import json
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 
+from luthier.machine.shards import Whole, fill, is_sharded
+
 ADAPTER = "adapter_model.safetensors"
 WEIGHTS = "model.safetensors"
+_FORMATS = {
+    torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.int64: "I64",
+    torch.int32: "I32", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
+}  # fmt: skip
 
 
-def save_trained(model: nn.Module, folder: Path) -> None:
-    """Write the adapter (float32, peft's format) or the full model into `folder`."""
+def trained(model: nn.Module) -> dict[str, torch.Tensor]:
+    """What is saved of a sharded model, by names that all ranks know: the adapter, or everything."""
+    if isinstance(model, PeftModel):
+        return {name: p for name, p in model.named_parameters() if p.requires_grad}
+    once = dict(model.named_parameters())  # a tied head is saved once
+    again = {name for name, _ in model.named_parameters(remove_duplicate=False)} - once.keys()
+    return {name: tensor for name, tensor in model.state_dict().items() if name not in again}
+
+
+def save_trained(model: nn.Module, folder: Path, whole: Whole | None = None) -> None:
+    """Write the adapter (float32, peft's format) or the full model into `folder`.
+
+    Args:
+        model: The model.
+        folder: Where to.
+        whole: Of a sharded model: gives what `trained` names.
+    """
     saved: Any = model
     if isinstance(model, PeftModel):
         # peft would ask the hub whether the vocabulary was resized; Luthier never resizes it.
-        saved.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
+        own = {"state_dict": {name: whole(name) for name in trained(model)}} if whole else {}
+        saved.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False, **own)
         readme = folder / "README.md"
         readme.unlink(missing_ok=True)
+    elif whole:
+        saved.save_pretrained(folder, state_dict={})
+        write_tensors(folder / WEIGHTS, trained(model), whole)
     else:
         saved.save_pretrained(folder, safe_serialization=True, max_shard_size="1000GB")
+
+
+def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], whole: Whole) -> None:
+    """A safetensors file, of which no more than one tensor is in memory.
+
+        8 bytes: length of the header | header: JSON, name -> format, shape, place | the tensors' bytes
+
+    Raises:
+        OSError: It could not be written.
+    """
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name, tensor in tensors.items():
+        start, end = end, end + math.prod(tensor.shape) * tensor.element_size()
+        header[name] = {"dtype": _FORMATS[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in tensors:
+            file.write(whole(name).contiguous().reshape(-1).view(torch.uint8).numpy().data)
 
 
 def load_trained(model: nn.Module, folder: Path) -> None:
@@ -32,6 +86,9 @@ def load_trained(model: nn.Module, folder: Path) -> None:
     Raises:
         ValueError: When tensors are missing, unexpected or of another shape.
     """
+    if any(is_sharded(p) for p in model.parameters()):
+        _load_parts(model, folder)
+        return
     if isinstance(model, PeftModel):
         tensors = load_file(folder / ADAPTER)
         expected = get_peft_model_state_dict(model, save_embedding_layers=False)
@@ -45,6 +102,20 @@ def load_trained(model: nn.Module, folder: Path) -> None:
     with torch.no_grad():
         for name, tensor in tensors.items():
             own[name].copy_(tensor)
+
+
+def _load_parts(model: nn.Module, folder: Path) -> None:
+    """This rank's rows of each tensor, one by one."""
+    expected, file = trained(model), WEIGHTS
+    if isinstance(model, PeftModel):
+        expected = get_peft_model_state_dict(model, state_dict=expected, save_embedding_layers=False)
+        file = ADAPTER
+    with safe_open(str(folder / file), framework="pt") as opened:
+        names = opened.keys()
+        found = {name: torch.Size(opened.get_slice(name).get_shape()) for name in names}
+        _check_fit({name: tensor.shape for name, tensor in expected.items()}, found)
+        for name, tensor in expected.items():
+            fill(tensor, opened.get_tensor(name))
 
 
 def _is_tied(state: dict[str, torch.Tensor], name: str) -> bool:

@@ -8,8 +8,11 @@
         manifest.json                                     SHA-256 of each of them
 
 No file is a pickle: loading a checkpoint runs no code. The learning rate and the order of the data are pure functions
-of the step and need no state. Resume is exact on the same machine, threads and versions; `identity` names what is not.
-A checkpoint that is damaged is passed over and kept as `damaged-...`; two that were read back whole are never deleted.
+of the step and need no state. Sharded or not, with any number of ranks, the files are the same: of what is sharded rank
+0 writes one tensor after the other, lent by all, and each rank reads its own rows.
+
+Resume is exact on the same machine, threads and versions; `identity` names what is not. A checkpoint that is damaged is
+passed over and kept as `damaged-...`; two that were read back whole are never deleted.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -30,7 +34,8 @@ from luthier.errors import CheckpointError, Problem, RunError
 from luthier.events.types import CheckpointSaved
 from luthier.machine.ranks import of_all_ranks, of_rank_0, only_on_rank_0, rank
 from luthier.machine.seed import rng_state, set_rng_state
-from luthier.model.store import load_trained, save_trained
+from luthier.machine.shards import Whole, fill, is_sharded, own_part
+from luthier.model.store import load_trained, save_trained, trained, write_tensors
 from luthier.training.commit import ABANDONED, DAMAGED, commit, remove, set_aside, verify
 from luthier.training.state import TrainState
 
@@ -70,11 +75,12 @@ def save_checkpoint(
     identity: dict[str, Any],
     keep: int | None,
     generators: dict[str, torch.Tensor] | None = None,
+    whole: Whole | None = None,
 ) -> CheckpointSaved:
     """Write `checkpoint-<step>`, then delete the oldest ones beyond `keep`.
 
     The best one, the newest one and the newest two that are whole always stay. `generators` are those of all ranks
-    (`generators_of_all`); None: this process is alone.
+    (`generators_of_all`); None: this process is alone. `whole` gives what `lent` names, of a sharded model.
 
     Raises:
         OSError: It could not be written; older ones are as before.
@@ -86,8 +92,11 @@ def save_checkpoint(
     def fill(folder: Path) -> None:
         tensors, plain = _flatten(optimizer.state_dict())
         require_finite(model, tensors, state.step)
-        save_trained(model, folder)
-        save_file(tensors, folder / "optimizer.safetensors")
+        save_trained(model, folder, whole)
+        if whole:
+            write_tensors(folder / "optimizer.safetensors", tensors, whole)
+        else:
+            save_file(tensors, folder / "optimizer.safetensors")
         (folder / "optimizer.json").write_text(json.dumps(plain), encoding="utf-8")
         save_file(rng_state() if generators is None else generators, folder / "rng.safetensors")
         record = {"identity": identity, **state.as_dict()}
@@ -98,6 +107,11 @@ def save_checkpoint(
     return CheckpointSaved(
         step=state.step, path=str(target), bytes=size, seconds=time.monotonic() - started, removed=removed
     )
+
+
+def lent(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """What a checkpoint of a sharded model asks of all ranks: weights by their names, moments by their paths."""
+    return trained(model) | _flatten(optimizer.state_dict())[0]
 
 
 def find_checkpoint(output_dir: Path, wanted: str, before: int | None = None) -> Checkpoint | None:
@@ -168,17 +182,33 @@ def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: torch.optim.Opt
     fix = "start a new run in another training.output_dir"
     try:
         load_trained(model, checkpoint.path)
-        tensors = load_file(checkpoint.path / "optimizer.safetensors")
+        tensors = _moments(checkpoint.path / "optimizer.safetensors", optimizer)
         plain = json.loads((checkpoint.path / "optimizer.json").read_text(encoding="utf-8"))
         asked = [{name: group[name] for name in _ASKED if name in group} for group in optimizer.param_groups]
         optimizer.load_state_dict(_unflatten(tensors, plain))
         for group, options in zip(optimizer.param_groups, asked, strict=True):
             group.update(options)  # a changed one was allowed, and shall then have an effect
-    except (ValueError, KeyError, RuntimeError) as error:
+    except (ValueError, LookupError, RuntimeError) as error:
         found = str(error).splitlines()[0][:200]
         raise CheckpointError(Problem("E-CKPT-004", found, fix, str(checkpoint.path))) from error
     _restore_generators(load_file(checkpoint.path / "rng.safetensors"), checkpoint.step)
     return TrainState.from_dict(checkpoint.state)
+
+
+def _moments(file: Path, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """The optimizer's tensors by path; of those that are sharded like their parameter this rank's rows."""
+    parameters = [p.detach() for group in optimizer.param_groups for p in group["params"]]
+    if not any(is_sharded(p) for p in parameters):
+        return load_file(file)
+    tensors = {}
+    with safe_open(str(file), framework="pt") as opened:
+        paths = opened.keys()
+        for path in paths:
+            values, parameter = opened.get_tensor(path), parameters[int(path.partition("/")[0])]
+            own = torch.empty_like(parameter if values.shape == parameter.shape else values)
+            fill(own, values)
+            tensors[path] = own
+    return tensors
 
 
 def generators_of_all() -> dict[str, torch.Tensor]:
@@ -232,18 +262,29 @@ def _rotate(output_dir: Path, keep: int | None, saved: int, best: int | None) ->
     return removed
 
 
-def require_finite(model: nn.Module, moments: dict[str, torch.Tensor], step: int) -> None:
+def require_finite(
+    model: nn.Module, moments: dict[str, torch.Tensor], step: int, *, on_all_ranks: bool = False
+) -> None:
     """A checkpoint never holds NaN: nothing would bring the run back from it.
+
+    Args:
+        model: The model; of a sharded one this rank's part is looked at.
+        moments: The optimizer's tensors.
+        step: Optimizer steps done.
+        on_all_ranks: All ranks look at the same time, and hear what one of them finds.
 
     Raises:
         NotFiniteError: One of the numbers is not finite.
     """
-    trained = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
-    for name, tensor in (trained | moments).items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            found = f"after step {step:,} {name} holds numbers that are not finite; no checkpoint was written"
-            fix = "write a learning_rate of a third; then --resume auto --allow-changes"
-            raise NotFiniteError(Problem("E-RUN-001", found, fix, "training.learning_rate"))
+    own = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+    parts = ((name, own_part(tensor)) for name, tensor in (own | moments).items())
+    wrong = next((name for name, part in parts if part.is_floating_point() and not torch.isfinite(part).all()), "")
+    if on_all_ranks:
+        wrong = next(filter(None, of_all_ranks(wrong)), "")
+    if wrong:
+        found = f"after step {step:,} {wrong} holds numbers that are not finite; no checkpoint was written"
+        fix = "write a learning_rate of a third; then --resume auto --allow-changes"
+        raise NotFiniteError(Problem("E-RUN-001", found, fix, "training.learning_rate"))
 
 
 def _flatten(state_dict: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -258,7 +299,8 @@ def _flatten(state_dict: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict[
         for key, value in values.items():
             path = f"{prefix}{key}"
             if isinstance(value, torch.Tensor):
-                tensors[path] = value.detach().cpu().contiguous().clone()
+                value = value.detach()
+                tensors[path] = value if is_sharded(value) else value.cpu().contiguous().clone()
             else:
                 plain[str(key)] = split(value, f"{path}/") if isinstance(value, dict) else value
         return plain

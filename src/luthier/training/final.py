@@ -17,6 +17,7 @@ from transformers import GenerationConfig
 
 from luthier.config.plan import Plan
 from luthier.data.prepare import Prepared
+from luthier.machine.shards import Whole
 from luthier.model.store import load_trained, save_trained
 from luthier.training.card import card
 from luthier.training.checkpoint import path_of
@@ -27,10 +28,8 @@ FINAL = "final_model"
 TRAINED_ON = "luthier.json"
 
 
-def save_final(
-    plan: Plan, data: Prepared, model: nn.Module, tokenizer: Any, output_dir: Path, state: TrainState
-) -> str:
-    """Write `final_model/`, from the best checkpoint when the plan asks for it.
+def take_best(plan: Plan, model: nn.Module, output_dir: Path, state: TrainState) -> str:
+    """Put the weights of the best checkpoint into the model when the plan asks for it.
 
     Returns:
         A sentence when the weights are not those of the last step; empty otherwise.
@@ -43,9 +42,22 @@ def save_final(
             load_trained(model, best)
         else:  # it could not be written when it was the best
             note = f"final_model holds the last step: there is no {best.name}, which had the lowest eval_loss"
+    return note
+
+
+def save_final(
+    plan: Plan,
+    data: Prepared,
+    model: nn.Module,
+    tokenizer: Any,
+    output_dir: Path,
+    state: TrainState,
+    whole: Whole | None = None,
+) -> None:
+    """Write `final_model/`. `whole` gives what `luthier.model.store.trained` names, of a sharded model."""
 
     def fill(folder: Path) -> None:
-        save_trained(model, folder)
+        save_trained(model, folder, whole)
         data.template.save(tokenizer, folder)
         GenerationConfig(
             bos_token_id=tokenizer.bos_token_id,
@@ -57,7 +69,6 @@ def save_final(
         (folder / "README.md").write_text(card(plan, state), encoding="utf-8")
 
     commit(output_dir / FINAL, fill)
-    return note
 
 
 def trained_on(plan: Plan) -> dict[str, Any]:

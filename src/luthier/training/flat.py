@@ -27,7 +27,10 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 def one_buffer(tensors: Sequence[Tensor]) -> Tensor | None:
     """All the tensors as one (flat), when they are what one storage holds; None when they are not."""
-    first, storage = tensors[0], tensors[0].untyped_storage()
+    first = tensors[0]
+    if type(first) is not Tensor:  # a sharded one is no memory of its own
+        return None
+    storage = first.untyped_storage()
     place = storage.data_ptr()
     if sum(x.nbytes for x in tensors) != storage.nbytes():
         return None

@@ -8,21 +8,26 @@ import torch
 from torch import nn
 
 from luthier.events.types import Gradients
+from luthier.machine.shards import whole
 from luthier.model.adapter import layer_name, tensor_name
 
 BUCKETS = 30
 
 
 def gradient_flow(model: nn.Module, step: int) -> Gradients:
-    """Norms per layer and histograms of every trained tensor and its gradient, before clipping."""
+    """Norms per layer and histograms of every trained tensor and its gradient, before clipping.
+
+    Of a sharded model all ranks call it.
+    """
     squares: dict[str, float] = defaultdict(float)
     histograms: dict[str, list[list[float]]] = {}
     for name, parameter in model.named_parameters():
         if parameter.grad is None:
             continue
-        squares[layer_name(name)] += float(parameter.grad.float().square().sum())
-        histograms[f"weights/{tensor_name(name)}"] = _histogram(parameter.detach())
-        histograms[f"gradients/{tensor_name(name)}"] = _histogram(parameter.grad)
+        gradient = whole(parameter.grad)
+        squares[layer_name(name)] += float(gradient.float().square().sum())
+        histograms[f"weights/{tensor_name(name)}"] = _histogram(whole(parameter.detach()))
+        histograms[f"gradients/{tensor_name(name)}"] = _histogram(gradient)
     return Gradients(step=step, norms={name: value**0.5 for name, value in squares.items()}, histograms=histograms)
 
 

@@ -29,7 +29,7 @@ _FREE_KEYS = (
     "training.bad_steps_limit", "training.after_bad_steps", "training.loss_spikes",
     # how the examples go through the model: that changes rounding at most (see `surrounding`)
     "training.max_tokens_per_micro_batch", "training.gradient_checkpointing", "training.lean_path", "training.auto",
-    "training.packing", "training.kernels", "training.cuda_graphs",
+    "training.packing", "training.kernels", "training.cuda_graphs", "training.fsdp",
 )  # fmt: skip
 _FIXED = ("model.", "quantization.", "lora.", "training.finetuning_type")
 
@@ -52,6 +52,7 @@ def identity(plan: Plan) -> dict[str, Any]:
             "max_tokens_per_micro_batch": plan.max_tokens_per_micro_batch,
             "lean_path": plan.config.training.lean_path,
             "packing": plan.config.training.packing,
+            **({"fsdp": True} if plan.sharded else {}),
             "kernels": plan.machine.device == "cuda" and plan.config.training.kernels,
             "cuda_graphs": plan.machine.device == "cuda" and plan.config.training.cuda_graphs,
             "numpy": numpy.__version__,  # it draws the order of the rows

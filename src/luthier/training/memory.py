@@ -9,8 +9,9 @@ random numbers). What was lowered stays so, is written into checkpoints, and is 
 permanent.
 
 Not covered: the optimizer's own update, whose moments come with the first step (`luthier.training.rehearsal` tries it
-before); what the system's own killer ends without asking (a container's limit on a CPU): that costs the steps
-since the last checkpoint; and `auto: false`, which runs the YAML as it stands or not at all.
+before); sharded models, whose ranks are in the middle of a pass that cannot be broken off; what the system's own killer
+ends without asking (a container's limit on a CPU): that costs the steps since the last checkpoint; and `auto: false`,
+which runs the YAML as it stands or not at all.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def lowered(plan: Plan, batches: Sequence[MicroBatch], step: int, what: str = "s
         step: The number of the step.
         what: What is tried again, before that number.
     """
-    if not plan.config.training.auto:
+    if not plan.config.training.auto or plan.sharded:
         return None
     now, layers = plan.passes, plan.model.layers if plan.model else 0
     largest = max((b.num_tokens if b.document_offsets else b.input_ids_BT.numel() for b in batches), default=0)

@@ -19,12 +19,24 @@ from luthier.data.collate import MicroBatch
 from luthier.data.loader import evaluation_batches
 from luthier.events.types import CheckpointSaved, Evaluated, Event, Log, Machine, Notice, RunFinished, Sampled, Timing
 from luthier.machine.probe import peak_memory_gib
-from luthier.machine.ranks import of_all_ranks, of_rank_0, on_any_rank, only_on_rank_0, rank, together, world_size
+from luthier.machine.ranks import (
+    all_or_none,
+    in_step,
+    of_all_ranks,
+    of_rank_0,
+    on_any_rank,
+    only_on_rank_0,
+    rank,
+    together,
+    world_size,
+)
+from luthier.machine.shards import Whole, on_rank_0_with
 from luthier.model.forward import autocast
 from luthier.model.sampling import continue_ids
-from luthier.training.checkpoint import NotFiniteError, generators_of_all, require_finite, save_checkpoint
+from luthier.model.store import trained
+from luthier.training.checkpoint import NotFiniteError, generators_of_all, lent, require_finite, save_checkpoint
 from luthier.training.failures import is_out_of_memory, unwritten
-from luthier.training.final import save_final
+from luthier.training.final import save_final, take_best
 from luthier.training.instruments import PHASES
 from luthier.training.job import Run, due
 from luthier.training.memory import free_memory, lowered
@@ -186,8 +198,9 @@ def sample(job: Run) -> Iterator[Sampled | Notice]:
     if state.sampled_step == state.step or (state.step == 0 and 0 not in settings.sample_steps):
         return
     started = time.monotonic()
-    if rank() == 0:
-        yield from _answers(job)
+    if rank() == 0 or job.plan.sharded:
+        said = in_step(lambda: list(_answers(job))) if job.plan.sharded else _answers(job)
+        yield from said
     job.agree()
     if not job.abandoned:
         job.ahead.took("sampling", time.monotonic() - started)
@@ -195,19 +208,23 @@ def sample(job: Run) -> Iterator[Sampled | Notice]:
 
 
 def _answers(job: Run) -> Iterator[Sampled | Notice]:
-    """Of this process; a stop breaks them off."""
-    settings, state = job.plan.config.evaluation, job.state
+    """Of this process, or of all ranks of a sharded model in step; a stop breaks them off."""
+    settings, state, sharded = job.plan.config.evaluation, job.state, job.plan.sharded
+
+    def stop() -> bool:
+        return on_any_rank(job.stop()) if sharded else job.stop()
+
     for prompt in settings.sample_prompts:
         stop_ids = job.data.template.stop_ids(job.tokenizer)
         ids = job.data.template.prompt_ids(job.tokenizer, prompt)
-        criteria = StoppingCriteriaList([_Stop(job.stop)])
+        options: dict[str, Any] = {"stopping_criteria": StoppingCriteriaList([_Stop(stop)])}
+        if sharded:
+            options["synced_gpus"] = True  # who is done goes on until all are
         try:
             with autocast(job.plan), job.watchdog.watching("a sample", state.step):
-                answer = continue_ids(
-                    job.model, ids, stop_ids, settings.sample_max_new_tokens, stopping_criteria=criteria
-                )
+                answer = continue_ids(job.model, ids, stop_ids, settings.sample_max_new_tokens, **options)
         except Exception as error:
-            if not is_out_of_memory(error):
+            if sharded or not is_out_of_memory(error):
                 raise
             answer = None
         if answer is None:
@@ -215,7 +232,7 @@ def _answers(job: Run) -> Iterator[Sampled | Notice]:
             change = f"evaluation.sample_max_new_tokens: {max(1, settings.sample_max_new_tokens // 2)}"
             yield Notice("warning", "no memory to write samples; training goes on", change, state.step)
             break
-        if job.stop():
+        if stop():
             job.abandoned = True
             return
         yield Sampled(state.step, prompt, job.tokenizer.decode(answer))
@@ -277,21 +294,30 @@ def _written(job: Run) -> CheckpointSaved | None:
 
     Raises:
         OSError, MemoryError, RuntimeError: It could not be written; on every rank.
-        NotFiniteError: On every rank, as all have the same weights.
+        NotFiniteError: On every rank, as all have the same weights, or tell each other.
     """
     generators, failure = generators_of_all(), None
     keep = job.plan.config.checkpointing.save_total_limit
     saved: CheckpointSaved | None = None
-    if rank():
+
+    def write(whole: Whole | None = None) -> CheckpointSaved:
+        return save_checkpoint(
+            job.output_dir, job.model, job.optimizer, job.state, job.identity, keep, generators, whole
+        )
+
+    if job.plan.sharded:
+        tensors = lent(job.model, job.optimizer)
+        require_finite(job.model, tensors, job.state.step, on_all_ranks=True)
+    elif rank():
         require_finite(job.model, {}, job.state.step)
-    else:
-        with job.watchdog.watching("a save", job.state.step):
-            try:
-                saved = save_checkpoint(
-                    job.output_dir, job.model, job.optimizer, job.state, job.identity, keep, generators
-                )
-            except (OSError, MemoryError, RuntimeError) as error:
-                failure = error
+    with job.watchdog.watching("a save", job.state.step):
+        try:
+            if job.plan.sharded:
+                saved = on_rank_0_with(tensors, write)
+            elif rank() == 0:
+                saved = write()
+        except (OSError, MemoryError, RuntimeError) as error:
+            failure = error
     failed = of_rank_0(str(failure) if failure else "")
     if failed:
         raise failure or OSError(failed)
@@ -308,7 +334,7 @@ def finish(job: Run, ending: str) -> Iterator[Event]:
         reason = "early stopping: eval_loss no longer falls" if ending == "early" else ""
     if ending != "stopped":
         with job.watchdog.watching("writing final_model", state.step):
-            note = only_on_rank_0(lambda: _final(job))
+            note = _final(job)
         final = str(job.output_dir / "final_model")
         if note:
             yield Notice("info", note, step=state.step)
@@ -328,5 +354,19 @@ def finish(job: Run, ending: str) -> Iterator[Event]:
     )
 
 
-def _final(job: Run) -> str:
-    return save_final(job.plan, job.data, job.model, job.tokenizer, job.output_dir, job.state)
+def _final(job: Run) -> str | None:
+    """Write final_model; returns what there is to say of it, on rank 0."""
+
+    def best() -> str:
+        return take_best(job.plan, job.model, job.output_dir, job.state)
+
+    def write(whole: Whole | None = None) -> None:
+        save_final(job.plan, job.data, job.model, job.tokenizer, job.output_dir, job.state, whole)
+
+    if job.plan.sharded:
+        note: str | None = all_or_none(best)
+        all_or_none(lambda: on_rank_0_with(trained(job.model), write))
+    else:
+        note = only_on_rank_0(best)
+        only_on_rank_0(write)
+    return note if rank() == 0 else None

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from luthier.config.plan import Plan
+from luthier.machine.shards import whole
 from luthier.model.forward import LEAN
 from luthier.model.lean.decoder import LeanDecoder
 from luthier.training.flat import FlatAdamW, one_buffer
@@ -54,12 +55,12 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) ->
 
 
 def gradient_norm(parameters: Iterable[nn.Parameter]) -> torch.Tensor:
-    """L2 norm over all gradients together: a scalar tensor."""
+    """L2 norm over all gradients together, sharded ones included: a scalar tensor."""
     gradients = [p.grad for p in parameters if p.grad is not None]
-    if gradients and (whole := one_buffer(gradients)) is not None:
-        norm: torch.Tensor = torch.linalg.vector_norm(whole)
+    if gradients and (buffer := one_buffer(gradients)) is not None:
+        norm: torch.Tensor = torch.linalg.vector_norm(buffer)
         return norm
-    return torch.nn.utils.get_total_norm(gradients)
+    return whole(torch.nn.utils.get_total_norm(gradients))
 
 
 def clip_and_step(

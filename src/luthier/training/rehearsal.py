@@ -32,7 +32,8 @@ from luthier.events.types import CheckpointSaved, Event, Notice, Rehearsed
 from luthier.machine.probe import PeakMeter
 from luthier.machine.ranks import all_or_none, only_on_rank_0, rank, world_size
 from luthier.machine.seed import rng_state, set_rng_state
-from luthier.training.checkpoint import save_checkpoint
+from luthier.machine.shards import Whole, on_rank_0_with
+from luthier.training.checkpoint import lent, save_checkpoint
 from luthier.training.commit import INFLIGHT
 from luthier.training.failures import is_out_of_memory
 from luthier.training.memory import lowered
@@ -137,18 +138,25 @@ def _run(job: Run, largest: Largest) -> _Measured:
         started, rows = time.monotonic(), largest.evaluation
         evaluate(model, [collate(job.data.eval, rows, plan)] if rows else [], plan)
         measured.eval_seconds = time.monotonic() - started
-    if saved := only_on_rank_0(lambda: _saved(job, optimizer)):
+    if saved := _saved(job, optimizer):
         measured.save_seconds, measured.checkpoint_bytes = saved.seconds, saved.bytes
     return measured
 
 
-def _saved(job: Run, optimizer: torch.optim.Optimizer) -> CheckpointSaved:
-    # a crash leaves it for the next run to sweep
-    folder = job.output_dir / f"{INFLIGHT}rehearsal-{uuid.uuid4().hex[:8]}"
-    try:
-        return save_checkpoint(folder, job.model, optimizer, job.state, job.identity, None)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+def _saved(job: Run, optimizer: torch.optim.Optimizer) -> CheckpointSaved | None:
+    """A checkpoint that is deleted again; None on other ranks than 0."""
+
+    def write(whole: Whole | None = None) -> CheckpointSaved:
+        # a crash leaves it for the next run to sweep
+        folder = job.output_dir / f"{INFLIGHT}rehearsal-{uuid.uuid4().hex[:8]}"
+        try:
+            return save_checkpoint(folder, job.model, optimizer, job.state, job.identity, None, None, whole)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    if job.plan.sharded:
+        return all_or_none(lambda: on_rank_0_with(lent(job.model, optimizer), write))
+    return only_on_rank_0(write)
 
 
 def _update(parameters: list[torch.nn.Parameter], optimizer: torch.optim.Optimizer, job: Run) -> None:

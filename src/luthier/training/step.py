@@ -9,14 +9,14 @@ A mean of means would weigh a token of a short batch more than one of a long bat
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import nn
 
 from luthier.config.plan import Plan
-from luthier.data.collate import MicroBatch
-from luthier.machine.ranks import all_or_none, sum_gradients, sum_over_ranks, together
+from luthier.data.collate import MicroBatch, untrained
+from luthier.machine.ranks import all_or_none, in_step, on_any_rank, sum_gradients, sum_over_ranks, together
 from luthier.model.forward import autocast, inference, summed_loss
 from luthier.training.failures import is_out_of_memory
 from luthier.training.instruments import Lap
@@ -43,15 +43,25 @@ def backward(
     """
     counts = (sum(b.num_trained for b in batches), sum(b.num_tokens for b in batches))
     trained_tokens, num_tokens = (int(n) for n in sum_over_ranks(*counts))
-    own = all_or_none(lambda: _own_backward(model, batches, plan, trained_tokens, lap), is_out_of_memory)
-    sum_gradients(p for p in model.parameters() if p.requires_grad)
+    if plan.sharded:  # each pass adds up its gradients itself
+        own = in_step(lambda: _own_backward(model, _as_many(batches, plan), plan, trained_tokens, lap))
+    else:
+        own = all_or_none(lambda: _own_backward(model, batches, plan, trained_tokens, lap), is_out_of_memory)
+        sum_gradients(p for p in model.parameters() if p.requires_grad)
     (total,) = sum_over_ranks(own)
     if together():
         lap("ranks")
     return total, trained_tokens, num_tokens
 
 
-def _own_backward(model: nn.Module, batches: Sequence[MicroBatch], plan: Plan, trained_tokens: int, lap: Lap) -> float:
+def _as_many(batches: Iterable[MicroBatch], plan: Plan) -> Iterator[MicroBatch]:
+    """As many passes as the rank with the most makes, as all have to gather weights for each: some without a target."""
+    left = iter(batches)
+    while on_any_rank((batch := next(left, None)) is not None):
+        yield batch or untrained(packed=plan.config.training.packing is True)
+
+
+def _own_backward(model: nn.Module, batches: Iterable[MicroBatch], plan: Plan, trained_tokens: int, lap: Lap) -> float:
     """This rank's part of the loss and of the gradients."""
     device = next(model.parameters()).device
     loss_sum = torch.zeros((), dtype=torch.float64, device=device)
@@ -82,7 +92,11 @@ def update(
 
 def evaluate(model: nn.Module, batches: Iterable[MicroBatch], plan: Plan) -> tuple[float, int]:
     """Sum of the negative log-likelihoods and number of trained tokens, over all ranks; no gradients, no dropout."""
-    loss_sum, tokens = sum_over_ranks(*all_or_none(lambda: _own_loss(model, batches, plan), is_out_of_memory))
+    if plan.sharded:
+        own = in_step(lambda: _own_loss(model, _as_many(batches, plan), plan))
+    else:
+        own = all_or_none(lambda: _own_loss(model, batches, plan), is_out_of_memory)
+    loss_sum, tokens = sum_over_ranks(*own)
     return loss_sum, int(tokens)
 
 

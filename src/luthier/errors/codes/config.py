@@ -198,6 +198,13 @@ CONFIG: dict[str, Explanation] = {
         "(finetuning_type: lora, and no init_lora_weights: pissa, which changes them), the lean path with all that it "
         "asks for, and bfloat16 around it on a GPU.",
     ),
+    "E-CFG-037": Explanation(
+        "fsdp cannot shard this run",
+        "Parts of it need whole weights in one place, and with fsdp no process has them.",
+        "DoRA and PiSSA compute with whole weight matrices when the adapter is made, modules_to_save copies whole "
+        "layers, from_scratch draws a whole model, and the 8-bit optimizer does not know sharded tensors. Use plain "
+        "LoRA or full fine-tuning with AdamW, or fsdp: false, with which each process holds the whole model.",
+    ),
     "E-CFG-040": Explanation(
         "This is no whole record of a run",
         "A run that is repeated from something else would look like the same run and be another.",

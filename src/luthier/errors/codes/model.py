@@ -133,4 +133,11 @@ MODEL: dict[str, Explanation] = {
         "numbers. Either the sizes of a layer are no multiples of 16, or this torch or CUDA does not multiply "
         "as it should: the message says which. Write base_precision: default.",
     ),
+    "E-MODEL-016": Explanation(
+        "fsdp cannot read this model shard by shard",
+        "A rank would have to hold the whole model to put its tensors together, which is what fsdp is there to avoid.",
+        "With fsdp each rank reads one tensor at a time and keeps its part, so each tensor of the model has to be one "
+        "tensor of its files, in one number format. Some mixtures of experts are stored in pieces that transformers "
+        "puts together when it loads them. Write fsdp: false, with which each process holds the whole model.",
+    ),
 }
