@@ -17,7 +17,9 @@ from luthier.data.order import deal
 from luthier.data.pack import evenly
 from luthier.errors import LuthierError
 from luthier.events.types import Log, RunFinished
+from luthier.machine import ranks
 from luthier.training.checkpoint import checkpoints
+from luthier.training.optimizer import gradient_norm
 from tests.tiny import write_rows
 from tests.torture.outcome import FORKS
 from tests.torture.runs import config, losses, weights
@@ -211,3 +213,32 @@ def test_a_rank_with_another_config_is_named(tmp_path, tiny_model_dir, alpaca_fi
     values = [of_ranks(2, tmp_path / "run", tiny_model_dir, alpaca_file, learning_rate=rate) for rate in (1e-3, 2e-3)]
     assert start(2, values) == [DIED, DIED]
     assert "rank 1 has config.training.learning_rate 0.002, and rank 0 0.001" in said(tmp_path / "run", 0)
+
+
+def _writes_norm(number: int, port: int, folder: Path) -> None:
+    os.environ |= {
+        "RANK": str(number), "LOCAL_RANK": str(number), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo",
+    }  # fmt: skip
+    torch.set_num_threads(1)
+    generator = torch.Generator().manual_seed(0)
+    params = [torch.nn.Parameter(torch.zeros(size)) for size in (1013, 77, 4001)]
+    if number == 0:  # in one buffer, in another order; rank 1 has none
+        whole = torch.randn(sum(p.numel() for p in params), generator=generator)
+        for p, part in zip(params[::-1], torch.split(whole, [p.numel() for p in params[::-1]]), strict=True):
+            p.grad = part.view_as(p)
+    with ranks.connected():
+        ranks.sum_gradients(params)
+    (folder / str(number)).write_text(gradient_norm(params).item().hex())
+
+
+def test_ranks_whose_gradients_lay_elsewhere_round_their_length_alike(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    processes = [FORKS.Process(target=_writes_norm, args=(i, port, tmp_path)) for i in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert (tmp_path / "0").read_text() == (tmp_path / "1").read_text()

@@ -213,9 +213,10 @@ def first_on_rank_0(work: Callable[[], _T]) -> _T:
 
 
 def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Add the gradients of all ranks, once a step and in place; a rank without one adds nothing.
+    """Add the gradients of all ranks, once a step; a rank without one adds nothing.
 
-    Every rank has the same bits afterwards. What has a gradient on no rank gets none: it would be decayed.
+    Every rank has the same bits afterwards, and laid out alike, so that sums over them are rounded alike too. What has a
+    gradient on no rank gets none: it would be decayed.
     """
     if together():
         trained = list(parameters)
@@ -226,9 +227,7 @@ def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
             with _heard():
                 dist.all_reduce(flat)
             for parameter, part in zip(bucket, torch.split(flat, [p.numel() for p in bucket]), strict=True):
-                if parameter.grad is None:
-                    parameter.grad = torch.empty_like(parameter)
-                parameter.grad.copy_(part.view_as(parameter))
+                parameter.grad = part.view_as(parameter)
 
 
 def copy_from_rank_0(parameters: Iterable[nn.Parameter]) -> None:
