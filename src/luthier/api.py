@@ -59,6 +59,7 @@ from luthier.training.job import Run
 from luthier.training.optimizer import build_optimizer
 from luthier.training.record import RunRecord, differences, start_record
 from luthier.training.rehearsal import rehearse
+from luthier.training.watchdog import STACKS
 
 __all__ = ["Tuned", "compare", "load", "plan", "score", "train"]
 
@@ -173,7 +174,8 @@ def train(
     output_dir = Path(early.config.training.output_dir).expanduser()
     wanted = resume or early.config.checkpointing.resume_from_checkpoint
     with ExitStack() as stack:
-        stack.enter_context(ranks.connected())
+        hang_seconds, stacks = early.config.training.hang_seconds, output_dir / ranks.of_rank(STACKS)
+        stack.enter_context(ranks.connected(hang_seconds, stacks))
         folder = open_folder(output_dir, resume=wanted is not None, overwrite=overwrite)
         moved = ranks.only_on_rank_0(lambda: stack.enter_context(folder))
         stack.enter_context(_traced(output_dir))

@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -29,8 +30,10 @@ EXAMPLES = {1: (2, 2), 2: (2, 1), 4: (1, 1)}
 """Ranks -> rows of a device and accumulation, for four examples a step."""
 
 
-def start(n: int, values: dict | list[dict], *, fault: str = "", at: int = 0, of: int = 1, **options) -> list[int]:
-    """Exit codes of `n` ranks, each a fork; `fault` happens on rank `of` after step `at`."""
+def start(
+    n: int, values: dict | list[dict], *, fault: str = "", at: int = 0, of: int = 1, seconds: float = 120, **options
+) -> list[int | None]:
+    """Exit codes of `n` ranks, each a fork; `fault` happens on rank `of` after step `at`. A stuck one has none."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -38,14 +41,16 @@ def start(n: int, values: dict | list[dict], *, fault: str = "", at: int = 0, of
     processes = [FORKS.Process(target=_rank, args=(i, n, port, own[i], fault, at, of, options)) for i in range(n)]
     for process in processes:
         process.start()
-    end = time.monotonic() + 120
-    for process in processes:
-        process.join(max(0.1, end - time.monotonic()))
-    hanging = [i for i, process in enumerate(processes) if process.exitcode is None]
+    stuck = [of] if fault in ("frozen", "stuck") else []
+    end = time.monotonic() + seconds
+    for i, process in enumerate(processes):
+        process.join(max(0.1, end - time.monotonic()) if i not in stuck else 0)
+    codes = [process.exitcode for process in processes]
+    hanging = [i for i, code in enumerate(codes) if code is None]
     for i in hanging:
         processes[i].kill()
-    assert not hanging, f"ranks {hanging} hang"
-    return [process.exitcode for process in processes]
+    assert hanging == stuck, f"ranks {hanging} hang"
+    return codes
 
 
 def _rank(number: int, n: int, port: int, values: dict, fault: str, at: int, of: int, options: dict) -> None:
@@ -55,33 +60,71 @@ def _rank(number: int, n: int, port: int, values: dict, fault: str, at: int, of:
     }  # fmt: skip
     torch.set_num_threads(1)
     from luthier import api
-    from luthier.training import step
+    from luthier.machine import pulse
 
     mine = number == of
-    if fault == "memory" and mine:
-        real, first = step.summed_loss, [True]
-
-        def summed_loss(model, batch):
-            if batch.rows > 1 and first[0]:
-                first[0] = False
-                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-            return real(model, batch)
-
-        step.summed_loss = summed_loss
+    pulse.SILENT_SECONDS = 6.0
+    if mine and fault in PLANTED:
+        PLANTED[fault](at)
     stopped, done = [False], ""
     try:
         for event in api.train(values, stop=lambda: stopped[0], **options):
             if isinstance(event, Log) and event.step == at and mine:
                 if fault == "kill":
                     os.kill(os.getpid(), signal.SIGKILL)
-                if fault == "error":
-                    raise ZeroDivisionError("on purpose")
+                if fault == "frozen":
+                    os.kill(os.getpid(), signal.SIGSTOP)
                 stopped[0] = fault == "stop"
             done = event.status if isinstance(event, RunFinished) else done
     except LuthierError as error:
         Path(values["training"]["output_dir"], f"rank{number}.txt").write_text(str(error))
         os._exit(DIED)
     os._exit(75 if done == "stopped" else 0)
+
+
+def read_with(fault: Callable[[], None]) -> Callable[[int], None]:
+    """Reading the rows of a step ends in something."""
+
+    def plant(at: int) -> None:
+        from luthier.training import engine
+
+        real = engine.training_steps
+
+        def training_steps(*arguments):
+            for step, batches in enumerate(real(*arguments)):
+                if step == at:
+                    fault()
+                yield batches
+
+        engine.training_steps = training_steps
+
+    return plant
+
+
+def a_read_that_never_ends() -> None:
+    time.sleep(3600)
+
+
+def a_read_that_fails() -> None:
+    raise ZeroDivisionError("on purpose")
+
+
+def too_large(at: int) -> None:
+    """The first pass of several rows does not fit into memory."""
+    from luthier.training import step
+
+    real, first = step.summed_loss, [True]
+
+    def summed_loss(model, batch):
+        if batch.rows > 1 and first[0]:
+            first[0] = False
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return real(model, batch)
+
+    step.summed_loss = summed_loss
+
+
+PLANTED = {"memory": too_large, "stuck": read_with(a_read_that_never_ends), "error": read_with(a_read_that_fails)}
 
 
 def of_ranks(n: int, folder: Path, model: Path, rows: Path, **changes) -> dict:
@@ -155,11 +198,41 @@ def test_who_is_left_behind_ends_and_the_resume_is_exact(tmp_path, tiny_model_di
         return made
 
     assert start(2, values("straight")) == [0, 0]
-    assert start(2, values("run"), fault=fault, at=7) == [DIED, -signal.SIGKILL if fault == "kill" else 1]
-    assert "E-ENV-007" in said(tmp_path / "run", 0)
+    assert start(2, values("run"), fault=fault, at=7) == [DIED, -signal.SIGKILL if fault == "kill" else DIED]
+    text = said(tmp_path / "run", 0)
+    named = (
+        "rank 1 is gone; last seen at"
+        if fault == "kill"
+        else "rank 1 has failed: E-RUN-004 ZeroDivisionError: on purpose"
+    )
+    assert "E-ENV-007" in text and named in text, text
     assert start(2, values("run"), resume="auto") == [0, 0]
     assert losses(tmp_path / "run") == losses(tmp_path / "straight")
     assert weights(tmp_path / "run") == weights(tmp_path / "straight")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("of", [0, 1])
+def test_a_rank_that_is_frozen_is_given_up_on(tmp_path, tiny_model_dir, alpaca_file, of):
+    """As one whose machine has lost its network; rank 0 keeps the signs of life of all."""
+    values = of_ranks(2, tmp_path / "run", tiny_model_dir, alpaca_file)
+    codes = start(2, values, fault="frozen", at=4, of=of, seconds=60)
+    assert codes[1 - of] == DIED
+    text = said(tmp_path / "run", 1 - of)
+    assert "E-ENV-007" in text and f"no sign of life from rank {of} for 6" in text, text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("of", [0, 1])
+def test_a_rank_that_does_not_come_is_named_with_its_stack(tmp_path, tiny_model_dir, alpaca_file, of):
+    values = of_ranks(2, tmp_path / "run", tiny_model_dir, alpaca_file, hang_seconds=3)
+    codes = start(2, values, fault="stuck", at=4, of=of, seconds=60)
+    assert codes[1 - of] == DIED
+    text = said(tmp_path / "run", 1 - of)
+    assert f"E-ENV-007  rank {1 - of}" in text and f"rank {of} has not come for 9 s; last seen at fetched" in text, text
+    stacks = (tmp_path / "run" / ("stacks.rank1.log" if of == 0 else "stacks.log")).read_text()
+    assert f"rank {of}, as rank {1 - of} waits for it" in stacks and "a_read_that_never_ends" in stacks
+    assert start(2, values, resume="auto") == [0, 0]
 
 
 def test_a_stop_on_one_rank_stops_all_at_one_step(tmp_path, tiny_model_dir, alpaca_file, one):

@@ -61,6 +61,15 @@ def root(version: bool = typer.Option(False, "--version", help="Print the versio
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code; never shows a traceback."""
+    try:
+        _main(arguments)
+    except SystemExit as ending:
+        if ending.code and os.environ.get("WORLD_SIZE", "1") != "1":  # torch would wait for messages of other ranks
+            _end_at_once(ending.code)
+        raise
+
+
+def _main(arguments: Sequence[str] | None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal without UTF-8 gets escapes, not an error
             stream.reconfigure(errors="backslashreplace")
@@ -84,9 +93,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _leave_threads_behind(code: object) -> None:
     """End at once after a stop while a thread reads or loads: it may be deep in a library that nothing interrupts."""
     if code == EXIT_RESUMABLE and any(t.daemon and t.name.startswith("luthier-") for t in threading.enumerate()):
-        _flush()
-        sys.stderr.flush()
-        os._exit(EXIT_RESUMABLE)
+        _end_at_once(EXIT_RESUMABLE)
+
+
+def _end_at_once(code: int | str) -> None:
+    _flush()
+    sys.stderr.flush()
+    os._exit(code if isinstance(code, int) else EXIT_FAILED)
 
 
 def _flush() -> None:

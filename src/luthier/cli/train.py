@@ -62,9 +62,11 @@ def _train(
     request: list[str] | None, again: Path | None, plain: bool, resume: str | None, *, overwrite: bool, **options: Any
 ) -> bool:
     """Train in this process; whether a stop came before the end."""
+    from luthier.machine.torchrun import end_as_orphan, is_orphan, was_restarted
     from luthier.training.signals import stop_on_signals
 
     stopped = False
+    end_as_orphan()
     try:
         with stop_on_signals() as stop:
             stop.at_once = True  # while torch is imported, too
@@ -75,7 +77,6 @@ def _train(
             from luthier.events.sinks import Sinks
             from luthier.events.types import RunFinished
             from luthier.machine.ranks import rank
-            from luthier.machine.torchrun import is_orphan, was_restarted
             from luthier.monitor.panel import training_screen
 
             stop.at_once = False

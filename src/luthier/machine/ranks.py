@@ -5,7 +5,9 @@ One process is rank 0 of 1. Under `torchrun` (or `luthier train --nproc-per-node
 
 Whatever decides what a rank does next has to be the same on all of them, or they wait for each other for ever. So such
 a decision is either a pure function of what all have, or it is taken by one of these functions. A rank that fails says
-so before the others wait for it (`all_or_none`).
+so before the others wait for it (`all_or_none`), and who waits sees who is gone and who has not come
+(`luthier.machine.pulse`). A rank that fails keeps its connections open until its process ends: so its own message
+stands before those of the ranks that go down with it.
 
 Numbers and decisions travel on the CPU (gloo), so that no GPU has to finish its queue for them; gradients travel where
 they are (NCCL on CUDA).
@@ -16,20 +18,31 @@ A sharded model (`luthier.machine.shards`) has its ranks wait for each other in 
 from __future__ import annotations
 
 import os
+import sys
+import threading
+import pickle
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
 from luthier.errors import EXIT_FAILED, LuthierError, MissingError, Problem
+from luthier.errors.trace import summary
+from luthier.machine import torchrun
+from luthier.machine.pulse import GIVES_UP_AFTER, Pulse, Waiting
 
 _T = TypeVar("_T")
 _PATIENCE = timedelta(minutes=30)
-"""Of a rank that waits for others, which may be reading rows for the first time."""
+"""Of a rank that waits for others, which may be reading rows for the first time; in training, on top of the pulse's."""
+_LOOK = timedelta(seconds=1)
+_LAST_WORD = timedelta(seconds=10)
+"""For a rank that has failed, to say why and to end."""
+_pulse: Pulse | None = None
 _BUCKET_BYTES = 64 << 20
 
 
@@ -84,12 +97,20 @@ def of_rank(name: str) -> str:
 
 
 @contextmanager
-def connected() -> Iterator[None]:
+def connected(hang_seconds: float, stacks: Path) -> Iterator[None]:
     """Connect the processes that the environment promises; for one alone, nothing.
+
+    Args:
+        hang_seconds: Of an exchange in training: who has not come by then is named, and given up on after three times
+            as long. 0: never.
+        stacks: The file for the stacks of such a rank.
 
     Raises:
         MissingError: E-ENV-004, they do not find each other.
     """
+    global _pulse
+    if _pulse:  # of a run that has failed
+        _disconnect()
     if world_size() == 1 or dist.is_initialized():
         yield
         return
@@ -98,15 +119,44 @@ def connected() -> Iterator[None]:
         torch.cuda.set_device(local_rank())
         backend = "cpu:gloo,cuda:nccl"
     try:
-        dist.init_process_group(backend, timeout=_PATIENCE)
+        dist.init_process_group(backend, timeout=_PATIENCE + timedelta(seconds=GIVES_UP_AFTER * hang_seconds))
+        _pulse = Pulse(rank(), world_size(), hang_seconds, stacks)
     except (ValueError, RuntimeError) as error:  # a variable is missing, an address is taken, nobody answers
         found = f"WORLD_SIZE={world_size()}, but the processes do not find each other: {str(error).splitlines()[0]}"
         fix = "start them with luthier train --nproc-per-node N, or torchrun; for one process unset WORLD_SIZE"
         raise MissingError(Problem("E-ENV-004", found, fix)) from error
     try:
         yield
-    finally:
-        dist.destroy_process_group()
+        _pulse.close()
+        on_any_rank(False)  # rank 0 keeps the signs of all
+    except GeneratorExit:  # nobody wants the rest of the run
+        _disconnect()
+        raise
+    except BaseException as error:
+        if not isinstance(error, OtherRankError):
+            _pulse.tell(_first_words(error))
+        raise
+    _disconnect()
+
+
+def _disconnect() -> None:
+    global _pulse
+    if _pulse:
+        _pulse.close()
+    _pulse = None
+    dist.destroy_process_group()
+
+
+def _first_words(error: BaseException) -> str:
+    if isinstance(error, LuthierError) and error.problems:
+        return f"{error.problems[0].code} {error.problems[0].found}"
+    return summary(error)
+
+
+def watch_for_hangs() -> None:
+    """From here on no rank has work that takes others longer than `hang_seconds`."""
+    if _pulse:
+        _pulse.watches_hangs = True
 
 
 def together() -> bool:
@@ -131,22 +181,26 @@ def on_any_rank(truth: bool) -> bool:
 
 def of_rank_0(value: _T) -> _T:
     """Rank 0's value, on every rank; a plain one."""
-    if not together():
-        return value
-    values = [value]
-    with _heard():
-        dist.broadcast_object_list(values, src=0)
-    return values[0]
+    return of_all_ranks(value if rank() == 0 else None)[0] if together() else value  # type: ignore[return-value]
 
 
 def of_all_ranks(value: _T) -> list[_T]:
     """Every rank's value, in the order of the ranks, on every rank."""
     if not together():
         return [value]
-    values: list[_T | None] = [None] * world_size()
-    with _heard():
-        dist.all_gather_object(values, value)
-    return values  # type: ignore[return-value]
+    own = torch.frombuffer(bytearray(pickle.dumps(value)), dtype=torch.uint8)
+    sizes = [int(size) for size in _gathered(torch.tensor([own.numel()]))]
+    padded = torch.zeros(max(sizes), dtype=torch.uint8)
+    padded[: own.numel()] = own
+    parts = zip(_gathered(padded), sizes, strict=True)
+    return [pickle.loads(part[:size].numpy().tobytes()) for part, size in parts]
+
+
+def _gathered(tensor: torch.Tensor) -> list[torch.Tensor]:
+    """The tensors of all ranks, of one shape."""
+    found = [torch.empty_like(tensor) for _ in range(world_size())]
+    _exchange(dist.all_gather, found, tensor)
+    return found
 
 
 def all_or_none(work: Callable[[], _T], is_out_of_memory: Callable[[BaseException], bool] = lambda _: False) -> _T:
@@ -167,28 +221,56 @@ def all_or_none(work: Callable[[], _T], is_out_of_memory: Callable[[BaseExceptio
         result.append(work())
     except Exception as error:
         failure = error
-    kind = 0.0 if failure is None else 1.0 if is_out_of_memory(failure) else 2.0
-    worst, _, who = max((kind, -number, number) for number, kind in enumerate(of_all_ranks(kind)))
+    kind = 0 if failure is None else 1 if is_out_of_memory(failure) else 2
+    kinds = of_all_ranks((kind, _first_words(failure) if failure else ""))
+    worst, _, who = max((kind, -number, number) for number, (kind, _) in enumerate(kinds))
     if failure is not None:
         raise failure
+    if worst == 1:
+        raise OtherRankError(f"rank {who} ran out of memory", out_of_memory=True)
     if worst:
-        what = "ran out of memory" if worst == 1.0 else "has failed"
-        raise OtherRankError(f"rank {who} {what}", out_of_memory=worst == 1.0)
+        _hear_out()
+        raise OtherRankError(f"rank {who} has failed: {kinds[who][1]}")
     return result[0]
 
 
 def in_step(work: Callable[[], _T]) -> _T:
     """What `work` returns, in which ranks wait for each other in torch's own code: the passes of a sharded model.
 
+    Nothing interrupts that code: where there is no sense in waiting, a thread says so and ends this process.
+
     Raises:
         OtherRankError: One of them is gone, or nobody answers.
     """
+    done = threading.Event()
+    if _pulse:
+        _pulse.enter()
+        threading.Thread(target=_end_in_vain, args=[_pulse.wait(), done], name="luthier-vain", daemon=True).start()
     try:
         return work()
     except RuntimeError as error:
         if together() and (isinstance(error, dist.DistError) or "gloo" in str(error)):
             raise _gone(error) from error
         raise
+    finally:
+        done.set()
+
+
+def _end_in_vain(waiting: Waiting, done: threading.Event) -> None:
+    while not done.wait(_LOOK.total_seconds()):
+        if why_not := waiting.why_not(works=True):
+            sys.stderr.write(f"\n{OtherRankError(why_not)}\n\n")
+            sys.stderr.flush()
+            os._exit(EXIT_FAILED)
+
+
+def _hear_out() -> None:
+    """Wait until a rank that has failed is gone: its own message comes first. It comes to no exchange any more."""
+    torchrun.goes_down = True
+    try:
+        dist.all_reduce(torch.zeros(1), async_op=True).wait(_LAST_WORD)
+    except RuntimeError:
+        return
 
 
 def only_on_rank_0(work: Callable[[], _T]) -> _T | None:
@@ -224,8 +306,7 @@ def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
         for bucket in _buckets(p for p, has_one in zip(trained, anywhere, strict=True) if has_one):
             tensors = [p.grad if p.grad is not None else torch.zeros_like(p) for p in bucket]
             flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
-            with _heard():
-                dist.all_reduce(flat)
+            _exchange(dist.all_reduce, flat)
             for parameter, part in zip(bucket, torch.split(flat, [p.numel() for p in bucket]), strict=True):
                 parameter.grad = part.view_as(parameter)
 
@@ -233,9 +314,8 @@ def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
 def copy_from_rank_0(parameters: Iterable[nn.Parameter]) -> None:
     """Give every rank the values of rank 0."""
     if together():
-        with _heard():
-            for parameter in parameters:
-                dist.broadcast(parameter.data, src=0)
+        for parameter in parameters:
+            _exchange(dist.broadcast, parameter.data, src=0)
 
 
 def _buckets(parameters: Iterable[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
@@ -253,23 +333,48 @@ def _reduced(numbers: tuple[float, ...], how: dist.ReduceOp.RedOpType) -> tuple[
     if not together():
         return numbers
     values = torch.tensor(numbers, dtype=torch.float64)
-    with _heard():
-        dist.all_reduce(values, op=how)
+    _exchange(dist.all_reduce, values, op=how)
     return tuple(values.tolist())
 
 
-@contextmanager
-def _heard() -> Iterator[None]:
-    """While one waits for the others.
+def _exchange(begin: Callable[..., Any], *tensors: Any, **options: Any) -> None:
+    """Do a collective of torch.distributed, and wait for the others as long as there is sense in it.
+
+    On CUDA it is only queued; its failure is that of what waits for the device.
 
     Raises:
-        OtherRankError: One of them is gone, or nobody answers.
+        OtherRankError: One of them is gone, or does not come.
     """
+    if _pulse:
+        _pulse.enter()
     try:
-        yield
-    except RuntimeError as error:  # of torch.distributed: DistBackendError, and gloo's own text
+        work = begin(*tensors, async_op=True, **options)
+        if tensors[-1].is_cuda or not _pulse:
+            work.wait()
+        elif not _done(work):
+            waiting = _pulse.wait()
+            while not (why_not := waiting.why_not()) and not _done(work):
+                pass
+            if why_not:
+                raise OtherRankError(why_not)
+    except RuntimeError as error:
         raise _gone(error) from error
 
 
+def _done(work: dist.Work) -> bool:
+    """Whether it is done within a second.
+
+    Raises:
+        RuntimeError: It has failed.
+    """
+    try:
+        return bool(work.wait(_LOOK))
+    except RuntimeError:
+        return work.is_completed() and bool(work.wait(_LOOK))
+
+
 def _gone(error: RuntimeError) -> OtherRankError:
-    return OtherRankError(str(error).strip().splitlines()[0][:200])
+    """Of torch.distributed: DistBackendError, or gloo's own text."""
+    torchrun.goes_down = True
+    who = _pulse.who_failed() if _pulse else ""
+    return OtherRankError(who or str(error).strip().splitlines()[0][:200])

@@ -26,13 +26,18 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from luthier.errors import EXIT_FAILED, EXIT_RESUMABLE
+import psutil
+
+from luthier.errors import EXIT_FAILED, EXIT_RESUMABLE, LuthierError, MissingError, Problem
 
 EXIT_FILE = "LUTHIER_EXIT_FILE"
 """Environment variable: where a worker writes the exit code of a run that it leaves with 0."""
@@ -41,6 +46,22 @@ AGENT = "LUTHIER_AGENT"
 _GOING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name))
 _SAVE_SECONDS = 120
 """For workers that were told to stop; torchrun's own 30 seconds are short for a step and a checkpoint."""
+ORPHAN_SECONDS = 30
+"""For workers whose agent is gone, to save and stop; then they end whatever they wait for."""
+_PATIENCE_SECONDS = 600
+"""For other machines of a job; torchrun's own for those that answer."""
+_PORT = 29400
+"""torchrun's own, where an endpoint names none."""
+
+
+goes_down = False
+"""This worker fails with another one: a signal of its agent asks for no save any more."""
+
+
+class NotMetError(LuthierError):
+    """E-ENV-004: nobody answers where the machines are to meet. They may come later."""
+
+    exit_code = EXIT_FAILED
 
 
 def start(per_node: int, nodes: int, endpoint: str, restarts: int, words: Sequence[str]) -> int:
@@ -52,7 +73,13 @@ def start(per_node: int, nodes: int, endpoint: str, restarts: int, words: Sequen
         endpoint: HOST:PORT of one of them, where they meet; empty for a machine alone.
         restarts: How often all are started again after one has died.
         words: The command.
+
+    Raises:
+        MissingError: E-ENV-004, the endpoint is no address of a machine.
+        NotMetError: E-ENV-004, nobody answers there for a minute.
     """
+    if endpoint:
+        require_meeting_place(endpoint, 0, 60)
     meeting = ["--rdzv-endpoint", endpoint, "--rdzv-id", endpoint] if endpoint else ["--standalone"]
     numbers = ["--nnodes", str(nodes), "--nproc-per-node", str(per_node), "--max-restarts", str(restarts)]
     # not installed: a launcher beside the source was started
@@ -77,6 +104,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _run(arguments: Sequence[str]) -> int:
+    level = os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")  # no stacks of C++ for a connection that is refused
     from torch.distributed import DistNetworkError
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -85,11 +113,15 @@ def _run(arguments: Sequence[str]) -> int:
 
     for name in [name for name in logging.root.manager.loggerDict if name.startswith("torch.distributed.")]:
         logging.getLogger(name).setLevel(logging.CRITICAL)  # each failure says itself what it is
+    if level == "FATAL":
+        del os.environ["TORCH_CPP_LOG_LEVEL"]  # the workers may speak
     asked = parse_args([*arguments])  # type: ignore[no-untyped-call]
     asked.signals_to_handle = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
     if not any(word.replace("_", "-").startswith("--shutdown-timeout") for word in arguments):
         asked.shutdown_timeout = _SAVE_SECONDS
     try:
+        if asked.rdzv_backend == "c10d" and asked.rdzv_endpoint and not asked.standalone:
+            require_meeting_place(asked.rdzv_endpoint, _PATIENCE_SECONDS, _PATIENCE_SECONDS)
         run(asked)  # type: ignore[no-untyped-call]
     except SignalException as told:
         sys.stderr.write(f"torchrun: stopped by {told.sigval.name}\n")
@@ -98,8 +130,13 @@ def _run(arguments: Sequence[str]) -> int:
         rank, failure = error.get_first_failure()
         sys.stderr.write(f"torchrun: rank {rank} ended first, with exit code {failure.exitcode}\n")
         return failure.exitcode if failure.exitcode > 0 else EXIT_FAILED
+    except LuthierError as error:
+        sys.stderr.write(f"{error}\n")
+        return EXIT_FAILED  # what is not there yet may come
     except (RendezvousError, DistNetworkError) as error:
-        sys.stderr.write(f"torchrun: {' '.join(str(error).split())[:300]}\n")
+        sys.stderr.write(
+            f"torchrun: {' '.join(str(error.__cause__ or error).partition('Exception raised')[0].split())}\n"
+        )
         return EXIT_FAILED if signal.getsignal(signal.SIGTERM) is _leave else EXIT_RESUMABLE
     return 0
 
@@ -121,6 +158,65 @@ def was_restarted() -> bool:
 def is_orphan() -> bool:
     """Whether the agent of this worker is gone: nobody would end this process with the others."""
     return os.environ.get(AGENT, str(os.getppid())) != str(os.getppid())
+
+
+def end_as_orphan() -> None:
+    """From now on end this process some time after its agent, whatever it waits for; it may save and stop before."""
+
+    def watch() -> None:
+        while not is_orphan():
+            time.sleep(1)
+        time.sleep(ORPHAN_SECONDS)
+        os._exit(EXIT_RESUMABLE)
+
+    if AGENT in os.environ:
+        threading.Thread(target=watch, name="luthier-orphan", daemon=True).start()
+
+
+def is_gone(agent: int) -> bool:
+    """Whether a process of this machine has ended."""
+    try:
+        return bool(psutil.Process(agent).status() == psutil.STATUS_ZOMBIE)
+    except psutil.Error:
+        return True
+
+
+def require_meeting_place(endpoint: str, name_seconds: float, seconds: float) -> None:
+    """Wait until somebody answers at HOST:PORT, where it is not this machine itself.
+
+    Args:
+        endpoint: Of `--rdzv-endpoint`.
+        name_seconds: For the name to be known: that of a machine which just starts may not be yet.
+        seconds: For an answer.
+
+    Raises:
+        MissingError: E-ENV-004, no such name, or no number behind the colon.
+        NotMetError: E-ENV-004, nobody answers.
+    """
+    host, _, port = endpoint.rpartition(":") if ":" in endpoint.rpartition("]")[2] else (endpoint, "", str(_PORT))
+    where, began = "--rdzv-endpoint", time.monotonic()
+    while True:
+        waited = time.monotonic() - began
+        try:
+            family, kind, _, _, address = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
+            with socket.socket(family, kind) as own:
+                own.bind((address[0], 0))  # only an address of this machine lets us
+            return
+        except (socket.gaierror, UnicodeError) as error:
+            if waited >= name_seconds:
+                found = f"{endpoint}: no machine is known by that name: {error}"
+                fix = "write HOST:PORT of one of the machines, by a name that all of them know, or by its IP address"
+                raise MissingError(Problem("E-ENV-004", found, fix, where)) from error
+        except OSError:
+            try:
+                socket.create_connection((str(address[0]), int(port)), timeout=5).close()
+                return
+            except OSError as error:
+                if waited >= seconds:
+                    found = f"nobody answers at {endpoint} for {waited:.0f} s: {error}"
+                    fix = f"start the same command on {host}; a firewall has to let port {port} through"
+                    raise NotMetError(Problem("E-ENV-004", found, fix, where)) from error
+        time.sleep(1)
 
 
 def _leave(number: int, frame: FrameType | None) -> None:

@@ -17,7 +17,7 @@ from luthier.data.loader import step_batches, training_steps
 from luthier.data.order import step_rows
 from luthier.errors import CheckpointError, Problem, RunError
 from luthier.events.types import Event, Gradients, Notice, Resumed
-from luthier.machine.ranks import only_on_rank_0, rank, world_size
+from luthier.machine.ranks import only_on_rank_0, rank, watch_for_hangs, world_size
 from luthier.machine.seed import rng_state, set_rng_state
 from luthier.training.checkpoint import (
     Checkpoint,
@@ -51,6 +51,7 @@ def run(job: Run) -> Iterator[Event]:
     """
     job.clock = Clock(job.state.runtime_seconds)
     job.ahead.start()
+    watch_for_hangs()
     try:
         yield from between_steps(job)  # samples before the first step; or what a stop left undone after the last one
         while not (ending := why_it_ends(job)):

@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from luthier.errors import CheckpointError, LuthierError, MissingError, Problem
+from luthier.machine.torchrun import AGENT, ORPHAN_SECONDS, is_gone
 from luthier.training.checkpoint import checkpoints
 from luthier.training.commit import ABANDONED, DAMAGED, sweep
 from luthier.training.final import FINAL
@@ -99,16 +100,29 @@ def _locked(output_dir: Path) -> Iterator[None]:
     path = output_dir / ".lock"
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            holder = path.read_text(encoding="utf-8").strip() or "another process"
-            fix = "wait for it or stop it, or write another output_dir"
-            raise CheckpointError(Problem("E-CKPT-006", f"{output_dir} is in use by {holder}", fix, KEY)) from error
-        except OSError:
-            pass  # a file system without locks
+        end = time.monotonic() + ORPHAN_SECONDS + 5
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                holder = path.read_text(encoding="utf-8").strip() or "another process"
+                if _ends_soon(holder) and time.monotonic() < end:
+                    time.sleep(0.2)
+                    continue
+                fix = "wait for it or stop it, or write another output_dir"
+                raise CheckpointError(Problem("E-CKPT-006", f"{output_dir} is in use by {holder}", fix, KEY)) from error
+            except OSError:
+                pass  # a file system without locks
+            break
+        of = f" of launcher {agent}" if (agent := os.environ.get(AGENT)) else ""
         os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"process {os.getpid()} since {time.strftime('%Y-%m-%d %H:%M:%S')}".encode())
+        os.write(descriptor, f"process {os.getpid()} since {time.strftime('%Y-%m-%d %H:%M:%S')}{of}".encode())
         yield
     finally:
         os.close(descriptor)
+
+
+def _ends_soon(holder: str) -> bool:
+    """Whether the process that holds a lock has lost its launcher: it saves, and ends."""
+    agent = holder.rpartition(" of launcher ")[2]
+    return agent.isdecimal() and is_gone(int(agent))

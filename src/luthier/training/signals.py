@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
+from luthier.machine import torchrun
+
 
 class Interrupted(KeyboardInterrupt):
     """A stop that does not wait.
@@ -46,7 +48,7 @@ class Stop:
         self._asked = True
         if again or self.at_once:
             raise Interrupted
-        if os.environ.get("RANK", "0") != "0":  # one of several processes speaks for all
+        if os.environ.get("RANK", "0") != "0" or torchrun.goes_down:  # one of several processes speaks for all
             return
         with suppress(OSError):  # its reader may be gone: `2>&1 | tee log` hears Ctrl-C too
             os.write(2, b"stopping: this step is finished and saved first (Ctrl-C again: now)\n")
