@@ -57,6 +57,23 @@ def test_a_worker_that_stops_for_itself_and_one_that_is_wrong(tmp_path, train):
     assert run.returncode == EXIT_WRONG_REQUEST and 'did you mean "learning_rate"' in said and "Traceback" not in said
 
 
+def test_what_an_earlier_attempt_left_behind_does_not_count(tmp_path):
+    """Rank 0 is told to go because rank 1 has failed; then both are started again, and are done."""
+    two = tmp_path / "two.py"
+    two.write_text(
+        "import os, signal, sys, time\n"
+        "from luthier.machine.torchrun import leave, was_restarted\n"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(leave(75)))\n"
+        "if not was_restarted():\n"
+        "    time.sleep(2 if os.environ['RANK'] == '1' else 60)\n"
+        "    sys.exit(3)\n"
+        "sys.exit(leave(0))\n"
+    )
+    run = torchrun("--nproc-per-node", "2", "--max-restarts", "1", two, cwd=tmp_path)
+    said = run.communicate(timeout=60)[0]
+    assert run.returncode == 0, said
+
+
 def test_the_first_of_several_decides(tmp_path):
     two = tmp_path / "two.py"
     two.write_text(

@@ -47,6 +47,7 @@ SUITES = (
     "full_disk",
     "signals",
     "neighbours",
+    "ranks",
     "configs",
     "datasets",
     "models",

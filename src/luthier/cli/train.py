@@ -52,10 +52,9 @@ def train(
 
         raise typer.Exit(start(per_node, nodes, endpoint, restarts, ["train", *words]))
     stopped = _train(request, again, plain, resume, overwrite=overwrite, allow_changes=allow_changes, allow=allow)
-    if stopped:
-        from luthier.machine.torchrun import leave
+    from luthier.machine.torchrun import leave
 
-        raise typer.Exit(leave(EXIT_RESUMABLE))
+    raise typer.Exit(leave(EXIT_RESUMABLE if stopped else 0))
 
 
 def _train(

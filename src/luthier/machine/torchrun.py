@@ -144,10 +144,12 @@ def _run(arguments: Sequence[str]) -> int:
 def leave(code: int) -> int:
     """The code that a worker leaves with: 0 when its agent gets `code` from a file."""
     place = os.environ.get(EXIT_FILE)
-    if not place or code != EXIT_RESUMABLE:
-        return code
-    Path(place).write_text(str(code), encoding="ascii")
-    return 0
+    if place and code == EXIT_RESUMABLE:
+        Path(place).write_text(str(code), encoding="ascii")
+        return 0
+    if place:  # one of an attempt before this may have been interrupted
+        Path(place).unlink(missing_ok=True)
+    return code
 
 
 def was_restarted() -> bool:
@@ -209,7 +211,7 @@ def require_meeting_place(endpoint: str, name_seconds: float, seconds: float) ->
                 raise MissingError(Problem("E-ENV-004", found, fix, where)) from error
         except OSError:
             try:
-                socket.create_connection((str(address[0]), int(port)), timeout=5).close()
+                socket.create_connection((str(address[0]), int(address[1])), timeout=5).close()
                 return
             except OSError as error:
                 if waited >= seconds:
