@@ -101,7 +101,7 @@ class Tortured:
         steps = len(losses(self.folder)["log"])
         if self.rng.random() < 0.5:
             return self.rng.random() * seconds["start"], 0
-        return self.rng.random() * seconds["training"] * (1 - steps / STEPS), steps + 1
+        return self.rng.random() * 0.7 * seconds["training"] * (1 - steps / STEPS), steps + 1
 
     def _wait(self, launcher: subprocess.Popen[bytes], seconds: float, steps: int) -> str:
         """Until the launcher ends, or some seconds after a step; what hangs meanwhile."""

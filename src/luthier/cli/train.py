@@ -61,11 +61,11 @@ def _train(
     request: list[str] | None, again: Path | None, plain: bool, resume: str | None, *, overwrite: bool, **options: Any
 ) -> bool:
     """Train in this process; whether a stop came before the end."""
-    from luthier.machine.torchrun import end_as_orphan, is_orphan, was_restarted
+    from luthier.machine.torchrun import is_orphan, was_restarted, watch_agent
     from luthier.training.signals import stop_on_signals
 
     stopped = False
-    end_as_orphan()
+    watch_agent()
     try:
         with stop_on_signals() as stop:
             stop.at_once = True  # while torch is imported, too

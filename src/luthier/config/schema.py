@@ -217,7 +217,7 @@ class TrainingSection(Section):
     """Steps whose loss or gradient is far above that of the last 64: name their rows, or leave them out as well."""
     hang_seconds: Annotated[float, Field(ge=0)] = 600
     """A step, evaluation or save that takes longer than this and than 20 usual ones writes the stacks of all threads to
-    stacks.log. 0: never."""
+    stacks.log. Of several processes, one for which the others wait for three times as long is given up on. 0: never."""
     seed: NonNegative = 42
     """Fixes the order of rows, the split, dropout and the start of the adapter."""
 

@@ -83,6 +83,7 @@ class Pulse:
 
     def who_failed(self) -> str:
         """Of a connection that broke: the rank that says it has failed, or that says nothing any more."""
+        self._next_round(self._every)  # what was said before it broke
         before = [sign.beat for sign in self.signs]
         end = time.monotonic() + 2.5 * self._every
         while time.monotonic() < end and not self.lost_store:

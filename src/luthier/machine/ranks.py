@@ -18,9 +18,9 @@ A sharded model (`luthier.machine.shards`) has its ranks wait for each other in 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
-import pickle
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -30,6 +30,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed import distributed_c10d as c10d
 
 from luthier.errors import EXIT_FAILED, LuthierError, MissingError, Problem
 from luthier.errors.trace import summary
@@ -119,8 +120,9 @@ def connected(hang_seconds: float, stacks: Path) -> Iterator[None]:
         torch.cuda.set_device(local_rank())
         backend = "cpu:gloo,cuda:nccl"
     try:
-        dist.init_process_group(backend, timeout=_PATIENCE + timedelta(seconds=GIVES_UP_AFTER * hang_seconds))
-        _pulse = Pulse(rank(), world_size(), hang_seconds, stacks)
+        with _ended_by_signals():
+            dist.init_process_group(backend, timeout=_PATIENCE + timedelta(seconds=GIVES_UP_AFTER * hang_seconds))
+            _pulse = Pulse(rank(), world_size(), hang_seconds, stacks)
     except (ValueError, RuntimeError) as error:  # a variable is missing, an address is taken, nobody answers
         found = f"WORLD_SIZE={world_size()}, but the processes do not find each other: {str(error).splitlines()[0]}"
         fix = "start them with luthier train --nproc-per-node N, or torchrun; for one process unset WORLD_SIZE"
@@ -137,6 +139,19 @@ def connected(hang_seconds: float, stacks: Path) -> Iterator[None]:
             _pulse.tell(_first_words(error))
         raise
     _disconnect()
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """A signal ends the process at once: nothing is there to save, and the library that waits hears no handler."""
+    here = threading.current_thread() is threading.main_thread()
+    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if here and hasattr(signal, name)]
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _disconnect() -> None:
@@ -188,12 +203,11 @@ def of_all_ranks(value: _T) -> list[_T]:
     """Every rank's value, in the order of the ranks, on every rank."""
     if not together():
         return [value]
-    own = torch.frombuffer(bytearray(pickle.dumps(value)), dtype=torch.uint8)
-    sizes = [int(size) for size in _gathered(torch.tensor([own.numel()]))]
-    padded = torch.zeros(max(sizes), dtype=torch.uint8)
-    padded[: own.numel()] = own
-    parts = zip(_gathered(padded), sizes, strict=True)
-    return [pickle.loads(part[:size].numpy().tobytes()) for part, size in parts]
+    # as `all_gather_object` does, which waits blindly
+    own, size = c10d._object_to_tensor(value, torch.device("cpu"), None)  # type: ignore[no-untyped-call]
+    sizes = [int(each) for each in _gathered(size)]
+    parts = _gathered(torch.nn.functional.pad(own, (0, max(sizes) - int(size))))
+    return [c10d._tensor_to_object(part, each, None) for part, each in zip(parts, sizes, strict=True)]  # type: ignore[no-untyped-call]
 
 
 def _gathered(tensor: torch.Tensor) -> list[torch.Tensor]:

@@ -23,6 +23,8 @@ Source: torch.distributed.run, torch.distributed.elastic. Not covered: starting 
 
 from __future__ import annotations
 
+import argparse
+import ipaddress
 import logging
 import os
 import signal
@@ -31,9 +33,12 @@ import sys
 import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import psutil
 
@@ -46,6 +51,9 @@ AGENT = "LUTHIER_AGENT"
 _GOING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name))
 _SAVE_SECONDS = 120
 """For workers that were told to stop; torchrun's own 30 seconds are short for a step and a checkpoint."""
+_GOODBYE_SECONDS = 8
+"""For a message of a few bytes to the machine where all meet."""
+_RENDEZVOUS = str(Path("torch", "distributed", "elastic", "rendezvous"))
 ORPHAN_SECONDS = 30
 """For workers whose agent is gone, to save and stop; then they end whatever they wait for."""
 _PATIENCE_SECONDS = 600
@@ -54,8 +62,11 @@ _PORT = 29400
 """torchrun's own, where an endpoint names none."""
 
 
+STOPPING = b"stopping: this step is finished and saved first (Ctrl-C again: now)\n"
+stop_asked = False
+"""This worker was sent a signal."""
 goes_down = False
-"""This worker fails with another one: a signal of its agent asks for no save any more."""
+"""It fails with another one: that signal asks for no save."""
 
 
 class NotMetError(LuthierError):
@@ -119,9 +130,11 @@ def _run(arguments: Sequence[str]) -> int:
     asked.signals_to_handle = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
     if not any(word.replace("_", "-").startswith("--shutdown-timeout") for word in arguments):
         asked.shutdown_timeout = _SAVE_SECONDS
+    patience = _PATIENCE_SECONDS if asked.max_restarts else _GOODBYE_SECONDS
+    threading.Thread(target=_leave_when_cut_off, args=[patience], name="luthier-cut-off", daemon=True).start()
     try:
         if asked.rdzv_backend == "c10d" and asked.rdzv_endpoint and not asked.standalone:
-            require_meeting_place(asked.rdzv_endpoint, _PATIENCE_SECONDS, _PATIENCE_SECONDS)
+            _meet(asked)
         run(asked)  # type: ignore[no-untyped-call]
     except SignalException as told:
         sys.stderr.write(f"torchrun: stopped by {told.sigval.name}\n")
@@ -134,11 +147,52 @@ def _run(arguments: Sequence[str]) -> int:
         sys.stderr.write(f"{error}\n")
         return EXIT_FAILED  # what is not there yet may come
     except (RendezvousError, DistNetworkError) as error:
-        sys.stderr.write(
-            f"torchrun: {' '.join(str(error.__cause__ or error).partition('Exception raised')[0].split())}\n"
-        )
+        words = str(error.__cause__ or error).partition("Exception raised")[0].split()
+        sys.stderr.write(f"torchrun: {' '.join(words) or type(error).__name__}\n")
         return EXIT_FAILED if signal.getsignal(signal.SIGTERM) is _leave else EXIT_RESUMABLE
     return 0
+
+
+def _meet(asked: argparse.Namespace) -> None:
+    """Wait for the meeting place; and complete what torchrun would guess from the name of this machine.
+
+    That name often means nothing to other machines, or is 127.0.1.1.
+
+    Raises:
+        LuthierError: See `require_meeting_place`.
+    """
+    own, keeps_it = require_meeting_place(asked.rdzv_endpoint, _PATIENCE_SECONDS, _PATIENCE_SECONDS)
+    if ipaddress.ip_address(own).is_loopback:
+        return
+    asked.local_addr = asked.local_addr or own
+    if interface := _interface(own):
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
+    settings = [f"is_host={int(keeps_it)}"]
+    if asked.max_restarts:  # a network that was lost may come back
+        settings.append(f"read_timeout={_PATIENCE_SECONDS}")
+    new = [setting for setting in settings if setting.partition("=")[0] not in asked.rdzv_conf]
+    asked.rdzv_conf = ",".join(filter(None, [asked.rdzv_conf, *new]))
+
+
+def _leave_when_cut_off(seconds: float) -> None:
+    """End this agent when its workers have, and for so long no message reaches the machine where all meet.
+
+    The kernel gives up on such a message after a quarter of an hour, and nothing interrupts the library that waits.
+    """
+    waited = 0
+    while waited < seconds:
+        time.sleep(1)
+        frame = sys._current_frames().get(threading.main_thread().ident or 0)
+        codes = [each.f_code for each, _ in traceback.walk_stack(frame)]
+        talks = any(_RENDEZVOUS in code.co_filename for code in codes)
+        talks = talks and all(code.co_name != "next_rendezvous" for code in codes)  # it waits for other machines
+        waited = waited + 1 if talks and not _has_workers() else 0
+    sys.stderr.write("torchrun: the machine where all meet cannot be reached any more\n")
+    os._exit(EXIT_RESUMABLE)
+
+
+def _has_workers() -> bool:
+    return any(not is_gone(child.pid) for child in psutil.Process().children())
 
 
 def leave(code: int) -> int:
@@ -162,17 +216,25 @@ def is_orphan() -> bool:
     return os.environ.get(AGENT, str(os.getppid())) != str(os.getppid())
 
 
-def end_as_orphan() -> None:
-    """From now on end this process some time after its agent, whatever it waits for; it may save and stop before."""
+def watch_agent() -> None:
+    """From now on end this process some time after its agent, whatever it waits for; it may save and stop before.
+
+    And say that it stops, once it is clear that its agent did not send the signal because another rank has failed.
+    """
 
     def watch() -> None:
+        said = os.environ.get("RANK") != "0"
         while not is_orphan():
             time.sleep(1)
+            if stop_asked and not goes_down and not said:
+                said = True
+                with suppress(OSError):
+                    os.write(2, STOPPING)
         time.sleep(ORPHAN_SECONDS)
         os._exit(EXIT_RESUMABLE)
 
     if AGENT in os.environ:
-        threading.Thread(target=watch, name="luthier-orphan", daemon=True).start()
+        threading.Thread(target=watch, name="luthier-agent", daemon=True).start()
 
 
 def is_gone(agent: int) -> bool:
@@ -183,13 +245,16 @@ def is_gone(agent: int) -> bool:
         return True
 
 
-def require_meeting_place(endpoint: str, name_seconds: float, seconds: float) -> None:
+def require_meeting_place(endpoint: str, name_seconds: float, seconds: float) -> tuple[str, bool]:
     """Wait until somebody answers at HOST:PORT, where it is not this machine itself.
 
     Args:
         endpoint: Of `--rdzv-endpoint`.
         name_seconds: For the name to be known: that of a machine which just starts may not be yet.
         seconds: For an answer.
+
+    Returns:
+        The address of this machine, as it is seen from there; and whether it is to keep the meeting place itself.
 
     Raises:
         MissingError: E-ENV-004, no such name, or no number behind the colon.
@@ -203,7 +268,7 @@ def require_meeting_place(endpoint: str, name_seconds: float, seconds: float) ->
             family, kind, _, _, address = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)[0]
             with socket.socket(family, kind) as own:
                 own.bind((address[0], 0))  # only an address of this machine lets us
-            return
+            return str(address[0]), not _answers(address)
         except (socket.gaierror, UnicodeError) as error:
             if waited >= name_seconds:
                 found = f"{endpoint}: no machine is known by that name: {error}"
@@ -211,14 +276,26 @@ def require_meeting_place(endpoint: str, name_seconds: float, seconds: float) ->
                 raise MissingError(Problem("E-ENV-004", found, fix, where)) from error
         except OSError:
             try:
-                socket.create_connection((str(address[0]), int(address[1])), timeout=5).close()
-                return
+                with socket.create_connection((str(address[0]), int(address[1])), timeout=5) as connection:
+                    return str(connection.getsockname()[0]), False
             except OSError as error:
                 if waited >= seconds:
                     found = f"nobody answers at {endpoint} for {waited:.0f} s: {error}"
                     fix = f"start the same command on {host}; a firewall has to let port {port} through"
                     raise NotMetError(Problem("E-ENV-004", found, fix, where)) from error
         time.sleep(1)
+
+
+def _answers(address: tuple[Any, ...]) -> bool:
+    with suppress(OSError), socket.create_connection((str(address[0]), int(address[1])), timeout=5):
+        return True
+    return False
+
+
+def _interface(address: str) -> str:
+    """The name of the network interface that has an address."""
+    names = (name for name, all_of in psutil.net_if_addrs().items() for one in all_of if one.address == address)
+    return next(names, "")
 
 
 def _leave(number: int, frame: FrameType | None) -> None:

@@ -48,10 +48,11 @@ class Stop:
         self._asked = True
         if again or self.at_once:
             raise Interrupted
-        if os.environ.get("RANK", "0") != "0" or torchrun.goes_down:  # one of several processes speaks for all
+        torchrun.stop_asked = True
+        if torchrun.AGENT in os.environ or os.environ.get("RANK", "0") != "0":  # one of several speaks for all
             return
         with suppress(OSError):  # its reader may be gone: `2>&1 | tee log` hears Ctrl-C too
-            os.write(2, b"stopping: this step is finished and saved first (Ctrl-C again: now)\n")
+            os.write(2, torchrun.STOPPING)
 
 
 @contextmanager

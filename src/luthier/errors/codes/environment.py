@@ -37,7 +37,9 @@ ENVIRONMENT: dict[str, Explanation] = {
         why="each process would train its share of every step alone, and nobody would notice",
         text=(
             "WORLD_SIZE is larger than 1, so torchrun or a scheduler has started this process as one of several. They "
-            "meet at MASTER_ADDR and MASTER_PORT, which both set. Start them with `luthier train CONFIG "
+            "meet at MASTER_ADDR and MASTER_PORT, which both set. Several machines meet at --rdzv-endpoint, HOST:PORT "
+            "of one of them: a name that all know, or an IP address, and a port that firewalls let through. The same "
+            "command has to be started on that machine too. Start processes with `luthier train CONFIG "
             "--nproc-per-node N` or `torchrun ... -m luthier train CONFIG`; for a single process on a cluster unset "
             "WORLD_SIZE and RANK first."
         ),
@@ -64,7 +66,9 @@ ENVIRONMENT: dict[str, Explanation] = {
         title="another rank of the run has failed",
         why="a step needs the gradients of all ranks, so no rank can go on without the others",
         text=(
-            "One of the processes of this run has raised an error, was killed, or can no longer be reached. The others "
+            "One of the processes of this run has raised an error, was killed, gives no sign of life any more (its "
+            "machine is dead or cut off, its process frozen), or does not come where the others wait: its stacks are "
+            "in the file that the message names, and training.hang_seconds says after how long. The others "
             "stop with it; the newest checkpoint stays. The message of the rank that failed first says why. "
             "`luthier train --max-restarts 3` starts them all again, and the run goes on from that checkpoint."
         ),
