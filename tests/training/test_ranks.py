@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from luthier.data.order import deal
 from luthier.data.pack import evenly
-from luthier.errors import LuthierError
+from luthier.errors import EXIT_FAILED, LuthierError
 from luthier.events.types import Log, RunFinished
 from luthier.machine import ranks
 from luthier.training.checkpoint import checkpoints
@@ -41,7 +41,7 @@ def start(
     processes = [FORKS.Process(target=_rank, args=(i, n, port, own[i], fault, at, of, options)) for i in range(n)]
     for process in processes:
         process.start()
-    stuck = [of] if fault in ("frozen", "stuck") else []
+    stuck = [of] if fault in ("frozen", "frozen in a pass", "stuck") else []
     end = time.monotonic() + seconds
     for i, process in enumerate(processes):
         process.join(max(0.1, end - time.monotonic()) if i not in stuck else 0)
@@ -124,7 +124,27 @@ def too_large(at: int) -> None:
     step.summed_loss = summed_loss
 
 
-PLANTED = {"memory": too_large, "stuck": read_with(a_read_that_never_ends), "error": read_with(a_read_that_fails)}
+def frozen_in_a_pass(at: int) -> None:
+    """After its first pass of a step; the others wait in the next one."""
+    from luthier.training import step
+
+    real, passes = step.summed_loss, []
+
+    def summed_loss(model, batch):
+        passes.append(batch)
+        if len(passes) > at:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return real(model, batch)
+
+    step.summed_loss = summed_loss
+
+
+PLANTED = {
+    "memory": too_large,
+    "frozen in a pass": frozen_in_a_pass,
+    "stuck": read_with(a_read_that_never_ends),
+    "error": read_with(a_read_that_fails),
+}
 
 
 def of_ranks(n: int, folder: Path, model: Path, rows: Path, **changes) -> dict:
@@ -223,6 +243,14 @@ def test_a_rank_that_is_frozen_is_given_up_on(tmp_path, tiny_model_dir, alpaca_f
 
 
 @pytest.mark.slow
+def test_nobody_waits_in_the_passes_of_a_sharded_model_for_a_rank_that_is_frozen(tmp_path, tiny_model_dir, alpaca_file):
+    """There it is torch that waits, and nothing can interrupt it: the process ends."""
+    values = of_ranks(2, tmp_path / "run", tiny_model_dir, alpaca_file, fsdp=True)
+    codes = start(2, values, fault="frozen in a pass", at=4, seconds=60)
+    assert codes == [EXIT_FAILED, None]
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("of", [0, 1])
 def test_a_rank_that_does_not_come_is_named_with_its_stack(tmp_path, tiny_model_dir, alpaca_file, of):
     values = of_ranks(2, tmp_path / "run", tiny_model_dir, alpaca_file, hang_seconds=3)
@@ -300,7 +328,7 @@ def _writes_norm(number: int, port: int, folder: Path) -> None:
         whole = torch.randn(sum(p.numel() for p in params), generator=generator)
         for p, part in zip(params[::-1], torch.split(whole, [p.numel() for p in params[::-1]]), strict=True):
             p.grad = part.view_as(p)
-    with ranks.connected():
+    with ranks.connected(0, Path("stacks.log")):
         ranks.sum_gradients(params)
     (folder / str(number)).write_text(gradient_norm(params).item().hex())
 

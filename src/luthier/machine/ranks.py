@@ -311,8 +311,8 @@ def first_on_rank_0(work: Callable[[], _T]) -> _T:
 def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Add the gradients of all ranks, once a step; a rank without one adds nothing.
 
-    Every rank has the same bits afterwards, and laid out alike, so that sums over them are rounded alike too. What has a
-    gradient on no rank gets none: it would be decayed.
+    Every rank has the same bits afterwards, and laid out alike, so that sums over them are rounded alike too. What has
+    a gradient on no rank gets none: it would be decayed.
     """
     if together():
         trained = list(parameters)
