@@ -139,6 +139,8 @@ def _fp8(case: Case) -> Finding:
         "training.finetuning_type": (case.get("training.finetuning_type") == "full", "finetuning_type: lora"),
         "training.lean_path": (case.get("training.lean_path") is False, "lean_path: auto"),
         "lora.init_lora_weights": (case.get("lora.init_lora_weights") == "pissa", "init_lora_weights: default"),
+        "training.packing": (case.get("training.packing") is False, "packing: auto"),
+        "training.fsdp": (case.get("training.fsdp") is True and case.machine.world_size > 1, "fsdp: false"),
     }
     for other, (clashes, fix) in others.items():
         if clashes:

@@ -163,10 +163,6 @@ class Candidate:
             "transformers": transformers.__version__,
         }
 
-    def _precision(self) -> list[str]:
-        """Nothing for `default`: answers that were kept before there was another stay known."""
-        return [self.origin.base_precision] if self.origin.base_precision != "default" else []
-
     def check_base(self) -> None:
         """That a base given by the user reads the same tokens.
 

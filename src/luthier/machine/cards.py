@@ -60,10 +60,12 @@ def as_if(name: str, here: MachineFacts) -> MachineFacts:
     Raises:
         MissingError: E-ENV-009, no such card in the table.
     """
-    card = CARDS.get(name.upper())
+    card = CARDS.get(name.upper().removeprefix("NVIDIA ").removeprefix("RTX ").strip())
     if card is None:
         known = ", ".join(CARDS)
-        raise MissingError(Problem("E-ENV-009", f"{name!r} is none of {known}", f"--for {next(iter(CARDS))}", "--for"))
+        raise MissingError(
+            Problem("E-ENV-009", f"{name!r} is none of {known}", "name the one with the next smaller memory", "--for")
+        )
     memory_gib = card.memory_gb * 1e9 / 2**30
     return replace(
         here,

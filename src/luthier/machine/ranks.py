@@ -97,6 +97,12 @@ def of_rank(name: str) -> str:
     return f"{stem}.rank{rank()}{dot}{end}" if rank() else name
 
 
+def use_own_device() -> None:
+    """Compute on this rank's GPU, in the thread that asks; nothing for one process alone."""
+    if world_size() > 1 and torch.cuda.is_available():
+        torch.cuda.set_device(local_rank())
+
+
 @contextmanager
 def connected(hang_seconds: float, stacks: Path) -> Iterator[None]:
     """Connect the processes that the environment promises; for one alone, nothing.
@@ -115,10 +121,8 @@ def connected(hang_seconds: float, stacks: Path) -> Iterator[None]:
     if world_size() == 1 or dist.is_initialized():
         yield
         return
-    backend = "gloo"
-    if torch.cuda.is_available():
-        torch.cuda.set_device(local_rank())
-        backend = "cpu:gloo,cuda:nccl"
+    use_own_device()
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     try:
         with _ended_by_signals():
             dist.init_process_group(backend, timeout=_PATIENCE + timedelta(seconds=GIVES_UP_AFTER * hang_seconds))

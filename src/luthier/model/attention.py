@@ -73,7 +73,8 @@ def document_attention(
     for name in _UNSUPPORTED:
         if kwargs.get(name) is not None:
             raise UnsupportedAttentionError(name)
-    assert query_BHTD.shape[0] == 1 and document_offsets, "packed micro-batches hold one row and its offsets"
+    known = document_offsets or (longest and cu_seq_lens is not None)
+    assert query_BHTD.shape[0] == 1 and known, "packed micro-batches hold one row and its offsets"
     device = query_BHTD.device.type
     if shared_tokens and not shares_beginnings(device, sliding_window):
         raise UnsupportedAttentionError("a shared beginning")
@@ -89,6 +90,7 @@ def document_attention(
         query_THD, key_TKD, value_TKD = (x[0].transpose(0, 1) for x in (query_BHTD, key_BKTD, value_BKTD))
         output_THD = flash(query_THD, key_TKD, value_TKD, cu_seq_lens, longest, scale, sliding_window)
         return output_THD[None], None
+    assert document_offsets, "one call a document: where they start must be known here"
     outputs = []
     for start, end in pairwise(document_offsets):
         window = _window_mask(end - start, sliding_window, query_BHTD.device)

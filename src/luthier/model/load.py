@@ -99,11 +99,14 @@ def what_failed(model: nn.Module, plan: Plan) -> Iterator[tuple[str, str]]:
     if lean.refused:
         text = f"Luthier's kernels do not work here, plain torch takes their place: {lean.refused}"
         yield text, "training.kernels: false"
-    if lean.graphs is not None and lean.graphs.refused:
-        yield (
-            f"passes cannot be recorded here and are launched anew: {lean.graphs.refused}",
-            "training.cuda_graphs: false",
-        )
+    yield from recording_failed(model)
+
+
+def recording_failed(model: nn.Module) -> Iterator[tuple[str, str]]:
+    """That passes could not be recorded, said once, and the line that does without."""
+    lean: LeanDecoder | None = getattr(model, LEAN, None)
+    if lean is not None and lean.graphs is not None and (why := lean.graphs.news()):
+        yield f"passes cannot be recorded here and are launched anew: {why}", "training.cuda_graphs: false"
 
 
 def _take_lean_path(model: nn.Module, plan: Plan, dtype: torch.dtype) -> None:

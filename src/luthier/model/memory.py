@@ -198,7 +198,10 @@ def forecast(
         "process": (process_gib * GIB if on_cpu else 0.0, "interpreter and libraries, measured"),
         "weights": (float(sizes.frozen or sizes.trained), _stored_as(plan)),
         "file": (float(sizes.mapped), "the model's file, mapped: the system takes it back when memory is short"),
-        "copies": (float(sizes.stacked + sizes.unpacked), "frozen weights, stacked and unpacked for the lean path"),
+        "copies": (
+            float(sizes.stacked + sizes.unpacked),
+            f"frozen weights, stacked and {_copied(plan)} for the lean path",
+        ),
         "adapter": (sizes.trained * float(sizes.frozen > 0), f"{plan.model.trainable_parameters:,} x 4 bytes{shared}"),
         "optimizer": (float(sizes.moments), f"two moments of each trained number{shared}"),
         "gathered": (float(sizes.gathered), "two layers, embedding and head, whole while they are used"),
@@ -254,6 +257,11 @@ def holds_copies(config: Config, machine: MachineFacts) -> bool:
     """Whether the lean path can hold frozen weights a second time: 4 bits unpacked, 8-bit floats transposed on CUDA."""
     in_8_bits = config.quantization.base_precision == "fp8"
     return config.quantization.load_in_4bit or (in_8_bits and machine.device == "cuda")
+
+
+def _copied(plan: Plan) -> str:
+    """What is done to frozen weights that are not kept as they are."""
+    return "transposed" if plan.config.quantization.base_precision == "fp8" else "unpacked"
 
 
 def _is_packed(config: Config) -> bool:

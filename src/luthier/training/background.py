@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from luthier.data.prepare import Progress
 from luthier.events.types import Notice
+from luthier.machine import ranks
 
 _T = TypeVar("_T")
 SAY_EVERY_SECONDS = 5.0
@@ -50,6 +51,7 @@ def started(work: Callable[[], _T]) -> Future[_T]:
 
     def run() -> None:
         try:
+            ranks.use_own_device()  # which device is the current one is a thread's own business
             result.set_result(work())
         except BaseException as error:
             result.set_exception(error)

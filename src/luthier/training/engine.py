@@ -19,6 +19,7 @@ from luthier.errors import CheckpointError, Problem, RunError
 from luthier.events.types import Event, Gradients, Notice, Resumed
 from luthier.machine.ranks import only_on_rank_0, rank, watch_for_hangs, world_size
 from luthier.machine.seed import rng_state, set_rng_state
+from luthier.model.load import recording_failed
 from luthier.training.checkpoint import (
     Checkpoint,
     NotFiniteError,
@@ -32,7 +33,7 @@ from luthier.training.failures import is_out_of_memory
 from luthier.training.gradients import gradient_flow
 from luthier.training.guard import Judgement, judge, remember
 from luthier.training.job import Clock, Run, due
-from luthier.training.memory import lowered
+from luthier.training.memory import lowered, without_recordings
 from luthier.training.milestones import between_steps, finish, why_it_ends
 from luthier.training.optimizer import gradient_norm
 from luthier.training.step import backward, update
@@ -121,8 +122,14 @@ def gradients(job: Run, batches: list[MicroBatch]) -> tuple[float, int, int, tor
             sums = backward(job.model, batches, job.plan, job.watch.lap)
             return *sums, gradient_norm(p for p in job.model.parameters() if p.requires_grad)
     except Exception as error:
-        if not is_out_of_memory(error) or (less := lowered(job.plan, batches, step)) is None:
+        if not is_out_of_memory(error):
             raise
+        said, less = without_recordings(job.model, step), None
+        if said is None and (less := lowered(job.plan, batches, step)) is None:
+            raise
+    if said is not None:
+        return job.again(said)
+    assert less is not None
     return job.lower(*less)  # only here: the error held on to the tensors of the pass
 
 
@@ -133,6 +140,8 @@ def said_of(job: Run, judgement: Judgement, flow: Gradients | None) -> Iterator[
     if judgement.spike:
         text = f"step {job.state.step:,}: {judgement.spike}; rows {places(job, job.state.step - 1)}"
         yield Notice("warning", text, "training.loss_spikes: skip", job.state.step)
+    for text, instead in recording_failed(job.model):
+        yield Notice("warning", text, instead, job.state.step)
     yield from job.watchdog.said()
 
 

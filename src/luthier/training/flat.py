@@ -34,7 +34,9 @@ def one_buffer(tensors: Sequence[Tensor]) -> Tensor | None:
     place = storage.data_ptr()
     if sum(x.nbytes for x in tensors) != storage.nbytes():
         return None
-    if any(x.untyped_storage().data_ptr() != place or x.dtype is not first.dtype for x in tensors):
+    if not all(
+        x.untyped_storage().data_ptr() == place and x.dtype is first.dtype and x.is_contiguous() for x in tensors
+    ):
         return None
     return first.as_strided((storage.nbytes() // first.element_size(),), (1,), 0)
 

@@ -54,7 +54,7 @@ def identity(plan: Plan) -> dict[str, Any]:
             "packing": plan.config.training.packing,
             **({"fsdp": True} if plan.sharded else {}),
             "kernels": plan.machine.device == "cuda" and plan.config.training.kernels,
-            "cuda_graphs": plan.machine.device == "cuda" and plan.config.training.cuda_graphs,
+            **({"cuda_graphs": True} if plan.machine.device == "cuda" and plan.config.training.cuda_graphs else {}),
             "numpy": numpy.__version__,  # it draws the order of the rows
             "threads": torch.get_num_threads(),
             "arithmetic": torch.backends.cpu.get_cpu_capability(),

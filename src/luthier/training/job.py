@@ -119,12 +119,16 @@ class Run:
 
     def lower(self, passes: Passes, said: Notice) -> Iterator[Notice]:
         """Go on with passes that hold less; says what was changed."""
-        self.optimizer.zero_grad(set_to_none=True)
-        free_memory()
         self.plan = self.plan.with_passes(passes)
         use_passes(self.model, self.plan)
+        yield from self.again(said)
         self.identity, self.largest = identity(self.plan), None
         self.ahead.follow(self.plan)
+
+    def again(self, said: Notice) -> Iterator[Notice]:
+        """Clear away what a pass that failed has left behind; says what comes now."""
+        self.optimizer.zero_grad(set_to_none=True)
+        free_memory()
         yield said
 
 

@@ -1,5 +1,6 @@
 """What a run does when memory runs out in mid-step: the same step again, through passes that hold less.
 
+    0  recorded passes         CUDA graphs, which hold what a pass holds
     1  smaller passes          the same examples in the same order, more passes of fewer tokens; down to one row each
     2  frozen weights          4 bits unpacked, 8-bit floats transposed at each use instead of kept (lean path)
     3  checkpointed layers     half of them, then all: computed again in the backward pass
@@ -21,11 +22,24 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
+from torch import nn
 
 from luthier.config.plan import Passes, Plan
 from luthier.data.collate import MicroBatch
 from luthier.events.types import Notice
-from luthier.machine.ranks import most_of_ranks
+from luthier.machine.ranks import most_of_ranks, on_any_rank
+from luthier.model.forward import LEAN
+from luthier.model.lean.decoder import LeanDecoder
+
+
+def without_recordings(model: nn.Module, step: int) -> Notice | None:
+    """Recorded passes hold as much memory as a pass: they are the first to go. None where there are none."""
+    lean: LeanDecoder | None = getattr(model, LEAN, None)
+    had = lean is not None and lean.graphs is not None and lean.graphs.give_up("memory ran out")
+    if not on_any_rank(had):
+        return None
+    text = f"step {step:,} ran out of memory (E-RUN-002) and is done again, as all after it, without recorded passes"
+    return Notice("warning", text, "training.cuda_graphs: false", step)
 
 
 def lowered(plan: Plan, batches: Sequence[MicroBatch], step: int, what: str = "step") -> tuple[Passes, Notice] | None:

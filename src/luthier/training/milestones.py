@@ -317,6 +317,8 @@ def _written(job: Run) -> CheckpointSaved | None:
             elif rank() == 0:
                 saved = write()
         except (OSError, MemoryError, RuntimeError) as error:
+            if job.plan.sharded and rank():
+                raise  # rank 0 still asks for tensors: it learns of it as of a rank that is gone
             failure = error
     failed = of_rank_0(str(failure) if failure else "")
     if failed:

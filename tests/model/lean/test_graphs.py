@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from luthier.data.collate import collate_packed
+from luthier.model.forward import LEAN
 from luthier.model.head import NO_TARGET
 from luthier.model.lean.decoder import LeanDecoder
-from luthier.model.lean.graphs import Graphs, padded
+from luthier.model.lean.graphs import Graphs, can_record, padded
 from luthier.model.lean.pieces import PLAIN
 from luthier.model.lean.proof import prove_lean
+from luthier.model.load import recording_failed
+from luthier.training.memory import without_recordings
 from tests.model.lean.test_decoder import EXACT, build, gradients, lean_loss, rows, worst
 
 
@@ -65,6 +69,11 @@ def decoders(kind="llama, biased and tied", **options):
         layer.attention = ByStarts(layer.attention)
     recorded.graphs = Graphs(recorded, recorder(made))
     return model, plain, recorded, made
+
+
+def what_failed_to_record(model, decoder):
+    setattr(model, LEAN, decoder)
+    return list(recording_failed(model))
 
 
 def inputs_of(batch):
@@ -150,7 +159,7 @@ def test_a_batch_is_not_written_over():
 
 
 def test_where_recording_fails_each_pass_is_launched():
-    _, plain, recorded, _ = decoders()
+    model, plain, recorded, _ = decoders()
 
     def fails(work):
         raise RuntimeError("operation not permitted when stream is capturing\nand more")
@@ -159,8 +168,31 @@ def test_where_recording_fails_each_pass_is_launched():
     batch = collate_packed(rows(2))
     for _ in range(3):
         assert lean_loss(recorded, batch).item() == pytest.approx(lean_loss(plain, batch).item(), rel=1e-12)
+    (said,) = what_failed_to_record(model, recorded)
+    assert "launched anew: operation not permitted" in said[0] and said[1] == "training.cuda_graphs: false"
+    assert what_failed_to_record(model, recorded) == []
     assert recorded.graphs.refused.startswith("operation not permitted when stream is capturing")
     assert "\n" not in recorded.graphs.refused
+
+
+def test_recorded_passes_are_the_first_to_go_when_memory_runs_out():
+    model, _, recorded, made = decoders()
+    setattr(model, LEAN, recorded)
+    batch = collate_packed(rows(2))
+    assert without_recordings(model, 3) is None  # nothing was recorded yet
+    for _ in range(2):
+        lean_loss(recorded, batch)
+    said = without_recordings(model, 3)
+    assert "without recorded passes" in said.text and said.change == "training.cuda_graphs: false"
+    assert without_recordings(model, 3) is None
+    for _ in range(3):
+        lean_loss(recorded, batch)
+    assert len(made) == 1
+
+
+@pytest.mark.parametrize(("rope_type", "records"), [("default", True), ("llama3", True), ("dynamic", False)])
+def test_rotations_that_ask_the_device_are_not_recorded(rope_type, records):
+    assert can_record(SimpleNamespace(rope_type=rope_type)) is records
 
 
 def test_a_pass_has_one_backward_pass_before_the_next_begins():

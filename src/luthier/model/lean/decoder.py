@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from luthier.model.head import nll
 from luthier.model.lean.gradients import Gradients
-from luthier.model.lean.graphs import Graphs, Recorder
+from luthier.model.lean.graphs import Graphs, Recorder, can_record
 from luthier.model.lean.layer import Kept, Layout, LeanLayer
 from luthier.model.lean.pieces import PLAIN, Pieces
 
@@ -73,7 +73,7 @@ class LeanDecoder:
         decoder = causal_lm.get_decoder()
         options: dict[str, Any] = {"keep": keep_unpacked, "buffers": {}, "pieces": pieces}
         self.layers = [LeanLayer(layer, dtype, **options) for layer in decoder.layers]
-        can = all(layer.attention.reads_device for layer in self.layers)
+        can = can_record(decoder.rotary_emb) and all(layer.attention.reads_device for layer in self.layers)
         self.graphs = Graphs(self, recorder) if can and recorder is not None else None
         self.turn: object = None
         self._stacks = [stack for layer in self.layers for stack in layer.stacks]

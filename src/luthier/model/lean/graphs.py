@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 MOST_SHAPES = 64
 """Each recorded pass holds its list of launches in memory."""
 _DOCUMENTS, _LONGEST, _LEAST = 16, 512, 64
+_MOVING_ROTATIONS = ("dynamic", "longrope")
+"""They ask the device for its largest position, which cannot be recorded."""
 _TENSORS = ("input_ids", "position_ids", "cu_seq_lens")
 
 Recorder = Callable[[Callable[[], Tensor]], Callable[[], Tensor]]
@@ -52,7 +54,7 @@ class Graphs:
     """The recorded passes of a decoder.
 
     Attributes:
-        refused: Why there are none, when recording failed.
+        refused: Why there are none any more, when recording failed or memory ran out.
 
     Args:
         decoder: Whose passes they are.
@@ -64,7 +66,7 @@ class Graphs:
         self._recorded: dict[tuple[Any, ...], _Recorded] = {}
         self._seen: set[tuple[Any, ...]] = set()
         self._places: list[int] = []
-        self.refused = ""
+        self.refused = self._news = ""
 
     def run(self, batch: Batch) -> Tensor:
         """The loss of a pass; its gradients are left in the decoder's `gradients`."""
@@ -81,6 +83,19 @@ class Graphs:
             place.copy_(values)
         return recorded.replay().clone()
 
+    def news(self) -> str:
+        """Why recording failed, once; empty when there is nothing new."""
+        text, self._news = self._news, ""
+        return text
+
+    def give_up(self, reason: str) -> bool:
+        """Free what was recorded, and record nothing any more; False, and nothing done, where there was nothing."""
+        if not self._recorded:
+            return False
+        self.refused = reason
+        self.forget()
+        return True
+
     def forget(self) -> None:
         """Free the recorded passes: what they do, or the memory there is, has changed."""
         self._recorded, self._seen = {}, set()
@@ -92,7 +107,7 @@ class Graphs:
             self._places = places
 
     def _record(self, key: tuple[Any, ...], inputs: dict[str, Any], tensors: list[Tensor]) -> None:
-        if self.refused or not _room_for_another(tensors[0].device):
+        if self.refused or not _room_for_another(tensors[0].device, first=not self._recorded):
             return
         tensors = [x.clone() for x in tensors]
         *named, positions_N, targets_N = tensors
@@ -100,7 +115,7 @@ class Graphs:
         try:
             replay = self._recorder(lambda: self._decoder.whole_pass(batch))
         except RuntimeError as error:  # out of memory is one
-            self.refused = one_line(str(error))
+            self.refused = self._news = one_line(str(error))
             self.forget()
             return
         self._recorded[key] = _Recorded(tensors, replay)
@@ -116,8 +131,11 @@ class CudaRecorder:
         """See `Recorder`. Nothing is computed yet."""
         graph, last = torch.cuda.CUDAGraph(), self._last()
         pool = None if last is None else last.pool()
-        # other threads pin memory and read the device's state meanwhile
-        with torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"):
+        # the outer one brings the stream back when a recording fails; other threads use the device meanwhile
+        with (
+            torch.cuda.stream(torch.cuda.current_stream()),
+            torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"),
+        ):
             loss = work()
         self._last = weakref.ref(graph)  # a pool goes with the last recording in it
 
@@ -128,35 +146,45 @@ class CudaRecorder:
         return replay
 
 
+def can_record(rotation: Any) -> bool:
+    """Whether passes with these position embeddings of transformers can be recorded."""
+    return getattr(rotation, "rope_type", "default") not in _MOVING_ROTATIONS
+
+
 def padded(inputs: dict[str, Any], positions_N: Tensor, targets_N: Tensor) -> Batch:
     """The batch in one of few sizes."""
     tokens, rows = inputs["input_ids"].shape[1], len(positions_N)
     offsets = inputs["document_offsets"]
-    all_tokens, all_rows = _rounded(tokens + 1), _rounded(rows)
+    all_tokens, all_rows = _rounded(tokens + 1, 8), _rounded(rows, 4)
     starts = inputs["cu_seq_lens"]
-    documents = -(-len(offsets) // _DOCUMENTS) * _DOCUMENTS
+    documents = max(_DOCUMENTS, _power_of_2(len(offsets)))
     longest = max(b - a for a, b in zip(offsets, (*offsets[1:], all_tokens), strict=True))
     padding = {
         "input_ids": pad(inputs["input_ids"], (0, all_tokens - tokens)),
         "position_ids": pad(inputs["position_ids"], (0, all_tokens - tokens)),
         "cu_seq_lens": pad(starts, (0, documents + 1 - len(starts)), value=all_tokens),
-        "longest": -(-longest // _LONGEST) * _LONGEST,
+        "longest": max(_LONGEST, _power_of_2(longest)),
     }
     more = all_rows - rows
     on_device = {name: value for name, value in inputs.items() if name != "document_offsets"}  # else replayed as it was
     return on_device | padding, pad(positions_N, (0, more), value=tokens), pad(targets_N, (0, more), value=NO_TARGET)
 
 
-def _rounded(count: int) -> int:
-    """Up to an eighth more, so that few sizes come out."""
-    step = max(_LEAST, 1 << max(0, count.bit_length() - 4))
+def _rounded(count: int, parts: int) -> int:
+    """Up to a part more, so that few sizes come out; small ones to 64."""
+    step = max(_LEAST, _power_of_2(count) // 2 // parts)
     return -(-count // step) * step
 
 
-def _room_for_another(device: torch.device) -> bool:
-    """Whether what the device has free is as much as all that has been held: a recorded pass holds its own."""
+def _power_of_2(count: int) -> int:
+    """The next one, or `count` itself."""
+    return 1 << max(0, count - 1).bit_length()
+
+
+def _room_for_another(device: torch.device, *, first: bool) -> bool:
+    """Whether the device has as much free as a pass takes: recorded ones share that, beside those that are launched."""
     if device.type != "cuda":
         return True
     free, _ = torch.cuda.mem_get_info(device)
-    held, used = torch.cuda.memory_reserved(device), torch.cuda.memory_allocated(device)
-    return free + held - used >= held
+    passing = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return free >= (passing if first else passing // 8)  # a larger one takes a little more
