@@ -16,7 +16,8 @@ from luthier.errors import EXIT_REFUSED, EXIT_WRONG_REQUEST, ConfigError, RunErr
 from luthier.sweep import process
 from luthier.sweep.picture import draw
 from luthier.sweep.space import read_space
-from luthier.sweep.study import CONFIG, STUDY, Sweep, folder_of, write_best
+from luthier.sweep.folder import CONFIG, STUDY, folder_of, write_best
+from luthier.sweep.study import Sweep
 from tests.cli.support import run_here
 
 RATE = "learning_rate=log:1e-5..1e-1"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import typer
 
@@ -13,6 +13,7 @@ from luthier.cli.request import Allow, parse
 from luthier.errors import EXIT_RESUMABLE, MissingError, Problem
 
 if TYPE_CHECKING:
+    from luthier.sweep.process import Place
     from luthier.sweep.standing import Standing
     from luthier.sweep.study import Sweep
 
@@ -28,11 +29,17 @@ def sweep(
         help="A YAML file, what to try (log:1e-4..1e-3, 0..0.2, int:0..100, 8,16,32), and keys that hold for all.",
     ),
     trials: int = typer.Option(None, "--trials", min=2, help="Runs to do. Default: 12, or each combination once."),
+    jobs: int = typer.Option(
+        None, "--jobs", min=1, help="Runs at a time. Default: 1; with --on ray one for each GPU, or machine."
+    ),
+    on: Literal["ray"] = typer.Option(
+        None, "--on", help="ray: on the cluster of RAY_ADDRESS, or on one that is started here."
+    ),
     allow: list[str] = Allow,
     json_file: Path = typer.Option(None, "--json", metavar="FILE", help="Also write all trials there."),
     plain: bool = typer.Option(False, "--plain", help="One line a trial, also on a terminal."),
 ) -> None:
-    """Train with several values, one run after the other, and keep the config with the lowest eval_loss.
+    """Train with several values, and keep the config with the lowest eval_loss.
 
     After Ctrl-C or a kill the same command goes on.
 
@@ -45,8 +52,7 @@ def sweep(
     space = read_space(*parse(request))
     if json_file:
         check_writable(json_file)
-    if importlib.util.find_spec("optuna") is None:
-        raise MissingError(Problem("E-SWEEP-005", "optuna is not installed", 'pip install "luthier[sweep]"'))
+    _check_installed(on)
     from luthier.events.console import open_console
     from luthier.sweep.screen import Screen
     from luthier.sweep.study import Sweep
@@ -54,8 +60,9 @@ def sweep(
 
     console, standing = open_console(), None
     try:
-        with stop_on_signals() as stop, Screen(console, plain, stop) as screen:
-            work = Sweep(space, trials, allow, stop)
+        with stop_on_signals() as stop, _place(on, jobs) as place, Screen(console, plain, stop) as screen:
+            stop.shown = screen.is_live
+            work = Sweep(space, trials, allow, stop, place)
             for standing in work.run():
                 screen.show(standing)
     except KeyboardInterrupt:
@@ -69,10 +76,26 @@ def sweep(
         write_json(json_file, standing.as_dict())
 
 
+def _check_installed(on: Literal["ray"] | None) -> None:
+    for name, extra in (("optuna", "sweep"), ("ray", "sweep,ray")):
+        if importlib.util.find_spec(name) is None and (name == "optuna" or on):
+            raise MissingError(Problem("E-SWEEP-005", f"{name} is not installed", f'pip install "luthier[{extra}]"'))
+
+
+def _place(on: Literal["ray"] | None, jobs: int | None) -> Place:
+    if not on:
+        from luthier.sweep.process import Here
+
+        return Here(jobs or 1)
+    from luthier.sweep.cluster import Cluster
+
+    return Cluster(jobs)
+
+
 def _keep(work: Sweep, standing: Standing) -> None:
     """Write the best config and the picture, and say where."""
+    from luthier.sweep.folder import write_best
     from luthier.sweep.picture import can_draw, draw
-    from luthier.sweep.study import write_best
 
     best = standing.best
     if best:

@@ -44,6 +44,11 @@ class Screen:
         if self._live:
             self._live.stop()
 
+    @property
+    def is_live(self) -> bool:
+        """Whether a table stands there, under which nobody else may write a line."""
+        return self._live is not None
+
     def show(self, standing: Standing) -> None:
         """Draw it, or tell of trials that have ended since."""
         if self._live:
@@ -88,7 +93,7 @@ def _progress(standing: Standing, stopping: bool) -> Text:
     ended = sum(row.state != "running" for row in standing.rows)
     running = next((row for row in standing.rows if row.state == "running"), None)
     watch = f"; luthier watch {running.folder}" if running else ""
-    watch = "; stopping: the trial finishes its step and saves first" if running and stopping else watch
+    watch = "; stopping: a step is finished and saved first (Ctrl-C again: now)" if running and stopping else watch
     return Text(f"\n{ended} of {standing.trials} trials{watch}", style="dim")
 
 

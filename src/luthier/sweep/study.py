@@ -1,12 +1,5 @@
 """The sweep: asks optuna for values, trains with them, tells it the loss; all of it in one folder.
 
-    OUTPUT_DIR-sweep/
-        config.yaml       what all trials have in common
-        study.db          optuna's own record (SQLite): values, losses, states
-        trial-000/        an ordinary run;  trial-000.log  what its process wrote
-        best.yaml         the config with the best values, for `luthier train`
-        sweep.png         the picture
-
 Only lists: each combination once, in an order drawn from the seed. Otherwise: the Tree-structured Parzen Estimator
 (Bergstra et al. 2011) after a few random trials. A trial ends early when its lowest loss so far is above the median of
 the others at the same evaluation, never at its first one (optuna's MedianPruner).
@@ -15,16 +8,25 @@ the others at the same evaluation, never at its first one (optuna's MedianPruner
 checkpoint, with the evaluations that its events.jsonl holds. The sampler is seeded by the number of the trial, so what
 comes next does not depend on how often the sweep was stopped.
 
-Not covered: several trials at a time, and on several machines.
+**Several trials at a time** are asked for, judged and told by this one thread, which is the only one that knows optuna:
+
+    begin while there is room  ->  hear one word of one of them  ->  report, answer; at its end, tell  ->  again
+
+Values of lists and of the random trials depend on the number of the trial alone. The estimator and the median take what
+has ended by then, so with several at a time they depend on which ends first.
+
+Not covered: where a trial runs (`luthier.sweep.process`, `luthier.sweep.cluster`).
 """
 
 from __future__ import annotations
 
-import math
+import queue
 import random
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Generator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
@@ -34,20 +36,19 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from luthier.config.load import Loaded
-from luthier.config.render import dump_config_yaml
-from luthier.errors import EXIT_RESUMABLE, ConfigError, LuthierError, MissingError, Problem, RefusedError, RunError
+from luthier.errors import EXIT_RESUMABLE, ConfigError, LuthierError, Problem, RefusedError, RunError
 from luthier.events.printable import one_line
-from luthier.events.read import read
-from luthier.events.types import Evaluated
 from luthier.sweep.finder import TRIALS as FINDER_TRIALS
 from luthier.sweep.finder import find_rate
-from luthier.sweep.process import TrialProcess
+from luthier.sweep.folder import CONFIG, folder_of, keep_config, open_study
+from luthier.sweep.losses import losses_of
+from luthier.sweep.process import Here, Place, Trial
 from luthier.sweep.space import Range, Space, value_of
 from luthier.sweep.standing import Row, Standing, State
 
 DEFAULT_TRIALS = 12
-CONFIG, STUDY, BEST = "config.yaml", "study.db", "best.yaml"
+_TICK_SECONDS = 0.2
+_MOST_LOSSES_OF_A_MACHINE = 3
 _STATES: dict[TrialState, State] = {
     TrialState.COMPLETE: "done", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed",
 }  # fmt: skip
@@ -55,10 +56,27 @@ _BATCH = ("training.per_device_train_batch_size", "training.gradient_accumulatio
 _WRONG: dict[int, type[LuthierError]] = {2: ConfigError, 3: RefusedError}
 
 
-def folder_of(loaded: Loaded) -> Path:
-    """Where the sweep of a config lies."""
-    output_dir = Path(loaded.config.training.output_dir).expanduser()
-    return output_dir.with_name(f"{output_dir.name}-sweep")
+@dataclass
+class _AtWork:
+    """A trial at work.
+
+    Attributes:
+        trial: optuna's.
+        row: As it is known here.
+        runs: The trial itself.
+        began: By the monotonic clock, less the seconds of earlier attempts.
+        pruned: It was told to end early.
+        problem: The one that it told of.
+        asked: It was asked to stop.
+    """
+
+    trial: optuna.Trial
+    row: Row
+    runs: Trial
+    began: float
+    pruned: bool = False
+    problem: str = ""
+    asked: bool = False
 
 
 @dataclass
@@ -69,7 +87,8 @@ class Sweep:
         space: What is tried.
         trials: How many. None: 12, each combination once where they can be counted, or what the finder takes.
         allow: Checks of the gate that may fail.
-        stop: Polled; True stops the trial and the sweep, both can go on.
+        stop: Polled; True stops the trials and the sweep, all can go on.
+        place: Where trials run, and how many at a time.
         folder: Where everything lies.
         study: optuna's.
     """
@@ -78,9 +97,13 @@ class Sweep:
     trials: int | None
     allow: Sequence[str]
     stop: Callable[[], bool]
+    place: Place = field(default_factory=Here)
     count: int = field(init=False)
     folder: Path = field(init=False)
     study: optuna.Study = field(init=False)
+    _at_work: dict[int, _AtWork] = field(init=False, default_factory=dict)
+    _said: queue.SimpleQueue[tuple[int, dict[str, Any] | None]] = field(init=False, default_factory=queue.SimpleQueue)
+    _lost: Counter[int] = field(init=False, default_factory=Counter)
 
     def __post_init__(self) -> None:
         """Open the folder; the finder's rates are filled in here.
@@ -91,12 +114,12 @@ class Sweep:
             LuthierError: The finder sees that the run cannot begin.
         """
         self.folder = folder_of(self.space.loaded)
-        _keep_config(self.space, self.folder)
+        keep_config(self.space, self.folder)
         if self.space.finder:
             self.space = find_rate(self.space, self._total_steps(), self.trials or FINDER_TRIALS)
         most = self.space.combinations
         self.count = min(self.trials or most or DEFAULT_TRIALS, most or sys.maxsize)
-        self.study = _open(self.space, self.folder)
+        self.study = open_study(self.space, self.folder)
         self.study.pruner = _pruner(self.space, self._random_trials)
 
     @property
@@ -110,8 +133,16 @@ class Sweep:
             LuthierError: A trial's request was wrong (its exit code was 2 or 3), or E-SWEEP-003 when all failed.
         """
         yield self.standing()
-        while not self.stop() and (trial := self._next()):
-            yield from self._attempt(trial)
+        try:
+            while self._fill() or self._at_work:
+                self._listen()
+                yield self.standing()
+        finally:
+            for one in self._at_work.values():
+                one.runs.kill()
+            for one in self._at_work.values():
+                one.runs.end()
+            self._at_work.clear()
         rows = self.standing().rows
         whole = len(rows) >= self.count and all(row.state != "running" for row in rows)
         yield replace(self.standing(), stopped=not whole)
@@ -119,95 +150,133 @@ class Sweep:
             fix = f"luthier train {self.folder / CONFIG} shows the whole of it; or widen the ranges"
             raise RunError(Problem("E-SWEEP-003", f"all of {len(rows)} trials failed: {rows[-1].reason}", fix))
 
-    def standing(self, live: Row | None = None) -> Standing:
-        """How it stands.
-
-        Args:
-            live: The trial at work, as it is known here.
-        """
-        rows = [self._row(trial) for trial in self.study.get_trials(deepcopy=False)]
-        rows = [live if live and row.number == live.number else row for row in rows]
+    def standing(self) -> Standing:
+        """How it stands."""
+        keys = {r.key for r in self.space.ranges}
+        rows = [self._row(trial) for trial in self.study.get_trials(deepcopy=False) if trial.params.keys() >= keys]
+        rows = [self._at_work[row.number].row if row.number in self._at_work else row for row in rows]
         return Standing(tuple(rows), self.count, tuple(r.key for r in self.space.ranges))
 
-    def _next(self) -> optuna.Trial | None:
-        """The trial that was at work when the sweep was killed, or a new one; None when there are enough."""
-        before = self.study.get_trials(deepcopy=False)
-        for trial in before:
-            if trial.state == TrialState.RUNNING:
-                return optuna.Trial(self.study, trial._trial_id)
-        if not any(trial.state == TrialState.WAITING for trial in before):  # chosen before a kill
-            if len(before) >= self.count:
-                return None
-            self._choose(len(before))
-        return self.study.ask({r.key: _distribution(r) for r in self.space.ranges})
+    def _fill(self) -> bool:
+        """Begin trials while there is room; returns whether one was begun."""
+        before = len(self._at_work)
+        while not self.stop() and len(self._at_work) < self.place.jobs and (trial := self._next()):
+            self._begin(trial)
+        return len(self._at_work) > before
 
-    def _choose(self, number: int) -> None:
-        """Make that the next question is answered with the values of trial `number`."""
-        seed = self.space.loaded.config.training.seed
-        if not self.space.combinations:
-            self.study.sampler = optuna.samplers.TPESampler(seed=seed + number, n_startup_trials=self._random_trials)
-            return
+    def _next(self) -> optuna.Trial | None:
+        """A trial that was at work when the sweep was killed, or a new one; None when there are enough."""
+        before = self.study.get_trials(deepcopy=False)
+        cut = next((t for t in before if t.state == TrialState.RUNNING and t.number not in self._at_work), None)
+        waits = any(trial.state == TrialState.WAITING for trial in before)  # chosen before a kill
+        if not (cut or waits) and len(before) >= self.count:
+            return None
+        self._seed(cut.number if cut else len(before))
+        if cut:
+            trial = optuna.Trial(self.study, cut._trial_id)
+        else:
+            if self.space.combinations and not waits:
+                self._enqueue(len(before))
+            trial = self.study.ask()
+        for one in self.space.ranges:  # what it has, it keeps: a kill falls between any two
+            trial._suggest(one.key, _distribution(one))
+        return trial
+
+    def _seed(self, number: int) -> None:
+        """Make that what is drawn next depends on the number of the trial, not on how often the sweep was stopped."""
+        seed = self.space.loaded.config.training.seed + number
+        self.study.sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=self._random_trials)
+
+    def _enqueue(self, number: int) -> None:
+        """Make that the next question is answered with combination `number`."""
         combinations = list(product(*(r.choices for r in self.space.ranges)))
-        if not self.space.finder:
-            random.Random(seed).shuffle(combinations)  # fewer trials than combinations are spread over all of them
+        if not self.space.finder:  # fewer trials than combinations are spread over all of them
+            random.Random(self.space.loaded.config.training.seed).shuffle(combinations)
         self.study.enqueue_trial(dict(zip((r.key for r in self.space.ranges), combinations[number], strict=True)))
 
-    def _attempt(self, trial: optuna.Trial) -> Generator[Standing, None, None]:
-        """Train once, to an end of the trial or of the sweep."""
-        pruned, problem = self._report(trial), ""
-        if pruned:  # it was told so before the sweep was killed
+    def _begin(self, trial: optuna.Trial) -> None:
+        """Let a trial train, to its end or to that of the sweep."""
+        folder = self._folder(trial.number)
+        if self._report(trial, losses_of(folder)):  # it was told so before the sweep was killed
             self.study.tell(trial, state=TrialState.PRUNED)
             return
-        started, spent = time.monotonic(), trial.user_attrs.get("seconds", 0.0)
-        folder = self._folder(trial.number)
         words = [*self.space.fixed, *(f"{r.key}={_text(trial.params[r.key])}" for r in self.space.ranges)]
         words += [f"training.output_dir={folder}", *(word for name in self.allow for word in ("--allow", name))]
-        live = self._row(self.study.get_trials(deepcopy=False)[trial.number])
-        with TrialProcess([str(self.folder / CONFIG), *words], folder.with_suffix(".log")) as process:
-            for word in process.words(self.stop):
-                live = replace(live, seconds=spent + time.monotonic() - started)
-                if "evaluated" in word:
-                    pruned = self._report(trial)
-                    process.answer(not pruned)
-                    live = replace(live, losses=_losses(folder))
-                live = replace(
-                    live, step=word.get("step", live.step), total_steps=word.get("started", live.total_steps)
-                )
-                problem = word.get("problem", problem)
-                yield self.standing(live)
-            code = process.exit_code
-        trial.set_user_attr("seconds", spent + time.monotonic() - started)
-        trial.set_user_attr("steps", [live.step, live.total_steps])
-        self._tell(trial, code, pruned, problem)
-        yield self.standing()
+        row = self._row(self.study.get_trials(deepcopy=False)[trial.number])
+        runs = self._start(trial.number, [str(self.folder / CONFIG), *words], folder.with_suffix(".log"))
+        self._at_work[trial.number] = _AtWork(trial, row, runs, time.monotonic() - row.seconds)
 
-    def _report(self, trial: optuna.Trial) -> bool:
+    def _start(self, number: int, arguments: Sequence[str], log: Path) -> Trial:
+        return self.place.begin(arguments, log, lambda word: self._said.put((number, word)))
+
+    def _listen(self) -> None:
+        """Hear one word of one trial, and do what it asks for; or hear nothing for a moment."""
+        try:
+            number, word = self._said.get(timeout=_TICK_SECONDS)
+        except queue.Empty:
+            number, word = -1, {}
+        stopping = self.stop()
+        for one in self._at_work.values():
+            one.row = replace(one.row, seconds=time.monotonic() - one.began)
+            if stopping and not one.asked:
+                one.runs.stop()
+                one.asked = True
+        if number < 0:
+            return
+        if word is None:
+            self._end(self._at_work[number])
+        else:
+            self._hear(self._at_work[number], word)
+
+    def _hear(self, one: _AtWork, word: dict[str, Any]) -> None:
+        row = replace(
+            one.row,
+            step=word.get("step", one.row.step),
+            total_steps=word.get("started", one.row.total_steps),
+            losses=tuple(word.get("losses", one.row.losses)),
+        )
+        one.row, one.problem = row, word.get("problem", one.problem)
+        if "evaluated" in word:
+            one.pruned = self._report(one.trial, row.losses)
+            one.runs.answer(not one.pruned)
+
+    def _end(self, one: _AtWork) -> None:
+        code = one.runs.end()
+        del self._at_work[one.trial.number]
+        one.trial.set_user_attr("seconds", one.row.seconds)
+        one.trial.set_user_attr("steps", [one.row.step, one.row.total_steps])
+        self._tell(one, code)
+
+    def _report(self, trial: optuna.Trial, losses: Sequence[float]) -> bool:
         """Tell optuna the evaluations that it has not heard of; returns whether the trial is to end."""
-        losses = _losses(self._folder(trial.number))
         known = self.study.get_trials(deepcopy=False)[trial.number].intermediate_values
         for index, loss in enumerate(losses):
             if index not in known:
                 trial.report(loss, index)
         return bool(losses) and trial.should_prune()
 
-    def _tell(self, trial: optuna.Trial, code: int, pruned: bool, problem: str) -> None:
+    def _tell(self, one: _AtWork, code: int) -> None:
         """Tell optuna how a trial ended.
 
         Raises:
             LuthierError: Its request was wrong: that of others would be too. The trial is done again.
         """
-        losses = _losses(self._folder(trial.number))
+        trial, folder = one.trial, self._folder(one.trial.number)
+        losses = losses_of(folder)
         if code == 0 and losses:
             self.study.tell(trial, min(losses))
-        elif code == EXIT_RESUMABLE and pruned:
+        elif code == EXIT_RESUMABLE and one.pruned:
             self.study.tell(trial, state=TrialState.PRUNED)
-        elif code == EXIT_RESUMABLE or self.stop():
-            self.stop = lambda: True  # also where somebody stopped the trial alone: whoever it was wants the machine
+        elif self.stop():
+            pass
+        elif code == EXIT_RESUMABLE and not self.place.loses:
+            self.stop = lambda: True  # somebody stopped the trial alone: whoever it was wants the machine
+        elif code == EXIT_RESUMABLE and self._lost[trial.number] < _MOST_LOSSES_OF_A_MACHINE:
+            self._lost[trial.number] += 1
         elif code in _WRONG:
-            log = self._folder(trial.number).with_suffix(".log")
-            raise _refused(f"trial {trial.number}", code, problem, log)
+            raise _refused(f"trial {trial.number}", code, one.problem, folder.with_suffix(".log"))
         else:
-            how = problem.strip().partition("\n")[0] or (
+            how = one.problem.strip().partition("\n")[0] or (
                 f"ended by signal {-code}" if code < 0 else f"exit code {code}"
             )
             trial.set_user_attr("reason", one_line(how)[:300])
@@ -215,12 +284,25 @@ class Sweep:
 
     def _total_steps(self) -> int:
         """Of the whole run; asked in a process of its own, which leaves the device to the trials."""
-        log, steps, problem = self.folder / "plan.log", 0, ""
-        with TrialProcess([str(self.folder / CONFIG), "--plan"], log) as process:
-            for word in process.words(self.stop):
-                steps, problem = word.get("total_steps", steps), word.get("problem", problem)
-            if not steps:
-                raise _refused("the config", process.exit_code, problem, log)
+        log, steps, problem, asked = self.folder / "plan.log", 0, "", False
+        plan = self._start(-1, [str(self.folder / CONFIG), "--plan"], log)
+        try:
+            while True:
+                if self.stop() and not asked:
+                    plan.stop()
+                    asked = True
+                with suppress(queue.Empty):
+                    _, word = self._said.get(timeout=_TICK_SECONDS)
+                    if word is None:
+                        break
+                    steps, problem = word.get("total_steps", steps), word.get("problem", problem)
+        except BaseException:
+            plan.kill()
+            raise
+        finally:
+            code = plan.end()
+        if not steps:
+            raise _refused("the config", code, problem, log)
         return steps
 
     def _folder(self, number: int) -> Path:
@@ -242,42 +324,6 @@ class Sweep:
         )
 
 
-def _keep_config(space: Space, folder: Path) -> None:
-    """Write what all trials have in common, or compare it with what is there."""
-    common, path = dump_config_yaml(space.loaded.written), folder / CONFIG
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not path.exists():
-            path.write_text(common, encoding="utf-8")
-        before = path.read_text(encoding="utf-8")
-    except OSError as error:
-        found = f"cannot write to {folder}: {error.strerror or error}"
-        fix = "write an output_dir in a folder that you may write to"
-        raise MissingError(Problem("E-ENV-002", found, fix, "training.output_dir")) from error
-    if before != common:
-        raise _another(folder, "another config")
-
-
-def _open(space: Space, folder: Path) -> optuna.Study:
-    """The study in the folder, new or as it was."""
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    asked = {"ranges": {r.key: [r.text, *r.choices] for r in space.ranges}, "fixed": [*space.fixed]}
-    path = (folder / STUDY).absolute()
-    try:
-        storage = optuna.storages.RDBStorage(f"sqlite:///{path}")
-        study = optuna.create_study(storage=storage, study_name="luthier", load_if_exists=True)
-        if "asked" not in study.user_attrs:
-            study.set_user_attr("asked", asked)
-        before = study.user_attrs["asked"]
-    except Exception as error:  # of SQLAlchemy and alembic, whatever they find in a file that is not theirs
-        found = f"{path} cannot be read: {one_line(str(error))[:200]}"
-        fix = "move it aside, or write another output_dir"
-        raise ConfigError(Problem("E-SWEEP-004", found, fix)) from error
-    if before != asked:
-        raise _another(folder, "other ranges")
-    return study
-
-
 def _refused(what: str, code: int, problem: str, log: Path) -> LuthierError:
     if code == EXIT_RESUMABLE:
         raise KeyboardInterrupt
@@ -285,11 +331,6 @@ def _refused(what: str, code: int, problem: str, log: Path) -> LuthierError:
     return _WRONG.get(code, RunError)(
         Problem("E-SWEEP-003", found, f"mend that, and give the same command again; {log}")
     )
-
-
-def _another(folder: Path, what: str) -> ConfigError:
-    fix = f"give the command as it was, move {folder} aside, or write another output_dir"
-    return ConfigError(Problem("E-SWEEP-004", f"{folder} holds a sweep with {what}", fix))
 
 
 def _pruner(space: Space, random_trials: int) -> optuna.pruners.BasePruner:
@@ -311,24 +352,3 @@ def _distribution(one: Range) -> BaseDistribution:
 def _text(value: Any) -> str:
     """A parameter as YAML; a choice is that already."""
     return value if isinstance(value, str) else repr(value)
-
-
-def _losses(folder: Path) -> tuple[float, ...]:
-    """Of each evaluation of a run, as it stands."""
-    path = folder / "events.jsonl"
-    if not path.is_file():
-        return ()
-    found = {event.step: event.eval_loss for event, _ in read(path) if isinstance(event, Evaluated)}
-    return tuple(found[step] if math.isfinite(found[step]) else math.inf for step in sorted(found))
-
-
-def write_best(space: Space, best: Row, folder: Path, count: int) -> Path:
-    """Write the config with the best values; returns where."""
-    written = space.loaded.written
-    for key, value in best.values.items():
-        section, _, name = key.partition(".")
-        written[section][name] = value
-    head = f"# The best of {count} trials: eval_loss {best.eval_loss:.4f}, {best.folder.name}.\n"
-    path = folder / BEST
-    path.write_text(head + dump_config_yaml(written), encoding="utf-8")
-    return path

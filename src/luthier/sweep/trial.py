@@ -5,9 +5,9 @@
 
 Standard output carries one JSON object a line, and nothing else; what libraries print goes to standard error:
 
-    {"started": total steps}                         {"evaluated": step}       then it waits for a line: go, or stop
-    {"step": 40, "loss": 1.93}                       {"finished": "done"}      or "stopped"
-    {"problem": "E-RUN-001  ...", "exit_code": 1}
+    {"started": total steps}                         {"evaluated": step, "losses": [2.1, 1.9]}    of all evaluations
+    {"step": 40, "loss": 1.93}                           then it waits for a line: go, or stop
+    {"problem": "E-RUN-001  ...", "exit_code": 1}    {"finished": "done"}      or "stopped"
 
 A trial whose sweep is gone stops by itself, so that nothing is left training behind a sweep that was killed. It saves
 on its way out, as any run does that is stopped.
@@ -21,10 +21,12 @@ import sys
 import time
 from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, TextIO
 
 from luthier.config.load import Loaded, load
 from luthier.errors import EXIT_RESUMABLE, CheckpointError, LuthierError, ModelError
+from luthier.sweep.losses import losses_of
 
 WAIT_SECONDS = 60.0
 """For a trial of a sweep that was killed to leave its folder."""
@@ -75,6 +77,7 @@ def train(
 
     allow = [word for before, word in pairwise(arguments) if before == "--allow"]
     loaded = _loaded(arguments)
+    folder = Path(loaded.config.training.output_dir).expanduser()
     parent, pruned, status = os.getppid(), [False], ""
     events = api.train(loaded, resume="auto", allow=allow, stop=lambda: stop() or pruned[0] or os.getppid() != parent)
     for event in events:
@@ -84,7 +87,7 @@ def train(
             case Log():
                 say({"step": event.step, "loss": event.loss})
             case Evaluated():
-                say({"evaluated": event.step})
+                say({"evaluated": event.step, "losses": losses_of(folder)})
                 pruned[0] |= answers.readline().strip() != "go"
             case RunFinished():
                 status = event.status

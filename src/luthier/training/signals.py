@@ -28,11 +28,14 @@ class Stop:
 
     Attributes:
         at_once: There is nothing to finish yet: a request interrupts, as a second Ctrl-C always does.
+        shown: Somebody shows that a stop was asked for: it is not written to standard error, where it would move what
+            stands on the terminal.
     """
 
     def __init__(self) -> None:
         self._asked = False  # no Event: its lock could be held by what the signal interrupts
         self.at_once = False
+        self.shown = False
 
     def __call__(self) -> bool:
         """Whether a stop was asked for."""
@@ -49,7 +52,8 @@ class Stop:
         if again or self.at_once:
             raise Interrupted
         torchrun.stop_asked = True
-        if torchrun.AGENT in os.environ or os.environ.get("RANK", "0") != "0":  # one of several speaks for all
+        # one of several speaks for all
+        if self.shown or torchrun.AGENT in os.environ or os.environ.get("RANK", "0") != "0":
             return
         with suppress(OSError):  # its reader may be gone: `2>&1 | tee log` hears Ctrl-C too
             os.write(2, torchrun.STOPPING)

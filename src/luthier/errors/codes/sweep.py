@@ -43,7 +43,17 @@ SWEEP: dict[str, Explanation] = {
     ),
     "E-SWEEP-005": Explanation(
         title="what a sweep needs is not installed",
-        why="optuna keeps the trials and says which values come next",
-        text="optuna and matplotlib are an extra: Luthier trains without them. Install it with the command shown.",
+        why="optuna keeps the trials and says which values come next; with --on ray, Ray finds a machine for each",
+        text="Both are extras: Luthier trains without them. Install what is missing with the command shown.",
+    ),
+    "E-SWEEP-006": Explanation(
+        title="the Ray cluster cannot run a trial",
+        why="trials would run nowhere, or on other files than the sweep looks at",
+        text=(
+            "luthier sweep ... --on ray takes the cluster that the environment variable RAY_ADDRESS names, or one that "
+            "runs on this machine, and starts one here where there is none. Its machines need Luthier and Ray in the "
+            "versions of this one, and have to see the folder that the command is given in, and the sweep's own "
+            "(output_dir with -sweep), under the same paths: put both on a disk that all of them share."
+        ),
     ),
 }
