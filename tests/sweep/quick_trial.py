@@ -1,6 +1,7 @@
 """Speaks as `luthier.sweep.trial` does and trains nothing: four evaluations, lowest for a learning rate of 1e-3.
 
-r: 13       fails            r: 14     is a wrong request         r: 15       dies by SIGKILL after an evaluation
+r: 13    fails                      r: 14    is a wrong request       r: 15        dies by SIGKILL after an evaluation
+r: 17    waits for a second trial   r: 20    waits to be stopped      r: 18, 19    stops unasked, twice or always
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import math
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 from luthier.config.load import load
@@ -32,6 +34,19 @@ def main(path, *words):
         sys.exit(rank - 12)
     folder = Path(config.training.output_dir)
     folder.mkdir(exist_ok=True)
+    if rank == 20:
+        say(started=40)
+        say(step=1)
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
+        say(step=2)
+        while True:
+            signal.pause()
+    while rank == 17 and len(list(folder.parent.glob("trial-???"))) < 2:
+        time.sleep(0.01)
+    attempt = len(list(folder.glob("stopped-*")))
+    if rank == 19 or (rank == 18 and attempt < 2):
+        (folder / f"stopped-{attempt}").touch()
+        sys.exit(75)
     sink = JsonlSink(folder / "events.jsonl")
     sink.write(RunStarted("run", 40, 0, 1.0, {}))
     say(started=40)

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import queue
 import sqlite3
 import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
 from luthier.config.load import load
 from luthier.errors import EXIT_REFUSED, EXIT_WRONG_REQUEST, ConfigError, RunError
 from luthier.sweep import process
+from luthier.sweep.folder import CONFIG, STUDY, folder_of, write_best
 from luthier.sweep.picture import draw
 from luthier.sweep.space import read_space
-from luthier.sweep.folder import CONFIG, STUDY, folder_of, write_best
 from luthier.sweep.study import Sweep
 from tests.cli.support import run_here
 
@@ -31,8 +34,8 @@ def config(tmp_path, monkeypatch):
     return path
 
 
-def sweep(config, *words, trials=None, stop=lambda: False):
-    return Sweep(read_space(config, words), trials, (), stop)
+def sweep(config, *words, trials=None, stop=lambda: False, place=None):
+    return Sweep(read_space(config, words), trials, (), stop, place or process.Here())
 
 
 def ends(*arguments, **options):
@@ -90,6 +93,90 @@ def test_a_stop_leaves_a_trial_that_goes_on(config):
     assert standing.stopped and standing.rows[1].state == "running"
     standing = ends(config, RATE, trials=3)
     assert [row.state for row in standing.rows] == ["done"] * 3
+
+
+@pytest.mark.slow
+def test_two_at_a_time_broken_off_anywhere_do_what_one_does(config, tmp_path):
+    straight = ends(config, "lora.r=4,8,32")
+    words = ("lora.r=4,8,32", f"output_dir={tmp_path}/other")
+    for broken_off in range(2, 400, 9):
+        standings = sweep(config, *words, place=process.Here(2)).run()
+        last = [next(standings, None) for _ in range(broken_off)][-1]
+        standings.close()
+        if last is None:
+            break
+    assert last is None and told(ends(config, *words)) == told(straight)
+
+
+@pytest.mark.parametrize("missing", ["both", "one", "the question"])
+def test_a_trial_that_was_cut_off_before_it_had_its_values(config, missing):
+    """A kill falls between any two writes into study.db."""
+    ranges = ("learning_rate=1e-4,1e-3", "lora.r=4,8") if missing == "the question" else (RATE, "lora.r=4..8")
+    work = sweep(config, *ranges, trials=2)
+    if missing == "the question":
+        work._enqueue(0)
+    else:
+        work._seed(0)
+        trial = work.study.ask()
+        if missing == "one":
+            trial.suggest_float("training.learning_rate", 1e-5, 1e-1, log=True)
+    standings = list(sweep(config, *ranges, trials=2).run())
+    assert [row.state for row in standings[-1].rows] == ["done"] * 2
+    assert all(len(row.values) == 2 for standing in standings for row in standing.rows)
+
+
+def test_they_run_at_the_same_time(config):
+    standing = ends(config, "lora.r=17", "learning_rate=1e-4,1e-3", place=process.Here(2))  # each waits for the other
+    assert [row.state for row in standing.rows] == ["done"] * 2
+
+
+@pytest.mark.slow
+def test_random_values_do_not_depend_on_how_many_run_at_a_time(config, tmp_path):
+    one = ends(config, RATE, "lora.r=4,8", trials=3)
+    three = ends(config, RATE, "lora.r=4,8", f"output_dir={tmp_path}/other", trials=3, place=process.Here(3))
+    assert told(one) == told(three)
+
+
+def test_a_wrong_request_leaves_no_other_trial_behind(config):
+    with pytest.raises(ConfigError, match="E-SWEEP-003"):
+        ends(config, "lora.r=14,20", place=process.Here(2))
+    assert not [child for child in psutil.Process().children() if "trial" in " ".join(child.cmdline())]
+
+
+def test_where_machines_come_and_go_a_lost_trial_is_begun_again(config):
+    place = process.Here(2)
+    place.loses = True
+    rows = {row.values["lora.r"]: row for row in ends(config, "lora.r=4,18,19", place=place).rows}
+    assert (rows[4].state, rows[18].state, rows[19].state) == ("done", "done", "failed")
+    assert len(list(rows[19].folder.glob("stopped-*"))) == 4 and rows[19].reason == "exit code 75"
+
+
+def test_each_trial_has_the_gpu_that_the_fewest_use(config, monkeypatch, tmp_path):
+    program = (
+        "import json, os; e = os.environ.get; print(json.dumps([e('CUDA_VISIBLE_DEVICES'), e('OMP_NUM_THREADS')]))"
+    )
+    monkeypatch.setattr(process, "COMMAND", (sys.executable, "-c", program + "; input()"))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3, 5")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+
+    def begin(place):
+        heard = queue.SimpleQueue()
+        trial = place.begin([], tmp_path / "log", heard.put)
+        return trial, heard.get(timeout=60)
+
+    place = process.Here(4)
+    begun = [begin(place) for _ in range(4)]
+    assert [gpu for _, (gpu, _) in begun] == ["3", "5", "3", "5"]
+    assert {threads for _, (_, threads) in begun} == {str(max(1, os.cpu_count() // 4))}
+    begun[1][0].answer(True)
+    begun[1][0].end()
+    begun.append(begin(place))
+    assert begun[-1][1][0] == "5"
+    begun.append(begin(process.Here(1)))
+    assert begun[-1][1] == ["3, 5", None]
+    for trial, _ in begun[:1] + begun[2:]:
+        trial.kill()
+        trial.end()
 
 
 @pytest.mark.slow
@@ -176,6 +263,9 @@ def test_the_command_line(capsys, config, tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "optuna" else found(name, *a))
     done = run_here(capsys, *command)
     assert done.code == EXIT_WRONG_REQUEST and "E-SWEEP-005" in done.err and 'pip install "luthier[sweep]"' in done.err
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "ray" else found(name, *a))
+    done = run_here(capsys, *command, "--on", "ray")
+    assert done.code == EXIT_WRONG_REQUEST and 'pip install "luthier[sweep,ray]"' in done.err
 
 
 def test_the_sweep_itself_imports_no_torch():

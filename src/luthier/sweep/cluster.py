@@ -14,6 +14,7 @@ Not covered: more than one machine for a trial.
 
 from __future__ import annotations
 
+import os
 import queue
 import signal
 import socket
@@ -29,7 +30,7 @@ from luthier.errors import EXIT_RESUMABLE, EXIT_WRONG_REQUEST, MissingError, Pro
 from luthier.events.printable import one_line
 from luthier.sweep.process import Hear, TrialProcess
 
-_WAIT_SECONDS = 2.0
+_WAIT_SECONDS, _ANSWER_SECONDS = 2.0, 20.0
 _THREADS = 3
 """Of an actor: one waits for words, one answers."""
 
@@ -49,9 +50,10 @@ class Cluster:
     def __init__(self, jobs: int | None = None) -> None:
         term = signal.getsignal(signal.SIGTERM)
         try:
+            _look_for(os.environ.get("RAY_ADDRESS", ""))
             ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-        except Exception as error:  # of grpc, of Ray, of its own processes that did not begin
-            raise _cannot(f"Ray: {one_line(str(error))[:300]}", "mend RAY_ADDRESS, or leave it out") from error
+        except Exception as error:  # of sockets, of Ray, of its own processes that did not begin
+            raise _cannot(f"Ray: {one_line(str(error))[:300]}", "mend RAY_ADDRESS, or unset it") from error
         finally:
             if threading.current_thread() is threading.main_thread():
                 signal.signal(signal.SIGTERM, term)  # Ray has one of its own, that ends the sweep at once
@@ -172,10 +174,24 @@ class RemoteTrial:
         except ray.exceptions.RayError as error:
             if getattr(error, "actor_init_failed", False):
                 self._code = EXIT_WRONG_REQUEST
-                self._hear({"problem": str(_cannot(_last_line(error), "install Luthier there, in the same version"))})
+                self._hear({"problem": str(_cannot(_last_line(error), "that machine needs this Luthier"))})
             else:
                 self._hear({"problem": f"its machine was lost: {one_line(str(error))[:200]}"})
         self._hear(None)
+
+
+def _look_for(address: str) -> None:
+    """See whether somebody answers: Ray itself tries for many minutes.
+
+    Raises:
+        OSError: Nobody does.
+    """
+    host, _, port = address.rpartition(":")
+    if port.isdecimal() and "/" not in host:
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), _ANSWER_SECONDS).close()
+        except OSError as error:
+            raise OSError(f"nobody answers at {address}") from error
 
 
 def _last_line(error: Exception) -> str:

@@ -53,7 +53,8 @@ SWEEP: dict[str, Explanation] = {
             "luthier sweep ... --on ray takes the cluster that the environment variable RAY_ADDRESS names, or one that "
             "runs on this machine, and starts one here where there is none. Its machines need Luthier and Ray in the "
             "versions of this one, and have to see the folder that the command is given in, and the sweep's own "
-            "(output_dir with -sweep), under the same paths: put both on a disk that all of them share."
+            "(output_dir with -sweep), under the same paths: put both on a disk that all of them share. Where a "
+            "cluster asks for a token, as Ray's own do since 2.60, set RAY_AUTH_MODE=token."
         ),
     ),
 }
