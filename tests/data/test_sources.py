@@ -138,12 +138,12 @@ def test_splits_that_a_file_does_not_have(tmp_path: Path, tokenizer: Any, split:
 @pytest.mark.parametrize(
     ("code", "name", "content", "says"),
     [
-        ("E-DATA-006", "a.jsonl", gzip.compress(GOOD), "gzip"),
+        ("E-DATA-006", "a.jsonl", gzip.compress(GOOD, mtime=0), "gzip"),
         ("E-DATA-006", "a.jsonl", b"PAR1....PAR1", "Parquet"),
         ("E-DATA-006", "a.csv", b"PK\x03\x04....", "zip"),
         ("E-DATA-006", "a.json", b"version https://git-lfs.github.com/spec/v1\n", "git-lfs"),
         ("E-DATA-006", "a.parquet", GOOD, "not a Parquet"),
-        ("E-DATA-006", "a.jsonl.gz", gzip.compress(GOOD), "compressed"),
+        ("E-DATA-006", "a.jsonl.gz", gzip.compress(GOOD, mtime=0), "compressed"),
         ("E-DATA-006", "a.txt", GOOD, ".txt"),
         ("E-DATA-007", "a.jsonl", GOOD.decode().encode("utf-16"), "UTF-16"),
         ("E-DATA-007", "a.jsonl", GOOD.decode().encode("utf-16-le"), "UTF-16"),
