@@ -95,6 +95,7 @@ def test_a_stop_leaves_a_trial_that_goes_on(config):
     assert [row.state for row in standing.rows] == ["done"] * 3
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_two_at_a_time_broken_off_anywhere_do_what_one_does(config, tmp_path):
     straight = ends(config, "lora.r=4,8,32")
@@ -130,6 +131,7 @@ def test_they_run_at_the_same_time(config):
     assert [row.state for row in standing.rows] == ["done"] * 2
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_random_values_do_not_depend_on_how_many_run_at_a_time(config, tmp_path):
     one = ends(config, RATE, "lora.r=4,8", trials=3)

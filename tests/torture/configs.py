@@ -31,7 +31,7 @@ from tests.torture.config_texts import FLAT, ODD, SHIPPED, TRAPS, plain_value
 from tests.torture.outcome import COUNTS, bench, dice
 
 NAME = "configs"
-DEFAULT = 90_000
+DEFAULT = 96_000
 FAST = 1500
 LONGEST_MS = 5000
 """Of computing: a config of the largest size that is read at all takes about two seconds."""

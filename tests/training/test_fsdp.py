@@ -41,7 +41,7 @@ def assert_same_weights(run, other, kind: str) -> None:
     assert all(torch.allclose(found[key], wanted[key], atol=2e-5) for key in wanted)
 
 
-@pytest.mark.parametrize("kind", ["lora", "nf4", "full"])
+@pytest.mark.parametrize("kind", ["lora", pytest.param("nf4", marks=pytest.mark.long), "full"])
 def test_sharded_over_ranks_it_trains_what_one_process_trains(tmp_path, tiny_model_dir, alpaca_file, kind):
     folders = []
     for n in (1, 2):
@@ -60,6 +60,7 @@ def test_sharded_over_ranks_it_trains_what_one_process_trains(tmp_path, tiny_mod
             assert (two / "final_model" / name).read_text() == (one / "final_model" / name).read_text()
 
 
+@pytest.mark.long
 def test_a_rank_is_killed_and_the_resume_is_exact(tmp_path, tiny_model_dir, alpaca_file):
     """With dropout, checkpointed layers, samples and histograms."""
 
@@ -80,12 +81,14 @@ def test_a_rank_is_killed_and_the_resume_is_exact(tmp_path, tiny_model_dir, alpa
     assert len(told(tmp_path / "straight", "gradients", "norms")) == 3
 
 
+@pytest.mark.long
 def test_memory_that_runs_out_on_one_rank_in_mid_pass_ends_both(tmp_path, tiny_model_dir, alpaca_file):
     assert start(2, of_kind("lora", 2, tmp_path, tiny_model_dir, alpaca_file), fault="memory") == [DIED, DIED]
     assert "E-RUN-002" in said(tmp_path, 1) and "E-ENV-007" in said(tmp_path, 0)
 
 
-@pytest.mark.parametrize("kind", [pytest.param("lora", marks=pytest.mark.long), "full"])
+@pytest.mark.long
+@pytest.mark.parametrize("kind", ["lora", "full"])
 def test_a_run_goes_on_with_another_number_of_ranks(tmp_path, tiny_model_dir, alpaca_file, kind):
     straight, run = tmp_path / "straight", tmp_path / "run"
     assert start(2, of_kind(kind, 2, straight, tiny_model_dir, alpaca_file)) == [0, 0]

@@ -231,6 +231,7 @@ def test_who_is_left_behind_ends_and_the_resume_is_exact(tmp_path, tiny_model_di
     assert weights(tmp_path / "run") == weights(tmp_path / "straight")
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("of", [0, 1])
 def test_a_rank_that_is_frozen_is_given_up_on(tmp_path, tiny_model_dir, alpaca_file, of):
@@ -242,6 +243,7 @@ def test_a_rank_that_is_frozen_is_given_up_on(tmp_path, tiny_model_dir, alpaca_f
     assert "E-ENV-007" in text and f"no sign of life from rank {of} for 6" in text, text
 
 
+@pytest.mark.long
 @pytest.mark.slow
 def test_nobody_waits_in_the_passes_of_a_sharded_model_for_a_rank_that_is_frozen(tmp_path, tiny_model_dir, alpaca_file):
     """There it is torch that waits, and nothing can interrupt it: the process ends."""
@@ -250,6 +252,7 @@ def test_nobody_waits_in_the_passes_of_a_sharded_model_for_a_rank_that_is_frozen
     assert codes == [EXIT_FAILED, None]
 
 
+@pytest.mark.long
 @pytest.mark.slow
 @pytest.mark.parametrize("of", [0, 1])
 def test_a_rank_that_does_not_come_is_named_with_its_stack(tmp_path, tiny_model_dir, alpaca_file, of):

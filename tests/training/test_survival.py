@@ -313,7 +313,7 @@ def test_final_model_says_that_the_best_step_is_not_there(tmp_path, tiny_model_d
 
     monkeypatch.setattr(milestones, "take_best", take_best)
     values = ordinary(tmp_path / "run", tiny_model_dir, alpaca_file)
-    values["training"] |= {"learning_rate": 3.0, "warmup_steps": 8}  # the first evaluation is the best
+    values["training"] |= {"learning_rate": 30.0, "warmup_steps": 8}  # the first evaluation is the best
     (said,) = [event.text for event in of(Notice, train(values)) if "final_model holds" in event.text]
     assert said.startswith("final_model holds the last step: there is no checkpoint-")
 

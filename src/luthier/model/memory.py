@@ -198,10 +198,7 @@ def forecast(
         "process": (process_gib * GIB if on_cpu else 0.0, "interpreter and libraries, measured"),
         "weights": (float(sizes.frozen or sizes.trained), _stored_as(plan)),
         "file": (float(sizes.mapped), "the model's file, mapped: the system takes it back when memory is short"),
-        "copies": (
-            float(sizes.stacked + sizes.unpacked),
-            f"frozen weights, stacked and {_copied(plan)} for the lean path",
-        ),
+        "copies": (float(sizes.stacked + sizes.unpacked), f"frozen weights, {_copied(plan)} for the lean path"),
         "adapter": (sizes.trained * float(sizes.frozen > 0), f"{plan.model.trainable_parameters:,} x 4 bytes{shared}"),
         "optimizer": (float(sizes.moments), f"two moments of each trained number{shared}"),
         "gathered": (float(sizes.gathered), "two layers, embedding and head, whole while they are used"),
@@ -261,7 +258,7 @@ def holds_copies(config: Config, machine: MachineFacts) -> bool:
 
 def _copied(plan: Plan) -> str:
     """What is done to frozen weights that are not kept as they are."""
-    return "transposed" if plan.config.quantization.base_precision == "fp8" else "unpacked"
+    return "stacked and " + ("transposed" if plan.config.quantization.base_precision == "fp8" else "unpacked")
 
 
 def _is_packed(config: Config) -> bool:

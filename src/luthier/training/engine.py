@@ -124,7 +124,7 @@ def gradients(job: Run, batches: list[MicroBatch]) -> tuple[float, int, int, tor
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        said, less = without_recordings(job.model, step), None
+        said, less = without_recordings(job.model, job.plan, step), None
         if said is None and (less := lowered(job.plan, batches, step)) is None:
             raise
     if said is not None:

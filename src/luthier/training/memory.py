@@ -32,8 +32,10 @@ from luthier.model.forward import LEAN
 from luthier.model.lean.decoder import LeanDecoder
 
 
-def without_recordings(model: nn.Module, step: int) -> Notice | None:
+def without_recordings(model: nn.Module, plan: Plan, step: int) -> Notice | None:
     """Recorded passes hold as much memory as a pass: they are the first to go. None where there are none."""
+    if plan.sharded:  # it has none, and the others are in the middle of a pass
+        return None
     lean: LeanDecoder | None = getattr(model, LEAN, None)
     had = lean is not None and lean.graphs is not None and lean.graphs.give_up("memory ran out")
     if not on_any_rank(had):

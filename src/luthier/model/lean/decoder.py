@@ -171,10 +171,12 @@ class _Lean(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         decoder: LeanDecoder = ctx.decoder
-        if decoder.turn is not ctx.turn:
-            raise RuntimeError("a pass has one backward pass, before the next pass begins")  # it would lie
-        decoder.turn = None
         tape, ctx.tape = ctx.tape, None
+        if ctx.turn is None or (tape is None and decoder.turn is not ctx.turn):
+            raise RuntimeError(
+                "a pass has one backward pass, and a recorded one before the next begins"
+            )  # it would lie
+        ctx.turn = None
         with torch.autocast(grad_outputs[0].device.type, enabled=False):
             if tape is not None:
                 decoder.backward(tape)
