@@ -24,6 +24,7 @@ def wait_for(log, words, process, seconds=120):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_killed_rank_is_started_again_and_a_stop_reaches_all(tmp_path, tiny_model_dir, alpaca_file):
     config = write_config(tmp_path / "c.yaml", tiny_model_dir, alpaca_file, tmp_path / "run")
     log = tmp_path / "training.log"

@@ -145,7 +145,7 @@ def test_with_restarts_they_go_on_by_themselves_when_the_network_is_back(
     assert losses(folder) == losses(straight) and weights(folder) == weights(straight)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_e_env_004_a_machine_where_nobody_answers(tmp_path, tiny_model_dir, alpaca_file, hosts, monkeypatch):
     folder = tmp_path / "run"
     began = time.monotonic()

@@ -159,6 +159,7 @@ def test_an_evaluation_that_does_not_fit_is_done_again(straight, tmp_path, tiny_
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="needs RLIMIT_AS")
+@pytest.mark.long
 def test_memory_that_the_system_refuses_is_survived(tmp_path):
     """No stand-in: the process may map so much and no more, and torch's own allocator fails."""
     build_model(tmp_path / "model", hidden_size=256, intermediate_size=1024, num_hidden_layers=4)
