@@ -71,18 +71,29 @@ def test_flash_attention_by_hand_equals_that_of_autograd(window):
     assert isinstance(found, Flash)  # it has compared itself with autograd's
 
 
+def lean(folder, tiny_model_dir, alpaca_file, load_in_4bit, **training):
+    """A config of the lean path in bfloat16."""
+    values = config(folder, tiny_model_dir, alpaca_file, lean_path=True, **training)
+    values["model"]["dtype"] = "bfloat16"
+    values["quantization"] = {"load_in_4bit": load_in_4bit}
+    values["lora"]["lora_dropout"] = 0.0
+    return values
+
+
+def losses_of(values, refusal):
+    """Of a run in which nothing was refused with these words."""
+    events = list(api.train(values))
+    assert not [e for e in events if isinstance(e, Notice) and refusal in e.text]
+    return [event.loss for event in events if isinstance(event, Log)]
+
+
 @pytest.mark.parametrize("load_in_4bit", [False, True], ids=["bfloat16", "4 bits"])
 def test_recorded_passes_give_the_losses_of_launched_ones(tmp_path, tiny_model_dir, alpaca_file, load_in_4bit):
     losses = []
     for cuda_graphs in (True, False):
-        values = config(tmp_path / str(cuda_graphs), tiny_model_dir, alpaca_file, lean_path=True)
-        values["training"] |= {"cuda_graphs": cuda_graphs, "num_train_epochs": 6}
-        values["model"]["dtype"] = "bfloat16"
-        values["quantization"] = {"load_in_4bit": load_in_4bit}
-        values["lora"]["lora_dropout"] = 0.0
-        events = list(api.train(values))
-        assert not [e for e in events if isinstance(e, Notice) and "cannot be recorded" in e.text]
-        losses.append([event.loss for event in events if isinstance(event, Log)])
+        values = lean(tmp_path / str(cuda_graphs), tiny_model_dir, alpaca_file, load_in_4bit, cuda_graphs=cuda_graphs)
+        values["training"]["num_train_epochs"] = 6
+        losses.append(losses_of(values, "cannot be recorded"))
     assert losses[0] == pytest.approx(losses[1], abs=2e-2)
 
 
@@ -125,9 +136,7 @@ def test_8_bit_floats_give_the_losses_of_the_plain_reference(tmp_path, tiny_mode
         values["model"]["dtype"] = "bfloat16"
         values["quantization"] = {"base_precision": "fp8"}
         values["lora"]["lora_dropout"] = 0.0
-        events = list(api.train(values))
-        assert not [e for e in events if isinstance(e, Notice) and "kernels do not work" in e.text]
-        losses[name] = [event.loss for event in events if isinstance(event, Log)]
+        losses[name] = losses_of(values, "kernels do not work")
     assert losses["kernels"] == pytest.approx(losses["torch"], abs=2e-2)
     assert losses["kernels"] == pytest.approx(losses["plain"], abs=4e-2)
     assert losses["kernels"][-1] < losses["kernels"][0]
@@ -137,11 +146,6 @@ def test_8_bit_floats_give_the_losses_of_the_plain_reference(tmp_path, tiny_mode
 def test_kernels_give_the_losses_of_plain_torch(tmp_path, tiny_model_dir, alpaca_file, load_in_4bit):
     losses = []
     for kernels in (True, False):
-        values = config(tmp_path / str(kernels), tiny_model_dir, alpaca_file, lean_path=True, kernels=kernels)
-        values["model"]["dtype"] = "bfloat16"
-        values["quantization"] = {"load_in_4bit": load_in_4bit}
-        values["lora"]["lora_dropout"] = 0.0
-        events = list(api.train(values))
-        assert not [e for e in events if isinstance(e, Notice) and "kernels do not work" in e.text]
-        losses.append([event.loss for event in events if isinstance(event, Log)])
+        values = lean(tmp_path / str(kernels), tiny_model_dir, alpaca_file, load_in_4bit, kernels=kernels)
+        losses.append(losses_of(values, "kernels do not work"))
     assert losses[0] == pytest.approx(losses[1], abs=2e-2)

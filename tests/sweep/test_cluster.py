@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import sys
-import time
 from pathlib import Path
 
 import psutil
@@ -13,8 +12,9 @@ import pytest
 
 from luthier.errors import EXIT_RESUMABLE, EXIT_WRONG_REQUEST
 from luthier.events.read import read
-from luthier.events.types import Evaluated, Resumed
+from luthier.events.types import Resumed
 from tests.cli.support import process, start, write_config
+from tests.sweep.test_real import until_step
 
 pytest.importorskip("ray", reason='ray is not installed (pip install "luthier[ray]")')
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals")
@@ -28,15 +28,6 @@ def words(tmp_path, tiny_model_dir, alpaca_file, monkeypatch):
     return ["sweep", config, "learning_rate=log:1e-4..1e-1", *held_out, "--trials", "3", "--on", "ray", "--jobs", "2"]
 
 
-def evaluated(folder: Path, number: int, step: int) -> None:
-    """Wait until a trial has an evaluation of that step."""
-    log = folder / f"trial-{number:03}" / "events.jsonl"
-    deadline = time.monotonic() + 200
-    while not (log.is_file() and any(isinstance(e, Evaluated) and e.step >= step for e, _ in read(log))):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-
-
 def trials_of(sweep: psutil.Process) -> list[psutil.Process]:
     return [child for child in sweep.children(recursive=True) if "luthier.sweep.trial" in child.cmdline()]
 
@@ -46,9 +37,9 @@ def trials_of(sweep: psutil.Process) -> list[psutil.Process]:
 def test_a_machine_is_lost_and_the_sweep_is_interrupted(tmp_path, words):
     folder = tmp_path / "out-sweep"
     first = start(*words, cwd=tmp_path)
-    evaluated(folder, 0, 6)
+    until_step(folder, 0, 6, seconds=200)
     trials_of(psutil.Process(first.pid))[0].parent().kill()  # the actor: its trial is begun again
-    evaluated(folder, 2, 6)
+    until_step(folder, 2, 6, seconds=200)
     first.send_signal(signal.SIGINT)
     said, problems = first.communicate(timeout=100)
     assert first.returncode == EXIT_RESUMABLE and "the same command goes on" in problems

@@ -26,10 +26,10 @@ def words(tmp_path, tiny_model_dir, alpaca_file):
     return ["sweep", config, "learning_rate=log:1e-4..1e-1", *held_out, "--trials", "2"]
 
 
-def until_step(folder: Path, number: int, step: int) -> None:
+def until_step(folder: Path, number: int, step: int, seconds: float = 120) -> None:
     """Wait until a trial has an evaluation of that step."""
     log = folder / f"trial-{number:03}" / "events.jsonl"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + seconds
     while not (log.is_file() and any(isinstance(e, Evaluated) and e.step >= step for e, _ in read(log))):
         assert time.monotonic() < deadline
         time.sleep(0.1)

@@ -45,11 +45,12 @@ class Gradients:
         adapted = [stack for stack in stacks if stack.adapted]
         downs = [stack.down_RI.shape for stack in adapted]
         ups = [p.shape for stack in adapted for p in stack.parameters()[1::2]]
-        self._sizes = [shape.numel() for shape in (*downs, *ups)]
+        self._shapes = [*downs, *ups]
+        self._sizes = [shape.numel() for shape in self._shapes]
         self._boundary = sum(self._sizes[: len(downs)])
         like = adapted[0].down_RI
         self._buffer = torch.zeros(sum(self._sizes), dtype=like.dtype, device=like.device)
-        views = [v.view(shape) for v, shape in zip(torch.split(self._buffer, self._sizes), (*downs, *ups), strict=True)]
+        views = self._views(self._buffer)
         self.rooms: list[Room] = []
         self._members: list[tuple[int, slice, int, torch.dtype]] = []  # A's stack and rows, B's view, format
         down, up = 0, len(downs)
@@ -60,7 +61,6 @@ class Gradients:
                 self._members.append((down, member.ranks, up, p.dtype))
                 up += 1
             down += bool(count)
-        self._shapes = [*downs, *ups]
         self._dtype = self._members[0][3]
         self._factors = _joined([m.scaling for stack in adapted for m in stack.adapted], self._sizes[len(downs) :])
 
@@ -70,8 +70,11 @@ class Gradients:
         flat = self._buffer.to(self._dtype, copy=True).mul_(scale)
         for place, factor in self._factors:
             flat[self._boundary :][place].mul_(factor)
-        views = [v.view(shape) for v, shape in zip(torch.split(flat, self._sizes), self._shapes, strict=True)]
+        views = self._views(flat)
         return [x.to(dtype) for down, rows, up, dtype in self._members for x in (views[down][rows], views[up])]
+
+    def _views(self, flat: Tensor) -> list[Tensor]:
+        return [v.view(shape) for v, shape in zip(torch.split(flat, self._sizes), self._shapes, strict=True)]
 
 
 def _joined(factors: Sequence[float], sizes: Sequence[int]) -> list[tuple[slice, float]]:
@@ -79,7 +82,7 @@ def _joined(factors: Sequence[float], sizes: Sequence[int]) -> list[tuple[slice,
     pieces: list[tuple[slice, float]] = []
     start = 0
     for factor, size in zip(factors, sizes, strict=True):
-        if pieces and pieces[-1][1] == factor and pieces[-1][0].stop == start:
+        if pieces and pieces[-1][1] == factor:
             pieces[-1] = (slice(pieces[-1][0].start, start + size), factor)
         else:
             pieces.append((slice(start, start + size), factor))

@@ -158,18 +158,19 @@ class LeanLayer:
         grad_THS = grad_TO.view(len(grad_TO), -1, self._size)
         *turned, value = self.attention.backward(grad_THS, sides, kept.attention, layout.inputs)
         grad_value_TKS.copy_(value)
+        places = list(self._both(grad_turned_THS))
         if self._pieces.rotates_in_place:
-            for place, grad in zip(self._both(grad_turned_THS), turned, strict=True):
+            for place, grad in zip(places, turned, strict=True):
                 place.copy_(grad)
             self._pieces.rotate(grad_turned_THS, layout.cos_TS, layout.sin_TS, inverse=True)
-            turned = list(self._both(grad_turned_THS))
+            turned = places
         else:
             turned = [self._pieces.rotate(x, layout.cos_TS, layout.sin_TS, inverse=True) for x in turned]
         if self._head_norms:
             both = zip(turned, self._both(self._parts(kept.qkv_TO)[0]), self._head_norms, strict=True)
             turned = [self._pieces.rms_norm_backward(grad, x, *norm) for grad, x, norm in both]
-        for place, grad in zip(self._both(grad_turned_THS), turned, strict=True):
-            if place.data_ptr() != grad.data_ptr():
+        if turned is not places:
+            for place, grad in zip(places, turned, strict=True):
                 place.copy_(grad)
         return grad_qkv_TO
 
