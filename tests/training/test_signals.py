@@ -50,6 +50,13 @@ def test_a_reader_of_stderr_that_is_gone_is_no_reason_to_lose_the_run():
     child.stdout.close()
 
 
+def test_it_is_said_once_so_that_no_pipe_fills_up(capfd):
+    with stop_on_signals():
+        for _ in range(3):
+            os.kill(os.getpid(), signal.SIGTERM)
+    assert capfd.readouterr().err.count("\n") == 1
+
+
 def test_once_it_finishes_the_step_and_twice_it_interrupts():
     with stop_on_signals() as stop:
         os.kill(os.getpid(), signal.SIGUSR1)

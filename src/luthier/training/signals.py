@@ -47,13 +47,12 @@ class Stop:
         Raises:
             Interrupted: At once, or at a second SIGINT.
         """
-        again = self() and number == signal.SIGINT
-        self._asked = True
-        if again or self.at_once:
+        again, self._asked = self._asked, True
+        if (again and number == signal.SIGINT) or self.at_once:
             raise Interrupted
         torchrun.stop_asked = True
-        # one of several speaks for all
-        if self.shown or torchrun.AGENT in os.environ or os.environ.get("RANK", "0") != "0":
+        # said once, as a pipe that nobody reads fills up; one of several speaks for all
+        if again or self.shown or torchrun.AGENT in os.environ or os.environ.get("RANK", "0") != "0":
             return
         with suppress(OSError):  # its reader may be gone: `2>&1 | tee log` hears Ctrl-C too
             os.write(2, torchrun.STOPPING)
