@@ -18,15 +18,19 @@ pytestmark = [
     pytest.mark.timeout(900),
     pytest.mark.skipif(not sys.platform.startswith("linux"), reason="strace, namespaces and pidfds are Linux's"),
 ]
-THERE = [name for name in SUITES if (Path(__file__).parent / f"{name}.py").is_file()]
+LONG = ["ranks"]  # its real process groups wait for each other for more than a minute
+THERE = [name for name in SUITES if (Path(__file__).parent / f"{name}.py").is_file() and name not in LONG]
 
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory) -> tuple[dict, str]:
     """All suites in one command, so that what they share is made once; its JSON and its screen."""
-    path = tmp_path_factory.mktemp("torture") / "reliability.json"
+    return tortured(tmp_path_factory.mktemp("torture") / "reliability.json", THERE)
+
+
+def tortured(path: Path, names: list[str]) -> tuple[dict, str]:
     done = subprocess.run(
-        [sys.executable, "-m", "tests.torture", "--fast", "--json", str(path)],
+        [sys.executable, "-m", "tests.torture", "--fast", "--json", str(path), *names],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -38,7 +42,16 @@ def outcomes(tmp_path_factory) -> tuple[dict, str]:
 
 @pytest.mark.parametrize("name", THERE)
 def test_nothing_breaks_it(outcomes, name):
-    found, screen = outcomes
+    passed(name, *outcomes)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", LONG)
+def test_nothing_breaks_it_slowly(tmp_path, name):
+    passed(name, *tortured(tmp_path / "reliability.json", [name]))
+
+
+def passed(name: str, found: dict, screen: str) -> None:
     assert name in found, screen
     if found[name]["skipped"]:
         pytest.skip(found[name]["skipped"])
