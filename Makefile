@@ -21,10 +21,10 @@ quickstart: env  ## See a small model learn, in minutes, on a CPU.
 	$(BIN)/luthier quickstart
 
 test: env  ## Run all tests that need no GPU, in WORKERS processes.
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-long: env  ## Run the tests that take tens of seconds each: minutes.
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile -m long
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m long
 
 torture: env  ## Break runs on purpose, some hundred thousand times: hours. Writes docs/reliability.json.
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.torture --json docs/reliability.json

@@ -110,6 +110,21 @@ def test_a_failing_write_leaves_the_old_checkpoint_alone(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["checkpoint-2"]
 
 
+def test_a_failing_write_leaves_alone_what_is_written_beside_it(tmp_path):
+    """`m` and `m-2` begin alike."""
+
+    def fail(folder):
+        raise OSError(28, "No space left on device")
+
+    def beside(folder):
+        with pytest.raises(OSError, match="No space"):
+            commit(tmp_path / "m", fail)
+        (folder / "a").write_text("new")
+
+    commit(tmp_path / "m-2", beside)
+    assert [p.name for p in tmp_path.iterdir()] == ["m-2"]
+
+
 def test_no_pickle_is_in_a_checkpoint(finished):
     names = {path.suffix for path in checkpoints(finished[0])[-1].iterdir()}
     assert names == {".safetensors", ".json"}

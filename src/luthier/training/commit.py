@@ -62,13 +62,12 @@ def commit(target: Path, fill: Callable[[Path], None]) -> int:
         inflight.rename(target)
         _flush_folder(target.parent)
         if broken := verify(target):
-            set_aside(target, INFLIGHT)
+            inflight = set_aside(target, INFLIGHT)
             raise OSError(errno.EIO, f"reads back damaged ({broken})", str(target))
     except BaseException as error:
         if old and not target.exists():
             old.rename(target)
-        for left in target.parent.glob(f"{INFLIGHT}{target.name}-*"):
-            shutil.rmtree(left, ignore_errors=True)
+        shutil.rmtree(inflight, ignore_errors=True)
         if hidden := _OS_ERROR.search(str(error)):
             number = int(hidden[1])
             raise OSError(number, os.strerror(number), str(target)) from error
