@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -72,3 +73,17 @@ def test_with_nothing_to_finish_the_first_one_interrupts():
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGTERM)
         assert stop()
+
+
+def test_a_library_that_swallows_it_and_fails_of_that_was_interrupted():
+    with pytest.raises(Interrupted), stop_on_signals() as stop:
+        stop.at_once = True
+        with contextlib.suppress(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
+        raise ImportError("cannot load module more than once per process")
+
+
+def test_what_fails_by_itself_is_no_interruption():
+    with pytest.raises(ImportError), stop_on_signals() as stop:
+        stop.at_once = True
+        raise ImportError("no such module")

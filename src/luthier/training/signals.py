@@ -63,6 +63,10 @@ def stop_on_signals() -> Iterator[Stop]:
     """Yields a function that says whether a stop was asked for. A second SIGINT interrupts at once.
 
     Outside the main thread, where Python delivers no signals, it never does.
+
+    Raises:
+        Interrupted: Also where a library swallowed it, and then fails of what it had left half-done: torch goes on
+            without the NumPy whose import was interrupted.
     """
     stop = Stop()
     if threading.current_thread() is not threading.main_thread():
@@ -74,6 +78,10 @@ def stop_on_signals() -> Iterator[Stop]:
     before = {number: signal.signal(number, stop.request) for number in numbers}
     try:
         yield stop
+    except Exception as error:
+        if stop.at_once and stop():
+            raise Interrupted from error
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
