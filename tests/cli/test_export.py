@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import shutil
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -80,6 +81,15 @@ def test_export_ollama(run, tmp_path, capsys):
     assert "Not as in training: a message that holds `### Input:`" in text
     assert "<s>" not in text, "Ollama puts BOS in front by itself"
     assert (tmp_path / "o" / "model.gguf").stat().st_size > 100_000
+
+
+def test_a_template_that_ollama_cannot_have_is_refused_before_the_work(run, tmp_path, capsys):
+    shutil.copytree(Path(run) / "final_model", tmp_path / "run")
+    template = "{% for m in messages %}Q: {{ m.content | upper }}\n{% endfor %}A:"
+    (tmp_path / "run" / "chat_template.jinja").write_text(template)
+    done = run_here(capsys, "export", tmp_path / "run", "--to", "ollama", "--out", tmp_path / "o")
+    assert done.code == 3 and "E-EXPORT-005" in done.err and not (tmp_path / "o").exists()
+    assert "loading" in done.err and "it answers" not in done.err
 
 
 def test_without_llama_cpp_it_says_so(run, tmp_path, capsys, monkeypatch):

@@ -35,8 +35,9 @@ dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1rem; } d
 pre { font: 13px/1.6 ui-monospace, monospace; white-space: pre-wrap; overflow-wrap: anywhere; margin: .2rem 0 0;
   background: var(--soft); padding: .6rem; border-radius: 4px; }
 .good { color: var(--good); } .bad { color: var(--bad); } .ids { overflow-wrap: anywhere; }
-.bar { height: .5rem; border-radius: 2px; min-width: 2px; } .bar.base { background: var(--base); }
-.bar.tuned { background: var(--tuned); margin-top: 2px; } td.bars { width: 16rem; }
+.bar { height: .5rem; border-radius: 2px; min-width: 2px; } .bar.tuned { margin-top: 2px; } td.bars { width: 16rem; }
+.key { display: inline-block; width: .6rem; height: .6rem; border-radius: 2px; margin-right: .3rem; }
+.bar.base, .key.base { background: var(--base); } .bar.tuned, .key.tuned { background: var(--tuned); }
 """
 
 
@@ -79,7 +80,8 @@ def _color(change: Change) -> str:
 def _section(one: Comparison, samples: int) -> str:
     head = f"{_text(one.run)} <small>beside its base {_text(one.base_name)} on {_text(one.tasks.name)}</small>"
     kind = one.conclusion.partition(" ")[0]
-    columns = ("pass@1 in %", "", "tasks", "base", "tuned", "change (95 % CI)", "gained", "lost", "p")
+    base, tuned = (f'<span class="key {who}"></span>{who}' for who in ("base", "tuned"))
+    columns = ("pass@1 in %", "", "tasks", base, tuned, "change (95 % CI)", "gained", "lost", "p")
     heads = "".join(f"<th>{name}</th>" for name in columns)
     return "\n".join(
         (

@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
-from typing import Any
 
-from luthier.export.gguf_run import FILE, export_gguf
+from luthier.export.gguf_run import FILE, Companion, export_gguf
 from luthier.export.hub_run import export_hub as hub
-from luthier.export.ollama import write_modelfile
-from luthier.export.run import Known
+from luthier.export.ollama import MODELFILE, modelfile_of
 from luthier.export.run import merge_run as safetensors
+from luthier.generate.load import Tuned
+from luthier.model.forward import unwrap
 
 gguf = export_gguf
 
 
-def _with_modelfile(folder: Path, known: Known, config: Any) -> str:
+def _modelfile(tuned: Tuned) -> Companion:
     from luthier.data.template import adds_bos
     from luthier.export.gguf_file import context_length
 
-    bos = known.tokenizer.bos_token if adds_bos(known.tokenizer) else ""
-    stops = known.reference.stop_ids
-    return write_modelfile(folder, FILE, known.tokenizer, stops, context_length(config), bos)
+    bos = tuned.tokenizer.bos_token if adds_bos(tuned.tokenizer) else ""
+    context = context_length(unwrap(tuned.model).config)
+    return Companion(MODELFILE, *modelfile_of(FILE, tuned.tokenizer, tuned.stop_ids, context, bos))
 
 
-ollama = partial(export_gguf, name="ollama", more=(_with_modelfile,))
+ollama = partial(export_gguf, name="ollama", companion=_modelfile)
 
 __all__ = ["gguf", "hub", "ollama", "safetensors"]

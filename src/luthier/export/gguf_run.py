@@ -5,10 +5,10 @@ Not covered: the file's layout (`gguf_file`), the tokenizer's (`gguf_vocab`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -26,8 +26,22 @@ if TYPE_CHECKING:
     from luthier.export.gguf_file import Quant
 
 FILE = "model.gguf"
-Extra = Callable[[Path, Known, Any], str]
-"""Writes something into the folder beside the file, knowing the run and the model's configuration; returns a note."""
+
+
+class Companion(NamedTuple):
+    """A text file beside the GGUF file.
+
+    Attributes:
+        name: Its name.
+        text: What is in it.
+        note: What there is to say of it.
+    """
+
+    name: str
+    text: str
+    note: str
+
+
 TEXTS = (
     "Write a Python function that reverses a string.",
     "def add(a, b):\n    return a + b\n\n\nprint(add(2, 40))  # 42\n",
@@ -66,7 +80,7 @@ def export_gguf(
     *,
     allow_tokenizer: bool = False,
     name: str = "gguf",
-    more: Sequence[Extra] = (),
+    companion: Callable[[Tuned], Companion] | None = None,
 ) -> Exported:
     """Write FOLDER/model.gguf after the proof.
 
@@ -78,7 +92,7 @@ def export_gguf(
         say: Told what is being done.
         allow_tokenizer: Write it although llama.cpp cuts texts into other tokens.
         name: Of the default folder.
-        more: Makers of further files; each is given the folder and the run, and returns a note.
+        companion: Makes a file beside it of the run; it is asked before the work begins.
 
     Raises:
         RefusedError: E-EXPORT-002, E-EXPORT-003, E-EXPORT-004, E-EXPORT-005; nothing is left at the destination.
@@ -89,12 +103,15 @@ def export_gguf(
     from luthier.export.gguf_vocab import vocabulary
 
     folder = destination(final_folder(run), to, name, overwrite=options.overwrite)
+    companions: list[Companion] = []
 
     def check(tuned: Tuned) -> None:
         check_architecture(unwrap(tuned.model).config)
         words = vocabulary(tuned.tokenizer, len(tuned.tokenizer), tuned.stop_ids)
         if words.inexact and not allow_tokenizer:
             raise RefusedError(Problem("E-EXPORT-004", words.inexact, "--allow tokenizer, if that will do"))
+        if companion:
+            companions.append(companion(tuned))
 
     known = ask(run, options, say, check)
     free_memory()
@@ -109,7 +126,9 @@ def export_gguf(
     notes: list[str] = []
 
     def fill(aside: Path) -> None:
-        notes.extend(make(aside, known, model.model.config) for make in more)
+        for name, text, note in companions:
+            (aside / name).write_text(text, encoding="utf-8")
+            notes.append(note)
         say(f"writing {FILE}")
         write_gguf(model.model, words, quant, aside / FILE, hide(folder.absolute().parent.name))
         if not llama_cpp.installed():

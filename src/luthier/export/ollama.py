@@ -23,7 +23,6 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
-from pathlib import Path
 from typing import Any
 
 from luthier.errors import Problem, RefusedError
@@ -200,19 +199,15 @@ def modelfile(gguf: str, pieces: Pieces, stops: Sequence[str], context: int, odd
     return "\n".join(lines) + "\n"
 
 
-def write_modelfile(folder: Path, gguf: str, tokenizer: Any, stop_ids: Sequence[int], context: int, bos: str) -> str:
-    """Write the Modelfile of a run beside its GGUF file.
+def modelfile_of(gguf: str, tokenizer: Any, stop_ids: Sequence[int], context: int, bos: str) -> tuple[str, str]:
+    """The Modelfile of a run, and what there is to say of it.
 
     Args:
-        folder: Of both.
-        gguf: Name of the file.
+        gguf: Name of the file beside it.
         tokenizer: With the template of the training.
         stop_ids: What ends an answer.
         context: Longest text in tokens.
         bos: Text that Ollama will put in front itself, because the file says so; empty where it does not.
-
-    Returns:
-        A note.
 
     Raises:
         RefusedError: E-EXPORT-005.
@@ -224,9 +219,8 @@ def write_modelfile(folder: Path, gguf: str, tokenizer: Any, stop_ids: Sequence[
     pieces, odd = find_pieces(render)
     stops = [tokenizer.decode([token], skip_special_tokens=False) for token in stop_ids]
     text = modelfile(gguf, pieces.without(bos) if bos else pieces, stops, context, odd)
-    (folder / MODELFILE).write_text(text, encoding="utf-8")
     exact = f"the template of the training, tried on {len(_ROLES) * len(_PLAIN)} conversations"
-    return f"{MODELFILE}: {exact}" + (f"; NOT for {', '.join(odd)}." if odd else ".")
+    return text, f"{MODELFILE}: {exact}" + (f"; NOT for {', '.join(odd)}." if odd else ".")
 
 
 def _refuse(found: str) -> RefusedError:
