@@ -80,6 +80,27 @@ def test_events_only_change_the_state():
         panel.close()
 
 
+def test_it_says_that_a_stop_was_asked_for_and_leaves_room_for_what_the_terminal_writes():
+    console, asked = terminal(), []
+    panel = Panel(console, lambda: bool(asked))
+    panel.write(started())
+    try:
+        before = lines_of(panel, console)
+        asked.append(True)
+        after = lines_of(panel, console)
+    finally:
+        panel.close()
+    assert not any("stopping" in line for line in before)
+    assert any("stopping: this step is finished and saved first" in line for line in after)
+    assert {len(line) for line in after} == {console.width - len("^C^C")}
+
+
+def lines_of(panel, console):
+    paper = Console(file=io.StringIO(), width=console.width)
+    paper.print(panel._render())
+    return paper.file.getvalue().splitlines()
+
+
 def test_close_leaves_the_summary_and_may_be_called_twice():
     console = terminal()
     panel = Panel(console)

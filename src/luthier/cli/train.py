@@ -76,14 +76,16 @@ def _train(
             from luthier.events.sinks import Sinks
             from luthier.events.types import RunFinished
             from luthier.machine.ranks import rank
-            from luthier.monitor.panel import training_screen
+            from luthier.monitor.panel import Panel, training_screen
 
             stop.at_once = False
             if was_restarted():
                 resume, overwrite = "auto", False
             with Sinks() as screen:
                 if rank() == 0:
-                    screen.add("the terminal", training_screen(Console(), plain))
+                    shown = training_screen(Console(), plain, stop)
+                    stop.shown = isinstance(shown, Panel)
+                    screen.add("the terminal", shown)
                 asked = lambda: stop() or is_orphan()  # noqa: E731
                 events = api.train(config, resume=resume, overwrite=overwrite, stop=asked, **options)
                 for event in events:

@@ -8,17 +8,22 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import replace
 
 from rich.console import Console, RenderableType
 from rich.live import Live
 
 from luthier.events.sinks import Sink
 from luthier.events.sinks.text import TextSink
-from luthier.events.types import Event
+from luthier.events.types import Event, Notice
 from luthier.monitor.state import RunState, fold
 from luthier.monitor.view import LOWEST, NARROWEST, render, summary
 
 REFRESHES_PER_SECOND = 2
+_SPARE = 4
+"""Cells beside the panel: there the terminal writes `^C`, which would else take a line and move the panel."""
+_STOPPING = Notice("warning", "stopping: this step is finished and saved first (Ctrl-C again: now)")
 
 
 class Panel:
@@ -26,11 +31,12 @@ class Panel:
 
     Args:
         console: Where to draw; `Panel.suits` says whether it can.
+        stop: Whether a stop was asked for.
     """
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, stop: Callable[[], bool] = lambda: False) -> None:
         self.state = RunState()
-        self._console = console
+        self._console, self._stop = console, stop
         self._live: Live | None = None
         # Durations by a clock that nobody sets.
         self._clock = time.monotonic
@@ -65,9 +71,16 @@ class Panel:
     def _render(self) -> RenderableType:
         # One line less than the terminal has: a full one scrolls at each refresh.
         height = max(LOWEST, self._console.height - 1)
-        return render(self.state, self._clock(), self._console.width, height)
+        state = replace(self.state, notices=(*self.state.notices, _STOPPING)) if self._stop() else self.state
+        return render(state, self._clock(), self._console.width - _SPARE, height)
 
 
-def training_screen(console: Console, plain: bool) -> Sink:
-    """The panel where the terminal can show it, else one log line a step to standard output."""
-    return Panel(console) if Panel.suits(console) and not plain else TextSink(sys.stdout)
+def training_screen(console: Console, plain: bool, stop: Callable[[], bool]) -> Sink:
+    """The panel where the terminal can show it, which then says that a run stops; else one log line a step.
+
+    Args:
+        console: Where to draw.
+        plain: Lines to standard output, also on a terminal.
+        stop: Whether a stop was asked for.
+    """
+    return Panel(console, stop) if Panel.suits(console) and not plain else TextSink(sys.stdout)

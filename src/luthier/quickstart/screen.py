@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import ExitStack
 from types import TracebackType
 
@@ -21,8 +20,9 @@ from luthier.evaluate.tasks.task import Task
 from luthier.events.printable import one_line, printable
 from luthier.events.sinks import Sinks
 from luthier.events.types import Event
-from luthier.monitor.panel import training_screen
+from luthier.monitor.panel import Panel, training_screen
 from luthier.quickstart.story import CHAPTERS, Chapter, Examined, Result
+from luthier.training.signals import Stop
 
 TITLES = {
     "plan": "What will happen",
@@ -50,10 +50,10 @@ class Screen:
     Args:
         console: Where to draw.
         plain: One log line a step instead of the panel.
-        stop: Polled while an examination goes on.
+        stop: Whether a stop was asked for; `shown` once the panel says so.
     """
 
-    def __init__(self, console: Console, plain: bool, stop: Callable[[], bool]) -> None:
+    def __init__(self, console: Console, plain: bool, stop: Stop) -> None:
         self._console, self._plain, self._stop = console, plain, stop
         self._panel = Sinks()
         self._bar = ExitStack()
@@ -79,7 +79,9 @@ class Screen:
             self._panel.close()
             self._console.print(heading(told, self._console.width))
             if told.name == "training":
-                self._panel.add("the terminal", training_screen(self._console, self._plain))
+                shown = training_screen(self._console, self._plain, self._stop)
+                self._stop.shown = isinstance(shown, Panel)
+                self._panel.add("the terminal", shown)
             elif told.name in ("before", "after"):
                 self._say = self._bar.enter_context(telling(self._console))
 
