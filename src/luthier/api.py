@@ -50,7 +50,8 @@ from luthier.model.hub import load_config, load_tokenizer
 from luthier.model.load import load_model, prove_packing, what_failed
 from luthier.model.memory import forecast
 from luthier.training.background import awaited, in_background, started
-from luthier.training.checkpoint import Checkpoint, find_checkpoint, read_by_all, restore
+from luthier.training.checkpoint import Checkpoint, find_checkpoint, read_by_all
+from luthier.training.engine import go_on_from
 from luthier.training.engine import run as run_engine
 from luthier.training.failures import is_out_of_memory, named_failures, raise_unwritten
 from luthier.training.folder import open_folder
@@ -313,7 +314,8 @@ def _events(job: _Job, notices: Sequence[str]) -> Iterator[Event]:
         for text, instead in what_failed(model, resolved):
             yield Notice("warning", text, instead)
         if checkpoint:
-            run.state = restore(checkpoint, model, run.optimizer)
+            if abandoned := go_on_from(run, checkpoint):
+                yield Notice("info", f"kept as abandoned-..., as the run goes on before them: {', '.join(abandoned)}")
             yield Resumed(checkpoint.step, str(checkpoint.path), list(checkpoint.passed_over))
         yield from rehearse(run)
         yield from run_engine(run)

@@ -17,7 +17,7 @@ from luthier.launch.write import render
 from tests.cli.support import run_here
 
 HOSTILE = 'data.datasets=[{path: "a b\'; touch pwned; $(touch pwned) {{ 7*7 }} é.jsonl"}]'
-SHAPES = [{}, {"nodes": 2, "gpus": 4, "gpu_type": "H100"}, {"gpus": 0}]
+SHAPES = [{}, {"nodes": 2, "gpus": 4}, {"gpus": 0}]
 OPTIONS = {"slurm": {"time": "1-12:00:00", "partition": "gpu"}, "kubernetes": {"image": "me/luthier:1"}}
 
 
@@ -37,7 +37,7 @@ def text_of(on, config, overrides=(), **changes):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_slurm_by_bash_and_shellcheck(config, shape, tmp_path):
     path = tmp_path / "job.sbatch"
-    path.write_text(text_of("slurm", config, [HOSTILE], **shape))
+    path.write_text(text_of("slurm", config, [HOSTILE], gpu_type="H100", **shape))
     subprocess.run(["bash", "-n", path], check=True)
     if shutil.which("shellcheck"):
         done = subprocess.run(["shellcheck", "--severity=warning", path], capture_output=True, text=True)
@@ -47,7 +47,9 @@ def test_slurm_by_bash_and_shellcheck(config, shape, tmp_path):
     assert not any(line.startswith("#SBATCH") for line in lines[first_command:])  # Slurm would not read them
     assert {"#SBATCH --requeue", "#SBATCH --signal=B:TERM@180", "#SBATCH --time=1-12:00:00"} <= {*lines}
     gpus = [line for line in lines if "--gpus-per-node" in line]
-    assert gpus == {0: [], 4: ["#SBATCH --gpus-per-node=H100:4"]}.get(shape.get("gpus"), ["#SBATCH --gpus-per-node=1"])
+    assert gpus == {0: [], 4: ["#SBATCH --gpus-per-node=H100:4"]}.get(
+        shape.get("gpus"), ["#SBATCH --gpus-per-node=H100:1"]
+    )
 
 
 def run_line(text):
@@ -125,6 +127,7 @@ def test_ray_is_python(config, shape):
         ("slurm", {"image": "x"}, "skypilot or kubernetes takes it"),
         ("kubernetes", {"image": ""}, "kubernetes needs --image"),
         ("skypilot", {"gpu_type": ""}, "--gpus-per-node H100:1"),
+        ("ray", {"gpu_type": "H100"}, "say the kind in the written file"),
         ("slurm", {"time": "soon"}, "--time 12:00:00"),
         ("slurm", {"partition": "a\n#SBATCH --uid=0"}, "is no name"),
         ("kubernetes", {"image": "a b"}, "is no name"),

@@ -18,6 +18,7 @@ import torch
 
 from luthier import api
 from luthier.events.types import Log, Notice
+from luthier.training import engine
 from luthier.training.checkpoint import checkpoints
 from luthier.training.checkpoint import restore as restore_whole
 from tests.torture.runs import config, losses, weights
@@ -32,7 +33,7 @@ def train(values: dict, kill: tuple[int, float] | None, stop_after: int | None, 
     torch.set_num_threads(1)
     steps = [0]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(api, "restore", forgetful(forgotten))
+        patch.setattr(engine, "restore", forgetful(forgotten))
         for event in api.train(values, stop=lambda: stop_after is not None and steps[-1] >= stop_after, **options):
             steps.append(getattr(event, "step", None) or steps[-1])
             suicide(event, kill)
@@ -131,3 +132,20 @@ def test_the_comparison_sees_what_a_resume_forgets(tmp_path, tiny_model_dir, alp
     assert not (tmp_path / "run" / "final_model").exists()
     assert in_child(values, forgotten=forgotten, resume="auto") == 0
     assert (weights(tmp_path / "run") == weights(straight)) == (forgotten == "nothing")
+
+
+def test_a_resume_of_an_earlier_checkpoint_leaves_the_later_ones_behind(tmp_path, tiny_model_dir, alpaca_file):
+    """Else the next `--resume auto` went on from what this one had turned away from."""
+    folder = tmp_path / "run"
+    values = config(folder, tiny_model_dir, alpaca_file)
+    values["checkpointing"]["save_total_limit"] = None
+    assert in_child(values) == 0
+    first, *later = saved_steps(folder)
+    assert in_child(values, stop_after=first + 1, resume=str(folder / f"checkpoint-{first}")) == 0
+    assert saved_steps(folder) == [first, first + 1]
+    aside = {path.name.rpartition("-")[0] for path in folder.glob("abandoned-*")}
+    assert aside == {f"abandoned-checkpoint-{step}" for step in later} != set()
+
+
+def saved_steps(folder: Path) -> list[int]:
+    return [int(path.name.split("-")[1]) for path in checkpoints(folder)]

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from luthier import api
 from luthier.config.load import load
 from luthier.errors import RunError
+from luthier.training import engine
 from luthier.verify import child, resume
 from luthier.verify.resume import verify_resume
 from tests.cli.support import process, run_here, write_config
@@ -36,7 +36,7 @@ def attempt(request, forgotten):
     """In a fork: a run of the verification, whose resume forgets something."""
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(api, "restore", forgetful(forgotten))
+        patch.setattr(engine, "restore", forgetful(forgotten))
         child.train(request)
 
 

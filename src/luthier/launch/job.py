@@ -129,6 +129,10 @@ class Job:
         if self.on == "skypilot" and self.gpus and not self.gpu_type:
             found = "skypilot rents machines by the kind of their GPU, which is not said"
             problems.append(_problem("--gpus-per-node", found, f"--gpus-per-node H100:{self.gpus}"))
+        if self.on in ("kubernetes", "ray") and self.gpu_type:
+            found = f"{self.on} names kinds of GPUs as its cluster labels them, which is not known here"
+            fix = f"--gpus-per-node {self.gpus}; then say the kind in the written file"
+            problems.append(_problem("--gpus-per-node", found, fix))
         for name in ("partition", "image", "storage"):
             text = getattr(self, name)
             if text and not re.fullmatch(r"[\w./:@-]+", text):

@@ -162,11 +162,12 @@ def checkpoints(output_dir: Path) -> list[Path]:
     return sorted(found, key=_step)
 
 
-def abandon_after(output_dir: Path, step: int) -> None:
-    """Set checkpoints of later steps aside: the run went back to before them, and they are not of its past any more."""
-    for path in checkpoints(output_dir):
-        if _step(path) > step:
-            set_aside(path, ABANDONED)
+def abandon_after(output_dir: Path, step: int) -> list[str]:
+    """Set checkpoints of later steps aside; returns their names."""
+    later = [path for path in checkpoints(output_dir) if _step(path) > step]
+    for path in later:
+        set_aside(path, ABANDONED)
+    return [path.name for path in later]
 
 
 def _step(path: Path) -> int:

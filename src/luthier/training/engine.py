@@ -199,16 +199,29 @@ def go_back(job: Run, what: str, error: RunError | None = None) -> Iterator[Even
     if checkpoint is None:
         fix = "write a learning_rate of a third; then --resume auto --allow-changes"
         raise error or RunError(Problem("E-RUN-001", what, fix, "training.learning_rate"))
-    job.state = restore(checkpoint, job.model, job.optimizer)
-    only_on_rank_0(lambda: abandon_after(job.output_dir, checkpoint.step))
+    go_on_from(job, checkpoint)
     job.state.rollbacks, job.state.rolled_back_to = state.rollbacks + 1, checkpoint.step
     job.state.went_bad_at = state.step
-    if job.state.best_step and not path_of(job.output_dir, job.state.best_step).is_dir():
-        job.state.best_loss = job.state.best_step = None  # a better one came later, and is abandoned now
     job.state.rate_factor = factor = state.rate_factor * ROLLBACK_FACTOR
     text = f"back to step {checkpoint.step:,}, with {factor:g} times the learning rate: {what}"
     yield Notice("critical", text, step=state.step + 1)  # no line to change: the factor is kept in the checkpoints
     yield Resumed(checkpoint.step, str(checkpoint.path), list(checkpoint.passed_over))
+
+
+def go_on_from(job: Run, checkpoint: Checkpoint) -> list[str]:
+    """Put the run back to a checkpoint; those of later steps are set aside, as they are not of its past any more.
+
+    Returns:
+        Names of those, on rank 0.
+
+    Raises:
+        CheckpointError: E-CKPT-004 when the tensors do not fit.
+    """
+    job.state = restore(checkpoint, job.model, job.optimizer)
+    abandoned = only_on_rank_0(lambda: abandon_after(job.output_dir, checkpoint.step))
+    if job.state.best_step and not path_of(job.output_dir, job.state.best_step).is_dir():
+        job.state.best_loss = job.state.best_step = None  # a better one came later
+    return abandoned or []
 
 
 def places(job: Run, step: int) -> str:
