@@ -15,6 +15,7 @@ import yaml
 from gguf import GGUFReader
 from huggingface_hub import ModelCard
 
+from luthier.errors.extras import install
 from luthier.export import agree, gguf_run, llama_cpp
 from luthier.export.card import _renamed
 from tests.cli.support import process, run_here
@@ -101,7 +102,7 @@ def test_without_llama_cpp_it_says_so(run, tmp_path, capsys, monkeypatch):
 def test_e_export_011_without_the_library(run, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(gguf_run, "find_spec", lambda name: None)
     done = run_here(capsys, "export", run, "--to", "gguf", "--out", tmp_path / "g")
-    assert done.code == 2 and "E-EXPORT-011" in done.err and 'pip install "luthier[gguf]"' in done.err
+    assert done.code == 2 and "E-EXPORT-011" in done.err and install("gguf") in done.err
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from luthier.errors import MissingError
+from luthier.errors.extras import install
 from luthier.events.line import parse_line
 from luthier.events.read import read
 from luthier.events.sinks import Sinks, open_sinks
@@ -179,7 +180,7 @@ def test_e_env_001_a_tracker_that_is_not_installed(name, tmp_path, monkeypatch):
     with pytest.raises(MissingError) as caught:
         open_sinks(["tensorboard", name], tmp_path / "run", None, "run")
     (problem,) = caught.value.problems
-    assert (problem.code, problem.fix) == ("E-ENV-001", f'pip install "luthier[{name}]"')
+    assert (problem.code, problem.fix) == ("E-ENV-001", install(name))
     assert not (tmp_path / "run").exists()
 
 

@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from luthier.data import collate
 from luthier.data.rows import TokenRows
+from luthier.errors.extras import install
 from luthier.events.sinks.extra import missing_login
 from luthier.gate.checks import CHECKS
 from luthier.gate.checks.place import LEAST_KEPT, disk_need, size
@@ -344,7 +345,7 @@ def test_trackers_that_are_not_installed(tmp_path: Path):
     found = verdicts(what)
     if found:
         assert found == {"trackers": "failed"}
-        assert 'pip install "luthier[trackio]"' in told(what)["trackers"].fix
+        assert install("trackio") in told(what)["trackers"].fix
     else:
         pytest.skip("trackio is installed here")
 

@@ -16,6 +16,7 @@ import pytest
 
 from luthier.config.load import load
 from luthier.errors import EXIT_REFUSED, EXIT_WRONG_REQUEST, ConfigError, RunError
+from luthier.errors.extras import install
 from luthier.sweep import process
 from luthier.sweep.folder import CONFIG, STUDY, folder_of, write_best
 from luthier.sweep.picture import draw
@@ -264,10 +265,10 @@ def test_the_command_line(capsys, config, tmp_path, monkeypatch):
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "optuna" else found(name, *a))
     done = run_here(capsys, *command)
-    assert done.code == EXIT_WRONG_REQUEST and "E-SWEEP-005" in done.err and 'pip install "luthier[sweep]"' in done.err
+    assert done.code == EXIT_WRONG_REQUEST and "E-SWEEP-005" in done.err and install("sweep") in done.err
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "ray" else found(name, *a))
     done = run_here(capsys, *command, "--on", "ray")
-    assert done.code == EXIT_WRONG_REQUEST and 'pip install "luthier[sweep,ray]"' in done.err
+    assert done.code == EXIT_WRONG_REQUEST and install("sweep", "ray") in done.err
 
 
 def test_the_sweep_itself_imports_no_torch():

@@ -10,6 +10,7 @@ from pathlib import Path
 import typer
 
 from luthier.errors import MissingError, Problem
+from luthier.errors.extras import install
 from luthier.events.printable import one_line
 
 
@@ -42,7 +43,7 @@ def serve(
         return
     if missing := [name for name in ("fastapi", "uvicorn") if find_spec(name) is None]:
         found = f"{' and '.join(missing)} cannot be found"
-        raise MissingError(Problem("E-SERVE-001", found, 'pip install "luthier[serve]"'))
+        raise MissingError(Problem("E-SERVE-001", found, install("serve")))
     from rich.console import Console
     from rich.text import Text
 

@@ -11,6 +11,7 @@ import typer
 from luthier.cli.json_file import check_writable, write_json
 from luthier.cli.request import Allow, parse
 from luthier.errors import EXIT_RESUMABLE, MissingError, Problem
+from luthier.errors.extras import install
 
 if TYPE_CHECKING:
     from luthier.sweep.process import Place
@@ -77,9 +78,9 @@ def sweep(
 
 
 def _check_installed(on: Literal["ray"] | None) -> None:
-    for name, extra in (("optuna", "sweep"), ("ray", "sweep,ray")):
+    for name, extras in (("optuna", ["sweep"]), ("ray", ["sweep", "ray"])):
         if importlib.util.find_spec(name) is None and (name == "optuna" or on):
-            raise MissingError(Problem("E-SWEEP-005", f"{name} is not installed", f'pip install "luthier[{extra}]"'))
+            raise MissingError(Problem("E-SWEEP-005", f"{name} is not installed", install(*extras)))
 
 
 def _place(on: Literal["ray"] | None, jobs: int | None) -> Place:
@@ -102,6 +103,6 @@ def _keep(work: Sweep, standing: Standing) -> None:
         path = write_best(work.space, best, work.folder, len(standing.rows))
         typer.echo(f"\nbest      luthier train {path}\nits run   {best.folder}")
     if not can_draw():
-        typer.echo('picture   none without matplotlib: pip install "luthier[sweep]"')
+        typer.echo(f"picture   none without matplotlib: {install('sweep')}")
     elif picture := draw(standing, work.folder, frozenset(r.key for r in work.space.ranges if r.log)):
         typer.echo(f"picture   {picture}")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from luthier.errors import MissingError, Problem, RefusedError
+from luthier.errors.extras import install
 from luthier.errors.secrets import hide
 from luthier.export import llama_cpp
 from luthier.export.agree import Agreement, require
@@ -68,7 +69,7 @@ def require_gguf() -> None:
         MissingError: E-EXPORT-011.
     """
     if find_spec("gguf") is None:
-        raise MissingError(Problem("E-EXPORT-011", "gguf is not installed", 'pip install "luthier[gguf]"'))
+        raise MissingError(Problem("E-EXPORT-011", "gguf is not installed", install("gguf")))
 
 
 def export_gguf(

@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from luthier.errors import MissingError, Problem
+from luthier.errors.extras import install
 from luthier.events.printable import one_line
 
 EXTRAS = ("wandb", "mlflow", "trackio")
@@ -29,7 +30,7 @@ def require_extras(report_to: Sequence[str]) -> None:
                     code="E-ENV-001",
                     where="logging.report_to",
                     found=f"{name} is named but not installed",
-                    fix=f'pip install "luthier[{name}]"',
+                    fix=install(name),
                 )
                 for name in missing
             )

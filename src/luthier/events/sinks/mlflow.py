@@ -1,4 +1,4 @@
-"""MLflow, for those who name it in logging.report_to. `pip install "luthier[mlflow]"`.
+"""MLflow, for those who name it in logging.report_to. An extra: `luthier[mlflow]`.
 
 Its own environment variables decide the rest: MLFLOW_TRACKING_URI, MLFLOW_EXPERIMENT_NAME.
 """

@@ -1,4 +1,4 @@
-"""trackio, for those who name it in logging.report_to. `pip install "luthier[trackio]"`.
+"""trackio, for those who name it in logging.report_to. An extra: `luthier[trackio]`.
 
 It writes to a local database; its own environment variables (TRACKIO_PROJECT, TRACKIO_SPACE_ID) decide the rest.
 """

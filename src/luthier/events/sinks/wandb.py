@@ -1,4 +1,4 @@
-"""Weights & Biases, for those who name it in logging.report_to. `pip install "luthier[wandb]"`.
+"""Weights & Biases, for those who name it in logging.report_to. An extra: `luthier[wandb]`.
 
 Its own environment variables decide the rest: WANDB_PROJECT, WANDB_MODE=offline, WANDB_API_KEY.
 """

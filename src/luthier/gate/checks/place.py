@@ -12,6 +12,7 @@ from pathlib import Path
 
 from luthier.config.numbers import LEAST_KEPT
 from luthier.config.plan import Plan
+from luthier.errors.extras import install
 from luthier.events.sinks.extra import missing_extras, missing_login
 from luthier.gate.check import Result, Subject, check, fails, passed, warns
 
@@ -175,7 +176,7 @@ def trackers(subject: Subject) -> Result:
     """
     named = list(dict.fromkeys(subject.plan.config.logging.report_to))
     if missing := missing_extras(named):
-        fix = f'pip install "luthier[{",".join(missing)}]", or take the name out of report_to'
+        fix = f"{install(*missing)}, or take the name out of report_to"
         return fails(f"{', '.join(missing)} is named in report_to and not installed", fix)
     if lacking := [text for name in named if (text := missing_login(name))]:
         return warns("; ".join(lacking))
