@@ -23,6 +23,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 from transformers.utils import cached_file
 
 from luthier.errors import ModelError, Problem
+from luthier.machine.hub import out_of_reach
 
 MAX_LAYERS = 2000
 MOST_PARAMETERS_PER_BYTE = 8
@@ -43,6 +44,8 @@ def check_code(name: str, revision: str | None = None) -> None:
         ModelError: E-MODEL-005.
     """
     folder = Path(name).expanduser()
+    if not folder.is_dir():
+        out_of_reach()
     for file in FILES:
         path: str | Path | None = folder / file
         if not folder.is_dir():

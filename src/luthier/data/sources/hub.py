@@ -13,6 +13,7 @@ from typing import Any
 from luthier.config.schema import DatasetSource
 from luthier.data.problems import Problems, printable
 from luthier.errors import DataError, Problem
+from luthier.machine.hub import out_of_reach
 
 _BATCH_ROWS = 1000
 
@@ -43,6 +44,7 @@ def open_hub(source: DatasetSource, split: str) -> HubSource:
     Raises:
         DataError: Not there, gated, unreachable, or no such configuration or split.
     """
+    out_of_reach()
     import datasets
 
     was_shown = datasets.utils.logging.is_progress_bar_enabled()
