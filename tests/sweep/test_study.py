@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import queue
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -14,11 +15,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-from luthier.config.load import load
+from luthier.config.load import from_dict, load
 from luthier.errors import EXIT_REFUSED, EXIT_WRONG_REQUEST, ConfigError, RunError
 from luthier.errors.extras import install
+from luthier.events.sinks.jsonl import JsonlSink
+from luthier.events.types import Evaluated, RunFinished, RunStarted
 from luthier.sweep import process
 from luthier.sweep.folder import CONFIG, STUDY, folder_of, write_best
+from luthier.sweep.losses import is_over
 from luthier.sweep.picture import draw
 from luthier.sweep.space import read_space
 from luthier.sweep.study import Sweep
@@ -57,7 +61,7 @@ def test_it_finds_the_lowest_and_ends_the_hopeless_early(config):
     best = standings[-1].best
     assert 10**-3.5 < best.values["training.learning_rate"] < 10**-2.5
     pruned = [row for row in rows if row.state == "pruned"]
-    assert pruned and {len(row.losses) for row in pruned} <= {2, 3, 4}  # never by the first evaluation alone
+    assert pruned and {len(row.losses) for row in pruned} <= {2, 3}  # never by the first evaluation, nor at the last
     assert all(row.eval_loss > best.eval_loss for row in pruned)
     assert any(s.rows[-1].state == "running" and s.rows[-1].step for s in standings if s.rows)
     path = write_best(work.space, best, work.folder, 16)
@@ -94,6 +98,51 @@ def test_a_stop_leaves_a_trial_that_goes_on(config):
     assert standing.stopped and standing.rows[1].state == "running"
     standing = ends(config, RATE, trials=3)
     assert [row.state for row in standing.rows] == ["done"] * 3
+
+
+def test_a_trial_that_had_done_all_its_steps_when_the_power_went_is_done(config, tmp_path):
+    """Its last evaluation alone is above the median, and stops nothing any more."""
+    words = ("lora.r=8,10,12,21", "seed=9")  # in this order
+    work = sweep(config, *words)
+    standings = work.run()
+    last = next(s for s in standings if len(s.rows) == 4 and len(s.rows[3].losses) == 4)
+    assert last.rows[3].state == "running" and work._at_work[3].pruned
+    shutil.copytree(work.folder, tmp_path / "then")
+    straight = list(standings)[-1]
+    assert [row.state for row in straight.rows] == ["done"] * 4
+    shutil.rmtree(work.folder)
+    (tmp_path / "then").rename(work.folder)
+    log = last.rows[3].folder / "events.jsonl"  # the copy may have been made before its last line, or after it
+    log.write_text("".join(line for line in log.read_text().splitlines(True) if "run_finished" not in line))
+    assert told(ends(config, *words)) == told(straight)
+
+
+def test_a_folder_with_a_name_that_yaml_would_read_as_something_else(config, tmp_path):
+    folder = f"{tmp_path}/a: [b] #1 \N{GRINNING FACE}"
+    config.write_text(config.read_text().replace(f"{tmp_path}/out", json.dumps(folder, ensure_ascii=False)))
+    standing = ends(config, "lora.r=4,8", place=process.Here(2))
+    assert [row.state for row in standing.rows] == ["done"] * 2
+    assert all((Path(f"{folder}-sweep") / name / "events.jsonl").is_file() for name in ("trial-000", "trial-001"))
+
+
+def test_a_sweep_lies_beside_any_folder(tmp_path, monkeypatch):
+    (tmp_path / "here" / "in").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here" / "in")
+    beside = {".": tmp_path / "here" / "in-sweep", "..": tmp_path / "here-sweep", "/": Path("/-sweep"),
+              "runs/a": Path("runs/a-sweep"), "../b/": Path("../b-sweep")}  # fmt: skip
+    for output_dir, folder in beside.items():
+        asked = {"training": {"output_dir": output_dir}, "data": {"datasets": "rows.jsonl"}}
+        assert folder_of(from_dict(asked)) == folder
+
+
+@pytest.mark.parametrize(("status", "over"), [("done", True), ("stopped", False), ("failed", False)])
+def test_a_run_that_ended_early_by_itself_is_over(tmp_path, status, over):
+    sink = JsonlSink(tmp_path / "events.jsonl")
+    sink.write(RunStarted("run", 40, 0, 1.0, {}))
+    sink.write(Evaluated(20, 0.5, 1.0, 10, 1.0, False))
+    assert not is_over(tmp_path)
+    sink.write(RunFinished(status, 20, 0.5, 1.0, 1.0, 1, 1.0, ""))
+    assert is_over(tmp_path) is over
 
 
 @pytest.mark.long

@@ -25,9 +25,11 @@ CONFIG, STUDY, BEST = "config.yaml", "study.db", "best.yaml"
 
 
 def folder_of(loaded: Loaded) -> Path:
-    """Where the sweep of a config lies."""
+    """Where the sweep of a config lies: beside its output folder."""
     output_dir = Path(loaded.config.training.output_dir).expanduser()
-    return output_dir.with_name(f"{output_dir.name}-sweep")
+    if output_dir.name in ("", ".."):
+        output_dir = output_dir.resolve()
+    return output_dir.parent / f"{output_dir.name}-sweep"
 
 
 def keep_config(space: Space, folder: Path) -> None:

@@ -20,6 +20,7 @@ Not covered: where a trial runs (`luthier.sweep.process`, `luthier.sweep.cluster
 
 from __future__ import annotations
 
+import json
 import queue
 import random
 import sys
@@ -41,7 +42,7 @@ from luthier.events.printable import one_line
 from luthier.sweep.finder import TRIALS as FINDER_TRIALS
 from luthier.sweep.finder import find_rate
 from luthier.sweep.folder import CONFIG, folder_of, keep_config, open_study
-from luthier.sweep.losses import losses_of
+from luthier.sweep.losses import is_over, losses_of
 from luthier.sweep.process import Here, Place, Trial
 from luthier.sweep.space import Range, Space, value_of
 from luthier.sweep.standing import Row, Standing, State
@@ -197,11 +198,12 @@ class Sweep:
     def _begin(self, trial: optuna.Trial) -> None:
         """Let a trial train, to its end or to that of the sweep."""
         folder = self._folder(trial.number)
-        if self._report(trial, losses_of(folder)):  # it was told so before the sweep was killed
+        if self._report(trial, losses_of(folder)) and not is_over(folder):  # it was told so before the sweep was killed
             self.study.tell(trial, state=TrialState.PRUNED)
             return
         words = [*self.space.fixed, *(f"{r.key}={_text(trial.params[r.key])}" for r in self.space.ranges)]
-        words += [f"training.output_dir={folder}", *(word for name in self.allow for word in ("--allow", name))]
+        words.append(f"training.output_dir={json.dumps(str(folder), ensure_ascii=False)}")
+        words += [word for name in self.allow for word in ("--allow", name)]
         row = self._row(self.study.get_trials(deepcopy=False)[trial.number])
         runs = self._start(trial.number, [str(self.folder / CONFIG), *words], folder.with_suffix(".log"))
         self._at_work[trial.number] = _AtWork(trial, row, runs, time.monotonic() - row.seconds)
@@ -248,12 +250,15 @@ class Sweep:
         self._tell(one, code)
 
     def _report(self, trial: optuna.Trial, losses: Sequence[float]) -> bool:
-        """Tell optuna the evaluations that it has not heard of; returns whether the trial is to end."""
+        """Tell optuna the evaluations that it has not heard of; returns whether the trial is to end.
+
+        One that went back to a checkpoint, and does again what it was let go on after, is judged when it has caught up.
+        """
         known = self.study.get_trials(deepcopy=False)[trial.number].intermediate_values
         for index, loss in enumerate(losses):
             if index not in known:
                 trial.report(loss, index)
-        return bool(losses) and trial.should_prune()
+        return bool(losses) and len(losses) >= len(known) and trial.should_prune()
 
     def _tell(self, one: _AtWork, code: int) -> None:
         """Tell optuna how a trial ended.
