@@ -8,6 +8,7 @@ from luthier.config.load import load
 from luthier.errors import ConfigError
 from luthier.sweep.finder import find_rate
 from luthier.sweep.space import Range, read_space, value_of
+from tests.cli.support import ROOT
 
 
 @pytest.fixture
@@ -77,6 +78,33 @@ def test_e_sweep_001_and_what_the_config_says(config, words, said):
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["learning_rate=log:1e-5..1e-3", "min_learning_rate=5e-5"], {"E-CFG-026": ["5e-5", "1e-5"]}),
+        (["learning_rate", "min_learning_rate=0.05"], {"E-CFG-026": ["0.05", "0.01"]}),
+        (["warmup_steps=int:0..50", "max_steps=50"], {"E-CFG-030": ["warmup_steps: 50"]}),
+        (["init_lora_weights=default,pissa", "load_in_4bit=false,true"], {"E-CFG-028": ["load_in_4bit: true"]}),
+        (["lora_dropout=0..0.1", "weight_decay=0..0.1", "r=1,2,3,4,5,6,7,8", "lora_alpha=1,2,3,4,5,6,7,8",
+          "init_lora_weights=default,pissa", "load_in_4bit=false,true"], {"E-CFG-028": ["pissa"]}),
+        (["learning_rate=1e-5,1e-4", "min_learning_rate=0,1e-6"], {}),  # the floor of the config holds for none of them
+        (["optim=adamw_torch,paged_adamw_8bit"], {}),  # some machine can
+        (["dtype=float16,float32", "base_precision=fp8"], {}),
+        (["warmup_steps=int:0..50"], {}),  # of how many is not known yet
+    ],
+)  # fmt: skip
+def test_what_cannot_stand_together_in_a_trial_is_said_before_the_first(config, words, said):
+    if not said:
+        config.write_text(config.read_text().replace("1e-4}", "1e-4, min_learning_rate: 5e-5}"))
+        read_space(config, words)
+        return
+    with pytest.raises(ConfigError) as caught:
+        read_space(config, words)
+    assert {problem.code for problem in caught.value.problems} == {*said}
+    for each in said.values():
+        assert all(word in str(caught.value) for word in each)
+
+
 def test_everything_wrong_is_said_at_once(config):
     with pytest.raises(ConfigError) as caught:
         read_space(config, ["learning_rate=2..1", "r=0,4,-1", "seed=1,2"])
@@ -98,3 +126,15 @@ def test_the_finders_rates_are_equal_factors_apart(config):
     assert space.fixed == ("training.max_steps=200",)
     assert find_rate(space, 400, 2).fixed == ("training.max_steps=40",)
     assert find_rate(space, 9, 2).fixed == ("training.max_steps=9",)
+
+
+def test_the_finder_looks_above_the_floor_of_the_schedule(config):
+    space = find_rate(read_space(config, ["learning_rate", "min_learning_rate=5.55e-5"]), 4000, 3)
+    assert [value_of(rate) for rate in space.ranges[0].choices] == [5.55e-5, 7.4e-4, 1e-2]
+    assert read_space(ROOT / "configs" / "training_config.yaml", ["learning_rate"]).finder  # as the guide has it
+
+
+def test_the_finders_warmup_is_the_same_share(config):
+    space = read_space(config, ["learning_rate", "warmup_steps=50"])
+    assert find_rate(space, 400, 2).fixed == ("training.max_steps=40", "training.warmup_steps=5")
+    assert find_rate(space, 51, 2).fixed == ("training.max_steps=40", "training.warmup_steps=39")

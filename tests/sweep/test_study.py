@@ -262,6 +262,12 @@ def test_e_sweep_003_all_of_them_fail(config):
     assert "all of 2 trials failed" in str(caught.value)
 
 
+def test_a_wrong_request_of_a_trial_after_another_one_is_told(config):
+    standing = ends(config, "lora.r=14,4,8")
+    assert [(row.values["lora.r"], row.state) for row in standing.rows] == [(4, "done"), (14, "failed"), (8, "done")]
+    assert standing.rows[1].reason == "E-RUN-001 learning_rate: rank 14 is unlucky"
+
+
 def test_e_sweep_003_a_wrong_request_ends_the_sweep_and_is_done_again(config):
     with pytest.raises(ConfigError, match="E-SWEEP-003") as caught:
         ends(config, "lora.r=14", "learning_rate=1e-4,1e-3")

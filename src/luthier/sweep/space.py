@@ -1,4 +1,4 @@
-"""What is tried: `KEY=RANGE` on the command line, checked through the config's own schema before the first trial.
+"""What is tried: `KEY=RANGE` on the command line, checked by the config's own schema and rules before the first trial.
 
     learning_rate=log:1e-4..1e-3     a number; equal factors are equally likely
     lora.lora_dropout=0..0.2         a number; a whole one where the key wants one
@@ -10,15 +10,17 @@
 Trials are compared by their loss on the held-out rows, so only keys that leave these rows and this loss as they are
 can be tried.
 
-Not covered: which value comes next (`luthier.sweep.study`).
+Not covered: which value comes next (`luthier.sweep.study`); rules that need the machine, the model or the rows.
 """
 
 from __future__ import annotations
 
 import json
+import random
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,9 @@ from luthier.config.keys import keys
 from luthier.config.load import Loaded, load
 from luthier.config.numbers import wants_evaluation
 from luthier.config.placing import place_settings
+from luthier.config.plan import MachineFacts
+from luthier.config.resolve import resolve
+from luthier.config.schema import Config
 from luthier.config.tree import Node, from_python, printable, read_yaml, scalar, shown
 from luthier.errors import ConfigError, LuthierError, Problem
 
@@ -35,6 +40,24 @@ _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 _BETWEEN = re.compile(rf"(?:(log|int):)?({_NUMBER})\.\.({_NUMBER})")
 _SECTIONS = ("lora.", "quantization.", "training.", "model.dtype")
 _OTHER_ROWS = ("training.output_dir", "training.seed")
+_MOST_COMBINATIONS = 200
+"""That are looked at before the first trial: about a millisecond each."""
+_MACHINES = tuple(
+    MachineFacts(
+        device=device,
+        device_name=device,
+        world_size=1,
+        supports_bfloat16=True,
+        memory_gib=0.0,
+        free_memory_gib=0.0,
+        cpu_cores=1,
+        has_bitsandbytes=True,
+        supports_fp8=True,
+        is_here=False,
+    )
+    for device in ("cuda", "cpu")
+)
+"""Two that can do everything between them: where a trial runs is not known yet, and asking needs torch."""
 _GRAMMAR = "write log:1e-4..1e-3, 0..0.2, int:0..100 or 8,16,32"
 
 
@@ -129,8 +152,14 @@ def read_space(path: Path, words: Sequence[str]) -> Space:
     if problems:
         raise ConfigError(*problems)
     loaded = load(path, fixed)
-    _check(path, fixed, loaded, list(found.values()))
+    _check(path, fixed, loaded, [*found.values()] or [finder_range(loaded)])
     return Space(loaded, tuple(found.values()), finder)
+
+
+def finder_range(loaded: Loaded) -> Range:
+    """From which rate to which one the finder looks: no schedule begins below its own floor."""
+    low = max(1e-5, loaded.config.training.min_learning_rate)
+    return Range("training.learning_rate", FINDER, low=low, high=1e-2, log=True)
 
 
 def _read(word: str) -> Range | None:
@@ -195,8 +224,9 @@ def _dotted(name: str, *values: Any) -> str:
 
 
 def _check(path: Path, fixed: Sequence[str], loaded: Loaded, ranges: Sequence[Range]) -> None:
-    """Every choice and every end, each beside the values that the config has."""
+    """Every choice and every end alone; where these are right, what stands together in a trial."""
     problems: dict[str, Problem] = {}
+    values: dict[str, list[Any]] = {one.key: [] for one in ranges}
     for one in ranges:
         if loaded.sources[one.key] == "override":
             fix = "keep the range or the value"
@@ -204,15 +234,54 @@ def _check(path: Path, fixed: Sequence[str], loaded: Loaded, ranges: Sequence[Ra
             continue
         for value in one.ends:
             try:
-                load(path, [*fixed, f"{one.key}={value}"])
+                values[one.key].append(_get(load(path, [*fixed, f"{one.key}={value}"]).config, one.key))
             except ConfigError as error:
                 problems |= {problem.render(): problem for problem in error.problems}
     if not wants_evaluation(loaded.config):
         fix = "write data.val_set_size: 0.05, and no evaluation.eval_steps: 0"
         found = "no rows are held out, or they are never looked at"
         problems["evaluation"] = Problem("E-SWEEP-002", found, fix, loaded.sources["data.val_set_size"])
+    if not problems:
+        problems = {problem.render(): problem for problem in _clashes(loaded, values)}
     if problems:
         raise ConfigError(*problems.values())
+
+
+def _clashes(loaded: Loaded, values: Mapping[str, Sequence[Any]]) -> list[Problem]:
+    """What no machine can do of the combinations: each of them, or some of very many."""
+    combinations: Iterable[Sequence[Any]] = product(*values.values())
+    if prod(map(len, values.values())) > _MOST_COMBINATIONS:
+        draw = random.Random(0)
+        combinations = [[draw.choice(each) for each in values.values()] for _ in range(_MOST_COMBINATIONS)]
+    found: list[Problem] = []
+    for combination in combinations:
+        trial = _with(loaded, dict(zip(values, combination, strict=True)))
+        first, second = (_problems(trial, machine) for machine in _MACHINES)
+        found += [problem for problem in first if problem in second]
+    return found
+
+
+def _problems(loaded: Loaded, machine: MachineFacts) -> Sequence[Problem]:
+    try:
+        resolve(loaded, machine, None, None)
+    except ConfigError as error:
+        return error.problems
+    return ()
+
+
+def _with(loaded: Loaded, values: Mapping[str, Any]) -> Loaded:
+    """The config with values that are right each for itself."""
+    config = loaded.config
+    for key, value in values.items():
+        section, _, name = key.partition(".")
+        changed = getattr(config, section).model_copy(update={name: value})
+        config = config.model_copy(update={section: changed})
+    return replace(loaded, config=config, sources={**loaded.sources, **dict.fromkeys(values, "override")})
+
+
+def _get(config: Config, key: str) -> Any:
+    section, _, name = key.partition(".")
+    return getattr(getattr(config, section), name)
 
 
 def _problem(found: str, fix: str, name: str) -> Problem:

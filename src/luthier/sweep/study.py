@@ -131,7 +131,8 @@ class Sweep:
         """Do all trials; yields how it stands whenever that changes, and now and then in between.
 
         Raises:
-            LuthierError: A trial's request was wrong (its exit code was 2 or 3), or E-SWEEP-003 when all failed.
+            LuthierError: The first trial's request was wrong (its exit code was 2 or 3), or E-SWEEP-003 when all
+                failed.
         """
         yield self.standing()
         try:
@@ -264,7 +265,8 @@ class Sweep:
         """Tell optuna how a trial ended.
 
         Raises:
-            LuthierError: Its request was wrong: that of others would be too. The trial is done again.
+            LuthierError: Its request was wrong, before any other trial has shown that the config is not. It is done
+                again.
         """
         trial, folder = one.trial, self._folder(one.trial.number)
         losses = losses_of(folder)
@@ -278,7 +280,7 @@ class Sweep:
             self.stop = lambda: True  # somebody stopped the trial alone: whoever it was wants the machine
         elif code == EXIT_RESUMABLE and self._lost[trial.number] < _MOST_LOSSES_OF_A_MACHINE:
             self._lost[trial.number] += 1
-        elif code in _WRONG:
+        elif code in _WRONG and not self._has_run:
             raise _refused(f"trial {trial.number}", code, one.problem, folder.with_suffix(".log"))
         else:
             how = one.problem.strip().partition("\n")[0] or (
@@ -286,6 +288,11 @@ class Sweep:
             )
             trial.set_user_attr("reason", one_line(how)[:300])
             self.study.tell(trial, state=TrialState.FAIL)
+
+    @property
+    def _has_run(self) -> bool:
+        """Whether a trial has trained, so that what is wrong with another one is wrong with its values."""
+        return bool(self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)))
 
     def _total_steps(self) -> int:
         """Of the whole run; asked in a process of its own, which leaves the device to the trials."""
