@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 COMMAND = (sys.executable, "-m", "luthier.sweep.trial")
+PARENT = "LUTHIER_SWEEP"
+"""Environment variable of a trial: the process number of who began it; another parent means that that one is gone."""
 Hear = Callable[[dict[str, Any] | None], None]
 """Called from another thread."""
 
@@ -92,7 +94,7 @@ class TrialProcess:
                 text=True,
                 encoding="utf-8",
                 start_new_session=True,
-                env={**os.environ, "TOKENIZERS_PARALLELISM": "false", **(changes or {})},
+                env={**os.environ, "TOKENIZERS_PARALLELISM": "false", PARENT: str(os.getpid()), **(changes or {})},
                 cwd=folder,
             )
         self._hear = hear

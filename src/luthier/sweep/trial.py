@@ -27,6 +27,7 @@ from typing import Any, TextIO
 from luthier.config.load import Loaded, load
 from luthier.errors import EXIT_RESUMABLE, CheckpointError, LuthierError, ModelError
 from luthier.sweep.losses import losses_of
+from luthier.sweep.process import PARENT
 
 WAIT_SECONDS = 60.0
 """For a trial of a sweep that was killed to leave its folder."""
@@ -78,20 +79,27 @@ def train(
     allow = [word for before, word in pairwise(arguments) if before == "--allow"]
     loaded = _loaded(arguments)
     folder = Path(loaded.config.training.output_dir).expanduser()
-    parent, pruned, status = os.getppid(), [False], ""
-    events = api.train(loaded, resume="auto", allow=allow, stop=lambda: stop() or pruned[0] or os.getppid() != parent)
+    parent, ends, status = int(os.environ.get(PARENT, os.getppid())), [False], ""
+
+    def tell(content: dict[str, Any]) -> None:
+        try:
+            say(content)
+        except BrokenPipeError:  # nobody listens any more, and there may be steps to save
+            ends[0] = True
+
+    events = api.train(loaded, resume="auto", allow=allow, stop=lambda: stop() or ends[0] or os.getppid() != parent)
     for event in events:
         match event:
             case RunStarted():
-                say({"started": event.total_steps})
+                tell({"started": event.total_steps})
             case Log():
-                say({"step": event.step, "loss": event.loss})
+                tell({"step": event.step, "loss": event.loss})
             case Evaluated():
-                say({"evaluated": event.step, "losses": losses_of(folder)})
-                pruned[0] |= answers.readline().strip() != "go"
+                tell({"evaluated": event.step, "losses": losses_of(folder)})
+                ends[0] |= answers.readline().strip() != "go"
             case RunFinished():
                 status = event.status
-                say({"finished": status})
+                tell({"finished": status})
     return status
 
 
