@@ -305,6 +305,11 @@ def test_the_finder_finds_the_rate(capsys, config, tmp_path):
     assert "training.max_steps" not in (tmp_path / "out-sweep" / CONFIG).read_text()
 
 
+def test_a_stop_before_the_finder_knows_the_steps(config):
+    with pytest.raises(KeyboardInterrupt):
+        sweep(config, "learning_rate", stop=lambda: True)  # before the process that is asked hears signals
+
+
 @pytest.mark.slow
 def test_the_command_line(capsys, config, tmp_path, monkeypatch):
     command = ("sweep", config, RATE, "lora.r=4,8", "--trials", "3", "--json", tmp_path / "s.json")

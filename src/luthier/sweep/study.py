@@ -295,7 +295,12 @@ class Sweep:
         return bool(self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)))
 
     def _total_steps(self) -> int:
-        """Of the whole run; asked in a process of its own, which leaves the device to the trials."""
+        """Of the whole run; asked in a process of its own, which leaves the device to the trials.
+
+        Raises:
+            KeyboardInterrupt: A stop was asked for.
+            LuthierError: The run cannot begin.
+        """
         log, steps, problem, asked = self.folder / "plan.log", 0, "", False
         plan = self._start(-1, [str(self.folder / CONFIG), "--plan"], log)
         try:
@@ -314,6 +319,8 @@ class Sweep:
         finally:
             code = plan.end()
         if not steps:
+            if self.stop() or code == EXIT_RESUMABLE:  # it may have had no handler of signals yet
+                raise KeyboardInterrupt
             raise _refused("the config", code, problem, log)
         return steps
 
@@ -337,8 +344,6 @@ class Sweep:
 
 
 def _refused(what: str, code: int, problem: str, log: Path) -> LuthierError:
-    if code == EXIT_RESUMABLE:
-        raise KeyboardInterrupt
     found = f"{what}: {one_line(problem)[:600] or f'exit code {code}'}"
     return _WRONG.get(code, RunError)(
         Problem("E-SWEEP-003", found, f"mend that, and give the same command again; {log}")
