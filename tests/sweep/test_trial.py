@@ -1,4 +1,4 @@
-"""A trial whose sweep is gone."""
+"""A trial that is told to stop, and one whose sweep is gone."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from luthier.sweep import process
+from luthier.sweep.losses import is_over
 from luthier.sweep.process import PARENT, TrialProcess
 from luthier.sweep.trial import train
 from tests.cli.support import write_config
@@ -29,6 +30,15 @@ def test_it_saves_and_stops_when_nobody_listens_any_more(tmp_path, arguments, wo
 
     assert train(arguments, say, io.StringIO("go\n" * 2), lambda: False) == "stopped"
     assert [path.name for path in (tmp_path / "out").glob("checkpoint-*")] == [f"checkpoint-{step}"]
+
+
+def test_a_stop_at_the_last_evaluation_comes_too_late(tmp_path, arguments):
+    said = []
+    assert train(arguments, said.append, io.StringIO("go\nstop\n"), lambda: False) == "done"
+    assert is_over(tmp_path / "out")
+    again = []  # as a sweep does that was killed before it heard of the end
+    assert train(arguments, again.append, io.StringIO(), lambda: False) == "done"
+    assert [content["evaluated"] for content in (*said, *again) if "evaluated" in content] == [3, 6]
 
 
 def test_it_stops_when_its_sweep_was_gone_before_it_could_look(arguments, monkeypatch):
