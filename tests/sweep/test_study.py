@@ -118,7 +118,7 @@ def test_a_trial_that_had_done_all_its_steps_when_the_power_went_is_done(config,
 
 
 def test_a_folder_with_a_name_that_yaml_would_read_as_something_else(config, tmp_path):
-    folder = f"{tmp_path}/a: [b] #1 \N{GRINNING FACE}"
+    folder = f"{tmp_path}/a: [b] #1? {{x}} \N{GRINNING FACE}"
     config.write_text(config.read_text().replace(f"{tmp_path}/out", json.dumps(folder, ensure_ascii=False)))
     standing = ends(config, "lora.r=4,8", place=process.Here(2))
     assert [row.state for row in standing.rows] == ["done"] * 2

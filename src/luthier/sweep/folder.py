@@ -10,6 +10,7 @@ OUTPUT_DIR-sweep/
 
 from __future__ import annotations
 
+import sqlite3
 from pathlib import Path
 
 import optuna
@@ -54,7 +55,8 @@ def open_study(space: Space, folder: Path) -> optuna.Study:
     asked = {"ranges": {r.key: [r.text, *r.choices] for r in space.ranges}, "fixed": [*space.fixed]}
     path = (folder / STUDY).absolute()
     try:
-        storage = optuna.storages.RDBStorage(f"sqlite:///{path}")
+        connect = {"creator": lambda: sqlite3.connect(path, check_same_thread=False)}  # no URL holds every name
+        storage = optuna.storages.RDBStorage(f"sqlite:///{STUDY}", engine_kwargs=connect)
         study = optuna.create_study(storage=storage, study_name="luthier", load_if_exists=True)
         if "asked" not in study.user_attrs:
             study.set_user_attr("asked", asked)

@@ -26,8 +26,8 @@ SWEEP: dict[str, Explanation] = {
         title="the trials of a sweep cannot run",
         why="what is wrong with one trial is wrong with all of them, so the next ones are not begun",
         text=(
-            "Each trial is a run of luthier train in a process of its own. One ended with the error that is shown, "
-            "which is not about its values, or every single one failed. The file that is named holds all that the "
+            "Each trial is a run of luthier train in a process of its own. One ended with the error that is shown "
+            "before any other had ended, or every single one failed. The file that is named holds all that the "
             "process wrote. A trial that fails for itself (its loss became infinite, its memory ran out) is told in "
             "the table, and the sweep goes on."
         ),
