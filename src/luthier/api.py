@@ -36,7 +36,7 @@ from luthier.events.types import Checked, Event, MemoryForecast, Notice, Resumed
 from luthier.gate.check import Subject
 from luthier.gate.gate import BY_NAME, examine, known, of, refuse, told
 from luthier.generate.load import Tuned, load
-from luthier.machine import ranks
+from luthier.machine import ranks, torchrun
 from luthier.machine.cards import as_if
 from luthier.machine.libraries import library_output_to
 from luthier.machine.probe import probe, resident_gib
@@ -177,8 +177,10 @@ def train(
     with ExitStack() as stack:
         hang_seconds, stacks = early.config.training.hang_seconds, output_dir / ranks.of_rank(STACKS)
         stack.enter_context(ranks.connected(hang_seconds, stacks))
+        wanted, overwrite = _asked_of_all(wanted, overwrite)
         folder = open_folder(output_dir, resume=wanted is not None, overwrite=overwrite)
         moved = ranks.only_on_rank_0(lambda: stack.enter_context(folder))
+        torchrun.begin()
         stack.enter_context(_traced(output_dir))
         stack.enter_context(library_output_to(output_dir / ranks.of_rank("library.log")))
         checkpoint = None
@@ -211,6 +213,12 @@ def train(
         stack.enter_context(sinks)
         job = _Job(parts, output_dir, checkpoint, now, allowed, stop, record, hashes)
         yield from _recorded(_events(job, notices), sinks)
+
+
+def _asked_of_all(wanted: str | None, overwrite: bool) -> tuple[str | None, bool]:
+    """What to resume, and whether to overwrite, on all ranks: when one was started again, all go on."""
+    asked = ranks.of_all_ranks((wanted, overwrite))
+    return next((each for each, _ in asked if each), None), all(each for _, each in asked)
 
 
 @contextmanager

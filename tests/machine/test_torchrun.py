@@ -10,6 +10,7 @@ import psutil
 import pytest
 
 from luthier.errors import EXIT_RESUMABLE, EXIT_WRONG_REQUEST
+from luthier.machine.torchrun import begin, leave, was_restarted
 from tests.cli.support import environment, write_config
 from tests.launch.slurm import free_port
 
@@ -57,15 +58,26 @@ def test_a_worker_that_stops_for_itself_and_one_that_is_wrong(tmp_path, train):
     assert run.returncode == EXIT_WRONG_REQUEST and 'did you mean "learning_rate"' in said and "Traceback" not in said
 
 
+def test_a_worker_is_started_again_where_one_had_begun(tmp_path, monkeypatch):
+    """Whatever its agent counts; one that died before it began has left nothing to go on from."""
+    monkeypatch.setenv("LUTHIER_EXIT_FILE", str(tmp_path / "code"))
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert not was_restarted()
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
+    begin()
+    assert was_restarted() and leave(0) == 0 and was_restarted()
+
+
 def test_what_an_earlier_attempt_left_behind_does_not_count(tmp_path):
     """Rank 0 is told to go because rank 1 has failed; then both are started again, and are done."""
     two = tmp_path / "two.py"
     two.write_text(
         "import os, signal, sys, time\n"
-        "from luthier.machine.torchrun import leave, was_restarted\n"
+        "from luthier.machine.torchrun import begin, leave, was_restarted\n"
         "signal.signal(signal.SIGTERM, lambda *_: sys.exit(leave(75)))\n"
         "if not was_restarted():\n"
         "    time.sleep(2 if os.environ['RANK'] == '1' else 60)\n"
+        "    begin()\n"
         "    sys.exit(3)\n"
         "sys.exit(leave(0))\n"
     )

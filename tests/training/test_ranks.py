@@ -274,6 +274,15 @@ def test_a_stop_on_one_rank_stops_all_at_one_step(tmp_path, tiny_model_dir, alpa
     assert curve(tmp_path / "run") == pytest.approx(curve(one), rel=2e-6)
 
 
+def test_when_one_rank_goes_on_all_do(tmp_path, tiny_model_dir, alpaca_file):
+    """As on a machine whose launcher alone knows of the attempt before."""
+    values = [of_ranks(2, tmp_path / "run", tiny_model_dir, alpaca_file, max_steps=6) for _ in range(2)]
+    assert start(2, values, fault="stop", at=1) == [75, 75]
+    values[1]["checkpointing"]["resume_from_checkpoint"] = "auto"
+    assert start(2, values) == [0, 0]
+    assert told(tmp_path / "run", "log", "step") == [1, 2, 3, 4, 5, 6]
+
+
 def test_memory_that_runs_out_on_one_rank_is_given_up_on_all(tmp_path, tiny_model_dir, alpaca_file, one):
     values = of_ranks(2, tmp_path / "run", tiny_model_dir, alpaca_file, rehearsal=False)
     assert start(2, values, fault="memory") == [0, 0]

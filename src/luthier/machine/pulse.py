@@ -51,9 +51,12 @@ class _Sign:
 
 
 class Pulse:
-    """The signs of all ranks, told and read in a thread of its own."""
+    """The signs of all ranks, told and read in a thread of its own.
 
-    def __init__(self, rank: int, world_size: int, hang_seconds: float, stacks: Path) -> None:
+    `name` is that of this attempt, the same on all ranks: the store may have been that of another one.
+    """
+
+    def __init__(self, name: str, rank: int, world_size: int, hang_seconds: float, stacks: Path) -> None:
         self.rank, self.hang_seconds, self.stacks = rank, hang_seconds, stacks
         self.watches_hangs = False
         self.signs = [_Sign() for _ in range(world_size)]
@@ -63,7 +66,7 @@ class Pulse:
         self._wake, self._closed, self._told = threading.Event(), False, threading.Condition()
         address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
         self._store = dist.TCPStore(address, port, is_master=False, timeout=_ANSWER_SECONDS)  # type: ignore[attr-defined]
-        self._key = f"luthier/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+        self._key = f"luthier/{name}"
         self._round()
         self._thread = threading.Thread(target=self._beats, name="luthier-pulse", daemon=True)
         self._thread.start()

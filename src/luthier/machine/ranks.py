@@ -21,6 +21,7 @@ import os
 import signal
 import sys
 import threading
+import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -126,7 +127,8 @@ def connected(hang_seconds: float, stacks: Path) -> Iterator[None]:
     try:
         with _ended_by_signals():
             dist.init_process_group(backend, timeout=_PATIENCE + timedelta(seconds=GIVES_UP_AFTER * hang_seconds))
-            _pulse = Pulse(rank(), world_size(), hang_seconds, stacks)
+            name = of_rank_0(uuid.uuid4().hex)  # agents of several machines count attempts each for itself
+            _pulse = Pulse(name, rank(), world_size(), hang_seconds, stacks)
     except (ValueError, RuntimeError) as error:  # a variable is missing, an address is taken, nobody answers
         found = f"WORLD_SIZE={world_size()}, but the processes do not find each other: {str(error).splitlines()[0]}"
         fix = "start them with luthier train --nproc-per-node N, or torchrun; for one process unset WORLD_SIZE"

@@ -46,6 +46,8 @@ from luthier.errors import EXIT_FAILED, EXIT_RESUMABLE, LuthierError, MissingErr
 
 EXIT_FILE = "LUTHIER_EXIT_FILE"
 """Environment variable: where a worker writes the exit code of a run that it leaves with 0."""
+_BEGUN = "begun"
+"""Beside that file, once workers of this agent have opened the folder of the run."""
 AGENT = "LUTHIER_AGENT"
 """Environment variable: the agent's process number."""
 _GOING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name))
@@ -206,8 +208,20 @@ def leave(code: int) -> int:
     return code
 
 
+def begin() -> None:
+    """From now on an attempt is there to go on from, for workers that the agent starts again."""
+    if place := os.environ.get(EXIT_FILE):
+        Path(place).with_name(_BEGUN).touch()
+
+
 def was_restarted() -> bool:
-    """Whether the agent has started this worker again, after another one had died."""
+    """Whether the agent has started this worker again, after an attempt that had begun.
+
+    It may know that on one machine only. torchrun counts the failures of each machine for itself: a machine that starts
+    its workers again because another one did has none.
+    """
+    if place := os.environ.get(EXIT_FILE):
+        return Path(place).with_name(_BEGUN).exists()
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
