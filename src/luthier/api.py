@@ -38,6 +38,7 @@ from luthier.gate.gate import BY_NAME, examine, known, of, refuse, told
 from luthier.generate.load import Tuned, load
 from luthier.machine import ranks, torchrun
 from luthier.machine.cards import as_if
+from luthier.machine.gradients import copy_from_rank_0
 from luthier.machine.libraries import library_output_to
 from luthier.machine.probe import probe, resident_gib
 from luthier.machine.seed import seed_everything
@@ -303,7 +304,7 @@ def _events(job: _Job, notices: Sequence[str]) -> Iterator[Event]:
         if resolved.sharded:  # the adapter began with the same random numbers everywhere
             ranks.in_step(lambda: prove_packing(model, resolved))
         else:
-            ranks.copy_from_rank_0(p for p in model.parameters() if p.requires_grad)
+            copy_from_rank_0(p for p in model.parameters() if p.requires_grad)
         if ranks.rank():
             torch.manual_seed(resolved.config.training.seed + ranks.rank())  # each rank drops out something else
         run = Run(

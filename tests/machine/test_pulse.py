@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from luthier.errors import LuthierError
-from luthier.machine import ranks
+from luthier.machine import pulse, ranks
 from tests.torture.outcome import FORKS
 
 pytestmark = pytest.mark.slow
@@ -26,7 +29,7 @@ def two(work: Callable[[int], str], folder: Path) -> list[str]:
     for process in processes:
         process.start()
     for process in processes:
-        process.join(60)
+        process.join(150)
         process.kill()
     return [(folder / str(i)).read_text() for i in range(2)]
 
@@ -53,3 +56,49 @@ def counts_for_itself(number: int) -> str:
 def test_ranks_whose_agents_count_other_restarts_find_each_other(tmp_path):
     """The agent of a machine that starts its ranks again because those of another one died has counted none."""
     assert two(counts_for_itself, tmp_path) == ["0,1", "0,1"]
+
+
+def rank_0_has_more_to_do(number: int) -> str:
+    pulse.SILENT_SECONDS = 4.0
+    with ranks.connected(1, Path("stacks.log")):
+        ranks.watch_for_hangs()
+        ranks.on_any_rank(False)
+        time.sleep(0 if number else 8)
+    return "done"
+
+
+def test_at_the_end_others_wait_for_what_rank_0_has_to_upload(tmp_path):
+    """Longer than a rank may be silent, or late in training."""
+    assert two(rank_0_has_more_to_do, tmp_path) == ["done", "done"]
+
+
+@pytest.fixture
+def signs(tmp_path, monkeypatch):
+    """Of two ranks, in this process, over a real store; an exchange may take 1.5 s."""
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", str(store.port))
+    monkeypatch.setattr(pulse, "_EVERY_SECONDS", 0.1)
+    with ThreadPoolExecutor() as pool:  # each waits for the other's first sign
+        made = pool.map(lambda number: pulse.Pulse("x", number, 2, 0.5, tmp_path / "stacks.log"), range(2))
+        own, other = made
+    own.watches_hangs = other.watches_hangs = True
+    yield own, other
+    own.close()
+    other.close()
+
+
+def test_who_comes_to_one_exchange_after_the_other_is_not_late(signs):
+    """In the passes of a sharded model: its signs are a little old, and so it is always behind."""
+    own, other = signs
+    waiting, began = own.wait(), time.monotonic()
+    while time.monotonic() < began + 3:
+        time.sleep(0.1)
+        other.enter()
+        own.enter()
+        assert not waiting.why_not(works=True)
+    own.enter()
+    while not (said := waiting.why_not(works=True)):
+        assert time.monotonic() < began + 30
+        time.sleep(0.1)
+    assert said.startswith("rank 1 has not come for ") and "rank 1, as rank 0 waits" in own.stacks.read_text()

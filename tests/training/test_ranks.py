@@ -19,6 +19,7 @@ from luthier.data.pack import evenly
 from luthier.errors import EXIT_FAILED, LuthierError
 from luthier.events.types import Log, RunFinished
 from luthier.machine import ranks
+from luthier.machine.gradients import sum_gradients
 from luthier.training.checkpoint import checkpoints
 from luthier.training.optimizer import gradient_norm
 from tests.tiny import write_rows
@@ -341,7 +342,7 @@ def _writes_norm(number: int, port: int, folder: Path) -> None:
         for p, part in zip(params[::-1], torch.split(whole, [p.numel() for p in params[::-1]]), strict=True):
             p.grad = part.view_as(p)
     with ranks.connected(0, Path("stacks.log")):
-        ranks.sum_gradients(params)
+        sum_gradients(params)
     (folder / str(number)).write_text(gradient_norm(params).item().hex())
 
 

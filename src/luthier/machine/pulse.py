@@ -61,7 +61,7 @@ class Pulse:
         self.watches_hangs = False
         self.signs = [_Sign() for _ in range(world_size)]
         self.lost_store = False
-        self._failure, self._exchange, self._beat = "", 0, 0
+        self._failure, self.exchange, self._beat = "", 0, 0
         self._every = max(_EVERY_SECONDS, world_size / _RANKS_A_SECOND)
         self._wake, self._closed, self._told = threading.Event(), False, threading.Condition()
         address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
@@ -73,7 +73,7 @@ class Pulse:
 
     def enter(self) -> None:
         """This rank comes to an exchange; all come to the same ones in the same order."""
-        self._exchange += 1
+        self.exchange += 1
 
     def wait(self) -> Waiting:
         """For a rank that waits in an exchange."""
@@ -101,7 +101,7 @@ class Pulse:
 
     def late(self) -> list[int]:
         """Ranks that have not come to the exchange in which this one waits."""
-        return [r for r, sign in enumerate(self.signs) if sign.exchange < self._exchange and r != self.rank]
+        return [r for r, sign in enumerate(self.signs) if sign.exchange < self.exchange and r != self.rank]
 
     def stacks_of(self, number: int) -> str:
         """Where all threads of a rank were at its last sign."""
@@ -138,7 +138,7 @@ class Pulse:
         """
         self._beat += 1
         stacks, place = _where_threads_are()
-        mine = json.dumps([self._beat, self._exchange, place, self._failure])
+        mine = json.dumps([self._beat, self.exchange, place, self._failure])
         self._store.set(f"{self._key}/{self.rank}", mine)
         self._store.set(f"{self._key}/stacks/{self.rank}", stacks)
         said = self._store.multi_get([f"{self._key}/{r}" for r in range(len(self.signs))])
@@ -158,16 +158,21 @@ class Waiting:
         self._pulse, self._at, self._seconds, self._named = pulse, time.monotonic(), 0.0, False
         self._silent = dict.fromkeys((r for r in range(len(pulse.signs)) if r != pulse.rank), 0.0)
         self._seen = [sign.beat for sign in pulse.signs]
+        self._exchanges: list[int] = []
 
     def why_not(self, works: bool = False) -> str:
         """Why there is no sense in waiting any longer; empty: there is. To be asked every second.
 
         Args:
-            works: This rank may be at work itself: when all have come, that says nothing.
+            works: This rank may be at work itself, and come to many exchanges: when all have come, that says nothing,
+                and who comes to the next one is not late.
         """
         now, pulse = time.monotonic(), self._pulse
         passed, self._at = min(now - self._at, _LONGEST_LOOK), now
         self._seconds += passed
+        exchanges = [pulse.exchange, *(sign.exchange for sign in pulse.signs)]
+        if works and exchanges != self._exchanges:
+            self._exchanges, self._seconds, self._named = exchanges, 0.0, False
         beats = [sign.beat for sign in pulse.signs]
         for r in self._silent:
             self._silent[r] = self._silent[r] + passed if beats[r] == self._seen[r] else 0.0

@@ -22,7 +22,7 @@ import signal
 import sys
 import threading
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -30,7 +30,6 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import nn
 from torch.distributed import distributed_c10d as c10d
 
 from luthier.errors import EXIT_FAILED, LuthierError, MissingError, Problem
@@ -45,7 +44,6 @@ _LOOK = timedelta(seconds=1)
 _LAST_WORD = timedelta(seconds=10)
 """For a rank that has failed, to say why and to end."""
 _pulse: Pulse | None = None
-_BUCKET_BYTES = 64 << 20
 
 
 class OtherRankError(LuthierError):
@@ -135,8 +133,10 @@ def connected(hang_seconds: float, stacks: Path) -> Iterator[None]:
         raise MissingError(Problem("E-ENV-004", found, fix)) from error
     try:
         yield
+        _pulse.watches_hangs = False
+        on_any_rank(False)  # rank 0 may have to write and upload what is left
         _pulse.close()
-        on_any_rank(False)  # rank 0 keeps the signs of all
+        on_any_rank(False)  # and keeps the signs of all
     except GeneratorExit:  # nobody wants the rest of the run
         _disconnect()
         raise
@@ -219,7 +219,7 @@ def of_all_ranks(value: _T) -> list[_T]:
 def _gathered(tensor: torch.Tensor) -> list[torch.Tensor]:
     """The tensors of all ranks, of one shape."""
     found = [torch.empty_like(tensor) for _ in range(world_size())]
-    _exchange(dist.all_gather, found, tensor)
+    exchange(dist.all_gather, found, tensor)
     return found
 
 
@@ -314,50 +314,15 @@ def first_on_rank_0(work: Callable[[], _T]) -> _T:
     return all_or_none(lambda: found[0] if found else work())
 
 
-def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Add the gradients of all ranks, once a step; a rank without one adds nothing.
-
-    Every rank has the same bits afterwards, and laid out alike, so that sums over them are rounded alike too. What has
-    a gradient on no rank gets none: it would be decayed.
-    """
-    if together():
-        trained = list(parameters)
-        anywhere = most_of_ranks(*(float(p.grad is not None) for p in trained))
-        for bucket in _buckets(p for p, has_one in zip(trained, anywhere, strict=True) if has_one):
-            tensors = [p.grad if p.grad is not None else torch.zeros_like(p) for p in bucket]
-            flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
-            _exchange(dist.all_reduce, flat)
-            for parameter, part in zip(bucket, torch.split(flat, [p.numel() for p in bucket]), strict=True):
-                parameter.grad = part.view_as(parameter)
-
-
-def copy_from_rank_0(parameters: Iterable[nn.Parameter]) -> None:
-    """Give every rank the values of rank 0."""
-    if together():
-        for parameter in parameters:
-            _exchange(dist.broadcast, parameter.data, src=0)
-
-
-def _buckets(parameters: Iterable[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
-    """Parameters of one format each, together about as large as one message should be."""
-    open_ones: dict[torch.dtype, list[nn.Parameter]] = {}
-    for parameter in parameters:
-        bucket = open_ones.setdefault(parameter.dtype, [])
-        bucket.append(parameter)
-        if sum(p.numel() * p.element_size() for p in bucket) >= _BUCKET_BYTES:
-            yield open_ones.pop(parameter.dtype)
-    yield from open_ones.values()
-
-
 def _reduced(numbers: tuple[float, ...], how: dist.ReduceOp.RedOpType) -> tuple[float, ...]:
     if not together():
         return numbers
     values = torch.tensor(numbers, dtype=torch.float64)
-    _exchange(dist.all_reduce, values, op=how)
+    exchange(dist.all_reduce, values, op=how)
     return tuple(values.tolist())
 
 
-def _exchange(begin: Callable[..., Any], *tensors: Any, **options: Any) -> None:
+def exchange(begin: Callable[..., Any], *tensors: Any, **options: Any) -> None:
     """Do a collective of torch.distributed, and wait for the others as long as there is sense in it.
 
     On CUDA it is only queued; its failure is that of what waits for the device.

@@ -16,7 +16,8 @@ from torch import nn
 
 from luthier.config.plan import Plan
 from luthier.data.collate import MicroBatch, untrained
-from luthier.machine.ranks import all_or_none, in_step, on_any_rank, sum_gradients, sum_over_ranks, together
+from luthier.machine.gradients import sum_gradients
+from luthier.machine.ranks import all_or_none, in_step, on_any_rank, sum_over_ranks, together
 from luthier.model.forward import autocast, inference, summed_loss
 from luthier.training.failures import is_out_of_memory
 from luthier.training.instruments import Lap
