@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import math
 import os
 import signal
 import socket
@@ -32,9 +34,19 @@ EXAMPLES = {1: (2, 2), 2: (2, 1), 4: (1, 1)}
 
 
 def start(
-    n: int, values: dict | list[dict], *, fault: str = "", at: int = 0, of: int = 1, seconds: float = 120, **options
+    n: int,
+    values: dict | list[dict],
+    *,
+    fault: str = "",
+    at: int = 0,
+    of: int | None = 1,
+    seconds: float = 120,
+    **options,
 ) -> list[int | None]:
-    """Exit codes of `n` ranks, each a fork; `fault` happens on rank `of` after step `at`. A stuck one has none."""
+    """Exit codes of `n` ranks, each a fork; `fault` happens on rank `of` (None: all) after step `at`.
+
+    One that is stuck has none.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -54,7 +66,7 @@ def start(
     return codes
 
 
-def _rank(number: int, n: int, port: int, values: dict, fault: str, at: int, of: int, options: dict) -> None:
+def _rank(number: int, n: int, port: int, values: dict, fault: str, at: int, of: int | None, options: dict) -> None:
     os.environ |= {
         "RANK": str(number), "LOCAL_RANK": str(number), "WORLD_SIZE": str(n), "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo",
@@ -63,7 +75,7 @@ def _rank(number: int, n: int, port: int, values: dict, fault: str, at: int, of:
     from luthier import api
     from luthier.machine import pulse
 
-    mine = number == of
+    mine = of in (number, None)
     pulse.SILENT_SECONDS = 6.0
     if mine and fault in PLANTED:
         PLANTED[fault](at)
@@ -125,6 +137,39 @@ def too_large(at: int) -> None:
     step.summed_loss = summed_loss
 
 
+def once_too_large(module: str, name: str) -> Callable[[int], None]:
+    """The first call of a function does not fit into memory."""
+
+    def plant(at: int) -> None:
+        place, first = importlib.import_module(module), [True]
+        real = getattr(place, name)
+
+        def fails(*arguments):
+            if first[0]:
+                first[0] = False
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+            return real(*arguments)
+
+        setattr(place, name, fails)
+
+    return plant
+
+
+def an_infinite_moment(at: int) -> None:
+    """After a step; the weights stay numbers."""
+    from luthier.training import engine
+
+    real, steps = engine.update, []
+
+    def update(model, optimizer, *arguments):
+        real(model, optimizer, *arguments)
+        steps.append(1)
+        if len(steps) == at:
+            next(iter(optimizer.state.values()))["exp_avg_sq"].fill_(math.inf)
+
+    engine.update = update
+
+
 def frozen_in_a_pass(at: int) -> None:
     """After its first pass of a step; the others wait in the next one."""
     from luthier.training import step
@@ -142,6 +187,9 @@ def frozen_in_a_pass(at: int) -> None:
 
 PLANTED = {
     "memory": too_large,
+    "memory for the sum": once_too_large("luthier.machine.gradients", "_in_a_row"),
+    "memory for the norm": once_too_large("luthier.training.step", "gradient_norm"),
+    "moment": an_infinite_moment,
     "frozen in a pass": frozen_in_a_pass,
     "stuck": read_with(a_read_that_never_ends),
     "error": read_with(a_read_that_fails),
@@ -284,12 +332,19 @@ def test_when_one_rank_goes_on_all_do(tmp_path, tiny_model_dir, alpaca_file):
     assert told(tmp_path / "run", "log", "step") == [1, 2, 3, 4, 5, 6]
 
 
-def test_memory_that_runs_out_on_one_rank_is_given_up_on_all(tmp_path, tiny_model_dir, alpaca_file, one):
+@pytest.mark.parametrize("fault", ["memory", "memory for the sum", "memory for the norm"])
+def test_memory_that_runs_out_on_one_rank_is_given_up_on_all(tmp_path, tiny_model_dir, alpaca_file, one, fault):
     values = of_ranks(2, tmp_path / "run", tiny_model_dir, alpaca_file, rehearsal=False)
-    assert start(2, values, fault="memory") == [0, 0]
+    assert start(2, values, fault=fault) == [0, 0]
     lines = (tmp_path / "run" / "events.jsonl").read_text()
     assert lines.count("ran out of memory (E-RUN-002)") == 1
     assert curve(tmp_path / "run") == pytest.approx(curve(one), rel=2e-6)
+
+
+def test_a_moment_that_is_no_number_ends_all_ranks_alike(tmp_path, tiny_model_dir, alpaca_file):
+    values = of_ranks(2, tmp_path / "run", tiny_model_dir, alpaca_file, max_steps=6, rehearsal=False)
+    assert start(2, values, fault="moment", at=2, of=None) == [DIED, DIED]
+    assert all("E-RUN-001" in said(tmp_path / "run", number) for number in range(2))
 
 
 def test_e_env_008_ranks_with_other_rows_do_not_train_together(tmp_path, tiny_model_dir, monkeypatch):

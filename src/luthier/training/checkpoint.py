@@ -111,7 +111,12 @@ def save_checkpoint(
 
 def lent(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
     """What a checkpoint of a sharded model asks of all ranks: weights by their names, moments by their paths."""
-    return trained(model) | _flatten(optimizer.state_dict())[0]
+    return trained(model) | moments_of(optimizer)
+
+
+def moments_of(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """The tensors of its state, by their paths."""
+    return _flatten(optimizer.state_dict())[0]
 
 
 def find_checkpoint(output_dir: Path, wanted: str, before: int | None = None) -> Checkpoint | None:

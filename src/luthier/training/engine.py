@@ -35,8 +35,7 @@ from luthier.training.guard import Judgement, judge, remember
 from luthier.training.job import Clock, Run, due
 from luthier.training.memory import lowered, without_recordings
 from luthier.training.milestones import between_steps, finish, why_it_ends
-from luthier.training.optimizer import gradient_norm
-from luthier.training.step import backward, update
+from luthier.training.step import backward, norm_of_gradients, update
 
 MOST_ROLLBACKS = 2
 ROLLBACK_FACTOR = 0.5
@@ -120,7 +119,7 @@ def gradients(job: Run, batches: list[MicroBatch]) -> tuple[float, int, int, tor
     try:
         with job.watchdog.watching("a step", step):
             sums = backward(job.model, batches, job.plan, job.watch.lap)
-            return *sums, gradient_norm(p for p in job.model.parameters() if p.requires_grad)
+            return *sums, norm_of_gradients(job.model, job.plan)
     except Exception as error:
         if not is_out_of_memory(error):
             raise

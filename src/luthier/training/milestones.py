@@ -34,7 +34,14 @@ from luthier.machine.shards import Whole, on_rank_0_with
 from luthier.model.forward import autocast
 from luthier.model.sampling import continue_ids
 from luthier.model.store import trained
-from luthier.training.checkpoint import NotFiniteError, generators_of_all, lent, require_finite, save_checkpoint
+from luthier.training.checkpoint import (
+    NotFiniteError,
+    generators_of_all,
+    lent,
+    moments_of,
+    require_finite,
+    save_checkpoint,
+)
 from luthier.training.failures import is_out_of_memory, unwritten
 from luthier.training.final import save_final, take_best
 from luthier.training.instruments import PHASES
@@ -294,7 +301,7 @@ def _written(job: Run) -> CheckpointSaved | None:
 
     Raises:
         OSError, MemoryError, RuntimeError: It could not be written; on every rank.
-        NotFiniteError: On every rank, as all have the same weights, or tell each other.
+        NotFiniteError: On every rank, as all have the same weights and moments, or tell each other.
     """
     generators, failure = generators_of_all(), None
     keep = job.plan.config.checkpointing.save_total_limit
@@ -309,7 +316,7 @@ def _written(job: Run) -> CheckpointSaved | None:
         tensors = lent(job.model, job.optimizer)
         require_finite(job.model, tensors, job.state.step, on_all_ranks=True)
     elif rank():
-        require_finite(job.model, {}, job.state.step)
+        require_finite(job.model, moments_of(job.optimizer), job.state.step)
     with job.watchdog.watching("a save", job.state.step):
         try:
             if job.plan.sharded:

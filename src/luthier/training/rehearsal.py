@@ -37,8 +37,8 @@ from luthier.training.checkpoint import lent, save_checkpoint
 from luthier.training.commit import INFLIGHT
 from luthier.training.failures import is_out_of_memory
 from luthier.training.memory import lowered
-from luthier.training.optimizer import build_optimizer, gradient_norm
-from luthier.training.step import backward, evaluate, update
+from luthier.training.optimizer import build_optimizer
+from luthier.training.step import backward, evaluate, norm_of_gradients, update
 
 if TYPE_CHECKING:
     from luthier.training.job import Run
@@ -127,7 +127,7 @@ def _run(job: Run, largest: Largest) -> _Measured:
         _update(parameters, optimizer, job)  # the moments are there in every step but the first
     started = time.monotonic()
     backward(model, [collate(job.data.train, rows, plan) for rows in largest.passes], plan)
-    norm = gradient_norm(parameters)
+    norm = norm_of_gradients(model, plan)
     if fresh:
         _update(parameters, optimizer, job)
     norm.item()

@@ -21,7 +21,7 @@ from luthier.machine.ranks import all_or_none, in_step, on_any_rank, sum_over_ra
 from luthier.model.forward import autocast, inference, summed_loss
 from luthier.training.failures import is_out_of_memory
 from luthier.training.instruments import Lap
-from luthier.training.optimizer import clip_and_step, set_learning_rate
+from luthier.training.optimizer import clip_and_step, gradient_norm, set_learning_rate
 
 LOSS_SCALE = {"float16": 1024.0}
 """float16 has no numbers below 6e-8: the loss is multiplied before the backward pass, its gradients divided after it.
@@ -48,11 +48,19 @@ def backward(
         own = in_step(lambda: _own_backward(model, _as_many(batches, plan), plan, trained_tokens, lap))
     else:
         own = all_or_none(lambda: _own_backward(model, batches, plan, trained_tokens, lap), is_out_of_memory)
-        sum_gradients(p for p in model.parameters() if p.requires_grad)
+        sum_gradients((p for p in model.parameters() if p.requires_grad), is_out_of_memory)
     (total,) = sum_over_ranks(own)
     if together():
         lap("ranks")
     return total, trained_tokens, num_tokens
+
+
+def norm_of_gradients(model: nn.Module, plan: Plan) -> torch.Tensor:
+    """L2 norm over all gradients together, those of other ranks' parts of a sharded model included: a scalar tensor."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    if plan.sharded:  # its ranks wait for each other
+        return gradient_norm(trained)
+    return all_or_none(lambda: gradient_norm(trained), is_out_of_memory)
 
 
 def _as_many(batches: Iterable[MicroBatch], plan: Plan) -> Iterator[MicroBatch]:
