@@ -56,7 +56,7 @@ from luthier.training.engine import go_on_from
 from luthier.training.engine import run as run_engine
 from luthier.training.failures import is_out_of_memory, named_failures, raise_unwritten
 from luthier.training.folder import open_folder
-from luthier.training.identity import check_identity, flatten, identity, passes_of
+from luthier.training.identity import check_identity, identity, passes_of, require_one_plan
 from luthier.training.job import Run
 from luthier.training.optimizer import build_optimizer
 from luthier.training.record import RunRecord, differences, start_record
@@ -364,7 +364,7 @@ def ingredients(
         passes = plan_passes(loaded.config, model_config, model_facts, early.machine, facts, tokens)
         passes = replace(passes, how=before.how) if before else passes
     resolved = resolve(loaded, early.machine, model_facts, facts, passes=ranks.of_rank_0(passes))
-    _require_one_plan(resolved)
+    require_one_plan(resolved)
     largest = find_largest(data.train, data.eval, resolved, ranks.rank(), ranks.world_size())
     resolved = replace(resolved, memory=_memory(resolved, model_config, largest))
     return Ingredients(resolved, model_config, tokenizer, data, largest)
@@ -373,17 +373,6 @@ def ingredients(
 def _model_parts(early: Plan) -> tuple[PretrainedConfig, PreTrainedTokenizerBase, ModelFacts]:
     model_config = load_config(early.config.model)
     return model_config, load_tokenizer(early.config.model, model_config), describe(early.config, model_config)
-
-
-def _require_one_plan(resolved: Plan) -> None:
-    if not ranks.together():
-        return
-    own, *others = [flatten(each) for each in ranks.of_all_ranks(identity(resolved))]
-    for number, other in enumerate(others, 1):
-        for key, value in own.items():
-            if other.get(key) != value and key != "surrounding.device":
-                found = f"rank {number} has {key} {other.get(key)}, and rank 0 {value}"
-                raise MissingError(Problem("E-ENV-008", found, "give every rank the same files, libraries and config"))
 
 
 def _memory(resolved: Plan, model_config: PretrainedConfig, largest: Largest) -> Memory:

@@ -10,12 +10,14 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from luthier import api
 from luthier.data.order import deal
 from luthier.data.pack import evenly
 from luthier.errors import EXIT_FAILED, LuthierError
@@ -23,6 +25,7 @@ from luthier.events.types import Log, RunFinished
 from luthier.machine import ranks
 from luthier.machine.gradients import sum_gradients
 from luthier.training.checkpoint import checkpoints
+from luthier.training.identity import same_on_all_ranks
 from luthier.training.optimizer import gradient_norm
 from tests.tiny import write_rows
 from tests.torture.outcome import FORKS
@@ -191,6 +194,8 @@ PLANTED = {
     "memory for the norm": once_too_large("luthier.training.step", "gradient_norm"),
     "moment": an_infinite_moment,
     "frozen in a pass": frozen_in_a_pass,
+    "threads": lambda _: torch.set_num_threads(2),
+    "arithmetic": lambda _: setattr(torch.backends.cpu, "get_cpu_capability", lambda: "OLD"),
     "stuck": read_with(a_read_that_never_ends),
     "error": read_with(a_read_that_fails),
 }
@@ -382,6 +387,22 @@ def test_a_rank_with_another_config_is_named(tmp_path, tiny_model_dir, alpaca_fi
     values = [of_ranks(2, tmp_path / "run", tiny_model_dir, alpaca_file, learning_rate=rate) for rate in (1e-3, 2e-3)]
     assert start(2, values) == [DIED, DIED]
     assert "rank 1 has config.training.learning_rate 0.002, and rank 0 0.001" in said(tmp_path / "run", 0)
+
+
+def test_machines_may_have_other_numbers_of_cores(tmp_path, tiny_model_dir, alpaca_file):
+    values = of_ranks(2, tmp_path / "run", tiny_model_dir, alpaca_file, max_steps=6, rehearsal=False)
+    assert start(2, values, fault="threads") == [0, 0]
+
+
+def test_e_env_008_cpus_that_round_otherwise_are_named(tmp_path, tiny_model_dir, alpaca_file):
+    values = of_ranks(2, tmp_path / "run", tiny_model_dir, alpaca_file)
+    assert start(2, values, fault="arithmetic") == [DIED, DIED]
+    text = said(tmp_path / "run", 0)
+    assert "rank 1 has surrounding.arithmetic OLD, and rank 0 " in text and "ATEN_CPU_CAPABILITY" in text
+    plan, _ = api.plan(values)
+    assert "surrounding.arithmetic" in same_on_all_ranks(plan)
+    on_gpu = same_on_all_ranks(replace(plan, machine=replace(plan.machine, device="cuda")))
+    assert "surrounding.arithmetic" not in on_gpu and on_gpu["surrounding.torch"] == torch.__version__
 
 
 def _writes_norm(number: int, port: int, folder: Path) -> None:

@@ -20,7 +20,8 @@ import transformers
 
 from luthier.config.plan import Passes, Plan
 from luthier.config.schema import Config
-from luthier.errors import CheckpointError, Problem
+from luthier.errors import CheckpointError, MissingError, Problem
+from luthier.machine.ranks import of_all_ranks
 
 _FREE = ("logging.", "checkpointing.", "evaluation.", "training.output_dir", "data.cache_dir")
 _FREE_KEYS = (
@@ -31,6 +32,10 @@ _FREE_KEYS = (
     "training.max_tokens_per_micro_batch", "training.gradient_checkpointing", "training.lean_path", "training.auto",
     "training.packing", "training.kernels", "training.cuda_graphs", "training.fsdp",
 )  # fmt: skip
+_FIXES = {
+    "surrounding.arithmetic": "export ATEN_CPU_CAPABILITY on all machines, as the oldest has it: avx512, avx2, default",
+    "surrounding.machine": "take machines with processors of one kind",
+}
 _FIXED = ("model.", "quantization.", "lora.", "training.finetuning_type")
 
 
@@ -63,6 +68,32 @@ def identity(plan: Plan) -> dict[str, Any]:
             "machine": platform.machine(),
         },
     }
+
+
+def require_one_plan(plan: Plan) -> None:
+    """Compare the runs that the ranks are about to do.
+
+    Raises:
+        MissingError: E-ENV-008, they are not the same.
+    """
+    own, *others = of_all_ranks(same_on_all_ranks(plan))
+    for number, other in enumerate(others, 1):
+        for key, value in own.items():
+            if other.get(key) != value:
+                found = f"rank {number} has {key} {other.get(key)}, and rank 0 {value}"
+                fix = _FIXES.get(key, "give every rank the same files, libraries and config")
+                raise MissingError(Problem("E-ENV-008", found, fix))
+
+
+def same_on_all_ranks(plan: Plan) -> dict[str, Any]:
+    """What ranks may not differ in, flat; on CPUs the instruction set too, as it rounds updates, and ranks drift apart.
+
+    Neither the device's model nor the threads do: norms and updates have the same bits with any number of them.
+    """
+    own = {"surrounding.device", "surrounding.threads"}
+    if plan.machine.device != "cpu":
+        own |= {"surrounding.arithmetic", "surrounding.machine"}
+    return {key: value for key, value in flatten(identity(plan)).items() if key not in own}
 
 
 def passes_of(identity: dict[str, Any], name: str) -> Passes:
