@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import subprocess
 import sys
 
@@ -11,7 +12,7 @@ import pytest
 
 from luthier.errors import EXIT_RESUMABLE, EXIT_WRONG_REQUEST
 from luthier.machine.torchrun import begin, leave, was_restarted
-from tests.cli.support import environment, write_config
+from tests.cli.support import LUTHIER, environment, write_config
 from tests.launch.slurm import free_port
 
 TORCHRUN = [sys.executable, "-m", "luthier.machine.torchrun", "--nproc-per-node", "1", "--rdzv-backend", "c10d",
@@ -56,6 +57,21 @@ def test_a_worker_that_stops_for_itself_and_one_that_is_wrong(tmp_path, train):
     run = torchrun(*train, "learning_rte=1", cwd=tmp_path)
     said = run.communicate(timeout=60)[0]
     assert run.returncode == EXIT_WRONG_REQUEST and 'did you mean "learning_rate"' in said and "Traceback" not in said
+
+
+@pytest.mark.parametrize("by", ["luthier", "torchrun"])
+def test_ctrl_c_before_there_are_workers(tmp_path, train, by):
+    """While it looks for the other machines; the one that it has just found says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        endpoint = f"127.0.0.1:{other.getsockname()[1]}"
+        words = ["--nnodes", "2", "--rdzv-endpoint", endpoint]
+        command = [*LUTHIER, *map(str, train[2:]), *words] if by == "luthier" else [*TORCHRUN, *words, "x.py"]
+        with subprocess.Popen(command, cwd=tmp_path, env=environment(), text=True, stderr=subprocess.PIPE) as run:
+            other.settimeout(100)
+            with other.accept()[0]:
+                run.send_signal(signal.SIGINT)
+                said = run.communicate(timeout=100)[1]
+    assert run.returncode == EXIT_RESUMABLE and "Traceback" not in said, said
 
 
 def test_a_worker_is_started_again_where_one_had_begun(tmp_path, monkeypatch):

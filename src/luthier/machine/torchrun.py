@@ -50,7 +50,7 @@ _BEGUN = "begun"
 """Beside that file, once workers of this agent have opened the folder of the run."""
 AGENT = "LUTHIER_AGENT"
 """Environment variable: the agent's process number."""
-_GOING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name))
+_GOING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
 _SAVE_SECONDS = 120
 """For workers that were told to stop; torchrun's own 30 seconds are short for a step and a checkpoint."""
 _GOODBYE_SECONDS = 8
@@ -91,6 +91,7 @@ def start(per_node: int, nodes: int, endpoint: str, restarts: int, words: Sequen
         MissingError: E-ENV-004, the endpoint is no address of a machine.
         NotMetError: E-ENV-004, nobody answers there for a minute.
     """
+    _leave_on_signals()
     if endpoint:
         require_meeting_place(endpoint, 0, 60)
     meeting = ["--rdzv-endpoint", endpoint, "--rdzv-id", endpoint] if endpoint else ["--standalone"]
@@ -104,8 +105,7 @@ def start(per_node: int, nodes: int, endpoint: str, restarts: int, words: Sequen
 
 def main(arguments: Sequence[str]) -> int:
     """Run torchrun; returns the exit code."""
-    for number in _GOING:  # until torchrun starts workers, and has handlers of its own
-        signal.signal(number, _leave)
+    _leave_on_signals()
     # A store of its own for each start: from a shared one, gloo reads addresses of processes that are dead.
     os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     os.environ[AGENT] = str(os.getpid())
@@ -310,6 +310,12 @@ def _interface(address: str) -> str:
     """The name of the network interface that has an address."""
     names = (name for name, all_of in psutil.net_if_addrs().items() for one in all_of if one.address == address)
     return next(names, "")
+
+
+def _leave_on_signals() -> None:
+    """Until torchrun starts workers, and has handlers of its own."""
+    for number in _GOING:
+        signal.signal(number, _leave)
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
