@@ -172,6 +172,7 @@ def train(
     loaded = _loaded(config, overrides)
     recorded = loaded.record.facts.get("allowed", []) if loaded.record else []
     allowed = known(allow) | BY_NAME.keys() & {*recorded}  # another version may have had other checks
+    ranks.use_own_device()  # before anything looks at one
     early = resolve(loaded, probe(), None, None)  # impossible requests fail before anything is fetched
     output_dir = Path(early.config.training.output_dir).expanduser()
     wanted = resume or early.config.checkpointing.resume_from_checkpoint

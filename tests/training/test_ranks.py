@@ -372,6 +372,16 @@ def test_e_env_004_a_promised_rank_that_does_not_come(tmp_path, tiny_model_dir, 
         list(api.train(of_ranks(2, tmp_path / "run", tiny_model_dir, alpaca_file)))
 
 
+def test_e_env_004_a_process_without_a_gpu_of_its_own(tmp_path, tiny_model_dir, alpaca_file, monkeypatch):
+    """Said before any GPU is looked at: here there is none that could be."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(LuthierError, match=r"E-ENV-004  process 2 of this machine has no GPU of its own: it sees 1"):
+        list(api.train(of_ranks(2, tmp_path / "run", tiny_model_dir, alpaca_file)))
+
+
 def test_a_step_is_dealt_evenly_by_tokens():
     lengths = [500, 480, 20, 10, 30, 25, 15, 490, 470]
     rows = list(range(100, 109))

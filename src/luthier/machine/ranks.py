@@ -97,9 +97,17 @@ def of_rank(name: str) -> str:
 
 
 def use_own_device() -> None:
-    """Compute on this rank's GPU, in the thread that asks; nothing for one process alone."""
+    """Compute on this rank's GPU, in the thread that asks; nothing for one process alone.
+
+    Raises:
+        MissingError: E-ENV-004, this machine has fewer GPUs than processes of the run.
+    """
     if world_size() > 1 and torch.cuda.is_available():
-        torch.cuda.set_device(local_rank())
+        number, there = local_rank(), torch.cuda.device_count()
+        if number >= there:
+            found = f"process {number + 1} of this machine has no GPU of its own: it sees {there}"
+            raise MissingError(Problem("E-ENV-004", found, f"write --nproc-per-node {there}, or ask for more GPUs"))
+        torch.cuda.set_device(number)
 
 
 @contextmanager
@@ -120,7 +128,6 @@ def connected(hang_seconds: float, stacks: Path) -> Iterator[None]:
     if world_size() == 1 or dist.is_initialized():
         yield
         return
-    use_own_device()
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     try:
         with _ended_by_signals():

@@ -40,8 +40,8 @@ ENVIRONMENT: dict[str, Explanation] = {
             "meet at MASTER_ADDR and MASTER_PORT, which both set. Several machines meet at --rdzv-endpoint, HOST:PORT "
             "of one of them: a name that all know, or an IP address, and a port that firewalls let through. The same "
             "command has to be started on that machine too. Start processes with `luthier train CONFIG "
-            "--nproc-per-node N` or `torchrun ... -m luthier train CONFIG`; for a single process on a cluster unset "
-            "WORLD_SIZE and RANK first."
+            "--nproc-per-node N` or `torchrun ... -m luthier train CONFIG`, as many as a machine has GPUs; for a "
+            "single process on a cluster unset WORLD_SIZE and RANK first."
         ),
     ),
     "E-ENV-005": Explanation(
