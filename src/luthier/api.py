@@ -218,9 +218,10 @@ def train(
 
 
 def _asked_of_all(wanted: str | None, overwrite: bool) -> tuple[str | None, bool]:
-    """What to resume, and whether to overwrite, on all ranks: when one was started again, all go on."""
+    """What to resume, and whether to overwrite, on all ranks: when one was started again (`auto`), all go on."""
     asked = ranks.of_all_ranks((wanted, overwrite))
-    return next((each for each, _ in asked if each), None), all(each for _, each in asked)
+    folders = [each for each, _ in asked if each]
+    return "auto" if "auto" in folders else next(iter(folders), None), all(each for _, each in asked)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 
 import psutil
 import pytest
@@ -113,6 +114,33 @@ def test_the_first_of_several_decides(tmp_path):
     run = torchrun("--nproc-per-node", "2", two, cwd=tmp_path)
     said = run.communicate(timeout=60)[0]
     assert run.returncode == 1 and "rank 1 ended first, with exit code -9" in said
+
+
+@pytest.mark.long
+def test_machines_go_on_after_one_rank_was_killed(tmp_path, train):
+    """Its agent counts a failure, and the other none: that one starts its rank again because a machine waits."""
+    words = [word for word in map(str, train[2:]) if word not in ("--resume", "auto")]
+    words += ["max_steps=80", "--overwrite", "--max-restarts", "1", "--nnodes", "2"]
+    command = [*LUTHIER, *words, "--rdzv-endpoint", f"127.0.0.1:{free_port()}"]
+    logs = [tmp_path / f"{i}.log" for i in range(2)]
+    machines = []
+    for log in logs:
+        with log.open("wb") as file:
+            machines.append(subprocess.Popen(command, cwd=tmp_path, env=environment(), stdout=file, stderr=file))
+    try:
+        end = time.monotonic() + 120
+        while not (tmp_path / "out" / "checkpoint-4").is_dir():
+            assert time.monotonic() < end and all(machine.poll() is None for machine in machines)
+            time.sleep(0.05)
+        (worker,) = psutil.Process(machines[1].pid).children()
+        worker.kill()
+        codes = [machine.wait(timeout=120) for machine in machines]
+    finally:
+        for machine in machines:
+            machine.kill()
+    said = "\n".join(log.read_text() for log in logs)
+    assert codes == [0, 0], said
+    assert "resumed at step" in said and not list(tmp_path.glob("out.old-*")), said
 
 
 def test_the_node_that_keeps_the_rendezvous_is_lost(tmp_path):
