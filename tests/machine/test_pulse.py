@@ -63,7 +63,7 @@ def rank_0_has_more_to_do(number: int) -> str:
     with ranks.connected(1, Path("stacks.log")):
         ranks.watch_for_hangs()
         ranks.on_any_rank(False)
-        time.sleep(0 if number else 8)
+        time.sleep(0 if number else 7)
     return "done"
 
 

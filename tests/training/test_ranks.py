@@ -194,7 +194,7 @@ PLANTED = {
     "memory for the norm": once_too_large("luthier.training.step", "gradient_norm"),
     "moment": an_infinite_moment,
     "frozen in a pass": frozen_in_a_pass,
-    "threads": lambda _: torch.set_num_threads(2),
+    "threads": lambda _: setattr(torch, "get_num_threads", lambda: 8),
     "arithmetic": lambda _: setattr(torch.backends.cpu, "get_cpu_capability", lambda: "OLD"),
     "stuck": read_with(a_read_that_never_ends),
     "error": read_with(a_read_that_fails),
