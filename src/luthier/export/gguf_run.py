@@ -42,6 +42,11 @@ class Companion(NamedTuple):
     text: str
     note: str
 
+    def written(self, folder: Path) -> str:
+        """Write it into the folder; returns the note."""
+        (folder / self.name).write_text(self.text, encoding="utf-8")
+        return self.note
+
 
 TEXTS = (
     "Write a Python function that reverses a string.",
@@ -127,9 +132,7 @@ def export_gguf(
     notes: list[str] = []
 
     def fill(aside: Path) -> None:
-        for name, text, note in companions:
-            (aside / name).write_text(text, encoding="utf-8")
-            notes.append(note)
+        notes.extend(other.written(aside) for other in companions)
         say(f"writing {FILE}")
         write_gguf(model.model, words, quant, aside / FILE, hide(folder.absolute().parent.name))
         if not llama_cpp.installed():
