@@ -28,7 +28,8 @@ from luthier.config.render import plan_as_dict
 from luthier.config.resolve import resolve
 from luthier.data.largest import Largest, find_largest
 from luthier.data.prepare import Prepared, Progress, prepare
-from luthier.errors import LuthierError, MissingError, Problem, RunError
+from luthier.data.sources import unopened
+from luthier.errors import ConfigError, LuthierError, MissingError, Problem, RunError
 from luthier.errors.trace import keep_trace, summary
 from luthier.evaluate.simple import compare, score
 from luthier.events.sinks import Sinks, open_sinks
@@ -95,7 +96,7 @@ def plan(
         card: A GPU to predict the plan for, which need not be here: `H200`, `L40S`, `4090`, `T4` ...
 
     Returns:
-        The plan, and what is missing on this machine to carry it out. Numbers that need the missing part are 0. For a
+        The plan, and what is in the way of carrying it out. Numbers that cannot be known then are 0. For a
         record, what differs from it: a warning, or where a run would be refused a problem (E-RUN-020).
 
     Raises:
@@ -108,7 +109,21 @@ def plan(
         parts = gathered(loaded, machine)
         return _compared(parts, loaded) if loaded.record else (parts.plan, ())
     except LuthierError as error:
-        return resolve(loaded, machine, None, None), error.problems
+        return _as_far_as_it_goes(loaded, machine, error.problems)
+
+
+def _as_far_as_it_goes(
+    loaded: Loaded, machine: MachineFacts, problems: tuple[Problem, ...]
+) -> tuple[Plan, tuple[Problem, ...]]:
+    """The plan without what is in the way. Where that is the model, the datasets are looked for, too."""
+    early = resolve(loaded, machine, None, None)
+    try:
+        facts = describe(early.config, load_config(early.config.model))
+        return resolve(loaded, machine, facts, None), problems
+    except ConfigError:
+        return early, problems
+    except LuthierError:
+        return early, (*problems, *unopened(early.config.data, Path.cwd()))
 
 
 def gathered(config: ConfigLike, machine: MachineFacts | None = None) -> Ingredients:

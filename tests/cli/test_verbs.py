@@ -125,12 +125,28 @@ def test_the_headline_config_offline_says_what_is_missing_and_what_runs_now(caps
     assert result.code == 2
     assert "meta-llama/Llama-3.2-1B, frozen in 4-bit nf4" in result.out
     assert "4 x 4 accumulation x 1 device = 16 examples a step" in result.out
-    assert "unknown until the dataset is there" in result.out
-    assert "Missing on this machine" in result.err
+    assert "unknown until the rows are counted" in result.out
+    assert "In the way:" in result.err
     assert "E-MODEL-001" in result.err and "hf download meta-llama/Llama-3.2-1B" in result.err
+    assert "E-DATA-002" in result.err and "--repo-type dataset" in result.err, "rows are looked for, too"
     assert "luthier quickstart" in result.err
     assert "Traceback" not in result.err
     assert list(tmp_path.iterdir()) == [], "a plan writes nothing"
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "code"),
+    [("row.jsonl", "", "E-DATA-001"), ("rows.jsonl", "", "E-DATA-008"), ("rows.jsonl", '{"a" 1}\n', "E-DATA-010")],
+    ids=["misspelt", "empty", "a missing colon"],
+)
+def test_a_plan_whose_rows_cannot_be_read(capsys, tiny_model_dir, tmp_path, name, rows, code):
+    (tmp_path / "rows.jsonl").write_text(rows)
+    config = write_config(tmp_path / "c.yaml", tiny_model_dir, tmp_path / name, tmp_path / "out")
+    result = run_here(capsys, "plan", config)
+    assert result.code == 2
+    assert f"In the way:\n\n{code}" in result.err
+    assert "32,768 trained parameters" in result.out and "LlamaForCausalLM" in result.out
+    assert "Every value" not in result.out and len(result.out.splitlines()) < 30
 
 
 def test_a_plan_shows_its_arithmetic(capsys, monkeypatch, config, tmp_path):

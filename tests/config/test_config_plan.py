@@ -93,7 +93,11 @@ def test_offline_the_plan_says_what_is_missing(plan):
     for name in ("total_steps", "steps_per_epoch", "eval_every", "decay_steps", "max_tokens_per_micro_batch"):
         assert p.value(name).how.startswith("unknown until")
     assert p.config.evaluation.load_best_model_at_end is True
-    assert "unknown until the dataset is there" in render_plan(p)
+    words = render_plan(p).partition("\n  derived\n")[2].split()
+    for name in ("total_steps", "steps_per_epoch", "eval_every", "max_tokens_per_micro_batch"):
+        assert words[words.index(name) + 1] == "unknown", "0 would mean never"
+    assert "Every value" not in render_plan(p, values=False)
+    assert plan("auto=false", data=None).value("max_tokens_per_micro_batch").how.startswith("unknown until")
     assert plan("max_steps=7", data=None).total_steps == 7
 
 

@@ -14,7 +14,7 @@ import yaml
 
 from luthier.config.keys import SECTIONS
 from luthier.config.memory_bar import memory_bar
-from luthier.config.numbers import UNKNOWN
+from luthier.config.numbers import UNKNOWN, UNKNOWN_DATA, UNKNOWN_MEMORY
 from luthier.config.plan import Plan, Value
 from luthier.config.tree import number, scalar, shown
 from luthier.errors.secrets import hide, hide_in
@@ -32,22 +32,30 @@ _ELSEWHERE = (
 )
 
 
-def render_plan(plan: Plan) -> str:
-    """The plan as plain text."""
+def render_plan(plan: Plan, *, values: bool = True) -> str:
+    """The plan as plain text.
+
+    Args:
+        plan: The plan.
+        values: Also list every value with its origin.
+    """
     blocks = [] if plan.machine.is_here else [_wrapped(_ELSEWHERE.format(plan.machine.device_name), "", ""), ""]
     blocks += ["What will happen", *plan_in_words(plan)]
     if plan.memory:
         blocks += ["", "Memory", *memory_bar(plan.memory, WIDTH)]
-    blocks += ["", "Every value, and where it comes from"]
-    for section in SECTIONS:
-        blocks.append(f"  {section}")
-        blocks += [_row(v) for v in plan.values if v.key.startswith(f"{section}.")]
-    blocks.append("  derived")
-    blocks += [_row(plan.value(name)) for name in DERIVED]
+    if values:
+        blocks += _every_value(plan)
     if plan.warnings:
         blocks += ["", "Worth a look"]
         blocks += [_wrapped(warning, "  - ", "    ") for warning in plan.warnings]
     return hide("\n".join(blocks))
+
+
+def _every_value(plan: Plan) -> list[str]:
+    lines = ["", "Every value, and where it comes from"]
+    for section in SECTIONS:
+        lines += [f"  {section}", *(_row(v) for v in plan.values if v.key.startswith(f"{section}."))]
+    return [*lines, "  derived", *(_row(plan.value(name)) for name in DERIVED)]
 
 
 def plan_as_dict(plan: Plan) -> dict[str, Any]:
@@ -113,6 +121,8 @@ def _row(value: Value) -> str:
     text = value.value if isinstance(value.value, str) else shown(value.value, 200)
     if isinstance(value.value, float) and name == "steps_per_epoch":
         text = f"{value.value:,.1f}"
+    if value.how in (UNKNOWN_DATA, UNKNOWN_MEMORY):
+        text = "unknown"
     origin = value.how if value.source == "derived" else value.source + (f": {value.how}" if value.how else "")
     head = f"    {name:<28} "
     if len(text) > 19:
@@ -181,9 +191,9 @@ def _every(steps: int) -> str:
 def _trained(plan: Plan) -> str:
     c = plan.config
     count = plan.model.trainable_parameters if plan.model else None
-    size = (
-        f"{count:,} trained parameters" if count is not None else "trained parameters counted when the model is there"
-    )
+    size = f"{count:,} trained parameters"
+    if count is None:
+        size = "trained parameters are counted once the model can be read"
     if plan.model and count:
         size += f" ({100 * count / plan.model.parameters:.2g} %)"
     if c.training.finetuning_type == "full":
@@ -198,7 +208,7 @@ def _data(plan: Plan) -> str:
     paths = ", ".join(source.path for source in plan.config.data.datasets)
     learned = "the answers only" if plan.config.data.completion_only_loss else "prompts and answers"
     if plan.data is None:
-        return f"{paths}; rows are counted when the dataset is there; {learned} are learned."
+        return f"{paths}; rows are counted once they can be read; {learned} are learned."
     d = plan.data
     return (
         f"{paths}: {d.train_rows:,} rows to train on, {d.eval_rows:,} held out, template {d.template}; {learned} are "

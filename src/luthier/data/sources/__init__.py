@@ -12,16 +12,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
-from luthier.config.schema import DatasetSource
+from luthier.config.schema import DataSection, DatasetSource
 from luthier.data.problems import Problems, refuse
 from luthier.data.sources.files import SUFFIXES, LocalSource, nearest
 from luthier.data.sources.hub import open_hub
+from luthier.errors import DataError, Problem
 
 Row = dict[str, Any]
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
-__all__ = ["Row", "RowSource", "open_source"]
+__all__ = ["Row", "RowSource", "open_source", "unopened"]
 
 
 class RowSource(Protocol):
@@ -76,3 +77,12 @@ def open_source(source: DatasetSource, split: str, base_dir: Path) -> RowSource:
         fix = f"did you mean {guess}?" if guess else "give the path of a file or folder, or a hub id (owner/name)"
         raise refuse("E-DATA-001", "no such file or folder", fix, source.path)
     return open_hub(source, split)
+
+
+def unopened(data: DataSection, base_dir: Path) -> Iterator[Problem]:
+    """What keeps the sources of a config from being read; no row is."""
+    for source in data.datasets:
+        try:
+            open_source(source, source.split, base_dir)
+        except DataError as error:
+            yield from error.problems
