@@ -117,6 +117,7 @@ def test_the_text_fits_a_terminal_and_says_everything(plan):
     prompts = "sample_prompts=['" + "long " * 60 + "', b]"
     text = render_plan(plan(*HEADLINE, prompts, "tf32=true", "output_dir=" + "x" * 80))
     assert max(map(len, text.splitlines())) <= 100
+    assert max(map(len, render_plan(plan(*HEADLINE), 80).splitlines())) <= 80
     for words in (
         "3,315 steps", "16 examples a step", "4-bit nf4 with double quantization", "over 100 steps", "5e-5",
         "2 prompts",

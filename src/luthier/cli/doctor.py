@@ -29,6 +29,7 @@ def doctor(
     LLaMA-Factory, TensorBoard files. Ends with 0 whatever is found.
     """
     from luthier.doctor import Doctor, examine, findings, report, unjudged
+    from luthier.errors.terminal import width
     from luthier.events.follow import read_all
 
     seen = Doctor()
@@ -41,4 +42,4 @@ def doctor(
     if as_json:
         typer.echo(json.dumps(report.as_json(found), indent=1))
     else:
-        typer.echo(report.as_text(found, unjudged(seen), seen.history.step))
+        typer.echo(report.as_text(found, unjudged(seen), seen.history.step, width()))

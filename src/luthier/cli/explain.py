@@ -7,8 +7,7 @@ import textwrap
 import typer
 
 from luthier.errors import CODES, EXIT_WRONG_REQUEST
-
-WIDTH = 100
+from luthier.errors.terminal import width
 
 
 def register(app: typer.Typer) -> None:
@@ -22,19 +21,18 @@ def explain(
     ),
 ) -> None:
     """Explain a code, a key, a doctor's rule or a check in plain words; without TOPIC, list all keys."""
+    room = width()
     if not topic:
         from luthier.config.docs import list_keys
 
         hanging = " " * 31
-        typer.echo(
-            "\n".join(textwrap.fill(line, WIDTH, subsequent_indent=hanging) for line in list_keys().splitlines())
-        )
+        typer.echo("\n".join(textwrap.fill(line, room, subsequent_indent=hanging) for line in list_keys().splitlines()))
         return
     code = topic.upper()
     if code in CODES:
         explanation = CODES[code]
-        why = textwrap.fill(f"Why it matters: {explanation.why.rstrip('.')}.", WIDTH)
-        typer.echo(f"{code}  {explanation.title}\n\n{why}\n\n{textwrap.fill(explanation.text, WIDTH)}")
+        why = textwrap.fill(f"Why it matters: {explanation.why.rstrip('.')}.", room)
+        typer.echo(f"{code}  {explanation.title}\n\n{why}\n\n{textwrap.fill(explanation.text, room)}")
         return
     if code.startswith("E-"):
         typer.echo(f"luthier explain: no error code {code}", err=True)
@@ -44,7 +42,7 @@ def explain(
 
     rules = {rule.name: rule for rule in RULES}
     if topic in rules:
-        typer.echo(report.explained(rules[topic]))
+        typer.echo(report.explained(rules[topic], room))
         return
     try:
         text = explain_key(topic)
@@ -52,8 +50,8 @@ def explain(
         from luthier.gate.gate import BY_NAME, explained
 
         if topic in BY_NAME:
-            typer.echo(explained(BY_NAME[topic], WIDTH))
+            typer.echo(explained(BY_NAME[topic], room))
             return
         typer.echo(f"luthier explain: {error.args[0]}", err=True)
         raise typer.Exit(EXIT_WRONG_REQUEST) from None
-    typer.echo("\n".join(textwrap.fill(line, WIDTH, subsequent_indent="  ") for line in text.splitlines()))
+    typer.echo("\n".join(textwrap.fill(line, room, subsequent_indent="  ") for line in text.splitlines()))

@@ -39,6 +39,7 @@ def plan(
     config = loaded(request, again)
     from luthier import api
     from luthier.config.render import render_plan
+    from luthier.errors.terminal import width
     from luthier.machine.libraries import library_output_to
 
     if check:
@@ -46,7 +47,7 @@ def plan(
         return
     with library_output_to(Path(os.devnull)):
         resolved, missing = api.plan(config, card=card)
-    typer.echo(render_plan(resolved, values=not missing))
+    typer.echo(render_plan(resolved, width(), values=not missing))
     if missing:
         refused = missing[0].code == "E-RUN-020"
         heading = "Not as in the record" if refused else "In the way"

@@ -1,6 +1,6 @@
 """A Plan as text for people, as a flat dict for events, and as YAML for ``plan.yaml``.
 
-Plain text of at most 100 columns: what will happen in sentences, then every value with its origin, then warnings.
+Plain text, in the width that there is: what will happen in sentences, then every value with its origin, then warnings.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from luthier.config.numbers import UNKNOWN, UNKNOWN_DATA, UNKNOWN_MEMORY
 from luthier.config.plan import Plan, Value
 from luthier.config.tree import number, scalar, shown
 from luthier.errors.secrets import hide, hide_in
+from luthier.errors.terminal import WIDTH
 
-WIDTH = 100
 DERIVED = (
     "examples_per_step", "steps_per_epoch", "total_steps", "warmup_steps", "decay_steps", "eval_every", "save_every",
     "max_tokens_per_micro_batch", "checkpointed_layers",
@@ -32,30 +32,31 @@ _ELSEWHERE = (
 )
 
 
-def render_plan(plan: Plan, *, values: bool = True) -> str:
+def render_plan(plan: Plan, width: int = WIDTH, *, values: bool = True) -> str:
     """The plan as plain text.
 
     Args:
         plan: The plan.
+        width: Columns, at least 60.
         values: Also list every value with its origin.
     """
-    blocks = [] if plan.machine.is_here else [_wrapped(_ELSEWHERE.format(plan.machine.device_name), "", ""), ""]
-    blocks += ["What will happen", *plan_in_words(plan)]
+    blocks = [] if plan.machine.is_here else [_wrapped(_ELSEWHERE.format(plan.machine.device_name), "", "", width), ""]
+    blocks += ["What will happen", *plan_in_words(plan, width)]
     if plan.memory:
-        blocks += ["", "Memory", *memory_bar(plan.memory, WIDTH)]
+        blocks += ["", "Memory", *memory_bar(plan.memory, width)]
     if values:
-        blocks += _every_value(plan)
+        blocks += _every_value(plan, width)
     if plan.warnings:
         blocks += ["", "Worth a look"]
-        blocks += [_wrapped(warning, "  - ", "    ") for warning in plan.warnings]
+        blocks += [_wrapped(warning, "  - ", "    ", width) for warning in plan.warnings]
     return hide("\n".join(blocks))
 
 
-def _every_value(plan: Plan) -> list[str]:
+def _every_value(plan: Plan, width: int) -> list[str]:
     lines = ["", "Every value, and where it comes from"]
     for section in SECTIONS:
-        lines += [f"  {section}", *(_row(v) for v in plan.values if v.key.startswith(f"{section}."))]
-    return [*lines, "  derived", *(_row(plan.value(name)) for name in DERIVED)]
+        lines += [f"  {section}", *(_row(v, width) for v in plan.values if v.key.startswith(f"{section}."))]
+    return [*lines, "  derived", *(_row(plan.value(name), width) for name in DERIVED)]
 
 
 def plan_as_dict(plan: Plan) -> dict[str, Any]:
@@ -116,7 +117,7 @@ def _plain(value: Any) -> Any:
     return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
 
 
-def _row(value: Value) -> str:
+def _row(value: Value, width: int) -> str:
     name = value.key.partition(".")[2] or value.key
     text = value.value if isinstance(value.value, str) else shown(value.value, 200)
     if isinstance(value.value, float) and name == "steps_per_epoch":
@@ -126,12 +127,12 @@ def _row(value: Value) -> str:
     origin = value.how if value.source == "derived" else value.source + (f": {value.how}" if value.how else "")
     head = f"    {name:<28} "
     if len(text) > 19:
-        return f"{_wrapped(text, head, ' ' * len(head))}\n{_wrapped(origin, ' ' * 53, ' ' * 53)}"
+        return f"{_wrapped(text, head, ' ' * len(head), width)}\n{_wrapped(origin, ' ' * 53, ' ' * 53, width)}"
     head += f"{text:<19} "
-    return _wrapped(origin, head, " " * len(head))
+    return _wrapped(origin, head, " " * len(head), width)
 
 
-def _wrapped(text: str, first: str, rest: str, width: int = WIDTH) -> str:
+def _wrapped(text: str, first: str, rest: str, width: int) -> str:
     text = hide(text)  # before a line may end in the middle of a secret
     return textwrap.fill(text, width, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False)
 
@@ -191,9 +192,9 @@ def _every(steps: int) -> str:
 def _trained(plan: Plan) -> str:
     c = plan.config
     count = plan.model.trainable_parameters if plan.model else None
-    size = f"{count:,} trained parameters"
-    if count is None:
-        size = "trained parameters are counted once the model can be read"
+    size = "trained parameters are counted once the model can be read"
+    if count is not None:
+        size = f"{count:,} trained parameters"
     if plan.model and count:
         size += f" ({100 * count / plan.model.parameters:.2g} %)"
     if c.training.finetuning_type == "full":

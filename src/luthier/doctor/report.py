@@ -18,26 +18,27 @@ from dataclasses import asdict
 from typing import Any
 
 from luthier.doctor.finding import Change, Finding, Rule
+from luthier.errors.terminal import WIDTH
 from luthier.events.printable import one_line
 
-WIDTH = 100
 INDENT = " " * 10
 
 
-def as_text(found: Sequence[Finding], missing: Mapping[str, str], steps: int) -> str:
+def as_text(found: Sequence[Finding], missing: Mapping[str, str], steps: int, width: int = WIDTH) -> str:
     """All findings, worst first, and what could not be judged.
 
     Args:
         found: The findings.
         missing: Rule -> what it lacks.
         steps: Steps seen.
+        width: Columns.
     """
-    blocks = ["\n".join(_finding(finding)) for finding in found]
+    blocks = ["\n".join(_finding(finding, width)) for finding in found]
     if not found:
         blocks.append(f"healthy: {steps:,} steps seen" if steps else "nothing to judge yet: no step seen")
     if missing:
         rules = ", ".join(f"{name} ({one_line(text)})" for name, text in missing.items())
-        blocks.append(_wrapped(f"rules that could not be judged: {rules}", "", "  "))
+        blocks.append(_wrapped(f"rules that could not be judged: {rules}", "", "  ", width))
     return "\n\n".join(blocks)
 
 
@@ -46,17 +47,17 @@ def as_json(found: Sequence[Finding]) -> list[dict[str, Any]]:
     return [asdict(finding) for finding in found]
 
 
-def explained(rule: Rule) -> str:
+def explained(rule: Rule, width: int = WIDTH) -> str:
     """What a rule looks for and what it means, for `luthier explain`."""
-    lines = [f"{rule.name}  {rule.title}  ({rule.severity})", "", _wrapped(rule.why, "", "")]
-    return "\n".join((*lines, "", _wrapped(rule.when, "", "")))
+    lines = [f"{rule.name}  {rule.title}  ({rule.severity})", "", _wrapped(rule.why, "", "", width)]
+    return "\n".join((*lines, "", _wrapped(rule.when, "", "", width)))
 
 
-def _finding(finding: Finding) -> Iterator[str]:
+def _finding(finding: Finding, width: int) -> Iterator[str]:
     about = f"({finding.rule}, confidence {finding.confidence})"
-    yield f"{finding.severity.upper():<8}  {one_line(finding.title)}  {about}"
-    yield _wrapped(one_line(finding.evidence), "  seen    ", INDENT)
-    yield _wrapped(finding.why, "  why     ", INDENT)
+    yield _wrapped(f"{one_line(finding.title)}  {about}", f"{finding.severity.upper():<8}  ", INDENT, width)
+    yield _wrapped(one_line(finding.evidence), "  seen    ", INDENT, width)
+    yield _wrapped(finding.why, "  why     ", INDENT, width)
     label, section = "  change  ", ""
     for change in finding.change:
         lines = list(_change(change, section))
@@ -74,5 +75,5 @@ def _change(change: Change, section_before: str) -> Iterator[str]:
     yield f"+ {one_line(name)}: {one_line(change.new)}"
 
 
-def _wrapped(text: str, first: str, rest: str) -> str:
-    return textwrap.fill(text, WIDTH, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False)
+def _wrapped(text: str, first: str, rest: str, width: int) -> str:
+    return textwrap.fill(text, width, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False)

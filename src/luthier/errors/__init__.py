@@ -16,10 +16,12 @@ The long text behind a code lives in `luthier.errors.codes` and is printed by `l
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 
 from luthier.errors.codes import CODES, Explanation
 from luthier.errors.secrets import hider
+from luthier.errors.terminal import columns, hanging
 
 EXIT_DONE = 0
 EXIT_FAILED = 1
@@ -72,7 +74,7 @@ class Problem:
             object.__setattr__(self, name, hidden(getattr(self, name)))
 
     def render(self) -> str:
-        """The block that goes to the screen, without a trailing newline.
+        """The block that goes to the screen, without a trailing newline; in the width of a terminal, where it is one.
 
         What was found may quote a file: control characters in it do not reach the terminal.
         """
@@ -83,7 +85,8 @@ class Problem:
             f"  fix   {self.fix}",
             f"  more  luthier explain {self.code}",
         )
-        return "\n".join("".join(c if c.isprintable() else "·" for c in line) for line in lines)
+        room = columns(sys.stderr)
+        return "\n".join(hanging("".join(c if c.isprintable() else "·" for c in line), " " * 8, room) for line in lines)
 
 
 class LuthierError(Exception):
