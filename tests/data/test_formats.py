@@ -156,6 +156,24 @@ def test_missing_columns() -> None:
     assert error.value.problems[0].fix == "write `columns: {output: code}`"
 
 
+@pytest.mark.parametrize(
+    ("format", "given", "row", "mapping"),
+    [
+        ("alpaca", {}, "question answer", "instruction: question, output: answer"),
+        ("alpaca", {"instruction": "question"}, "question answer", "instruction: question, output: answer"),
+        ("alpaca", {"instruction": "question", "output": "anwser"}, "question answer",
+         "instruction: question, output: answer"),
+        ("alpaca", {}, "instructon input output", "instruction: instructon"),
+        ("alpaca", {}, "input reply", "instruction: input, output: YOUR_COLUMN"),
+        ("prompt-completion", {}, "query response", "prompt: query, completion: response"),
+    ],
+)  # fmt: skip
+def test_the_mapping_that_is_proposed_is_whole(format: Any, given: Any, row: str, mapping: str) -> None:
+    with pytest.raises(DataError, match="E-DATA-022") as error:
+        choose_format(DatasetSource(path="x", format=format, columns=given), dict.fromkeys(row.split(), "x"), "x:1")
+    assert error.value.problems[0].fix == f"write `columns: {{{mapping}}}`"
+
+
 def test_renaming_takes_the_name_and_keeps_the_rest() -> None:
     row = {"text": "Q", "code": "A", "id": 1}
     assert renamed(row, {"instruction": "text", "output": "code"}) == {"instruction": "Q", "output": "A", "id": 1}

@@ -15,6 +15,7 @@ import pytest
 from luthier.config.schema import DatasetSource
 from luthier.data.problems import Problems
 from luthier.data.sources import json_rows, open_source
+from luthier.errors import DataError
 from tests.data.support import alpaca, make_tokenizer, problems, run, write_jsonl
 
 GOOD = b'{"instruction": "Q", "output": "A"}\n'
@@ -145,6 +146,8 @@ def test_splits_that_a_file_does_not_have(tmp_path: Path, tokenizer: Any, split:
         ("E-DATA-006", "a.parquet", GOOD, "not a Parquet"),
         ("E-DATA-006", "a.jsonl.gz", gzip.compress(GOOD, mtime=0), "compressed"),
         ("E-DATA-006", "a.txt", GOOD, ".txt"),
+        ("E-DATA-013", "a.csv", b"instruction;output\nQ, and more;A\n", "separated by semicolons"),
+        ("E-DATA-013", "a.csv", b"instruction\toutput\nQ\tA\n", "separated by tabs"),
         ("E-DATA-007", "a.jsonl", GOOD.decode().encode("utf-16"), "UTF-16"),
         ("E-DATA-007", "a.jsonl", GOOD.decode().encode("utf-16-le"), "UTF-16"),
         ("E-DATA-007", "a.jsonl", GOOD.decode().encode("utf-32"), "UTF-32"),
@@ -195,6 +198,16 @@ def test_broken_files(tmp_path: Path, tokenizer: Any, code: str, name: str, cont
     assert found[0][0] == code
     assert found[0][1].startswith(str(path))
     assert says in found[0][2]
+
+
+@pytest.mark.parametrize(
+    ("name", "fix"),
+    [("a.txt", "`format: text`"), ("a.XLSX", "CSV UTF-8"), ("a.ods", "CSV UTF-8"), ("a.tsv", "CSV"), ("a.x", "rename")],
+)
+def test_e_data_006_says_what_to_make_of_a_file(tmp_path: Path, name: str, fix: str) -> None:
+    with pytest.raises(DataError, match="E-DATA-006") as error:
+        read(write(tmp_path / name, GOOD))
+    assert fix in error.value.problems[0].fix
 
 
 def test_places_and_counts_of_broken_lines(tmp_path: Path, tokenizer: Any) -> None:

@@ -6,6 +6,7 @@ To add one: write such a module and name it in FORMATS (and in `luthier.config.s
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable
 from typing import Any, Protocol
 
 from luthier.config.schema import DatasetSource
@@ -52,7 +53,8 @@ def choose_format(source: DatasetSource, row: dict[str, Any], where: str) -> For
     for expected, yours in source.columns.items():
         if yours not in row:
             found = f'`columns` renames "{yours}" to {expected}, but there is no such column; found: {_listed(row)}'
-            raise refuse("E-DATA-022", found, _nearest_fix(expected, yours, row), where)
+            mapped = source.columns | {expected: _nearest(yours, row) or "YOUR_COLUMN"}
+            raise refuse("E-DATA-022", found, f"write `{_mapping(mapped)}`", where)
     columns = frozenset(renamed(row, source.columns))
     if source.format == "auto":
         return detect(columns, where)
@@ -60,7 +62,11 @@ def choose_format(source: DatasetSource, row: dict[str, Any], where: str) -> For
     missing = [column for column in chosen.REQUIRED if column not in columns]
     if missing and not chosen.matches(columns):
         found = f"format {chosen.NAME} needs {_listed(chosen.REQUIRED)}; found: {_listed(columns)}"
-        raise refuse("E-DATA-022", found, _nearest_fix(missing[0], missing[0], columns), where)
+        free = columns.difference(chosen.REQUIRED)
+        mapped = dict(source.columns)
+        for column in missing:
+            mapped[column] = _meant(column, free.difference(mapped.values())) or "YOUR_COLUMN"
+        raise refuse("E-DATA-022", found, f"write `{_mapping(mapped)}`", where)
     return chosen
 
 
@@ -97,21 +103,35 @@ _ANSWERS = ("answer", "response", "completion", "solution", "code", "target", "o
 
 def _suggest(columns: frozenset[str]) -> str:
     """The YAML line that probably repairs it."""
-    question = next((name for name in _QUESTIONS if name in columns), None)
-    answer = next((name for name in _ANSWERS if name in columns), None)
+    question, answer = _first(_QUESTIONS, columns), _first(_ANSWERS, columns)
     if question and answer:
-        return f"write `format: alpaca` and `columns: {{instruction: {question}, output: {answer}}}`"
+        return f"write `format: alpaca` and `{_mapping({'instruction': question, 'output': answer})}`"
     for format in FORMATS.values():
         for needed in format.REQUIRED:
-            close = difflib.get_close_matches(needed, columns, n=1, cutoff=0.75)
-            if close and close[0] != needed:
-                return f"write `format: {format.NAME}` and `columns: {{{needed}: {close[0]}}}`"
+            close = _nearest(needed, columns, 0.75)
+            if close and close != needed:
+                return f"write `format: {format.NAME}` and `{_mapping({needed: close})}`"
     return "name your columns: `format: alpaca` and `columns: {instruction: YOUR_QUESTION, output: YOUR_ANSWER}`"
 
 
-def _nearest_fix(expected: str, name: str, columns: Any) -> str:
-    close = difflib.get_close_matches(name, [str(column) for column in columns], n=1, cutoff=0.5)
-    return f"write `columns: {{{expected}: {close[0] if close else 'YOUR_COLUMN'}}}`"
+def _meant(needed: str, columns: frozenset[str]) -> str:
+    """The column that probably is the needed one: by its letters, by what it is called elsewhere; empty for none."""
+    usual = {"instruction": _QUESTIONS, "prompt": _QUESTIONS, "output": _ANSWERS, "completion": _ANSWERS}
+    near = _nearest(needed, columns, 0.75) or _first(usual.get(needed, ()), columns)
+    return near or _nearest(needed, columns)
+
+
+def _nearest(name: str, columns: Iterable[Any], cutoff: float = 0.5) -> str:
+    close = difflib.get_close_matches(name, [str(column) for column in columns], n=1, cutoff=cutoff)
+    return close[0] if close else ""
+
+
+def _first(names: Iterable[str], columns: frozenset[str]) -> str:
+    return next((name for name in names if name in columns), "")
+
+
+def _mapping(columns: dict[str, str]) -> str:
+    return f"columns: {{{', '.join(f'{expected}: {yours}' for expected, yours in columns.items())}}}"
 
 
 def _listed(columns: Any) -> str:

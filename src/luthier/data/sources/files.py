@@ -19,6 +19,11 @@ from luthier.data.sources.readers import READERS
 from luthier.data.sources.slices import parse_slice
 
 SUFFIXES = tuple(READERS)
+_AS_CSV = "save it as CSV UTF-8, separated by commas (.csv)"
+_CONVERTED = {
+    **dict.fromkeys((".xlsx", ".xls", ".ods", ".tsv"), _AS_CSV),
+    ".txt": 'write a .jsonl with one row {"text": "..."} for each text, and `format: text`',
+}
 _PACKED = {".gz", ".bz2", ".xz", ".zst", ".zip"}
 
 
@@ -112,7 +117,7 @@ def _find(path: Path, name: str) -> Iterator[tuple[Path, str]]:
     if suffix in _PACKED:
         raise refuse("E-DATA-006", f"compressed file ({suffix})", f"unpack it first: {_unpack(suffix, name)}", name)
     if suffix not in READERS:
-        fix = f"rename it to what it is: {', '.join(SUFFIXES)}"
+        fix = _CONVERTED.get(suffix, f"rename it to what it is: {', '.join(SUFFIXES)}")
         raise refuse("E-DATA-006", f'cannot tell the format from the suffix "{suffix}"', fix, name)
     yield path, name
 

@@ -18,6 +18,7 @@ from luthier.data.sources.first_bytes import convert_command, describe_decode_er
 from luthier.data.sources.json_rows import FIX_LONG, LONG, MAX_LINE_BYTES, Rows, read_json, read_jsonl
 
 _PARQUET_BATCH_ROWS = 1000
+_OTHER_SEPARATORS = {";": "semicolons", "\t": "tabs"}
 
 
 def read_csv(path: Path, shown: str, problems: Problems) -> Rows:
@@ -82,6 +83,9 @@ def _bounded_lines(stream: TextIO, shown: str) -> Iterator[str]:
 
 
 def _check_header(header: list[str], shown: str) -> None:
+    if len(header) == 1 and (separator := next((each for each in _OTHER_SEPARATORS if each in header[0]), "")):
+        found = f'one column, "{header[0][:80]}": its names are separated by {_OTHER_SEPARATORS[separator]}'
+        raise refuse("E-DATA-013", found, "save it separated by commas", f"{shown}:1")
     repeated = sorted({name for name in header if header.count(name) > 1})
     if not header or "" in header or repeated:
         found = f"column name used twice: {', '.join(repeated)}" if repeated else "a column without a name"
