@@ -53,7 +53,7 @@ def steps_on_disk(out):
 
 
 def test_the_log_has_one_dict_a_step_and_nothing_of_the_libraries(finished):
-    _, _, result, _ = finished
+    _, out, result, _ = finished
     assert result.code == 0
     assert result.err == ""
     assert list(losses(result.out)) == [1, 2, 3, 4, 5, 6]
@@ -61,7 +61,9 @@ def test_the_log_has_one_dict_a_step_and_nothing_of_the_libraries(finished):
     assert last["step"] == 6
     first = next(v for v in map(parse_line, result.out.splitlines()) if v and "loss" in v)
     assert {"loss", "grad_norm", "learning_rate", "epoch", "step", "num_tokens"} <= first.keys()
-    known = r"\{'|run out|warning: |info[: ]|model: |memory: |rehearsal of |saved |sample at step|  > |    |  change: "
+    assert result.out.endswith(f"\nresult: {out}/final_model; ask it: luthier chat {out}\n")
+    known = r"\{'|result: |run out|warning: |info[: ]|model: |memory: |rehearsal of |saved |sample at step|  > |    "
+    known += r"|  change: "
     strangers = [line for line in result.out.splitlines() if not re.match(known, line)]
     assert strangers == []
     for name in ("transformers", "bitsandbytes", "UserWarning", "FutureWarning", "it/s"):

@@ -23,8 +23,15 @@ def test_the_other_dict_lines():
         "{'eval_loss': 1.2346, 'eval_runtime': 1.23, 'epoch': 0.3, 'step': 10}"
     )
     assert format_line(finished()) == (
-        "{'train_runtime': 40.0, 'train_loss': 1.2, 'epoch': 3.0, 'step': 100, 'num_tokens': 352000}"
+        "{'train_runtime': 40.0, 'train_loss': 1.2, 'epoch': 3.0, 'step': 100, 'num_tokens': 352000}\n"
+        "result: checkpoints/final_model; ask it: luthier chat checkpoints"
     )
+
+
+def test_the_command_that_asks_the_result_can_be_pasted():
+    ended = dataclasses.replace(finished(), final_model="my runs/a/final_model")
+    assert format_line(ended).endswith("result: my runs/a/final_model; ask it: luthier chat 'my runs/a'")
+    assert format_line(dataclasses.replace(ended, final_model="")).endswith("}")
 
 
 def test_a_stopped_run_is_a_sentence():
@@ -50,7 +57,7 @@ def test_every_dict_line_parses_back(event):
     if line is None or not line.startswith("{"):
         return
     values = parse_line(line)
-    assert str(values) == line
+    assert str(values) == line.partition("\n")[0]
     if isinstance(event, Log) and math.isfinite(event.loss):
         assert values["loss"] == pytest.approx(event.loss, abs=5.1e-5)
     elif isinstance(event, Log):

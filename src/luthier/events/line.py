@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import math
 import re
+import shlex
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from luthier.events.printable import one_line, printable
@@ -141,7 +143,7 @@ def _run_finished(event: RunFinished) -> str:
     if event.status != "done":
         reason = f": {one_line(event.reason)}" if event.reason else ""
         return f"{event.status} at step {event.step:,}{reason}"
-    return str(
+    values = str(
         {
             "train_runtime": round(event.train_runtime, 2),
             "train_loss": round(event.train_loss, 4),
@@ -151,6 +153,13 @@ def _run_finished(event: RunFinished) -> str:
         }
         | ({"predicted_runtime": round(event.predicted_runtime, 2)} if math.isfinite(event.predicted_runtime) else {})
     )
+    return f"{values}\n{_result(event.final_model)}" if event.final_model else values
+
+
+def _result(final_model: str) -> str:
+    """Where it is, and what to do with it next."""
+    run = shlex.quote(one_line(str(Path(final_model).parent)))
+    return f"result: {one_line(final_model)}; ask it: luthier chat {run}"
 
 
 def _run_started(event: RunStarted) -> str:
