@@ -24,6 +24,13 @@ from tests.rows import machine
         ("l40s", 44.7, True, True),
         ("4090", 22.4, True, True),
         ("t4", 14.9, False, False),
+        ("A100 80GB", 74.5, True, False),
+        ("nvidia a100-40gb", 37.3, True, False),
+        ("rtx4090", 22.4, True, True),
+        ("NVIDIA GeForce RTX 4090", 22.4, True, True),
+        ("RTX 3060", 11.2, True, False),
+        ("A10", 22.4, True, False),
+        ("V100-16", 14.9, False, False),
     ],
 )
 def test_what_a_card_can_do(name, gib, bfloat16, fp8):
@@ -37,7 +44,7 @@ def test_what_a_card_can_do(name, gib, bfloat16, fp8):
 
 def test_the_table_of_the_guide_is_this_one():
     text = (Path(__file__).parents[2] / "docs" / "memory.md").read_text("utf-8")
-    rows = re.findall(r"^\| `(\w+)` \| ([^|]+) \| (\d+) GB \| (\d)\.(\d) \|", text, re.MULTILINE)
+    rows = re.findall(r"^\| `([\w-]+)` \| ([^|]+) \| (\d+) GB \| (\d)\.(\d) \|", text, re.MULTILINE)
     assert {name: Card(full, int(gb), (int(a), int(b))) for name, full, gb, a, b in rows} == CARDS
 
 
@@ -45,7 +52,14 @@ def test_a_card_that_nobody_knows():
     with pytest.raises(MissingError) as caught:
         as_if("B9000", machine())
     (problem,) = caught.value.problems
-    assert problem.code == "E-ENV-009" and problem.found == "'B9000' is none of H200, H100, L40S, 4090, T4"
+    assert problem.code == "E-ENV-009" and problem.found == f"'B9000' is none of {', '.join(CARDS)}"
+    assert "in GB: 4060 8, 3060 12, V100-16 16, T4 16, 4090 24" in problem.fix
+
+
+def test_a_card_of_which_there_are_several():
+    with pytest.raises(MissingError) as caught:
+        as_if("a100", machine())
+    assert caught.value.problems[0].fix == "write --for A100-80 or --for A100-40"
 
 
 @pytest.fixture
@@ -78,7 +92,7 @@ def test_what_a_card_cannot_do_is_refused_as_it_would_be_there(capsys, config):
 
 def test_wrong_requests(capsys, config):
     unknown = run_here(capsys, "plan", config, "--for", "H900")
-    assert unknown.code == 2 and "E-ENV-009" in unknown.err and "H200, H100, L40S, 4090, T4" in unknown.err
+    assert unknown.code == 2 and "E-ENV-009" in unknown.err and ", ".join(CARDS) in unknown.err
     both = run_here(capsys, "plan", config, "--for", "T4", "--check")
     assert both.code == 2 and "--check tries what is here" in " ".join(both.err.split())
 

@@ -23,7 +23,9 @@ def register(app: typer.Typer) -> None:
 def plan(
     request: list[str] = Request,
     check: bool = typer.Option(False, "--check", help="Also look at the rows and prove what training relies on."),
-    card: str = typer.Option(None, "--for", metavar="CARD", help="Predict it for H200, H100, L40S, 4090 or T4."),
+    card: str = typer.Option(
+        None, "--for", metavar="CARD", help="Predict it for this card: H100, A100-40, 4090, T4 ..."
+    ),
     allow: list[str] = Allow,
     again: Path = Again,
 ) -> None:
