@@ -122,6 +122,18 @@ def test_the_bands_are_those_of_the_guide():
     assert "not a number" in band(math.nan)[1]
 
 
+@pytest.mark.parametrize("lines", [0, 1, 4, 5])
+def test_a_loss_has_words_when_its_trend_has(lines):
+    run = run_of([started(), *(log(step, 3.0) for step in range(1, lines + 1))])
+    metrics = {metric.key: metric for metric in LEARNING}
+    words = metrics["band"].value(run).plain
+    assert words == {0: "no loss yet", 5: "very bad, as at the start"}.get(lines, "too early")
+    if lines:
+        assert words == metrics["slope"].value(run).plain or lines == 5
+        assert ("needs five log lines" in metrics["band"].meaning(run)) == (lines < 5)
+    assert ("which is above 2.5" in answer("band", run).plain) == (lines == 5)
+
+
 # Zoom
 
 

@@ -94,7 +94,9 @@ def _eval(run: Run) -> str:
 def _band(run: Run) -> str:
     loss = run.state.smoothed_loss
     scale = "; ".join(f"{span}: {words}" for _, span, words in BANDS)
-    here = "" if loss is None else f"This run stands at {decimal(loss)}, which is {band(loss)[0]}. "
+    here = ""
+    if loss is not None and trend(run.state.recent) is not None:
+        here = f"This run stands at {decimal(loss)}, which is {band(loss)[0]}. "
     return f"{here}The whole scale: {scale}."
 
 

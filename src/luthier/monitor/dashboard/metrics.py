@@ -86,13 +86,17 @@ def _band(run: Run) -> Text:
     loss = run.state.smoothed_loss if run.state.log is None or math.isfinite(run.state.log.loss) else math.nan
     if loss is None:
         return _unknown("no loss yet")
+    if math.isfinite(loss) and trend(run.state.recent) is None:
+        return _unknown("too early")
     color = BAD if not math.isfinite(loss) else GOOD if 0.3 <= loss < 1.5 else WARNING if loss >= 2.5 else ""
     return Text(band(loss)[1], f"bold {color}".strip())
 
 
 def _band_meaning(run: Run) -> str:
     loss = run.state.smoothed_loss
-    return "the guide's words for a loss" if loss is None else f"the guide's words for {band(loss)[0]}"
+    if loss is None:
+        return "the guide's words for a loss"
+    return f"the guide's words for {band(loss)[0]}" if trend(run.state.recent) else "needs five log lines"
 
 
 def _best(run: Run) -> Text:
