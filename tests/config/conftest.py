@@ -27,6 +27,10 @@ ROWS = {
     "longest_row_tokens": 1800, "template": "alpaca", "fingerprint": "f00d",
 }  # fmt: skip
 
+GIVEN = {
+    "model": {"model_name_or_path": "meta-llama/Llama-3.2-1B"},
+    "data": {"datasets": ["iamtarun/python_code_instructions_18k_alpaca"]},
+}
 Write = Callable[[str | bytes], Path]
 Resolve = Callable[..., Plan]
 Refused = Callable[..., tuple[Problem, ...]]
@@ -69,7 +73,7 @@ def plan() -> Resolve:
         data: dict[str, Any] | None = {},  # noqa: B006
         tokens: int | None = 8192,
     ) -> Plan:
-        loaded: Loaded = from_dict(config or {}, overrides)
+        loaded: Loaded = from_dict(GIVEN if config is None else config, overrides)
         return resolve(
             loaded,
             MachineFacts(**{**GPU, **(machine or {})}),

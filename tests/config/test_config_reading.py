@@ -120,6 +120,19 @@ def test_e_cfg_005_not_keys_and_values(refused, text):
     assert only(refused(text)).code == "E-CFG-005"
 
 
+@pytest.mark.parametrize(("name", "code"), [("r.jsonl", "E-CFG-005"), ("r.CSV", "E-CFG-005"), ("r.yaml", "E-CFG-004")])
+def test_e_cfg_005_rows_are_no_config(tmp_path, name, code):
+    path = tmp_path / name
+    path.write_text('{"instruction": "Q", "output": "A"}\n' * 2, encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        load(path)
+    (problem,) = caught.value.problems
+    assert problem.code == code
+    if code == "E-CFG-005":
+        assert problem.found == "these are rows, not a config"
+        assert problem.fix.endswith(f"`data: {{datasets: [{{path: {path}}}]}}`")
+
+
 def test_e_cfg_005_a_section_that_is_a_value(refused):
     problem = only(refused("seed: 1\nlora: true\n"))
     assert (problem.code, problem.where.endswith(":2")) == ("E-CFG-005", True)

@@ -142,6 +142,8 @@ WARNED = [
             LORA_KEYS, ("8", "16", "0.1", "[q_proj]", "[lm_head]", "true", "true", "gaussian"), strict=True
         )
     ),
+    ([], {"config": {"model": {"model_name_or_path": "m"}}}, "no data.datasets is given: the rows are those of the "),
+    ([], {"config": {"data": {"datasets": ["d"]}}}, "no model.model_name_or_path is given: the model is the default, "),
 ]
 
 

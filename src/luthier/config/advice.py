@@ -21,6 +21,15 @@ def _unused(key: str, reason: str, applies: Callable[[Case], bool]) -> Rule:
     return rule
 
 
+def _defaulted(key: str, what: str) -> Rule:
+    def rule(case: Case) -> Finding:
+        value = case.get(key)
+        used = value if isinstance(value, str) else value[0].path
+        return None if case.wrote(key) else f"no {key} is given: {what} the default, {used}."
+
+    return rule
+
+
 def _is_full(case: Case) -> bool:
     return bool(case.get("training.finetuning_type") == "full")
 
@@ -132,5 +141,7 @@ ADVICE: tuple[Rule, ...] = (
     _unused("training.fsdp", "there is one process, and nothing to share", lambda c: c.machine.world_size == 1),
     _unused("training.max_tokens_per_micro_batch", "auto is false", lambda c: not c.get("training.auto")),
     _unused("evaluation.per_device_eval_batch_size", "nothing is evaluated", _never_evaluates),
+    _defaulted("model.model_name_or_path", "the model is"),
+    _defaulted("data.datasets", "the rows are those of"),
     _both_warmups, _both_splits, _both_ends, _long_rows, _high_rate, _high_alpha, _half_precision,
 )  # fmt: skip

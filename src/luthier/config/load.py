@@ -7,6 +7,7 @@ Not covered: combinations of keys (`luthier.config.rules`) and ``auto`` (`luthie
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,8 +84,16 @@ def load(path: Path | str, overrides: Sequence[str] = ()) -> Loaded:
     Raises:
         ConfigError: With all problems that were found.
     """
+    if _is_rows(path):
+        fix = f"write them into a config: `data: {{datasets: [{{path: {printable(str(path))}}}]}}`"
+        raise ConfigError(Problem("E-CFG-005", "these are rows, not a config", fix, printable(str(path))))
     root = read_yaml(read_text(path), lambda number: f"{path}:{number}")
     return build(place_settings(root), overrides, Path(path))
+
+
+def _is_rows(path: Path | str) -> bool:
+    """Whether a path is that of an existing file with an ending that only rows have (a config may be JSON)."""
+    return str(path).lower().endswith((".jsonl", ".csv", ".parquet")) and os.path.isfile(path)  # noqa: PTH113
 
 
 def from_dict(mapping: Mapping[str, Any], overrides: Sequence[str] = ()) -> Loaded:
