@@ -131,6 +131,8 @@ def test_an_output_folder_that_cannot_be_written(capsys, tmp_path, setting):
     result = run_here(capsys, "train", config, f"output_dir={tmp_path / 'file' / 'out'}")
     assert result.code == 2
     assert "E-ENV-002" in result.err and "Traceback" not in result.err
+    result = run_here(capsys, "train", config, f"output_dir={tmp_path / 'file'}")
+    assert result.code == 2 and f"{tmp_path / 'file'} is a file, not a folder" in result.err
 
 
 def test_overwrite_moves_the_old_run_aside(capsys, setting):

@@ -134,6 +134,9 @@ def test_the_text_of_other_choices(plan):
     for words in ("from random weights", "every weight", "padded", "none: eval_steps: 0", "at the end only"):
         assert words in text
     assert "starts at 2e-4" in text
+    assert "the newest 2 and the best are kept (2 whole ones always stay)" in " ".join(
+        render_plan(plan("save_total_limit=1")).split()
+    )
     assert "DoRA" in render_plan(plan("use_dora=true", "lr_scheduler_type=wsd", "target_modules=[q_proj, v_proj]"))
 
 

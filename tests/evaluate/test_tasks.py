@@ -77,6 +77,13 @@ def test_all_wrong_lines_are_named_at_once(tmp_path):
     assert [problem.where for problem in problems_of(path)] == [f"{path}:1", f"{path}:3"]
 
 
+def test_what_is_wrong_with_many_lines_is_said_once(tmp_path):
+    path = write_tasks(tmp_path / "tasks.jsonl", {"a": 1}, GOOD, *[{"a": 1}] * 3, {**GOOD, "split": 1})
+    first, second = problems_of(path)
+    assert first.where == f"{path}:1" and first.found.endswith("(and 3 more, the next in line 3)")
+    assert second.where == f"{path}:6" and "more" not in second.found
+
+
 @pytest.mark.parametrize("kind", ["missing", "folder", "binary", "empty", "gz"])
 def test_a_file_that_holds_no_tasks(tmp_path, kind):
     path = tmp_path / ("tasks.jsonl.gz" if kind == "gz" else "tasks.jsonl")

@@ -271,6 +271,15 @@ def test_an_adapter_that_does_not_fit_is_refused_with_the_names_that_would(tiny_
     assert "q_proj" in problem.fix and "down_proj" in problem.fix
 
 
+def test_a_misspelt_layer_is_recognised(tiny_model_dir):
+    with pytest.raises(ModelError) as caught:
+        described(tiny_model_dir, target_modules="[q_proj, v_prj]")
+    (problem,) = caught.value.problems
+    assert problem.fix == (
+        "did you mean v_proj? write names out of: down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj"
+    )
+
+
 # The kind of model ---------------------------------------------------------------------------------------------------
 
 

@@ -14,7 +14,7 @@ import yaml
 
 from luthier.config.keys import SECTIONS
 from luthier.config.memory_bar import memory_bar
-from luthier.config.numbers import UNKNOWN, UNKNOWN_DATA, UNKNOWN_MEMORY
+from luthier.config.numbers import LEAST_KEPT, UNKNOWN, UNKNOWN_DATA, UNKNOWN_MEMORY
 from luthier.config.plan import Plan, Value
 from luthier.config.tree import number, scalar, shown
 from luthier.errors.secrets import hide, hide_in
@@ -274,6 +274,8 @@ def _samples(plan: Plan) -> str:
 
 def _checkpoints(plan: Plan) -> str:
     keep = plan.config.checkpointing.save_total_limit
-    kept = "all are kept" if keep is None else f"the newest {keep} and the best are kept"
+    kept = "all are kept" if keep is None else f"the newest {max(keep, LEAST_KEPT)} and the best are kept"
+    if keep is not None and keep < LEAST_KEPT:
+        kept += f" ({LEAST_KEPT} whole ones always stay)"
     every = f"{_every(plan.save_every)} and at the end" if plan.save_every else "at the end only"
     return f"{every}, in {plan.config.training.output_dir}; {kept}."

@@ -10,6 +10,7 @@ base's format: in bfloat16 an update of 2e-4 of a weight's size is rounded away.
 
 from __future__ import annotations
 
+import difflib
 import re
 from typing import Any
 
@@ -90,16 +91,16 @@ def _check_names(model: Any, section: LoraSection) -> None:
     wanted += [("modules_to_save", name) for name in section.modules_to_save]
     lost = [(key, name) for key, name in wanted if not any(m == name or m.endswith(f".{name}") for m in modules)]
     if lost:
-        kind = type(model).__name__
-        names = ", ".join(sorted(n for n in {m.rsplit(".", 1)[-1] for m in modules} if n and not n.isdigit()))
-        raise ModelError(
-            *(
-                Problem(
-                    "E-MODEL-008", f"no layer of {kind} is called {name}", f"write names out of: {names}", f"lora.{key}"
-                )
-                for key, name in lost
-            )
-        )
+        every = {n for n in (m.rsplit(".", 1)[-1] for m in modules) if n and not n.isdigit()}
+        choices = {"target_modules": linear_names(model), "modules_to_save": every}
+        raise ModelError(*(_no_layer(type(model).__name__, key, name, choices[key]) for key, name in lost))
+
+
+def _no_layer(kind: str, key: str, name: str, choices: set[str]) -> Problem:
+    near = difflib.get_close_matches(name, sorted(choices), n=1)
+    fix = f"did you mean {near[0]}? " if near else ""
+    fix += f"write names out of: {', '.join(sorted(choices))}"
+    return Problem("E-MODEL-008", f"no layer of {kind} is called {name}", fix, f"lora.{key}")
 
 
 def _trains_tied(model: Any, section: LoraSection) -> bool:

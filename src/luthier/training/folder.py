@@ -58,6 +58,8 @@ def open_folder(output_dir: Path, *, resume: bool, overwrite: bool) -> Iterator[
                 raise
             found = f"cannot write to {output_dir}: {error.strerror}"
             fix = "write a folder that you may write to"
+            if output_dir.is_file():
+                found, fix = f"{output_dir} is a file, not a folder", "write the name of a folder"
             raise MissingError(Problem("E-ENV-002", found, fix, KEY)) from error
         yield moved
 

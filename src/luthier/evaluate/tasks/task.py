@@ -61,6 +61,7 @@ class Task:
         return self.completion or Completion(f'"""\n{self.instruction.strip()}\n"""\n', DOCSTRING_STOPS)
 
 
+_MOST_KINDS = 10
 Make = Callable[[dict[str, Any], int], Task]
 """A task of a row and its line number; raises ValueError with what is wrong."""
 
@@ -76,10 +77,10 @@ def read_tasks(lines: Iterable[str], name: str, make: Make | None = None, fix: s
         fix: What a wrong line should have been.
 
     Raises:
-        DataError: E-EVAL-022 for each wrong line (the first ten), E-EVAL-021 when there is no task at all.
+        DataError: E-EVAL-022 for each kind of wrong line (the first ten), E-EVAL-021 when there is no task at all.
     """
     tasks: list[Task] = []
-    problems: list[Problem] = []
+    wrong: dict[str, list[int]] = {}
     first_line: dict[str, int] = {}
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -89,15 +90,22 @@ def read_tasks(lines: Iterable[str], name: str, make: Make | None = None, fix: s
             if task.task_id in first_line:
                 raise ValueError(f'task_id "{task.task_id}" is already that of line {first_line[task.task_id]}')
         except (ValueError, RecursionError) as error:
-            problems.append(Problem("E-EVAL-022", str(error), fix, f"{name}:{number}"))
+            wrong.setdefault(str(error), []).append(number)
             continue
         first_line[task.task_id] = number
         tasks.append(task)
-    if problems:
-        raise DataError(*problems[:10])
+    if wrong:
+        kinds = list(wrong.items())[:_MOST_KINDS]
+        raise DataError(
+            *(Problem("E-EVAL-022", found + _more(lines), fix, f"{name}:{lines[0]}") for found, lines in kinds)
+        )
     if not tasks:
         raise DataError(Problem("E-EVAL-021", "there is no task in it", "write one JSON object a line", name))
     return tuple(tasks)
+
+
+def _more(lines: list[int]) -> str:
+    return f" (and {len(lines) - 1:,} more, the next in line {lines[1]:,})" if len(lines) > 1 else ""
 
 
 def _row(line: str) -> dict[str, Any]:
