@@ -118,7 +118,8 @@ def _as_far_as_it_goes(
     """The plan without what is in the way. Where that is the model, the datasets are looked for, too."""
     early = resolve(loaded, machine, None, None)
     try:
-        facts = describe(early.config, load_config(early.config.model))
+        with library_output_to(Path(os.devnull)):
+            facts = describe(early.config, load_config(early.config.model))
         return resolve(loaded, machine, facts, None), problems
     except ConfigError:
         return early, problems

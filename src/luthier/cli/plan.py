@@ -49,9 +49,9 @@ def plan(
         return
     with library_output_to(Path(os.devnull)):
         resolved, missing = api.plan(config, card=card)
-    typer.echo(render_plan(resolved, width(), values=not missing))
+    refused = any(problem.code == "E-RUN-020" for problem in missing)
+    typer.echo(render_plan(resolved, width(), values=not missing or refused))
     if missing:
-        refused = missing[0].code == "E-RUN-020"
         heading = "Not as in the record" if refused else "In the way"
         typer.echo("\n\n".join((f"\n{heading}:", *(problem.render() for problem in missing))) + "\n", err=True)
         raise typer.Exit(EXIT_REFUSED if refused else EXIT_WRONG_REQUEST)
