@@ -103,7 +103,7 @@ MODEL: dict[str, Explanation] = {
     ),
     "E-MODEL-012": Explanation(
         title="there is no adapter to load",
-        why="the folder holds neither a finished run nor an adapter",
+        why="only a finished run has all that an answer needs: weights, tokenizer, template and where to stop",
         text=(
             "Give the output folder of a finished run, or its final_model/. It holds the adapter "
             "(adapter_model.safetensors; model.safetensors after full fine-tuning) with the tokenizer, the prompt "
