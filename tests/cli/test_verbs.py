@@ -54,6 +54,13 @@ def test_what_is_not_understood_is_a_wrong_request(capsys, arguments):
     assert result.err and "Traceback" not in result.err
 
 
+@pytest.mark.parametrize("arguments", [("train", "--overwrit"), ("generate", "run", "--lr=1"), ("train", "--resume")])
+def test_what_is_meant_as_an_option_is_no_key(capsys, arguments):
+    result = run_here(capsys, *arguments)
+    assert result.code == 2 and "E-CFG" not in result.err
+    assert "No such option" in result.err or "requires an argument" in result.err
+
+
 def test_schema_is_valid_json_with_every_section(capsys):
     result = run_here(capsys, "schema")
     assert result.code == 0
@@ -181,6 +188,13 @@ def test_shipped_configs_are_understood(capsys):
         (["CONFIG", "load_in_4bit=true", "finetuning_type=full"], "E-CFG-020", "finetuning_type"),
         (["CONFIG", "--resume", "nowhere"], "E-CKPT-001", "nowhere"),
         (["lora.rr=" + "1" * 300], "E-CFG-008", "lora.rr"),
+        (["CONFIG", "--learning_rate=1e-4"], "E-CFG-014", "without dashes: learning_rate=1e-4"),
+        (["CONFIG", "--lr", "1e-4"], "E-CFG-014", "without dashes: lr=1e-4"),
+        (["--lora-r", "8", "CONFIG"], "E-CFG-014", "without dashes: lora_r=8"),
+        (["CONFIG", "--training.learning_rat=1"], "E-CFG-014", "without dashes: learning_rate=1"),
+        (["--bf16", "CONFIG"], "E-CFG-014", "without dashes: bf16=true"),
+        (["--config", "CONFIG"], "E-CFG-014", "the config is the first argument"),
+        (["-c"], "E-CFG-014", "the config is the first argument"),
     ],
 )
 @pytest.mark.parametrize("verb", ["train", "plan"])

@@ -86,8 +86,9 @@ CONFIG: dict[str, Explanation] = {
     "E-CFG-014": Explanation(
         "This is no override",
         "An argument that is ignored would start a run with values you did not choose.",
-        "After the config come overrides: key=value, without spaces around the equals sign, for example "
-        "learning_rate=1e-4 or lora.r=32. Quote values that the shell would change: 'target_modules=[q_proj, v_proj]'.",
+        "First comes the config, then come overrides: key=value, without dashes and without spaces around the equals "
+        "sign, for example learning_rate=1e-4 or lora.r=32. Quote values that the shell would change: "
+        "'target_modules=[q_proj, v_proj]'.",
     ),
     "E-CFG-015": Explanation(
         "This is no path",
