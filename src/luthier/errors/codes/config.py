@@ -7,7 +7,8 @@ CONFIG: dict[str, Explanation] = {
         "The config file cannot be read",
         "Without its config a run has nothing to do.",
         "The path does not exist, is a folder, or may not be read by you. Paths are relative to the folder that you "
-        "start luthier from. Name a YAML file, for example configs/training_config.yaml.",
+        "start luthier from. Name a YAML file, for example configs/training_config.yaml. The plan.yaml of a run is its "
+        "record, and no config: --from reads it.",
     ),
     "E-CFG-002": Explanation(
         "The config is not UTF-8 text",
