@@ -19,9 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from luthier.config.load import Loaded, Record
+from luthier.config.load import RECORD, Loaded, Record
 from luthier.config.plan import Plan
-from luthier.config.load import RECORD
 from luthier.config.record import VERSION, load_record, seal
 from luthier.config.render import dump_plan_yaml
 from luthier.data.prepare import Prepared
