@@ -36,7 +36,7 @@ MODEL: dict[str, Explanation] = {
         text=(
             "A local model folder lacks one of its parts. Weights in pickle format (pytorch_model.bin) are not "
             "loaded, because loading a pickle runs whatever code is in it; convert them once with transformers' "
-            "save_pretrained."
+            "save_pretrained. The folder of a run holds an adapter, which becomes a model with luthier merge."
         ),
     ),
     "E-MODEL-005": Explanation(
