@@ -292,7 +292,7 @@ def test_what_is_no_path_is_no_run(run):
     [
         ("rum", "there is no such folder", "did you mean run?"),
         ("nothing-like-it", "there is no such folder", "output folder of a finished run"),
-        ("base.yaml", "base.yaml is a file", "training.output_dir"),
+        ("base.yaml", "base.yaml is a config, not a run", "training.output_dir"),
         ("owner/model", "looks like a model's name", "output folder of a finished run"),
         ("run/checkpoint-2", "checkpoints are for --resume", "give the run: run"),
     ],

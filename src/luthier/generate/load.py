@@ -363,7 +363,7 @@ def _not_a_folder(path: Path, run: str) -> tuple[str, str]:
     """What is wrong with a path that is no folder, and what to write."""
     fix = "give the output folder of a finished run (training.output_dir of its config)"
     if os.path.exists(path):  # noqa: PTH110
-        return f"{run} is a file", fix
+        return f"{run} is a {'config' if path.suffix in ('.yaml', '.yml') else 'file'}, not a run", fix
     near = nearest(path)
     if os.path.isdir(near):  # noqa: PTH112
         return "there is no such folder", f"did you mean {near}?"
