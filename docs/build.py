@@ -189,7 +189,8 @@ def errors_page() -> str:
         "# Error codes",
         "",
         "Every error has a code that stays the same. The screen shows the place, what was found, why it matters and "
-        "one fix; `luthier explain CODE` prints the text below.",
+        "one fix; `luthier explain CODE` prints the text below, and `luthier explain E-CFG` lists those that "
+        "begin so.",
         "",
         "| exit code | meaning |",
         "|---|---|",

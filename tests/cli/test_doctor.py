@@ -90,6 +90,15 @@ def test_nothing_to_read_is_a_wrong_request(tmp_path, capsys):
         assert done.code == 2 and "E-RUN-005" in done.err and not done.out
 
 
+@pytest.mark.parametrize("command", [("doctor",), ("watch", "--once")])
+def test_a_folder_inside_a_run_is_told_the_run(tmp_path, capsys, command):
+    write(tmp_path, started())
+    (tmp_path / "final_model").mkdir()
+    done = run_here(capsys, *command, tmp_path / "final_model")
+    assert done.code == 2 and "E-RUN-005" in done.err and "waiting" not in done.err
+    assert f"luthier {command[0]} {tmp_path}\n" in done.err
+
+
 def test_a_run_without_a_step_is_not_called_healthy(tmp_path, capsys):
     done = run_here(capsys, "doctor", write(tmp_path, started()))
     assert done.code == 0 and done.out.startswith("nothing to judge yet")

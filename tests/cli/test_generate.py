@@ -86,6 +86,7 @@ def test_wrong_requests(capsys, monkeypatch, run, tmp_path):
         ([run, "a", "--file", tmp_path / "x"], "not both"),
         ([run, "--file", tmp_path / "x"], "No such file"),
         ([tmp_path / "nowhere", "Add"], "E-MODEL-012"),
+        (["Say hi", run], "RUN comes first"),
         ([run, "x " * 600], "E-EVAL-020"),
     ):
         result = asked(capsys, *arguments)

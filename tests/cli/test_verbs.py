@@ -10,7 +10,9 @@ import sys
 import pytest
 
 from luthier.config.keys import keys
+from luthier.doctor import RULES
 from luthier.errors import CODES
+from luthier.gate.gate import BY_NAME
 from luthier.version import __version__
 from tests.cli.support import LUTHIER, ROOT, environment, process, run_here, write_config
 
@@ -52,6 +54,13 @@ def test_what_is_not_understood_is_a_wrong_request(capsys, arguments):
     result = run_here(capsys, *arguments)
     assert result.code == 2
     assert result.err and "Traceback" not in result.err
+
+
+@pytest.mark.parametrize("arguments", [("train", "--overwrit"), ("generate", "run", "--lr=1"), ("train", "--resume")])
+def test_what_is_meant_as_an_option_is_no_key(capsys, arguments):
+    result = run_here(capsys, *arguments)
+    assert result.code == 2 and "E-CFG" not in result.err
+    assert "No such option" in result.err or "requires an argument" in result.err
 
 
 def test_schema_is_valid_json_with_every_section(capsys):
@@ -99,7 +108,30 @@ def test_explain_something_that_does_not_exist(capsys):
     result = run_here(capsys, "explain", "learning_rat")
     assert result.code == 2
     assert result.out == ""
-    assert result.err == 'luthier explain: no key "learning_rat"; did you mean "learning_rate"?\n'
+    assert result.err.startswith('luthier explain: no key "learning_rat"; did you mean "learning_rate"?\n')
+
+
+@pytest.mark.parametrize("topic", ["E-CFG-999", "nothing-of-that-kind"])
+def test_an_unknown_topic_is_told_all_topics(capsys, topic):
+    result = run_here(capsys, "explain", topic)
+    assert result.code == 2 and max(map(len, result.err.splitlines())) <= 100
+    named = re.findall(r"[\w-]+", result.err)
+    assert {"learning_rate", "E-CFG-003", "eval_loss", *(rule.name for rule in RULES), *BY_NAME} <= {*named}
+
+
+@pytest.mark.parametrize("begin", ["E-", "e-ckpt"])
+def test_codes_are_listed_by_how_they_begin(capsys, begin):
+    result = run_here(capsys, "explain", begin)
+    listed = [line.split()[0] for line in result.out.splitlines()]
+    assert result.code == 0 and listed == sorted(code for code in CODES if code.startswith(begin.upper()))
+
+
+@pytest.mark.parametrize(
+    ("number", "words"), [("loss", "minus the logarithm"), ("eval_loss", "held out (val_set_size)")]
+)
+def test_a_number_of_the_log_is_explained(capsys, number, words):
+    result = run_here(capsys, "explain", number)
+    assert result.code == 0 and result.out.startswith(f"{number}\n") and words in result.out.replace("\n", " ")
 
 
 @pytest.mark.parametrize("arguments", [("--help",), ("schema",), ("explain", "lora"), ("train", "missing.yaml")])
@@ -197,6 +229,13 @@ def test_shipped_configs_are_understood(capsys):
         (["CONFIG", "load_in_4bit=true", "finetuning_type=full"], "E-CFG-020", "finetuning_type"),
         (["CONFIG", "--resume", "nowhere"], "E-CKPT-001", "nowhere"),
         (["lora.rr=" + "1" * 300], "E-CFG-008", "lora.rr"),
+        (["CONFIG", "--learning_rate=1e-4"], "E-CFG-014", "without dashes: learning_rate=1e-4"),
+        (["CONFIG", "--lr", "1e-4"], "E-CFG-014", "without dashes: lr=1e-4"),
+        (["--lora-r", "8", "CONFIG"], "E-CFG-014", "without dashes: lora_r=8"),
+        (["CONFIG", "--training.learning_rat=1"], "E-CFG-014", "without dashes: learning_rate=1"),
+        (["--bf16", "CONFIG"], "E-CFG-014", "without dashes: bf16=true"),
+        (["--config", "CONFIG"], "E-CFG-014", "the config is the first argument"),
+        (["-c"], "E-CFG-014", "the config is the first argument"),
     ],
 )
 @pytest.mark.parametrize("verb", ["train", "plan"])

@@ -7,6 +7,7 @@ import random
 import pytest
 import yaml
 
+from luthier.config.load import load
 from luthier.config.record import load_record, seal
 from luthier.config.render import dump_plan_yaml
 from luthier.errors import ConfigError
@@ -44,6 +45,18 @@ def test_what_the_machine_decided_stays_and_what_follows_is_derived_anew(recorde
     assert decided.evaluation.eval_steps and config.evaluation.eval_steps is None
     assert config.training.gradient_checkpointing == "auto" and loaded.record.passes.checkpointed_layers == 2
     assert config.logging.logging_dir is None and config.checkpointing.resume_from_checkpoint is None
+
+
+@pytest.mark.parametrize("edited", [False, True])
+def test_a_record_given_as_the_config_is_told_from_one(recorded, edited):
+    _, path = recorded()
+    if edited:  # as one would who was told to remove its last line
+        path.write_text(path.read_text().rpartition("sha256: ")[0])
+    for given in (path, path.parent):
+        with pytest.raises(ConfigError) as error:
+            load(given)
+        (problem,) = error.value.problems
+        assert problem.code == "E-CFG-001" and f"luthier train --from {given}" in problem.fix
 
 
 def test_it_goes_beside_the_run_unless_told_otherwise(recorded):

@@ -170,6 +170,20 @@ def test_e_cfg_014_no_override(refused, override):
     assert problem.fix.isprintable() and len(problem.fix) < 150
 
 
+@pytest.mark.parametrize(
+    ("overrides", "fix"),
+    [
+        (["learning_rate=1e-4", "base.yaml"], "it comes first: base.yaml"),
+        (["learning_rate", "1e-3"], "write learning_rate=1e-3"),
+        (["seed=1", "learning_rate", "=", "1e-3"], "write learning_rate=1e-3"),
+        (["lr", "1e-3", "r", "8"], "write lr=1e-3 r=8"),
+    ],
+)
+def test_words_that_belong_together_are_one_problem(refused, overrides, fix):
+    problem = only(refused("", *overrides))
+    assert problem.code == "E-CFG-014" and fix in problem.fix
+
+
 def test_an_unknown_or_broken_override(refused):
     problem = only(refused("", "learning_rat=1"))
     assert (problem.code, problem.where) == ("E-CFG-008", "override learning_rat=...")

@@ -15,7 +15,7 @@ from luthier.config.resolve import resolve
 from luthier.data.prepare import prepare
 from luthier.errors import ModelError
 from luthier.events.types import Evaluated
-from luthier.generate.load import load
+from luthier.generate.load import final_folder, load
 from luthier.generate.plain import is_run
 from luthier.machine.probe import probe
 from luthier.model.forward import inference
@@ -285,6 +285,26 @@ def test_missing_weights_and_a_base_that_does_not_fit_are_named(runs, tmp_path, 
 @pytest.mark.parametrize("run", ["~nobody-of-that-name/run", "x" * 300])
 def test_what_is_no_path_is_no_run(run):
     assert problem_of(lambda: load(run)).code == "E-MODEL-012"
+
+
+@pytest.mark.parametrize(
+    ("run", "found", "fix"),
+    [
+        ("rum", "there is no such folder", "did you mean run?"),
+        ("nothing-like-it", "there is no such folder", "output folder of a finished run"),
+        ("base.yaml", "base.yaml is a config, not a run", "training.output_dir"),
+        ("owner/model", "looks like a model's name", "output folder of a finished run"),
+        ("run/checkpoint-2", "checkpoints are for --resume", "give the run: run"),
+    ],
+)
+def test_what_is_no_run_is_told_apart(tmp_path, monkeypatch, run, found, fix):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "base.yaml").touch()
+    for folder in ("run/final_model", "run/checkpoint-2"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "run/checkpoint-2/adapter_config.json").touch()
+    problem = problem_of(lambda: final_folder(run))
+    assert problem.code == "E-MODEL-012" and found in problem.found and fix in problem.fix
 
 
 def test_a_run_that_has_not_ended_is_told_to_go_on(runs, tmp_path):

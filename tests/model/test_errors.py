@@ -154,6 +154,25 @@ def test_what_is_wrong_with_a_folder_is_named(folder, kind):
     assert str(folder) in found
 
 
+@pytest.mark.parametrize("inside", ["", "final_model", "checkpoint-2"])
+def test_a_run_as_the_base_is_told_to_be_merged(tmp_path, inside):
+    run = tmp_path / "run"
+    for made in ("final_model", "checkpoint-2"):
+        (run / made).mkdir(parents=True)
+        (run / made / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "owner/base"}))
+    code, found, fix = problem_of(lambda: opened(run / inside))
+    assert code == "E-MODEL-004" and "holds an adapter of owner/base" in found
+    assert fix == f"luthier merge {run} --to my_model, then model_name_or_path: my_model"
+
+
+def test_a_fully_fine_tuned_run_as_the_base_is_told_where_its_model_is(tmp_path):
+    final = tmp_path / "final_model"
+    final.mkdir()
+    (final / "config.json").touch()
+    code, _, fix = problem_of(lambda: opened(tmp_path))
+    assert (code, fix) == ("E-MODEL-004", f"model_name_or_path: {final}")
+
+
 def test_impossible_sizes_are_found_when_the_model_is_described(folder):
     edit(folder, hidden_size=-64)
     code, found, _ = problem_of(lambda: described(folder))

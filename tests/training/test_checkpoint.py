@@ -145,6 +145,26 @@ def test_wrong_resume_requests(copy, tiny_model_dir, alpaca_file, tmp_path):
     assert codes(error) == {"E-CKPT-002"}
 
 
+@pytest.mark.parametrize(
+    ("wanted", "found"),
+    [
+        ("{}/final_model", "is a result, not a checkpoint"),
+        ("{}", "no trainer_state.json"),
+        ("checkpoint-7", "no folder checkpoint-7"),
+    ],
+)
+def test_what_is_no_checkpoint_is_said_with_the_newest_one(finished, wanted, found):
+    with pytest.raises(CheckpointError, match=found) as error:
+        find_checkpoint(finished[0], wanted.format(finished[0]))
+    assert codes(error) == {"E-CKPT-001"}
+    assert str(checkpoints(finished[0])[-1]) in error.value.problems[0].fix
+
+
+def test_a_checkpoint_is_found_by_its_name_in_the_output_folder(finished):
+    last = checkpoints(finished[0])[-1]
+    assert find_checkpoint(finished[0], last.name) == find_checkpoint(finished[0], str(last))
+
+
 def test_an_earlier_run_is_never_overwritten_by_accident(copy, tiny_model_dir, alpaca_file):
     values = config(copy, tiny_model_dir, alpaca_file)
     with pytest.raises(CheckpointError) as error:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import typer
 
-from luthier.cli.log_file import no_log, trouble
+from luthier.cli.log_file import NO_LOG, no_log, trouble
 from luthier.errors import MissingError
 
 
@@ -37,7 +37,7 @@ def doctor(
     for told in read_all(log):
         seen, empty = examine(seen, told.event, told.time), False
     if empty:
-        raise MissingError(no_log(log, "doctor", trouble(log) or "nothing in it is a log of a training run"))
+        raise MissingError(no_log(log, "doctor", trouble(log) or NO_LOG))
     found = findings(seen, time.time())
     if as_json:
         typer.echo(json.dumps(report.as_json(found), indent=1))

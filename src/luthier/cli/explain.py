@@ -1,4 +1,4 @@
-"""`luthier explain`: the long answer, to an error code, a key, a rule of the doctor, or a check of the gate."""
+"""`luthier explain`: the long answer, to an error code, a key, a number, a doctor's rule, or a check of the gate."""
 
 from __future__ import annotations
 
@@ -9,6 +9,16 @@ import typer
 from luthier.errors import CODES, EXIT_WRONG_REQUEST
 from luthier.errors.terminal import width
 
+_NUMBERS = {
+    "loss": "loss",
+    "eval_loss": "eval",
+    "grad_norm": "gradient",
+    "tokens_per_second": "speed",
+    "memory_gib": "memory",
+    "num_tokens": "tokens",
+}
+"""What log lines call a number -> what the dashboard calls its explanation."""
+
 
 def register(app: typer.Typer) -> None:
     """Add the command to the application."""
@@ -17,10 +27,12 @@ def register(app: typer.Typer) -> None:
 
 def explain(
     topic: str = typer.Argument(
-        "", help="An error code (E-CFG-003), a key (learning_rate), a doctor's rule, or a check of the gate (rows-cut)."
+        "",
+        help="A key (learning_rate), a number of the log (eval_loss), an error code (E-CFG-003; E-CFG lists those that "
+        "begin so), a doctor's rule (loss-stuck), or a check of the gate (rows-cut).",
     ),
 ) -> None:
-    """Explain a code, a key, a doctor's rule or a check in plain words; without TOPIC, list all keys."""
+    """Explain a key, a number, a code, a doctor's rule or a check in plain words; without TOPIC, list all keys."""
     room = width()
     if not topic:
         from luthier.config.docs import list_keys
@@ -28,30 +40,60 @@ def explain(
         hanging = " " * 31
         typer.echo("\n".join(textwrap.fill(line, room, subsequent_indent=hanging) for line in list_keys().splitlines()))
         return
-    code = topic.upper()
+    try:
+        typer.echo(_code(topic.upper(), room) if topic.upper().startswith("E-") else _explained(topic, room))
+    except KeyError as error:
+        typer.echo(f"luthier explain: {error.args[0]}\n{_topics(room)}", err=True)
+        raise typer.Exit(EXIT_WRONG_REQUEST) from None
+
+
+def _code(code: str, room: int) -> str:
+    """The text of a code, or the list of those that begin so; KeyError where there is none."""
     if code in CODES:
         explanation = CODES[code]
         why = textwrap.fill(f"Why it matters: {explanation.why.rstrip('.')}.", room)
-        typer.echo(f"{code}  {explanation.title}\n\n{why}\n\n{textwrap.fill(explanation.text, room)}")
-        return
-    if code.startswith("E-"):
-        typer.echo(f"luthier explain: no error code {code}", err=True)
-        raise typer.Exit(EXIT_WRONG_REQUEST)
+        return f"{code}  {explanation.title}\n\n{why}\n\n{textwrap.fill(explanation.text, room)}"
+    if not (family := [f"{name:<15}{CODES[name].title}" for name in sorted(CODES) if name.startswith(code)]):
+        raise KeyError(f"no error code {code}")
+    return "\n".join(family)
+
+
+def _explained(topic: str, room: int) -> str:
+    """The text of any other topic; KeyError where there is none."""
     from luthier.config.docs import explain_key
     from luthier.doctor import RULES, report
 
+    if topic in _NUMBERS:
+        from luthier.monitor.dashboard.explain import ANSWERS
+
+        told = ANSWERS[_NUMBERS[topic]]
+        return "\n\n".join((topic, textwrap.fill(told.idea, room), textwrap.fill(told.care, room)))
     rules = {rule.name: rule for rule in RULES}
     if topic in rules:
-        typer.echo(report.explained(rules[topic], room))
-        return
+        return report.explained(rules[topic], room)
     try:
-        text = explain_key(topic)
-    except KeyError as error:
+        lines = explain_key(topic).splitlines()
+    except KeyError:
         from luthier.gate.gate import BY_NAME, explained
 
         if topic in BY_NAME:
-            typer.echo(explained(BY_NAME[topic], room))
-            return
-        typer.echo(f"luthier explain: {error.args[0]}", err=True)
-        raise typer.Exit(EXIT_WRONG_REQUEST) from None
-    typer.echo("\n".join(textwrap.fill(line, room, subsequent_indent="  ") for line in text.splitlines()))
+            return explained(BY_NAME[topic], room)
+        raise
+    return "\n".join(textwrap.fill(line, room, subsequent_indent="  ") for line in lines)
+
+
+def _topics(room: int) -> str:
+    """What kinds of topics there are, and what is in each."""
+    from luthier.doctor import RULES
+    from luthier.gate.gate import BY_NAME
+
+    kinds = {
+        "a key": "learning_rate; all of them: luthier explain",
+        "a number": ", ".join(_NUMBERS),
+        "an error code": "E-CFG-003; all of them: luthier explain E-",
+        "a doctor's rule": ", ".join(rule.name for rule in RULES),
+        "a check": ", ".join(BY_NAME),
+    }
+    rows = (f"  {kind:<17}{names}" for kind, names in kinds.items())
+    filled = (textwrap.fill(row, room, subsequent_indent=" " * 19, break_on_hyphens=False) for row in rows)
+    return "\n".join(("A topic is", *filled))

@@ -37,6 +37,8 @@ def generate(
 
     Example: luthier generate checkpoints "Write a function that reverses a string" --compare
     """
+    if prompt and os.path.isdir(prompt) and not os.path.exists(run):  # noqa: PTH110, PTH112 (they raise nothing)
+        raise typer.BadParameter(f"RUN comes first: luthier generate {prompt} {run!r}")
     text = _instruction(prompt, file)
     at_terminal = sys.stdout.isatty() and not as_json
     from rich.console import Console

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from luthier.errors import Problem
+
+NO_LOG = "nothing in it is a log of a training run"
 
 
 def trouble(path: Path) -> str:
@@ -23,5 +26,7 @@ def no_log(path: Path, command: str, found: str) -> Problem:
         command: The command, for the fix.
         found: What is there instead.
     """
-    fix = f"give the folder of a run (training.output_dir) or its log: luthier {command} checkpoints"
+    inside = os.path.isfile(path.parent / "events.jsonl")  # noqa: PTH113 (it raises nothing)
+    run = path.parent if inside else "checkpoints"
+    fix = f"give the folder of a run (training.output_dir) or its log: luthier {command} {run}"
     return Problem("E-RUN-005", found, fix, str(path))

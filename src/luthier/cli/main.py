@@ -32,11 +32,13 @@ from luthier.cli import (
     verify,
     watch,
 )
+from luthier.cli.request import Verbs
 from luthier.errors import EXIT_FAILED, EXIT_RESUMABLE, LuthierError, Problem
 from luthier.errors.trace import keep_trace, summary
 from luthier.version import __version__
 
 app = typer.Typer(
+    cls=Verbs,
     help="Fine-tunes language models and shows why each step does what it does.",
     no_args_is_help=True,
     add_completion=False,

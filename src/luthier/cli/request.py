@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
+from typer.core import TyperGroup
+
+from luthier.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
     from luthier.config.load import Loaded
@@ -60,3 +64,50 @@ def shipped(config: Path) -> Path:
     package = Path(__file__).parents[1]
     places = (config, package.parents[1] / config, package / config)  # here, a checkout, a wheel
     return next((place for place in places if place.is_file()), config)
+
+
+class Verbs(TyperGroup):
+    """The commands; where one with KEY=VALUE is given a key with dashes, it says how keys are written."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Keep the words as they were typed, for `invoke`."""
+        ctx.meta[_WORDS] = list(args)
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command.
+
+        Raises:
+            ConfigError: E-CFG-014 when a key or a config is written as an option.
+        """
+        try:
+            return super().invoke(ctx)
+        except Exception as error:  # click's NoSuchOption, which typer does not export
+            command = getattr(error, "ctx", None)
+            if hasattr(error, "possibilities") and command and "request" in (p.name for p in command.command.params):
+                option = str(getattr(error, "option_name", ""))
+                if fix := _without_dashes(option, ctx.meta[_WORDS], error.possibilities):
+                    found = f'"{option}" is no option of {command.info_name}'
+                    raise ConfigError(Problem("E-CFG-014", found, fix, "command line")) from None
+            raise
+
+
+_WORDS = "luthier.words"
+_CONFIG = ("c", "config", "config_file")
+
+
+def _without_dashes(option: str, words: list[str], options: Sequence[str] | None) -> str:
+    """How to write what was given as an option; empty when it is most likely one of our options, misspelt."""
+    from luthier.config.placing import meant
+
+    name = option.lstrip("-").replace("-", "_")
+    at = next(number for number, word in enumerate(words) if word.startswith(option))
+    following = words[at + 1] if at + 1 < len(words) else "--"
+    value = words[at].partition("=")[2] or (following if not following.startswith("--") else "")
+    if name in _CONFIG:
+        return f"the config is the first argument, without {option}: {value or DEFAULT_CONFIG}"
+    key = meant(name)
+    if key is None or (key != name and options):
+        return ""
+    is_config = Path(value).suffix in (".yaml", ".yml")
+    return f"keys are written without dashes: {key}={'true' if is_config or not value else value}"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer
 
-from luthier.cli.log_file import no_log, trouble
+from luthier.cli.log_file import NO_LOG, no_log, trouble
 from luthier.errors import MissingError
 
 SHORTEST_SECONDS, LONGEST_SECONDS = 0.25, 60.0
@@ -63,7 +63,8 @@ def watch(
         # An empty file is the log of a run that has just been started.
         silent = [run for run in scene.runs if run.state == RunState() and not Path(run.path).is_file()]
         if silent:
-            raise MissingError(*(no_log(Path(run.path), "watch", f"nothing was told: {run.source}") for run in silent))
+            found = [NO_LOG if run.source.startswith("waiting") else run.source for run in silent]
+            raise MissingError(*(no_log(Path(r.path), "watch", what) for r, what in zip(silent, found, strict=True)))
         width = console.width if console.is_terminal else WIDTH_ELSEWHERE
         console.print(report(scene, width), soft_wrap=True)
 

@@ -25,6 +25,8 @@ from luthier.config.values import clean
 from luthier.errors import ConfigError, Problem
 
 MAX_BYTES = 1024 * 1024
+RECORD = "plan.yaml"
+"""What a run writes into its output folder; see `luthier.config.record`."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,9 @@ def load(path: Path | str, overrides: Sequence[str] = ()) -> Loaded:
         fix = f"write them into a config: `data: {{datasets: [{{path: {printable(str(path))}}}]}}`"
         raise ConfigError(Problem("E-CFG-005", "these are rows, not a config", fix, printable(str(path))))
     root = read_yaml(read_text(path), lambda number: f"{path}:{number}")
+    if isinstance(root.value, dict) and root.value.keys() >= {"config", "record"}:
+        found = "is the record of a run, not a config"
+        raise ConfigError(Problem("E-CFG-001", found, _again(path), printable(str(path))))
     return build(place_settings(root), overrides, Path(path))
 
 
@@ -116,8 +121,9 @@ def read_text(path: Path | str) -> str:
         with Path(path).open("rb") as file:
             raw = file.read(MAX_BYTES + 1)
     except IsADirectoryError:
-        inside = sorted(p.name for p in Path(path).iterdir() if p.suffix in {".yaml", ".yml"})[:1]
-        fix = f"name a file, for example {Path(path, *inside)}" if inside else "name a .yaml file"
+        inside = sorted(p.name for p in Path(path).iterdir() if p.suffix in {".yaml", ".yml"})
+        fix = f"name a file, for example {Path(path, *inside[:1])}" if inside else "name a .yaml file"
+        fix = _again(path) if RECORD in inside else fix
         raise ConfigError(Problem("E-CFG-001", "is a folder, not a file", fix, shown)) from None
     except FileNotFoundError:
         raise ConfigError(Problem("E-CFG-001", "no such file", _nearby(Path(path)), shown)) from None
@@ -137,6 +143,11 @@ def read_text(path: Path | str) -> str:
         encoding = "UTF-16" if utf16 else "LATIN1"
         fix = f"iconv -f {encoding} -t UTF-8 {Path(path).name} > new.yaml, or save it as UTF-8 in the editor"
         raise ConfigError(Problem("E-CFG-002", found, fix, f"{shown}:{line}")) from None
+
+
+def _again(record: Path | str) -> str:
+    shown = printable(str(record))
+    return f"to see or do that run again: luthier plan --from {shown}, luthier train --from {shown}"
 
 
 def _nearby(path: Path) -> str:
@@ -181,13 +192,12 @@ def build(placed: Placed, overrides: Sequence[str], path: Path) -> Loaded:
 
 def _overrides(overrides: Sequence[str], problems: list[Problem], notes: list[str]) -> dict[str, Setting]:
     found = Placed()
+    loose: list[str] = []
     for item in overrides:
         name, equals, text = item.partition("=")
         name = name.strip()
         if not equals or not name:
-            fix = f"write key=value, for example {printable(name)[:80] or 'learning_rate'}=..."
-            what = f'"{printable(item)[:80]}" is no override'
-            problems.append(Problem("E-CFG-014", what, fix, "command line"))
+            loose.append(item)
             continue
         place = f"override {printable(name)[:80]}=..."
         try:
@@ -200,9 +210,24 @@ def _overrides(overrides: Sequence[str], problems: list[Problem], notes: list[st
         found.notes += one.notes
         for setting in one.settings.values():
             found.add(setting)
+    problems += [_no_override(loose)] if loose else []
     problems += found.problems
     notes += found.notes
     return found.settings
+
+
+def _no_override(words: list[str]) -> Problem:
+    """E-CFG-014 for the words that are no key=value, together."""
+    config = next((word for word in words if word.endswith((".yaml", ".yml"))), "")
+    words = [config] if config else [part for word in words if (part := word.strip(" ="))] or words
+    shown = [printable(word)[:80] for word in words[:4]]
+    if config:
+        fix = f"one config, and it comes first: {shown[0]} learning_rate=..."
+    elif len(shown) > 1:
+        fix = "write " + " ".join(map("=".join, zip(shown[::2], shown[1::2], strict=False)))
+    else:
+        fix = f"write key=value, for example {shown[0] or 'learning_rate'}=..."
+    return Problem("E-CFG-014", f'"{" ".join(shown)}" is no override', fix, "command line")
 
 
 def _line(problem: Problem) -> tuple[str, int]:

@@ -217,9 +217,12 @@ def unknown_key(name: str, node: Node, section: str) -> Problem:
         found = f'"{printable(name)[:80]}" looks like a secret'
         fix = "remove the line and set the environment variable instead (HF_TOKEN, WANDB_API_KEY, ...)"
         return Problem("E-CFG-013", found, fix, node.place)
-    tail = name.rpartition(".")[2]
-    near = closest(tail, _known(section)) or closest(name, _known(section))
-    return Problem("E-CFG-008", f'unknown key "{printable(name)[:80]}"', _suggest(near, section), node.place)
+    fix = _suggest(_nearest(name, section), section)
+    return Problem("E-CFG-008", f'unknown key "{printable(name)[:80]}"', fix, node.place)
+
+
+def _nearest(name: str, section: str) -> str | None:
+    return closest(name.rpartition(".")[2], _known(section)) or closest(name, _known(section))
 
 
 def _suggest(near: str | None, section: str) -> str:
@@ -248,6 +251,12 @@ def _known(section: str) -> Mapping[str, float]:
     if not section:
         words |= dict.fromkeys(SECTIONS, 0.02)
     return words
+
+
+def meant(word: str) -> str | None:
+    """The key, our own or another tool's, that a word of the command line is; or the nearest one to it."""
+    name = word.replace("-", "_")
+    return name if name.rpartition(".")[2] in _known("") else _nearest(name, "")
 
 
 def plain_tree(settings: Mapping[str, Setting]) -> dict[str, dict[str, Any]]:

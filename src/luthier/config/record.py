@@ -16,13 +16,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from luthier.config.load import Loaded, Record, build, read_text
+from luthier.config.load import RECORD, Loaded, Record, build, read_text
 from luthier.config.placing import place_settings
 from luthier.config.plan import Passes
 from luthier.config.tree import Node, printable, read_yaml
 from luthier.errors import ConfigError, Problem
 
-FILE = "plan.yaml"
 VERSION = 1
 _SEAL = "sha256: "
 _BY_THE_MACHINE = frozenset(
@@ -48,7 +47,7 @@ def load_record(path: Path | str, overrides: Sequence[str] = ()) -> Loaded:
         ConfigError: E-CFG-040 for what is no whole record, else as `luthier.config.load.load`.
     """
     path = Path(path)
-    path = path / FILE if path.is_dir() else path
+    path = path / RECORD if path.is_dir() else path
     shown = printable(str(path))
     root = read_yaml(_unsealed(read_text(path).replace("\r\n", "\n"), shown), lambda number: f"{shown}:{number}")
     parts = root.value if isinstance(root.value, dict) else {}

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from luthier.config.record import FILE, load_record
+from luthier.config.load import RECORD
+from luthier.config.record import load_record
 from luthier.data.prepare import prepare
 from luthier.errors import DataError, LuthierError, Problem
 from luthier.generate.load import Tuned, final_folder
@@ -95,7 +96,7 @@ def read(file: Path | None) -> tuple[str, ...]:
 
 def _held_out(run: Path, count: int) -> tuple[list[list[int]], str]:
     """Prompts of the run's held-out rows; none, and why, where there are none to be had."""
-    if not (run / FILE).is_file():
+    if not (run / RECORD).is_file():
         return [], ""
     try:
         config = load_record(run).config

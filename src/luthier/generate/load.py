@@ -24,6 +24,7 @@ from peft import PeftModel
 from torch import nn
 from transformers import AutoTokenizer, GenerationConfig
 
+from luthier.data.sources.files import nearest
 from luthier.data.template import plain_ids, with_bos
 from luthier.data.template_limits import exceeded
 from luthier.errors import ModelError, Problem
@@ -341,17 +342,33 @@ def final_folder(run: str | Path) -> Path:
         return os.path.isfile(folder / name)  # noqa: PTH113
 
     found = "" if there("adapter_config.json") or there("model.safetensors") else f"no adapter and no model in {folder}"
+    fix = "give the output folder of a finished run"
+    if not os.path.isdir(folder):  # noqa: PTH112
+        found, fix = _not_a_folder(folder, str(run))
     lost = [name for name in ("tokenizer_config.json", "generation_config.json") if not there(name)]
     if not found and lost:
         found = f"{folder} holds weights but no {lost[0]}: checkpoints are for --resume, final_model is for use"
+        if os.path.isdir(folder.parent / "final_model"):  # noqa: PTH112
+            fix = f"give the run: {folder.parent}"
     if not found and there("adapter_config.json") and not there("adapter_model.safetensors"):
         found = f"no adapter_model.safetensors in {folder}"  # peft would look for a pickle
-    fix = "give the output folder of a finished run"
     if found and there("plan.yaml"):
         found, fix = f"the run in {folder} has not ended", "go on with it: luthier train CONFIG --resume auto"
     if found:
         raise ModelError(Problem("E-MODEL-012", found, fix, str(run)))
     return folder
+
+
+def _not_a_folder(path: Path, run: str) -> tuple[str, str]:
+    """What is wrong with a path that is no folder, and what to write."""
+    fix = "give the output folder of a finished run (training.output_dir of its config)"
+    if os.path.exists(path):  # noqa: PTH110
+        return f"{run} is a {'config' if path.suffix in ('.yaml', '.yml') else 'file'}, not a run", fix
+    near = nearest(path)
+    if os.path.isdir(near):  # noqa: PTH112
+        return "there is no such folder", f"did you mean {near}?"
+    is_name = run.count("/") == 1 and not os.path.isdir(path.parent)  # noqa: PTH112
+    return "there is no such folder" + (" (it looks like a model's name)" if is_name else ""), fix
 
 
 def _moved_the_base(model: PeftModel) -> bool:

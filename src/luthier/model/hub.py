@@ -94,7 +94,7 @@ def beyond(tokenizer: PreTrainedTokenizerBase, embeddings: int) -> str:
 def _check_folder(folder: Path, section: ModelSection) -> None:
     """A local folder must be whole before anything reads it."""
     if not (folder / "config.json").is_file():
-        raise ModelError(Problem("E-MODEL-004", f"no config.json in {folder}", "point the key at a model folder", KEY))
+        raise ModelError(_no_model(folder))
     if section.from_scratch:
         return
     _check_shards(folder)
@@ -108,6 +108,20 @@ def _check_folder(folder: Path, section: ModelSection) -> None:
     raise ModelError(
         Problem("E-MODEL-004", found, "add the weights as safetensors, or set model.from_scratch: true", KEY)
     )
+
+
+def _no_model(folder: Path) -> Problem:
+    """E-MODEL-004 for a folder without a config.json; what a run made is told what it is."""
+    run = folder.parent if (folder.parent / "final_model").is_dir() else folder
+    made = run / "final_model" if (run / "final_model").is_dir() else folder
+    if (made / "config.json").is_file():
+        return Problem("E-MODEL-004", f"{folder} is a run, not a model", f"model_name_or_path: {made}", KEY)
+    try:
+        base = json.loads((made / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return Problem("E-MODEL-004", f"no config.json in {folder}", "point the key at a model folder", KEY)
+    fix = f"luthier merge {run} --to my_model, then model_name_or_path: my_model"
+    return Problem("E-MODEL-004", f"{folder} holds an adapter of {base}, not a model", fix, KEY)
 
 
 def _check_shards(folder: Path) -> None:

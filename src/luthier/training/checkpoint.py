@@ -124,18 +124,21 @@ def find_checkpoint(output_dir: Path, wanted: str, before: int | None = None) ->
 
     Args:
         output_dir: The run's folder.
-        wanted: ``auto`` for the newest whole one (None if there is none at all), or a checkpoint's folder.
+        wanted: ``auto`` for the newest whole one (None if there is none at all), or a checkpoint's folder, or its
+            name in `output_dir`.
         before: Only those of earlier steps than this.
 
     Raises:
-        CheckpointError: E-CKPT-001 no such folder, E-CKPT-002 not whole, or none of several is.
+        CheckpointError: E-CKPT-001 no such checkpoint, E-CKPT-002 not whole, or none of several is.
 
     Damaged ones that are newer than the one it finds are put into quarantine.
     """
     if wanted != "auto":
         path = Path(wanted).expanduser()
-        if not path.is_dir():
-            raise CheckpointError(Problem("E-CKPT-001", f"no folder {wanted}", "write --resume auto", "--resume"))
+        path = path if path.is_dir() else output_dir / path
+        if found := _no_checkpoint(path, wanted):
+            newest = "".join(f", or {last}" for last in checkpoints(output_dir)[-1:])
+            raise CheckpointError(Problem("E-CKPT-001", found, f"write --resume auto{newest}", "--resume"))
         if broken := verify(path):
             raise CheckpointError(Problem("E-CKPT-002", broken, "write --resume auto", str(path)))
         return _read(path)
@@ -154,6 +157,15 @@ def find_checkpoint(output_dir: Path, wanted: str, before: int | None = None) ->
         found = "; ".join(f"{path.name}: {reason}" for path, reason in damaged.items())
         raise CheckpointError(Problem("E-CKPT-002", found, fix, str(output_dir)))
     return None
+
+
+def _no_checkpoint(path: Path, wanted: str) -> str:
+    """Why a folder is not even a broken checkpoint; empty: it may be one."""
+    if not path.is_dir():
+        return f"no folder {wanted}"
+    if path.name == "final_model":
+        return f"{wanted} is a result, not a checkpoint"
+    return "" if path.name.startswith(PREFIX) or (path / STATE).is_file() else f"{wanted} is no checkpoint: no {STATE}"
 
 
 def path_of(output_dir: Path, step: int) -> Path:

@@ -19,9 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from luthier.config.load import Loaded, Record
+from luthier.config.load import RECORD, Loaded, Record
 from luthier.config.plan import Plan
-from luthier.config.record import FILE, VERSION, load_record, seal
+from luthier.config.record import VERSION, load_record, seal
 from luthier.config.render import dump_plan_yaml
 from luthier.data.prepare import Prepared
 from luthier.errors import LuthierError, Problem, RefusedError
@@ -84,9 +84,9 @@ class RunRecord:
         if rank() != 0:
             return
         text = seal(dump_plan_yaml(self.plan, {"record": {**self.facts, "differs": self.differs}}))
-        draft = output_dir / f".{FILE}.part"
+        draft = output_dir / f".{RECORD}.part"
         draft.write_text(text, encoding="utf-8")
-        draft.replace(output_dir / FILE)
+        draft.replace(output_dir / RECORD)
 
 
 def start_record(

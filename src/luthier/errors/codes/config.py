@@ -7,7 +7,8 @@ CONFIG: dict[str, Explanation] = {
         "The config file cannot be read",
         "Without its config a run has nothing to do.",
         "The path does not exist, is a folder, or may not be read by you. Paths are relative to the folder that you "
-        "start luthier from. Name a YAML file, for example configs/training_config.yaml.",
+        "start luthier from. Name a YAML file, for example configs/training_config.yaml. The plan.yaml of a run is its "
+        "record, and no config: --from reads it.",
     ),
     "E-CFG-002": Explanation(
         "The config is not UTF-8 text",
@@ -86,8 +87,9 @@ CONFIG: dict[str, Explanation] = {
     "E-CFG-014": Explanation(
         "This is no override",
         "An argument that is ignored would start a run with values you did not choose.",
-        "After the config come overrides: key=value, without spaces around the equals sign, for example "
-        "learning_rate=1e-4 or lora.r=32. Quote values that the shell would change: 'target_modules=[q_proj, v_proj]'.",
+        "First comes the config, then come overrides: key=value, without dashes and without spaces around the equals "
+        "sign, for example learning_rate=1e-4 or lora.r=32. Quote values that the shell would change: "
+        "'target_modules=[q_proj, v_proj]'.",
     ),
     "E-CFG-015": Explanation(
         "This is no path",

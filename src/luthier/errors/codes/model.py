@@ -36,7 +36,7 @@ MODEL: dict[str, Explanation] = {
         text=(
             "A local model folder lacks one of its parts. Weights in pickle format (pytorch_model.bin) are not "
             "loaded, because loading a pickle runs whatever code is in it; convert them once with transformers' "
-            "save_pretrained."
+            "save_pretrained. The folder of a run holds an adapter, which becomes a model with luthier merge."
         ),
     ),
     "E-MODEL-005": Explanation(
@@ -103,7 +103,7 @@ MODEL: dict[str, Explanation] = {
     ),
     "E-MODEL-012": Explanation(
         title="there is no adapter to load",
-        why="the folder holds neither a finished run nor an adapter",
+        why="only a finished run has all that an answer needs: weights, tokenizer, template and where to stop",
         text=(
             "Give the output folder of a finished run, or its final_model/. It holds the adapter "
             "(adapter_model.safetensors; model.safetensors after full fine-tuning) with the tokenizer, the prompt "

@@ -47,7 +47,7 @@ RUN: dict[str, Explanation] = {
     ),
     "E-RUN-005": Explanation(
         title="there is no log to read",
-        why="without a terminal nobody can be told to wait for it, and an empty answer would look like a healthy run",
+        why="an empty answer would look like a healthy run",
         text=(
             "luthier watch reads the folder of a run (events.jsonl is in training.output_dir, checkpoints by default) "
             "or a log that a run's output was redirected to. The path that was given does not exist, or nothing in it "
