@@ -2,7 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-WORKERS ?= 2
+# more than two cores have: many tests wait for processes that they started
+WORKERS ?= 3
 READY := $(VENV)/.ready
 
 .PHONY: help env quickstart test test-long torture lint fix docs clean

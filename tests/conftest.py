@@ -24,7 +24,20 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ["TRITON_INTERPRET"] = "1"
 
 
-LONGEST = ("torture/test_torture.py", "verify/test_resume.py", "sweep/test_real.py", "bench/test_bench.py")
+LONGEST = tuple(
+    f"{name}.py"
+    for name in (
+        "torture/test_torture",
+        "bench/test_bench",
+        "model/test_memory",
+        "training/test_no_pickle",
+        "training/test_ranks",
+        "training/test_resume",
+        "training/test_survival",
+        "verify/test_resume",
+        "sweep/test_study",
+    )
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
