@@ -24,6 +24,7 @@ from peft import PeftModel
 from torch import nn
 from transformers import AutoTokenizer, GenerationConfig
 
+from luthier.config.load import RECORD
 from luthier.data.sources.files import nearest
 from luthier.data.template import plain_ids, with_bos
 from luthier.data.template_limits import exceeded
@@ -352,7 +353,7 @@ def final_folder(run: str | Path) -> Path:
             fix = f"give the run: {folder.parent}"
     if not found and there("adapter_config.json") and not there("adapter_model.safetensors"):
         found = f"no adapter_model.safetensors in {folder}"  # peft would look for a pickle
-    if found and there("plan.yaml"):
+    if found and there(RECORD):
         found, fix = f"the run in {folder} has not ended", "go on with it: luthier train CONFIG --resume auto"
     if found:
         raise ModelError(Problem("E-MODEL-012", found, fix, str(run)))

@@ -13,6 +13,7 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
+from luthier.config.load import RECORD
 from luthier.errors import ModelError, Problem
 from luthier.generate.load import Tuned, load, try_prompt
 from luthier.generate.weights import TRAINED_ON, Base, load_base
@@ -25,7 +26,7 @@ _ELSEWHERE = "give the path of a folder that has it"
 def is_run(name: str | Path) -> bool:
     """Whether it is a run of ours, or an adapter: the output folder, or its final_model."""
     folder = os.path.expanduser(name)  # noqa: PTH111 (os.path raises nothing)
-    marks = ("final_model", "adapter_config.json", "plan.yaml", TRAINED_ON)
+    marks = ("final_model", "adapter_config.json", RECORD, TRAINED_ON)
     return any(os.path.exists(os.path.join(folder, mark)) for mark in marks)  # noqa: PTH110, PTH118
 
 

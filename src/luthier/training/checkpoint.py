@@ -96,7 +96,8 @@ def save_checkpoint(
         if whole:
             write_tensors(folder / "optimizer.safetensors", tensors, whole)
         else:
-            save_file(tensors, folder / "optimizer.safetensors")
+            apart = {path: tensor.cpu().contiguous().clone() for path, tensor in tensors.items()}  # no shared storage
+            save_file(apart, folder / "optimizer.safetensors")
         (folder / "optimizer.json").write_text(json.dumps(plain), encoding="utf-8")
         save_file(rng_state() if generators is None else generators, folder / "rng.safetensors")
         record = {"identity": identity, **state.as_dict()}
@@ -317,8 +318,7 @@ def _flatten(state_dict: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict[
         for key, value in values.items():
             path = f"{prefix}{key}"
             if isinstance(value, torch.Tensor):
-                value = value.detach()
-                tensors[path] = value if is_sharded(value) else value.cpu().contiguous().clone()
+                tensors[path] = value.detach()
             else:
                 plain[str(key)] = split(value, f"{path}/") if isinstance(value, dict) else value
         return plain

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from luthier.config.load import RECORD
 from luthier.errors import CheckpointError, LuthierError, MissingError, Problem
 from luthier.machine.torchrun import AGENT, ORPHAN_SECONDS, is_gone
 from luthier.training.checkpoint import checkpoints
@@ -19,7 +20,7 @@ KEY = "training.output_dir"
 
 
 OWN = (
-    "checkpoint-*", f"{DAMAGED}*", f"{ABANDONED}*", FINAL, "logs", "events.jsonl", "plan.yaml", "library*.log",
+    "checkpoint-*", f"{DAMAGED}*", f"{ABANDONED}*", FINAL, "logs", "events.jsonl", RECORD, "library*.log",
     "error.log", "stacks*.log",
 )  # fmt: skip
 """What a run writes; other things in the folder, other runs among them, are left alone."""
