@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from luthier.errors.secrets import hide
+from luthier.errors.terminal import width
 from luthier.events.printable import one_line
 from luthier.export.agree import LEAST_TOP1, MOST_KL, Agreement
 from luthier.export.run import Exported
 
-WIDTH = 100
 _NAME = 36
 
 
@@ -44,7 +44,7 @@ def _shown(exported: Exported) -> Iterator[str]:
         yield f"passed    mean KL at most {MOST_KL} nats, the same top-1 at {LEAST_TOP1:.0%} of the tokens at least"
     for note in exported.notes:
         yield ""
-        yield textwrap.fill(one_line(note), WIDTH)
+        yield textwrap.fill(one_line(note), width())
 
 
 def as_json(exported: Exported) -> dict[str, Any]:

@@ -8,13 +8,13 @@ from dataclasses import asdict
 from typing import Any
 
 from luthier.errors.secrets import hide
+from luthier.errors.terminal import width
 from luthier.events.printable import one_line
 from luthier.export.screen import table as agreement_table
 from luthier.verify.compare import Quantity
 from luthier.verify.merge import MergeVerified
 from luthier.verify.resume import Verified
 
-WIDTH = 100
 _LONGEST_NAME = 32
 _UNITS = {
     "loss": "steps", "learning rate": "steps", "gradient norm": "steps", "eval loss": "evaluations",
@@ -33,7 +33,7 @@ def table(verified: Verified) -> str:
     lines = [f"{'':20} {'largest difference':>18}", *(_line(quantity) for quantity in comparison.quantities)]
     others = [step for step, same in comparison.rows.items() if not same]
     rows = f"NOT the same, seen at step {others[0]}" if others else "the same in every step"
-    lines += [f"{'rows that trained':20} {rows}", "", *textwrap.wrap(verdict(verified), WIDTH)]
+    lines += [f"{'rows that trained':20} {rows}", "", *textwrap.wrap(verdict(verified), width())]
     return "\n".join(lines)
 
 
@@ -83,7 +83,7 @@ def merge_table(verified: MergeVerified) -> str:
     said = f"{verified.merged} is the run that was trained, and others read the run as Luthier does."
     if wrong:
         said = f"NOT the same beyond what rounding does: {', '.join(wrong)}. See: luthier explain E-EXPORT-002"
-    return hide("\n".join([*lines, "", ids, "", *textwrap.wrap(one_line(said), WIDTH)]))
+    return hide("\n".join([*lines, "", ids, "", *textwrap.wrap(one_line(said), width())]))
 
 
 def merge_as_json(verified: MergeVerified) -> dict[str, Any]:
