@@ -28,6 +28,7 @@ from typing import Any
 
 import luthier
 from luthier.config.docs import reference_markdown
+from luthier.config.glossary import glossary_markdown
 from luthier.config.load import load
 from luthier.config.plan import DataFacts, MachineFacts
 from luthier.config.resolve import resolve
@@ -296,6 +297,7 @@ def build() -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(filled(page.read_text(encoding="utf-8"), numbers), encoding="utf-8")
     made = {"config": reference_markdown(), "errors": errors_page(), "events": events_page(), "python": python_page()}
+    made["glossary"] = glossary_markdown()
     for name, text in made.items():
         (GENERATED / "reference" / f"{name}.md").write_text(text, encoding="utf-8")
     shutil.copytree(PICTURES, GENERATED / "pictures")

@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from luthier.config.glossary import TERMS
 from luthier.config.keys import keys
 from luthier.doctor import RULES
 from luthier.errors import CODES
@@ -108,7 +109,7 @@ def test_explain_something_that_does_not_exist(capsys):
     result = run_here(capsys, "explain", "learning_rat")
     assert result.code == 2
     assert result.out == ""
-    assert result.err.startswith('luthier explain: no key "learning_rat"; did you mean "learning_rate"?\n')
+    assert result.err.startswith('luthier explain: nothing is called "learning_rat"; did you mean "learning_rate"?\n')
 
 
 @pytest.mark.parametrize("topic", ["E-CFG-999", "nothing-of-that-kind"])
@@ -116,7 +117,8 @@ def test_an_unknown_topic_is_told_all_topics(capsys, topic):
     result = run_here(capsys, "explain", topic)
     assert result.code == 2 and max(map(len, result.err.splitlines())) <= 100
     named = re.findall(r"[\w-]+", result.err)
-    assert {"learning_rate", "E-CFG-003", "eval_loss", *(rule.name for rule in RULES), *BY_NAME} <= {*named}
+    topics = {"learning_rate", "E-CFG-003", "eval_loss", "perplexity", *(rule.name for rule in RULES), *BY_NAME}
+    assert topics <= {*named}
 
 
 @pytest.mark.parametrize("begin", ["E-", "e-ckpt"])
@@ -132,6 +134,38 @@ def test_codes_are_listed_by_how_they_begin(capsys, begin):
 def test_a_number_of_the_log_is_explained(capsys, number, words):
     result = run_here(capsys, "explain", number)
     assert result.code == 0 and result.out.startswith(f"{number}\n") and words in result.out.replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    ("word", "words"),
+    [
+        ("Perplexity", "e to the power of the loss"),
+        ("held-out", "kept from training"),
+        ("validation set", "kept from training"),
+        ("epochs", "One pass over all rows"),
+        ("overfit", "remembers rows"),
+        ("learning rate", "section training"),
+        ("packing", "Each row sees only itself"),
+    ],
+)
+def test_a_word_is_explained(capsys, word, words):
+    result = run_here(capsys, "explain", word)
+    assert result.code == 0 and words in result.out.replace("\n", " ")
+
+
+@pytest.mark.parametrize(("slip", "meant"), [("perplexty", "perplexity"), ("loss-stick", "loss-stuck"), ("eos", "")])
+def test_a_slip_in_any_topic_is_seen(capsys, slip, meant):
+    result = run_here(capsys, "explain", slip)
+    assert (f'did you mean "{meant}"' in result.err) if meant else result.code == 0
+
+
+def test_what_the_glossary_points_to_is_there(capsys):
+    names = [name for term in TERMS.values() for name in term.also]
+    assert len(names) == len({*names} - {*TERMS})
+    for term in TERMS.values():
+        assert not term.page or term.page.startswith("reference/") or (ROOT / "docs" / term.page).is_file(), term.page
+        for topic in term.see:
+            assert run_here(capsys, "explain", topic).code == 0, topic
 
 
 @pytest.mark.parametrize("arguments", [("--help",), ("schema",), ("explain", "lora"), ("train", "missing.yaml")])
@@ -186,7 +220,8 @@ def test_a_plan_shows_its_arithmetic(capsys, monkeypatch, config, tmp_path):
     result = run_here(capsys, "plan", config.name, "val_set_size=4", "lora.r=8")
     assert result.code == 0
     assert "64 rows - 4 held out = 60; 60 x 3 / 16 = 11 steps." in result.out
-    assert "LoRA of rank 8, scale 4, on all-linear; 16,384 trained parameters (16 %)" in result.out
+    trained = "LoRA of rank 8, scale 4, on all-linear; 16,384 trained parameters (14 % of base and adapter)."
+    assert trained in " ".join(result.out.split())
     assert re.search(r"learning_rate +\S+ +c\.yaml:\d+", result.out), "values say where they come from"
     assert re.search(r"val_set_size +4 +override", result.out)
     assert result.err == ""

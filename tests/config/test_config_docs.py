@@ -57,8 +57,6 @@ def test_explanations_say_what_a_user_needs():
     text = explain_key("lora_rank")
     for words in ("r (section lora)", "lora_rank is its name in other tools", "of at least 1", "`16`", "rank"):
         assert words in text
-    with pytest.raises(KeyError, match='did you mean "learning_rate"'):
-        explain_key("learning_rat")
     with pytest.raises(KeyError, match="no key"):
         explain_key("model.weight")
 

@@ -1,13 +1,17 @@
-"""`luthier explain`: the long answer, to an error code, a key, a number, a doctor's rule, or a check of the gate."""
+"""`luthier explain`: the long answer, to a key, a number, a word, an error code, a doctor's rule, or a gate's check."""
 
 from __future__ import annotations
 
 import textwrap
+from typing import TYPE_CHECKING
 
 import typer
 
 from luthier.errors import CODES, EXIT_WRONG_REQUEST
 from luthier.errors.terminal import width
+
+if TYPE_CHECKING:
+    from luthier.config.glossary import Term
 
 _NUMBERS = {
     "loss": "loss",
@@ -28,11 +32,11 @@ def register(app: typer.Typer) -> None:
 def explain(
     topic: str = typer.Argument(
         "",
-        help="A key (learning_rate), a number of the log (eval_loss), an error code (E-CFG-003; E-CFG lists those that "
-        "begin so), a doctor's rule (loss-stuck), or a check of the gate (rows-cut).",
+        help="A key (learning_rate), a number of the log (eval_loss), a word (perplexity, 'held out'), an error code "
+        "(E-CFG-003; E-CFG lists those that begin so), a doctor's rule (loss-stuck), or a gate's check (rows-cut).",
     ),
 ) -> None:
-    """Explain a key, a number, a code, a doctor's rule or a check in plain words; without TOPIC, list all keys."""
+    """Explain a key, a number, a word, a code, a doctor's rule or a check; without TOPIC, list all keys."""
     room = width()
     if not topic:
         from luthier.config.docs import list_keys
@@ -72,24 +76,48 @@ def _explained(topic: str, room: int) -> str:
     if topic in rules:
         return report.explained(rules[topic], room)
     try:
-        lines = explain_key(topic).splitlines()
+        lines = explain_key("_".join(topic.split())).splitlines()
     except KeyError:
-        from luthier.gate.gate import BY_NAME, explained
+        return _other(topic, room)
+    from luthier.config.glossary import TERMS, find
 
-        if topic in BY_NAME:
-            return explained(BY_NAME[topic], room)
-        raise
-    return "\n".join(textwrap.fill(line, room, subsequent_indent="  ") for line in lines)
+    key = "\n".join(textwrap.fill(line, room, subsequent_indent="  ") for line in lines)
+    return f"{key}\n\n{_word(name, TERMS[name], room)}" if (name := find(topic)) else key
+
+
+def _word(name: str, term: Term, room: int) -> str:
+    """A term, and where there is more."""
+    see = [f"luthier explain {other}" for other in term.see if other != name] + [f"docs/{term.page}"] * bool(term.page)
+    more = [textwrap.fill(f"More: {', '.join(see)}", room, break_on_hyphens=False)] if see else []
+    return "\n\n".join((f"{name} (word)", textwrap.fill(term.text, room), *more))
+
+
+def _other(topic: str, room: int) -> str:
+    """The text of a check or a word; KeyError where it is neither, with what may be meant."""
+    from luthier.config.glossary import TERMS, find
+    from luthier.config.keys import SECTIONS, by_name, closest
+    from luthier.doctor import RULES
+    from luthier.gate.gate import BY_NAME, explained
+
+    if topic in BY_NAME:
+        return explained(BY_NAME[topic], room)
+    if name := find(topic):
+        return _word(name, TERMS[name], room)
+    topics = (*by_name(), *SECTIONS, *_NUMBERS, *TERMS, *(rule.name for rule in RULES), *BY_NAME)
+    near = closest(topic.rpartition(".")[2], dict.fromkeys(topics, 0.0))
+    raise KeyError(f'nothing is called "{topic}"' + (f'; did you mean "{near}"?' if near else ""))
 
 
 def _topics(room: int) -> str:
     """What kinds of topics there are, and what is in each."""
+    from luthier.config.glossary import TERMS
     from luthier.doctor import RULES
     from luthier.gate.gate import BY_NAME
 
     kinds = {
         "a key": "learning_rate; all of them: luthier explain",
         "a number": ", ".join(_NUMBERS),
+        "a word": ", ".join(TERMS),
         "an error code": "E-CFG-003; all of them: luthier explain E-",
         "a doctor's rule": ", ".join(rule.name for rule in RULES),
         "a check": ", ".join(BY_NAME),

@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from luthier.config import aliases, meanings
-from luthier.config.keys import SECTIONS, Key, by_name, closest, keys, line, source_keys
+from luthier.config.keys import SECTIONS, Key, by_name, keys, line, source_keys
 from luthier.config.schema import Config, DatasetSource
 from luthier.config.tree import shown
 
@@ -66,8 +66,7 @@ def explain_key(key: str) -> str:
     if key in SECTIONS:
         inside = ", ".join(k.name for k in keys().values() if k.section == key)
         return f"{key}: {_paragraph(SECTIONS[key].__doc__)}\nKeys: {inside}"
-    near = closest(key.rpartition(".")[2], dict.fromkeys((*by_name(), *SECTIONS), 0.0))
-    raise KeyError(f'no key "{key}"' + (f'; did you mean "{near}"?' if near else ""))
+    raise KeyError(f'no key "{key}"')
 
 
 def _explained(key: Key, asked: str) -> str:

@@ -121,8 +121,10 @@ def _warmup(config: Config, total: int) -> Number:
         return Number(0, "no warmup")
     if not total:
         return Number(0, UNKNOWN_DATA)
-    steps = math.ceil(round(t.warmup_ratio * total, 6))
-    return Number(steps, f"{number(t.warmup_ratio)} x {total:,} = {_steps(steps)}")
+    share = round(t.warmup_ratio * total, 6)
+    steps = math.ceil(share)
+    rounded = "" if steps == share else f"{number(round(share, 2))}, rounded up: "
+    return Number(steps, f"{number(t.warmup_ratio)} x {total:,} = {rounded}{_steps(steps)}")
 
 
 def _decay(config: Config, total: int, warmup: int) -> Number:

@@ -185,6 +185,10 @@ def _count(number: int) -> str:
     return f"{number:,}"
 
 
+def _steps(count: int) -> str:
+    return f"{count:,} step{'s' * (count != 1)}"
+
+
 def _every(steps: int) -> str:
     return "every step" if steps == 1 else f"every {steps:,} steps"
 
@@ -192,13 +196,13 @@ def _every(steps: int) -> str:
 def _trained(plan: Plan) -> str:
     c = plan.config
     count = plan.model.trainable_parameters if plan.model else None
+    if c.training.finetuning_type == "full":
+        return f"every weight, {count:,} in all." if count else "every weight; counted once the model can be read."
     size = "trained parameters are counted once the model can be read"
     if count is not None:
         size = f"{count:,} trained parameters"
     if plan.model and count:
-        size += f" ({100 * count / plan.model.parameters:.2g} %)"
-    if c.training.finetuning_type == "full":
-        return f"every weight; {size}."
+        size += f" ({100 * count / (count + plan.model.parameters):.2g} % of base and adapter)"
     scale = c.lora.lora_alpha / (c.lora.r**0.5 if c.lora.use_rslora else c.lora.r)
     targets = c.lora.target_modules if isinstance(c.lora.target_modules, str) else ", ".join(c.lora.target_modules)
     kind = "DoRA" if c.lora.use_dora else "LoRA"
@@ -241,14 +245,14 @@ def _step(plan: Plan) -> str:
 def _schedule(plan: Plan) -> str:
     t = plan.config.training
     peak, floor = number(t.learning_rate), number(t.min_learning_rate)
-    rise = f"rises to {peak} over {plan.warmup_steps:,} steps" if plan.warmup_steps else f"starts at {peak}"
+    rise = f"rises to {peak} over {_steps(plan.warmup_steps)}" if plan.warmup_steps else f"starts at {peak}"
     if not plan.warmup_steps and plan.value("warmup_steps").how.startswith("unknown"):
         rise = f"rises to {peak} over {number(100 * t.warmup_ratio)} % of the steps"
     fall = {
         "cosine": f"then falls along a cosine to {floor}",
         "linear": f"then falls in a line to {floor}",
         "constant": "and stays there",
-        "wsd": f"stays, and falls to {floor} over the last {plan.decay_steps:,} steps",
+        "wsd": f"stays, and falls to {floor} over the last {_steps(plan.decay_steps)}",
     }[t.lr_scheduler_type]
     return f"the learning rate {rise}, {fall}; {t.optim}."
 

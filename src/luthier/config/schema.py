@@ -59,7 +59,8 @@ class QuantizationSection(Section):
     """QLoRA's Q: how the frozen weights are stored."""
 
     load_in_4bit: bool = False
-    """Store the frozen linear layers in 4 bits: a quarter of the memory of 16-bit weights, a little slower."""
+    """Store the frozen linear layers in 4 bits: a quarter of their memory in 16 bits. Embedding and head stay as they
+    are, so a small model shrinks less as a whole."""
     bnb_4bit_quant_type: Literal["nf4", "fp4"] = "nf4"
     """The 16 values a 4-bit weight can take. `nf4` places them where normally distributed weights are (Dettmers et al.
     2023)."""
@@ -77,7 +78,8 @@ class LoraSection(Section):
     r: Positive = 16
     """Rank: each adapted layer W gets B·A with A of shape (r, in) and B of shape (out, r). More rank, more capacity."""
     lora_alpha: Annotated[float, Field(gt=0)] = 32
-    """Scale: the adapter is multiplied by lora_alpha / r. Keep it when you change r, or the step size changes too."""
+    """Scale: the adapter is multiplied by lora_alpha / r. When you change r, keep it, or keep it at twice r (then
+    larger ranks move more); change one thing at a time."""
     lora_dropout: Fraction = 0.0
     """Share of the adapter's inputs that are zeroed at random in training."""
     target_modules: str | list[str] = "all-linear"
@@ -85,11 +87,13 @@ class LoraSection(Section):
     modules_to_save: list[str] = []
     """Layers trained in full and saved with the adapter, for example `lm_head` and `embed_tokens` after new tokens."""
     use_rslora: bool = False
-    """Scale by lora_alpha / sqrt(r) instead of lora_alpha / r (Kalajdzievski 2023): for ranks of 64 and more."""
+    """Multiply the adapter by lora_alpha / sqrt(r) instead of lora_alpha / r (Kalajdzievski 2023): for ranks of 64 and
+    more."""
     use_dora: bool = False
     """Learn direction and magnitude of each weight apart (Liu et al. 2024): a little better at low rank, slower."""
     init_lora_weights: Literal["default", "gaussian", "pissa"] = "default"
-    """How A and B start. `default`: B = 0, so step 0 is the base model. `pissa`: the top singular directions of W."""
+    """How A and B start. `default`: A random, B = 0, so step 0 is the base model. `pissa`: both at the strongest
+    directions of W, which are taken out of W, so step 0 is the base model there, too."""
 
 
 class DatasetSource(Section):
@@ -176,8 +180,9 @@ class TrainingSection(Section):
     """With kernels and in 16 bits, record whole passes and replay them, so that the GPU never waits for Python. For it
     batches are padded to few sizes, which changes rounding at most. false: launch each pass anew."""
     gradient_checkpointing: bool | Literal["auto"] = "auto"
-    """Keep only each layer's input and compute the rest again in the backward pass: far less memory, a third to a half
-    slower. `auto`: for as many layers as memory asks for, mostly none."""
+    """Keep only each layer's input and compute the rest again in the backward pass: far less memory for one more
+    forward pass, which is a third more time in full fine-tuning and up to a half with an adapter. `auto`: for as many
+    layers as memory asks for, mostly none."""
     fsdp: bool = False
     """With several processes, shard weights, gradients and optimizer state over them (PyTorch's FSDP2): for models that
     do not fit one device. false: each process holds all of them, which is faster."""
@@ -185,25 +190,27 @@ class TrainingSection(Section):
     """Before step 1, run the largest step of these rows, an evaluation batch and a save, and forget them: what does
     not fit fails at once. `auto`: unless the run is so short that it would be more than a twentieth of it."""
     learning_rate: Annotated[float, Field(gt=0)] = 2e-4
-    """Peak step size."""
+    """How far one step may move a weight, at its peak: with AdamW by about this much at most. Adapters: 1e-4 to 5e-4;
+    all weights: 1e-5 to 5e-5. The loss jumps: a third of it; it hardly moves: three times as much."""
     lr_scheduler_type: Schedule = "cosine"
     """How the learning rate falls: `cosine`, `linear`, `constant`, or `wsd` (warm up, stay, then decay)."""
     min_learning_rate: Annotated[float, Field(ge=0)] = 0.0
     """Where the learning rate ends (cosine, linear and wsd)."""
     warmup_steps: NonNegative | None = None
-    """Steps over which the learning rate rises from 0 to its peak."""
+    """Over how many steps the learning rate rises from 0 to its peak. AdamW's first averages are guesses, so the first
+    steps are small ones."""
     warmup_ratio: Fraction = 0.0
-    """The same as a share of all steps; warmup_steps wins."""
+    """Over which share of all steps the learning rate rises: 0.03 of 1,000 steps are 30. warmup_steps wins."""
     decay_ratio: Annotated[float, Field(gt=0, le=1)] = 0.2
     """`wsd` only: the share of all steps at the end in which the learning rate falls."""
     optim: Optimizer = "auto"
     """`auto`: fused AdamW. `paged_adamw_8bit` (CUDA) keeps the optimizer state in 8 bits, in pageable memory."""
     adam_beta1: Fraction = 0.9
-    """Memory of the average gradient."""
+    """How slowly AdamW's average of the gradient forgets: 0.9 remembers about 1 / (1 - 0.9) = 10 steps."""
     adam_beta2: Fraction = 0.999
-    """Memory of the average squared gradient."""
+    """How slowly its average of the squared gradient forgets: 0.999 remembers about 1,000 steps."""
     adam_epsilon: Annotated[float, Field(gt=0)] = 1e-8
-    """Keeps the division of AdamW finite."""
+    """Added to what AdamW divides by, so that a weight whose gradients are all near 0 is not moved by noise."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     """Pulls trained weights towards zero, a little each step (not biases and norms)."""
     max_grad_norm: Annotated[float, Field(ge=0)] = 1.0
@@ -211,8 +218,8 @@ class TrainingSection(Section):
     bad_steps_limit: NonNegative = 3
     """Leave out up to this many steps in a row whose loss or gradient is not a number. 0: none."""
     after_bad_steps: Literal["stop", "rollback"] = "stop"
-    """After more of them: `stop` (resumable), or go back to the newest checkpoint with half the learning rate, twice at
-    most."""
+    """What to do after more than bad_steps_limit of them in a row: `stop` (resumable), or `rollback`, which goes back
+    to the newest checkpoint with half the learning rate, twice at most."""
     loss_spikes: Literal["report", "skip"] = "report"
     """Steps whose loss or gradient is far above that of the last 64: name their rows, or leave them out as well."""
     hang_seconds: Annotated[float, Field(ge=0)] = 600
@@ -250,10 +257,10 @@ class CheckpointSection(Section):
     """Write a resumable checkpoint every this many steps, and at the end. 0: only at the end, whatever
     save_minutes and save_first_step say."""
     save_minutes: Annotated[float, Field(ge=0)] = 15
-    """Write one too when the last one is this many minutes old. 0: never."""
+    """Write a checkpoint also when the last one is this many minutes old. 0: never."""
     save_first_step: bool = True
-    """Write one after the first step, so that you see at once that saving works, and a run that is stopped early is
-    not lost."""
+    """Write a checkpoint after the first step, so that you see at once that saving works, and a run that is stopped
+    early is not lost."""
     save_total_limit: Positive | None = 3
     """Keep this many checkpoints, the newest ones; the best one is kept besides. Two at least: one might be damaged."""
     resume_from_checkpoint: str | None = None

@@ -108,7 +108,8 @@ def gpu_idle(run: History) -> Symptom | None:
     if not free:
         return Symptom(run.step, evidence, confidence="low")
     line = change(run, "training.per_device_train_batch_size", 2 * batch if batch else "twice as many")
-    return Symptom(run.step, evidence, (line,), "low", advice="More rows at once give it longer pieces of work.")
+    advice = "More rows at once give it longer pieces of work. They make steps larger and fewer: look at the loss."
+    return Symptom(run.step, evidence, (line,), "low", advice=advice)
 
 
 def _memory_used(run: History) -> float:
@@ -127,8 +128,8 @@ def _on_gpu(run: History) -> str:
 def checkpointing_needless(run: History) -> Symptom | None:
     """Gradient checkpointing is not needed.
 
-    It forgets what the forward pass computed and computes it again in the backward pass: less memory, a third more
-    time. There is memory enough to keep it.
+    It forgets what the forward pass computed and computes it again in the backward pass: less memory for one more
+    forward pass, a third to a half more time. There is memory enough to keep it.
 
     Fires when gradient checkpointing is on and the peak memory is below 40 % of the device's.
     """

@@ -75,7 +75,7 @@ def _loss(run: Run) -> str:
     )
     if not 0 <= loss < 20:
         return words
-    return f"{words} So the model gives the right token a probability of about {math.exp(-loss):.0%} (e^-loss)."
+    return f"{words} That is as if every right token had a probability of {math.exp(-loss):.0%} (e^-loss)."
 
 
 def _eval(run: Run) -> str:
@@ -248,8 +248,7 @@ ANSWERS = {
         "load_best_model_at_end: true keeps the best weights.",
     ),
     "band": Answer(
-        "The guide's scale puts a loss into words. It is a rule of thumb for code and models of about a billion "
-        "parameters.",
+        "A loss in words. The scale is a rule of thumb for code and models of about a billion parameters.",
         _band,
         "Another tokenizer, or rows that are easier to guess, shift the whole scale. What counts is this loss compared "
         "with itself, earlier, and with the eval loss.",
@@ -280,8 +279,9 @@ ANSWERS = {
     "gradient": Answer(
         "The length of the gradient, before clipping: how strongly the rows of a step pull at the weights.",
         _gradient,
-        "Single spikes are what clipping is for. Far above the limit all the time: lower learning_rate. Near 0 from "
-        "the start: nothing is trained, look at target_modules.",
+        "Single spikes are what clipping is for. Above the limit all the time: raise max_grad_norm to three times the "
+        "usual length, and lower learning_rate if the loss jumps as well. Near 0 from the start: nothing is trained, "
+        "look at target_modules.",
     ),
     "left": Answer(
         "The steps that are left at the speed of those before, evaluations and saving included.",

@@ -95,8 +95,8 @@ def _band(run: Run) -> Text:
 def _band_meaning(run: Run) -> str:
     loss = run.state.smoothed_loss
     if loss is None:
-        return "the guide's words for a loss"
-    return f"the guide's words for {band(loss)[0]}" if trend(run.state.recent) else "needs five log lines"
+        return "usual words for a loss"
+    return f"usual words for {band(loss)[0]}" if trend(run.state.recent) else "needs five log lines"
 
 
 def _best(run: Run) -> Text:
