@@ -194,6 +194,7 @@ def test_template_not_found(tmp_path: Path) -> None:
         "{{ messages.__class__.__mro__[1].__subclasses__() }}",
         "{% for m in messages %}{{ m.content }}{% endfor %}{% if add_generation_prompt %}Answer:{% endif %}",
         "{{ strftime_now(messages[0].content) }}",
+        "{{ strftime_now('%d' + '%b') }}{% for m in messages %}{{ m.content }}{% endfor %}",
         "",
     ],
 )

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+from importlib.metadata import version
 
 import pytest
 
 import luthier
 from luthier.errors import ModelError
+from luthier.evaluate import candidate
 from luthier.evaluate.candidate import Asked, Candidate
 from luthier.evaluate.runs import Options, compare_models, evaluate_model
 from luthier.evaluate.sandbox import Sandbox
@@ -116,8 +118,8 @@ def test_drawn_answers_differ_and_their_seed_repeats_them(tiny_model_dir, option
 
 
 def abouts(name, base=None):
-    candidate = Candidate(str(name), base)
-    return Asked(candidate).about, Asked(candidate, as_base=True).about
+    asked = Candidate(str(name), base)
+    return Asked(asked).about, Asked(asked, as_base=True).about
 
 
 def test_whatever_changes_an_answer_changes_what_it_is_known_by(run, tiny_model_dir, tmp_path):
@@ -137,6 +139,14 @@ def test_whatever_changes_an_answer_changes_what_it_is_known_by(run, tiny_model_
     assert all(now != before for now, before in zip(abouts(run, str(other)), (tuned, base), strict=True))
 
 
+def test_another_way_of_writing_and_other_libraries_are_other_answers(run, monkeypatch):
+    before = abouts(run)
+    for about in before:
+        assert {about[library] for library in ("peft", "bitsandbytes")} == {version("peft"), version("bitsandbytes")}
+    monkeypatch.setattr(candidate, "WRITING_VERSION", candidate.WRITING_VERSION + 1)
+    assert all(now != then for now, then in zip(abouts(run), before, strict=True))
+
+
 def test_nothing_is_loaded_where_all_is_known(run, options):
     heard = []
     telling = Options(options.sandbox, 8, say=lambda *told: heard.append(told[0]))
@@ -148,8 +158,8 @@ def test_nothing_is_loaded_where_all_is_known(run, options):
 
 
 def test_names_of_what_comes_with_luthier():
-    candidate = Candidate("luthier:quickstart/base")
-    assert candidate.has_template and not candidate.is_run and Asked(candidate).about["weights"]
+    base = Candidate("luthier:quickstart/base")
+    assert base.has_template and not base.is_run and Asked(base).about["weights"]
 
 
 # From Python ----------------------------------------------------------------------------------------------------------

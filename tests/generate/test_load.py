@@ -71,7 +71,7 @@ def test_many_at_once_are_the_answers_one_by_one(runs, kind):
     heard = []
     many = tuned.generate_many(INSTRUCTIONS, 24, progress=lambda *told: heard.append(told))
     assert many == [tuned.generate(instruction, 24) for instruction in INSTRUCTIONS]
-    assert len(set(many)) > 1 and heard[-1] == (5, 5)
+    assert len(set(many)) > 1 and heard == [(done, 5) for done in range(6)]
     with tuned.as_base():
         base = tuned.generate_many(INSTRUCTIONS, 24)
         assert base == [tuned.generate(instruction, 24) for instruction in INSTRUCTIONS]
@@ -252,11 +252,18 @@ def test_an_adapter_that_is_a_pickle_is_not_read(runs, tmp_path):
     assert problem.code == "E-MODEL-012" and "no adapter_model.safetensors" in problem.found
 
 
-def test_token_ids_of_the_base_that_are_none_are_named(runs, tmp_path, tiny_model_dir):
+def test_what_the_bases_generation_config_wishes_changes_no_answer(runs, tmp_path, tiny_model_dir):
+    """Whoever is compared with a base is compared with its weights."""
     base = shutil.copytree(tiny_model_dir, tmp_path / "base")
-    rewrite(base / "generation_config.json", bos_token_id={"a": 1})
-    problem = problem_of(lambda: load(runs("lora")[0], base=str(base)))
-    assert problem.code == "E-MODEL-012" and "bos_token_id" in problem.found
+    wishes = {"repetition_penalty": 5.0, "no_repeat_ngram_size": 1, "do_sample": True, "top_k": 1, "top_p": 0.1}
+    rewrite(base / "generation_config.json", bos_token_id={"a": 1}, min_length=30, **wishes)
+    for kind in ("lora", "full"):
+        answers = []
+        for tuned in (load(runs(kind)[0]), load(runs(kind)[0], base=str(base))):
+            with tuned.as_base():
+                answers.append([*tuned.generate_many(INSTRUCTIONS, 16), *tuned.generate_many(["Add"] * 4, 16, 1.5, 1)])
+            answers[-1] += tuned.generate_many(INSTRUCTIONS, 16)
+        assert answers[0] == answers[1] and len(set(answers[0])) > 6
 
 
 def test_a_base_of_impossible_size_is_refused_before_it_fills_the_memory(runs, tmp_path, tiny_model_dir):

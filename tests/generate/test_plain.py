@@ -8,7 +8,6 @@ import shutil
 import pytest
 
 from luthier.errors import ModelError
-from luthier.generate import load as load_module
 from luthier.generate.load import load
 from luthier.generate.plain import is_run, load_any
 from tests.generate.support import train_tiny
@@ -52,12 +51,30 @@ def test_an_answer_ends_before_the_first_stop_text_wherever_tokens_end(plain):
         assert expected[0] != free[0]
 
 
-def test_stopping_early_writes_less(plain, monkeypatch):
-    stop = plain.complete_many(TEXTS[:1], (), 12)[0][3:6]
-    seen, cut = [], load_module._cut
-    monkeypatch.setattr(load_module, "_cut", lambda text, stops: seen.append(text) or cut(text, stops))
-    plain.complete_many(TEXTS[:1], (stop,), 200)
-    assert 1 < len(seen) < 12, "it was asked after each of a few tokens, and of the whole answer"
+def test_stopping_early_writes_less(plain):
+    stop = plain.complete_many(TEXTS[:1], (), 12)[0][:3]
+    assert "\ufffd" not in stop
+    passes = []
+    with plain.model.register_forward_hook(lambda *passed: passes.append(1)):
+        plain.complete_many(TEXTS[:1], (stop,), 200)
+    assert 1 <= len(passes) < 12, "one for each token"
+
+
+CLOCK = "{{ strftime_now('%d %b %Y %H:%M:%S') }}{% for m in messages %}{{ m.content }}{% endfor %}"
+
+
+def test_a_template_has_no_clock(run, tiny_model_dir, tmp_path):
+    model = shutil.copytree(tiny_model_dir, tmp_path / "model")
+    foreign = shutil.copytree(run / "final_model", tmp_path / "adapter")
+    for folder in (model, foreign):
+        (folder / "chat_template.jinja").write_text(CLOCK)
+        tuned = load_any(folder)
+        assert tuned.tokenizer.decode(tuned.prompt_ids("hi")).endswith("26 Jul 2024 00:00:00hi")
+        (folder / "chat_template.jinja").write_text(CLOCK.replace("'%d %b %Y %H:%M:%S'", "'%d' + '%b'"))
+        with pytest.raises(ModelError) as caught:
+            load_any(folder)
+        assert caught.value.problems[0].code in ("E-MODEL-004", "E-MODEL-012")
+        assert "the template reads the clock" in caught.value.problems[0].found
 
 
 def test_a_base_that_is_given_answers_in_its_place(run, tiny_model_dir, plain):

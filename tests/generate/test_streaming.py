@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -44,6 +46,43 @@ def test_pieces_are_whole_characters_and_add_up_to_the_answer(tiny_tokenizer_dir
     assert "".join(pieces) == tokenizer.decode(ids) == CODE
     assert not any("\ufffd" in piece for piece in pieces)
     assert len(ids) > len(pieces) > 15, "some tokens are parts of characters, and pieces come early"
+
+
+@pytest.fixture(scope="module")
+def tokenizers(tiny_tokenizer_dir):
+    return AutoTokenizer.from_pretrained(tiny_tokenizer_dir), sentencepiece_like()
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_whatever_is_written_comes_whole(tokenizers, data):
+    """Any tokens of a byte-level tokenizer, halves of characters among them; any text in SentencePiece's way."""
+    byte_level, sentencepiece = tokenizers
+    ids = data.draw(st.lists(st.integers(0, len(byte_level) - 1), max_size=40))
+    assert "".join(streamed(byte_level, ids)) == byte_level.decode(ids)
+    text = data.draw(st.text(st.sampled_from("  \n\tdefrtun(x):i0é弦🎸"), max_size=40))
+    ids = sentencepiece(text, add_special_tokens=False).input_ids
+    assert "".join(streamed(sentencepiece, ids)) == sentencepiece.decode(ids)
+
+
+class Counting:
+    """A tokenizer that notes how many tokens it decodes at once."""
+
+    def __init__(self, tokenizer):
+        self.tokenizer, self.counts = tokenizer, []
+
+    def decode(self, ids):
+        self.counts.append(len(ids))
+        return self.tokenizer.decode(ids)
+
+
+@pytest.mark.parametrize("text", [CODE * 20, " " * 500, "🎸" * 100])
+def test_a_token_costs_the_same_at_any_length(tokenizers, text):
+    for tokenizer in tokenizers:
+        ids = tokenizer(text, add_special_tokens=False).input_ids
+        counting = Counting(tokenizer)
+        assert "".join(streamed(counting, ids)) == tokenizer.decode(ids)
+        assert max(counting.counts) <= 40 and len(counting.counts) <= 2 * len(ids) + 1
 
 
 def test_half_a_character_at_the_end_is_shown_as_that(tiny_tokenizer_dir):

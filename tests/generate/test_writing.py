@@ -6,9 +6,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import GenerationConfig
 
 from luthier.errors import ModelError
-from luthier.generate.choosing import Chooser, Sampling
+from luthier.generate import choosing
+from luthier.generate.choosing import Chooser, Sampling, choose
 from luthier.generate.load import load, load_several
 from luthier.generate.stops import Stops
 from luthier.generate.writing import write
@@ -114,6 +116,44 @@ def test_without_a_seed_the_draws_are_torchs(tuned):
     assert drawn[0] == drawn[1] != drawn[2]
 
 
+def test_many_at_once_are_drawn_as_one_answer_is(tuned):
+    """The same road: each of many is the answer with that number."""
+    many = tuned.generate_many(QUESTIONS, 24, temperature=1.5, seed=7)
+    assert many == written(tuned, *(Heard(tuned, q, n, temperature=1.5, seed=7) for n, q in enumerate(QUESTIONS)))
+    assert tuned.generate_many(["Add"] * 3, 24, 1.5, 7) == written(
+        tuned, *(Heard(tuned, "Add", n, temperature=1.5, seed=7) for n in range(3))
+    )
+
+
+def test_drawing_leaves_torchs_generator_alone_where_there_is_a_seed(tuned):
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    tuned.generate_many(["Add"], 4, temperature=1.5, seed=7)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def chosen(logits, chooser, written=()):
+    return int(choose(torch.tensor([logits]), [chooser], [list(written)]))
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.integers(0, 10_000), st.sampled_from([0.0, 0.3, 1.0, 3.0, 9.0]), st.floats(0, 1, exclude_max=True),
+    st.lists(st.floats(0, 1, exclude_max=True), min_size=3, max_size=3),
+)  # fmt: skip
+def test_top_p_is_that_of_the_whole_vocabulary_sorted(seed, scale, top_p, drawn):
+    """Against a plain reference in float64: flat rows need the full sort, peaked ones do not; both in one batch."""
+    logits = torch.randn(3, 5000, generator=torch.Generator().manual_seed(seed)) * torch.tensor([[scale], [0.5], [6.0]])
+    probabilities = logits.softmax(-1)
+    got = choosing._nucleus(probabilities, top_p, torch.tensor(drawn, dtype=torch.float64)).tolist()
+    for row, u, token in zip(probabilities.double(), drawn, got, strict=True):
+        reached = row.sort(descending=True).values.cumsum(0)
+        mass = float(reached[min(int((reached < top_p).sum()), len(row) - 1)])
+        likelier, as_likely = float(row[row > row[token]].sum()), float(row[row >= row[token]].sum())
+        assert likelier < top_p + 1e-6 and likelier - 1e-6 <= u * mass <= as_likely + 1e-6
+
+
 @pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 1.0), (0.5, 1.0), (1.0, 0.6), (2.0, 0.9)])
 def test_draws_have_the_probabilities_they_should(temperature, top_p):
     """Ten thousand draws against the formula, written another way."""
@@ -128,34 +168,46 @@ def test_draws_have_the_probabilities_they_should(temperature, top_p):
     expected = torch.tensor([float(expected[t]) if t in kept else 0.0 for t in range(5)])
     expected /= expected.sum()
     chooser = Chooser(Sampling(temperature=temperature, top_p=top_p, seed=0))
-    drawn = torch.bincount(torch.tensor([chooser.choose(logits, []) for _ in range(10_000)]), minlength=5) / 10_000
+    rows = choose(logits.expand(10_000, 5), [chooser] * 10_000, [[]] * 10_000)
+    drawn = torch.bincount(rows, minlength=5) / 10_000
     torch.testing.assert_close(drawn, expected.float(), atol=0.02, rtol=0)
     assert (drawn[expected == 0] == 0).all()
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1e-30, 5e-324])
 def test_the_coldest_temperatures_are_greedy(temperature):
-    assert Chooser(Sampling(temperature=temperature)).choose(torch.tensor([0.0, 60.0, 59.99]), []) == 1
+    assert chosen([0.0, 60.0, 59.99], Chooser(Sampling(temperature=temperature))) == 1
 
 
 def test_top_p_of_nothing_leaves_the_likeliest():
     chooser = Chooser(Sampling(temperature=1.0, top_p=0.0, seed=0))
-    assert {chooser.choose(torch.tensor([0.0, 1.0, 0.9]), []) for _ in range(50)} == {1}
+    assert {chosen([0.0, 1.0, 0.9], chooser) for _ in range(50)} == {1}
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.9])
+def test_logits_that_are_no_numbers_give_a_token_all_the_same(top_p):
+    assert 0 <= chosen([float("nan")] * 3, Chooser(Sampling(temperature=1.0, top_p=top_p, seed=0))) < 3
 
 
 def test_penalties_are_subtracted_once_and_for_each_time():
-    logits = torch.tensor([5.0, 4.5, 4.0])
-    choose = lambda written, **penalties: Chooser(Sampling(**penalties)).choose(logits, written)  # noqa: E731
-    assert choose([0, 0, 0], presence_penalty=0.4) == 0 and choose([0], presence_penalty=0.6) == 1
-    assert choose([0], frequency_penalty=0.4) == 0 and choose([0, 0], frequency_penalty=0.4) == 1
-    assert choose([0, 1], presence_penalty=2.0) == 2 and choose([1], presence_penalty=-2.0) == 1
+    def after(written, **penalties):
+        return chosen([5.0, 4.5, 4.0], Chooser(Sampling(**penalties)), written)
+
+    assert after([0, 0, 0], presence_penalty=0.4) == 0 and after([0], presence_penalty=0.6) == 1
+    assert after([0], frequency_penalty=0.4) == 0 and after([0, 0], frequency_penalty=0.4) == 1
+    assert after([0, 1], presence_penalty=2.0) == 2 and after([1], presence_penalty=-2.0) == 1
+    logits, penalized = torch.tensor([[5.0, 4.5, 4.0]] * 2), Chooser(Sampling(presence_penalty=0.6))
+    assert choose(logits, [penalized, Chooser(Sampling())], [[0], [0]]).tolist() == [1, 0]
+    assert logits.tolist() == [[5.0, 4.5, 4.0]] * 2, "the model's own logits are as they were"
 
 
 # Log-probabilities ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.5])
-def test_log_probabilities_are_the_models_own(tuned, temperature):
+def test_log_probabilities_are_the_models_own(tuned, temperature, monkeypatch):
+    wishes = GenerationConfig(repetition_penalty=3.0, suppress_tokens=list(range(100, 200)), top_k=2)
+    monkeypatch.setattr(tuned.model.get_base_model(), "generation_config", wishes)
     heard = Heard(tuned, "Add", temperature=temperature, seed=3, top_logprobs=3, presence_penalty=0.5)
     written(tuned, Heard(tuned, "a longer neighbour of the same batch"), heard)
     ids = tuned.prompt_ids("Add")

@@ -12,7 +12,7 @@ A tokenizer that begins texts with BOS does not do so in `apply_chat_template`: 
 that does not gets `{{ bos_token }}` in front, so that whoever renders it later starts as training did.
 
 Templates that print today's date would make every day another dataset: calls of `strftime_now("...")` are replaced by
-a fixed date when the template is loaded.
+a fixed date when the template is loaded, for training and for models that write.
 
 Not covered: tools, documents, templates that change earlier turns (refused).
 """
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 _PROBE_QUESTION = "How many strings has a lute?"
 _PROBE_ANSWER = "Often fifteen."
-_CLOCK = re.compile(r"""strftime_now\(\s*(["'])(?P<format>.*?)\1\s*\)""")
+_CLOCK = re.compile(r"""strftime_now\(\s*(["'])(?P<format>((?!\1).)*)\1\s*\)""")
 _FIXED_DATE = datetime(2024, 7, 26)  # the date that Llama 3's own template falls back to
 _ALPACA_INPUT = "### Input:"
 
@@ -165,10 +165,11 @@ def load_template(spec: str, tokenizer: PreTrainedTokenizerBase, base_dir: Path)
     if tokenizer.eos_token_id is None:
         raise refuse("E-DATA-036", "the tokenizer has no eos_token", "set eos_token in tokenizer_config.json")
     name, source = _find(spec, tokenizer, base_dir)
-    source = _CLOCK.sub(lambda call: repr(_FIXED_DATE.strftime(call["format"])), source)
-    if "strftime_now(" in source:
+    try:
+        source = without_clock(source)
+    except ValueError as error:
         fix = "write the date into the template, or a literal format: strftime_now('%d %b %Y')"
-        raise refuse("E-DATA-032", "the template reads the clock", fix, name)
+        raise refuse("E-DATA-032", str(error), fix, name) from error
     if name != "alpaca" and (too_much := exceeded(source, tuple(tokenizer.special_tokens_map.items()))):
         found = f"on two short messages {too_much}"
         raise refuse("E-DATA-032", found, "choose another template, or write `prompt_template: alpaca`", name)
@@ -176,6 +177,18 @@ def load_template(spec: str, tokenizer: PreTrainedTokenizerBase, base_dir: Path)
     if adds_bos(tokenizer) and not template.prompt_text(_PROBE_QUESTION).startswith(str(tokenizer.bos_token)):
         return replace(template, source="{{ bos_token }}" + source)
     return template
+
+
+def without_clock(source: str) -> str:
+    """A template's Jinja text with a fixed date in place of today's.
+
+    Raises:
+        ValueError: It reads the clock in a way that cannot be replaced.
+    """
+    fixed = _CLOCK.sub(lambda call: repr(_FIXED_DATE.strftime(call["format"])), source)
+    if "strftime_now(" in fixed:
+        raise ValueError("the template reads the clock")
+    return fixed
 
 
 def plain_ids(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:

@@ -4,9 +4,10 @@
         <hash of the model>.jsonl     line 1: which files, numbers and libraries the model is
                                       then {"key": hash of prompt and settings, "value": the answer}
 
-The model's hash covers its weights, tokenizer and template, the number format, the device and the versions of the
-libraries that compute: whatever changes one of these finds nothing here. Lines are only ever added, each in one write;
-one that a kill cut off is passed over. A disk that cannot be written costs the memory between two commands, no answer.
+The model's hash covers its weights, tokenizer and template, the number format, the device, the versions of the
+libraries that compute and of how answers are written: whatever changes one of these finds nothing here. Lines are only
+ever added, each in one write; one that a kill cut off is passed over. A disk that cannot be written costs the memory
+between two commands, no answer.
 
 Not covered: sharing between machines.
 """

@@ -15,11 +15,11 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from transformers import AutoTokenizer
 
 from luthier.config.schema import ModelSection
@@ -29,10 +29,12 @@ from luthier.evaluate.score import Style
 from luthier.generate.load import Tuned, final_folder
 from luthier.generate.plain import is_run, load_any
 from luthier.generate.weights import Base
+from luthier.generate.writing import WRITING_VERSION
 from luthier.machine.probe import probe
 from luthier.model.hashes import base_folder, base_hashes, file_hashes
 
 _WORDS = ("tokenizer*", "chat_template*", "special_tokens_map.json", "vocab*", "merges.txt", "generation_config.json")
+_LIBRARIES = ("torch", "transformers", "tokenizers", "peft", "bitsandbytes")
 
 
 class Candidate:
@@ -159,8 +161,8 @@ class Candidate:
                 *(["fp8"] * (self.origin.base_precision == "fp8")),
             ],
             "device": probe().device_name,
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
+            "writing": WRITING_VERSION,
+            **{library: version(library) for library in _LIBRARIES},
         }
 
     def check_base(self) -> None:

@@ -1,16 +1,20 @@
-"""Which token comes next: the model's logits, and what the user asked for.
+"""Which tokens come next: the model's logits, and what the user asked for.
 
     logits  -  presence_penalty + frequency_penalty * times it was written      of tokens in the answer so far
             /  temperature                                                      0: the largest one, and done
             -> the likeliest tokens that together have top_p                    1: all
-            -> one of them, drawn by a generator of the answer's own
+            -> the one in which a number of the answer's own falls, 0 <= u < 1, when their probabilities lie end to end
+
+        |---- a ----|-- b --|- c -|d|      u of the sum: here b
+                          u
 
 A draw depends on the answer's seed and logits alone, so that answers which share a batch do not share their luck.
+What is as large as the vocabulary stays on the device, and answers with one temperature and top_p are drawn together.
 Log-probabilities are those of the model itself, before all of this: log softmax of its logits, in nats.
 
 Source of the penalties: OpenAI's API reference. Not covered: top-k, min-p, repetition penalties, biases.
 
-Shape letters: V vocabulary.
+Shape letters: B answers, V vocabulary, K likeliest tokens.
 """
 
 from __future__ import annotations
@@ -24,6 +28,8 @@ import torch
 
 COLDEST = 1e-4
 """A temperature below this is greedy: dividing by it would overflow."""
+_LIKELIEST = 1024
+"""Tokens among which top_p is first looked for: nearly always enough, and many times faster than sorting all."""
 
 
 @dataclass(frozen=True)
@@ -77,50 +83,87 @@ class Token:
 
 
 class Chooser:
-    """Chooses the tokens of one answer.
+    """The rules and the luck of one answer.
 
     Args:
         sampling: As the user wants it.
         number: Which of several answers with the same seed; each draws for itself.
+
+    Attributes:
+        sampling: As given.
     """
 
     def __init__(self, sampling: Sampling, number: int = 0) -> None:
-        self._sampling = sampling
-        self._generator = torch.Generator()
+        self.sampling = sampling
         if not sampling.greedy:
             seed = int(torch.randint(2**62, ())) if sampling.seed is None else sampling.seed
-            self._generator.manual_seed(random.Random(f"{seed} {number}").getrandbits(63))
+            self._random = random.Random(f"{seed} {number}")
 
-    def choose(self, logits_V: torch.Tensor, written: Sequence[int]) -> int:
-        """The next token.
-
-        Args:
-            logits_V: float32.
-            written: Ids of the answer so far.
-        """
-        scores_V = self._penalized(logits_V, written)
-        if self._sampling.greedy:
-            return int(scores_V.argmax())
-        shifted_V = (scores_V - scores_V.max()) / self._sampling.temperature
-        probabilities_V = _nucleus(shifted_V.softmax(-1).cpu(), self._sampling.top_p)
-        return int(torch.multinomial(probabilities_V, 1, generator=self._generator))
-
-    def _penalized(self, logits_V: torch.Tensor, written: Sequence[int]) -> torch.Tensor:
-        presence, frequency = self._sampling.presence_penalty, self._sampling.frequency_penalty
-        if not written or not (presence or frequency):
-            return logits_V
-        ids, times = torch.unique(torch.tensor(written, device=logits_V.device), return_counts=True)
-        return logits_V.index_add(0, ids, -(presence + frequency * times.to(logits_V.dtype)))
+    def draw(self) -> float:
+        """A number of this answer's own, from 0 to below 1."""
+        return self._random.random()
 
 
-def _nucleus(probabilities_V: torch.Tensor, top_p: float) -> torch.Tensor:
-    """Zero but for the likeliest tokens that together reach `top_p`; at least one stays."""
-    if top_p >= 1:
-        return probabilities_V
-    sorted_V, order_V = probabilities_V.sort(descending=True, stable=True)
-    left_out_V = sorted_V.cumsum(-1) - sorted_V >= top_p
-    left_out_V[0] = False
-    return probabilities_V.index_fill(0, order_V[left_out_V], 0.0)
+def choose(logits_BV: torch.Tensor, choosers: Sequence[Chooser], written: Sequence[Sequence[int]]) -> torch.Tensor:
+    """The next token of each answer, int64 [B].
+
+    Args:
+        logits_BV: float32.
+        choosers: Of each answer.
+        written: Ids of each answer so far.
+    """
+    scores_BV = _penalized(logits_BV, [chooser.sampling for chooser in choosers], written)
+    chosen_B = scores_BV.argmax(-1)
+    alike: dict[tuple[float, float], list[int]] = {}
+    for row, chooser in enumerate(choosers):
+        if not chooser.sampling.greedy:
+            alike.setdefault((chooser.sampling.temperature, chooser.sampling.top_p), []).append(row)
+    for (temperature, top_p), rows in alike.items():
+        drawn = torch.tensor([choosers[row].draw() for row in rows], dtype=torch.float64)
+        some_BV = scores_BV[rows]
+        probabilities_BV = ((some_BV - some_BV.amax(-1, keepdim=True)) / temperature).softmax(-1)
+        if probabilities_BV.device.type == "mps":  # it has no float64
+            probabilities_BV = probabilities_BV.cpu()
+        drawn_B = drawn.to(probabilities_BV.device)
+        taken_B = _among_all(probabilities_BV, drawn_B) if top_p >= 1 else _nucleus(probabilities_BV, top_p, drawn_B)
+        chosen_B[rows] = taken_B.to(chosen_B.device)
+    return chosen_B
+
+
+def _penalized(
+    logits_BV: torch.Tensor, samplings: Sequence[Sampling], written: Sequence[Sequence[int]]
+) -> torch.Tensor:
+    scores_BV = logits_BV
+    for row, (sampling, ids) in enumerate(zip(samplings, written, strict=True)):
+        presence, frequency = sampling.presence_penalty, sampling.frequency_penalty
+        if ids and (presence or frequency):
+            scores_BV = logits_BV.clone() if scores_BV is logits_BV else scores_BV
+            once, times = torch.unique(torch.tensor(ids, device=logits_BV.device), return_counts=True)
+            scores_BV[row, once] -= presence + frequency * times.to(logits_BV.dtype)
+    return scores_BV
+
+
+def _among_all(weights_BV: torch.Tensor, drawn_B: torch.Tensor) -> torch.Tensor:
+    """Where the drawn numbers fall, int64 [B]; a weight of zero is never hit."""
+    reached_BV = weights_BV.cumsum(-1, dtype=torch.float64)
+    places_B1 = torch.searchsorted(reached_BV, drawn_B[:, None] * reached_BV[:, -1:], right=True)
+    return places_B1[:, 0].clamp(max=weights_BV.shape[1] - 1)  # logits that are no numbers reach nothing
+
+
+def _nucleus(
+    probabilities_BV: torch.Tensor, top_p: float, drawn_B: torch.Tensor, likeliest: int = _LIKELIEST
+) -> torch.Tensor:
+    """As `_among_all`, among the likeliest tokens that together reach `top_p`; at least one of them."""
+    vocabulary = probabilities_BV.shape[1]
+    likely_BK, ids_BK = probabilities_BV.topk(min(likeliest, vocabulary))
+    reached_BK = likely_BK.cumsum(-1, dtype=torch.float64)
+    left_out_BK = reached_BK - likely_BK >= top_p
+    left_out_BK[:, 0] = False
+    chosen_B = ids_BK.gather(1, _among_all(likely_BK.masked_fill(left_out_BK, 0.0), drawn_B)[:, None])[:, 0]
+    short_B = reached_BK[:, -1] < top_p
+    if likeliest < vocabulary and bool(short_B.any()):
+        chosen_B[short_B] = _nucleus(probabilities_BV[short_B], top_p, drawn_B[short_B], vocabulary)
+    return chosen_B
 
 
 def measured(logits_V: torch.Tensor, chosen: int, top: int, tokenizer: Any) -> Token:

@@ -13,6 +13,7 @@ Not covered: models that were not trained here.
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,18 +27,15 @@ from transformers import AutoTokenizer, GenerationConfig
 
 from luthier.config.load import RECORD
 from luthier.data.sources.files import nearest
-from luthier.data.template import plain_ids, with_bos
+from luthier.data.template import plain_ids, with_bos, without_clock
 from luthier.data.template_limits import exceeded
 from luthier.errors import ModelError, Problem
 from luthier.generate.choosing import Sampling
 from luthier.generate.weights import Base, add_adapter, fits_beside, load_base, load_tuned
 from luthier.generate.writing import Answer, Hear
 from luthier.generate.writing import write as write_answers
-from luthier.model.forward import unwrap
 from luthier.model.hub import beyond, brief
-from luthier.model.sampling import continue_ids, continue_many, rooms
-
-_SPARE_TOKENS = 4
+from luthier.model.sampling import rooms
 
 
 @dataclass
@@ -67,7 +65,7 @@ class Tuned:
             max_new_tokens: Longest answer.
             temperature: 0 is greedy and repeatable; higher is more varied.
         """
-        return self._continued(self.prompt_ids(instruction), max_new_tokens, temperature)
+        return self.generate_many([instruction], max_new_tokens, temperature)[0]
 
     def generate_many(
         self,
@@ -87,8 +85,7 @@ class Tuned:
             progress: Told how many are answered, and of how many.
         """
         prompts = [self.prompt_ids(instruction) for instruction in instructions]
-        answers = continue_many(self.model, prompts, self.stop_ids, max_new_tokens, temperature, seed, progress)
-        return [str(self.tokenizer.decode(ids)) for ids in answers]
+        return self._written(prompts, Sampling(max_new_tokens, temperature, seed=seed), progress)
 
     def stream(
         self,
@@ -147,7 +144,7 @@ class Tuned:
 
     def complete(self, text: str, max_new_tokens: int = 256, temperature: float = 0.0) -> str:
         """What follows `text`, with no template around it (as in `tokenizer(text)`)."""
-        return self._continued(self.tokenizer(text).input_ids, max_new_tokens, temperature)
+        return self.complete_many([text], (), max_new_tokens, temperature)[0]
 
     def complete_many(
         self,
@@ -168,18 +165,8 @@ class Tuned:
             seed: Makes a temperature repeatable.
             progress: Told how many are answered, and of how many.
         """
-        # a token is at least one byte of text, but for special ones, so that a stop just written lies in the last few
-        last = max((len(stop.encode()) for stop in stops), default=0) + _SPARE_TOKENS
-
-        def ended(ids: list[int]) -> bool:
-            return _cut(self.tokenizer.decode(ids[-last:]), stops) is not None
-
         prompts = [self.tokenizer(text).input_ids for text in texts]
-        answers = continue_many(
-            self.model, prompts, self.stop_ids, max_new_tokens, temperature, seed, progress, ended if stops else None
-        )
-        written = [str(self.tokenizer.decode(ids)) for ids in answers]
-        return [text if (cut := _cut(text, stops)) is None else text[:cut] for text in written]
+        return self._written(prompts, Sampling(max_new_tokens, temperature, seed=seed, stop=tuple(stops)), progress)
 
     def prompt_ids(self, conversation: str | Sequence[Mapping[str, str]]) -> list[int]:
         """Token ids of the prompt, as the rows of the training began.
@@ -235,8 +222,22 @@ class Tuned:
         finally:
             self.model = tuned
 
-    def _continued(self, ids: list[int], max_new_tokens: int, temperature: float) -> str:
-        return str(self.tokenizer.decode(continue_ids(self.model, ids, self.stop_ids, max_new_tokens, temperature)))
+    def _written(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, progress: Callable[[int, int], None] | None
+    ) -> list[str]:
+        """The answers to all prompts; each draws for itself."""
+        texts: list[list[str]] = [[] for _ in prompts]
+        answers = [
+            self.answer(ids, sampling, lambda text, tokens, said=said: said.append(text), number)  # type: ignore[misc]
+            for number, (ids, said) in enumerate(zip(prompts, texts, strict=True))
+        ]
+        if progress:
+            ended = itertools.count(1)
+            for answer in answers:
+                answer.on_end = lambda reason: progress(next(ended), len(answers))
+            progress(0, len(answers))
+        write_answers(self.model, answers, self.stop_ids)
+        return ["".join(said) for said in texts]
 
 
 def load(run: str | Path, base: str | None = None, load_in_4bit: bool | None = None) -> Tuned:
@@ -293,12 +294,24 @@ def _tuned(folder: Path, origin: Base, model: nn.Module, adapter: str) -> Tuned:
         stop_ids = tuple(stops) if isinstance(stops, list) else (stops,)
         if not _are_ids(stops):
             raise ValueError(f"eos_token_id is {stops!r}")
-        tuned = Tuned(model, AutoTokenizer.from_pretrained(folder, trust_remote_code=False), stop_ids, origin, adapter)
+        tuned = Tuned(model, load_tokenizer(folder), stop_ids, origin, adapter)
         try_prompt(tuned)
     except Exception as error:  # tokenizers raise everything from KeyError to bare Exception for a broken file
         found = f"tokenizer, chat template or generation config is damaged: {brief(error)}"
         raise ModelError(Problem("E-MODEL-012", found, "copy the folder again", str(folder))) from error
     return tuned
+
+
+def load_tokenizer(place: str | Path) -> Any:
+    """A tokenizer whose chat template knows no clock, so that a question is the same prompt every day.
+
+    Raises:
+        ValueError: The template reads the clock in a way that cannot be replaced; and whatever a tokenizer raises.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
+    if tokenizer.chat_template:
+        tokenizer.chat_template = without_clock(tokenizer.get_chat_template())
+    return tokenizer
 
 
 def try_prompt(tuned: Tuned) -> None:
@@ -311,17 +324,9 @@ def try_prompt(tuned: Tuned) -> None:
     if too_much := exceeded(template, tuple(tuned.tokenizer.special_tokens_map.items())):
         raise ValueError(f"the chat template is not tried: {too_much}")
     tuned.prompt_ids("How are you?")
-    for name, value in vars(unwrap(tuned.model).generation_config).items():
-        if name.endswith("_token_id") and value is not None and not _are_ids(value):
-            raise ValueError(f"{name} is {value!r}")
     rows = tuned.model.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
     if found := beyond(tuned.tokenizer, rows):
         raise ValueError(found)
-
-
-def _cut(text: str, stops: Sequence[str]) -> int | None:
-    """Where the first stop text begins; None where there is none."""
-    return min((place for stop in stops if (place := text.find(stop)) >= 0), default=None)
 
 
 def _are_ids(value: Any) -> bool:

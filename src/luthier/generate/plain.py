@@ -1,6 +1,7 @@
 """A model that was not trained here, ready to write: a folder in Hugging Face's form, or a name on the hub.
 
-Its own tokenizer, chat template (where it has one) and stop tokens; its weights in the numbers of its files.
+Its own tokenizer, chat template (where it has one, with a fixed date for today's) and stop tokens; its weights in the
+numbers of its files. What else its generation_config.json asks for is not done (`luthier.model.sampling`).
 
 Not covered: adapters without a `luthier.json` of ours are runs like any other (`load`); 4 bits for a plain model.
 """
@@ -11,11 +12,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer
-
 from luthier.config.load import RECORD
 from luthier.errors import ModelError, Problem
-from luthier.generate.load import Tuned, load, try_prompt
+from luthier.generate.load import Tuned, load, load_tokenizer, try_prompt
 from luthier.generate.weights import TRAINED_ON, Base, load_base
 from luthier.model.forward import unwrap
 from luthier.model.hub import brief
@@ -47,7 +46,7 @@ def _load_plain(name: str, base: str | None) -> Tuned:
     place = os.path.expanduser(name)  # noqa: PTH111
     model = load_base(Base(place), "the model", _ELSEWHERE)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
+        tokenizer = load_tokenizer(place)
         tuned = Tuned(model, tokenizer, _stops(model, tokenizer), Base(os.path.expanduser(base or "")))  # noqa: PTH111
         if tokenizer.chat_template:
             try_prompt(tuned)

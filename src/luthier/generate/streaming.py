@@ -1,9 +1,14 @@
 """The text of an answer as its tokens come.
 
 A token can be a part of a character (some bytes of an emoji), which decodes to U+FFFD until the rest has come; that is
-held back. Each time the whole answer is decoded and what is new is passed on: tokenizers of the SentencePiece kind drop
-a space at the start of whatever they decode, so that decoding line by line (as transformers' own TextStreamer does)
-would lose a column of the indentation of code.
+held back. What is new is told by decoding a window of the last tokens twice, with and without the new one:
+
+    ids     a b c d e f g        the window's head: tokens of the last text that was whole; it is passed on already
+                  [d e]f         new text = decode(d e f) without decode(d e)
+
+The head is there because tokenizers of the SentencePiece kind drop a space at the start of whatever they decode: new
+tokens by themselves would lose a column of the indentation of code. So a token costs the same at any length; only while
+no whole character comes the window grows.
 """
 
 from __future__ import annotations
@@ -25,17 +30,27 @@ class Pieces:
     def __init__(self, tokenizer: Any, write: Callable[[str], None]) -> None:
         self._tokenizer = tokenizer
         self._write = write
-        self._ids: list[int] = []
-        self._written = 0
+        self._ids: list[int] = []  # the window
+        self._head = 0  # how many of them are its head
+        self._written = 0  # characters of the window's text that were passed on
 
     def add(self, token: int) -> None:
         """Take the next token."""
         self._ids.append(token)
-        self._pass_on(str(self._tokenizer.decode(self._ids)).rstrip(_UNFINISHED))
+        text = self._decoded()
+        whole = text.rstrip(_UNFINISHED)
+        is_new = len(whole) > self._written
+        self._pass_on(whole)
+        if is_new and whole == text:
+            self._ids = self._ids[self._head :]
+            self._head, self._written = len(self._ids), len(self._decoded())
 
     def end(self) -> None:
         """The answer is over: what was held back is text after all."""
-        self._pass_on(str(self._tokenizer.decode(self._ids)))
+        self._pass_on(self._decoded())
+
+    def _decoded(self) -> str:
+        return str(self._tokenizer.decode(self._ids))
 
     def _pass_on(self, text: str) -> None:
         if new := text[self._written :]:

@@ -1,7 +1,7 @@
 """Answers as they are written, one or many at once, each in its own way (temperature, seed, stop strings, ...).
 
     write([answer, answer, ...])     transformers' `generate` over batches
-        each step, each answer:      Chooser -> token -> Pieces -> Stops -> hear(text, tokens)
+        each step, each answer:      choose -> token -> Pieces -> Stops -> hear(text, tokens)
 
 An answer can be ended from outside at any time (`cut`), also from another thread; the others of its batch go on.
 
@@ -13,19 +13,21 @@ Shape letters: B answers, T tokens so far, V vocabulary.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
-from luthier.generate.choosing import Chooser, Sampling, Token, measured
+from luthier.generate.choosing import Chooser, Sampling, Token, choose, measured
 from luthier.generate.stops import Stops
 from luthier.generate.streaming import Pieces
-from luthier.model.sampling import MAX_BATCH, MAX_BATCH_TOKENS, context_of, continue_batch
+from luthier.model.sampling import batches, continue_batch
 
 Hear = Callable[[str, list[Token]], None]
+WRITING_VERSION = 1
+"""Raised when the same model, prompt and sampling give another answer than before: kept ones are asked again."""
 
 
 class Answer:
@@ -45,6 +47,8 @@ class Answer:
         cut: Set it to end the answer at its next token.
         on_end: Called with `ended`.
         tokens: How many were written, the stop token included.
+        ids: They, without the stop token.
+        chooser: Chooses them.
     """
 
     def __init__(
@@ -60,20 +64,18 @@ class Answer:
         self.ended, self.cut, self.tokens = "", "", 0
         self.on_end: Callable[[str], None] = lambda reason: None
         self._hear, self._tokenizer, self._stop_ids = hear, tokenizer, frozenset(stop_ids)
-        self._chooser = Chooser(sampling, number)
+        self.chooser = Chooser(sampling, number)
+        self.ids: list[int] = []
         self._pieces = Pieces(tokenizer, self._on_text)
         self._stops = Stops(sampling.stop)
-        self._ids: list[int] = []
         self._decoded = self._passed = 0
         self._waiting: deque[tuple[int, Token]] = deque()  # where the token's text begins, the token
 
-    def choose(self, logits_V: torch.Tensor) -> int:
-        """The next token, by this answer's rules."""
-        chosen = self._chooser.choose(logits_V, self._ids)
+    def chose(self, logits_V: torch.Tensor, token: int) -> None:
+        """A token was chosen by these logits of the model; its log-probabilities are told where they are wanted."""
         top = self.sampling.top_logprobs
-        if top is not None and chosen not in self._stop_ids:
-            self._waiting.append((self._decoded, measured(logits_V, chosen, top, self._tokenizer)))
-        return chosen
+        if top is not None and not self.ended and token not in self._stop_ids:
+            self._waiting.append((self._decoded, measured(logits_V, token, top, self._tokenizer)))
 
     def take(self, token: int) -> None:
         """A token was written; afterwards `ended` says whether it was the last one."""
@@ -81,7 +83,7 @@ class Answer:
         if token in self._stop_ids:
             self.end("stop")
             return
-        self._ids.append(token)
+        self.ids.append(token)
         self._pieces.add(token)
         if self.tokens >= self.sampling.max_new_tokens:
             self.end("length")
@@ -118,48 +120,34 @@ class Answer:
 
 
 def write(model: nn.Module, answers: Sequence[Answer], stop_ids: Sequence[int]) -> None:
-    """Write all answers, as many at once as memory and the model's context allow, in their order.
+    """Write all answers, as many at once as memory and the model's context allow.
 
     Args:
         model: A causal language model, with or without an adapter.
         answers: Fresh ones.
         stop_ids: Tokens that end them.
     """
-    for batch in _batches(answers, context_of(model)):
-        _write_batch(model, batch, stop_ids)
+    wanted = [answer for answer in answers if not answer.cut]
+    room = [answer.sampling.max_new_tokens for answer in wanted]
+    for batch in batches(model, [len(answer.prompt_ids) for answer in wanted], room):
+        _write_batch(model, [wanted[i] for i in batch], stop_ids)
     for answer in answers:  # cut before its first token
         answer.end(answer.cut or "length")
 
 
-def _batches(answers: Sequence[Answer], context: int | None) -> Iterator[list[Answer]]:
-    """An answer that has ended is carried along until the last of its batch has: it needs positions that far."""
-    batch: list[Answer] = []
-    for answer in (answer for answer in answers if not answer.cut):
-        together = [*batch, answer]
-        reach = max(len(a.prompt_ids) for a in together) + max(a.sampling.max_new_tokens for a in together)
-        too_far = reach > (context or reach) or len(together) * reach > MAX_BATCH_TOKENS
-        if batch and (too_far or len(batch) == MAX_BATCH):
-            yield batch
-            together = [answer]
-        batch = together
-    if batch:
-        yield batch
-
-
 def _write_batch(model: nn.Module, answers: Sequence[Answer], stop_ids: Sequence[int]) -> None:
-    longest = max(answer.sampling.max_new_tokens for answer in answers)
     continue_batch(
         model,
         [answer.prompt_ids for answer in answers],
         stop_ids,
-        longest,
+        max(answer.sampling.max_new_tokens for answer in answers),
         logits_processor=LogitsProcessorList([_Choosing(answers)]),
         stopping_criteria=StoppingCriteriaList([_Hearing(answers)]),
     )
 
 
 class _Choosing(LogitsProcessor):  # type: ignore[misc]
-    """Leaves each answer one possible token: the one that it chose."""
+    """Leaves each answer one possible token: the one that was chosen for it."""
 
     def __init__(self, answers: Sequence[Answer]) -> None:
         self._answers = answers
@@ -168,9 +156,12 @@ class _Choosing(LogitsProcessor):  # type: ignore[misc]
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         if self._all_plain:
             return scores
-        chosen = [0 if answer.ended else answer.choose(row) for answer, row in zip(self._answers, scores, strict=True)]
+        answers = self._answers
+        chosen_B = choose(scores, [answer.chooser for answer in answers], [answer.ids for answer in answers])
+        for answer, logits_V, token in zip(answers, scores, chosen_B.tolist(), strict=True):
+            answer.chose(logits_V, token)
         only_BV = torch.full_like(scores, -torch.inf)
-        return only_BV.scatter(1, torch.tensor(chosen, device=scores.device)[:, None], 0.0)
+        return only_BV.scatter(1, chosen_B[:, None], 0.0)
 
 
 class _Hearing(StoppingCriteria):  # type: ignore[misc]
