@@ -31,6 +31,7 @@ EXPERIMENTS = {
     "tensorboard": tensorboard.tensorboard,
     "base": learning.base,
     "overfitting": learning.overfitting,
+    "untouched": learning.untouched,
     "learning_rates": learning.learning_rates,
     "schedules": learning.schedules,
     "rank": learning.rank,
