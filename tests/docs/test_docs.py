@@ -31,7 +31,7 @@ ROOT = Path(__file__).parents[2]
 FRONT = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md"]
 FENCE = re.compile(r"^```(\w+)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
-MADE = {"reference/config.md", "reference/errors.md", "reference/events.md"}
+MADE = {"reference/config.md", "reference/errors.md", "reference/events.md", "reference/glossary.md"}
 
 
 def _build_module() -> ModuleType:
