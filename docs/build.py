@@ -33,6 +33,7 @@ from luthier.config.glossary import glossary_markdown
 from luthier.config.load import load
 from luthier.config.plan import DataFacts, MachineFacts, Plan
 from luthier.config.resolve import resolve
+from luthier.config.tree import number
 from luthier.doctor import RULES, Doctor, examine, findings
 from luthier.doctor.report import as_text
 from luthier.errors import CODES
@@ -163,7 +164,8 @@ def rates() -> str:
     plan = shipped_plan()
     warm, last = plan.warmup_steps, plan.total_steps
     steps = (1, warm // 2, warm, (warm + last) // 2, (warm + 3 * last) // 4, last)
-    return ", ".join(f"step {step:,} {learning_rate(plan, step - 1):.3g}" for step in steps)
+    rounded = {step: float(f"{learning_rate(plan, step - 1):.3g}") for step in steps}
+    return ", ".join(f"{number(rate)} at step {step:,}" for step, rate in rounded.items())
 
 
 def arithmetic() -> str:

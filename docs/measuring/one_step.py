@@ -53,7 +53,7 @@ def one_step() -> dict[str, Any]:
         "prompt_tokens": len(row.input_ids) - trained,
         "trained": trained,
         "prompt": tokenizer.decode(row.input_ids[~row.trained].tolist()).strip(),
-        "answer": " | ".join(word.replace("\n", "\\n") for word in words),
+        "answer": pieces(words),
         "table": table(words, before, after),
         "loss": loss_sum / trained,
         "loss_after": sum(-math.log(p) for p in after) / trained,
@@ -93,12 +93,18 @@ def probabilities(model: nn.Module, row: TokenRow) -> list[float]:
     return [p_TV[place - 1, ids[place]].item() for place in places]
 
 
+def pieces(words: list[str]) -> str:
+    """The tokens, with a stroke between them, a dozen a line."""
+    shown = [word.replace("\n", "\\n") for word in words]
+    return "\n".join(" | ".join(shown[at : at + 12]) for at in range(0, len(shown), 12))
+
+
 def table(words: list[str], before: list[float], after: list[float]) -> str:
-    """The least expected token, the middle one and the most expected one."""
+    """The three least expected tokens and the most expected one."""
     order = sorted(range(len(words)), key=lambda i: before[i])
     lines = ["| the right token | p before | its loss | p after | its loss |", "|---|---|---|---|---|"]
-    for i in (order[0], order[len(order) // 2], order[-1]):
+    for i in (*order[:3], order[-1]):
         word = words[i].replace("\n", "\\n").replace("|", "\\|")
-        losses = (f"{p:.3g} | {-math.log(p):.3f}" for p in (before[i], after[i]))
+        losses = (f"{p:{'.4f' if p > 0.001 else '.1e'}} | {-math.log(p):.2f}" for p in (before[i], after[i]))
         lines.append(f"| `{word}` | {' | '.join(losses)} |")
     return "\n".join(lines)
