@@ -24,6 +24,7 @@ from measuring import (
     dashboard,
     export,
     forecast,
+    headline,
     learning,
     mechanics,
     one_step,
@@ -57,6 +58,7 @@ EXPERIMENTS = {
     "performance": performance.performance,
     "gpu": performance.gpu,
     "forecast": forecast.forecast,
+    "headline": headline.headline,
     "export": export.export,
     "sweep": sweep.sweep,
     "finder": sweep.finder,
@@ -70,7 +72,7 @@ def main(names: list[str]) -> None:
         raise SystemExit(f"no experiment {', '.join(unknown)}; there are {', '.join(EXPERIMENTS)}")
     measured = json.loads(MEASURED.read_text(encoding="utf-8")) if MEASURED.is_file() else {}
     if (
-        set(names) - {"base", "one_step", "performance", "gpu", "forecast", "export"}
+        set(names) - {"base", "one_step", "performance", "gpu", "forecast", "headline", "export"}
         and not (WORK / "base" / "final_model").is_dir()
     ):
         names = ["base", *(name for name in names if name != "base")]
