@@ -42,7 +42,7 @@ fix: env  ## Mend what ruff can mend by itself.
 
 docs: env  ## Build the guide into site/.
 	$(BIN)/python docs/build.py
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean:  ## Remove what the targets made.
 	rm -rf $(VENV) site .pytest_cache .mypy_cache .ruff_cache .hypothesis

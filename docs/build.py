@@ -1,12 +1,13 @@
 """Makes docs/generated, from which mkdocs builds the site: the pages with their blanks filled, and the reference.
 
-A page may hold six kinds of blanks, so that nothing in it can go stale:
+A page may hold these blanks, so that nothing in it can go stale:
 
-    {{ packing.real_tokens:,d }}               a number of docs/pictures/measured.json, docs/reliability.json or
-                                               benchmarks/results/canonical.json, in a format of Python
+    {{ packing.real_tokens:,d }}               a number of docs/pictures/measured.json, docs/reliability.json or some
+                                               of benchmarks/results, in a format of Python
     {{ source luthier.training.step.update }}  the source of a function or class as a code block
     {{ file configs/mbpp_small.yaml }}         a whole file as a code block
     {{ arithmetic }}                           the derived numbers of the shipped config, as the plan shows them
+    {{ rates }}                                its learning rate at some steps
     {{ gate checks }}                          the checks of the gate
     {{ doctor rules }}                         the rules of the doctor, and how they did on the labelled runs:
     {{ doctor scores }}                        tests/doctor/runs/scores.json
@@ -30,14 +31,16 @@ import luthier
 from luthier.config.docs import reference_markdown
 from luthier.config.glossary import glossary_markdown
 from luthier.config.load import load
-from luthier.config.plan import DataFacts, MachineFacts
+from luthier.config.plan import DataFacts, MachineFacts, Plan
 from luthier.config.resolve import resolve
+from luthier.config.tree import number
 from luthier.doctor import RULES, Doctor, examine, findings
 from luthier.doctor.report import as_text
 from luthier.errors import CODES
 from luthier.events.record import from_record
 from luthier.events.types import EVENTS
 from luthier.gate.checks import CHECKS
+from luthier.training.schedule import learning_rate
 
 DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
@@ -45,7 +48,7 @@ GENERATED = DOCS / "generated"
 PICTURES = DOCS / "pictures"
 RUNS = ROOT / "tests" / "doctor" / "runs"
 BLANK = re.compile(
-    r"\{\{ (?:(?P<verb>source|file|doctor|gate) (?P<what>\S+)|(?P<plan>arithmetic)"
+    r"\{\{ (?:(?P<verb>source|file|doctor|gate) (?P<what>\S+)|(?P<plan>arithmetic|rates)"
     r"|(?P<number>[a-z_]+\.\w+)(?::(?P<format>[^ }]+))?) \}\}"
 )
 MARKS = re.compile(r"  # (?:type: ignore|noqa).*")
@@ -72,13 +75,20 @@ def pages() -> list[Path]:
 
 
 def measured() -> dict[str, dict[str, Any]]:
-    """The numbers of docs/measure.py, of `make torture` (each suite with its counts) and of benchmarks/canonical.py."""
+    """The numbers of docs/measure.py, of `make torture` (each suite with its counts) and of some benchmarks."""
     numbers: dict[str, dict[str, Any]] = json.loads((PICTURES / "measured.json").read_text(encoding="utf-8"))
     suites = json.loads((DOCS / "reliability.json").read_text(encoding="utf-8"))
+    watch = json.loads((ROOT / "benchmarks" / "results" / "watch.json").read_text(encoding="utf-8"))
+    screens = [screen for screen in watch.values() if isinstance(screen, dict)]
+    shares = {name: max(screen[name]["share_of_all_cores"] for screen in screens) for name in ("idle", "growing")}
+    runs = json.loads((ROOT / "benchmarks" / "results" / "quickstart_cpu.json").read_text(encoding="utf-8"))["runs"]
+    phrasing = [100 * run["tuned"]["phrasing"] for run in runs if run["load_in_4bit"]]
+    seeds = {"count": len(phrasing), "lowest": min(phrasing), "highest": max(phrasing)}
     canonical = json.loads((ROOT / "benchmarks" / "results" / "canonical.json").read_text(encoding="utf-8"))
     sets = {name.partition(":")[0]: one for name, one in canonical["sets"].items()}
     broken = {f"{name}_broken": {k: len(v["passed"]) for k, v in one["broken"].items()} for name, one in sets.items()}
-    return numbers | {name: suite | suite["figures"] for name, suite in suites.items()} | sets | broken
+    more = {"watch": {**watch, **shares}, "seeds": seeds}
+    return numbers | {name: suite | suite["figures"] for name, suite in suites.items()} | sets | broken | more
 
 
 def filled(text: str, numbers: dict[str, dict[str, Any]]) -> str:
@@ -98,7 +108,7 @@ def filled(text: str, numbers: dict[str, dict[str, Any]]) -> str:
         if blank["verb"] == "gate":
             return checks_table()
         if blank["plan"]:
-            return arithmetic()
+            return {"arithmetic": arithmetic, "rates": rates}[blank["plan"]]()
         experiment, _, name = blank["number"].partition(".")
         if name not in numbers.get(experiment, {}):
             raise KeyError(f"{blank['number']} is not measured; run: python docs/measure.py {experiment}")
@@ -141,12 +151,26 @@ def _find(node: Any, names: list[str]) -> Any:
     return node
 
 
-def arithmetic() -> str:
-    """What the plan derives for configs/training_config.yaml, with the rows that its dataset has."""
+def shipped_plan() -> Plan:
+    """That of configs/training_config.yaml, with the rows that its dataset has."""
     rows, held_out = 18_612, 931
     machine = MachineFacts("cpu", "CPU", 1, True, 1.0, 1.0, 1, True)
     data = DataFacts(rows - held_out, held_out, 0, 0, 1, "alpaca", "")
-    plan = resolve(load(ROOT / "configs/training_config.yaml"), machine, None, data)
+    return resolve(load(ROOT / "configs/training_config.yaml"), machine, None, data)
+
+
+def rates() -> str:
+    """Learning rates of the shipped plan: in its warmup, at its peak, half way, at three quarters, at its end."""
+    plan = shipped_plan()
+    warm, last = plan.warmup_steps, plan.total_steps
+    steps = (1, warm // 2, warm, (warm + last) // 2, (warm + 3 * last) // 4, last)
+    rounded = {step: float(f"{learning_rate(plan, step - 1):.3g}") for step in steps}
+    return ", ".join(f"{number(rate)} at step {step:,}" for step, rate in rounded.items())
+
+
+def arithmetic() -> str:
+    """What the plan derives for configs/training_config.yaml."""
+    plan = shipped_plan()
     names = ("examples_per_step", "steps_per_epoch", "total_steps", "warmup_steps", "decay_steps", "eval_every")
     values = [plan.value(name) for name in names]
     return "```text\n" + "\n".join(f"{v.key:<17} {v.value:>9,.6g}  {v.how}" for v in values) + "\n```"
@@ -206,7 +230,7 @@ def errors_page() -> str:
         parts += [f"## {title}", ""]
         for code, explanation in CODES.items():
             if code.rpartition("-")[0] == family:
-                parts += [f"### {code}: {explanation.title}", "", f"Why it matters: {explanation.why}.", ""]
+                parts += [f"### {code}: {explanation.title}", "", f"Why it matters: {explanation.why.rstrip('.')}.", ""]
                 parts += [explanation.text, ""]
     return "\n".join(parts)
 

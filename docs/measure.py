@@ -20,7 +20,19 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import torch
-from measuring import dashboard, export, forecast, learning, mechanics, performance, quickstart, sweep, tensorboard
+from measuring import (
+    dashboard,
+    export,
+    forecast,
+    headline,
+    learning,
+    mechanics,
+    one_step,
+    performance,
+    quickstart,
+    sweep,
+    tensorboard,
+)
 from measuring.drawing import PICTURES
 from measuring.runs import WORK
 
@@ -29,8 +41,10 @@ from luthier.version import __version__
 EXPERIMENTS = {
     "quickstart": quickstart.quickstart,
     "tensorboard": tensorboard.tensorboard,
+    "one_step": one_step.one_step,
     "base": learning.base,
     "overfitting": learning.overfitting,
+    "untouched": learning.untouched,
     "learning_rates": learning.learning_rates,
     "schedules": learning.schedules,
     "rank": learning.rank,
@@ -44,6 +58,7 @@ EXPERIMENTS = {
     "performance": performance.performance,
     "gpu": performance.gpu,
     "forecast": forecast.forecast,
+    "headline": headline.headline,
     "export": export.export,
     "sweep": sweep.sweep,
     "finder": sweep.finder,
@@ -57,7 +72,7 @@ def main(names: list[str]) -> None:
         raise SystemExit(f"no experiment {', '.join(unknown)}; there are {', '.join(EXPERIMENTS)}")
     measured = json.loads(MEASURED.read_text(encoding="utf-8")) if MEASURED.is_file() else {}
     if (
-        set(names) - {"base", "performance", "gpu", "forecast", "export"}
+        set(names) - {"base", "one_step", "performance", "gpu", "forecast", "headline", "export"}
         and not (WORK / "base" / "final_model").is_dir()
     ):
         names = ["base", *(name for name in names if name != "base")]

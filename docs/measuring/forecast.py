@@ -9,11 +9,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from luthier.config.memory_bar import memory_bar
-from luthier.config.plan import Memory, Part
-
 SHOWN = "QLoRA"
-"""The run whose screen the page shows."""
+"""The run whose rehearsal the page shows."""
 RESULTS = Path("benchmarks/results/forecast_cpu.json")
 
 
@@ -35,16 +32,9 @@ def forecast() -> dict[str, Any]:
         "time_mean": sum(seconds) / len(seconds),
         "time_within": sum(error <= 0.1 for error in seconds),
         "table": table(runs),
-        **screen(next(run for run in runs if run["name"] == SHOWN)),
+        "rehearsal": next(run["rehearsal"] for run in runs if run["name"] == SHOWN),
     }
     return numbers
-
-
-def screen(run: dict[str, Any]) -> dict[str, str]:
-    """What `luthier plan` and `luthier train` show of a run."""
-    parts = tuple(Part(name, gib, "") for name, gib in run["parts_gib"].items())
-    bar = memory_bar(Memory(parts, run["moment"], run["tokens"], run["room_gib"]), 100)
-    return {"bar": "\n".join(line.rstrip() for line in bar), "rehearsal": run["rehearsal"]}
 
 
 def table(runs: list[dict[str, Any]]) -> str:

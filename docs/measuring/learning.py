@@ -135,6 +135,16 @@ def learning_rates() -> Numbers:
     return numbers
 
 
+def untouched() -> Numbers:
+    """Eval loss of the base model itself on the held-out rows of `learning_rates` and of `overfitting`."""
+    still = {"max_steps": 1, "warmup_steps": 0, "learning_rate": 1e-12, "min_learning_rate": 0.0}
+    numbers = {}
+    for name, data in (("eval_loss", {}), ("plenty_eval_loss", _rows("train[:1700]", held_out=200))):
+        events = run("untouched", data=data, training=still, evaluation={"eval_steps": 1})
+        numbers[name] = of(events, Evaluated)[0].eval_loss
+    return numbers
+
+
 def schedules() -> Numbers:
     """Drawn from the function that training itself uses; nothing is trained."""
     plan, _ = luthier.plan(config("schedules"))

@@ -14,6 +14,8 @@ from typing import Any
 from measuring.drawing import AMBER, BLUE, GREY, TEAL, picture
 
 RESULTS = Path("benchmarks/results")
+HEADLINE_STEPS = 3_315
+"""Of configs/training_config.yaml, as its plan counts them."""
 NAMES = {
     "luthier/defaults": "luthier", "luthier/peft's layers": "luthier_peft", "trl/defaults": "trl", "trl/tuned": "tuned",
 }  # fmt: skip
@@ -86,6 +88,7 @@ def gpu() -> dict[str, Any]:
         "step_tokens": setting["tokens_a_step"], "trained_share": setting["trained_share"],
         "peft_memory": found["peft_layers_peak_memory_gib"], "launches": found["launches_of_a_step"],
         "busy": 1000 * found["device_seconds_of_a_launched_step"], "tests": found["gpu_tests"]["passed"],
+        "headline_steps": HEADLINE_STEPS,
         "losses_steps": "steps " + ", ".join(map(str, found["losses"]["steps"])),
         "losses_trl": off.pop("trl"), "losses_off": max(off.values()),
     }  # fmt: skip
@@ -94,6 +97,8 @@ def gpu() -> dict[str, Any]:
         numbers |= {f"{lane}_steps": row["steps"], f"{lane}_timed": row["timed"]}
         numbers |= {f"{lane}_rate": row["tokens_per_second"], f"{lane}_share": row["share_of_limit"]}
         numbers |= {f"{lane}_memory": row["peak_memory_gib"], f"{lane}_reserved": row.get("reserved_gib")}
+    seconds = HEADLINE_STEPS * setting["tokens_a_step"] / numbers["recorded_rate"]
+    numbers["headline_minutes"] = seconds / 60
     return {name: number for name, number in numbers.items() if number is not None}
 
 
