@@ -9,8 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from luthier.data.collate import collate_packed
 from luthier.data.messages import Message
 from luthier.data.template import load_template
 from luthier.errors import DataError
@@ -111,7 +112,7 @@ def test_prompts_too_trains_all_but_bos(tmp_path: Path) -> None:
     assert [trained for _, trained in got] == [False, True]
     assert got[0][0] == "<s>"
     got = one(make_tokenizer(bos=False), tmp_path, row, completion_only_loss=False)
-    assert [trained for _, trained in got] == [True]
+    assert [trained for _, trained in got] == [False, True], "nothing predicts the first token"
 
 
 @pytest.mark.parametrize("chat_template", [None, CHATML, LLAMA3])
@@ -257,10 +258,45 @@ def test_a_saved_template_loads_as_itself(tmp_path: Path) -> None:
 
 
 def test_special_tokens_in_the_text_are_counted(tmp_path: Path) -> None:
-    rows = [{"instruction": "What is <|im_end|>?", "output": "A token."}, {"instruction": "Q", "output": "A"}]
+    rows = [{"instruction": "What is <|im_end|>?", "output": "<|im_end|>"}, {"instruction": "Q", "output": "A"}]
     prepared = run(make_tokenizer(chat_template=CHATML), write_jsonl(tmp_path / "rows.jsonl", rows))
     assert prepared.report.special_tokens == {"<|im_end|>": 1}
     assert [Path(place).name for place in prepared.report.special_places] == ["rows.jsonl:1"]
+
+
+@pytest.mark.parametrize("bos", [True, False])
+@pytest.mark.parametrize(
+    "row",
+    [{"text": "def add"}, {"prompt": "Q:", "completion": " A"}, {"messages": TALK}],
+    ids=lambda row: next(iter(row)),
+)
+def test_what_is_counted_as_trained_is_what_the_loss_is_a_mean_over(tmp_path: Path, bos: bool, row: Any) -> None:
+    rows = run(make_tokenizer(bos=bos), write_jsonl(tmp_path / "rows.jsonl", [row] * 3)).train
+    assert rows.trained.sum() == collate_packed([rows.row(index) for index in range(3)]).num_trained
+
+
+def test_a_text_of_one_token_has_nothing_to_train(tmp_path: Path) -> None:
+    (code, _, found), *_ = problems(make_tokenizer(bos=False), write_jsonl(tmp_path / "a.jsonl", [{"text": "</s>"}]))
+    assert code == "E-DATA-041" and "nothing left to train" in found
+
+
+@pytest.mark.parametrize("bos", [True, False])
+@pytest.mark.parametrize("chat_template", [None, CHATML, LLAMA3])
+def test_rows_as_they_are_are_asked_as_they_are(tmp_path: Path, bos: bool, chat_template: str | None) -> None:
+    tokenizer = make_tokenizer(bos=bos, chat_template=chat_template)
+    plain = write_jsonl(tmp_path / "plain.jsonl", [{"prompt": "Q: ", "completion": "A"}])
+    prepared = run(tokenizer, plain)
+    assert prepared.report.template == prepared.template.name == "none (rows as they are)"
+    assert prepared.report.bos_share == (1.0 if bos else None)
+    prepared.template.save(tokenizer, tmp_path / "saved")
+    saved = AutoTokenizer.from_pretrained(tmp_path / "saved")
+    asked = saved.apply_chat_template([{"role": "user", "content": "Q: "}], add_generation_prompt=True)["input_ids"]
+    assert len(asked) == 3 + bos and asked == prepared.train.row(0).input_ids[: len(asked)].tolist()
+    assert asked == prepared.template.prompt_ids(saved, "Q: ")
+    named = run(tokenizer, plain, prompt_template="alpaca")
+    assert (named.report.template, named.template.name) == ("none (rows as they are)", "alpaca")
+    mixed = run(tokenizer, plain, write_jsonl(tmp_path / "talk.jsonl", [{"messages": TALK}]))
+    assert mixed.report.template == mixed.template.name == ("chat" if chat_template else "alpaca")
 
 
 def test_a_token_that_both_begins_and_ends(tmp_path: Path) -> None:
