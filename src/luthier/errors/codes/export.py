@@ -72,8 +72,8 @@ EXPORT: dict[str, Explanation] = {
         why="nothing was published",
         text=(
             "The folder is whole on this machine, and uploading it failed. Without network, or with HF_HUB_OFFLINE "
-            "set, nothing can be pushed; without a token that may write (hf auth login), the hub refuses. The folder "
-            "can be pushed later: hf upload OWNER/NAME FOLDER --exclude manifest.json."
+            "set, nothing can be pushed; without a token that may write (hf auth login), the hub refuses; into a "
+            "repository that is public, Luthier sends nothing. The folder can be pushed by hand: hf upload OWNER/NAME FOLDER --exclude manifest.json."
         ),
     ),
     "E-EXPORT-009": Explanation(
