@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from luthier.data import template_limits
 from luthier.data.collate import collate_packed
 from luthier.data.messages import Message
 from luthier.data.template import load_template
@@ -345,3 +347,22 @@ def test_a_bos_that_only_marks_turns_is_not_counted(tmp_path: Path) -> None:
     ids = template.prompt_ids(tokenizer, "hi")
     assert ids[0] == tokenizer.convert_tokens_to_ids("<|im_start|>")
     assert ids[1] != ids[0]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="nothing is tried there")
+@pytest.mark.parametrize("child", ["raise ImportError('no such thing')", "", "print('?')"])
+def test_e_data_032_a_template_that_cannot_be_tried_is_refused(tmp_path: Path, monkeypatch: Any, child: str) -> None:
+    monkeypatch.setattr(template_limits, "_CHILD", child)
+    source = CHATML + f"{{# {child} #}}"
+    with pytest.raises(DataError, match="E-DATA-032.*it cannot be tried"):
+        load_template("chat", make_tokenizer(chat_template=source), tmp_path)
+
+
+def test_the_child_finds_what_is_installed_for_one_user(tmp_path: Path, monkeypatch: Any) -> None:
+    """`-I` hides such folders; the child is told where this process found things."""
+    (tmp_path / "only_here.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    code = template_limits._CHILD.replace("import jinja2,", "import only_here, jinja2,")
+    monkeypatch.setattr(template_limits, "_CHILD", code)
+    assert template_limits.exceeded("{{ 'of one user' }}") == ""
+    assert "characters" in template_limits.exceeded("{{ 'a' * 10**7 }}")
