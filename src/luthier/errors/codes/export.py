@@ -63,8 +63,8 @@ EXPORT: dict[str, Explanation] = {
         title="llama.cpp does not take the file",
         why="a file that is not opened once here would fail where you need it",
         text=(
-            "The GGUF file was written and then opened by llama.cpp in a process of its own, which failed; the message "
-            "holds its last words. Nothing was left at the destination. Please report it with the architecture."
+            "The GGUF file was written and then opened by llama.cpp in a process of its own, which failed or did not end; "
+            "the message holds its last words. Nothing was left at the destination. Please report it with the architecture."
         ),
     ),
     "E-EXPORT-008": Explanation(
