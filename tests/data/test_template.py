@@ -354,7 +354,7 @@ def test_a_bos_that_only_marks_turns_is_not_counted(tmp_path: Path) -> None:
 def test_e_data_032_a_template_that_cannot_be_tried_is_refused(tmp_path: Path, monkeypatch: Any, child: str) -> None:
     monkeypatch.setattr(template_limits, "_CHILD", child)
     source = CHATML + f"{{# {child} #}}"
-    with pytest.raises(DataError, match="E-DATA-032.*it cannot be tried"):
+    with pytest.raises(DataError, match=r"E-DATA-032.*it cannot be tried"):
         load_template("chat", make_tokenizer(chat_template=source), tmp_path)
 
 

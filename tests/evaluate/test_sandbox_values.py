@@ -176,7 +176,7 @@ def half(number):
 LARGE = (1 << 8 * 250_000) - 1
 HARD = {
     "one Fraction of half a megabyte": b"q" + integer(LARGE) + integer(LARGE - 4),
-    "64 Fractions of 8 kB each": sized(b"l", 64) + (b"q" + integer((1 << 32_000) - 1) + integer((1 << 32_000) - 3)) * 64,
+    "60 Fractions of 8 kB each": sized(b"l", 60) + (b"q" + integer(2**32_000 - 1) + integer(2**32_000 - 3)) * 60,
     "Decimals beside one large number": sized(b"S", 21) + integer(LARGE)
     + b"".join(sized(b"D", 30) + b"%030d" % (LARGE % (2**61 - 1) + n * (2**61 - 1)) for n in range(20)),
     "Fractions that all hash alike": sized(b"S", 1900) + b"".join(map(half, range(1900))),

@@ -274,6 +274,6 @@ def test_e_export_007_a_file_on_which_llama_cpp_hangs_is_given_up(tmp_path, monk
     monkeypatch.setattr(llama_cpp, "CHILD", ("-c", "import time; time.sleep(60)"))
     monkeypatch.setattr(llama_cpp, "SECONDS", 0.5)
     began = time.monotonic()
-    with pytest.raises(RunError, match="E-EXPORT-007.*did not answer within 0.5 seconds"):
+    with pytest.raises(RunError, match=r"E-EXPORT-007.*did not answer within 0.5 seconds"):
         llama_cpp.listen(tmp_path / "model.gguf", None)
     assert time.monotonic() - began < 30

@@ -80,7 +80,7 @@ def test_e_model_012_a_damaged_folder_is_named(run, merged, lost, says):
 
 
 def test_e_model_012_an_adapter_that_plain_peft_cannot_read_is_named(run, tmp_path):
-    with pytest.raises(ModelError, match="E-MODEL-012.*by plain peft on its base"):
+    with pytest.raises(ModelError, match=r"E-MODEL-012.*by plain peft on its base"):
         _plain_peft(str(tmp_path / "no base"), run / "final_model", torch.float32)
 
 

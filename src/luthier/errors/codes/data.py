@@ -59,7 +59,7 @@ DATA: dict[str, Explanation] = {
         "file cannot be opened",
         "The rows in it cannot be read.",
         "The operating system refused: permissions, a broken disk, a damaged Parquet file, or a file that is still "
-        "being written. The message repeats what it said.",
+        "being written; or `datasets` could not read a row of a set of the hub. The message repeats what it said.",
     ),
     "E-DATA-010": Explanation(
         "broken JSON",

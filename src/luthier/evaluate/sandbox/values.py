@@ -10,9 +10,9 @@
 Lengths and counts are 4 bytes, little endian. What is encoded is the data itself, taken out with the methods of the
 plain types: a subclass (a Counter, a named tuple, a str whose `__eq__` always agrees) arrives as the plain value that
 it carries, a bytearray as bytes, so no method of the program takes part in a comparison. Decoding builds nothing but
-these types, and whoever sends may be hostile, down to keys that all hash alike. The judge of one program is the judge of
-its neighbours, so nothing may cost it long: depth, bytes, the length of a number and all that is hashed are bounded, and
-a Fraction or a Decimal, whose comparison is slow, is no member of a set and no key.
+these types, and whoever sends may be hostile, down to keys that all hash alike. The judge of one program is the judge
+of its neighbours, so nothing may cost it long: depth, bytes, the length of a number and all that is hashed are bounded,
+and a Fraction or a Decimal, whose comparison is slow, is no member of a set and no key.
 
 Not covered: any other type. It is not encodable, and the judge is told so.
 """
