@@ -187,7 +187,8 @@ class Hub(BaseHTTPRequestHandler):
         return self.say({"url": url, "name": "me/my-model", "id": "me/my-model", "errors": [], "warnings": []})
 
     def do_GET(self):
-        self.say({"id": "me/my-model", "siblings": [], "sha": "a" * 40, "name": "me", "type": "user", "auth": {}})
+        about = {"id": "me/my-model", "siblings": [], "sha": "a" * 40, "private": self.server.private}
+        self.say(about | {"name": "me", "type": "user", "auth": {}})
 
     def say(self, content):
         data = json.dumps(content).encode()
@@ -204,7 +205,7 @@ class Hub(BaseHTTPRequestHandler):
 @pytest.fixture
 def hub():
     server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    server.seen = []
+    server.seen, server.private = [], True
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     yield server
@@ -213,13 +214,26 @@ def hub():
     server.server_close()
 
 
-@pytest.mark.slow
-def test_push(run, tmp_path, hub):
-    done = process(
+def pushed(run, tmp_path, hub):
+    return process(
         "export", run, "--to", "hub", "--base-name", "tiny/Llama", "--out", tmp_path / "h", "--push", "me/my-model",
         cwd=tmp_path, HF_ENDPOINT=f"http://127.0.0.1:{hub.server_port}", HF_HUB_OFFLINE="0", HF_TOKEN="hf_pushpushpush",
         HF_HUB_DISABLE_XET="1", NO_PROXY="127.0.0.1",
     )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_e_export_008_nothing_is_sent_into_a_public_repository(run, tmp_path, hub):
+    hub.private = False
+    done = pushed(run, tmp_path, hub)
+    assert done.code == 2 and "E-EXPORT-008" in done.err and "public" in done.err and "hf upload" in done.err
+    assert (tmp_path / "h" / "README.md").is_file() and not any("upload" in path for path, _, _ in hub.seen)
+    assert not any("/commit/" in path for path, _, _ in hub.seen)
+
+
+@pytest.mark.slow
+def test_push(run, tmp_path, hub):
+    done = pushed(run, tmp_path, hub)
     assert done.code == 0, done.err
     assert "Pushed to me/my-model, a private repository." in done.out and "hf_pushpushpush" not in done.out + done.err
     created = json.loads(next(body for path, _, body in hub.seen if path == "/api/repos/create"))

@@ -15,6 +15,12 @@ from luthier.errors import DataError
 USER, ASSISTANT = Message("user", "Q"), Message("assistant", "A")
 
 
+def weighted(*weights: Any) -> dict[str, Any]:
+    question = {"role": "user", "content": "Q", "weight": None}
+    answers = [{"role": "assistant", "content": "A", "weight": weight} for weight in weights]
+    return {"messages": [turn for answer in answers for turn in (question, answer)]}
+
+
 @pytest.mark.parametrize(
     ("name", "row", "content"),
     [
@@ -52,6 +58,9 @@ USER, ASSISTANT = Message("user", "Q"), Message("assistant", "A")
             [USER, Message("assistant", "A", trained=False), USER, ASSISTANT],
         ),
         ("text", {"text": "once"}, [Segment("once", True)]),
+        ("messages", weighted(0, 1), [USER, Message("assistant", "A", trained=False), USER, ASSISTANT]),
+        ("messages", weighted(None, 1.0), [USER, ASSISTANT, USER, ASSISTANT]),
+        ("messages", weighted(1, 0), [USER, ASSISTANT]),
     ],
 )
 def test_reads(name: str, row: dict[str, Any], content: list[Any]) -> None:
@@ -78,6 +87,9 @@ def turns(*roles: str) -> dict[str, Any]:
         ("E-DATA-024", "text", {"text": "\u3000"}),
         ("E-DATA-024", "messages", turns("user")),
         ("E-DATA-024", "messages", turns("user", "assistant", "user")),
+        ("E-DATA-024", "messages", weighted(0, 0)),
+        ("E-DATA-023", "messages", weighted(0.5)),
+        ("E-DATA-023", "messages", weighted("1")),
         (
             "E-DATA-024",
             "prompt-completion",

@@ -15,6 +15,7 @@ from datasets.exceptions import DatasetNotFoundError
 from luthier.config.schema import DatasetSource
 from luthier.data.problems import Problems
 from luthier.data.sources.hub import HubSource, _explain
+from luthier.errors import DataError
 from tests.data.support import make_tokenizer, problems
 
 SOURCE = DatasetSource(path="owner/name")
@@ -26,6 +27,24 @@ def test_rows_and_places() -> None:
     assert list(source.rows(Problems()))[2] == ("owner/name:train:2", {"instruction": "Q2", "output": "A"})
     other = HubSource(rows.select(range(2)), "owner/name", "train")
     assert source.fingerprint != other.fingerprint
+
+
+PICTURES = [{"bytes": b"not a picture", "path": None}]
+
+
+def test_pictures_and_sound_are_not_decoded() -> None:
+    rows = datasets.Dataset.from_dict({"text": ["Q"], "image": PICTURES, "audio": PICTURES})
+    rows = rows.cast_column("image", datasets.Image()).cast_column("audio", datasets.Audio())
+    ((place, row),) = HubSource(rows, "owner/name", "train").rows(Problems())
+    assert (place, row["text"]) == ("owner/name:train:0", "Q")
+
+
+def test_e_data_009_a_row_that_datasets_cannot_read_is_named() -> None:
+    rows = datasets.Dataset.from_dict({"text": ["Q"] * 1001, "images": [None] * 1000 + [PICTURES]})
+    source = HubSource(rows.cast_column("images", datasets.List(datasets.Image())), "owner/name", "train")
+    with pytest.raises(DataError, match=r"E-DATA-009") as refusal:
+        list(source.rows(Problems()))
+    assert refusal.value.problems[0].where == "owner/name:train:1000"
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from luthier.data import template_limits
+from luthier.data.collate import collate_packed
 from luthier.data.messages import Message
 from luthier.data.template import load_template
 from luthier.errors import DataError
@@ -111,7 +114,7 @@ def test_prompts_too_trains_all_but_bos(tmp_path: Path) -> None:
     assert [trained for _, trained in got] == [False, True]
     assert got[0][0] == "<s>"
     got = one(make_tokenizer(bos=False), tmp_path, row, completion_only_loss=False)
-    assert [trained for _, trained in got] == [True]
+    assert [trained for _, trained in got] == [False, True], "nothing predicts the first token"
 
 
 @pytest.mark.parametrize("chat_template", [None, CHATML, LLAMA3])
@@ -257,10 +260,45 @@ def test_a_saved_template_loads_as_itself(tmp_path: Path) -> None:
 
 
 def test_special_tokens_in_the_text_are_counted(tmp_path: Path) -> None:
-    rows = [{"instruction": "What is <|im_end|>?", "output": "A token."}, {"instruction": "Q", "output": "A"}]
+    rows = [{"instruction": "What is <|im_end|>?", "output": "<|im_end|>"}, {"instruction": "Q", "output": "A"}]
     prepared = run(make_tokenizer(chat_template=CHATML), write_jsonl(tmp_path / "rows.jsonl", rows))
     assert prepared.report.special_tokens == {"<|im_end|>": 1}
     assert [Path(place).name for place in prepared.report.special_places] == ["rows.jsonl:1"]
+
+
+@pytest.mark.parametrize("bos", [True, False])
+@pytest.mark.parametrize(
+    "row",
+    [{"text": "def add"}, {"prompt": "Q:", "completion": " A"}, {"messages": TALK}],
+    ids=lambda row: next(iter(row)),
+)
+def test_what_is_counted_as_trained_is_what_the_loss_is_a_mean_over(tmp_path: Path, bos: bool, row: Any) -> None:
+    rows = run(make_tokenizer(bos=bos), write_jsonl(tmp_path / "rows.jsonl", [row] * 3)).train
+    assert rows.trained.sum() == collate_packed([rows.row(index) for index in range(3)]).num_trained
+
+
+def test_a_text_of_one_token_has_nothing_to_train(tmp_path: Path) -> None:
+    (code, _, found), *_ = problems(make_tokenizer(bos=False), write_jsonl(tmp_path / "a.jsonl", [{"text": "</s>"}]))
+    assert code == "E-DATA-041" and "nothing left to train" in found
+
+
+@pytest.mark.parametrize("bos", [True, False])
+@pytest.mark.parametrize("chat_template", [None, CHATML, LLAMA3])
+def test_rows_as_they_are_are_asked_as_they_are(tmp_path: Path, bos: bool, chat_template: str | None) -> None:
+    tokenizer = make_tokenizer(bos=bos, chat_template=chat_template)
+    plain = write_jsonl(tmp_path / "plain.jsonl", [{"prompt": "Q: ", "completion": "A"}])
+    prepared = run(tokenizer, plain)
+    assert prepared.report.template == prepared.template.name == "none (rows as they are)"
+    assert prepared.report.bos_share == (1.0 if bos else None)
+    prepared.template.save(tokenizer, tmp_path / "saved")
+    saved = AutoTokenizer.from_pretrained(tmp_path / "saved")
+    asked = saved.apply_chat_template([{"role": "user", "content": "Q: "}], add_generation_prompt=True)["input_ids"]
+    assert len(asked) == 3 + bos and asked == prepared.train.row(0).input_ids[: len(asked)].tolist()
+    assert asked == prepared.template.prompt_ids(saved, "Q: ")
+    named = run(tokenizer, plain, prompt_template="alpaca")
+    assert (named.report.template, named.template.name) == ("none (rows as they are)", "alpaca")
+    mixed = run(tokenizer, plain, write_jsonl(tmp_path / "talk.jsonl", [{"messages": TALK}]))
+    assert mixed.report.template == mixed.template.name == ("chat" if chat_template else "alpaca")
 
 
 def test_a_token_that_both_begins_and_ends(tmp_path: Path) -> None:
@@ -309,3 +347,22 @@ def test_a_bos_that_only_marks_turns_is_not_counted(tmp_path: Path) -> None:
     ids = template.prompt_ids(tokenizer, "hi")
     assert ids[0] == tokenizer.convert_tokens_to_ids("<|im_start|>")
     assert ids[1] != ids[0]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="nothing is tried there")
+@pytest.mark.parametrize("child", ["raise ImportError('no such thing')", "", "print('?')"])
+def test_e_data_032_a_template_that_cannot_be_tried_is_refused(tmp_path: Path, monkeypatch: Any, child: str) -> None:
+    monkeypatch.setattr(template_limits, "_CHILD", child)
+    source = CHATML + f"{{# {child} #}}"
+    with pytest.raises(DataError, match=r"E-DATA-032.*it cannot be tried"):
+        load_template("chat", make_tokenizer(chat_template=source), tmp_path)
+
+
+def test_the_child_finds_what_is_installed_for_one_user(tmp_path: Path, monkeypatch: Any) -> None:
+    """`-I` hides such folders; the child is told where this process found things."""
+    (tmp_path / "only_here.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    code = template_limits._CHILD.replace("import jinja2,", "import only_here, jinja2,")
+    monkeypatch.setattr(template_limits, "_CHILD", code)
+    assert template_limits.exceeded("{{ 'of one user' }}") == ""
+    assert "characters" in template_limits.exceeded("{{ 'a' * 10**7 }}")

@@ -15,6 +15,8 @@ from luthier.evaluate.candidate import Asked, Candidate
 from luthier.evaluate.runs import Options, compare_models, evaluate_model
 from luthier.evaluate.sandbox import Sandbox
 from luthier.evaluate.tasks import Task, TaskSet
+from luthier.export.run import Options as ExportOptions
+from luthier.export.run import merge_run
 from luthier.generate.load import load
 from tests.evaluate.support import write_tasks
 from tests.generate.support import train_tiny
@@ -54,6 +56,18 @@ def test_a_run_answers_as_it_does_when_loaded_and_so_does_its_base(run, options)
         assert answers_of(one.base) == tuned.generate_many(questions, 8)
     assert answers_of(one.base) != answers_of(one.tuned)
     assert one.tuned.settings.style == one.base.settings.style == "template"
+
+
+def test_a_run_on_rows_that_are_final_text_is_asked_with_the_text_alone(tiny_model_dir, tmp_path, options):
+    rows = write_tasks(tmp_path / "rows.jsonl", *({"prompt": f"{n}: ", "completion": str(n)} for n in range(40)))
+    train_tiny(tmp_path / "run", tiny_model_dir, rows, {"training": {"max_steps": 2}, "evaluation": {"eval_steps": 2}})
+    merge_run(tmp_path / "run", None, None, ExportOptions(), lambda words: None)
+    tuned = load(tmp_path / "run")
+    assert tuned.prompt_ids("7: ") == tuned.tokenizer("7: ").input_ids
+    for name in ("run", "run/merged"):
+        assert evaluate_model(str(tmp_path / name), [SET], options).scores[0][1].settings.style == "completion"
+        with pytest.raises(ModelError, match="E-EVAL-027"):
+            Candidate(str(tmp_path / name)).style("template")
 
 
 def test_a_first_model_that_is_no_run_is_the_base_of_the_others(run, tiny_model_dir, tmp_path, options):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 
+import psutil
 import pytest
 
 from luthier.evaluate.answers import Answers
@@ -44,6 +46,23 @@ def sandbox():
     """The real one; where nothing can hold a program it runs these, which are ours, all the same."""
     with Sandbox(unsafe=True) as entered:
         yield entered
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="cores are counted otherwise")
+@pytest.mark.parametrize(("cores", "free_mib", "workers"), [(1, 9999, 2), (4, 9999, 4), (64, 9999, 8), (64, 1600, 3)])
+def test_as_many_programs_run_at_once_as_have_a_core_and_memory(sandbox, monkeypatch, cores, free_mib, workers):
+    class Heard:
+        tier, seen = "", set()
+
+        def run(self, programs, workers=0):
+            self.seen.add(workers)
+            return sandbox.run(programs, 2)
+
+    memory = psutil.virtual_memory()._replace(available=free_mib << 20)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(cores)))
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: memory)
+    score(Known(RIGHT), TASKS, Heard())
+    assert Heard.seen == {workers}
 
 
 # Counting -------------------------------------------------------------------------------------------------------------

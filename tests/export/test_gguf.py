@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import gguf
 import pytest
 import torch
@@ -266,3 +268,12 @@ def test_a_model_that_is_not_a_llama_inside(words, tmp_path):
     model.model.extra = torch.nn.Linear(2, 2)
     with pytest.raises(RefusedError, match=r"model\.extra\.weight"):
         write_gguf(model, vocabulary(words, 420, (1,)), "f16", tmp_path / "m.gguf", "tiny")
+
+
+def test_e_export_007_a_file_on_which_llama_cpp_hangs_is_given_up(tmp_path, monkeypatch):
+    monkeypatch.setattr(llama_cpp, "CHILD", ("-c", "import time; time.sleep(60)"))
+    monkeypatch.setattr(llama_cpp, "SECONDS", 0.5)
+    began = time.monotonic()
+    with pytest.raises(RunError, match=r"E-EXPORT-007.*did not answer within 0.5 seconds"):
+        llama_cpp.listen(tmp_path / "model.gguf", None)
+    assert time.monotonic() - began < 30

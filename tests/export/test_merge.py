@@ -192,6 +192,18 @@ def test_e_export_009_a_number_that_float16_cannot_hold(copied, tiny_model_dir, 
         merged(copied, base=str(base), dtype=torch.float16)
 
 
+def test_prompts_of_texts_are_their_first_halves_each_once(tiny_model_dir, tmp_path):
+    texts = [f"def f{n}(): return {n}" for n in range(40)]
+    rows = tmp_path / "texts.jsonl"
+    rows.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), "utf-8")
+    train_tiny(tmp_path / "run", tiny_model_dir, rows, {"training": {"max_steps": 1}, "evaluation": {"eval_steps": 1}})
+    tuned = load(tmp_path / "run")
+    prompts = choose(tmp_path / "run", tuned)
+    assert prompts.source == "8 prompts of held-out rows" and len(set(map(tuple, prompts.ids))) == 8
+    words = [tuned.tokenizer.decode(ids, skip_special_tokens=True) for ids in prompts.ids]
+    assert all(word and any(text.startswith(word) for text in texts) for word in words)
+
+
 def test_prompts_are_held_out_rows_or_the_users_or_built_in(copied, tmp_path):
     tuned = load(copied)
     rows = choose(copied, tuned)

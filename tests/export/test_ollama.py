@@ -7,6 +7,7 @@ from importlib.resources import files
 import pytest
 from transformers.utils.chat_template_utils import render_jinja_template
 
+from luthier.data.template import AS_IT_IS
 from luthier.errors import RefusedError
 from luthier.export.ollama import find_pieces, go_template, modelfile
 from tests.export.go_template import render as go
@@ -30,7 +31,10 @@ BRACES = (
     "{% for m in messages %}{{ '{{' }}{{ m.role }}{{ '}}' }} {{ m.content }} end\n{% endfor %}"
     "{% if add_generation_prompt %}{{ '{{assistant}} ' }}{% endif %}"
 )
-TEMPLATES = {"alpaca": ALPACA, "chatml": CHATML, "qwen": QWEN, "llama 3": LLAMA3, "mistral": MISTRAL, "braces": BRACES}
+TEMPLATES = {
+    "alpaca": ALPACA, "chatml": CHATML, "qwen": QWEN, "llama 3": LLAMA3, "mistral": MISTRAL, "braces": BRACES,
+    "texts as they are": "{{ bos_token }}" + AS_IT_IS,
+}  # fmt: skip
 
 
 def renderer(source):

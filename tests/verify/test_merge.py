@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from luthier.errors import ModelError
 from luthier.export.prompts import BUILT_IN
 from luthier.export.run import Options, merge_run
-from luthier.verify.merge import verify_merge
+from luthier.verify.merge import _plain_peft, verify_merge
 from luthier.verify.screen import merge_as_json, merge_table
 from tests.generate.support import train_tiny
 
@@ -58,6 +61,32 @@ def test_a_template_that_never_ends_is_not_tried(run, merged):
     (merged / "chat_template.jinja").write_text("{% for i in range(99999) %}{{ 'x' * 10**6 }}{% endfor %}")
     with pytest.raises(ModelError, match="chat template is not tried"):
         verify_merge(str(run), merged, None, None, silent)
+
+
+@pytest.mark.parametrize(
+    ("lost", "says"),
+    [
+        ("tokenizer*", "its tokenizer cannot be read"),
+        ("chat_template*", "its tokenizer cannot be read"),
+        ("*.safetensors", "its weights cannot be read"),
+    ],
+)
+def test_e_model_012_a_damaged_folder_is_named(run, merged, lost, says):
+    for file in merged.glob(lost):
+        file.unlink()
+    with pytest.raises(ModelError, match=f"E-MODEL-012.*{says}") as refusal:
+        verify_merge(str(run), merged, None, None, silent)
+    assert refusal.value.problems[0].where == str(merged)
+
+
+def test_e_model_012_an_adapter_that_plain_peft_cannot_read_is_named(run, tmp_path):
+    with pytest.raises(ModelError, match=r"E-MODEL-012.*by plain peft on its base"):
+        _plain_peft(str(tmp_path / "no base"), run / "final_model", torch.float32)
+
+
+def test_a_home_is_found(run, merged, monkeypatch):
+    monkeypatch.setenv("HOME", str(merged.parent))
+    assert verify_merge(str(run), Path("~/m"), None, None, silent).passed
 
 
 def test_without_a_merged_model(run):

@@ -124,8 +124,8 @@ class DataSection(Section):
     ]
     """The sources, mixed by their weights."""
     prompt_template: str = "auto"
-    """`auto`: the tokenizer's own chat template if it has one, else Alpaca. Or `alpaca`, `chat`, or a path to a
-    .jinja file."""
+    """`auto`: the tokenizer's own chat template if it has one, else Alpaca; for rows that are all final text, none: the
+    model is then asked with a text as it is. Or `alpaca`, `chat`, or a path to a .jinja file."""
     max_seq_length: Annotated[int, Field(ge=8)] = 2048
     """Longest row in tokens. Memory grows with it; see `overlong_rows`."""
     overlong_rows: Literal["drop", "truncate", "error"] = "drop"

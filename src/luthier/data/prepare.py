@@ -24,7 +24,7 @@ from luthier.data.report import DataReport, Dropped, Kind, SourceReport
 from luthier.data.rows import Bool, RowStore, TokenRows
 from luthier.data.sources import RowSource, open_source
 from luthier.data.split import contradicted, draw, hold_out, not_in, repeated
-from luthier.data.template import Template, adds_bos, load_template
+from luthier.data.template import NO_TEMPLATE, Template, adds_bos, load_template
 from luthier.data.tokenize import Batch, Found, RowTokenizer, tokenizer_hash
 from luthier.errors import CODES, DataError, Problem
 
@@ -41,7 +41,8 @@ class Prepared:
     Attributes:
         train: Rows of an epoch, in no particular order.
         eval: Held-out rows; ``None`` if none were asked for.
-        template: The prompt template, to be saved with the adapter.
+        template: The prompt template, to be saved with the adapter. Where it rendered no row: the text as it is, or
+            what the config names.
         report: What was found.
         fingerprint: SHA-256 over content, template, tokenizer, the settings that choose rows, and this code's version.
         contents: What was read: file -> SHA-256 of its bytes, or hub dataset -> its fingerprint.
@@ -100,6 +101,8 @@ def prepare(
         wanted.append((data.datasets[0], data.eval_split))
     tokenized = _Tokenized(data, tokenizer, template, base_dir, progress or (lambda *_: None))
     read = tokenized.all(wanted)
+    if data.prompt_template == "auto" and not any(shard.found.rendered for shard, _ in read):
+        template = template.as_it_is
     store = RowStore(shard.table for shard, _ in read)
     owner = np.repeat(np.arange(len(read)), [shard.table.num_rows for shard, _ in read])
     for_eval = owner == len(data.datasets)
@@ -277,7 +280,7 @@ def _report(
     whole = store.trained_within(int(store.lengths.max()))[kept].sum(dtype=np.int64)
     cut = int(whole - store.trained_within(limit)[kept].sum(dtype=np.int64))
     p50, p90, p99 = (int(value) for value in np.percentile(store.lengths, [50, 90, 99], method="higher"))
-    formats = {shard.found.format for shard, _ in read}
+    rendered = any(shard.found.rendered for shard, _ in read)
     special: dict[str, int] = {}
     for shard, _ in read:
         for token, rows in shard.found.special_tokens.items():
@@ -290,7 +293,7 @@ def _report(
             SourceReport(source.path, split, use, shard.found.format, shard.table.num_rows, shard.hit)
             for (source, split, use), (shard, _) in zip(entries, read, strict=True)
         ),
-        template="none (rows as they are)" if formats == {"text"} else template.name,
+        template=template.name if rendered else NO_TEMPLATE,
         train_rows=len(train),
         eval_rows=int(held.sum()),
         dropped=tuple(dropped),
@@ -301,7 +304,7 @@ def _report(
         completion_share_cut=cut / int(whole),
         duplicate_rows=repeated(store.row_keys[kept]),
         contradicting_prompts=contradicted(store.prompt_keys[kept], store.row_keys[kept]),
-        bos_share=_bos_share(store, kept, "" if formats == {"text"} else template.source, template, tokenizer),
+        bos_share=_bos_share(store, kept, template.source if rendered else "", template, tokenizer),
         eos_share=float(store.ends_trained(template.stop_ids(tokenizer), limit)[kept].mean()),
         tokens=int(train.lengths.sum(dtype=np.int64)),
         trained_tokens=int(train.trained.sum(dtype=np.int64)),

@@ -76,11 +76,6 @@ class DataReport:
         """Rows of all sources."""
         return sum(source.rows for source in self.sources)
 
-    @property
-    def cache_hit(self) -> bool:
-        """Whether every source came tokenized from the cache."""
-        return all(source.cached for source in self.sources)
-
     def lines(self) -> list[str]:
         """The report to read, one fact a line."""
         lines = [

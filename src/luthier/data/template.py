@@ -14,6 +14,9 @@ that does not gets `{{ bos_token }}` in front, so that whoever renders it later 
 Templates that print today's date would make every day another dataset: calls of `strftime_now("...")` are replaced by
 a fixed date when the template is loaded, for training and for models that write.
 
+Rows that are final text are rendered by no template. What is saved for them is `AS_IT_IS`, so that whoever asks through
+the saved template asks with the text alone, as training did; or the template that the config names.
+
 Not covered: tools, documents, templates that change earlier turns (refused).
 """
 
@@ -41,6 +44,8 @@ _PROBE_ANSWER = "Often fifteen."
 _CLOCK = re.compile(r"""strftime_now\(\s*(["'])(?P<format>((?!\1).)*)\1\s*\)""")
 _FIXED_DATE = datetime(2024, 7, 26)  # the date that Llama 3's own template falls back to
 _ALPACA_INPUT = "### Input:"
+AS_IT_IS = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+NO_TEMPLATE = "none (rows as they are)"
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,7 @@ class Template:
     """A chat template that has passed its probe.
 
     Attributes:
-        name: `alpaca`, `chat`, or the path of the .jinja file.
+        name: `alpaca`, `chat`, the path of the .jinja file, or `NO_TEMPLATE`.
         source: The Jinja text, BOS included: save it as the tokenizer's chat_template.
         tokenizer: Renders it, with its special tokens.
         end_of_turn: The special token that the template itself writes after an answer; empty if it writes none.
@@ -62,6 +67,12 @@ class Template:
     @cached_property
     def _special_tokens(self) -> dict[str, Any]:
         return dict(self.tokenizer.special_tokens_map)
+
+    @property
+    def as_it_is(self) -> Template:
+        """The one for texts with nothing around them, but BOS where the tokenizer wants one; the ends are the same."""
+        bos = "{{ bos_token }}" if adds_bos(self.tokenizer) else ""
+        return replace(self, name=NO_TEMPLATE, source=bos + AS_IT_IS)
 
     @property
     def hash(self) -> str:

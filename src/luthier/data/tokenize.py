@@ -60,6 +60,7 @@ class Found:
     Attributes:
         format: Name of the format that was used.
         rows: Rows read.
+        rendered: Whether any of them was a conversation, which the template rendered, and not final text.
         special_tokens: Special token -> in how many rows it stands as part of the text.
         special_places: The first rows where one does.
         bad_rows: Error code -> rows that were left out because of it (`data.bad_rows: drop`).
@@ -68,6 +69,7 @@ class Found:
 
     format: str = ""
     rows: int = 0
+    rendered: bool = False
     special_tokens: dict[str, int] = field(default_factory=dict)
     special_places: list[str] = field(default_factory=list)
     bad_rows: dict[str, int] = field(default_factory=dict)
@@ -146,17 +148,26 @@ class RowTokenizer:
         """Final text of a row; its keys and place go into the batch."""
         texts = [item.content + item.context if isinstance(item, Message) else item.text for item in content]
         _check_size(texts)
-        for text in texts:
-            self._check_text(text, place, found)
+        special = {token for text in texts for token in self._special_in(text)}
+        for token in special:
+            found.special_tokens[token] = found.special_tokens.get(token, 0) + 1
+        if special and len(found.special_places) < SHOWN_PER_KIND:
+            found.special_places.append(place)
         messages = [item for item in content if isinstance(item, Message)]
         segments = self._template.segments(messages) if messages else _only_segments(content)
+        found.rendered |= bool(messages)
         prompt, answer = _sides(content)
         batch.prompt_keys.append(_key(prompt or answer))
         batch.row_keys.append(_key(f"{prompt}\0{answer}"))
         batch.places.append(place)
         return segments
 
-    def _check_text(self, text: str, place: str, found: Found) -> None:
+    def _special_in(self, text: str) -> list[str]:
+        """Special tokens that stand in a text.
+
+        Raises:
+            RowError: It is no text that can be trained on.
+        """
         if "\0" in text:
             raise RowError("E-DATA-014", f"a NUL character at position {text.index(chr(0))}", _FIX_CHARACTER)
         if not text.isascii():
@@ -165,11 +176,7 @@ class RowTokenizer:
             except UnicodeEncodeError as error:
                 found_text = f"half of a surrogate pair (\\u{ord(text[error.start]):04x}) at position {error.start}"
                 raise RowError("E-DATA-014", found_text, _FIX_CHARACTER) from None
-        tokens = set(self._special.findall(text))
-        for token in tokens:
-            found.special_tokens[token] = found.special_tokens.get(token, 0) + 1
-        if tokens and len(found.special_places) < SHOWN_PER_KIND:
-            found.special_places.append(place)
+        return self._special.findall(text)
 
     def _tokenized(self, batch: Batch, pending: list[list[Segment]]) -> Batch:
         encoded = iter(plain_ids(self._tokenizer, [segment.text for segments in pending for segment in segments]))
@@ -180,10 +187,9 @@ class RowTokenizer:
         return batch
 
     def _assembled(self, pieces: list[tuple[bool, list[int]]]) -> tuple[list[int], list[int]]:
-        """One row: BOS, the pieces, EOS; and the spans of what is trained."""
+        """One row: BOS, the pieces, EOS; and the spans of what is trained: never the first, which nothing predicts."""
         first = next((ids[0] for _, ids in pieces if ids), None)
         ids = [self._bos] if self._bos is not None and first != self._bos else []
-        begins_with_bos = bool(ids) or (first is not None and first == self._bos)
         spans: list[int] = []
         for trained, piece in pieces:
             start = len(ids)
@@ -197,9 +203,8 @@ class RowTokenizer:
             else:
                 spans += [len(ids) - 1, len(ids)]
         if not self._completion_only:
-            return ids, [int(begins_with_bos), len(ids)]
-        if spans[0] == 0 and begins_with_bos:
-            spans[0] = 1
+            return ids, [1, len(ids)]
+        spans[0] = max(spans[0], 1)
         return ids, spans
 
 

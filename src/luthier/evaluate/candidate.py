@@ -24,6 +24,7 @@ from transformers import AutoTokenizer
 
 from luthier.config.schema import ModelSection
 from luthier.config.values import packaged
+from luthier.data.template import AS_IT_IS
 from luthier.errors import ModelError, Problem
 from luthier.evaluate.score import Style
 from luthier.generate.load import Tuned, final_folder
@@ -97,7 +98,10 @@ class Candidate:
 
     @cached_property
     def has_template(self) -> bool:
-        """Whether a chat template comes with it."""
+        """Whether a chat template comes with it, and one that puts words around a text."""
+        with suppress(OSError, ValueError):
+            if self._folder and (self._folder / "chat_template.jinja").read_text("utf-8").endswith(AS_IT_IS):
+                return False
         if self._folder is None:
             return bool(self.loaded().tokenizer.chat_template)
         if any(self._folder.glob("chat_template*")):

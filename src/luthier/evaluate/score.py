@@ -18,11 +18,14 @@ from dataclasses import asdict, dataclass
 from math import fsum
 from typing import Any, Literal, Protocol
 
+import psutil
+
 from luthier.evaluate.answers import Answers, hashed
 from luthier.evaluate.extract import code_of
-from luthier.evaluate.sandbox import Program, Verdict
+from luthier.evaluate.sandbox import MEMORY_MIB, Program, Verdict
 from luthier.evaluate.statistics import bootstrap_mean, pass_at_k, wilson
 from luthier.evaluate.tasks.task import Task
+from luthier.machine.probe import probe
 
 Progress = Callable[[str, int, int], None]
 """Called with what is done (`answers` or `runs`), how many of them are done, and of how many."""
@@ -31,6 +34,7 @@ Style = Literal["template", "completion"]
 STYLES: dict[Style, str] = {"template": "in its chat template", "completion": "as text to go on from"}
 
 _AT_ONCE = 16
+_MOST_WORKERS = 8
 _BATCH = 32
 MAX_NEW_TOKENS = 384
 
@@ -185,7 +189,7 @@ def score(
     settings: Settings | None = None,
     *,
     answers: Answers | None = None,
-    workers: int = 2,
+    workers: int | None = None,
     progress: Progress | None = None,
 ) -> Scores:
     """Ask all tasks, run all answers, count.
@@ -196,7 +200,7 @@ def score(
         sandbox: Runs the answers' code.
         settings: How it is asked; default: greedily, in the chat template.
         answers: What the writer has answered before; new answers are added as they come. Default: nothing.
-        workers: Programs that run at once.
+        workers: Programs that run at once; None: `at_once`.
         progress: Told how far it is.
     """
     settings, answers = settings or Settings(), answers or Answers()
@@ -207,6 +211,7 @@ def score(
     asked = [task for task in tasks for _ in range(settings.samples)]
     programs = [_program(task, text, settings) for task, text in zip(asked, texts, strict=True)]
     verdicts: list[Verdict] = []
+    workers = workers or at_once()
     tell("runs", 0, len(programs))
     while len(verdicts) < len(programs):
         verdicts += sandbox.run(programs[len(verdicts) : len(verdicts) + _AT_ONCE], workers)
@@ -216,6 +221,12 @@ def score(
         for task, text, verdict in zip(asked, texts, verdicts, strict=True)
     )
     return Scores(outcomes, sandbox.tier, settings, generated - started, time.monotonic() - generated, remembered)
+
+
+def at_once() -> int:
+    """How many programs run beside each other: as many as have a core and their memory each; at least 2, at most 8."""
+    in_memory = psutil.virtual_memory().available // (MEMORY_MIB << 20)
+    return max(2, min(probe().cpu_cores, in_memory, _MOST_WORKERS))
 
 
 def ask(

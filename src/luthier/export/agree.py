@@ -103,12 +103,9 @@ def agreement(name: str, known: Reference, model: nn.Module) -> Agreement:
     longest = max((len(answer) for answer in known.answers), default=0)
     answers = continue_many(model, known.prompts, known.stop_ids, max(1, longest))
     return summed_up(
-        name, [kl for kl, _ in places], [top for _, top in places], _equal(known.answers, answers, longest)
-    )
-
-
-def _equal(first: list[list[int]], second: list[list[int]], longest: int) -> list[bool]:
-    return [a == b[: max(1, longest)] for a, b in zip(first, second, strict=True)]
+        name, [kl for kl, _ in places], [top for _, top in places],
+        [a == b for a, b in zip(known.answers, answers, strict=True)],
+    )  # fmt: skip
 
 
 def summed_up(name: str, kl: list[torch.Tensor], top1: list[torch.Tensor], same_text: list[bool]) -> Agreement:

@@ -1,7 +1,7 @@
 """A folder that can be pushed to the hub: the adapter as it is, or the merged model, with a card.
 
 An adapter is copied byte for byte; only the name of its base becomes the one that others can fetch. Uploading is
-huggingface_hub's, into a repository that is private until its owner says otherwise.
+huggingface_hub's, into a private repository: a new one, or one that is. Publishing is its owner's, by hand.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def _rename_base(file: Path, key: str, name: str) -> None:
 
 
 def _push(folder: Path, name: str, say: Say) -> None:
-    """Upload all but the manifest.
+    """Upload all but the manifest, unless everybody could read it.
 
     Raises:
         MissingError: E-EXPORT-008.
@@ -121,14 +121,19 @@ def _push(folder: Path, name: str, say: Say) -> None:
     say(f"uploading to {name}")
     try:
         api = HfApi()
-        api.create_repo(name, private=True, exist_ok=True)
-        api.upload_folder(
-            repo_id=name, folder_path=folder, ignore_patterns=[MANIFEST], commit_message="Uploaded by Luthier"
-        )
+        api.create_repo(name, private=True, exist_ok=True)  # one that exists stays as it is
+        private = api.model_info(name).private
+        if private:
+            api.upload_folder(
+                repo_id=name, folder_path=folder, ignore_patterns=[MANIFEST], commit_message="Uploaded by Luthier"
+            )
     except Exception as error:  # of the hub's library, of the network, of a login
         found = f"{name}: {one_line(str(error))[:200] or type(error).__name__}"
         fix = f"hf auth login, then: {_by_hand(name, folder)}"
         raise MissingError(Problem("E-EXPORT-008", found, fix, "--push")) from error
+    if not private:
+        fix = f"make it private in its settings on the hub, or publish it by hand: {_by_hand(name, folder)}"
+        raise MissingError(Problem("E-EXPORT-008", f"{name} is a public repository; nothing was sent", fix, "--push"))
 
 
 def _by_hand(name: str, folder: Path) -> str:

@@ -33,6 +33,9 @@ from luthier.export.agree import Agreement, Reference, summed_up
 
 LIBRARY = "xllamacpp"
 CHILD = ("-m", "luthier.export.llama_child")
+SECONDS = 4 * 3600
+"""For loading the file and all answers; without it a file on which loading hangs would hold the export for ever."""
+_FIX = "see what is wrong: luthier explain E-EXPORT-007"
 
 
 def installed() -> str:
@@ -86,17 +89,22 @@ def listen(
     with TemporaryDirectory(prefix="luthier-llama-") as folder:
         asked, said = Path(folder, "asked.json"), Path(folder, "said.json")
         asked.write_text(json.dumps(request), encoding="utf-8")
-        done = subprocess.run(
-            [sys.executable, *CHILD, str(asked), str(said)],
-            capture_output=True,
-            text=True,
-            errors="replace",
-            check=False,
-        )
+        try:
+            done = subprocess.run(
+                [sys.executable, *CHILD, str(asked), str(said)],
+                capture_output=True,
+                text=True,
+                errors="replace",
+                check=False,
+                timeout=SECONDS,
+            )
+        except subprocess.TimeoutExpired as error:
+            found = f"llama.cpp did not answer within {SECONDS:,} seconds"
+            raise RunError(Problem("E-EXPORT-007", found, _FIX)) from error
         if done.returncode or not said.is_file():
             lines = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()]
             found = f"llama.cpp ended with {done.returncode}: {(lines or ['it said nothing'])[-1][:300]}"
-            raise RunError(Problem("E-EXPORT-007", found, "see what is wrong: luthier explain E-EXPORT-007"))
+            raise RunError(Problem("E-EXPORT-007", found, _FIX))
         answer = json.loads(said.read_text(encoding="utf-8"))
     top = [[[(int(i), float(p)) for i, p in place] for place in places] for places in answer["top"]]
     return Heard(answer["tokens"], top, answer["answers"], answer["rendered"])

@@ -1,7 +1,7 @@
 """The prompts on which an export is compared with the run: token ids, as the training began its rows.
 
     a file        one instruction a line, when the user gives one
-    held out      rows of the run that it was never trained on: their prompts, spread evenly
+    held out      rows of the run that it was never trained on: their prompts (of a text the first half), spread evenly
     built in      a few instructions, where the run held nothing out or its rows are not here any more
 
 Not covered: conversations of several turns.
@@ -18,6 +18,7 @@ import numpy as np
 from luthier.config.load import RECORD
 from luthier.config.record import load_record
 from luthier.data.prepare import prepare
+from luthier.data.rows import TokenRow
 from luthier.errors import DataError, LuthierError, Problem
 from luthier.generate.load import Tuned, final_folder
 from luthier.model.hub import load_config, load_tokenizer
@@ -108,5 +109,10 @@ def _held_out(run: Path, count: int) -> tuple[list[list[int]], str]:
         return [], ""
     spread = np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int)
     chosen = [rows.row(int(index)) for index in spread]
-    prompts = [row.input_ids[: int(np.argmax(row.trained))].tolist() for row in chosen]
-    return [ids for ids in prompts if ids], ""
+    return list(map(list, dict.fromkeys(map(_prompt, chosen)))), ""
+
+
+def _prompt(row: TokenRow) -> tuple[int, ...]:
+    """What stands before the first trained token; where that is BOS at most (texts), the first half of the row."""
+    before = int(np.argmax(row.trained))
+    return tuple(row.input_ids[: before if before > 1 else len(row.input_ids) // 2].tolist())

@@ -9,7 +9,9 @@ Not covered: other exports, which are compared when they are made.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ from luthier.export.prompts import BUILT_IN, choose, read
 from luthier.export.run import computed_in, load_plain
 from luthier.generate.load import Tuned, final_folder, load
 from luthier.machine.probe import probe
+from luthier.model.hub import brief
 from luthier.model.vet import vet
 
 
@@ -67,10 +70,10 @@ def verify_merge(
         say: Told what is being done.
 
     Raises:
-        ModelError: E-MODEL-012 when there is no run or no merged folder, and others of loading.
+        ModelError: E-MODEL-012 when there is no run or no merged folder, or it is damaged, and others of loading.
     """
     final = final_folder(run)
-    folder = merged or final.parent / "merged"
+    folder = Path(os.path.expanduser(merged)) if merged else final.parent / "merged"  # noqa: PTH111 (it raises nothing)
     if not (folder / "config.json").is_file():
         raise ModelError(Problem("E-MODEL-012", f"no merged model in {folder}", f"luthier merge {run}", "--merged"))
     vet(str(folder))
@@ -80,18 +83,19 @@ def verify_merge(
     prompts = choose(run, tuned, texts)
     say(f"it answers {prompts.source}")
     known, dtype = reference(tuned.model, prompts.ids, tuned.stop_ids), computed_in(tuned.model)
-    saved = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-    if too_much := exceeded(saved.get_chat_template(), tuple(saved.special_tokens_map.items())):
-        raise ModelError(
-            Problem("E-MODEL-012", f"its chat template is not tried: {too_much}", "merge again", str(folder))
-        )
-    same_ids = sum(_same_ids(tuned, saved, text) for text in BUILT_IN)
+    with _reading(folder, "tokenizer", "merge again"):
+        saved = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        if too_much := exceeded(saved.get_chat_template(), tuple(saved.special_tokens_map.items())):
+            found = f"its chat template is not tried: {too_much}"
+            raise ModelError(Problem("E-MODEL-012", found, "merge again", str(folder)))
+        same_ids = sum(_same_ids(tuned, saved, text) for text in BUILT_IN)
     adapter = (final / "adapter_config.json").is_file()
     name = tuned.base.name
     del tuned
     free_memory()
     say(f"loading {folder} as plain transformers does")
-    agreements = [agreement("merged", known, load_plain(folder, dtype))]
+    with _reading(folder, "weights", "merge again"):
+        agreements = [agreement("merged", known, load_plain(folder, dtype))]
     if adapter:
         say("loading the adapter as plain peft does")
         on_files = load(run, base, load_in_4bit=False)
@@ -104,11 +108,25 @@ def verify_merge(
 
 def _plain_peft(base: str, final: Path, dtype: torch.dtype) -> nn.Module:
     """The lines that any user of peft writes."""
-    model = AutoModelForCausalLM.from_pretrained(
-        base, dtype=dtype, device_map={"": probe().device}, trust_remote_code=False, use_safetensors=True
-    )
-    adapted: nn.Module = PeftModel.from_pretrained(model, str(final))
+    with _reading(final, "adapter, by plain peft on its base,", "give the base that it was trained on: --base PATH"):
+        model = AutoModelForCausalLM.from_pretrained(
+            base, dtype=dtype, device_map={"": probe().device}, trust_remote_code=False, use_safetensors=True
+        )
+        adapted: nn.Module = PeftModel.from_pretrained(model, str(final))
     return adapted.eval()
+
+
+@contextmanager
+def _reading(folder: Path, what: str, fix: str) -> Iterator[None]:
+    """What a library raises over the files of a folder becomes a ModelError."""
+    try:
+        yield
+    except ModelError:
+        raise
+    except Exception as error:  # each wrong file fails in its own way
+        raise ModelError(
+            Problem("E-MODEL-012", f"its {what} cannot be read: {brief(error)}", fix, str(folder))
+        ) from error
 
 
 def _same_ids(tuned: Tuned, saved: Any, text: str) -> bool:

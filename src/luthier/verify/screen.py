@@ -38,7 +38,9 @@ def table(verified: Verified) -> str:
 
 
 def _line(quantity: Quantity) -> str:
-    unit = _UNITS.get(quantity.name, "tensors").removesuffix("s" if quantity.compared == 1 else "-")
+    unit = _UNITS.get(quantity.name, "tensors")
+    if quantity.compared == 1:
+        unit = unit.removesuffix("s")
     if not quantity.compared:
         return f"{quantity.name:20} {'-':>18}"
     first = quantity.first if len(quantity.first) <= _LONGEST_NAME else f"...{quantity.first[-_LONGEST_NAME:]}"

@@ -1,4 +1,7 @@
-"""Lists of {role, content} (or ShareGPT's {from, value}) to messages; shared by the conversational formats."""
+"""Lists of {role, content} (or ShareGPT's {from, value}) to messages; shared by the conversational formats.
+
+An answer with `weight: 0` is read and not learned, as in OpenAI's files for fine-tuning.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ def read_turns(row: dict[str, Any], column: str, *, trained: bool = True) -> lis
         trained: Whether the assistant's turns are learned.
 
     Raises:
-        RowError: Not a list of messages, or an unknown role.
+        RowError: Not a list of messages, an unknown role, or an answer's weight that is not 0 or 1.
     """
     return [_turn(item, number, trained) for number, item in enumerate(list_field(row, column), 1)]
 
@@ -46,4 +49,8 @@ def _turn(item: dict[str, Any], number: int, trained: bool) -> Message:
         shown = f'"{said[:40]}"' if isinstance(said, str) else f"no {role_key}"
         fix = f"use one of {', '.join(ROLES)}"
         raise RowError("E-DATA-025", f"turn {number} has an unknown role: {shown}", fix)
-    return Message(role, text_field(item, text_key), trained=trained or role != "assistant")
+    weight = item.get("weight")
+    if role == "assistant" and weight not in (None, 0, 1):
+        fix = "write 0 (not learned) or 1 (learned), or leave it out"
+        raise RowError("E-DATA-023", f"turn {number} has weight: {str(weight)[:40]}", fix)
+    return Message(role, text_field(item, text_key), trained=role != "assistant" or (trained and weight != 0))

@@ -81,10 +81,10 @@ def list_field(row: dict[str, Any], name: str) -> list[dict[str, Any]]:
 
 
 def in_order(messages: list[Message]) -> list[Message]:
-    """Messages that go [system] (user assistant)+ and all say something.
+    """Messages that go [system] (user assistant)+ and all say something, up to the last answer that is learned.
 
     Raises:
-        RowError: Another order, or an empty message.
+        RowError: Another order, an empty message, or no answer that is learned.
     """
     turns = messages[1:] if messages and messages[0].role == "system" else messages
     for number, message in enumerate(turns):
@@ -100,7 +100,11 @@ def in_order(messages: list[Message]) -> list[Message]:
     if len(turns) % 2:
         fix = "cut off the last question, or give it an answer; rows of plain text belong under `format: text`"
         raise RowError("E-DATA-024", "a prompt without an answer: the conversation ends with the user", fix)
-    return messages
+    last = max((n for n, m in enumerate(messages, 1) if m.role == "assistant" and m.trained), default=0)
+    if not last:
+        found = "no answer to learn: each stands in the prompt or has weight: 0"
+        raise RowError("E-DATA-024", found, "give the row an answer to learn, or delete it")
+    return messages[:last]
 
 
 def _what_is_wrong(row: dict[str, Any], name: str, wanted: str) -> str:

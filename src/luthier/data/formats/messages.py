@@ -18,9 +18,9 @@ def matches(columns: frozenset[str]) -> bool:
 
 
 def read(row: dict[str, Any]) -> Content:
-    """The conversation; every answer in it is learned.
+    """The conversation; every answer in it is learned, but for those with `weight: 0`.
 
     Raises:
-        RowError: Not a list of messages, an unknown role, or turns out of order.
+        RowError: Not a list of messages, an unknown role or weight, or turns out of order.
     """
     return in_order(read_turns(row, "messages"))

@@ -10,7 +10,6 @@ from typing import Any
 from luthier.data.formats.conversation import read_turns
 from luthier.data.formats.fields import answer, checked_prompt, in_order, text_field
 from luthier.data.messages import Content, Segment
-from luthier.data.problems import RowError
 
 NAME = "prompt-completion"
 REQUIRED = ("prompt", "completion")
@@ -28,10 +27,6 @@ def read(row: dict[str, Any]) -> Content:
         RowError: A field is missing, empty, or of another type than its partner.
     """
     if isinstance(row.get("prompt"), list) and isinstance(row.get("completion"), list):
-        turns = in_order(read_turns(row, "prompt", trained=False) + read_turns(row, "completion"))
-        if not any(turn.trained for turn in turns if turn.role == "assistant"):
-            fix = "give the row an answer or delete it; rows of plain text belong under `format: text`"
-            raise RowError("E-DATA-024", 'a prompt without an answer: "completion" has no assistant turn', fix)
-        return turns
+        return in_order(read_turns(row, "prompt", trained=False) + read_turns(row, "completion"))
     prompt = checked_prompt(text_field(row, "prompt"), '"prompt"')
     return [Segment(prompt, trained=False), Segment(answer(row, "completion"), trained=True)]

@@ -18,10 +18,10 @@ def matches(columns: frozenset[str]) -> bool:
 
 
 def read(row: dict[str, Any]) -> Content:
-    """The conversation; every answer in it is learned.
+    """The conversation; every answer in it is learned, but for those with `weight: 0`.
 
     Raises:
-        RowError: Not a list of messages, an unknown role, or turns out of order.
+        RowError: Not a list of messages, an unknown role or weight, or turns out of order.
     """
     turns = read_turns(row, "conversation" if "conversations" not in row and "conversation" in row else "conversations")
     system = optional_text(row, "system")

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from luthier.config.schema import DatasetSource
-from luthier.data.problems import Problems, printable
+from luthier.data.problems import Problems, printable, refuse
 from luthier.errors import DataError, Problem
 from luthier.machine.hub import out_of_reach
 
@@ -22,20 +23,43 @@ class HubSource:
     """One split of a dataset that `datasets` has loaded."""
 
     def __init__(self, dataset: Any, name: str, split: str) -> None:
-        self._dataset = dataset
+        self._dataset = _undecoded(dataset)
         self.name = name
         self.split = split
         self.fingerprint = f"{name}@{split}#{dataset._fingerprint}"
         self.contents = {f"{name}@{split}": str(dataset._fingerprint)}
 
     def rows(self, problems: Problems) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Stream the rows; a place is `owner/name:split:row`, rows numbered from 0 as `datasets` does."""
+        """Stream the rows; a place is `owner/name:split:row`, rows numbered from 0 as `datasets` does.
+
+        Raises:
+            DataError: `datasets` cannot read a row.
+        """
         del problems  # a loaded dataset has no broken rows
         number = 0
-        for batch in self._dataset.iter(batch_size=_BATCH_ROWS):
+        batches = self._dataset.iter(batch_size=_BATCH_ROWS)
+        while True:
+            try:
+                batch = next(batches, None)
+            except Exception as error:  # `datasets` and what it decodes with raise anything
+                found = f"`datasets` cannot read this row, or one soon after: {printable(str(error))[:300]}"
+                fix = "save the columns that are needed as .jsonl, then path: that file"
+                raise refuse("E-DATA-009", found, fix, f"{self.name}:{self.split}:{number}") from error
+            if batch is None:
+                return
             for values in zip(*batch.values(), strict=True):
                 yield f"{self.name}:{self.split}:{number}", dict(zip(batch, values, strict=True))
                 number += 1
+
+
+def _undecoded(dataset: Any) -> Any:
+    """The same without decoding pictures, sound and films, of which nothing is read."""
+    from datasets import Audio, Image, Pdf, Video
+
+    for name, feature in dataset.features.items():
+        if isinstance(feature, (Audio, Image, Pdf, Video)):
+            dataset = dataset.cast_column(name, replace(feature, decode=False))
+    return dataset
 
 
 def open_hub(source: DatasetSource, split: str) -> HubSource:

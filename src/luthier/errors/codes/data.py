@@ -59,7 +59,7 @@ DATA: dict[str, Explanation] = {
         "file cannot be opened",
         "The rows in it cannot be read.",
         "The operating system refused: permissions, a broken disk, a damaged Parquet file, or a file that is still "
-        "being written. The message repeats what it said.",
+        "being written; or `datasets` could not read a row of a set of the hub. The message repeats what it said.",
     ),
     "E-DATA-010": Explanation(
         "broken JSON",
@@ -125,13 +125,15 @@ DATA: dict[str, Explanation] = {
     "E-DATA-023": Explanation(
         "wrong type in a field",
         "A null or a number where text belongs would be trained on as the word None, or not at all.",
-        "The field must be text (for conversations: a list of messages). Correct or delete the rows named.",
+        "The field must be text (for conversations: a list of messages; an answer's `weight` is 0 or 1). Correct "
+        "or delete the rows named.",
     ),
     "E-DATA-024": Explanation(
         "row without an answer",
         "With an empty answer the row teaches only to stop at once; usually the answer is in the wrong column.",
         "The prompt has text, the answer is empty or only white space. Often prompt and answer were joined into one "
-        "field: split them, use `format: text`, or delete the rows.",
+        "field: split them, use `format: text`, or delete the rows. A conversation in which each answer has "
+        "`weight: 0` has nothing to learn either.",
     ),
     "E-DATA-025": Explanation(
         "unknown role",

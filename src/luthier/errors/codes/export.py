@@ -63,8 +63,9 @@ EXPORT: dict[str, Explanation] = {
         title="llama.cpp does not take the file",
         why="a file that is not opened once here would fail where you need it",
         text=(
-            "The GGUF file was written and then opened by llama.cpp in a process of its own, which failed; the message "
-            "holds its last words. Nothing was left at the destination. Please report it with the architecture."
+            "The GGUF file was written and then opened by llama.cpp in a process of its own, which failed or did not "
+            "end; the message holds its last words. Nothing was left at the destination. Please report it with the "
+            "architecture."
         ),
     ),
     "E-EXPORT-008": Explanation(
@@ -72,8 +73,9 @@ EXPORT: dict[str, Explanation] = {
         why="nothing was published",
         text=(
             "The folder is whole on this machine, and uploading it failed. Without network, or with HF_HUB_OFFLINE "
-            "set, nothing can be pushed; without a token that may write (hf auth login), the hub refuses. The folder "
-            "can be pushed later: hf upload OWNER/NAME FOLDER --exclude manifest.json."
+            "set, nothing can be pushed; without a token that may write (hf auth login), the hub refuses; into a "
+            "repository that is public, Luthier sends nothing. The folder can be pushed by hand: "
+            "hf upload OWNER/NAME FOLDER --exclude manifest.json."
         ),
     ),
     "E-EXPORT-009": Explanation(

@@ -52,7 +52,6 @@ class Link:
 
     Attributes:
         walls: What it gives its candidates.
-        cpu_seconds: CPU time of all candidates that have ended.
     """
 
     def __init__(self, walls: Walls, wrapper: Sequence[str] = ()) -> None:
@@ -62,7 +61,6 @@ class Link:
             NoStartError: They do not.
         """
         self.walls = walls
-        self.cpu_seconds = 0.0
         self._numbers = 0
         self._control, theirs = socket.socketpair()
         try:
@@ -166,7 +164,6 @@ class Link:
             number, status, cpu_ms, killed = ENDED.unpack(self._receive(ENDED.size))
         except EOFError as error:
             raise LostError("the server of the sandbox ended") from error
-        self.cpu_seconds += cpu_ms / 1000
         trial = floor.running[number]
         floor.exchange(trial)
         floor.remove(trial)

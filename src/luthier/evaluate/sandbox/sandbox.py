@@ -26,6 +26,7 @@ from luthier.evaluate.sandbox.link import ENVIRONMENT, LOADER, Link, LostError, 
 from luthier.evaluate.sandbox.trial import Trial
 from luthier.evaluate.sandbox.types import Program, Verdict
 
+MEMORY_MIB = 512
 _LEAST_MIB = 64
 
 
@@ -37,7 +38,7 @@ class Sandbox:
         canaries: Whether each attempt of `canaries` was stopped in that tier.
     """
 
-    def __init__(self, seconds: float = 5.0, memory_mib: int = 512, unsafe: bool = False) -> None:
+    def __init__(self, seconds: float = 5.0, memory_mib: int = MEMORY_MIB, unsafe: bool = False) -> None:
         """Settle the limits; nothing is started.
 
         Args:

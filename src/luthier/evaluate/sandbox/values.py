@@ -10,8 +10,9 @@
 Lengths and counts are 4 bytes, little endian. What is encoded is the data itself, taken out with the methods of the
 plain types: a subclass (a Counter, a named tuple, a str whose `__eq__` always agrees) arrives as the plain value that
 it carries, a bytearray as bytes, so no method of the program takes part in a comparison. Decoding builds nothing but
-these types and is bounded in depth, bytes, and entries of sets and dicts: whoever sends may be hostile, down to keys
-that all hash alike.
+these types, and whoever sends may be hostile, down to keys that all hash alike. The judge of one program is the judge
+of its neighbours, so nothing may cost it long: depth, bytes, the length of a number and all that is hashed are bounded,
+and a Fraction or a Decimal, whose comparison is slow, is no member of a set and no key.
 
 Not covered: any other type. It is not encodable, and the judge is told so.
 """
@@ -26,10 +27,15 @@ from typing import Any
 
 LONGEST = 256 * 1024
 DEEPEST = 64
-_MOST_HASHED = 2000
-_HASHED = (b"S", b"Z", b"d")
+_LONGEST_NUMBER = 4096
+"""Bytes. Twice as long as any decimal literal that Python reads; a common divisor costs the square of it."""
+_MOST_HASHED = 4000
+_SLOW = (b"D", b"q")
 _SIZE = struct.Struct("<I")
 _FLOAT = struct.Struct("<d")
+
+
+_LONG = f"a number in it is longer than {_LONGEST_NUMBER} bytes"
 
 
 class NotPlainError(ValueError):
@@ -40,11 +46,14 @@ def encode(value: object) -> bytes:
     """The bytes of a value.
 
     Raises:
-        NotPlainError: It is not made of plain types only, nested deeper than `DEEPEST`, or longer than `LONGEST` bytes.
+        NotPlainError: It is not made of plain types only, nested deeper than `DEEPEST`, longer than `LONGEST` bytes, or
+            nothing that `decode` takes.
     """
     out = bytearray()
     _encode(value, out, DEEPEST)
-    return bytes(out)
+    data = bytes(out)
+    decode(data)
+    return data
 
 
 def _sized(tag: bytes, data: bytes, out: bytearray) -> None:
@@ -56,8 +65,8 @@ def _sized(tag: bytes, data: bytes, out: bytearray) -> None:
 def _int(value: Any, out: bytearray, depth: int) -> None:
     number = int.__int__(value)
     bits = int.bit_length(number)
-    if bits > 8 * LONGEST:
-        raise NotPlainError(f"the value is longer than {LONGEST} bytes")
+    if bits >= 8 * _LONGEST_NUMBER:
+        raise NotPlainError(_LONG)
     _sized(b"i", int.to_bytes(number, bits // 8 + 1, "little", signed=True), out)
 
 
@@ -95,8 +104,6 @@ def _fraction(value: Any, out: bytearray, depth: int) -> None:
 
 
 def _items(tag: bytes, items: Iterable[object], count: int, out: bytearray, depth: int) -> None:
-    if tag in _HASHED and count > _MOST_HASHED:
-        raise NotPlainError(f"the value has more than {_MOST_HASHED} entries in sets and dicts")
     out += tag + _SIZE.pack(count)
     for item in items:
         _encode(item, out, depth)
@@ -171,6 +178,7 @@ class _Reader:
         self.data = data
         self.at = 0
         self.hashed = 0
+        self.keys = 0  # how many sets and keys it is in
 
     def take(self, length: int) -> bytes:
         part = self.data[self.at : self.at + length]
@@ -179,26 +187,38 @@ class _Reader:
         self.at += length
         return part
 
+    def number(self) -> bytes:
+        size = self.size()
+        if size > _LONGEST_NUMBER:
+            raise NotPlainError(_LONG)
+        return self.take(size)
+
     def size(self) -> int:
         return int(_SIZE.unpack(self.take(4))[0])
 
     def items(self, depth: int) -> list[object]:
         return [self.value(depth) for _ in range(self.size())]
 
-    def hashable(self, depth: int) -> list[object]:
-        """Members of a set; their number is bounded because keys that collide cost the square of it."""
-        items = self.items(depth)
-        self.hashed += len(items)
-        if self.hashed > _MOST_HASHED:
-            raise NotPlainError(f"the value has more than {_MOST_HASHED} entries in sets and dicts")
-        return items
+    def key(self, depth: int) -> object:
+        """A member of a set or a key of a dict."""
+        self.keys += 1
+        value = self.value(depth)
+        self.keys -= 1
+        return value
+
+    def members(self, depth: int) -> list[object]:
+        return [self.key(depth) for _ in range(self.size())]
 
     def mapping(self, depth: int) -> dict[object, object]:
-        count = self.size()
-        self.hashed += count
+        return {self.key(depth): self.value(depth) for _ in range(self.size())}
+
+    def count_hashed(self, tag: bytes) -> None:
+        """Bound what is in sets and keys, parts of tuples too: those that collide cost the square of it."""
+        self.hashed += 1
         if self.hashed > _MOST_HASHED:
             raise NotPlainError(f"the value has more than {_MOST_HASHED} entries in sets and dicts")
-        return {self.value(depth): self.value(depth) for _ in range(count)}
+        if tag in _SLOW:
+            raise NotPlainError("a Fraction or a Decimal in a set, or as a key")
 
     def fraction(self) -> Fraction:
         numerator, denominator = self.value(1), self.value(1)
@@ -209,7 +229,10 @@ class _Reader:
     def value(self, depth: int) -> object:
         if depth == 0:
             raise NotPlainError(f"the value is nested deeper than {DEEPEST}")
-        read = _READ.get(self.take(1))
+        tag = self.take(1)
+        if self.keys:
+            self.count_hashed(tag)
+        read = _READ.get(tag)
         if read is None:
             raise NotPlainError("these bytes are no value")
         return read(self, depth - 1)
@@ -219,16 +242,16 @@ _READ: dict[bytes, Callable[[_Reader, int], object]] = {
     b"N": lambda reader, depth: None,
     b"T": lambda reader, depth: True,
     b"F": lambda reader, depth: False,
-    b"i": lambda reader, depth: int.from_bytes(reader.take(reader.size()), "little", signed=True),
+    b"i": lambda reader, depth: int.from_bytes(reader.number(), "little", signed=True),
     b"f": lambda reader, depth: _FLOAT.unpack(reader.take(8))[0],
     b"c": lambda reader, depth: complex(*struct.unpack("<dd", reader.take(16))),
     b"s": lambda reader, depth: str(reader.take(reader.size()), "utf-8", "surrogatepass"),
     b"b": lambda reader, depth: reader.take(reader.size()),
-    b"D": lambda reader, depth: Decimal(str(reader.take(reader.size()), "ascii")),
+    b"D": lambda reader, depth: Decimal(str(reader.number(), "ascii")),
     b"q": lambda reader, depth: reader.fraction(),
     b"l": lambda reader, depth: reader.items(depth),
     b"t": lambda reader, depth: tuple(reader.items(depth)),
-    b"S": lambda reader, depth: set(reader.hashable(depth)),
-    b"Z": lambda reader, depth: frozenset(reader.hashable(depth)),
+    b"S": lambda reader, depth: set(reader.members(depth)),
+    b"Z": lambda reader, depth: frozenset(reader.members(depth)),
     b"d": lambda reader, depth: reader.mapping(depth),
 }
