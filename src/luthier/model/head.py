@@ -116,8 +116,8 @@ def chunked_nll(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tens
 
     Returns:
         A float32 scalar in nats (a sum, not a mean: the mean is over the whole optimizer step, which only the engine
-        knows). Differentiable once in `hidden_ND` and `weight_VD`; in 16 bits a factor on it should be a power of two, as
-        any other is rounded and all gradients with it.
+        knows). Differentiable once in `hidden_ND` and `weight_VD`; in 16 bits a factor on it should be a power of two:
+        any other is rounded, and all gradients with it.
     """
     return _ChunkedNll.apply(hidden_ND, weight_VD, targets_N, torch.is_grad_enabled())  # type: ignore[no-any-return, no-untyped-call]
 
