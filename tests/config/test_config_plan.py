@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import fields
 
+import pytest
 import yaml
 
 from luthier.config.keys import keys
 from luthier.config.load import from_dict, load
 from luthier.config.plan import MachineFacts
 from luthier.config.render import DERIVED, dump_plan_yaml, plan_as_dict, render_plan
+from luthier.data.order import step_rows
 
 HEADLINE = ["num_train_epochs=3", "warmup_ratio=0.03", "load_in_4bit=true", "min_learning_rate=5e-5"]
 
@@ -41,13 +43,28 @@ def test_devices_count(plan):
 def test_steps(plan):
     assert plan("max_steps=100").total_steps == 100
     assert "0.09 epochs" in plan("max_steps=100").value("total_steps").how
-    few = plan(data={"train_rows": 3, "eval_rows": 1})
+    few = plan("num_train_epochs=0.5", data={"train_rows": 20, "eval_rows": 1})
     assert (few.total_steps, few.eval_every) == (1, 1)
     assert "at least 1" in few.value("total_steps").how
     exact = {"train_rows": 10, "eval_rows": 0}
     tenths = plan("num_train_epochs=0.1", "gradient_accumulation_steps=1", "per_device_train_batch_size=1", data=exact)
     assert tenths.total_steps == 1
     assert plan("warmup_ratio=0.1", "max_steps=30").warmup_steps == 3
+
+
+@pytest.mark.parametrize("keys", [["num_train_epochs=3"], ["max_steps=3"]], ids=["epochs", "steps"])
+def test_rows_that_are_fewer_than_a_step_takes_are_seen_as_often_as_the_plan_says(plan, keys):
+    p = plan(*keys, "val_set_size=0", data={"train_rows": 10, "eval_rows": 0})
+    drawn = [row for step in range(p.total_steps) for row in step_rows(10, p.examples_per_step, 42, step)]
+    assert sorted(drawn) == sorted(list(range(10)) * 3)
+    assert p.total_steps / p.steps_per_epoch == 3.0
+    assert (
+        p.value("examples_per_step").how
+        == "4 x 4 accumulation x 1 device = 16, and there are 10: all rows in each step"
+    )
+    assert p.value("steps_per_epoch").how == "10 rows / 10 = 1.0 steps an epoch"
+    epochs, steps = "10 rows x 3 / 10 = 3 steps", "max_steps = 3 steps, 3.00 epochs"
+    assert p.value("total_steps").how == (epochs if "epochs" in keys[0] else steps)
 
 
 def test_schedules(plan):

@@ -7,15 +7,21 @@ from transformers import LlamaConfig
 
 from luthier.config.load import from_dict
 from luthier.config.plan import DataFacts, MachineFacts, ModelFacts
+from luthier.config.resolve import resolve
 from luthier.machine.cards import CARDS, as_if
-from luthier.model.budget import MOST_TOKENS, RESERVE, plan_passes
-from luthier.model.memory import GIB, footprint
+from luthier.model.budget import MOST_TOKENS, SHARE, plan_passes
+from luthier.model.memory import GIB, footprint, forecast
 
 CONFIG = LlamaConfig(
     vocab_size=32_000, hidden_size=512, intermediate_size=1536, num_hidden_layers=8, num_attention_heads=8,
     num_key_value_heads=4, tie_word_embeddings=True,
 )  # fmt: skip
 MODEL = ModelFacts("LlamaForCausalLM", 41_550_336, 1_000_000, 8, 512, 32_000, 2048, can_isolate_documents=True)
+EIGHT = LlamaConfig(
+    vocab_size=128_256, hidden_size=4096, intermediate_size=14_336, num_hidden_layers=32, num_attention_heads=32,
+    num_key_value_heads=8,
+)  # fmt: skip
+EIGHT_FACTS = ModelFacts("LlamaForCausalLM", 8_030_261_248, 41_943_040, 32, 4096, 128_256, 131_072, True)
 CPU = MachineFacts("cpu", "a CPU", 1, True, 24.0, 20.0, 2, True)
 ROWS = DataFacts(1000, 0, 125_000, 70_000, 400, "alpaca", "x")
 
@@ -33,7 +39,7 @@ def test_with_room_nothing_is_given_up():
 
 
 def test_as_memory_shrinks_time_is_paid_in_the_order_of_its_price():
-    room = [0.25 + 0.01 * n for n in range(160)]
+    room = [0.18 + 0.01 * n for n in range(160)]
     chosen = [passes(free=free) for free in room]
     paid = [
         (p.checkpointed_layers / 16 * 2000) + (0 if p.unpack_once else 180) + 2000 / p.micro_batch_tokens
@@ -48,8 +54,8 @@ def test_as_memory_shrinks_time_is_paid_in_the_order_of_its_price():
     sizes = footprint(config, CONFIG, MODEL, CPU, lean=True, row_tokens=125)
     for free, p in zip(room, chosen, strict=True):
         token = sizes.token(8, p.checkpointed_layers)
-        needed = sizes.weights + sizes.head + sizes.unpacked * p.unpack_once + p.micro_batch_tokens * token
-        assert needed <= free * GIB * RESERVE or p.micro_batch_tokens == ROWS.longest_row_tokens
+        left = free * GIB - sizes.weights - sizes.head - sizes.unpacked * p.unpack_once
+        assert p.micro_batch_tokens * token <= left * SHARE or p.micro_batch_tokens == ROWS.longest_row_tokens
 
 
 def test_through_pefts_layers_it_is_all_layers_or_none():
@@ -91,18 +97,27 @@ def test_8_bit_floats_are_held_twice_on_a_gpu_with_room_and_never_on_a_cpu():
     assert (sizes.frozen, sizes.unpacked) == (body + 2 * 32_000 * 512, body)
 
 
+@pytest.mark.parametrize("card", ["4090", "A100-40", "L40S", "H200"])
+def test_weights_that_fill_most_of_a_card_leave_the_rest_to_the_tokens(card):
+    """The shape of Llama-3.1-8B in 16 bits, 15 GiB of weights: what is planned fits, and no row has to go alone."""
+    config, machine = from_dict({}, ["lean_path=true"]).config, as_if(card, CPU)
+    rows = DataFacts(17_000, 0, 3_400_000, 1_700_000, 512, "alpaca", "x")
+    chosen = plan_passes(config, EIGHT, EIGHT_FACTS, machine, rows)
+    assert chosen.micro_batch_tokens > 512 and chosen.checkpointed_layers < 32
+    plan = resolve(from_dict({}, ["lean_path=true"]), machine, EIGHT_FACTS, rows, passes=chosen)
+    tokens, free = chosen.micro_batch_tokens, machine.free_memory_gib
+    held = forecast(plan, EIGHT, process_gib=0.0, free_gib=free, tokens=tokens, passes=2, row_tokens=200)
+    assert held.gib < 0.95 * free
+
+
 def test_each_card_gives_up_what_its_memory_asks_for():
     """The shape of Llama-3.1-8B, in steps of 16 rows of 500 tokens."""
-    eight = LlamaConfig(
-        vocab_size=128_256, hidden_size=4096, intermediate_size=14_336, num_hidden_layers=32, num_attention_heads=32,
-        num_key_value_heads=8,
-    )  # fmt: skip
-    facts = ModelFacts("LlamaForCausalLM", 8_030_261_248, 41_943_040, 32, 4096, 128_256, 131_072, True)
     rows = DataFacts(1000, 0, 500_000, 300_000, 2000, "alpaca", "x")
     config = from_dict({"quantization": {"load_in_4bit": True}}, ["lean_path=true"]).config
-    chosen = {name: plan_passes(config, eight, facts, as_if(name, CPU), rows) for name in CARDS}
+    chosen = {name: plan_passes(config, EIGHT, EIGHT_FACTS, as_if(name, CPU), rows) for name in CARDS}
     assert (chosen["H200"].unpack_once, chosen["H200"].checkpointed_layers) == (True, 0)
-    assert not chosen["4090"].unpack_once and chosen["4090"].checkpointed_layers > 0
+    assert (chosen["4090"].unpack_once, chosen["4090"].checkpointed_layers) == (False, 0)
+    assert chosen["3060"].checkpointed_layers > 0
     assert chosen["H200"].micro_batch_tokens > chosen["4090"].micro_batch_tokens
     assert "131.3 GiB" in chosen["H200"].how
 
@@ -121,5 +136,6 @@ def test_the_lean_path_keeps_less(lean):
     # bfloat16: x, attention's output, the middle (512 each), q|k|v (1024), gate|up (3072), 7 thin products of rank 16
     exact = 3 * 512 + 1024 + 3072 + 7 * 16
     # through peft's layers: 4 of each, attention's q, k, v, output and weights (8 heads, rows of 128), thin products
-    counted = int(4 * 512 + 4 * 1536 + 2.1 * 512 + 2.2 * 256 + 8 * 128 * 1.1) + 7 * 16
+    # and norms' inputs in float32
+    counted = int(4 * 512 + 4 * 1536 + 2.1 * 512 + 2.2 * 256 + 8 * 128 * 1.1) + 7 * 16 + 2 * 512
     assert sizes.kept == 2 * (exact if lean else counted)

@@ -2,9 +2,24 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from luthier.model import head
 from luthier.model.head import chunked_nll
+
+
+class Reads(TorchDispatchMode):
+    """The operations that hand a number of a tensor to Python, or whose result's shape rests on its numbers."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        name = operation.overloadpacket.__name__
+        if name in ("_local_scalar_dense", "nonzero", "masked_select", "index"):
+            self.names.append(name)
+        return operation(*args, **(kwargs or {}))
 
 
 def reference(hidden, weight, targets):
@@ -37,6 +52,24 @@ def test_the_loss_of_16_bit_hidden_states_is_summed_in_float32():
     targets = torch.randint(64, (4096,), generator=generator)
     expected = reference(hidden, weight, targets)
     assert chunked_nll(hidden, weight, targets).item() == pytest.approx(expected.item(), rel=2e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_is_all_but_impossible_costs_what_it_does_in_float64(dtype):
+    hidden = torch.tensor([[1.0, 0.0], [1.0, 0.0]], dtype=dtype)
+    weight = torch.tensor([[200.0, 0.0], [0.0, 1.0], [-60.0, 1.0]], dtype=dtype)
+    targets = torch.tensor([1, 2])  # probabilities of e^-200 and e^-260: float32 has neither
+    assert chunked_nll(hidden, weight, targets).item() == pytest.approx(460.0, rel=1e-6)
+
+
+def test_no_chunk_waits_for_the_device(monkeypatch):
+    """A number that Python reads is one that it waits for."""
+    monkeypatch.setitem(head.CHUNK_BYTES, "cpu", 1)
+    hidden = torch.randn(64, 8, requires_grad=True)
+    targets = torch.randint(0, 32, (64,))
+    with Reads() as reads:
+        chunked_nll(hidden, torch.randn(32, 8), targets).backward()
+    assert reads.names == []
 
 
 def test_a_certain_and_right_prediction_costs_nothing_and_guessing_costs_log_v():

@@ -16,7 +16,7 @@ from transformers import AutoConfig
 from luthier.config.memory_bar import memory_bar
 from luthier.config.plan import Memory, Part
 from luthier.data.loader import micro_batches
-from luthier.model.forward import summed_loss
+from luthier.model.forward import LEAN, autocast, summed_loss
 from luthier.model.load import load_model
 from luthier.model.memory import GIB, footprint, forecast
 from tests.rows import MemoryRows, plan_for
@@ -33,12 +33,15 @@ PATHS = {
 
 
 def kept_by_autograd(folder, layers, rows, keys):
-    """Bytes of the tensors that the graph of one pass holds, each memory once, weights not counted."""
+    """Bytes of the tensors that the graph of one pass holds, each memory once, weights not counted: those of the shape
+    of what is trained, and the others."""
     build_model(folder, num_hidden_layers=layers)
-    plan = plan_for(folder, rows, dtype="float32", **keys)
+    plan = plan_for(folder, rows, **keys)
     config = AutoConfig.from_pretrained(folder)
     model = load_model(plan, config)
     own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+    trained = [p.shape for p in model.parameters() if p.requires_grad and p.ndim == 2]
+    shapes = {*trained, *(shape[::-1] for shape in trained)}
     (batch,) = micro_batches(rows, range(len(rows)), plan, len(rows))
     seen = {}
 
@@ -48,20 +51,58 @@ def kept_by_autograd(folder, layers, rows, keys):
             seen[storage.data_ptr()] = (storage.nbytes(), tensor)
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), autocast(plan):
         summed_loss(model, batch)
-    return sum(size for size, _ in seen.values()), batch.input_ids_BT.numel(), plan, config
+    copies = sum(size for size, tensor in seen.values() if tensor.shape in shapes)
+    numbers = sum(p.numel() for name, p in model.named_parameters() if p.requires_grad and "layers" in name)
+    return copies, sum(size for size, _ in seen.values()) - copies, numbers, batch.input_ids_BT.numel(), plan, config
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("keys", PATHS.values(), ids=PATHS)
-def test_a_layer_keeps_what_the_formula_says(tmp_path, keys):
-    rows = MemoryRows(8, longest=60)
-    few, tokens, plan, config = kept_by_autograd(tmp_path, 2, rows, keys)
-    many, _, _, _ = kept_by_autograd(tmp_path, 4, rows, keys)
+def test_a_layer_keeps_what_the_formula_says(tmp_path, keys, dtype):
+    rows, keys = MemoryRows(8, longest=60), {**keys, "dtype": dtype}
+    few_copies, few, few_numbers, tokens, plan, config = kept_by_autograd(tmp_path, 2, rows, keys)
+    copies, many, numbers, *_ = kept_by_autograd(tmp_path, 4, rows, keys)
     padded = keys.get("auto") == "false"
     usual = int(rows.lengths.max()) if padded else round(float((rows.lengths**2.0).sum() / rows.lengths.sum()))
-    sizes = footprint(plan.config, config, plan.model, plan.machine, lean=False, row_tokens=usual)
+    facts = replace(plan.model, trainable_parameters=few_numbers, parameters=few_numbers + 400 * 64)
+    sizes = footprint(plan.config, config, facts, plan.machine, lean=False, row_tokens=usual)
     assert sizes.kept == pytest.approx((many - few) / 2 / tokens, rel=0.03)
+    assert sizes.copied == pytest.approx((copies - few_copies) / (numbers - few_numbers) * few_numbers, rel=0.01)
+    assert bool(sizes.copied) is (dtype == "bfloat16")
+
+
+@pytest.mark.parametrize("targets", ["all-linear", ["q_proj", "v_proj"], ["k_proj", "gate_proj", "down_proj"]])
+def test_the_lean_path_holds_adapters_side_by_side_and_a_buffer_of_gradients(tmp_path, targets):
+    build_model(tmp_path)
+    plan = plan_for(tmp_path, MemoryRows(4), dtype="float32")
+    lora = plan.config.lora.model_copy(update={"target_modules": targets})
+    plan = replace(plan, config=plan.config.model_copy(update={"lora": lora}))
+    config = AutoConfig.from_pretrained(tmp_path)
+    model = load_model(plan, config)
+    lean = getattr(model, LEAN)
+    held = lean.gradients._buffer.nbytes
+    held += sum(s.down_RI.nbytes + s.up_OR.nbytes for layer in lean.layers for s in layer.stacks if s.adapted)
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    facts = replace(plan.model, trainable_parameters=trained)
+    assert footprint(plan.config, config, facts, plan.machine, lean=True).copied == held
+
+
+def test_scores_are_written_out_on_a_cpu_alone(tiny_model_dir):
+    plan = plan_for(tiny_model_dir, MemoryRows(4), dtype="bfloat16")
+    config = AutoConfig.from_pretrained(tiny_model_dir)
+    for lean, part, scores in ((True, "working", 4 * 4 * 256 * 4), (False, "kept", int(4 * 100 * 1.1) * 2)):
+        on_cpu, on_gpu = (
+            getattr(
+                footprint(
+                    plan.config, config, plan.model, replace(plan.machine, device=device), lean=lean, row_tokens=100
+                ),
+                part,
+            )
+            for device in ("cpu", "cuda")
+        )
+        assert scores * 0.9 < on_cpu - on_gpu < scores * 1.1
 
 
 def test_4_bit_weights_take_what_bitsandbytes_holds(tmp_path, tiny_model_dir):
@@ -100,6 +141,30 @@ def test_what_costs_more_is_predicted_to(tmp_path, tiny_model_dir):
     assert gib() < gib(lean_path="false") < gib(lora_dropout=0.1)
     assert gib(gradient_checkpointing="true") < gib(gradient_checkpointing="false")
     assert gib(finetuning_type="full") > gib()
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_what_is_saved_is_copied_into_the_machines_own_memory(tiny_model_dir, device):
+    plan = plan_for(tiny_model_dir, MemoryRows(16), finetuning_type="full", dtype="float32")
+    big = replace(plan.model, parameters=10**9, trainable_parameters=10**9)
+    plan = replace(plan, model=big, machine=replace(plan.machine, device=device))
+    config = AutoConfig.from_pretrained(tiny_model_dir)
+    memory = forecast(plan, config, process_gib=0.5, free_gib=40.0, tokens=512, passes=1, row_tokens=100)
+    parts = {part.name: part.gib for part in memory.parts}
+    assert memory.moment == ("saving" if device == "cpu" else "a step")
+    assert parts.get("saving", 0.0) == pytest.approx(8e9 / GIB if device == "cpu" else 0.0)
+    assert parts.get("gradients", 0.0) == pytest.approx(4e9 / GIB if device == "cuda" else 0.0)  # there at the update
+
+
+def test_gradients_of_a_second_pass_lie_beside_those_of_the_first(tiny_model_dir):
+    plan, config = plan_for(tiny_model_dir, MemoryRows(16)), AutoConfig.from_pretrained(tiny_model_dir)
+
+    def gradients(passes):
+        memory = forecast(plan, config, process_gib=0.5, free_gib=4.0, tokens=512, passes=passes, row_tokens=100)
+        return next(part.gib for part in memory.parts if part.name == "gradients")
+
+    assert plan.config.training.lean_path is True
+    assert gradients(passes=3) == gradients(passes=2) == 2 * gradients(passes=1)
 
 
 @pytest.mark.parametrize("kind", ["lora", "full"])

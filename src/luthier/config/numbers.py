@@ -1,6 +1,6 @@
 """The arithmetic of a run: rows and batches to steps, with each calculation written out.
 
-    examples a step = batch x accumulation x devices
+    examples a step = batch x accumulation x devices, or all rows where there are fewer
     steps           = rows x epochs / examples a step, rounded down, at least 1 (or max_steps)
     warmup          = warmup_steps, or warmup_ratio x steps, rounded up
     decay           = the steps after the warmup (cosine, linear); decay_ratio x steps (wsd)
@@ -63,19 +63,14 @@ def derive(config: Config, data: DataFacts | None, world_size: int) -> Numbers:
         data: None when the rows are not counted yet.
         world_size: Number of devices.
     """
-    t = config.training
-    examples = t.per_device_train_batch_size * t.gradient_accumulation_steps * world_size
-    devices = "device" if world_size == 1 else "devices"
-    how = (
-        f"{t.per_device_train_batch_size} x {t.gradient_accumulation_steps} accumulation x {world_size} {devices} "
-        f"= {examples:,} examples a step"
-    )
+    per_step = _examples_per_step(config, data, world_size)
+    examples = int(per_step.value)
     per_epoch = _steps_per_epoch(data, examples)
     total = _total(config, data, examples)
     warmup = _warmup(config, int(total.value))
     save = config.checkpointing.save_steps
     return Numbers(
-        examples_per_step=Number(examples, how),
+        examples_per_step=per_step,
         steps_per_epoch=per_epoch,
         total_steps=total,
         warmup_steps=warmup,
@@ -83,6 +78,16 @@ def derive(config: Config, data: DataFacts | None, world_size: int) -> Numbers:
         eval_every=_eval_every(config, data, per_epoch.value),
         save_every=Number(save, "save_steps, and at the end" if save else "only at the end"),
     )
+
+
+def _examples_per_step(config: Config, data: DataFacts | None, world_size: int) -> Number:
+    t = config.training
+    asked = t.per_device_train_batch_size * t.gradient_accumulation_steps * world_size
+    devices = "device" if world_size == 1 else "devices"
+    how = f"{t.per_device_train_batch_size} x {t.gradient_accumulation_steps} accumulation x {world_size} {devices}"
+    if data is None or not 0 < data.train_rows < asked:
+        return Number(asked, f"{how} = {asked:,} examples a step")
+    return Number(data.train_rows, f"{how} = {asked:,}, and there are {data.train_rows:,}: all rows in each step")
 
 
 def _steps_per_epoch(data: DataFacts | None, examples: int) -> Number:

@@ -142,7 +142,8 @@ class Plan:
     values: tuple[Value, ...]
     warnings: tuple[str, ...]
     examples_per_step: int
-    """Over all devices: per_device_train_batch_size x gradient_accumulation_steps x world_size."""
+    """Over all devices: per_device_train_batch_size x gradient_accumulation_steps x world_size, or all rows where there
+    are fewer."""
     total_steps: int
     """Optimizer steps of the whole run."""
     steps_per_epoch: float

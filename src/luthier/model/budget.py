@@ -10,9 +10,11 @@ Three things can be given up for memory, and each costs time:
 `plan_passes` goes through all combinations and takes the cheapest that fits:
 
     cost = tokens (1 + checkpointed / (2 layers)) + passes (fixed + unpacking)                in tokens' time
-    memory = weights + T (layers' kept numbers + one layer's working set + holes) + head
+    memory = weights + head + T (layers' kept numbers + one layer's working set + holes) / `SHARE`
 
-The numbers are those of `luthier.model.memory`. Not covered: what others on this machine will want; hence the reserve.
+The numbers are those of `luthier.model.memory`. Weights are known to the byte; what tokens hold is not, and others on
+this machine want memory too: hence the share. Not covered: a machine that the weights nearly fill, where the share of
+what is left is too little for the others.
 """
 
 from __future__ import annotations
@@ -26,8 +28,8 @@ from luthier.config.plan import DataFacts, MachineFacts, ModelFacts, Passes
 from luthier.config.schema import Config
 from luthier.model.memory import GIB, Footprint, footprint, holds_copies
 
-RESERVE = 0.6
-"""Share of the free memory that is planned with."""
+SHARE = 0.6
+"""Of the memory that weights leave free, for what the tokens of a pass hold."""
 MOST_TOKENS = {"cpu": 2048, "cuda": 32768, "mps": 8192}
 """Beyond this a larger pass is no faster, it only holds more memory."""
 _PASS_COST, _UNPACKING_COST = 20, 180
@@ -90,8 +92,8 @@ def _given_tokens(config: Config, data: DataFacts) -> int | None:
 
 
 def _fitting_tokens(sizes: Footprint, layers: int, checkpointed: int, unpack_once: bool, machine: MachineFacts) -> int:
-    free = machine.free_memory_gib * GIB * RESERVE - sizes.weights - sizes.head - sizes.unpacked * unpack_once
-    return max(0, int(free / sizes.token(layers, checkpointed)))
+    free = machine.free_memory_gib * GIB - sizes.weights - sizes.head - sizes.unpacked * unpack_once
+    return max(0, int(free * SHARE / sizes.token(layers, checkpointed)))
 
 
 def _checkpoint_choices(config: Config, layers: int, *, lean: bool) -> tuple[int, ...]:

@@ -22,7 +22,6 @@ from torch import Tensor, nn
 
 NO_TARGET = -1
 """In place of a target: its row has no loss and no gradient. Only `luthier.model.kernels.loss` knows it."""
-_SMALLEST = 1e-30
 _LOGIT_CHANGES = re.compile("logits?_(soft_?cap|scal)|lm_head_multiplier")
 CHUNK_BYTES = {"cpu": 32 * 2**20, "cuda": 512 * 2**20}
 
@@ -77,11 +76,9 @@ def _cross_entropy(
     """Sum of the losses, and the logits' gradient in their format if asked for. `softmax_CV` is the room to work in."""
     z_CV = logits_CV.to(softmax_CV.dtype)
     p_CV = torch.softmax(z_CV, dim=-1, out=softmax_CV)
-    p_C1 = p_CV.gather(1, targets_C1)
-    loss_C1 = p_C1.log().neg_()
-    if p_C1.min() < _SMALLEST:  # too small for its logarithm to be exact
-        rare = (p_C1 < _SMALLEST).squeeze(1)
-        loss_C1[rare] = torch.logsumexp(z_CV[rare], dim=-1, keepdim=True) - z_CV[rare].gather(1, targets_C1[rare])
+    # log softmax(z)[y] is that of the largest z less what lies between them: no probability is too small for it
+    between_C1 = logits_CV.amax(-1, keepdim=True).to(z_CV.dtype) - z_CV.gather(1, targets_C1)
+    loss_C1 = between_C1 - p_CV.amax(-1, keepdim=True).log_()
     if not gradient:
         return loss_C1.sum(), logits_CV
     return loss_C1.sum(), p_CV.scatter_(1, targets_C1, torch.expm1(-loss_C1)).to(logits_CV.dtype)
@@ -119,7 +116,8 @@ def chunked_nll(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tens
 
     Returns:
         A float32 scalar in nats (a sum, not a mean: the mean is over the whole optimizer step, which only the engine
-        knows). Differentiable once in `hidden_ND` and `weight_VD`.
+        knows). Differentiable once in `hidden_ND` and `weight_VD`; in 16 bits a factor on it should be a power of two:
+        any other is rounded, and all gradients with it.
     """
     return _ChunkedNll.apply(hidden_ND, weight_VD, targets_N, torch.is_grad_enabled())  # type: ignore[no-any-return, no-untyped-call]
 

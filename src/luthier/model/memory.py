@@ -12,9 +12,12 @@ attention weights are written out for):
     LoRA, peft    4 D + 4 I + 2.1 H S + 2.2 K S + 7 r + A H                 padded: 4 D + 4 I + 4 H S + 7 r + A
     + dropout     8 D + I + H S more: the input of each adapter once more, and its mask
     all weights   2 D more than LoRA without its 7 r: inputs of products are kept for dW
+    + 16 bits     2 D more with LoRA: norms keep their input in float32. 7 D more with all weights: what goes from layer
+                  to layer stays in float32, and each product keeps its input in 16 bits
 
 Those through transformers' and peft's own layers were counted with `torch.autograd.graph.saved_tensors_hooks`, which
-tests/model/test_memory.py repeats. A checkpointed layer keeps D.
+tests/model/test_memory.py repeats; there autocast also keeps what is trained, in 16 bits, until the backward pass. A
+checkpointed layer keeps D. Off the CPU attention pads nothing and writes no weights out (A is 1, 2.1 and 2.2 are 2).
 
 On a CPU memory is the resident set of the process, so three things count that are no tensors. Weights in the file's own
 format stay mapped: the file is resident, and 4-bit or stacked copies come on top. The interpreter and the libraries are
@@ -53,6 +56,17 @@ _PADDED = 1.1
 
 
 @dataclass(frozen=True)
+class _Shape:
+    """Of a decoder layer; `queries` and `keys` are the widths of all heads together."""
+
+    hidden: int
+    intermediate: int
+    queries: int
+    keys: int
+    heads: int
+
+
+@dataclass(frozen=True)
 class Footprint:
     """Bytes that training holds; with `fsdp` on one of the ranks.
 
@@ -61,6 +75,9 @@ class Footprint:
         mapped: The model's file, as far as it stays resident beside them.
         trained: What is trained, float32: the adapter, or all weights.
         gradients, moments: Of what is trained.
+        added: Gradients of a pass beside those of earlier passes, to which they are added (lean path).
+        copied: What is trained once more in the compute format: autocast's copies, until the backward pass; on the
+            lean path adapters side by side, and the buffer of their gradients.
         stacked: What the lean path lays side by side, as far as the file stays mapped besides.
         unpacked: The 4-bit weights in the compute format, or the 8-bit ones transposed, if they are kept so.
         kept: One layer's numbers of one token, until its backward pass.
@@ -77,6 +94,8 @@ class Footprint:
     trained: int
     gradients: int
     moments: int
+    added: int
+    copied: int
     stacked: int
     unpacked: int
     kept: int
@@ -89,7 +108,8 @@ class Footprint:
     @property
     def weights(self) -> int:
         """Weights, gradients and the optimizer's moments."""
-        return self.frozen + self.stacked + self.trained + self.gradients + self.moments + self.gathered
+        trained = self.trained + self.gradients + self.added + self.moments + self.copied
+        return self.frozen + self.stacked + trained + self.gathered
 
     def token(self, layers: int, checkpointed: int) -> int:
         """Bytes of one token in a pass."""
@@ -121,41 +141,48 @@ def footprint(
     """
     text = model_config.get_text_config()
     number = 4 if computes_in(config, machine) == "float32" else 2
-    hidden, rank = model.hidden_size, config.lora.r
-    intermediate = int(getattr(text, "intermediate_size", None) or 4 * hidden)
-    heads = int(text.num_attention_heads)
-    size = int(getattr(text, "head_dim", None) or hidden // heads)
-    keys = size * int(getattr(text, "num_key_value_heads", None) or heads)
+    shape, on_cpu = _shape(model_config, model), machine.device == "cpu"
+    hidden, intermediate, layers = shape.hidden, shape.intermediate, model.layers
     full, packed = config.training.finetuning_type == "full", packs(config, model)
     ends = (1 if getattr(text, "tie_word_embeddings", False) else 2) * model.vocab_size * hidden
-    trainable = model.trainable_parameters or 0
-    layer = _kept(config, hidden, intermediate, heads * size, keys, rank, heads, row_tokens, lean=lean, packed=packed)
+    body, trainable = max(0, model.parameters - ends), model.trainable_parameters or 0
+    parts = machine.world_size if config.training.fsdp else 1
+    wide = full and parts == 1  # what goes from layer to layer is float32
     working = 2 * (hidden + intermediate)
     if lean:
-        # gate|up, its gradient and their product; attention's scores, in float32, of documents that are not long
-        working = 6 * hidden + 6 * intermediate + 2 * (heads * size + 2 * keys) + 4 * heads * SHORT * 4 // number
+        layer = 2 * hidden + 2 * shape.queries + 2 * shape.keys + 2 * intermediate + 7 * config.lora.r
+        # gate|up, its gradient and their product
+        working = 6 * hidden + 6 * intermediate + 2 * (shape.queries + 2 * shape.keys)
+        if on_cpu:  # attention's scores, in float32, of documents that are not long
+            working += 4 * shape.heads * SHORT * 4 // number
+        copied = (2 * trainable + layers * _beside(config, shape)) * number
+    else:
+        layer = _kept(config, shape, row_tokens, packed=packed, on_cpu=on_cpu)
+        layer += 0 if number == 4 else 7 * hidden if wide else 2 * hidden
+        copied = (body if full else trainable) * 2 if number == 2 and parts == 1 else 0
     kind = "lean" if lean else "padded" if not packed else "full" if full else "lora"
-    parts = machine.world_size if config.training.fsdp else 1
     # sharded runs have the heap give everything back (`luthier.machine.heap`)
-    in_heap = machine.device == "cpu" and parts == 1 and (pass_tokens or 0) * intermediate * number < _LARGEST_IN_HEAP
-    body, packed_weights = max(0, model.parameters - ends), _is_packed(config)
-    mapped = machine.device == "cpu" and not config.model.from_scratch and _file_bytes(model_config) == number
+    in_heap = on_cpu and parts == 1 and (pass_tokens or 0) * intermediate * number < _LARGEST_IN_HEAP
+    packed_weights = _is_packed(config)
+    mapped = on_cpu and not config.model.from_scratch and _file_bytes(model_config) == number
     stored = 0 if full else _stored(config, body, ends, number)
-    stacks = model.layers * hidden * (heads * size + 2 * keys + 2 * intermediate)
+    stacks = layers * hidden * (shape.queries + 2 * shape.keys + 2 * intermediate)
     return Footprint(
         frozen=stored // parts,
         mapped=body * number if mapped and packed_weights and parts == 1 else 0,
         trained=trainable * 4 // parts,
         gradients=trainable * 4 // parts,
         moments=trainable * (2 if config.training.optim == "paged_adamw_8bit" else 8) // parts,
+        added=trainable * 4 if lean else 0,
+        copied=copied,
         stacked=stacks * number if lean and mapped and not packed_weights else 0,
         unpacked=body * (1 if config.quantization.base_precision == "fp8" else number),
         kept=layer * number,
-        checkpoint=hidden * number,
+        checkpoint=hidden * (4 if wide else number),
         working=working * number + 4 * hidden * number,
         holes=int(_HOLES[kind] * layer * number) if in_heap else 0,
         head=_head(machine.device, model.vocab_size, hidden, number, pass_tokens, full=full),
-        gathered=_gathered(stored, body, ends, number, model.layers, full=full) if parts > 1 else 0,
+        gathered=_gathered(stored, body, ends, number, layers, full=full) if parts > 1 else 0,
     )
 
 
@@ -192,17 +219,9 @@ def forecast(
     again = sizes.kept if plan.checkpointed_layers else 0
     # the head's chunk is there when all layers' numbers are; a layer's own working set comes after it
     peak = max(sizes.head, tokens * (sizes.working + again))
-    gradients = sizes.gradients if passes > 1 or sizes.frozen else 0
-    shared = f", over {plan.machine.world_size} ranks" if plan.sharded else ""
-    held = {
-        "process": (process_gib * GIB if on_cpu else 0.0, "interpreter and libraries, measured"),
-        "weights": (float(sizes.frozen or sizes.trained), _stored_as(plan)),
-        "file": (float(sizes.mapped), "the model's file, mapped: the system takes it back when memory is short"),
-        "copies": (float(sizes.stacked + sizes.unpacked), f"frozen weights, {_copied(plan)} for the lean path"),
-        "adapter": (sizes.trained * float(sizes.frozen > 0), f"{plan.model.trainable_parameters:,} x 4 bytes{shared}"),
-        "optimizer": (float(sizes.moments), f"two moments of each trained number{shared}"),
-        "gathered": (float(sizes.gathered), "two layers, embedding and head, whole while they are used"),
-    }
+    gradients = sizes.gradients + sizes.added * (passes > 1)
+    held = _held(plan, sizes, process_gib if on_cpu else 0.0)
+    copied = {"trained copies": (float(sizes.copied), "what is trained, in the format that is computed in")}
     activations = f"{tokens:,} tokens x {layers} layers x {sizes.kept:,} bytes"
     if plan.checkpointed_layers:
         activations += f", {plan.checkpointed_layers} of them keep {sizes.checkpoint:,}"
@@ -210,14 +229,23 @@ def forecast(
     holes = float(tokens * layers * sizes.holes)
     step = {
         **held,
-        "gradients": (float(gradients), "4 bytes each"),
+        **copied,
+        "gradients": (float(gradients), "4 bytes each" + ", once more those of a pass" * (gradients > sizes.gradients)),
         "activations": (float(tokens * layers_kept), activations),
         "working set": (float(peak), "logits of a chunk, or the layer that is computed"),
         "workspace": (workspace, "of the libraries"),
         "holes": (holes, "freed memory that the heap keeps"),
     }
-    copied = (0.0 if plan.sharded else float(sizes.moments), "the optimizer's state, on its way to disk")
-    saving = {**held, "saving": copied, "workspace": (workspace, "of the libraries"), "holes": step["holes"]}
+    # a copy of what is on a device lies in the machine's own memory
+    moving = float(sizes.moments) if on_cpu and not plan.sharded else 0.0
+    written = {"saving": (moving, "the optimizer's state, on its way to disk")}
+    saving = {
+        **held,
+        **(copied if lean else {}),
+        **written,
+        "workspace": (workspace, "of the libraries"),
+        "holes": step["holes"],
+    }
     file = float(plan.model.parameters * _file_bytes(model_config)) if on_cpu else 0.0
     converted = {key: held[key] for key in ("process", "weights", "adapter", "gathered")}
     if plan.config.quantization.base_precision == "fp8" and not sizes.mapped:
@@ -230,24 +258,61 @@ def forecast(
     return Memory(parts, moment, tokens, free_gib + (process_gib if on_cpu else 0.0))
 
 
-def _kept(
-    config: Config, hidden: int, intermediate: int, queries: int, keys: int, rank: int, heads: int, row_tokens: int,
-    *, lean: bool, packed: bool,
-) -> int:  # fmt: skip
-    """Numbers that a layer keeps for one token."""
-    if lean:
-        return 2 * hidden + queries + queries + 2 * keys + 2 * intermediate + 7 * rank
-    kept = 4.0 * hidden + 4 * intermediate
+def _held(plan: Plan, sizes: Footprint, process_gib: float) -> dict[str, tuple[float, str]]:
+    """What is there from loading to the end: name -> bytes, and what it is."""
+    assert plan.model is not None
+    shared = f", over {plan.machine.world_size} ranks" if plan.sharded else ""
+    return {
+        "process": (process_gib * GIB, "interpreter and libraries, measured"),
+        "weights": (float(sizes.frozen or sizes.trained), _stored_as(plan)),
+        "file": (float(sizes.mapped), "the model's file, mapped: the system takes it back when memory is short"),
+        "copies": (float(sizes.stacked + sizes.unpacked), f"frozen weights, {_copied(plan)} for the lean path"),
+        "adapter": (sizes.trained * float(sizes.frozen > 0), f"{plan.model.trainable_parameters:,} x 4 bytes{shared}"),
+        "optimizer": (float(sizes.moments), f"two moments of each trained number{shared}"),
+        "gathered": (float(sizes.gathered), "two layers, embedding and head, whole while they are used"),
+    }
+
+
+def _shape(model_config: PretrainedConfig, model: ModelFacts) -> _Shape:
+    text = model_config.get_text_config()
+    heads = int(text.num_attention_heads)
+    size = int(getattr(text, "head_dim", None) or model.hidden_size // heads)
+    return _Shape(
+        hidden=model.hidden_size,
+        intermediate=int(getattr(text, "intermediate_size", None) or 4 * model.hidden_size),
+        queries=size * heads,
+        keys=size * int(getattr(text, "num_key_value_heads", None) or heads),
+        heads=heads,
+    )
+
+
+def _kept(config: Config, shape: _Shape, row_tokens: int, *, packed: bool, on_cpu: bool) -> int:
+    """Numbers that a layer of transformers, with peft's adapters or without, keeps for one token."""
+    hidden, queries = shape.hidden, shape.queries
+    kept = 4.0 * hidden + 4 * shape.intermediate
     if packed:
-        written = heads * row_tokens * _PADDED if row_tokens <= SHORT else heads
-        kept += (1 + _PADDED) * queries + 2 * _PADDED * keys + written
+        padded = _PADDED if on_cpu else 1.0
+        written = shape.heads * (row_tokens * padded if on_cpu and row_tokens <= SHORT else 1)
+        kept += (1 + padded) * queries + 2 * padded * shape.keys + written
     else:
-        kept += 4 * queries + row_tokens + heads
+        kept += 4 * queries + row_tokens + shape.heads
     if config.training.finetuning_type == "full":
         return int(kept + 2 * hidden)
     if config.lora.lora_dropout:
-        kept += 8 * hidden + intermediate + queries
-    return int(kept + 7 * rank)
+        kept += 8 * hidden + shape.intermediate + queries
+    return int(kept + 7 * config.lora.r)
+
+
+def _beside(config: Config, shape: _Shape) -> int:
+    """Numbers of a layer's stacked B that belong to no adapter: B of one member lies beside zeros for the others."""
+    wanted, beside = config.lora.target_modules, 0
+    for stack in (
+        {"q_proj": shape.queries, "k_proj": shape.keys, "v_proj": shape.keys},
+        {"gate_proj": shape.intermediate, "up_proj": shape.intermediate},
+    ):
+        adapted = [width for name, width in stack.items() if isinstance(wanted, str) or name in wanted]
+        beside += config.lora.r * (len(adapted) * sum(stack.values()) - sum(adapted))
+    return beside
 
 
 def holds_copies(config: Config, machine: MachineFacts) -> bool:

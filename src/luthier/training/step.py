@@ -18,14 +18,13 @@ from luthier.config.plan import Plan
 from luthier.data.collate import MicroBatch, untrained
 from luthier.machine.gradients import sum_gradients
 from luthier.machine.ranks import all_or_none, in_step, on_any_rank, sum_over_ranks, together
-from luthier.model.forward import autocast, inference, summed_loss
+from luthier.model.forward import LEAN, autocast, inference, summed_loss
 from luthier.training.failures import is_out_of_memory
 from luthier.training.instruments import Lap
 from luthier.training.optimizer import clip_and_step, gradient_norm, set_learning_rate
 
-LOSS_SCALE = {"float16": 1024.0}
-"""float16 has no numbers below 6e-8: the loss is multiplied before the backward pass, its gradients divided after it.
-A power of two, so it changes no digit; bfloat16 and float32 need none."""
+LOSS_SCALE = {"float16": 1024.0, "bfloat16": 1.0}
+"""Powers of two, on the loss of formats of 16 bits; float16 has no numbers below 6e-8. They change no digit."""
 
 
 def backward(
@@ -74,19 +73,32 @@ def _own_backward(model: nn.Module, batches: Iterable[MicroBatch], plan: Plan, t
     """This rank's part of the loss and of the gradients."""
     device = next(model.parameters()).device
     loss_sum = torch.zeros((), dtype=torch.float64, device=device)
-    scale = LOSS_SCALE.get(plan.config.model.dtype, 1.0)
+    share, rest = _shares(model, plan, trained_tokens)
     for batch in batches:
         with autocast(plan):
             loss = summed_loss(model, batch.to(device))
         lap("forward")
-        (loss * (scale / trained_tokens)).backward()  # type: ignore[no-untyped-call]
+        (loss * share).backward()  # type: ignore[no-untyped-call]
         loss_sum += loss.detach()
         lap("backward")
-    if scale != 1.0:
+    if rest != 1.0:
         for parameter in model.parameters():
             if parameter.grad is not None:
-                parameter.grad /= scale
+                parameter.grad *= rest
     return loss_sum.item()
+
+
+def _shares(model: nn.Module, plan: Plan, trained_tokens: int) -> tuple[float, float]:
+    """What the loss is multiplied by before a backward pass, and its gradients after all: 1 / tokens together.
+
+    Any factor but a power of two would itself be rounded in a pass of 16 bits, and all gradients of the step with it
+    (by up to 0.2 % in bfloat16). The lean path multiplies at its end, in the gradients' own float32.
+    """
+    scale = LOSS_SCALE.get(plan.config.model.dtype)
+    if scale is None or hasattr(model, LEAN):
+        return 1 / trained_tokens, 1.0
+    share = scale / 2 ** trained_tokens.bit_length()
+    return share, 1 / (share * trained_tokens)
 
 
 def update(
