@@ -22,7 +22,6 @@ from luthier.training import engine, milestones
 from luthier.training import job as job_module
 from luthier.training.checkpoint import checkpoints, find_checkpoint, restore
 from luthier.training.commit import commit, sweep, verify
-from luthier.training.final import take_best as real_take_best
 from luthier.training.guard import FEWEST, judge, remember, robust_z
 from luthier.training.state import TrainState
 from luthier.training.step import backward as real_backward
@@ -307,16 +306,44 @@ def test_a_best_step_without_a_checkpoint_is_forgotten(tmp_path, tiny_model_dir,
     assert state["best_loss"] > 0 and (tmp_path / "run" / f"checkpoint-{state['best_step']}").is_dir()
 
 
-def test_final_model_says_that_the_best_step_is_not_there(tmp_path, tiny_model_dir, alpaca_file, monkeypatch):
-    def take_best(*given):
-        shutil.rmtree(tmp_path / "run" / f"checkpoint-{given[-1].best_step}")
-        return real_take_best(*given)
+def gone(best):
+    shutil.rmtree(best)
 
-    monkeypatch.setattr(milestones, "take_best", take_best)
+
+def flipped(best):
+    file = best / "adapter_model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1000] ^= 0x40
+    file.write_bytes(content)
+
+
+def cut(best):
+    with (best / "adapter_model.safetensors").open("r+b") as file:
+        file.truncate(1000)
+
+
+@pytest.mark.parametrize(
+    ("harm", "words"),
+    [
+        (gone, "final_model holds the last step: there is no checkpoint-"),
+        (flipped, "is not whole (adapter_model.safetensors is damaged); it is kept as damaged-checkpoint-"),
+        (cut, "is not whole (adapter_model.safetensors is damaged); it is kept as damaged-checkpoint-"),
+    ],
+)
+def test_final_model_holds_the_last_step_where_the_best_one_is_not_whole(
+    tmp_path, tiny_model_dir, alpaca_file, harm, words
+):
     values = ordinary(tmp_path / "run", tiny_model_dir, alpaca_file)
     values["training"] |= {"learning_rate": 30.0, "warmup_steps": 8}  # the first evaluation is the best
-    (said,) = [event.text for event in of(Notice, train(values)) if "final_model holds" in event.text]
-    assert said.startswith("final_model holds the last step: there is no checkpoint-")
+    said = []
+    for event in api.train(values):
+        said += [event.text] if isinstance(event, Notice) and "final_model holds" in event.text else []
+        if isinstance(event, CheckpointSaved) and event.step == 12:
+            harm(tmp_path / "run" / "checkpoint-5")
+    assert len(said) == 1 and words in said[0]
+    last = load_file(tmp_path / "run" / "checkpoint-12" / "adapter_model.safetensors")
+    assert all(torch.equal(tensor, last[name]) for name, tensor in adapter(tmp_path / "run").items())
+    assert len(list((tmp_path / "run").glob("damaged-checkpoint-5-*"))) == (harm is not gone)
 
 
 def test_weights_that_are_not_finite_are_never_saved(tmp_path, tiny_model_dir, alpaca_file, monkeypatch):

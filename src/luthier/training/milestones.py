@@ -33,7 +33,7 @@ from luthier.machine.ranks import (
 from luthier.machine.shards import Whole, on_rank_0_with
 from luthier.model.forward import autocast
 from luthier.model.sampling import continue_ids
-from luthier.model.store import trained
+from luthier.model.store import load_trained, trained
 from luthier.training.checkpoint import (
     NotFiniteError,
     generators_of_all,
@@ -43,7 +43,7 @@ from luthier.training.checkpoint import (
     save_checkpoint,
 )
 from luthier.training.failures import is_out_of_memory, unwritten
-from luthier.training.final import save_final, take_best
+from luthier.training.final import best_checkpoint, save_final
 from luthier.training.instruments import PHASES
 from luthier.training.job import Run, due
 from luthier.training.memory import free_memory, lowered
@@ -363,19 +363,22 @@ def finish(job: Run, ending: str) -> Iterator[Event]:
     )
 
 
-def _final(job: Run) -> str | None:
-    """Write final_model; returns what there is to say of it, on rank 0."""
+def _final(job: Run) -> str:
+    """Write final_model; returns what there is to say of it."""
+    found = only_on_rank_0(lambda: best_checkpoint(job.plan, job.output_dir, job.state))
+    best, note = of_rank_0(found or (None, ""))
 
-    def best() -> str:
-        return take_best(job.plan, job.model, job.output_dir, job.state)
+    def load() -> None:
+        if best:
+            load_trained(job.model, best)
 
     def write(whole: Whole | None = None) -> None:
         save_final(job.plan, job.data, job.model, job.tokenizer, job.output_dir, job.state, whole)
 
     if job.plan.sharded:
-        note: str | None = all_or_none(best)
+        all_or_none(load)
         all_or_none(lambda: on_rank_0_with(trained(job.model), write))
     else:
-        note = only_on_rank_0(best)
+        only_on_rank_0(load)
         only_on_rank_0(write)
-    return note if rank() == 0 else None
+    return note
