@@ -254,6 +254,19 @@ def test_a_token_without_an_embedding(tmp_path: Path):
     assert found == f"the tokenizer has 263 tokens, and the model {largest + 1} embeddings; no row has the rest"
 
 
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"sample_prompts": ["Say 3", "add two numbers " * 700]}, "prompt 2 has "),
+        ({"sample_prompts": ["Say é"], "vocabulary": 200}, "prompt 1 has token "),
+    ],
+)
+def test_a_sample_prompt_that_the_model_cannot_answer(tmp_path: Path, keys: dict[str, Any], words: str):
+    what = subject(tmp_path, **keys)
+    assert verdicts(what)["sample-prompts"] == "failed"
+    assert told(what)["sample-prompts"].found.startswith(words)
+
+
 def test_a_device_that_is_not_there(tmp_path: Path):
     what = subject(tmp_path, box={"device": "cuda", "supports_bfloat16": True})
     assert verdicts(what) == {"dtype": "failed"}

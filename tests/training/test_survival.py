@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from luthier import api
-from luthier.errors import RunError
+from luthier.errors import RefusedError, RunError
 from luthier.events.types import CheckpointSaved, Evaluated, Log, Notice, Resumed, RunFinished, Sampled
 from luthier.training import engine, milestones
 from luthier.training import job as job_module
@@ -434,6 +434,36 @@ def test_a_stop_between_steps_loses_nothing(straight, tmp_path, tiny_model_dir, 
     assert weights(tmp_path / "run") == weights(straight[0])
     written = {(e.step, e.text) for e in of(Sampled, events)}
     assert written == {(e.step, e.text) for e in of(Sampled, straight[1])}
+
+
+# --- samples ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_sample_that_cannot_be_written_costs_nothing_else(straight, tmp_path, tiny_model_dir, alpaca_file):
+    values = ordinary(tmp_path / "run", tiny_model_dir, alpaca_file)
+    values["evaluation"]["sample_prompts"] = ["add two numbers " * 200, "Write a function"]
+    with pytest.raises(RefusedError, match="sample-prompts: prompt 1 has "):
+        train(values)
+    events = train(values, allow=["sample-prompts"], overwrite=True)
+    said = [event for event in of(Notice, events) if event.text.startswith("no sample of prompt 1: ModelError")]
+    assert [event.step for event in said] == [0, 6, 12]
+    assert [(e.step, e.text) for e in of(Sampled, events)] == [(e.step, e.text) for e in of(Sampled, straight[1])]
+    assert weights(tmp_path / "run") == weights(straight[0])
+
+
+def test_the_last_step_is_saved_before_its_samples(tmp_path, tiny_model_dir, alpaca_file):
+    values = ordinary(tmp_path / "run", tiny_model_dir, alpaca_file, max_steps=2, warmup_steps=0)
+    values["evaluation"] |= {"eval_steps": 0, "sample_steps": []}
+    happened = [type(event) for event in train(values) if getattr(event, "step", 0) == 2]
+    assert happened.index(CheckpointSaved) < happened.index(Sampled) < happened.index(RunFinished)
+
+
+def test_a_run_that_stops_early_ends_with_its_samples(tmp_path, tiny_model_dir, alpaca_file):
+    values = ordinary(tmp_path / "run", tiny_model_dir, alpaca_file)
+    values["evaluation"] |= {"eval_steps": 2, "early_stopping_patience": 1, "early_stopping_threshold": 50.0}
+    events = train(values)
+    assert of(RunFinished, events)[0].reason.startswith("early stopping") and of(RunFinished, events)[0].step == 4
+    assert [event.step for event in of(Sampled, events)] == [0, 4]
 
 
 # --- saving ----------------------------------------------------------------------------------------------------------

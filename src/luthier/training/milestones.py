@@ -1,4 +1,4 @@
-"""What happens between two steps, in this order: a log line, an evaluation, samples, a checkpoint; and the end.
+"""What happens between two steps, in this order: a log line, an evaluation, a checkpoint, samples; and the end.
 
 Each knows from `TrainState` whether it was done at this step. So a run that was stopped in the middle of them does the
 rest after its resume, and equals the run that was never stopped.
@@ -17,6 +17,7 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 
 from luthier.data.collate import MicroBatch
 from luthier.data.loader import evaluation_batches
+from luthier.errors.trace import summary
 from luthier.events.types import CheckpointSaved, Evaluated, Event, Log, Machine, Notice, RunFinished, Sampled, Timing
 from luthier.machine.probe import peak_memory_gib
 from luthier.machine.ranks import (
@@ -64,10 +65,10 @@ def between_steps(job: Run) -> Iterator[Event]:
         yield from log(job)
     if state.step and plan.eval_every and (due(state.step, plan.eval_every) or is_last(job)):
         yield from evaluation(job)
-    if state.step in plan.config.evaluation.sample_steps or is_last(job):
-        yield from sample(job)
     if saves_now(job):
         yield from save(job)
+    if state.step in plan.config.evaluation.sample_steps or why_it_ends(job) in ("done", "early"):
+        yield from sample(job)
 
 
 def is_last(job: Run) -> bool:
@@ -221,28 +222,32 @@ def _answers(job: Run) -> Iterator[Sampled | Notice]:
     def stop() -> bool:
         return on_any_rank(job.stop()) if sharded else job.stop()
 
-    for prompt in settings.sample_prompts:
-        stop_ids = job.data.template.stop_ids(job.tokenizer)
-        ids = job.data.template.prompt_ids(job.tokenizer, prompt)
+    for number, prompt in enumerate(settings.sample_prompts, 1):
         options: dict[str, Any] = {"stopping_criteria": StoppingCriteriaList([_Stop(stop)])}
         if sharded:
             options["synced_gpus"] = True  # who is done goes on until all are
         try:
+            stop_ids = job.data.template.stop_ids(job.tokenizer)
+            ids = job.data.template.prompt_ids(job.tokenizer, prompt)
             with autocast(job.plan), job.watchdog.watching("a sample", state.step):
                 answer = continue_ids(job.model, ids, stop_ids, settings.sample_max_new_tokens, **options)
-        except Exception as error:
-            if sharded or not is_out_of_memory(error):
+            text = job.tokenizer.decode(answer)
+        except Exception as error:  # no sample is worth a run
+            if sharded:
                 raise
-            answer = None
-        if answer is None:
+            no_memory, why = is_out_of_memory(error), summary(error)
+        else:
+            if stop():
+                job.abandoned = True
+                return
+            yield Sampled(state.step, prompt, text)
+            continue
+        if no_memory:
             free_memory()
             change = f"evaluation.sample_max_new_tokens: {max(1, settings.sample_max_new_tokens // 2)}"
             yield Notice("warning", "no memory to write samples; training goes on", change, state.step)
             break
-        if stop():
-            job.abandoned = True
-            return
-        yield Sampled(state.step, prompt, job.tokenizer.decode(answer))
+        yield Notice("warning", f"no sample of prompt {number}: {why}; training goes on", step=state.step)
 
 
 def saves_now(job: Run) -> bool:
