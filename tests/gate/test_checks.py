@@ -340,7 +340,10 @@ def test_checkpoints_that_are_there_make_room(tmp_path: Path, monkeypatch: pytes
         ({"save_total_limit": 1, "val_set_size": 4, "eval_steps": 2}, LEAST_KEPT + 2),  # the best one as well
         ({"save_total_limit": "null"}, 20),
         ({"save_total_limit": "null", "save_steps": 15}, 3),
+        ({"save_total_limit": "null", "save_steps": 15, "val_set_size": 4, "eval_steps": 4}, 7),  # 1 4 8 12 15 16 20
         ({"save_steps": 0}, 1),
+        ({"save_steps": 0, "val_set_size": 4, "eval_steps": 2}, 5),  # each evaluation may be the best
+        ({"save_steps": 0, "val_set_size": 4, "eval_steps": 2, "load_best_model_at_end": False}, 1),
         ({"save_steps": 15}, 4),  # by the clock there may be more
         ({"save_steps": 15, "save_minutes": 0}, 3),
         ({"save_steps": 15, "save_minutes": 0, "save_first_step": False}, 2),
