@@ -335,6 +335,7 @@ def _events(job: _Job, notices: Sequence[str]) -> Iterator[Event]:
             identity=job.identity,
             stop=job.stop,
             largest=parts.largest,
+            remember=lambda plan, step: job.record.lowered(plan, step, output_dir),
         )
         yield describe_modules(model)
         yield from _base_recorded(job, hasattr(model, LEAN))
