@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +19,8 @@ from safetensors.torch import load_file
 from luthier import api
 from luthier.errors import RefusedError, RunError
 from luthier.events.types import CheckpointSaved, Evaluated, Log, Notice, Resumed, RunFinished, Sampled
-from luthier.training import engine, milestones
+from luthier.model.forward import LEAN
+from luthier.training import engine, milestones, rehearsal
 from luthier.training import job as job_module
 from luthier.training.checkpoint import checkpoints, find_checkpoint, restore
 from luthier.training.commit import commit, sweep, verify
@@ -154,6 +156,30 @@ def test_an_evaluation_that_does_not_fit_is_done_again(straight, tmp_path, tiny_
     events = train(ordinary(tmp_path / "run", tiny_model_dir, alpaca_file))
     found, expected = ([e.eval_loss for e in of(Evaluated, run)] for run in (events, straight[1]))
     assert found == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("module", [engine, milestones, rehearsal])
+def test_recorded_passes_are_given_up_before_anything_else(tmp_path, tiny_model_dir, alpaca_file, monkeypatch, module):
+    name = "backward" if module is engine else "evaluate"
+    real, asked = getattr(module, name), []
+
+    def first_fails(model, *arguments):
+        lean = getattr(model, LEAN)
+
+        def give_up(why):
+            lean.graphs = None
+            return True
+
+        if not asked:
+            asked.append(model)
+            lean.graphs = SimpleNamespace(give_up=give_up)
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(model, *arguments)
+
+    monkeypatch.setattr(module, name, first_fails)
+    values = ordinary(tmp_path / "run", tiny_model_dir, alpaca_file, lean_path=True, rehearsal=True, max_steps=5)
+    said = [event for event in of(Notice, train(values)) if "ran out of memory" in event.text]
+    assert [event.change for event in said] == ["training.cuda_graphs: false"]
 
 
 @pytest.mark.slow

@@ -47,7 +47,7 @@ from luthier.training.failures import is_out_of_memory, unwritten
 from luthier.training.final import best_checkpoint, save_final
 from luthier.training.instruments import PHASES
 from luthier.training.job import Run, due
-from luthier.training.memory import free_memory, lowered
+from luthier.training.memory import free_memory, give_up
 from luthier.training.step import evaluate
 
 
@@ -184,7 +184,7 @@ def held_out_loss(job: Run) -> tuple[float, int] | Iterator[Notice]:
     except Exception as error:
         if (
             not is_out_of_memory(error)
-            or (less := lowered(job.plan, tried, job.state.step, "the evaluation after step")) is None
+            or (less := give_up(job.model, job.plan, tried, job.state.step, "the evaluation after step")) is None
         ):
             raise
     return job.lower(*less)
