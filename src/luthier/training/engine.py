@@ -17,6 +17,7 @@ from luthier.data.loader import step_batches, training_steps
 from luthier.data.order import step_rows
 from luthier.errors import CheckpointError, Problem, RunError
 from luthier.events.types import Event, Gradients, Notice, Resumed
+from luthier.machine.memory import is_out_of_memory
 from luthier.machine.ranks import only_on_rank_0, rank, watch_for_hangs, world_size
 from luthier.machine.seed import rng_state, set_rng_state
 from luthier.model.load import recording_failed
@@ -29,7 +30,6 @@ from luthier.training.checkpoint import (
     read_by_all,
     restore,
 )
-from luthier.training.failures import is_out_of_memory
 from luthier.training.gradients import gradient_flow
 from luthier.training.guard import Judgement, judge, remember
 from luthier.training.job import Clock, Run, due

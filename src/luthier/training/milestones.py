@@ -19,6 +19,7 @@ from luthier.data.collate import MicroBatch
 from luthier.data.loader import evaluation_batches
 from luthier.errors.trace import summary
 from luthier.events.types import CheckpointSaved, Evaluated, Event, Log, Machine, Notice, RunFinished, Sampled, Timing
+from luthier.machine.memory import is_out_of_memory
 from luthier.machine.probe import peak_memory_gib
 from luthier.machine.ranks import (
     all_or_none,
@@ -43,7 +44,7 @@ from luthier.training.checkpoint import (
     require_finite,
     save_checkpoint,
 )
-from luthier.training.failures import is_out_of_memory, unwritten
+from luthier.training.failures import unwritten
 from luthier.training.final import best_checkpoint, save_final
 from luthier.training.instruments import PHASES
 from luthier.training.job import Run, due

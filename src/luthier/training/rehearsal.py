@@ -29,13 +29,13 @@ from luthier.config.numbers import REHEARSED_FROM
 from luthier.data.largest import Largest, find_largest
 from luthier.data.loader import collate
 from luthier.events.types import CheckpointSaved, Event, Notice, Rehearsed
+from luthier.machine.memory import is_out_of_memory
 from luthier.machine.probe import PeakMeter
 from luthier.machine.ranks import all_or_none, only_on_rank_0, rank, world_size
 from luthier.machine.seed import rng_state, set_rng_state
 from luthier.machine.shards import Whole, on_rank_0_with
 from luthier.training.checkpoint import lent, save_checkpoint
 from luthier.training.commit import INFLIGHT
-from luthier.training.failures import is_out_of_memory
 from luthier.training.memory import give_up
 from luthier.training.optimizer import build_optimizer
 from luthier.training.step import backward, evaluate, norm_of_gradients, update

@@ -17,9 +17,9 @@ from torch import nn
 from luthier.config.plan import Plan
 from luthier.data.collate import MicroBatch, untrained
 from luthier.machine.gradients import sum_gradients
+from luthier.machine.memory import is_out_of_memory
 from luthier.machine.ranks import all_or_none, in_step, on_any_rank, sum_over_ranks, together
 from luthier.model.forward import autocast, inference, summed_loss
-from luthier.training.failures import is_out_of_memory
 from luthier.training.instruments import Lap
 from luthier.training.optimizer import clip_and_step, gradient_norm, set_learning_rate
 
