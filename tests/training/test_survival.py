@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import OpenAIGPTConfig, OpenAIGPTLMHeadModel
 
 from luthier import api
-from luthier.errors import RefusedError, RunError
+from luthier.errors import ConfigError, RefusedError, RunError
 from luthier.events.types import CheckpointSaved, Evaluated, Log, Notice, Resumed, RunFinished, Sampled
 from luthier.model.forward import LEAN
 from luthier.training import engine, milestones, rehearsal
@@ -29,7 +30,7 @@ from luthier.training.state import TrainState
 from luthier.training.step import backward as real_backward
 from luthier.training.step import update as real_update
 from luthier.training.watchdog import STACKS, Watchdog
-from tests.tiny import build_model, write_rows
+from tests.tiny import build_model, build_tokenizer, write_rows
 from tests.training.test_resume import config, losses, weights
 
 
@@ -123,6 +124,31 @@ def test_layers_are_checkpointed_when_smaller_passes_do_not_help(
     changes = [event.change for event in of(Notice, events) if "ran out of memory" in event.text]
     assert changes[-2:] == ["training.gradient_checkpointing: true"] * 2, "half of the layers, then all"
     assert [e.loss for e in of(Log, events)] == pytest.approx([e.loss for e in of(Log, straight[1])], abs=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out:UserWarning")
+def test_a_model_that_cannot_compute_layers_again_is_not_asked_to(tmp_path, alpaca_file, monkeypatch):
+    build_tokenizer(tmp_path / "model")
+    shape = OpenAIGPTConfig(vocab_size=400, n_positions=256, n_embd=16, n_layer=2, n_head=2)
+    OpenAIGPTLMHeadModel(shape).save_pretrained(tmp_path / "model")
+    values = ordinary(tmp_path / "run", tmp_path / "model", alpaca_file, max_steps=4)
+    values["evaluation"] = {"eval_steps": 0}
+    calls = []
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "backward", too_large(0, calls))
+        events = train(values)
+    assert of(RunFinished, events)[0].status == "done" and calls
+    assert not any("computed again" in event.text for event in of(Notice, events))
+
+    def backward(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(engine, "backward", backward)
+    with pytest.raises(RunError, match="E-RUN-002"):
+        train(values, overwrite=True)
+    values["training"]["gradient_checkpointing"] = True
+    with pytest.raises(ConfigError, match="E-CFG-038"):
+        train(values, overwrite=True)
 
 
 @pytest.mark.parametrize("auto", [True, False])

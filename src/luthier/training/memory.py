@@ -68,7 +68,8 @@ def _lowered(plan: Plan, batches: Sequence[MicroBatch], step: int, what: str) ->
     """Passes that hold less than the plan's."""
     if not plan.config.training.auto or plan.sharded:
         return None
-    now, layers = plan.passes, plan.model.layers if plan.model else 0
+    now, lean, model = plan.passes, plan.config.training.lean_path is True, plan.model
+    layers = model.layers if model and (lean or model.supports_gradient_checkpointing) else 0
     largest = max((b.num_tokens if b.document_offsets else b.input_ids_BT.numel() for b in batches), default=0)
     # what is given up is the same on all ranks, whichever of them it was
     largest, rows = (int(number) for number in most_of_ranks(largest, max((b.rows for b in batches), default=0)))
@@ -82,7 +83,7 @@ def _lowered(plan: Plan, batches: Sequence[MicroBatch], step: int, what: str) ->
         text = "8-bit weights are transposed at each use" if in_8_bits else "4-bit weights are unpacked at each use"
     elif now.checkpointed_layers < layers:
         half = (layers + 1) // 2
-        count = half if plan.config.training.lean_path is True and now.checkpointed_layers < half else layers
+        count = half if lean and now.checkpointed_layers < half else layers
         passes, change = replace(now, checkpointed_layers=count), "training.gradient_checkpointing: true"
         text = f"{count:,} of {layers:,} layers are computed again in the backward pass"
     else:
