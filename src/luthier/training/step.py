@@ -73,7 +73,7 @@ def _as_many(batches: Iterable[MicroBatch], plan: Plan) -> Iterator[MicroBatch]:
 def _own_backward(model: nn.Module, batches: Iterable[MicroBatch], plan: Plan, trained_tokens: int, lap: Lap) -> float:
     """This rank's part of the loss and of the gradients."""
     device = next(model.parameters()).device
-    loss_sum = torch.zeros((), dtype=torch.float64, device=device)
+    loss_sum = _zero(device)
     scale = LOSS_SCALE.get(plan.config.model.dtype, 1.0)
     for batch in batches:
         with autocast(plan):
@@ -87,6 +87,11 @@ def _own_backward(model: nn.Module, batches: Iterable[MicroBatch], plan: Plan, t
             if parameter.grad is not None:
                 parameter.grad /= scale
     return loss_sum.item()
+
+
+def _zero(device: torch.device) -> torch.Tensor:
+    """What losses are added to: float64, which mps has not."""
+    return torch.zeros((), dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
 
 
 def update(
@@ -112,7 +117,7 @@ def evaluate(model: nn.Module, batches: Iterable[MicroBatch], plan: Plan) -> tup
 def _own_loss(model: nn.Module, batches: Iterable[MicroBatch], plan: Plan) -> tuple[float, int]:
     """This rank's part of it."""
     device = next(model.parameters()).device
-    total = torch.zeros((), dtype=torch.float64, device=device)
+    total = _zero(device)
     trained_tokens = 0
     with inference(model), autocast(plan):
         for batch in batches:
