@@ -41,6 +41,7 @@ from luthier.machine import ranks, torchrun
 from luthier.machine.cards import as_if
 from luthier.machine.gradients import copy_from_rank_0
 from luthier.machine.libraries import library_output_to
+from luthier.machine.memory import is_out_of_memory
 from luthier.machine.probe import probe, resident_gib
 from luthier.machine.seed import seed_everything
 from luthier.model.architecture import describe_modules
@@ -55,7 +56,7 @@ from luthier.training.background import awaited, in_background, started
 from luthier.training.checkpoint import Checkpoint, find_checkpoint, read_by_all
 from luthier.training.engine import go_on_from
 from luthier.training.engine import run as run_engine
-from luthier.training.failures import is_out_of_memory, named_failures, raise_unwritten
+from luthier.training.failures import named_failures, raise_unwritten
 from luthier.training.folder import open_folder
 from luthier.training.identity import check_identity, identity, passes_of, require_one_plan
 from luthier.training.job import Run
@@ -335,6 +336,7 @@ def _events(job: _Job, notices: Sequence[str]) -> Iterator[Event]:
             identity=job.identity,
             stop=job.stop,
             largest=parts.largest,
+            remember=lambda plan, step: job.record.lowered(plan, step, output_dir),
         )
         yield describe_modules(model)
         yield from _base_recorded(job, hasattr(model, LEAN))

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from luthier.config.record import load_record, seal
@@ -179,6 +180,41 @@ def test_a_run_that_went_on_keeps_its_commands_and_says_that_it_is_not_of_one_pi
     assert any("learning_rate: 0.002 then, 0.0001 now" in text for text in record["resumed_with"])
     again = run_here(capsys, "plan", "--from", "parts")
     assert "was not of one piece" in " ".join(again.out.split())
+
+
+@pytest.mark.parametrize("at", [1, 4])
+def test_passes_that_memory_lowered_are_in_the_record(capsys, run, monkeypatch, at):
+    """From the first step on they are the run's; later they make it one of two pieces, for ever."""
+    from luthier import api
+    from luthier.training import engine
+
+    real, most = engine.backward, []
+
+    def backward(model, batches, plan, lap):
+        backward.step += 1
+        if backward.step == at:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        most.append(max(batch.num_tokens for batch in batches))
+        return real(model, batches, plan, lap)
+
+    backward.step = 0
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "backward", backward)
+        seen = []
+        for event in api.train(load_record("out", ["output_dir=low"]), stop=lambda: seen.count("log") == 5):
+            seen.append(event.kind)
+    for _ in api.train(load_record("out", ["output_dir=low"]), resume="auto"):
+        pass
+    record = yaml.safe_load((run / "low" / "plan.yaml").read_text())["record"]
+    assert record["passes"]["lowered"] and record["passes"]["micro_batch_tokens"] < most[-1] * 2
+    told = ["its passes were lowered after step 3, when memory ran out"]
+    assert record["resumed_with"] == (told if at == 4 else [])
+    again = run_here(capsys, "train", "--from", "low", "--plain")
+    assert again.code == 0, again.err
+    assert ("nothing differs" in again.out) == (at == 1)
+    assert f"not of one piece: {told[0]}" in " ".join(again.out.split()) or at == 1
+    if at == 1:
+        assert weights(run / "low-again") == weights(run / "low") and logged(run / "low-again") == logged(run / "low")
 
 
 @pytest.mark.parametrize("text", ["", "training: {learning_rate: 1e-4}\n", "[1, 2]\n", "\x00\x01", "sha256: 00\n"])

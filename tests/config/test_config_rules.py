@@ -58,6 +58,8 @@ PROVOKED = [
     ("E-CFG-037", ["fsdp=true", "modules_to_save=[lm_head]"], {}, ["fsdp", "modules_to_save"]),
     ("E-CFG-037", ["fsdp=true", "optim=paged_adamw_8bit"], {}, ["fsdp", "paged_adamw_8bit"]),
     ("E-CFG-037", ["fsdp=true"], {"machine": {"device": "mps"}}, ["fsdp", "mps"]),
+    ("E-CFG-038", ["gradient_checkpointing=true", "lean_path=false"],
+     {"model": {"supports_gradient_checkpointing": False}}, ["gradient_checkpointing", "LlamaForCausalLM"]),
     ("E-CFG-036", ["fsdp=true", "base_precision=fp8"], {"machine": {"world_size": 2}}, ["base_precision", "fsdp"]),
     ("E-CFG-034", ["fsdp=true", "lean_path=true"], {"machine": {"world_size": 2}}, ["lean_path", "fsdp"]),
 ]  # fmt: skip
@@ -79,8 +81,8 @@ def test_the_headline_facts_provoke_nothing(plan):
 
 
 def test_every_rule_that_refuses_is_provoked_here():
-    assert len(RULES) == 18
-    assert len({code for code, *_ in PROVOKED}) == 18
+    assert len(RULES) == 19
+    assert len({code for code, *_ in PROVOKED}) == 19
 
 
 def test_all_errors_are_told_at_once(plan):

@@ -254,6 +254,19 @@ def test_a_token_without_an_embedding(tmp_path: Path):
     assert found == f"the tokenizer has 263 tokens, and the model {largest + 1} embeddings; no row has the rest"
 
 
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"sample_prompts": ["Say 3", "add two numbers " * 700]}, "prompt 2 has "),
+        ({"sample_prompts": ["Say é"], "vocabulary": 200}, "prompt 1 has token "),
+    ],
+)
+def test_a_sample_prompt_that_the_model_cannot_answer(tmp_path: Path, keys: dict[str, Any], words: str):
+    what = subject(tmp_path, **keys)
+    assert verdicts(what)["sample-prompts"] == "failed"
+    assert told(what)["sample-prompts"].found.startswith(words)
+
+
 def test_a_device_that_is_not_there(tmp_path: Path):
     what = subject(tmp_path, box={"device": "cuda", "supports_bfloat16": True})
     assert verdicts(what) == {"dtype": "failed"}
@@ -327,7 +340,10 @@ def test_checkpoints_that_are_there_make_room(tmp_path: Path, monkeypatch: pytes
         ({"save_total_limit": 1, "val_set_size": 4, "eval_steps": 2}, LEAST_KEPT + 2),  # the best one as well
         ({"save_total_limit": "null"}, 20),
         ({"save_total_limit": "null", "save_steps": 15}, 3),
+        ({"save_total_limit": "null", "save_steps": 15, "val_set_size": 4, "eval_steps": 4}, 7),  # 1 4 8 12 15 16 20
         ({"save_steps": 0}, 1),
+        ({"save_steps": 0, "val_set_size": 4, "eval_steps": 2}, 5),  # each evaluation may be the best
+        ({"save_steps": 0, "val_set_size": 4, "eval_steps": 2, "load_best_model_at_end": False}, 1),
         ({"save_steps": 15}, 4),  # by the clock there may be more
         ({"save_steps": 15, "save_minutes": 0}, 3),
         ({"save_steps": 15, "save_minutes": 0, "save_first_step": False}, 2),

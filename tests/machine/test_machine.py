@@ -73,6 +73,18 @@ def test_the_state_of_the_generators_comes_back():
     assert torch.equal(torch.rand(4), expected)
 
 
+def test_the_generator_of_a_mac_is_among_them(monkeypatch):
+    """No Mac is here: a generator of torch stands for that of its GPU."""
+    gpu = torch.Generator().manual_seed(5)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch.mps, "get_rng_state", gpu.get_state)
+    monkeypatch.setattr(torch.mps, "set_rng_state", gpu.set_state)
+    state = rng_state()
+    expected = torch.rand(4, generator=gpu)
+    set_rng_state(state)
+    assert torch.equal(torch.rand(4, generator=gpu), expected)
+
+
 def test_alone_we_are_rank_0_of_1(monkeypatch):
     for name in ("RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)

@@ -26,9 +26,9 @@ CPU = MachineFacts("cpu", "a CPU", 1, True, 24.0, 20.0, 2, True)
 ROWS = DataFacts(1000, 0, 125_000, 70_000, 400, "alpaca", "x")
 
 
-def passes(*overrides, free=20.0, machine=CPU, rows=ROWS):
+def passes(*overrides, free=20.0, machine=CPU, rows=ROWS, model=MODEL):
     config = from_dict({"quantization": {"load_in_4bit": True}}, overrides).config
-    return plan_passes(config, CONFIG, MODEL, replace(machine, free_memory_gib=free), rows)
+    return plan_passes(config, CONFIG, model, replace(machine, free_memory_gib=free), rows)
 
 
 def test_with_room_nothing_is_given_up():
@@ -63,6 +63,13 @@ def test_through_pefts_layers_it_is_all_layers_or_none():
         chosen = passes("lean_path=false", free=free)
         assert chosen.checkpointed_layers in (0, 8)
         assert not chosen.unpack_once
+
+
+def test_a_model_that_cannot_compute_layers_again_is_not_asked_to():
+    model = replace(MODEL, supports_gradient_checkpointing=False)
+    assert passes("lean_path=false", free=0.1).checkpointed_layers == 8
+    assert passes("lean_path=false", free=0.1, model=model).checkpointed_layers == 0
+    assert passes(free=0.1, model=model).checkpointed_layers == 8, "the lean path does it itself"
 
 
 def test_what_is_written_is_kept():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from luthier.data.collate import collate_packed
@@ -11,7 +12,7 @@ from luthier.data.loader import micro_batches
 from luthier.model.forward import autocast, summed_loss
 from luthier.model.load import load_model
 from luthier.training import step
-from luthier.training.step import backward, evaluate
+from luthier.training.step import _zero, backward, evaluate
 from tests.rows import MemoryRows, plan_for
 
 ROWS = MemoryRows(16)
@@ -165,3 +166,9 @@ def test_a_pass_of_16_bits_does_not_round_the_mean(tiny_model_dir, kind):
         if exact.any()
     ]
     assert factors == pytest.approx([1.0] * len(factors), abs=2e-5)
+
+
+def test_losses_are_added_in_a_format_that_the_device_has():
+    with FakeTensorMode():  # shapes and formats of a Mac's GPU, without one
+        assert _zero(torch.device("mps")).dtype == torch.float32
+    assert _zero(torch.device("cpu")).dtype == torch.float64

@@ -9,26 +9,28 @@ import shutil
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import OpenAIGPTConfig, OpenAIGPTLMHeadModel
 
 from luthier import api
-from luthier.errors import RunError
+from luthier.errors import ConfigError, RefusedError, RunError
 from luthier.events.types import CheckpointSaved, Evaluated, Log, Notice, Resumed, RunFinished, Sampled
-from luthier.training import engine, milestones
+from luthier.model.forward import LEAN
+from luthier.training import engine, milestones, rehearsal
 from luthier.training import job as job_module
 from luthier.training.checkpoint import checkpoints, find_checkpoint, restore
 from luthier.training.commit import commit, sweep, verify
-from luthier.training.final import take_best as real_take_best
 from luthier.training.guard import FEWEST, judge, remember, robust_z
 from luthier.training.state import TrainState
 from luthier.training.step import backward as real_backward
 from luthier.training.step import update as real_update
 from luthier.training.watchdog import STACKS, Watchdog
-from tests.tiny import build_model, write_rows
+from tests.tiny import build_model, build_tokenizer, write_rows
 from tests.training.test_resume import config, losses, weights
 
 
@@ -124,6 +126,31 @@ def test_layers_are_checkpointed_when_smaller_passes_do_not_help(
     assert [e.loss for e in of(Log, events)] == pytest.approx([e.loss for e in of(Log, straight[1])], abs=1e-5)
 
 
+@pytest.mark.filterwarnings("ignore:fan_in_fan_out:UserWarning")
+def test_a_model_that_cannot_compute_layers_again_is_not_asked_to(tmp_path, alpaca_file, monkeypatch):
+    build_tokenizer(tmp_path / "model")
+    shape = OpenAIGPTConfig(vocab_size=400, n_positions=256, n_embd=16, n_layer=2, n_head=2)
+    OpenAIGPTLMHeadModel(shape).save_pretrained(tmp_path / "model")
+    values = ordinary(tmp_path / "run", tmp_path / "model", alpaca_file, max_steps=4)
+    values["evaluation"] = {"eval_steps": 0}
+    calls = []
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "backward", too_large(0, calls))
+        events = train(values)
+    assert of(RunFinished, events)[0].status == "done" and calls
+    assert not any("computed again" in event.text for event in of(Notice, events))
+
+    def backward(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(engine, "backward", backward)
+    with pytest.raises(RunError, match="E-RUN-002"):
+        train(values, overwrite=True)
+    values["training"]["gradient_checkpointing"] = True
+    with pytest.raises(ConfigError, match="E-CFG-038"):
+        train(values, overwrite=True)
+
+
 @pytest.mark.parametrize("auto", [True, False])
 def test_memory_that_never_suffices_is_a_named_error(tmp_path, tiny_model_dir, alpaca_file, monkeypatch, auto):
     def backward(*_):
@@ -155,6 +182,30 @@ def test_an_evaluation_that_does_not_fit_is_done_again(straight, tmp_path, tiny_
     events = train(ordinary(tmp_path / "run", tiny_model_dir, alpaca_file))
     found, expected = ([e.eval_loss for e in of(Evaluated, run)] for run in (events, straight[1]))
     assert found == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("module", [engine, milestones, rehearsal])
+def test_recorded_passes_are_given_up_before_anything_else(tmp_path, tiny_model_dir, alpaca_file, monkeypatch, module):
+    name = "backward" if module is engine else "evaluate"
+    real, asked = getattr(module, name), []
+
+    def first_fails(model, *arguments):
+        lean = getattr(model, LEAN)
+
+        def give_up(why):
+            lean.graphs = None
+            return True
+
+        if not asked:
+            asked.append(model)
+            lean.graphs = SimpleNamespace(give_up=give_up)
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(model, *arguments)
+
+    monkeypatch.setattr(module, name, first_fails)
+    values = ordinary(tmp_path / "run", tiny_model_dir, alpaca_file, lean_path=True, rehearsal=True, max_steps=5)
+    said = [event for event in of(Notice, train(values)) if "ran out of memory" in event.text]
+    assert [event.change for event in said] == ["training.cuda_graphs: false"]
 
 
 @pytest.mark.slow
@@ -307,16 +358,44 @@ def test_a_best_step_without_a_checkpoint_is_forgotten(tmp_path, tiny_model_dir,
     assert state["best_loss"] > 0 and (tmp_path / "run" / f"checkpoint-{state['best_step']}").is_dir()
 
 
-def test_final_model_says_that_the_best_step_is_not_there(tmp_path, tiny_model_dir, alpaca_file, monkeypatch):
-    def take_best(*given):
-        shutil.rmtree(tmp_path / "run" / f"checkpoint-{given[-1].best_step}")
-        return real_take_best(*given)
+def gone(best):
+    shutil.rmtree(best)
 
-    monkeypatch.setattr(milestones, "take_best", take_best)
+
+def flipped(best):
+    file = best / "adapter_model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1000] ^= 0x40
+    file.write_bytes(content)
+
+
+def cut(best):
+    with (best / "adapter_model.safetensors").open("r+b") as file:
+        file.truncate(1000)
+
+
+@pytest.mark.parametrize(
+    ("harm", "words"),
+    [
+        (gone, "final_model holds the last step: there is no checkpoint-"),
+        (flipped, "is not whole (adapter_model.safetensors is damaged); it is kept as damaged-checkpoint-"),
+        (cut, "is not whole (adapter_model.safetensors is damaged); it is kept as damaged-checkpoint-"),
+    ],
+)
+def test_final_model_holds_the_last_step_where_the_best_one_is_not_whole(
+    tmp_path, tiny_model_dir, alpaca_file, harm, words
+):
     values = ordinary(tmp_path / "run", tiny_model_dir, alpaca_file)
     values["training"] |= {"learning_rate": 30.0, "warmup_steps": 8}  # the first evaluation is the best
-    (said,) = [event.text for event in of(Notice, train(values)) if "final_model holds" in event.text]
-    assert said.startswith("final_model holds the last step: there is no checkpoint-")
+    said = []
+    for event in api.train(values):
+        said += [event.text] if isinstance(event, Notice) and "final_model holds" in event.text else []
+        if isinstance(event, CheckpointSaved) and event.step == 12:
+            harm(tmp_path / "run" / "checkpoint-5")
+    assert len(said) == 1 and words in said[0]
+    last = load_file(tmp_path / "run" / "checkpoint-12" / "adapter_model.safetensors")
+    assert all(torch.equal(tensor, last[name]) for name, tensor in adapter(tmp_path / "run").items())
+    assert len(list((tmp_path / "run").glob("damaged-checkpoint-5-*"))) == (harm is not gone)
 
 
 def test_weights_that_are_not_finite_are_never_saved(tmp_path, tiny_model_dir, alpaca_file, monkeypatch):
@@ -407,6 +486,36 @@ def test_a_stop_between_steps_loses_nothing(straight, tmp_path, tiny_model_dir, 
     assert weights(tmp_path / "run") == weights(straight[0])
     written = {(e.step, e.text) for e in of(Sampled, events)}
     assert written == {(e.step, e.text) for e in of(Sampled, straight[1])}
+
+
+# --- samples ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_sample_that_cannot_be_written_costs_nothing_else(straight, tmp_path, tiny_model_dir, alpaca_file):
+    values = ordinary(tmp_path / "run", tiny_model_dir, alpaca_file)
+    values["evaluation"]["sample_prompts"] = ["add two numbers " * 200, "Write a function"]
+    with pytest.raises(RefusedError, match="sample-prompts: prompt 1 has "):
+        train(values)
+    events = train(values, allow=["sample-prompts"], overwrite=True)
+    said = [event for event in of(Notice, events) if event.text.startswith("no sample of prompt 1: ModelError")]
+    assert [event.step for event in said] == [0, 6, 12]
+    assert [(e.step, e.text) for e in of(Sampled, events)] == [(e.step, e.text) for e in of(Sampled, straight[1])]
+    assert weights(tmp_path / "run") == weights(straight[0])
+
+
+def test_the_last_step_is_saved_before_its_samples(tmp_path, tiny_model_dir, alpaca_file):
+    values = ordinary(tmp_path / "run", tiny_model_dir, alpaca_file, max_steps=2, warmup_steps=0)
+    values["evaluation"] |= {"eval_steps": 0, "sample_steps": []}
+    happened = [type(event) for event in train(values) if getattr(event, "step", 0) == 2]
+    assert happened.index(CheckpointSaved) < happened.index(Sampled) < happened.index(RunFinished)
+
+
+def test_a_run_that_stops_early_ends_with_its_samples(tmp_path, tiny_model_dir, alpaca_file):
+    values = ordinary(tmp_path / "run", tiny_model_dir, alpaca_file)
+    values["evaluation"] |= {"eval_steps": 2, "early_stopping_patience": 1, "early_stopping_threshold": 50.0}
+    events = train(values)
+    assert of(RunFinished, events)[0].reason.startswith("early stopping") and of(RunFinished, events)[0].step == 4
+    assert [event.step for event in of(Sampled, events)] == [0, 4]
 
 
 # --- saving ----------------------------------------------------------------------------------------------------------

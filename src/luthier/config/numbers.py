@@ -76,7 +76,7 @@ def derive(config: Config, data: DataFacts | None, world_size: int) -> Numbers:
         warmup_steps=warmup,
         decay_steps=_decay(config, int(total.value), int(warmup.value)),
         eval_every=_eval_every(config, data, per_epoch.value),
-        save_every=Number(save, "save_steps, and at the end" if save else "only at the end"),
+        save_every=Number(save, "save_steps, and at the end" if save else "save_steps: 0"),
     )
 
 

@@ -44,6 +44,8 @@ class ModelFacts:
     """Why the lean path does not compute this model with this adapter; empty when it does."""
     has_sliding_window: bool = False
     """Whether a layer's attention ends some tokens back."""
+    supports_gradient_checkpointing: bool = True
+    """Whether its own layers can be computed again in the backward pass."""
 
 
 @dataclass(frozen=True)

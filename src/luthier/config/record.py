@@ -54,7 +54,8 @@ def load_record(path: Path | str, overrides: Sequence[str] = ()) -> Loaded:
     try:
         facts = parts["record"].plain()
         tokens, layers, once = (facts["passes"][name] for name in _PASSES)
-        passes = Passes(int(tokens), int(layers), bool(once), how="as recorded")
+        lowered = bool(facts["passes"].get("lowered"))
+        passes = Passes(int(tokens), int(layers), bool(once), "as recorded", lowered)
         decided = set(parts["decided"].plain())
         places = {key: node.place for key, node in parts["config"].value["training"].value.items()}
         then = {**parts["config"].value}
@@ -63,6 +64,8 @@ def load_record(path: Path | str, overrides: Sequence[str] = ()) -> Loaded:
     settings = Node({name: _section(name, node, decided, facts) for name, node in then.items()}, shown)
     loaded = build(place_settings(settings), overrides, path)
     changed = tuple(key for key, source in loaded.sources.items() if source == "override")
+    if "training.max_tokens_per_micro_batch" in changed:
+        passes = replace(passes, lowered=False)
     record = Record(path, facts, passes, changed)
     if "training.output_dir" not in changed:
         again = f"{loaded.config.training.output_dir}-again"

@@ -281,5 +281,7 @@ def _checkpoints(plan: Plan) -> str:
     kept = "all are kept" if keep is None else f"the newest {max(keep, LEAST_KEPT)} and the best are kept"
     if keep is not None and keep < LEAST_KEPT:
         kept += f" ({LEAST_KEPT} whole ones always stay)"
-    every = f"{_every(plan.save_every)} and at the end" if plan.save_every else "at the end only"
+    best = plan.eval_every and plan.config.evaluation.load_best_model_at_end
+    rarely = f"at the end {'and after an evaluation that is the best' if best else 'only'}"
+    every = f"{_every(plan.save_every)} and at the end" if plan.save_every else rarely
     return f"{every}, in {plan.config.training.output_dir}; {kept}."

@@ -130,6 +130,15 @@ def _lean(case: Case) -> Finding:
     return case.wrong("E-CFG-034", "training.lean_path", obstacle, "lean_path: auto") if obstacle else None
 
 
+def _checkpointing(case: Case) -> Finding:
+    key, model = "training.gradient_checkpointing", case.model
+    if case.get(key) is not True or model is None or model.supports_gradient_checkpointing:
+        return None
+    if choose_lean(case.config, case.machine, model).taken:
+        return None
+    return case.wrong("E-CFG-038", key, f"{model.architecture} cannot", "gradient_checkpointing: auto")
+
+
 def _fp8(case: Case) -> Finding:
     key, off = "quantization.base_precision", "base_precision: default"
     if case.get(key) != "fp8":
@@ -271,8 +280,9 @@ def _longest_row(case: Case) -> Finding:
 
 
 RULES: tuple[Rule, ...] = (
-    _four_bit_full, _four_bit_from_scratch, _from_scratch_lora, _bitsandbytes, _dtype, _packing, _lean, _fp8,
-    _fsdp, _patience, _best_model, _val_set_size, _rate_floor, _paged_optimizer, _pissa, _rank, _warmup, _longest_row,
+    _four_bit_full, _four_bit_from_scratch, _from_scratch_lora, _bitsandbytes, _dtype, _packing, _lean, _checkpointing,
+    _fp8, _fsdp, _patience, _best_model, _val_set_size, _rate_floor, _paged_optimizer, _pissa, _rank, _warmup,
+    _longest_row,
 )  # fmt: skip
 
 

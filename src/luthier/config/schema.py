@@ -254,8 +254,8 @@ class CheckpointSection(Section):
     """What survives a crash."""
 
     save_steps: NonNegative = 500
-    """Write a resumable checkpoint every this many steps, and at the end. 0: only at the end, whatever
-    save_minutes and save_first_step say."""
+    """Write a resumable checkpoint every this many steps, and at the end. 0: only at the end, and with
+    load_best_model_at_end after each evaluation that is the best, whatever save_minutes and save_first_step say."""
     save_minutes: Annotated[float, Field(ge=0)] = 15
     """Write a checkpoint also when the last one is this many minutes old. 0: never."""
     save_first_step: bool = True

@@ -20,10 +20,12 @@ def seed_everything(seed: int) -> None:
 
 
 def rng_state() -> dict[str, torch.Tensor]:
-    """The generators that training draws from, as uint8 tensors: ``cpu``, and ``cuda`` where there is one."""
+    """The generators that training draws from, as uint8 tensors: ``cpu``, and ``cuda`` or ``mps`` where one is."""
     state = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state()
+    if torch.backends.mps.is_available():
+        state["mps"] = torch.mps.get_rng_state()
     return state
 
 
@@ -32,3 +34,5 @@ def set_rng_state(state: dict[str, torch.Tensor]) -> None:
     torch.set_rng_state(state["cpu"])
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])
+    if "mps" in state and torch.backends.mps.is_available():
+        torch.mps.set_rng_state(state["mps"])

@@ -65,7 +65,7 @@ def plan_passes(
     copies = lean and holds_copies(config, machine)
     best: tuple[float, Passes] | None = None
     for unpack_once in (True, False) if copies else (False,):
-        for layers in _checkpoint_choices(config, model.layers, lean=lean):
+        for layers in _checkpoint_choices(config, model, lean=lean):
             fitting = _fitting_tokens(sizes, model.layers, layers, unpack_once, machine)
             most = given or min(fitting, max(MOST_TOKENS[machine.device], data.longest_row_tokens))
             if most < data.longest_row_tokens or most > fitting:
@@ -78,7 +78,7 @@ def plan_passes(
                 best = cost, Passes(most, layers, unpack_once, how)
     if best is not None:
         return best[1]
-    layers = _checkpoint_choices(config, model.layers, lean=lean)[-1]
+    layers = _checkpoint_choices(config, model, lean=lean)[-1]
     how = f"the longest row; {machine.free_memory_gib:.1f} GiB are free"
     return Passes(given or data.longest_row_tokens, layers, False, how)
 
@@ -96,9 +96,11 @@ def _fitting_tokens(sizes: Footprint, layers: int, checkpointed: int, unpack_onc
     return max(0, int(free * SHARE / sizes.token(layers, checkpointed)))
 
 
-def _checkpoint_choices(config: Config, layers: int, *, lean: bool) -> tuple[int, ...]:
-    """How many layers may be checkpointed: any number on the lean path, all or none through peft's layers."""
-    wanted = config.training.gradient_checkpointing
+def _checkpoint_choices(config: Config, model: ModelFacts, *, lean: bool) -> tuple[int, ...]:
+    """How many layers may be checkpointed: any number on the lean path, else all or none, where the model can."""
+    wanted, layers = config.training.gradient_checkpointing, model.layers
+    if not lean and not model.supports_gradient_checkpointing:
+        return (0,)
     if wanted != "auto":
         return (layers if wanted else 0,)
     return tuple(range(layers + 1)) if lean else (0, layers)

@@ -57,6 +57,7 @@ def describe(config: Config, model_config: PretrainedConfig) -> ModelFacts:
         can_isolate_documents=_can_isolate(model),
         lean_obstacle=obstacle,
         has_sliding_window=any(window is not None for window in windows),
+        supports_gradient_checkpointing=bool(model.supports_gradient_checkpointing),
     )
 
 

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PretrainedCon
 from luthier.config.plan import Plan
 from luthier.errors import ModelError, Problem
 from luthier.events.printable import one_line
+from luthier.machine.memory import is_out_of_memory
 from luthier.model import attention
 from luthier.model.adapter import add_adapter
 from luthier.model.forward import DTYPES, LEAN, as_one_pass, autocast, inference, unwrap
@@ -122,15 +123,15 @@ def _take_lean_path(model: nn.Module, plan: Plan, dtype: torch.dtype) -> None:
         try:
             setattr(model, LEAN, _proven(model, plan, dtype, pieces))
             return
-        except torch.OutOfMemoryError:
-            raise
         except Exception as error:  # Triton compiles at first use, and that fails in many ways
+            if is_out_of_memory(error):
+                raise
             refused = _reason(error)
     try:
         lean = _proven(model, plan, dtype, plain)
-    except torch.OutOfMemoryError:
-        raise
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         if plan.config.quantization.base_precision == "fp8":  # the model's own layers would take hours over it
             problem = Problem("E-MODEL-015", _reason(error), "write base_precision: default", FP8_KEY)
             raise ModelError(problem) from error
@@ -176,9 +177,9 @@ def _load_weights(plan: Plan, model_config: PretrainedConfig, dtype: torch.dtype
         )
     except SafetensorError as error:
         raise ModelError(broken_weights(f"a weights file of {name}", error)) from error
-    except torch.OutOfMemoryError:
-        raise
     except Exception as error:  # generation_config.json is read too, and each wrong thing fails in its own way
+        if is_out_of_memory(error):
+            raise
         raise ModelError(explain_failure(name, error)) from error
     if missing := sorted(info["missing_keys"]):
         found = f"{len(missing)} tensors of {name} are missing, for example {missing[0]}"

@@ -17,6 +17,7 @@ from luthier.data.loader import step_batches, training_steps
 from luthier.data.order import step_rows
 from luthier.errors import CheckpointError, Problem, RunError
 from luthier.events.types import Event, Gradients, Notice, Resumed
+from luthier.machine.memory import is_out_of_memory
 from luthier.machine.ranks import only_on_rank_0, rank, watch_for_hangs, world_size
 from luthier.machine.seed import rng_state, set_rng_state
 from luthier.model.load import recording_failed
@@ -29,11 +30,10 @@ from luthier.training.checkpoint import (
     read_by_all,
     restore,
 )
-from luthier.training.failures import is_out_of_memory
 from luthier.training.gradients import gradient_flow
 from luthier.training.guard import Judgement, judge, remember
 from luthier.training.job import Clock, Run, due
-from luthier.training.memory import lowered, without_recordings
+from luthier.training.memory import give_up
 from luthier.training.milestones import between_steps, finish, why_it_ends
 from luthier.training.step import backward, norm_of_gradients, update
 
@@ -121,14 +121,8 @@ def gradients(job: Run, batches: list[MicroBatch]) -> tuple[float, int, int, tor
             sums = backward(job.model, batches, job.plan, job.watch.lap)
             return *sums, norm_of_gradients(job.model, job.plan)
     except Exception as error:
-        if not is_out_of_memory(error):
+        if not is_out_of_memory(error) or (less := give_up(job.model, job.plan, batches, step)) is None:
             raise
-        said, less = without_recordings(job.model, job.plan, step), None
-        if said is None and (less := lowered(job.plan, batches, step)) is None:
-            raise
-    if said is not None:
-        return job.again(said)
-    assert less is not None
     return job.lower(*less)  # only here: the error held on to the tensors of the pass
 
 

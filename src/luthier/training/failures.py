@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError
 
 from luthier.config.plan import Plan
@@ -17,11 +16,10 @@ from luthier.config.render import plan_as_dict
 from luthier.doctor.evidence import less_memory
 from luthier.doctor.history import History
 from luthier.errors import LuthierError, Problem, RunError
-from luthier.machine.ranks import OtherRankError
+from luthier.machine.memory import is_out_of_memory
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NO_WRITING = _NO_ROOM | {errno.EROFS, errno.EIO, errno.ESTALE, errno.EXDEV, errno.EINTR, errno.EACCES, errno.EPERM}
-_NO_MEMORY = ("can't allocate memory", "bad_alloc", "Unable to allocate", "could not create a memory object")
 
 
 @contextmanager
@@ -54,15 +52,6 @@ def raise_unwritten(error: Exception, output_dir: str | Path) -> None:
         disk = "make room" if _number(error) in _NO_ROOM else "see to that disk or folder"
         fix = f"{disk}, then --resume auto"
         raise RunError(Problem("E-RUN-003", f"{place}: {why}", fix, "training.output_dir")) from error
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """CUDA has a class for it; torch's CPU allocator and oneDNN raise a bare RuntimeError; or it was another rank."""
-    if isinstance(error, OtherRankError):
-        return error.out_of_memory
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return True
-    return isinstance(error, RuntimeError) and any(text in str(error) for text in _NO_MEMORY)
 
 
 def unwritten(error: BaseException) -> str:

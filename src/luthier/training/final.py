@@ -18,31 +18,33 @@ from transformers import GenerationConfig
 from luthier.config.plan import Plan
 from luthier.data.prepare import Prepared
 from luthier.machine.shards import Whole
-from luthier.model.store import load_trained, save_trained
+from luthier.model.store import save_trained
 from luthier.training.card import card
 from luthier.training.checkpoint import path_of
-from luthier.training.commit import commit
+from luthier.training.commit import DAMAGED, commit, set_aside, verify
 from luthier.training.state import TrainState
 
 FINAL = "final_model"
 TRAINED_ON = "luthier.json"
 
 
-def take_best(plan: Plan, model: nn.Module, output_dir: Path, state: TrainState) -> str:
-    """Put the weights of the best checkpoint into the model when the plan asks for it.
+def best_checkpoint(plan: Plan, output_dir: Path, state: TrainState) -> tuple[Path | None, str]:
+    """Whose weights the plan wants in final_model. A damaged one is set aside.
 
     Returns:
-        A sentence when the weights are not those of the last step; empty otherwise.
+        Its folder, and a sentence that says so; None where final_model holds the last step, with a sentence where
+        another one had the lowest loss.
     """
-    note = ""
-    if plan.config.evaluation.load_best_model_at_end and state.best_step not in (None, state.step):
-        best = path_of(output_dir, state.best_step)
-        note = f"final_model holds step {state.best_step}, the lowest eval_loss ({state.best_loss:.4f})"
-        if best.is_dir():
-            load_trained(model, best)
-        else:  # it could not be written when it was the best
-            note = f"final_model holds the last step: there is no {best.name}, which had the lowest eval_loss"
-    return note
+    if not plan.config.evaluation.load_best_model_at_end or state.best_step in (None, state.step):
+        return None, ""
+    best = path_of(output_dir, state.best_step)
+    if not best.is_dir():  # it could not be written when it was the best
+        return None, f"final_model holds the last step: there is no {best.name}, which had the lowest eval_loss"
+    if broken := verify(best):
+        aside = set_aside(best, DAMAGED).name
+        note = f"final_model holds the last step: {best.name}, which had the lowest eval_loss, is not whole ({broken})"
+        return None, f"{note}; it is kept as {aside}"
+    return best, f"final_model holds step {state.best_step}, the lowest eval_loss ({state.best_loss:.4f})"
 
 
 def save_final(

@@ -76,6 +76,7 @@ class Run:
 
     Attributes:
         plan: Replaced by one with smaller passes when memory runs out, and never otherwise.
+        remember: Told of a plan with smaller passes, and of the steps that were done with others.
         largest: The largest passes of the plan that the run began with, where they were looked for already.
         abandoned: A stop came in the middle of an evaluation or of samples; a resume does them first.
         stopping: All ranks know that a stop was asked for.
@@ -97,6 +98,7 @@ class Run:
     abandoned: bool = False
     stopping: bool = False
     largest: Largest | None = None
+    remember: Callable[[Plan, int], None] = lambda *_: None
 
     def __post_init__(self) -> None:
         self.reader = MachineReader(self.output_dir)
@@ -117,16 +119,14 @@ class Run:
         """Of a step; 0 for the first."""
         return learning_rate(self.plan, step) * self.state.rate_factor
 
-    def lower(self, passes: Passes, said: Notice) -> Iterator[Notice]:
-        """Go on with passes that hold less; says what was changed."""
-        self.plan = self.plan.with_passes(passes)
-        use_passes(self.model, self.plan)
-        yield from self.again(said)
-        self.identity, self.largest = identity(self.plan), None
-        self.ahead.follow(self.plan)
-
-    def again(self, said: Notice) -> Iterator[Notice]:
-        """Clear away what a pass that failed has left behind; says what comes now."""
+    def lower(self, passes: Passes | None, said: Notice) -> Iterator[Notice]:
+        """Go on with passes that hold less (None: the same ones), and clear away what one that failed left behind."""
+        if passes is not None:
+            self.plan = self.plan.with_passes(passes)
+            self.remember(self.plan, self.state.step)
+            use_passes(self.model, self.plan)
+            self.identity, self.largest = identity(self.plan), None
+            self.ahead.follow(self.plan)
         self.optimizer.zero_grad(set_to_none=True)
         free_memory()
         yield said

@@ -1,4 +1,4 @@
-"""What a run does when memory runs out in mid-step: the same step again, through passes that hold less.
+"""What a run does when memory runs out in a pass: the same step, evaluation or rehearsal again, holding less.
 
     0  recorded passes         CUDA graphs, which hold what a pass holds
     1  smaller passes          the same examples in the same order, more passes of fewer tokens; down to one row each
@@ -32,7 +32,27 @@ from luthier.model.forward import LEAN
 from luthier.model.lean.decoder import LeanDecoder
 
 
-def without_recordings(model: nn.Module, plan: Plan, step: int) -> Notice | None:
+def give_up(
+    model: nn.Module, plan: Plan, batches: Sequence[MicroBatch], step: int, what: str = "step"
+) -> tuple[Passes | None, Notice] | None:
+    """The next thing to give up, and what is said of it; None when there is nothing left.
+
+    Args:
+        model: The model; its recorded passes are freed here.
+        plan: The plan as it is.
+        batches: The micro-batches that did not fit.
+        step: The number of the step.
+        what: What is tried again, before that number.
+
+    Returns:
+        Passes that hold less, or None for the same ones without recordings.
+    """
+    if said := _without_recordings(model, plan, step, what):
+        return None, said
+    return _lowered(plan, batches, step, what)
+
+
+def _without_recordings(model: nn.Module, plan: Plan, step: int, what: str) -> Notice | None:
     """Recorded passes hold as much memory as a pass: they are the first to go. None where there are none."""
     if plan.sharded:  # it has none, and the others are in the middle of a pass
         return None
@@ -40,22 +60,16 @@ def without_recordings(model: nn.Module, plan: Plan, step: int) -> Notice | None
     had = lean is not None and lean.graphs is not None and lean.graphs.give_up("memory ran out")
     if not on_any_rank(had):
         return None
-    text = f"step {step:,} ran out of memory (E-RUN-002) and is done again, as all after it, without recorded passes"
+    text = f"{what} {step:,} ran out of memory (E-RUN-002) and is done again, as all after it, without recorded passes"
     return Notice("warning", text, "training.cuda_graphs: false", step)
 
 
-def lowered(plan: Plan, batches: Sequence[MicroBatch], step: int, what: str = "step") -> tuple[Passes, Notice] | None:
-    """The next thing to give up, and what is said of it; None when there is nothing left.
-
-    Args:
-        plan: The plan as it is.
-        batches: The micro-batches that did not fit.
-        step: The number of the step.
-        what: What is tried again, before that number.
-    """
+def _lowered(plan: Plan, batches: Sequence[MicroBatch], step: int, what: str) -> tuple[Passes, Notice] | None:
+    """Passes that hold less than the plan's."""
     if not plan.config.training.auto or plan.sharded:
         return None
-    now, layers = plan.passes, plan.model.layers if plan.model else 0
+    now, lean, model = plan.passes, plan.config.training.lean_path is True, plan.model
+    layers = model.layers if model and (lean or model.supports_gradient_checkpointing) else 0
     largest = max((b.num_tokens if b.document_offsets else b.input_ids_BT.numel() for b in batches), default=0)
     # what is given up is the same on all ranks, whichever of them it was
     largest, rows = (int(number) for number in most_of_ranks(largest, max((b.rows for b in batches), default=0)))
@@ -69,7 +83,7 @@ def lowered(plan: Plan, batches: Sequence[MicroBatch], step: int, what: str = "s
         text = "8-bit weights are transposed at each use" if in_8_bits else "4-bit weights are unpacked at each use"
     elif now.checkpointed_layers < layers:
         half = (layers + 1) // 2
-        count = half if plan.config.training.lean_path is True and now.checkpointed_layers < half else layers
+        count = half if lean and now.checkpointed_layers < half else layers
         passes, change = replace(now, checkpointed_layers=count), "training.gradient_checkpointing: true"
         text = f"{count:,} of {layers:,} layers are computed again in the backward pass"
     else:

@@ -1,4 +1,4 @@
-"""What happens between two steps, in this order: a log line, an evaluation, samples, a checkpoint; and the end.
+"""What happens between two steps, in this order: a log line, an evaluation, a checkpoint, samples; and the end.
 
 Each knows from `TrainState` whether it was done at this step. So a run that was stopped in the middle of them does the
 rest after its resume, and equals the run that was never stopped.
@@ -17,7 +17,9 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 
 from luthier.data.collate import MicroBatch
 from luthier.data.loader import evaluation_batches
+from luthier.errors.trace import summary
 from luthier.events.types import CheckpointSaved, Evaluated, Event, Log, Machine, Notice, RunFinished, Sampled, Timing
+from luthier.machine.memory import is_out_of_memory
 from luthier.machine.probe import peak_memory_gib
 from luthier.machine.ranks import (
     all_or_none,
@@ -33,7 +35,7 @@ from luthier.machine.ranks import (
 from luthier.machine.shards import Whole, on_rank_0_with
 from luthier.model.forward import autocast
 from luthier.model.sampling import continue_ids
-from luthier.model.store import trained
+from luthier.model.store import load_trained, trained
 from luthier.training.checkpoint import (
     NotFiniteError,
     generators_of_all,
@@ -42,11 +44,11 @@ from luthier.training.checkpoint import (
     require_finite,
     save_checkpoint,
 )
-from luthier.training.failures import is_out_of_memory, unwritten
-from luthier.training.final import save_final, take_best
+from luthier.training.failures import unwritten
+from luthier.training.final import best_checkpoint, save_final
 from luthier.training.instruments import PHASES
 from luthier.training.job import Run, due
-from luthier.training.memory import free_memory, lowered
+from luthier.training.memory import free_memory, give_up
 from luthier.training.step import evaluate
 
 
@@ -64,10 +66,10 @@ def between_steps(job: Run) -> Iterator[Event]:
         yield from log(job)
     if state.step and plan.eval_every and (due(state.step, plan.eval_every) or is_last(job)):
         yield from evaluation(job)
-    if state.step in plan.config.evaluation.sample_steps or is_last(job):
-        yield from sample(job)
     if saves_now(job):
         yield from save(job)
+    if state.step in plan.config.evaluation.sample_steps or why_it_ends(job) in ("done", "early"):
+        yield from sample(job)
 
 
 def is_last(job: Run) -> bool:
@@ -183,7 +185,7 @@ def held_out_loss(job: Run) -> tuple[float, int] | Iterator[Notice]:
     except Exception as error:
         if (
             not is_out_of_memory(error)
-            or (less := lowered(job.plan, tried, job.state.step, "the evaluation after step")) is None
+            or (less := give_up(job.model, job.plan, tried, job.state.step, "the evaluation after step")) is None
         ):
             raise
     return job.lower(*less)
@@ -221,28 +223,32 @@ def _answers(job: Run) -> Iterator[Sampled | Notice]:
     def stop() -> bool:
         return on_any_rank(job.stop()) if sharded else job.stop()
 
-    for prompt in settings.sample_prompts:
-        stop_ids = job.data.template.stop_ids(job.tokenizer)
-        ids = job.data.template.prompt_ids(job.tokenizer, prompt)
+    for number, prompt in enumerate(settings.sample_prompts, 1):
         options: dict[str, Any] = {"stopping_criteria": StoppingCriteriaList([_Stop(stop)])}
         if sharded:
             options["synced_gpus"] = True  # who is done goes on until all are
         try:
+            stop_ids = job.data.template.stop_ids(job.tokenizer)
+            ids = job.data.template.prompt_ids(job.tokenizer, prompt)
             with autocast(job.plan), job.watchdog.watching("a sample", state.step):
                 answer = continue_ids(job.model, ids, stop_ids, settings.sample_max_new_tokens, **options)
-        except Exception as error:
-            if sharded or not is_out_of_memory(error):
+            text = job.tokenizer.decode(answer)
+        except Exception as error:  # no sample is worth a run
+            if sharded:
                 raise
-            answer = None
-        if answer is None:
+            no_memory, why = is_out_of_memory(error), summary(error)
+        else:
+            if stop():
+                job.abandoned = True
+                return
+            yield Sampled(state.step, prompt, text)
+            continue
+        if no_memory:
             free_memory()
             change = f"evaluation.sample_max_new_tokens: {max(1, settings.sample_max_new_tokens // 2)}"
             yield Notice("warning", "no memory to write samples; training goes on", change, state.step)
             break
-        if stop():
-            job.abandoned = True
-            return
-        yield Sampled(state.step, prompt, job.tokenizer.decode(answer))
+        yield Notice("warning", f"no sample of prompt {number}: {why}; training goes on", step=state.step)
 
 
 def saves_now(job: Run) -> bool:
@@ -363,19 +369,22 @@ def finish(job: Run, ending: str) -> Iterator[Event]:
     )
 
 
-def _final(job: Run) -> str | None:
-    """Write final_model; returns what there is to say of it, on rank 0."""
+def _final(job: Run) -> str:
+    """Write final_model; returns what there is to say of it."""
+    found = only_on_rank_0(lambda: best_checkpoint(job.plan, job.output_dir, job.state))
+    best, note = of_rank_0(found or (None, ""))
 
-    def best() -> str:
-        return take_best(job.plan, job.model, job.output_dir, job.state)
+    def load() -> None:
+        if best:
+            load_trained(job.model, best)
 
     def write(whole: Whole | None = None) -> None:
         save_final(job.plan, job.data, job.model, job.tokenizer, job.output_dir, job.state, whole)
 
     if job.plan.sharded:
-        note: str | None = all_or_none(best)
+        all_or_none(load)
         all_or_none(lambda: on_rank_0_with(trained(job.model), write))
     else:
-        note = only_on_rank_0(best)
+        only_on_rank_0(load)
         only_on_rank_0(write)
-    return note if rank() == 0 else None
+    return note

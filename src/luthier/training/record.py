@@ -3,8 +3,8 @@
     inputs         SHA-256 of rows, dataset files, template, tokenizer, base weights     another one: refused
     surroundings   versions, threads, device, git commit                                 another one: said
 
-The record is written when the rows are known, and again when the weights are loaded. A run that repeats another
-(`Loaded.record`) is compared with it at both times, before its first step.
+The record is written when the rows are known, again when the weights are loaded, and when memory runs out. A run that
+repeats another (`Loaded.record`) is compared with it at the first two times, before its first step.
 
 Not covered: reading a record (`luthier.config.record`).
 """
@@ -15,7 +15,8 @@ import shlex
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,15 @@ class RunRecord:
         self.facts["lean_path"] = lean_path
         return self.compare()
 
+    def lowered(self, plan: Plan, step: int, output_dir: Path) -> None:
+        """Write down that memory ran out and the passes are those of `plan`, after `step` steps with others."""
+        if step:
+            self.facts["resumed_with"].append(f"its passes were lowered after step {step:,}, when memory ran out")
+        else:
+            self.plan, self.facts["passes"] = plan, _passes(plan)
+        with suppress(OSError):  # a disk that is full ends no run
+            self.write(output_dir)
+
     def write(self, output_dir: Path) -> None:
         """Write plan.yaml, whole or not at all."""
         if rank() != 0:
@@ -118,14 +128,14 @@ def start_record(
         "repeats": str(loaded.record.path) if loaded.record else None,
         "surroundings": surroundings() | {"cores": plan.machine.cpu_cores, "world_size": plan.machine.world_size},
         "inputs": inputs(data),
-        "passes": {
-            "micro_batch_tokens": plan.max_tokens_per_micro_batch,
-            "checkpointed_layers": plan.checkpointed_layers,
-            "unpack_once": plan.unpack_once,
-        },
+        "passes": _passes(plan),
         "lean_path": plan.config.training.lean_path,
     }
     return RunRecord(plan, facts, loaded.record, allow_changes)
+
+
+def _passes(plan: Plan) -> dict[str, Any]:
+    return {name: value for name, value in asdict(plan.passes).items() if name != "how"}
 
 
 def command() -> str:

@@ -29,14 +29,14 @@ from luthier.config.numbers import REHEARSED_FROM
 from luthier.data.largest import Largest, find_largest
 from luthier.data.loader import collate
 from luthier.events.types import CheckpointSaved, Event, Notice, Rehearsed
+from luthier.machine.memory import is_out_of_memory
 from luthier.machine.probe import PeakMeter
 from luthier.machine.ranks import all_or_none, only_on_rank_0, rank, world_size
 from luthier.machine.seed import rng_state, set_rng_state
 from luthier.machine.shards import Whole, on_rank_0_with
 from luthier.training.checkpoint import lent, save_checkpoint
 from luthier.training.commit import INFLIGHT
-from luthier.training.failures import is_out_of_memory
-from luthier.training.memory import lowered
+from luthier.training.memory import give_up
 from luthier.training.optimizer import build_optimizer
 from luthier.training.step import backward, evaluate, norm_of_gradients, update
 
@@ -58,7 +58,7 @@ def rehearse(job: Run) -> Iterator[Event]:
     Args:
         job: The run, ready for its next step. Nothing that its numbers depend on is changed.
 
-    Where it does not fit into memory, the passes of the run are lowered as in a step, and it is done again.
+    Where it does not fit into memory, something is given up as in a step, and it is done again.
 
     Raises:
         torch.OutOfMemoryError, RuntimeError: It does not fit, and there is nothing left to give up.
@@ -107,9 +107,10 @@ def _tried(job: Run) -> tuple[Largest, PeakMeter, _Measured] | Iterator[Notice]:
             return largest, meter, _run(job, largest)
     except Exception as error:
         passes = [collate(job.data.train, rows, job.plan) for rows in largest.passes]
+        what = "the rehearsal before step"
         if (
             not is_out_of_memory(error)
-            or (less := lowered(job.plan, passes, job.state.step + 1, "the rehearsal before step")) is None
+            or (less := give_up(job.model, job.plan, passes, job.state.step + 1, what)) is None
         ):
             raise
     return job.lower(*less)

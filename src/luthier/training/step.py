@@ -17,9 +17,9 @@ from torch import nn
 from luthier.config.plan import Plan
 from luthier.data.collate import MicroBatch, untrained
 from luthier.machine.gradients import sum_gradients
+from luthier.machine.memory import is_out_of_memory
 from luthier.machine.ranks import all_or_none, in_step, on_any_rank, sum_over_ranks, together
 from luthier.model.forward import LEAN, autocast, inference, summed_loss
-from luthier.training.failures import is_out_of_memory
 from luthier.training.instruments import Lap
 from luthier.training.optimizer import clip_and_step, gradient_norm, set_learning_rate
 
@@ -72,7 +72,7 @@ def _as_many(batches: Iterable[MicroBatch], plan: Plan) -> Iterator[MicroBatch]:
 def _own_backward(model: nn.Module, batches: Iterable[MicroBatch], plan: Plan, trained_tokens: int, lap: Lap) -> float:
     """This rank's part of the loss and of the gradients."""
     device = next(model.parameters()).device
-    loss_sum = torch.zeros((), dtype=torch.float64, device=device)
+    loss_sum = _zero(device)
     share, rest = _shares(model, plan, trained_tokens)
     for batch in batches:
         with autocast(plan):
@@ -101,6 +101,11 @@ def _shares(model: nn.Module, plan: Plan, trained_tokens: int) -> tuple[float, f
     return share, 1 / (share * trained_tokens)
 
 
+def _zero(device: torch.device) -> torch.Tensor:
+    """What losses are added to: float64, which mps has not."""
+    return torch.zeros((), dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
+
+
 def update(
     model: nn.Module, optimizer: torch.optim.Optimizer, plan: Plan, learning_rate: float, grad_norm: torch.Tensor
 ) -> None:
@@ -124,7 +129,7 @@ def evaluate(model: nn.Module, batches: Iterable[MicroBatch], plan: Plan) -> tup
 def _own_loss(model: nn.Module, batches: Iterable[MicroBatch], plan: Plan) -> tuple[float, int]:
     """This rank's part of it."""
     device = next(model.parameters()).device
-    total = torch.zeros((), dtype=torch.float64, device=device)
+    total = _zero(device)
     trained_tokens = 0
     with inference(model), autocast(plan):
         for batch in batches:

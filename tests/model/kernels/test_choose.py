@@ -15,6 +15,7 @@ from luthier.events.types import Log, Notice
 from luthier.model import attention
 from luthier.model.forward import LEAN, summed_loss
 from luthier.model.kernels import choose
+from luthier.model.lean.attention import Flash, _flash_works
 from luthier.model.lean.decoder import LeanDecoder
 from luthier.model.lean.pieces import PLAIN
 from luthier.model.lean.proof import prove_lean
@@ -131,6 +132,26 @@ def test_kernels_that_fail_make_way_for_plain_torch(tiny_model_dir, monkeypatch,
     lean = getattr(model, LEAN)
     assert lean.pieces is PLAIN
     assert reason in lean.refused
+
+
+@pytest.mark.skipif(ON_GPU, reason="it loads a model on the CPU, where only the interpreter runs kernels")
+def test_memory_that_runs_out_is_no_fault_of_the_kernels(tiny_model_dir, monkeypatch, triton):
+    def fails(*_):
+        raise RuntimeError("Triton Error [CUDA]: out of memory")
+
+    without_memory = replace(triton, rms_norm=fails)
+    monkeypatch.setattr("luthier.model.load.candidates", lambda device, wanted: (without_memory, PLAIN))
+    with pytest.raises(RuntimeError, match="out of memory"):
+        loaded_model(tiny_model_dir, lean_path=True)
+
+
+def test_memory_that_runs_out_is_no_fault_of_attention(monkeypatch):
+    def fails(*_):
+        raise torch.AcceleratorError("CUDA error: out of memory")
+
+    monkeypatch.setattr(Flash, "forward", fails)
+    with pytest.raises(torch.AcceleratorError):
+        _flash_works(torch.device("cpu"), torch.float32, (2, 1, 16), 0.25, None)
 
 
 def test_the_run_says_so(tmp_path, tiny_model_dir, alpaca_file, monkeypatch, triton):

@@ -210,3 +210,12 @@ def test_products_that_do_not_work_end_it_before_the_first_step(tiny_model_dir, 
     (problem,) = caught.value.problems
     assert problem.code == "E-MODEL-015"
     assert problem.found == "CUBLAS_STATUS_NOT_SUPPORTED when calling `cublasLtMatmul`"
+
+
+def test_memory_that_runs_out_is_no_fault_of_the_products(tiny_model_dir, monkeypatch):
+    def fails(*_, **__):
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr("luthier.model.lean.linears.product", fails)
+    with pytest.raises(RuntimeError, match="can't allocate memory"):
+        loaded_model(tiny_model_dir, base_precision="fp8")

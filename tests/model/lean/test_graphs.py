@@ -17,7 +17,7 @@ from luthier.model.lean.graphs import Graphs, can_record, padded
 from luthier.model.lean.pieces import PLAIN
 from luthier.model.lean.proof import prove_lean
 from luthier.model.load import recording_failed
-from luthier.training.memory import without_recordings
+from luthier.training.memory import give_up
 from tests.model.lean.test_decoder import EXACT, build, gradients, lean_loss, rows, worst
 
 
@@ -179,12 +179,13 @@ def test_recorded_passes_are_the_first_to_go_when_memory_runs_out():
     model, _, recorded, made = decoders()
     setattr(model, LEAN, recorded)
     batch = collate_packed(rows(2))
-    assert without_recordings(model, SimpleNamespace(sharded=False), 3) is None  # nothing was recorded yet
+    plan = SimpleNamespace(sharded=False, config=SimpleNamespace(training=SimpleNamespace(auto=False)))
+    assert give_up(model, plan, [], 3) is None  # nothing was recorded yet
     for _ in range(2):
         lean_loss(recorded, batch)
-    said = without_recordings(model, SimpleNamespace(sharded=False), 3)
-    assert "without recorded passes" in said.text and said.change == "training.cuda_graphs: false"
-    assert without_recordings(model, SimpleNamespace(sharded=False), 3) is None
+    passes, said = give_up(model, plan, [], 3)
+    assert passes is None and "without recorded passes" in said.text and said.change == "training.cuda_graphs: false"
+    assert give_up(model, plan, [], 3) is None
     for _ in range(3):
         lean_loss(recorded, batch)
     assert len(made) == 1

@@ -207,6 +207,13 @@ CONFIG: dict[str, Explanation] = {
         "layers, from_scratch draws a whole model, and the 8-bit optimizer does not know sharded tensors. Use plain "
         "LoRA or full fine-tuning with AdamW, or fsdp: false, with which each process holds the whole model.",
     ),
+    "E-CFG-038": Explanation(
+        "This model cannot compute its layers again",
+        "A run that counts on the memory which that saves would run out of it.",
+        "gradient_checkpointing keeps a layer's input only, and computes the rest again in the backward pass. Some "
+        "architectures in transformers are not written for that. Write gradient_checkpointing: auto, and for less "
+        "memory a smaller max_tokens_per_micro_batch or load_in_4bit: true.",
+    ),
     "E-CFG-040": Explanation(
         "This is no whole record of a run",
         "A run that is repeated from something else would look like the same run and be another.",

@@ -106,6 +106,34 @@ def vocabulary(subject: Subject) -> Result:
 
 
 @check
+def sample_prompts(subject: Subject) -> Result:
+    """The model can answer the sample prompts.
+
+    What it writes to sample_prompts shows more than a loss. A prompt as long as the model's context leaves no room for
+    an answer, and a token without an embedding cannot be read.
+
+    Fails when one of them is such a prompt.
+
+    Shorten it, or leave that token out of it.
+    """
+    assert subject.plan.model is not None
+    context, embeddings = subject.plan.model.max_position_embeddings, subject.plan.model.vocab_size
+    prompts, longest = subject.plan.config.evaluation.sample_prompts, 0
+    for number, prompt in enumerate(prompts, 1):
+        try:
+            ids = subject.data.template.prompt_ids(subject.tokenizer, prompt)
+        except Exception:  # `template_saved` says so
+            continue
+        if context is not None and len(ids) >= context:
+            return fails(f"prompt {number} has {len(ids):,} tokens, and the model reads {context:,}", "shorten it")
+        if max(ids, default=0) >= embeddings:
+            found = f"prompt {number} has token {max(ids):,}, and the model embeddings up to {embeddings - 1:,}"
+            return fails(found, "leave that token out of it")
+        longest = max(longest, len(ids))
+    return passed(f"{len(prompts)} prompts, at most {longest:,} tokens" if prompts else "there are none")
+
+
+@check
 def dtype(subject: Subject) -> Result:
     """The device computes in the number format.
 
@@ -162,4 +190,4 @@ def _packs(device: str, config: Any) -> bool:
     return bool(torch.allclose(dequantize_4bit(packed, state), weight, atol=0.1))
 
 
-CHECKS = (template_saved, vocabulary, dtype)
+CHECKS = (template_saved, vocabulary, sample_prompts, dtype)

@@ -119,15 +119,21 @@ def disk_need(plan: Plan) -> Need:
 
 def _checkpoints_at_once(plan: Plan) -> int:
     """The kept ones, the best and the one that is being written; fewer in a run that does not save so often."""
-    settings = plan.config.checkpointing
-    if not plan.save_every:
-        return 1
-    saves = min(plan.total_steps, math.ceil(plan.total_steps / plan.save_every) + settings.save_first_step)
+    settings, total = plan.config.checkpointing, plan.total_steps
+    every = [plan.save_every, plan.eval_every if plan.config.evaluation.load_best_model_at_end else 0]
+    steps = {total, *(step for n in every if n for step in range(n, total, n))}  # each evaluation may be the best
+    if settings.save_first_step and plan.save_every:
+        steps.add(1)
+    saves = len(steps)
     if settings.save_total_limit is None:
         return saves
-    if settings.save_minutes:  # nobody knows how often that is
-        saves = plan.total_steps
+    if _saves_by_the_clock(plan):  # nobody knows how often that is
+        saves = total
     return min(saves, max(settings.save_total_limit, LEAST_KEPT) + bool(plan.eval_every) + 1)
+
+
+def _saves_by_the_clock(plan: Plan) -> bool:
+    return plan.save_every > 0 and plan.config.checkpointing.save_minutes > 0
 
 
 @check
@@ -147,7 +153,10 @@ def disk_space(subject: Subject) -> Result:
     free = shutil.disk_usage(nearest(folder)).free
     there = sum(file.stat().st_size for file in folder.glob("checkpoint-*/**/*") if file.is_file())
     keep = subject.plan.config.checkpointing.save_total_limit
-    told = f"{need.checkpoints} checkpoint{'s' * (need.checkpoints != 1)} of {size(need.checkpoint_bytes)} at once"
+    least = "at least " * (keep is None and _saves_by_the_clock(subject.plan))
+    told = (
+        f"{least}{need.checkpoints} checkpoint{'s' * (need.checkpoints != 1)} of {size(need.checkpoint_bytes)} at once"
+    )
     found = f"{told}, the final model and the logs take {size(need.total_bytes)}; {size(free)} free in {folder}"
     found += f", and {size(there)} in checkpoints that are there" * bool(there)
     change = f"checkpointing.save_total_limit: {LEAST_KEPT}" if keep is None or keep > LEAST_KEPT else ""

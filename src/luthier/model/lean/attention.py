@@ -16,6 +16,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from luthier.machine.memory import is_out_of_memory
 from luthier.model.attention import document_attention
 from luthier.model.flash import kernel_for
 
@@ -144,7 +145,7 @@ def _flash_works(
             found.append([output_THS, *way.backward(grad_THS, (query, key, value), kept, inputs)])
         off = [(x.float() - y.float()).norm() / y.float().norm() for x, y in zip(*found, strict=True)]
         return bool(torch.stack(off).max() <= _TOLERANCE)
-    except torch.OutOfMemoryError:
-        raise
-    except (RuntimeError, TypeError, ValueError, AttributeError):  # another signature, or a kernel that was not built
-        return False
+    except (RuntimeError, TypeError, ValueError, AttributeError) as error:
+        if is_out_of_memory(error):
+            raise
+        return False  # another signature, or a kernel that was not built

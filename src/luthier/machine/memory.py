@@ -1,0 +1,35 @@
+"""Whether a failure is that memory ran out, on whatever device and in whatever library.
+
+torch's allocator for CUDA has a class of exception for it. What allocates beside it, and on a CPU, raises a bare
+RuntimeError:
+
+    DefaultCPUAllocator: can't allocate memory        CUDA error: out of memory (torch.AcceleratorError)
+    oneDNN: could not create a memory object          CUBLAS_STATUS_ALLOC_FAILED
+    std::bad_alloc                                    Triton Error [CUDA]: out of memory
+
+Not covered: the system's own killer, which asks nobody.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from luthier.machine.ranks import OtherRankError
+
+_TEXTS = (
+    "can't allocate memory",
+    "bad_alloc",
+    "Unable to allocate",
+    "could not create a memory object",
+    "out of memory",
+    "STATUS_ALLOC_FAILED",
+)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, here or on another rank."""
+    if isinstance(error, OtherRankError):
+        return error.out_of_memory
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in _TEXTS)

@@ -1,0 +1,46 @@
+"""What counts as memory that ran out."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from luthier.machine.memory import is_out_of_memory
+from luthier.machine.ranks import OtherRankError
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        torch.AcceleratorError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("Triton Error [CUDA]: out of memory"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried"),
+        RuntimeError("could not create a memory object"),
+        OtherRankError("rank 1 ran out of memory", out_of_memory=True),
+    ],
+)
+def test_memory_that_ran_out(error):
+    assert is_out_of_memory(error)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.AcceleratorError("CUDA error: device-side assert triggered"),
+        RuntimeError("out of resource: shared memory, Required: 106496, Hardware limit: 101376"),
+        RuntimeError("CUBLAS_STATUS_NOT_SUPPORTED when calling `cublasLtMatmul`"),
+        ValueError("out of memory"),
+        OtherRankError("rank 1 has failed"),
+    ],
+)
+def test_what_is_something_else(error):
+    assert not is_out_of_memory(error)
+
+
+def test_the_allocator_of_the_cpu_is_recognised():
+    with pytest.raises(RuntimeError) as refused:
+        torch.empty(1 << 60, dtype=torch.uint8)
+    assert is_out_of_memory(refused.value)
