@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -29,8 +29,8 @@ from luthier.config.resolve import resolve
 from luthier.data.largest import Largest, find_largest
 from luthier.data.prepare import Prepared, Progress, prepare
 from luthier.data.sources import unopened
-from luthier.errors import ConfigError, LuthierError, MissingError, Problem, RunError
-from luthier.errors.trace import keep_trace, summary
+from luthier.errors import ConfigError, LuthierError, MissingError, Problem
+from luthier.errors.trace import summary
 from luthier.evaluate.simple import compare, score
 from luthier.events.sinks import Sinks, open_sinks
 from luthier.events.types import Checked, Event, MemoryForecast, Notice, Resumed, RunFinished, RunStarted
@@ -56,7 +56,7 @@ from luthier.training.background import awaited, in_background, started
 from luthier.training.checkpoint import Checkpoint, find_checkpoint, read_by_all
 from luthier.training.engine import go_on_from
 from luthier.training.engine import run as run_engine
-from luthier.training.failures import named_failures, raise_unwritten
+from luthier.training.failures import named_failures, traced_failures
 from luthier.training.folder import open_folder
 from luthier.training.identity import check_identity, identity, passes_of, require_one_plan
 from luthier.training.job import Run
@@ -200,7 +200,7 @@ def train(
         folder = open_folder(output_dir, resume=wanted is not None, overwrite=overwrite)
         moved = ranks.only_on_rank_0(lambda: stack.enter_context(folder))
         torchrun.begin()
-        stack.enter_context(_traced(output_dir))
+        stack.enter_context(traced_failures(output_dir))
         stack.enter_context(library_output_to(output_dir / ranks.of_rank("library.log")))
         checkpoint = None
         if wanted:
@@ -239,27 +239,6 @@ def _asked_of_all(wanted: str | None, overwrite: bool) -> tuple[str | None, bool
     asked = ranks.of_all_ranks((wanted, overwrite))
     folders = [each for each, _ in asked if each]
     return "auto" if "auto" in folders else next(iter(folders), None), all(each for _, each in asked)
-
-
-@contextmanager
-def _traced(output_dir: Path) -> Iterator[None]:
-    """Keep the traceback of a failed run in its folder; the error names the file.
-
-    Raises:
-        RunError: E-RUN-004 in place of an exception that nobody foresaw, which is its cause.
-    """
-    try:
-        yield
-    except RunError as error:
-        if error.__cause__:
-            error.add_note(f"  trace {keep_trace(error, output_dir)}")
-        raise
-    except LuthierError:
-        raise
-    except Exception as error:
-        raise_unwritten(error, output_dir)
-        fix = f"the traceback is in {keep_trace(error, output_dir)}"
-        raise RunError(Problem("E-RUN-004", summary(error), fix)) from error
 
 
 def _recorded(events: Iterator[Event], sinks: Sinks) -> Iterator[Event]:

@@ -16,6 +16,7 @@ from luthier.config.render import plan_as_dict
 from luthier.doctor.evidence import less_memory
 from luthier.doctor.history import History
 from luthier.errors import LuthierError, Problem, RunError
+from luthier.errors.trace import keep_trace, summary
 from luthier.machine.memory import is_out_of_memory
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -38,6 +39,27 @@ def named_failures(plan: Plan) -> Iterator[None]:
             raise RunError(Problem("E-RUN-002", found, *_less_memory(plan))) from error
         raise_unwritten(error, plan.config.training.output_dir)
         raise
+
+
+@contextmanager
+def traced_failures(output_dir: Path) -> Iterator[None]:
+    """Keep the traceback of a failed run in its folder; the error names the file.
+
+    Raises:
+        RunError: E-RUN-004 in place of an exception that nobody foresaw, which is its cause.
+    """
+    try:
+        yield
+    except RunError as error:
+        if error.__cause__:
+            error.add_note(f"  trace {keep_trace(error, output_dir)}")
+        raise
+    except LuthierError:
+        raise
+    except Exception as error:
+        raise_unwritten(error, output_dir)
+        fix = f"the traceback is in {keep_trace(error, output_dir)}"
+        raise RunError(Problem("E-RUN-004", summary(error), fix)) from error
 
 
 def raise_unwritten(error: Exception, output_dir: str | Path) -> None:
