@@ -1,13 +1,12 @@
-"""A real server over runs of the tiny model, and OpenAI's own client."""
+"""A real server over runs of the tiny model, and OpenAI's own client.
+
+Luthier is imported where it is used: pytest loads this file before `tests/conftest.py` has chosen Triton's interpreter.
+"""
 
 from __future__ import annotations
 
 import pytest
 import torch
-
-from luthier.serve.models import load_models
-from tests.generate.support import train_tiny
-from tests.serve.support import running
 
 
 @pytest.fixture(scope="package", autouse=True)
@@ -21,6 +20,8 @@ def one_thread():
 @pytest.fixture(scope="session")
 def runs(tmp_path_factory, tiny_model_dir, alpaca_file):
     """Two adapters on one base, and a model that was trained in full."""
+    from tests.generate.support import train_tiny
+
     folder = tmp_path_factory.mktemp("serve")
     kinds = {"first": {}, "second": {"lora": {"r": 4}}, "full": {"training": {"finetuning_type": "full"}}}
     for name, sections in kinds.items():
@@ -30,6 +31,8 @@ def runs(tmp_path_factory, tiny_model_dir, alpaca_file):
 
 @pytest.fixture(scope="session")
 def models(runs):
+    from luthier.serve.models import load_models
+
     return load_models(runs)
 
 
@@ -41,6 +44,8 @@ def base(models):
 
 @pytest.fixture(scope="module")
 def server(models):
+    from tests.serve.support import running
+
     with running(models) as server:
         yield server
 
