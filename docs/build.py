@@ -87,7 +87,10 @@ def measured() -> dict[str, dict[str, Any]]:
     canonical = json.loads((ROOT / "benchmarks" / "results" / "canonical.json").read_text(encoding="utf-8"))
     sets = {name.partition(":")[0]: one for name, one in canonical["sets"].items()}
     broken = {f"{name}_broken": {k: len(v["passed"]) for k, v in one["broken"].items()} for name, one in sets.items()}
-    more = {"watch": {**watch, **shares}, "seeds": seeds}
+    ranks = json.loads((ROOT / "benchmarks" / "results" / "ranks_cpu.json").read_text(encoding="utf-8"))
+    rounds = [each["efficiency"] for each in ranks["rounds"]]
+    scaling = {**ranks, "count": len(rounds), "lowest": min(rounds), "highest": max(rounds)}
+    more = {"watch": {**watch, **shares}, "seeds": seeds, "weak_scaling": scaling}
     return numbers | {name: suite | suite["figures"] for name, suite in suites.items()} | sets | broken | more
 
 
