@@ -18,7 +18,7 @@ import math
 import os
 import random
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -285,13 +285,23 @@ def not_the_answers(prepared: Any, case: Case, tokenizer: Any) -> str:
 
 
 def same(row: Any, candidate: Any, name: str, tokenizer: Any, cut: bool) -> bool:
-    """Whether a row of tokens trains the answers of a row of the file, each with its end."""
+    """Whether a row of tokens trains the answers of a row of the file, each with its end.
+
+    Nothing predicts the first token of a row: where an answer begins with it, the rest is trained.
+    """
     try:
         wanted = answers(candidate, name)
         wanted[0] + ""
     except (KeyError, TypeError, IndexError, AttributeError):
         return False
-    got = trained_texts(tokenizer, row)
+    trained = row.trained.copy()
+    trained[:1] = trained[1:2]
+    from_the_start = replace(row, trained=trained)
+    return any(as_wanted(trained_texts(tokenizer, each), wanted, cut) for each in (row, from_the_start))
+
+
+def as_wanted(got: list[str], wanted: list[str], cut: bool) -> bool:
+    """Whether trained texts are the answers."""
     if cut:
         whole, part = "".join(map(core, wanted)), "".join(map(core, got)).rstrip("\ufffd")
         return whole.startswith(part)
