@@ -115,13 +115,13 @@ def _total(config: Config, data: DataFacts | None, examples: int) -> Number:
         if config.data.val_set_size < 1 and by_share == steps:
             head = f"{rows:,} rows x {number(round(share, 6))}"
     least = " (at least 1)" if exact < 1 else ""
-    return Number(steps, f"{head} x {number(t.num_train_epochs)} / {examples:,} = {_steps(steps)}{least}")
+    return Number(steps, f"{head} x {number(t.num_train_epochs)} / {examples:,} = {steps_in_words(steps)}{least}")
 
 
 def _warmup(config: Config, total: int) -> Number:
     t = config.training
     if t.warmup_steps is not None:
-        return Number(t.warmup_steps, f"warmup_steps = {_steps(t.warmup_steps)}")
+        return Number(t.warmup_steps, f"warmup_steps = {steps_in_words(t.warmup_steps)}")
     if not t.warmup_ratio:
         return Number(0, "no warmup")
     if not total:
@@ -129,7 +129,7 @@ def _warmup(config: Config, total: int) -> Number:
     share = round(t.warmup_ratio * total, 6)
     steps = math.ceil(share)
     rounded = "" if steps == share else f"{number(round(share, 2))}, rounded up: "
-    return Number(steps, f"{number(t.warmup_ratio)} x {total:,} = {rounded}{_steps(steps)}")
+    return Number(steps, f"{number(t.warmup_ratio)} x {total:,} = {rounded}{steps_in_words(steps)}")
 
 
 def _decay(config: Config, total: int, warmup: int) -> Number:
@@ -140,9 +140,9 @@ def _decay(config: Config, total: int, warmup: int) -> Number:
         return Number(0, UNKNOWN_DATA)
     rest = max(0, total - warmup)
     if t.lr_scheduler_type != "wsd":
-        return Number(rest, f"{total:,} - {warmup:,} warmup = {_steps(rest)}")
+        return Number(rest, f"{total:,} - {warmup:,} warmup = {steps_in_words(rest)}")
     steps = max(1, round(t.decay_ratio * total))
-    how = f"{number(t.decay_ratio)} x {total:,} = {_steps(steps)}"
+    how = f"{number(t.decay_ratio)} x {total:,} = {steps_in_words(steps)}"
     return Number(steps, how) if steps <= rest else Number(rest, f"{how}, of which the warmup leaves {rest:,}")
 
 
@@ -153,12 +153,13 @@ def _eval_every(config: Config, data: DataFacts | None, per_epoch: float) -> Num
     if not wants_evaluation(config) or (data is not None and data.eval_rows == 0):
         return Number(0, "no rows are held out")
     if wanted is not None:
-        return Number(wanted, f"every {_steps(wanted)}, and at the end")
+        return Number(wanted, f"every {steps_in_words(wanted)}, and at the end")
     if data is None:
         return Number(0, UNKNOWN_DATA)
     steps = max(1, math.floor(per_epoch / 4 + _EPS))
-    return Number(steps, f"{per_epoch:,.1f} steps an epoch / 4 = every {_steps(steps)}, and at the end")
+    return Number(steps, f"{per_epoch:,.1f} steps an epoch / 4 = every {steps_in_words(steps)}, and at the end")
 
 
-def _steps(count: int) -> str:
+def steps_in_words(count: int) -> str:
+    """`1 step`, `1,200 steps`."""
     return f"{count:,} step" if count == 1 else f"{count:,} steps"

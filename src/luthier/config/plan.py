@@ -156,7 +156,7 @@ class Plan:
     eval_every: int
     """0: never."""
     save_every: int
-    """0: only at the end."""
+    """0: at the end, and after an evaluation that is the best."""
     max_tokens_per_micro_batch: int
     """Tokens in one forward and backward pass."""
     checkpointed_layers: int = 0

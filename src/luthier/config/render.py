@@ -5,7 +5,6 @@ Plain text, in the width that there is: what will happen in sentences, then ever
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -14,11 +13,11 @@ import yaml
 
 from luthier.config.keys import SECTIONS
 from luthier.config.memory_bar import memory_bar
-from luthier.config.numbers import LEAST_KEPT, UNKNOWN, UNKNOWN_DATA, UNKNOWN_MEMORY
+from luthier.config.numbers import LEAST_KEPT, UNKNOWN, UNKNOWN_DATA, UNKNOWN_MEMORY, steps_in_words
 from luthier.config.plan import Plan, Value
 from luthier.config.tree import number, scalar, shown
 from luthier.errors.secrets import hide, hide_in
-from luthier.errors.terminal import WIDTH
+from luthier.errors.terminal import WIDTH, wrapped
 
 DERIVED = (
     "examples_per_step", "steps_per_epoch", "total_steps", "warmup_steps", "decay_steps", "eval_every", "save_every",
@@ -133,8 +132,7 @@ def _row(value: Value, width: int) -> str:
 
 
 def _wrapped(text: str, first: str, rest: str, width: int) -> str:
-    text = hide(text)  # before a line may end in the middle of a secret
-    return textwrap.fill(text, width, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False)
+    return wrapped(hide(text), first, rest, width)  # before a line may end in the middle of a secret
 
 
 def plan_in_words(plan: Plan, width: int = WIDTH) -> list[str]:
@@ -183,10 +181,6 @@ def _count(number: int) -> str:
         if number >= size:
             return f"{number / size:.3g} {unit}"
     return f"{number:,}"
-
-
-def _steps(count: int) -> str:
-    return f"{count:,} step{'s' * (count != 1)}"
 
 
 def _every(steps: int) -> str:
@@ -245,14 +239,14 @@ def _step(plan: Plan) -> str:
 def _schedule(plan: Plan) -> str:
     t = plan.config.training
     peak, floor = number(t.learning_rate), number(t.min_learning_rate)
-    rise = f"rises to {peak} over {_steps(plan.warmup_steps)}" if plan.warmup_steps else f"starts at {peak}"
+    rise = f"rises to {peak} over {steps_in_words(plan.warmup_steps)}" if plan.warmup_steps else f"starts at {peak}"
     if not plan.warmup_steps and plan.value("warmup_steps").how.startswith("unknown"):
         rise = f"rises to {peak} over {number(100 * t.warmup_ratio)} % of the steps"
     fall = {
         "cosine": f"then falls along a cosine to {floor}",
         "linear": f"then falls in a line to {floor}",
         "constant": "and stays there",
-        "wsd": f"stays, and falls to {floor} over the last {_steps(plan.decay_steps)}",
+        "wsd": f"stays, and falls to {floor} over the last {steps_in_words(plan.decay_steps)}",
     }[t.lr_scheduler_type]
     return f"the learning rate {rise}, {fall}; {t.optim}."
 

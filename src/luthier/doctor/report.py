@@ -12,13 +12,12 @@ What stands in a log is shown as plain characters: a log can come from anywhere.
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from luthier.doctor.finding import Change, Finding, Rule
-from luthier.errors.terminal import WIDTH
+from luthier.errors.terminal import WIDTH, wrapped
 from luthier.events.printable import one_line
 
 INDENT = " " * 10
@@ -38,7 +37,7 @@ def as_text(found: Sequence[Finding], missing: Mapping[str, str], steps: int, wi
         blocks.append(f"healthy: {steps:,} steps seen" if steps else "nothing to judge yet: no step seen")
     if missing:
         rules = ", ".join(f"{name} ({one_line(text)})" for name, text in missing.items())
-        blocks.append(_wrapped(f"rules that could not be judged: {rules}", "", "  ", width))
+        blocks.append(wrapped(f"rules that could not be judged: {rules}", "", "  ", width))
     return "\n\n".join(blocks)
 
 
@@ -49,15 +48,15 @@ def as_json(found: Sequence[Finding]) -> list[dict[str, Any]]:
 
 def explained(rule: Rule, width: int = WIDTH) -> str:
     """What a rule looks for and what it means, for `luthier explain`."""
-    lines = [f"{rule.name}  {rule.title}  ({rule.severity})", "", _wrapped(rule.why, "", "", width)]
-    return "\n".join((*lines, "", _wrapped(rule.when, "", "", width)))
+    lines = [f"{rule.name}  {rule.title}  ({rule.severity})", "", wrapped(rule.why, "", "", width)]
+    return "\n".join((*lines, "", wrapped(rule.when, "", "", width)))
 
 
 def _finding(finding: Finding, width: int) -> Iterator[str]:
     about = f"({finding.rule}, confidence {finding.confidence})"
-    yield _wrapped(f"{one_line(finding.title)}  {about}", f"{finding.severity.upper():<8}  ", INDENT, width)
-    yield _wrapped(one_line(finding.evidence), "  seen    ", INDENT, width)
-    yield _wrapped(finding.why, "  why     ", INDENT, width)
+    yield wrapped(f"{one_line(finding.title)}  {about}", f"{finding.severity.upper():<8}  ", INDENT, width)
+    yield wrapped(one_line(finding.evidence), "  seen    ", INDENT, width)
+    yield wrapped(finding.why, "  why     ", INDENT, width)
     label, section = "  change  ", ""
     for change in finding.change:
         lines = list(_change(change, section))
@@ -73,7 +72,3 @@ def _change(change: Change, section_before: str) -> Iterator[str]:
     if change.old:
         yield f"- {one_line(name)}: {one_line(change.old)}"
     yield f"+ {one_line(name)}: {one_line(change.new)}"
-
-
-def _wrapped(text: str, first: str, rest: str, width: int) -> str:
-    return textwrap.fill(text, width, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False)

@@ -28,6 +28,18 @@ def width() -> int:
     return max(_LEAST, min(WIDTH, columns(sys.stdout) or WIDTH))
 
 
+def wrapped(text: str, first: str, rest: str, room: int) -> str:
+    """A text in `room` columns, words with hyphens whole.
+
+    Args:
+        text: One paragraph.
+        first: In front of the first line.
+        rest: In front of each further line.
+        room: Columns.
+    """
+    return textwrap.fill(text, room, initial_indent=first, subsequent_indent=rest, break_on_hyphens=False)
+
+
 def hanging(line: str, indent: str, room: int | None) -> str:
     """A line wrapped at `room` columns with what follows below its text.
 
