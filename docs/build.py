@@ -90,7 +90,8 @@ def measured() -> dict[str, dict[str, Any]]:
     ranks = json.loads((ROOT / "benchmarks" / "results" / "ranks_cpu.json").read_text(encoding="utf-8"))
     rounds = [each["efficiency"] for each in ranks["rounds"]]
     scaling = {**ranks, "count": len(rounds), "lowest": min(rounds), "highest": max(rounds)}
-    more = {"watch": {**watch, **shares}, "seeds": seeds, "weak_scaling": scaling}
+    saving = json.loads((ROOT / "benchmarks" / "results" / "saving_cpu.json").read_text(encoding="utf-8"))
+    more = {"watch": {**watch, **shares}, "seeds": seeds, "weak_scaling": scaling, "saving": saving}
     return numbers | {name: suite | suite["figures"] for name, suite in suites.items()} | sets | broken | more
 
 

@@ -143,19 +143,6 @@ def test_what_costs_more_is_predicted_to(tmp_path, tiny_model_dir):
     assert gib(finetuning_type="full") > gib()
 
 
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
-def test_what_is_saved_is_copied_into_the_machines_own_memory(tiny_model_dir, device):
-    plan = plan_for(tiny_model_dir, MemoryRows(16), finetuning_type="full", dtype="float32")
-    big = replace(plan.model, parameters=10**9, trainable_parameters=10**9)
-    plan = replace(plan, model=big, machine=replace(plan.machine, device=device))
-    config = AutoConfig.from_pretrained(tiny_model_dir)
-    memory = forecast(plan, config, process_gib=0.5, free_gib=40.0, tokens=512, passes=1, row_tokens=100)
-    parts = {part.name: part.gib for part in memory.parts}
-    assert memory.moment == ("saving" if device == "cpu" else "a step")
-    assert parts.get("saving", 0.0) == pytest.approx(8e9 / GIB if device == "cpu" else 0.0)
-    assert parts.get("gradients", 0.0) == pytest.approx(4e9 / GIB if device == "cuda" else 0.0)  # there at the update
-
-
 def test_gradients_of_a_second_pass_lie_beside_those_of_the_first(tiny_model_dir):
     plan, config = plan_for(tiny_model_dir, MemoryRows(16)), AutoConfig.from_pretrained(tiny_model_dir)
 

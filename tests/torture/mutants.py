@@ -88,7 +88,9 @@ def commit_again(path: Path) -> None:
 
     files = {file.name: file.read_bytes() for file in path.iterdir() if file.name != "manifest.json"}
     shutil.rmtree(path)
-    checkpoint.commit(path, lambda folder: [(folder / name).write_bytes(data) for name, data in files.items()] and None)
+    checkpoint.written(
+        path, lambda folder: [(folder / name).write_bytes(data) for name, data in files.items()] and None
+    )()
 
 
 def by_power(mutant: Mutant, number: int, seed: int) -> str:
@@ -278,16 +280,16 @@ def file_left_out() -> None:
     """The manifest forgets a file when it is written; reading it is as ever."""
     from luthier.training import checkpoint, commit
 
-    whole, sealed = checkpoint.commit, commit._seal
+    sealed = commit._seal
 
-    def forgetful(*arguments: Any, **options: Any) -> Any:
+    def forgetful(*arguments: Any) -> int:
         commit._seal = one_file_left_out(sealed)
         try:
-            return whole(*arguments, **options)
+            return commit.commit(*arguments)
         finally:
             commit._seal = sealed
 
-    checkpoint.commit = forgetful
+    checkpoint.written = at_once(forgetful)
 
 
 def not_locked(_: Any) -> Any:
@@ -296,12 +298,22 @@ def not_locked(_: Any) -> Any:
     return lambda *_, **__: contextlib.nullcontext()
 
 
-COMMITS = ("training.checkpoint", "training.final")
+def at_once(commit: Callable[..., int]) -> Callable[..., Callable[[], int]]:
+    """`written`, with nothing left for later."""
+
+    def written(target: Path, fill: Callable[[Path], None]) -> Callable[[], int]:
+        size = commit(target, fill)
+        return lambda: size
+
+    return written
 
 
 def committed(make: Callable[[Any], Any]) -> Plant:
-    """Both who commit use another `commit`."""
-    return several(*(replaced(module, "commit", make) for module in COMMITS))
+    """Both who commit do it another way."""
+    return several(
+        replaced("training.final", "commit", make),
+        replaced("training.checkpoint", "written", lambda whole: at_once(make(lambda *those: whole(*those)()))),
+    )
 
 
 LOG_EMPTY = {"log_loss_sum": 0.0, "log_trained_tokens": 0, "log_num_tokens": 0, "log_steps": 0, "log_seconds": 0.0}

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from types import SimpleNamespace
 
@@ -21,7 +22,7 @@ from luthier import api
 from luthier.errors import ConfigError, RefusedError, RunError
 from luthier.events.types import CheckpointSaved, Evaluated, Log, Notice, Resumed, RunFinished, Sampled
 from luthier.model.forward import LEAN
-from luthier.training import engine, milestones, rehearsal
+from luthier.training import checkpoint, engine, milestones, rehearsal, saving
 from luthier.training import job as job_module
 from luthier.training.checkpoint import checkpoints, find_checkpoint, restore
 from luthier.training.commit import commit, sweep, verify
@@ -100,7 +101,7 @@ def test_what_was_lowered_is_kept_on_resume(tmp_path, tiny_model_dir, alpaca_fil
     monkeypatch.setattr(engine, "backward", too_large(90, calls))
     values = ordinary(tmp_path / "run", tiny_model_dir, alpaca_file)
     for event in api.train(values, stop=lambda: steps[-1] >= 6):
-        steps.append(getattr(event, "step", None) or steps[-1])
+        steps.append(max(getattr(event, "step", None) or 0, steps[-1]))  # a checkpoint arrives steps later
     lowered = checkpoints(tmp_path / "run")[-1]
     passes = json.loads((lowered / "trainer_state.json").read_text())["identity"]["passes"]
     assert passes["lowered"] and passes["micro_batch_tokens"] < 200, "the YAML says 200"
@@ -477,7 +478,7 @@ def test_a_stop_between_steps_loses_nothing(straight, tmp_path, tiny_model_dir, 
     steps, events = [0], []
     for event in api.train(values, stop=lambda: bool(asked)):
         events.append(event)
-        steps.append(getattr(event, "step", None) or steps[-1])
+        steps.append(max(getattr(event, "step", None) or 0, steps[-1]))  # a checkpoint arrives steps later
     assert of(RunFinished, events)[0].status == "stopped"
     assert not (tmp_path / "run" / "final_model").exists()
     monkeypatch.undo()
@@ -541,7 +542,7 @@ def test_the_first_step_and_the_clock_save_too(tmp_path, tiny_model_dir, alpaca_
 
 
 def test_a_disk_that_is_full_for_a_while_costs_no_step(straight, tmp_path, tiny_model_dir, alpaca_file, monkeypatch):
-    real, tries = milestones.save_checkpoint, []
+    real, tries = saving.save_checkpoint, []
 
     def save(*arguments):
         tries.append(arguments[3].step)
@@ -549,7 +550,7 @@ def test_a_disk_that_is_full_for_a_while_costs_no_step(straight, tmp_path, tiny_
             raise OSError(errno.ENOSPC, "No space left on device")
         return real(*arguments)
 
-    monkeypatch.setattr(milestones, "save_checkpoint", save)
+    monkeypatch.setattr(saving, "save_checkpoint", save)
     monkeypatch.setattr(job_module, "_FIRST_WAIT", 0.0)
     events = train(ordinary(tmp_path / "run", tiny_model_dir, alpaca_file))
     said = [event for event in of(Notice, events) if event.severity == "critical"]
@@ -559,18 +560,95 @@ def test_a_disk_that_is_full_for_a_while_costs_no_step(straight, tmp_path, tiny_
     assert weights(tmp_path / "run") == weights(straight[0])
 
 
-def test_a_stop_that_cannot_be_saved_is_an_error(tmp_path, tiny_model_dir, alpaca_file, monkeypatch):
+@pytest.mark.parametrize(
+    ("failure", "code"), [(OSError(errno.EDQUOT, "Disk quota exceeded"), "E-RUN-003"), (MemoryError(), "E-RUN-002")]
+)
+def test_a_stop_that_cannot_be_saved_is_an_error(tmp_path, tiny_model_dir, alpaca_file, monkeypatch, failure, code):
     def save(*_):
-        raise OSError(errno.EDQUOT, "Disk quota exceeded")
+        raise failure
 
-    monkeypatch.setattr(milestones, "save_checkpoint", save)
+    monkeypatch.setattr(saving, "save_checkpoint", save)
     seen = []
-    with pytest.raises(RunError, match="quota") as error:
+    with pytest.raises(RunError) as error:
         for event in api.train(
             ordinary(tmp_path / "run", tiny_model_dir, alpaca_file), stop=lambda: bool(of(Log, seen))
         ):
             seen.append(event)
+    assert error.value.problems[0].code == code
+
+
+def held_up(monkeypatch, until, step=6, error=None):
+    """The second half of the checkpoint of a step: later, or never."""
+    real = checkpoint.written
+
+    def written(target, fill):
+        name_it = real(target, fill)
+
+        def later():
+            assert until.wait(60)
+            if error:
+                raise error
+            return name_it()
+
+        return later if target.name == f"checkpoint-{step}" else name_it
+
+    monkeypatch.setattr(checkpoint, "written", written)
+
+
+def test_steps_go_on_while_a_checkpoint_is_made_whole(straight, tmp_path, tiny_model_dir, alpaca_file, monkeypatch):
+    until, events = threading.Event(), []
+    held_up(monkeypatch, until)
+    for event in api.train(ordinary(tmp_path / "run", tiny_model_dir, alpaca_file)):
+        events.append(event)
+        if isinstance(event, Log) and event.step == 8:
+            assert not (tmp_path / "run" / "checkpoint-6").exists()
+            until.set()
+    order = [(type(event), event.step) for event in events if isinstance(event, Log | CheckpointSaved)]
+    assert order.index((CheckpointSaved, 6)) > order.index((Log, 8))
+    assert [step for kind, step in order if kind is CheckpointSaved] == [1, 2, 4, 5, 6, 8, 10, 12]
+    assert weights(tmp_path / "run") == weights(straight[0])
+
+
+def test_a_checkpoint_that_fails_on_its_way_costs_no_step(straight, tmp_path, tiny_model_dir, alpaca_file, monkeypatch):
+    until = threading.Event()
+    until.set()
+    held_up(monkeypatch, until, error=OSError(errno.ENOSPC, "No space left on device"))
+    events = train(ordinary(tmp_path / "run", tiny_model_dir, alpaca_file))
+    (said,) = [event for event in of(Notice, events) if event.severity == "critical"]
+    assert said.text.startswith("no checkpoint at step 6: No space left on device; the newest one is of step 5; train")
+    assert not any(event.step == 6 for event in of(CheckpointSaved, events))
+    assert weights(tmp_path / "run") == weights(straight[0])
+
+
+def test_a_stop_whose_checkpoint_fails_on_its_way_is_an_error(tmp_path, tiny_model_dir, alpaca_file, monkeypatch):
+    until, seen = threading.Event(), []
+    until.set()
+    held_up(monkeypatch, until, step=2, error=OSError(errno.EDQUOT, "Disk quota exceeded"))
+    values = ordinary(tmp_path / "run", tiny_model_dir, alpaca_file)
+    with pytest.raises(RunError, match="quota") as error:
+        for event in api.train(values, stop=lambda: any(event.step == 2 for event in of(Log, seen))):
+            seen.append(event)
     assert error.value.problems[0].code == "E-RUN-003"
+
+
+def test_a_run_that_fails_leaves_its_checkpoint_whole(tmp_path, tiny_model_dir, alpaca_file, monkeypatch):
+    until, seen = threading.Event(), []
+    held_up(monkeypatch, until)
+    real = engine.update
+
+    def update(*arguments):
+        if seen and seen[-1].step == 7:
+            threading.Timer(0.5, until.set).start()
+            raise ValueError("no such thing")
+        real(*arguments)
+
+    monkeypatch.setattr(engine, "update", update)
+    with pytest.raises(RunError, match="no such thing"):
+        for event in api.train(ordinary(tmp_path / "run", tiny_model_dir, alpaca_file)):
+            if isinstance(event, Log):
+                seen.append(event)
+    assert not verify(tmp_path / "run" / "checkpoint-6")
+    assert not list((tmp_path / "run").glob(".inflight-*"))
 
 
 def test_two_whole_checkpoints_stay_whatever_the_limit_says(tmp_path, tiny_model_dir, alpaca_file):

@@ -100,7 +100,7 @@ class Memory:
 
     parts: tuple[Part, ...]
     moment: str
-    """When that is: ``loading``, ``a step`` or ``saving``."""
+    """When that is: ``loading`` or ``a step``."""
     tokens: int
     """Tokens of the pass that holds the most."""
     room_gib: float

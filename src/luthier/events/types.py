@@ -94,7 +94,7 @@ class MemoryForecast(Event):
     parts: dict[str, float]
     """Name -> GiB, in the order of the bar: see `luthier.model.memory`."""
     moment: str
-    """When it is fullest: `loading`, `a step` or `saving`."""
+    """When it is fullest: `loading` or `a step`."""
     tokens: int
     """Tokens of the largest pass."""
     room_gib: float

@@ -1,12 +1,11 @@
 r"""What training holds in memory, part by part, computed from shapes before a weight is loaded.
 
     a step     process + weights + adapter + gradients + optimizer + activations + head + workspace + holes
-    saving     process + weights + adapter + optimizer + the optimizer's copy + holes
     loading    process + weights + the file that they are converted from
 
-The fullest of the three is the forecast. T tokens of the largest pass, L layers; numbers that a layer keeps for one
-token until its backward pass (D hidden, I intermediate, H S query width, K S key width, r rank, A keys that a token's
-attention weights are written out for):
+The fuller of the two is the forecast; a checkpoint is written a tensor at a time. T tokens of the largest pass, L
+layers; numbers that a layer keeps for one token until its backward pass (D hidden, I intermediate, H S query width, K S
+key width, r rank, A keys that a token's attention weights are written out for):
 
     lean path     2 D + H S + (H S + 2 K S) + 2 I + 7 r                     one by one in `luthier.model.lean.layer`
     LoRA, peft    4 D + 4 I + 2.1 H S + 2.2 K S + 7 r + A H                 padded: 4 D + 4 I + 4 H S + 7 r + A
@@ -236,23 +235,13 @@ def forecast(
         "workspace": (workspace, "of the libraries"),
         "holes": (holes, "freed memory that the heap keeps"),
     }
-    # a copy of what is on a device lies in the machine's own memory
-    moving = float(sizes.moments) if on_cpu and not plan.sharded else 0.0
-    written = {"saving": (moving, "the optimizer's state, on its way to disk")}
-    saving = {
-        **held,
-        **(copied if lean else {}),
-        **written,
-        "workspace": (workspace, "of the libraries"),
-        "holes": step["holes"],
-    }
     file = float(plan.model.parameters * _file_bytes(model_config)) if on_cpu else 0.0
     converted = {key: held[key] for key in ("process", "weights", "adapter", "gathered")}
     if plan.config.quantization.base_precision == "fp8" and not sizes.mapped:
         number = 4 if plan.config.model.dtype == "float32" else 2
         converted["weights"] = (float(plan.model.parameters * number), f"{plan.config.model.dtype}, to be rounded")
     loading = {**converted, "file": (file if not plan.config.model.from_scratch else 0.0, "mapped while it is read")}
-    moments = {"a step": step, "saving": saving, "loading": loading}
+    moments = {"a step": step, "loading": loading}
     moment = max(moments, key=lambda name: sum(size for size, _ in moments[name].values()))
     parts = tuple(Part(name, size / GIB, how) for name, (size, how) in moments[moment].items() if size)
     return Memory(parts, moment, tokens, free_gib + (process_gib if on_cpu else 0.0))

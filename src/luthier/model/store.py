@@ -60,15 +60,18 @@ def save_trained(model: nn.Module, folder: Path, whole: Whole | None = None) -> 
 
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], whole: Whole) -> None:
-    """A safetensors file, of which no more than one tensor is in memory.
+    """A safetensors file, written straight from the tensors: no more than one is copied at a time.
 
         8 bytes: length of the header | header: JSON, name -> format, shape, place | the tensors' bytes
+
+    Wide formats come first, so that each number lies where its format may.
 
     Raises:
         OSError: It could not be written.
     """
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
+    tensors = dict(sorted(tensors.items(), key=lambda item: -item[1].element_size()))
     for name, tensor in tensors.items():
         start, end = end, end + math.prod(tensor.shape) * tensor.element_size()
         header[name] = {"dtype": _FORMATS[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}

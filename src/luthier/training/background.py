@@ -45,7 +45,7 @@ def awaited(result: Future[_T], latest: list[str], stop: Callable[[], bool]) -> 
     return result.result()
 
 
-def started(work: Callable[[], _T]) -> Future[_T]:
+def started(work: Callable[[], _T], name: str = BACKGROUND) -> Future[_T]:
     """Do something in a thread that no exit waits for."""
     result: Future[_T] = Future()
 
@@ -56,5 +56,5 @@ def started(work: Callable[[], _T]) -> Future[_T]:
         except BaseException as error:
             result.set_exception(error)
 
-    threading.Thread(target=run, name=BACKGROUND, daemon=True).start()
+    threading.Thread(target=run, name=name, daemon=True).start()
     return result

@@ -36,7 +36,7 @@ from luthier.machine.ranks import of_all_ranks, of_rank_0, only_on_rank_0, rank
 from luthier.machine.seed import rng_state, set_rng_state
 from luthier.machine.shards import Whole, fill, is_sharded, own_part
 from luthier.model.store import load_trained, save_trained, trained, write_tensors
-from luthier.training.commit import ABANDONED, DAMAGED, commit, remove, set_aside, verify
+from luthier.training.commit import ABANDONED, DAMAGED, remove, set_aside, verify, written
 from luthier.training.state import TrainState
 
 PREFIX = "checkpoint-"
@@ -76,11 +76,12 @@ def save_checkpoint(
     keep: int | None,
     generators: dict[str, torch.Tensor] | None = None,
     whole: Whole | None = None,
-) -> CheckpointSaved:
-    """Write `checkpoint-<step>`, then delete the oldest ones beyond `keep`.
+) -> Callable[[], CheckpointSaved]:
+    """Write the files of `checkpoint-<step>` now; call what is returned, in any thread, to make it whole.
 
-    The best one, the newest one and the newest two that are whole always stay. `generators` are those of all ranks
-    (`generators_of_all`); None: this process is alone. `whole` gives what `lent` names, of a sharded model.
+    That call also deletes the oldest ones beyond `keep`. The best one, the newest one and the newest two that are whole
+    always stay. `generators` are those of all ranks (`generators_of_all`); None: this process is alone. `whole` gives
+    what `lent` names, of a sharded model.
 
     Raises:
         OSError: It could not be written; older ones are as before.
@@ -93,21 +94,20 @@ def save_checkpoint(
         tensors, plain = _flatten(optimizer.state_dict())
         require_finite(model, tensors, state.step)
         save_trained(model, folder, whole)
-        if whole:
-            write_tensors(folder / "optimizer.safetensors", tensors, whole)
-        else:
-            apart = {path: tensor.cpu().contiguous().clone() for path, tensor in tensors.items()}  # no shared storage
-            save_file(apart, folder / "optimizer.safetensors")
+        write_tensors(folder / "optimizer.safetensors", tensors, whole or (lambda path: tensors[path].cpu()))
         (folder / "optimizer.json").write_text(json.dumps(plain), encoding="utf-8")
         save_file(rng_state() if generators is None else generators, folder / "rng.safetensors")
         record = {"identity": identity, **state.as_dict()}
         (folder / STATE).write_text(json.dumps(record, indent=1), encoding="utf-8")
 
-    size = commit(target, fill)
-    removed = _rotate(output_dir, keep, state.step, state.best_step)
-    return CheckpointSaved(
-        step=state.step, path=str(target), bytes=size, seconds=time.monotonic() - started, removed=removed
-    )
+    name_it, step, best = written(target, fill), state.step, state.best_step  # the state goes on meanwhile
+
+    def make_whole() -> CheckpointSaved:
+        size = name_it()
+        removed = _rotate(output_dir, keep, step, best)
+        return CheckpointSaved(step, str(target), size, time.monotonic() - started, removed)
+
+    return make_whole
 
 
 def lent(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:

@@ -21,7 +21,8 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 MANIFEST = "manifest.json"
@@ -45,36 +46,60 @@ def commit(target: Path, fill: Callable[[Path], None]) -> int:
         OSError: It could not be written, also where a library wraps that into an exception of its own, or reads back
             as something else; an older `target` is as before.
     """
+    return written(target, fill)()
+
+
+def written(target: Path, fill: Callable[[Path], None]) -> Callable[[], int]:
+    """The first part of `commit`, now: `fill` writes. Calling the result, in any thread, is the rest.
+
+    Both raise what `commit` raises.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     inflight = _aside(target, INFLIGHT)
     inflight.mkdir()
+    with _or_nothing(target, inflight):
+        fill(inflight)
+    return lambda: _named(target, inflight)
+
+
+def _named(target: Path, inflight: Path) -> int:
+    """Make what was written durable, seal it, give it its name, and read it back."""
     old: Path | None = None
     try:
-        fill(inflight)
-        files = sorted(p for p in inflight.rglob("*") if p.is_file())
-        hashes = {str(p.relative_to(inflight)): _flush_and_hash(p) for p in files}
-        (inflight / MANIFEST).write_bytes(_seal(hashes).encode())
-        _flush_and_hash(inflight / MANIFEST)
-        for folder in {p.parent for p in files} | {inflight}:
-            _flush_folder(folder)
-        size = sum(p.stat().st_size for p in files)
-        old = set_aside(target, REPLACED) if target.exists() else None
-        inflight.rename(target)
-        _flush_folder(target.parent)
-        if broken := verify(target):
-            inflight = set_aside(target, INFLIGHT)
-            raise OSError(errno.EIO, f"reads back damaged ({broken})", str(target))
-    except BaseException as error:
+        with _or_nothing(target, inflight):
+            files = sorted(p for p in inflight.rglob("*") if p.is_file())
+            hashes = {str(p.relative_to(inflight)): _flush_and_hash(p) for p in files}
+            (inflight / MANIFEST).write_bytes(_seal(hashes).encode())
+            _flush_and_hash(inflight / MANIFEST)
+            for folder in {p.parent for p in files} | {inflight}:
+                _flush_folder(folder)
+            size = sum(p.stat().st_size for p in files)
+            old = set_aside(target, REPLACED) if target.exists() else None
+            inflight.rename(target)
+            _flush_folder(target.parent)
+            if broken := verify(target):
+                target.rename(inflight)
+                raise OSError(errno.EIO, f"reads back damaged ({broken})", str(target))
+    except BaseException:
         if old and not target.exists():
             old.rename(target)
+        raise
+    if old:
+        shutil.rmtree(old, ignore_errors=True)
+    return size
+
+
+@contextmanager
+def _or_nothing(target: Path, inflight: Path) -> Iterator[None]:
+    """A failure leaves no `inflight`, and is the system's own where a library has wrapped that."""
+    try:
+        yield
+    except BaseException as error:
         shutil.rmtree(inflight, ignore_errors=True)
         if hidden := _OS_ERROR.search(str(error)):
             number = int(hidden[1])
             raise OSError(number, os.strerror(number), str(target)) from error
         raise
-    if old:
-        shutil.rmtree(old, ignore_errors=True)
-    return size
 
 
 def verify(folder: Path) -> str:

@@ -35,6 +35,7 @@ from luthier.training.guard import Judgement, judge, remember
 from luthier.training.job import Clock, Run, due
 from luthier.training.memory import give_up
 from luthier.training.milestones import between_steps, finish, why_it_ends
+from luthier.training.saving import landed, leave
 from luthier.training.step import backward, norm_of_gradients, update
 
 MOST_ROLLBACKS = 2
@@ -58,6 +59,7 @@ def run(job: Run) -> Iterator[Event]:
             yield from steps(job)
         yield from finish(job, ending)
     finally:
+        leave(job)
         job.watchdog.close()
 
 
@@ -178,6 +180,7 @@ def go_back(job: Run, what: str, error: RunError | None = None) -> Iterator[Even
         RunError: E-RUN-001 when that is not wanted, was done often enough, or there is nothing to go back to.
     """
     state, settings = job.state, job.plan.config.training
+    yield from landed(job)
     checkpoint = None
     if settings.after_bad_steps == "rollback" and state.rollbacks < MOST_ROLLBACKS:
         again = state.went_bad_at is not None and state.step <= state.went_bad_at  # it did not help

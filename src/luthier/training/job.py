@@ -1,9 +1,10 @@
-"""What the loop works with, and what it carries besides the counters: time, saving that failed, passes that shrank."""
+"""What the loop works with, and what it carries besides the counters: time, a checkpoint on its way, smaller passes."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from torch import nn
 from luthier.config.plan import Passes, Plan
 from luthier.data.largest import Largest
 from luthier.data.prepare import Prepared
-from luthier.events.types import Notice
+from luthier.events.types import CheckpointSaved, Notice
 from luthier.machine.ranks import most_of_ranks, together
 from luthier.model.load import use_passes
 from luthier.training.ahead import TimeLeft
@@ -40,10 +41,26 @@ class Clock:
         return self.before_seconds + time.monotonic() - self._started
 
 
-class SavingTimes:
-    """When a checkpoint is due by the clock, and when one that failed is tried again."""
+@dataclass(frozen=True)
+class OnItsWay:
+    """A checkpoint whose files are written and that is not whole yet.
+
+    Attributes:
+        step: Optimizer steps done.
+        before: The step of the checkpoint before it.
+        result: What a thread will have made of it; None on other ranks than 0.
+    """
+
+    step: int
+    before: int | None
+    result: Future[CheckpointSaved] | None
+
+
+class Saving:
+    """The checkpoint on its way, when the next one is due by the clock, and when one that failed is tried again."""
 
     def __init__(self) -> None:
+        self.on_its_way: OnItsWay | None = None
         self._saved_at, self._failures, self._retry_at = time.monotonic(), 0, 0.0
 
     def due(self, minutes: float) -> bool:
@@ -58,9 +75,13 @@ class SavingTimes:
         """Whether the next try after a failure is not due yet."""
         return time.monotonic() < self._retry_at
 
+    def begun(self, checkpoint: OnItsWay) -> None:
+        """The files of one are written."""
+        self.on_its_way, self._saved_at = checkpoint, time.monotonic()
+
     def done(self) -> None:
-        """One is on disk."""
-        self._saved_at, self._failures, self._retry_at = time.monotonic(), 0, 0.0
+        """One is whole."""
+        self._failures, self._retry_at = 0, 0.0
 
     def failed(self) -> float:
         """One could not be written. Returns the seconds until the next try."""
@@ -94,7 +115,7 @@ class Run:
     clock: Clock = field(default_factory=lambda: Clock(0.0))
     watch: Stopwatch = field(default_factory=Stopwatch)
     cost: CostModel = field(default_factory=CostModel)
-    saving: SavingTimes = field(default_factory=SavingTimes)
+    saving: Saving = field(default_factory=Saving)
     abandoned: bool = False
     stopping: bool = False
     largest: Largest | None = None

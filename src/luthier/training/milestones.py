@@ -18,7 +18,7 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 from luthier.data.collate import MicroBatch
 from luthier.data.loader import evaluation_batches
 from luthier.errors.trace import summary
-from luthier.events.types import CheckpointSaved, Evaluated, Event, Log, Machine, Notice, RunFinished, Sampled, Timing
+from luthier.events.types import Evaluated, Event, Log, Machine, Notice, RunFinished, Sampled, Timing
 from luthier.machine.memory import is_out_of_memory
 from luthier.machine.probe import peak_memory_gib
 from luthier.machine.ranks import (
@@ -36,19 +36,11 @@ from luthier.machine.shards import Whole, on_rank_0_with
 from luthier.model.forward import autocast
 from luthier.model.sampling import continue_ids
 from luthier.model.store import load_trained, trained
-from luthier.training.checkpoint import (
-    NotFiniteError,
-    generators_of_all,
-    lent,
-    moments_of,
-    require_finite,
-    save_checkpoint,
-)
-from luthier.training.failures import unwritten
 from luthier.training.final import best_checkpoint, save_final
 from luthier.training.instruments import PHASES
 from luthier.training.job import Run, due
 from luthier.training.memory import free_memory, give_up
+from luthier.training.saving import arrived, landed, save, saves_now
 from luthier.training.step import evaluate
 
 
@@ -59,6 +51,7 @@ def between_steps(job: Run) -> Iterator[Event]:
     is what one may want to go back to.
     """
     state, plan = job.state, job.plan
+    yield from arrived(job)
     if state.bad_in_a_row and not why_it_ends(job):
         return
     # the first step is logged too: it shows that the run is alive, and where the loss begins
@@ -66,8 +59,8 @@ def between_steps(job: Run) -> Iterator[Event]:
         yield from log(job)
     if state.step and plan.eval_every and (due(state.step, plan.eval_every) or is_last(job)):
         yield from evaluation(job)
-    if saves_now(job):
-        yield from save(job)
+    if saves_now(job, why_it_ends(job)):
+        yield from save(job, why_it_ends(job))
     if state.step in plan.config.evaluation.sample_steps or why_it_ends(job) in ("done", "early"):
         yield from sample(job)
 
@@ -160,7 +153,7 @@ def evaluation(job: Run) -> Iterator[Event]:
     job.ahead.took("evaluation", seconds)
     yield Evaluated(state.step, epoch(job), loss, tokens, seconds, best)
     if best and settings.load_best_model_at_end:
-        yield from save(job)
+        yield from save(job, why_it_ends(job))
 
 
 def held_out_loss(job: Run) -> tuple[float, int] | Iterator[Notice]:
@@ -251,99 +244,13 @@ def _answers(job: Run) -> Iterator[Sampled | Notice]:
         yield Notice("warning", f"no sample of prompt {number}: {why}; training goes on", step=state.step)
 
 
-def saves_now(job: Run) -> bool:
-    """Whether a checkpoint is due: by steps, by the clock, after the first step, after a failure, or at the end."""
-    state, settings = job.state, job.plan.config.checkpointing
-    if not state.step:
-        return False
-    if why_it_ends(job):
-        return True
-    if not job.plan.save_every:
-        return False
-    first = settings.save_first_step and state.saved_step is None
-    by_step = first or due(state.step, job.plan.save_every)
-    now = not job.saving.waits and (by_step or job.saving.due(settings.save_minutes))
-    return on_any_rank(rank() == 0 and now)  # each has a clock of its own
-
-
-def save(job: Run) -> Iterator[Event]:
-    """Write a checkpoint, once a step. A disk that is full does not end the run: it is tried again.
-
-    Raises:
-        NotFiniteError: The last step has made weights that are none.
-    """
-    state, before = job.state, job.state.saved_step
-    if before == state.step:
-        return
-    state.saved_step = state.step
-    state.runtime_seconds = job.clock.runtime_seconds()
-    try:
-        saved = _written(job)
-    except (OSError, MemoryError, RuntimeError, NotFiniteError) as error:
-        state.saved_step = before
-        if isinstance(error, RuntimeError | NotFiniteError) and not is_out_of_memory(error):
-            raise
-        ending = why_it_ends(job)
-        if ending == "stopped":  # nothing else keeps what was trained
-            raise
-        wait = job.saving.failed()
-        newest = f"; the newest one is of step {before:,}" if before else ""
-        text = f"no checkpoint at step {state.step:,}: {unwritten(error) or error}{newest}; "
-        then = f"training goes on, tried again in {wait:.0f} s; make room on the disk"
-        yield Notice(
-            "critical", text + ("the last step is kept in final_model only" if ending else then), step=state.step
-        )
-        return
-    job.saving.done()
-    if saved is None:
-        return  # it was rank 0
-    job.ahead.took("saving", saved.seconds)
-    yield saved
-    yield from job.watchdog.said()
-
-
-def _written(job: Run) -> CheckpointSaved | None:
-    """Rank 0's checkpoint, with what the others add to it.
-
-    Raises:
-        OSError, MemoryError, RuntimeError: It could not be written; on every rank.
-        NotFiniteError: On every rank, as all have the same weights and moments, or tell each other.
-    """
-    generators, failure = generators_of_all(), None
-    keep = job.plan.config.checkpointing.save_total_limit
-    saved: CheckpointSaved | None = None
-
-    def write(whole: Whole | None = None) -> CheckpointSaved:
-        return save_checkpoint(
-            job.output_dir, job.model, job.optimizer, job.state, job.identity, keep, generators, whole
-        )
-
-    if job.plan.sharded:
-        tensors = lent(job.model, job.optimizer)
-        require_finite(job.model, tensors, job.state.step, on_all_ranks=True)
-    elif rank():
-        require_finite(job.model, moments_of(job.optimizer), job.state.step)
-    with job.watchdog.watching("a save", job.state.step):
-        try:
-            if job.plan.sharded:
-                saved = on_rank_0_with(tensors, write)
-            elif rank() == 0:
-                saved = write()
-        except (OSError, MemoryError, RuntimeError) as error:
-            if job.plan.sharded and rank():
-                raise  # rank 0 still asks for tensors: it learns of it as of a rank that is gone
-            failure = error
-    failed = of_rank_0(str(failure) if failure else "")
-    if failed:
-        raise failure or OSError(failed)
-    return saved
-
-
 def finish(job: Run, ending: str) -> Iterator[Event]:
     """Write final_model unless a stop was asked for, and say how the run ended."""
     state = job.state
-    if state.step and not (ending != "stopped" and job.saving.waits):
-        yield from save(job)  # where a stop came after this was looked at
+    waits = on_any_rank(rank() == 0 and job.saving.waits)  # each has a clock of its own
+    if state.step and not (ending != "stopped" and waits):
+        yield from save(job, why_it_ends(job))  # where a stop came after this was looked at
+    yield from landed(job, ending)
     final, reason = "", "stop requested; go on with --resume auto"
     if ending != "stopped":
         reason = "early stopping: eval_loss no longer falls" if ending == "early" else ""

@@ -151,7 +151,7 @@ def _saved(job: Run, optimizer: torch.optim.Optimizer) -> CheckpointSaved | None
         # a crash leaves it for the next run to sweep
         folder = job.output_dir / f"{INFLIGHT}rehearsal-{uuid.uuid4().hex[:8]}"
         try:
-            return save_checkpoint(folder, job.model, optimizer, job.state, job.identity, None, None, whole)
+            return save_checkpoint(folder, job.model, optimizer, job.state, job.identity, None, None, whole)()
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 

@@ -1,0 +1,175 @@
+"""Checkpoints of a run, made whole beside its steps.
+
+    step | files | step step step step step ...           what trains
+                 | flush, hash, name, read back |         a thread: most of the time that a disk takes
+
+The files hold the numbers between two steps; from then on nothing of the run is read. One is on its way at a time: the
+next one, a way back to an older one and the end of the run wait for it. Until it is whole the one before it is the
+newest, so a kill at any moment finds what it always found.
+
+With several ranks only rank 0 writes, and learns by itself how it went; all learn of it where all wait.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import wait
+
+from luthier.errors.trace import summary
+from luthier.events.types import CheckpointSaved, Event, Notice
+from luthier.machine.memory import is_out_of_memory
+from luthier.machine.ranks import of_rank_0, on_any_rank, rank
+from luthier.machine.shards import Whole, on_rank_0_with
+from luthier.training.background import started
+from luthier.training.checkpoint import (
+    NotFiniteError,
+    generators_of_all,
+    lent,
+    moments_of,
+    require_finite,
+    save_checkpoint,
+)
+from luthier.training.failures import unwritten
+from luthier.training.job import OnItsWay, Run, due
+
+THREAD = "luthier-save"
+_AT_MOST = 60.0
+"""Seconds that a run which fails waits for its checkpoint."""
+
+
+def saves_now(job: Run, ending: str) -> bool:
+    """Whether a checkpoint is due: by steps, by the clock, after the first step, after a failure, or at the end."""
+    state, settings = job.state, job.plan.config.checkpointing
+    if not state.step:
+        return False
+    if ending:
+        return True
+    if not job.plan.save_every:
+        return False
+    first = settings.save_first_step and state.saved_step is None
+    by_step = first or due(state.step, job.plan.save_every)
+    now = not job.saving.waits and (by_step or job.saving.due(settings.save_minutes))
+    return on_any_rank(rank() == 0 and now)  # each has a clock of its own
+
+
+def save(job: Run, ending: str) -> Iterator[Event]:
+    """Begin a checkpoint, once a step. A disk that is full does not end the run: it is tried again.
+
+    Raises:
+        NotFiniteError: The last step has made weights that are none.
+    """
+    state = job.state
+    if state.saved_step == state.step:
+        return
+    began = time.monotonic()
+    yield from landed(job)
+    before = state.saved_step
+    state.saved_step = state.step
+    state.runtime_seconds = job.clock.runtime_seconds()
+    try:
+        make_whole = _written(job)
+    except (OSError, MemoryError, RuntimeError, NotFiniteError) as error:
+        yield from _not_written(job, OnItsWay(state.step, before, None), error, ending)
+        return
+    job.saving.begun(OnItsWay(state.step, before, started(make_whole, THREAD) if make_whole else None))
+    if ending:  # samples come after it
+        yield from landed(job, ending)
+    job.ahead.took("saving", time.monotonic() - began)
+    yield from job.watchdog.said()
+
+
+def arrived(job: Run) -> Iterator[Event]:
+    """What became of the checkpoint on its way, if that is known: after each step, without waiting."""
+    checkpoint = job.saving.on_its_way
+    if checkpoint and checkpoint.result and checkpoint.result.done():
+        yield from _outcome(job, checkpoint, _error_of(checkpoint), "")
+
+
+def landed(job: Run, ending: str = "") -> Iterator[Event]:
+    """Wait for the checkpoint on its way; all ranks do.
+
+    Raises:
+        OSError: It could not be written, and a stop leaves nothing else.
+    """
+    checkpoint = job.saving.on_its_way
+    with job.watchdog.watching("a save", job.state.step):
+        error = _error_of(checkpoint) if checkpoint else None
+        if failed := of_rank_0(summary(error) if error else ""):  # not its text: that of a MemoryError is empty
+            error = error or OSError(failed)
+    if checkpoint:
+        yield from _outcome(job, checkpoint, error, ending)
+    yield from job.watchdog.said()
+
+
+def leave(job: Run) -> None:
+    """Let the checkpoint on its way become whole before a run that has failed ends."""
+    if (checkpoint := job.saving.on_its_way) and checkpoint.result:
+        wait([checkpoint.result], _AT_MOST)
+
+
+def _error_of(checkpoint: OnItsWay) -> BaseException | None:
+    """Waits until it is known."""
+    return checkpoint.result.exception() if checkpoint.result else None
+
+
+def _outcome(job: Run, checkpoint: OnItsWay, error: BaseException | None, ending: str) -> Iterator[Event]:
+    job.saving.on_its_way = None
+    if error:
+        yield from _not_written(job, checkpoint, error, ending)
+        return
+    job.saving.done()
+    if checkpoint.result:
+        yield checkpoint.result.result()
+
+
+def _not_written(job: Run, checkpoint: OnItsWay, error: BaseException, ending: str) -> Iterator[Notice]:
+    """A disk that is full is no reason to end a run, unless nothing else keeps what was trained."""
+    state, before, last = job.state, checkpoint.before, checkpoint.step == job.state.step
+    state.saved_step = before
+    on_disk = isinstance(error, OSError | MemoryError) or is_out_of_memory(error)
+    if not on_disk or (last and ending == "stopped"):
+        raise error
+    pause = job.saving.failed()
+    newest = f"; the newest one is of step {before:,}" if before else ""
+    text = f"no checkpoint at step {checkpoint.step:,}: {unwritten(error) or summary(error)}{newest}; "
+    then = f"training goes on, tried again in {pause:.0f} s; make room on the disk"
+    kept = "the last step is kept in final_model only" if last and ending else then
+    yield Notice("critical", text + kept, step=state.step)
+
+
+def _written(job: Run) -> Callable[[], CheckpointSaved] | None:
+    """The files of a checkpoint, with what the other ranks add to it; what makes it whole, on rank 0.
+
+    Raises:
+        OSError, MemoryError, RuntimeError: It could not be written; on every rank.
+        NotFiniteError: On every rank, as all have the same weights and moments, or tell each other.
+    """
+    generators, failure = generators_of_all(), None
+    keep = job.plan.config.checkpointing.save_total_limit
+    make_whole: Callable[[], CheckpointSaved] | None = None
+
+    def write(whole: Whole | None = None) -> Callable[[], CheckpointSaved]:
+        return save_checkpoint(
+            job.output_dir, job.model, job.optimizer, job.state, job.identity, keep, generators, whole
+        )
+
+    if job.plan.sharded:
+        tensors = lent(job.model, job.optimizer)
+        require_finite(job.model, tensors, job.state.step, on_all_ranks=True)
+    elif rank():
+        require_finite(job.model, moments_of(job.optimizer), job.state.step)
+    with job.watchdog.watching("a save", job.state.step):
+        try:
+            if job.plan.sharded:
+                make_whole = on_rank_0_with(tensors, write)
+            elif rank() == 0:
+                make_whole = write()
+        except (OSError, MemoryError, RuntimeError) as error:
+            if job.plan.sharded and rank():
+                raise  # rank 0 still asks for tensors: it learns of it as of a rank that is gone
+            failure = error
+    failed = of_rank_0(summary(failure) if failure else "")
+    if failed:
+        raise failure or OSError(failed)
+    return make_whole
