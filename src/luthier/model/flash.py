@@ -67,7 +67,7 @@ def repeatable() -> Iterator[None]:
 
     It is told by a switch of the whole process, which has other operations raise an error.
     """
-    filling = torch.utils.deterministic
+    filling: Any = torch.utils.deterministic
     before, filled = torch.get_deterministic_debug_mode(), filling.fill_uninitialized_memory
     filling.fill_uninitialized_memory = False  # one more kernel for each tensor
     torch.set_deterministic_debug_mode("error")

@@ -12,8 +12,8 @@ import torch
 from luthier.data.collate import collate_packed
 from luthier.model.forward import LEAN
 from luthier.model.head import NO_TARGET
-from luthier.model.lean.decoder import LeanDecoder
 from luthier.model.lean import graphs
+from luthier.model.lean.decoder import LeanDecoder
 from luthier.model.lean.graphs import Graphs, can_record, padded
 from luthier.model.lean.pieces import PLAIN
 from luthier.model.lean.proof import prove_lean
