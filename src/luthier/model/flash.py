@@ -13,8 +13,8 @@ way each time. All are told to add it up in one order (`repeatable`).
 | 2.11 | `window_size=(n, 0)` | `scale` | not taken |
 | 2.12 and later | `window_size=(n, 0)` | `scale` | `enable_gqa=True` |
 
-Source: Dao 2023 (FlashAttention-2), the documentation of each version, ATen's attention_backward.cu. Not covered: dropout, float32, cards before
-Ampere (a T4), heads that are not a multiple of 8 or larger than 256.
+Source: Dao 2023 (FlashAttention-2), the documentation of each version, ATen's attention_backward.cu. Not covered:
+dropout, float32, cards before Ampere (a T4), heads that are not a multiple of 8 or larger than 256.
 
 Shape letters: T tokens, H query heads, K key/value heads, D head size.
 """

@@ -369,8 +369,10 @@ def _stored_as(plan: Plan) -> str:
 def _head(
     device: str, vocabulary: int, hidden: int, number: int, tokens: int | None, *, in_place: bool, full: bool
 ) -> int:
-    """Logits of a chunk, alone where they become their own gradient `in_place`; else with their softmax, in 16 bits a
-    wide copy and a narrow gradient too. See `model.head`."""
+    """Logits of a chunk with their softmax; in 16 bits a wide copy and a narrow gradient too. See `model.head`.
+
+    They are alone where they become their own gradient `in_place`.
+    """
     rows = max(16, CHUNK_BYTES.get(device, CHUNK_BYTES["cuda"]) // (4 * vocabulary))
     rows = min(rows, tokens or rows)
     logits = rows * vocabulary * (number if in_place else 8 if number == 4 else 12)
