@@ -1,4 +1,4 @@
-"""What only a card can show of the promises: the same bits twice, memory that runs out, its forecast. `pytest -m gpu`."""
+"""What only a card can show: the same bits twice, memory that runs out, the forecast of it. `pytest -m gpu`."""
 
 from __future__ import annotations
 

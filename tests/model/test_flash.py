@@ -12,6 +12,7 @@ from itertools import pairwise
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
 
 from luthier.model.attention import document_attention
 from luthier.model.flash import kernel_for, of_flash_attn, of_torch, repeatable
@@ -117,6 +118,17 @@ def test_the_kernel_alone_is_told_to_repeat_itself():
     Noted.apply(found, outside).sum().backward()
     assert inside == [(2, False)] and outside == [(0, True)] * 2
     assert all(x.grad is not None for x in (q, k, v))
+
+
+def test_a_checkpointed_layer_has_the_same_gradients():
+    def gradients(*, again):
+        q, k, v = (x.requires_grad_() for x in heads())
+        kernel = of_torch(torch_2_12, plain=False)
+        arguments = (lambda *x: kernel(*x, CU, 9, 0.4, None).square().sum()), q, k, v
+        (checkpoint(*arguments, use_reentrant=False) if again else arguments[0](q, k, v)).backward()
+        return [x.grad for x in (q, k, v)]
+
+    torch.testing.assert_close(gradients(again=True), gradients(again=False), atol=0, rtol=0)
 
 
 @pytest.mark.parametrize("mode", ["default", "warn", "error"])

@@ -84,8 +84,7 @@ def optimizer_step(job: Run, batches: list[MicroBatch]) -> Iterator[Event]:
         yield from sums
         set_rng_state(random)
         batches = step_batches(job.data.train, job.plan, state.step, rank(), world_size())
-    summed, trained_tokens, num_tokens, norm = sums
-    loss_sum, length = read(summed, norm)
+    loss_sum, trained_tokens, num_tokens, norm, length = sums
     judgement = judge(state, loss := loss_sum / max(1, trained_tokens), length)
     if leaves_out(job, judgement):
         yield from leave_out(job, judgement, loss, length)
@@ -113,13 +112,15 @@ def optimizer_step(job: Run, batches: list[MicroBatch]) -> Iterator[Event]:
         yield said
 
 
-def gradients(job: Run, batches: list[MicroBatch]) -> tuple[torch.Tensor, int, int, torch.Tensor] | Iterator[Notice]:
-    """Sum of the losses, trained tokens, tokens, and the gradient's norm; or what was given up for memory."""
+def gradients(job: Run, batches: list[MicroBatch]) -> tuple[float, int, int, torch.Tensor, float] | Iterator[Notice]:
+    """Sum of the losses, trained tokens, tokens, and the gradient's norm twice; or what was given up for memory."""
     step = job.state.step + 1
     try:
         with job.watchdog.watching("a step", step):
-            sums = backward(job.model, batches, job.plan, job.watch.lap)
-            return *sums, norm_of_gradients(job.trained, job.plan)
+            summed, trained_tokens, num_tokens = backward(job.model, batches, job.plan, job.watch.lap)
+            norm = norm_of_gradients(job.trained, job.plan)
+            loss_sum, length = read(summed, norm)
+            return loss_sum, trained_tokens, num_tokens, norm, length
     except Exception as error:
         if not is_out_of_memory(error) or (less := give_up(job.model, job.plan, batches, step)) is None:
             raise
