@@ -112,6 +112,11 @@ class Report:
         return name not in self.content["failed"] and name not in self.content["skipped"]
 
 
+def last_words(ended: subprocess.CompletedProcess[str]) -> str:
+    """The last line of a process that failed; one that is killed leaves none."""
+    return (ended.stderr.strip().splitlines() or [f"ended with code {ended.returncode}"])[-1]
+
+
 def main() -> None:
     """Run all that is installed, or what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -303,7 +308,7 @@ def kernels(report: Report, *, toy: bool) -> None:
     output = ended.stdout.splitlines()[-20:]
     report.content["kernels"] = {"passed": ended.returncode == 0, "output": output}
     if ended.returncode:
-        raise subprocess.SubprocessError(" ".join(output[-3:]) or ended.stderr.strip()[-200:])
+        raise subprocess.SubprocessError(" ".join(output[-3:]) or last_words(ended))
 
 
 def limit(report: Report, base: Path, dtype: str, *, toy: bool) -> None:
@@ -318,7 +323,7 @@ def limit(report: Report, base: Path, dtype: str, *, toy: bool) -> None:
     command = [sys.executable, "-c", program, str(base), dtype, *sizes]
     ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=report.left())
     if ended.returncode:
-        raise subprocess.SubprocessError(ended.stderr.strip().splitlines()[-1])
+        raise subprocess.SubprocessError(last_words(ended))
     report.content["limit_flops_by_rows"] = json.loads(ended.stdout)
 
 

@@ -38,13 +38,14 @@ def one_step() -> dict[str, Any]:
     row = parts.data.train.row(index)
     before = probabilities(model, row)
     model.train()
+    parameters = [p for p in model.parameters() if p.requires_grad]
     loss_sum, trained, _ = backward(model, [collate(parts.data.train, [index], plan)], plan)
-    norm = norm_of_gradients(model, plan)
+    norm = norm_of_gradients(parameters, plan)
     name, weight, place = strongest(model)
     gradient, at_first = weight.grad[place].item(), weight[place].item()  # type: ignore[index]
     of_a = max(p.grad.abs().max().item() for n, p in adapter(model) if "lora_A" in n and p.grad is not None)
     limit, rate = plan.config.training.max_grad_norm, plan.config.training.learning_rate
-    update(model, optimizer, plan, rate, norm)
+    update(parameters, optimizer, plan, rate, norm)
     after = probabilities(model, row)
     ids = row.input_ids[row.trained].tolist()
     words = [tokenizer.decode([token]) for token in ids]
@@ -55,7 +56,7 @@ def one_step() -> dict[str, Any]:
         "prompt": tokenizer.decode(row.input_ids[~row.trained].tolist()).strip(),
         "answer": pieces(words),
         "table": table(words, before, after),
-        "loss": loss_sum / trained,
+        "loss": loss_sum.item() / trained,
         "loss_after": sum(-math.log(p) for p in after) / trained,
         "norm": norm.item(),
         "limit": limit,

@@ -88,6 +88,7 @@ def gpu() -> dict[str, Any]:
         "step_tokens": setting["tokens_a_step"], "trained_share": setting["trained_share"],
         "peft_memory": found["peft_layers_peak_memory_gib"], "launches": found["launches_of_a_step"],
         "busy": 1000 * found["device_seconds_of_a_launched_step"], "tests": found["gpu_tests"]["passed"],
+        "tests_before": found["gpu_tests"]["before"],
         "headline_steps": HEADLINE_STEPS,
         "losses_steps": "steps " + ", ".join(map(str, found["losses"]["steps"])),
         "losses_trl": off.pop("trl"), "losses_off": max(off.values()),

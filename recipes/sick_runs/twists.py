@@ -38,7 +38,7 @@ def slow_rows() -> Iterator[None]:
 def optimizer_does_nothing() -> Iterator[None]:
     """The update is forgotten: gradients are there, and no weight moves."""
 
-    def forget(model: Any, optimizer: Any, *_: Any) -> None:
+    def forget(trained: Any, optimizer: Any, *_: Any) -> None:
         optimizer.zero_grad(set_to_none=True)
 
     with patch.object(engine, "update", forget):
@@ -68,9 +68,9 @@ def weight_overflows() -> Iterator[None]:
     """From step 15 on one update is beyond all bounds, as after a bit that flipped."""
     update, steps = engine.update, [0]
 
-    def careless(model: Any, optimizer: Any, plan: Any, rate: float, norm: Any) -> None:
+    def careless(trained: Any, optimizer: Any, plan: Any, rate: float, norm: Any) -> None:
         steps[0] += 1
-        update(model, optimizer, plan, rate * (1e35 if steps[0] > 15 else 1.0), norm)
+        update(trained, optimizer, plan, rate * (1e35 if steps[0] > 15 else 1.0), norm)
 
     with patch.object(engine, "update", careless):
         yield

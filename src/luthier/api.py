@@ -335,8 +335,8 @@ def _base_recorded(job: _Job, lean_path: bool) -> Generator[Notice, None, None]:
     hashes = hashes or base_hashes(job.parts.plan.config.model)  # it was just fetched
     yield from (Notice("warning", text) for text in job.record.with_base(hashes, lean_path))
     job.record.write(job.output_dir)
-    if job.record.then and not (job.record.differs or job.record.facts["resumed_with"]):
-        yield Notice("info", f"nothing differs from {job.record.then.path}: the same numbers are to come, bit for bit")
+    if said := job.record.promise():
+        yield Notice("info", said)
 
 
 def ingredients(

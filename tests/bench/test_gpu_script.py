@@ -139,6 +139,17 @@ def test_what_fails_or_comes_too_late_is_named_and_ends_nothing(tmp_path):
     assert "toy" not in text
 
 
+def test_a_part_whose_process_is_killed_ends_no_other(tmp_path, monkeypatch):
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\nkill -9 $$\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    report = gpu.Report(None, time.monotonic() + 60)
+    assert not report.part("limit", lambda: gpu.limit(report, tmp_path, "float32", toy=True))
+    assert not report.part("kernels", lambda: gpu.kernels(report, toy=True))
+    assert report.content["failed"] == dict.fromkeys(("limit", "kernels"), "ended with code -9")
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

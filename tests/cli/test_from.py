@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 import yaml
 
 from luthier.config.record import load_record, seal
+from luthier.training.record import RunRecord
 from tests.cli.support import process, run_here, write_config
 from tests.tiny import build_model, write_rows
 
@@ -61,11 +63,20 @@ def logged(folder):
     return [(r["step"], r["loss"], r["grad_norm"], r["learning_rate"]) for r in records if r["event"] == "log"]
 
 
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_the_last_bit_is_promised_where_it_was_shown(recorded, device):
+    plan = SimpleNamespace(machine=SimpleNamespace(device=device))
+    record = RunRecord(plan, {"resumed_with": []}, then=load_record(recorded / "out").record)
+    assert record.promise().endswith("bit for bit" if device == "cpu" else "not yet shown on a GPU")
+    record.differs.append("threads")
+    assert record.promise() == ""
+
+
 def test_the_same_run_again_bit_for_bit(capsys, run):
     result = run_here(capsys, "train", "--from", "out/plan.yaml", "--plain")
     assert result.code == 0, result.err
     assert "records, once more, into out-again" in result.out
-    assert "nothing differs from out/plan.yaml" in result.out
+    assert "nothing differs from out/plan.yaml: the same numbers are to come, bit for bit" in result.out
     assert weights(run / "out-again") == weights(run / "out")
     assert logged(run / "out-again") == logged(run / "out") and len(logged(run / "out")) == 6
     assert (run / "out-again" / "logs").is_dir()

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
+from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from luthier import api
+from luthier.bench.limit import matmul_limit
 from luthier.events.types import Log, Notice, RunFinished
 from luthier.model.attention import document_attention
 from luthier.model.lean.attention import Flash, attention_for
 from luthier.model.lean.graphs import CudaRecorder
 from luthier.training.checkpoint import checkpoints
+from tests.tiny import build_tokenizer, llama_config
 from tests.training.test_resume import config
 
 pytestmark = [
@@ -18,6 +21,11 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
 OFFSETS = (0, 37, 38, 101, 160)
+SHARED = (
+    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
+    "max_position_embeddings", "bos_token_id", "eos_token_id", "pad_token_id", "initializer_range",
+    "tie_word_embeddings",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("sliding_window", [None, 16])
@@ -87,13 +95,41 @@ def losses_of(values, refusal):
     return [event.loss for event in events if isinstance(event, Log)]
 
 
-@pytest.mark.parametrize("load_in_4bit", [False, True], ids=["bfloat16", "4 bits"])
-def test_recorded_passes_give_the_losses_of_launched_ones(tmp_path, tiny_model_dir, alpaca_file, load_in_4bit):
-    losses = []
+@pytest.fixture
+def qwen3_dir(tmp_path):
+    """The tiny Llama's sizes with norms on heads."""
+    folder = tmp_path / "qwen3"
+    build_tokenizer(folder)
+    sizes = {name: value for name, value in llama_config().to_dict().items() if name in SHARED}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        Qwen3ForCausalLM(Qwen3Config(**sizes, head_dim=16)).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["bfloat16", "4 bits", "8 bits", "qwen3"])
+def test_recorded_passes_give_the_losses_of_launched_ones(tmp_path, request, alpaca_file, kind, monkeypatch):
+    if kind == "8 bits" and torch.cuda.get_device_capability() < (8, 9):
+        pytest.skip("needs compute capability 8.9")
+    model_dir = request.getfixturevalue("qwen3_dir" if kind == "qwen3" else "tiny_model_dir")
+    losses, replayed, record = [], [], CudaRecorder.__call__
+
+    def recorded(self, work):
+        replay = record(self, work)
+        return lambda: replayed.append(id(replay)) or replay()
+
+    monkeypatch.setattr(CudaRecorder, "__call__", recorded)
     for cuda_graphs in (True, False):
-        values = lean(tmp_path / str(cuda_graphs), tiny_model_dir, alpaca_file, load_in_4bit, cuda_graphs=cuda_graphs)
-        values["training"]["num_train_epochs"] = 6
-        losses.append(losses_of(values, "cannot be recorded"))
+        values = lean(tmp_path / str(cuda_graphs), model_dir, alpaca_file, kind == "4 bits", cuda_graphs=cuda_graphs)
+        if kind == "8 bits":
+            values["quantization"] = {"base_precision": "fp8"}
+        values["training"]["max_steps"] = 40  # of few rows each: sizes come again
+        losses.append(losses_of(values, "launched anew"))
+        if cuda_graphs:
+            assert len(set(replayed)) >= 2, "that of the proof and one of the run at least"
+            assert len(replayed) > 20
+            replayed.clear()
+    assert not replayed
     assert losses[0] == pytest.approx(losses[1], abs=2e-2)
 
 
@@ -149,3 +185,18 @@ def test_kernels_give_the_losses_of_plain_torch(tmp_path, tiny_model_dir, alpaca
         values = lean(tmp_path / str(kernels), tiny_model_dir, alpaca_file, load_in_4bit, kernels=kernels)
         losses.append(losses_of(values, "kernels do not work"))
     assert losses[0] == pytest.approx(losses[1], abs=2e-2)
+
+
+def test_the_limit_counts_no_launches():
+    config = llama_config(hidden_size=1024, intermediate_size=4096, num_hidden_layers=1)
+    limit = matmul_limit(config, torch.bfloat16, 2048, "cuda")
+    x, w = (torch.randn(4096, 4096, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    x @ w
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    for _ in range(20):
+        x @ w
+    end.record()
+    end.synchronize()
+    large = 20 * 2 * 4096**3 / (start.elapsed_time(end) / 1000)
+    assert 0.2 * large < limit < 1.5 * large

@@ -11,9 +11,12 @@ from itertools import pairwise
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
 
 from luthier.model.attention import document_attention
-from luthier.model.flash import kernel_for, of_flash_attn, of_torch
+from luthier.model.flash import kernel_for, of_flash_attn, of_torch, repeatable
+from luthier.model.lean.attention import Flash
 
 OFFSETS = (0, 5, 6, 15)
 CU = torch.tensor(OFFSETS, dtype=torch.int32)
@@ -53,7 +56,15 @@ def torch_2_12(
 
 def flash_attn_2(
     q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, dropout_p=0.0, softmax_scale=None, causal=False,
-    window_size=(-1, -1), softcap=0.0,
+    window_size=(-1, -1), softcap=0.0, deterministic=False,
+):  # fmt: skip
+    assert causal and deterministic
+    return attend(q, k, v, cu_seqlens_q, softmax_scale, (window_size[0], 0))
+
+
+def flash_attn_2_3(
+    q, k, v, cu_seqlens_q, cu_seqlens_k, max_seqlen_q, max_seqlen_k, dropout_p=0.0, softmax_scale=None, causal=False,
+    window_size=(-1, -1),
 ):  # fmt: skip
     assert causal
     return attend(q, k, v, cu_seqlens_q, softmax_scale, (window_size[0], 0))
@@ -64,18 +75,98 @@ def heads(key_heads=2):
     return [torch.randn(OFFSETS[-1], count, 8, generator=generator) for count in (4, key_heads, key_heads)]
 
 
-@pytest.mark.parametrize("function", [torch_2_11, torch_2_12, flash_attn_2], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("function", [torch_2_11, torch_2_12, flash_attn_2, flash_attn_2_3], ids=lambda f: f.__name__)
 @pytest.mark.parametrize("window", [None, 3], ids=["all", "window"])
 @pytest.mark.parametrize("key_heads", [2, 4], ids=["grouped", "not grouped"])
 def test_every_version_gives_what_one_document_at_a_time_gives(function, window, key_heads):
-    q, k, v = heads(key_heads)
-    kernel = of_flash_attn(function) if function is flash_attn_2 else of_torch(function, plain=False)
+    q, k, v = (x.requires_grad_() for x in heads(key_heads))
+    of_flash = function in (flash_attn_2, flash_attn_2_3)
+    kernel = of_flash_attn(function) if of_flash else of_torch(function, plain=False)
     found = kernel(q, k, v, CU, 9, 0.4, window)
     batched = (x.transpose(0, 1)[None] for x in (q, k, v))
     wanted, _ = document_attention(
         torch.nn.Identity(), *batched, None, scaling=0.4, sliding_window=window, document_offsets=OFFSETS
     )
     torch.testing.assert_close(found, wanted[0], atol=1e-6, rtol=1e-5)
+    weights = torch.randn(found.shape, generator=torch.Generator().manual_seed(1))
+    gradients = (torch.autograd.grad((x * weights).sum(), (q, k, v)) for x in (found, wanted[0]))
+    torch.testing.assert_close(*gradients, atol=1e-6, rtol=1e-5)
+
+
+class Noted(torch.autograd.Function):
+    """The identity; its backward pass notes how the process is switched."""
+
+    @staticmethod
+    def forward(ctx, x, seen):
+        ctx.seen = seen
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, grad):
+        ctx.seen.append((torch.get_deterministic_debug_mode(), torch.utils.deterministic.fill_uninitialized_memory))
+        return grad, None
+
+
+def test_the_kernel_alone_is_told_to_repeat_itself():
+    inside, outside = [], []
+
+    def varlen_attn(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale=None, window_size=(-1, -1)):
+        return Noted.apply(attend(query, key, value, cu_seq_q, scale, window_size), inside)
+
+    q, k, v = (x.requires_grad_() for x in heads(4))
+    found = of_torch(varlen_attn, plain=False)(Noted.apply(q, outside), k, v, CU, 9, 0.4, None)
+    Noted.apply(found, outside).sum().backward()
+    assert inside == [(2, False)] and outside == [(0, True)] * 2
+    assert all(x.grad is not None for x in (q, k, v))
+
+
+def test_a_checkpointed_layer_has_the_same_gradients():
+    def gradients(*, again):
+        q, k, v = (x.requires_grad_() for x in heads())
+        kernel = of_torch(torch_2_12, plain=False)
+        arguments = (lambda *x: kernel(*x, CU, 9, 0.4, None).square().sum()), q, k, v
+        (checkpoint(*arguments, use_reentrant=False) if again else arguments[0](q, k, v)).backward()
+        return [x.grad for x in (q, k, v)]
+
+    torch.testing.assert_close(gradients(again=True), gradients(again=False), atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("mode", ["default", "warn", "error"])
+def test_the_switch_is_put_back_whatever_happens(mode):
+    def now():
+        return torch.get_deterministic_debug_mode(), torch.utils.deterministic.fill_uninitialized_memory
+
+    torch.set_deterministic_debug_mode(mode)
+    before = now()
+    try:
+        with pytest.raises(torch.OutOfMemoryError), repeatable():
+            assert now() == (2, False)
+            raise torch.OutOfMemoryError
+        assert now() == before
+    finally:
+        torch.set_deterministic_debug_mode("default")
+
+
+class Intercepted(TorchDispatchMode):
+    """A CPU has no flash kernel: what it would be called with is enough."""
+
+    def __init__(self):
+        super().__init__()
+        self.switched = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        assert function is torch.ops.aten._flash_attention_backward.default
+        self.switched.append(torch.get_deterministic_debug_mode())
+        return tuple(torch.zeros_like(x) for x in args[1:4])
+
+
+def test_attention_of_the_lean_path_repeats_itself_too():
+    q, k, v = heads()
+    empty = torch.zeros(0)
+    inputs = {"cu_seq_lens": CU, "longest": 9}
+    with Intercepted() as kernel:
+        Flash(0.4, None).backward(q, (q, k, v), (q, empty, empty, empty), inputs)
+    assert kernel.switched == [2] and torch.get_deterministic_debug_mode() == 0
 
 
 def test_the_oldest_one_knows_no_window_and_no_scale():

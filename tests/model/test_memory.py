@@ -11,12 +11,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoConfig
 
 from luthier.config.memory_bar import memory_bar
 from luthier.config.plan import Memory, Part
 from luthier.data.loader import micro_batches
 from luthier.model.forward import LEAN, autocast, summed_loss
+from luthier.model.head import nll
 from luthier.model.load import load_model
 from luthier.model.memory import GIB, footprint, forecast
 from tests.rows import MemoryRows, plan_for
@@ -103,6 +105,37 @@ def test_scores_are_written_out_on_a_cpu_alone(tiny_model_dir):
             for device in ("cpu", "cuda")
         )
         assert scores * 0.9 < on_cpu - on_gpu < scores * 1.1
+
+
+class OfShape(TorchDispatchMode):
+    """The bytes of all tensors of a shape that are made in here."""
+
+    def __init__(self, *shape):
+        super().__init__()
+        self.shape, self.held = shape, {}
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        if isinstance(made, torch.Tensor) and made.shape == self.shape:
+            self.held[made.untyped_storage().data_ptr()] = made.untyped_storage().nbytes()
+        return made
+
+
+def test_logits_that_become_their_own_gradient_are_there_once(tiny_model_dir):
+    plan = plan_for(tiny_model_dir, MemoryRows(4), dtype="bfloat16", load_in_4bit="true")
+    config, gpu = AutoConfig.from_pretrained(tiny_model_dir), replace(plan.machine, device="cuda")
+    hidden, weight = (torch.randn(count, 64).bfloat16() for count in (300, 400))
+    with OfShape(300, 400) as made:
+        in_place = lambda logits, targets, gradient: logits.zero_()[:, 0].float()  # noqa: E731
+        nll(hidden, weight, torch.zeros(300, dtype=torch.int64), hidden=True, in_place=in_place)
+    assert footprint(plan.config, config, plan.model, gpu, lean=True, pass_tokens=300).head == sum(made.held.values())
+    plain = plan.config.model_copy(update={"training": plan.config.training.model_copy(update={"kernels": False})})
+    for settings, machine, lean in (
+        (plain, gpu, True),
+        (plan.config, gpu, False),
+        (plan.config, plan.machine, True),
+    ):
+        assert footprint(settings, config, plan.model, machine, lean=lean, pass_tokens=300).head == 300 * 400 * 12
 
 
 def test_4_bit_weights_take_what_bitsandbytes_holds(tmp_path, tiny_model_dir):

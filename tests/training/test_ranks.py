@@ -164,8 +164,8 @@ def an_infinite_moment(at: int) -> None:
 
     real, steps = engine.update, []
 
-    def update(model, optimizer, *arguments):
-        real(model, optimizer, *arguments)
+    def update(trained, optimizer, *arguments):
+        real(trained, optimizer, *arguments)
         steps.append(1)
         if len(steps) == at:
             next(iter(optimizer.state.values()))["exp_avg_sq"].fill_(math.inf)

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from luthier import api
 from luthier.data.collate import collate_packed
 from luthier.data.loader import micro_batches
+from luthier.events.types import Notice, Resumed
 from luthier.model.forward import autocast, summed_loss
 from luthier.model.load import load_model
-from luthier.training import step
-from luthier.training.step import _zero, backward, evaluate
+from luthier.training import engine, step
+from luthier.training.step import _zero, backward, evaluate, read
 from tests.rows import MemoryRows, plan_for
+from tests.training.test_resume import config
 
 ROWS = MemoryRows(16)
 
@@ -32,7 +38,7 @@ def our_gradients(folder, **keys):
     plan, model = model_for(folder, **keys)
     batches = micro_batches(ROWS, range(16), plan, plan.config.training.per_device_train_batch_size)
     loss_sum, trained, _ = backward(model, batches, plan)
-    return loss_sum / trained, trained_gradients(model), len(batches)
+    return loss_sum.item() / trained, trained_gradients(model), len(batches)
 
 
 def plain_loss(model, indices):
@@ -139,6 +145,63 @@ def test_evaluation_does_not_disturb_training_on_4_bit_weights(tiny_model_dir):
     for name, gradient in trained_gradients(model).items():
         assert torch.equal(gradient, before[name]), name
     assert loss_sum / tokens == pytest.approx(sum(summed_loss(model, b).item() for b in batches) / tokens, rel=1e-6)
+
+
+@pytest.mark.parametrize("norm", [0.1, 3.0e-39, float("inf"), float("nan")])
+def test_loss_and_norm_are_read_as_they_are(norm):
+    loss, length = torch.tensor(1 / 3, dtype=torch.float64), torch.tensor(norm)
+    assert read(loss, length) == pytest.approx((loss.item(), length.item()), abs=0, rel=0, nan_ok=True)
+
+
+class Readings(TorchDispatchMode):
+    """How often the device would have been waited for."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += function is torch.ops.aten._local_scalar_dense.default
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("lean_path", ["true", "false"])
+def test_nothing_is_read_until_the_norm_is_queued(tiny_model_dir, lean_path):
+    plan, model = model_for(tiny_model_dir, lean_path=lean_path)
+    batches = micro_batches(ROWS, range(16), plan, 4)
+    with Readings() as readings:
+        backward(model, batches, plan)
+        step.norm_of_gradients([p for p in model.parameters() if p.requires_grad], plan)
+        assert readings.count == 0
+        torch.zeros(()).item()
+    assert readings.count == 1
+
+
+def test_what_a_run_trains_are_the_models_parameters_at_every_step(tmp_path, tiny_model_dir, alpaca_file, monkeypatch):
+    """Through smaller passes, a way back to a checkpoint, a stop and a resume; with norms, which are decayed apart."""
+    of_the_engine, checked = engine.optimizer_step, []
+
+    def optimizer_step(job, batches):
+        if len(checked) == 2:
+            yield from job.lower(replace(job.plan.passes, micro_batch_tokens=100), Notice("info", ""))
+        yield from of_the_engine(job, batches)
+        wanted = [p for p in job.model.parameters() if p.requires_grad]
+        checked.append([id(p) for p in job.trained] == [id(p) for p in wanted] and len(wanted) > 5)
+
+    def lost(model, *arguments):
+        sums = backward(model, *arguments)
+        if len(checked) in (6, 7):
+            next(model.parameters()).grad.view(-1)[0] = float("nan")
+        return sums
+
+    monkeypatch.setattr(engine, "optimizer_step", optimizer_step)
+    monkeypatch.setattr(engine, "backward", lost)
+    options = {"finetuning_type": "full", "bad_steps_limit": 1, "after_bad_steps": "rollback"}
+    values = config(tmp_path / "run", tiny_model_dir, alpaca_file, **options)
+    events = list(api.train(values, stop=lambda: len(checked) >= 10))
+    assert any("back to step" in event.text for event in events if isinstance(event, Notice))
+    assert any(isinstance(event, Resumed) for event in list(api.train(values, resume="auto")))
+    assert len(checked) > 12 and all(checked)
 
 
 def test_the_loss_scale_of_float16_changes_no_digit(tiny_model_dir, monkeypatch):

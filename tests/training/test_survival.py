@@ -321,12 +321,12 @@ def test_a_later_bad_phase_goes_back_to_what_is_newest_then(tmp_path, tiny_model
 def overflowing(at):
     """`update` that makes one weight infinite at one step."""
 
-    def update(model, optimizer, plan, rate, norm):
-        real_update(model, optimizer, plan, rate, norm)
+    def update(trained, optimizer, plan, rate, norm):
+        real_update(trained, optimizer, plan, rate, norm)
         update.step += 1
         if update.step == at:
             with torch.no_grad():
-                next(p for p in model.parameters() if p.requires_grad).view(-1)[3] = float("inf")
+                trained[0].view(-1)[3] = float("inf")
 
     update.step = 0
     return update

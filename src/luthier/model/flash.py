@@ -4,14 +4,17 @@ r"""All documents of a micro-batch in one call of a variable-length flash kernel
     2. flash-attn's `flash_attn_varlen_func`    where it is installed
     3. none: `luthier.model.attention` goes through the documents one by one
 
+Backward, blocks of keys add to the gradient of the queries as they come to an end, so that it would be rounded another
+way each time. All are told to add it up in one order (`repeatable`).
+
 | torch | says that it is causal by | scale | grouped heads |
 |---|---|---|---|
 | 2.10 | `is_causal=True` | not taken | not taken |
 | 2.11 | `window_size=(n, 0)` | `scale` | not taken |
 | 2.12 and later | `window_size=(n, 0)` | `scale` | `enable_gqa=True` |
 
-Source: Dao 2023 (FlashAttention-2), the documentation of each version. Not covered: dropout, float32, cards before
-Ampere (a T4), heads that are not a multiple of 8 or larger than 256.
+Source: Dao 2023 (FlashAttention-2), the documentation of each version, ATen's attention_backward.cu. Not covered:
+dropout, float32, cards before Ampere (a T4), heads that are not a multiple of 8 or larger than 256.
 
 Shape letters: T tokens, H query heads, K key/value heads, D head size.
 """
@@ -20,7 +23,8 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any, Protocol
 
@@ -55,6 +59,41 @@ class Kernel(Protocol):
             scaling: Factor on the scores.
             sliding_window: Tokens that each one sees back to, itself included; None: all.
         """
+
+
+@contextmanager
+def repeatable() -> Iterator[None]:
+    """In here torch's flash kernel computes the same bits from the same numbers; nothing else belongs in here.
+
+    It is told by a switch of the whole process, which has other operations raise an error.
+    """
+    filling: Any = torch.utils.deterministic
+    before, filled = torch.get_deterministic_debug_mode(), filling.fill_uninitialized_memory
+    filling.fill_uninitialized_memory = False  # one more kernel for each tensor
+    torch.set_deterministic_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.set_deterministic_debug_mode(before)
+        filling.fill_uninitialized_memory = filled
+
+
+class _Repeatable(torch.autograd.Function):
+    """A kernel whose backward pass is `repeatable`: the forward one is done again there, so that nothing else is."""
+
+    @staticmethod
+    def forward(ctx: Any, attend: Callable[..., Tensor], *heads: Tensor) -> Tensor:
+        ctx.attend = attend
+        ctx.save_for_backward(*heads)
+        return attend(*heads)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        heads = [x.detach().requires_grad_() for x in ctx.saved_tensors]
+        with torch.enable_grad():
+            output_THD = ctx.attend(*heads)
+        with repeatable():
+            return None, *torch.autograd.grad(output_THD, heads, grad_outputs[0])
 
 
 def kernel_for(query_BHTD: Tensor, scaling: float, sliding_window: int | None) -> Kernel | None:
@@ -107,14 +146,20 @@ def of_torch(varlen_attn: Callable[..., Any], *, plain: bool) -> Kernel | None:
         if groups > 1 and grouped:
             options["enable_gqa"] = True
         heads = (x.contiguous() for x in (query_THD, key_TKD, value_TKD))
-        output_THD: Tensor = varlen_attn(*heads, cu_seq_lens, cu_seq_lens, longest, longest, **options)
+
+        def kernel(*heads: Tensor) -> Tensor:
+            return varlen_attn(*heads, cu_seq_lens, cu_seq_lens, longest, longest, **options)  # type: ignore[no-any-return]
+
+        output_THD: Tensor = _Repeatable.apply(kernel, *heads)  # type: ignore[no-untyped-call]
         return output_THD
 
     return attend
 
 
 def of_flash_attn(flash_attn_varlen_func: Callable[..., Any]) -> Kernel:
-    """The function of flash-attn as a `Kernel`. It takes grouped heads."""
+    """The function of flash-attn as a `Kernel`. It takes grouped heads; its first versions are not `repeatable`."""
+    known = inspect.signature(flash_attn_varlen_func).parameters
+    options = {"deterministic": True} if "deterministic" in known else {}
 
     def attend(
         query_THD: Tensor, key_TKD: Tensor, value_TKD: Tensor, cu_seq_lens: Tensor, longest: int, scaling: float,
@@ -131,6 +176,7 @@ def of_flash_attn(flash_attn_varlen_func: Callable[..., Any]) -> Kernel:
             softmax_scale=scaling,
             causal=True,
             window_size=_window(sliding_window),
+            **options,
         )
         return output_THD
 

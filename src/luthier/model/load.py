@@ -104,10 +104,10 @@ def what_failed(model: nn.Module, plan: Plan) -> Iterator[tuple[str, str]]:
 
 
 def recording_failed(model: nn.Module) -> Iterator[tuple[str, str]]:
-    """That passes could not be recorded, said once, and the line that does without."""
+    """Why some passes are not recorded, said once, and the line that does without."""
     lean: LeanDecoder | None = getattr(model, LEAN, None)
     if lean is not None and lean.graphs is not None and (why := lean.graphs.news()):
-        yield f"passes cannot be recorded here and are launched anew: {why}", "training.cuda_graphs: false"
+        yield f"passes that are not recorded yet are launched anew: {why}", "training.cuda_graphs: false"
 
 
 def _take_lean_path(model: nn.Module, plan: Plan, dtype: torch.dtype) -> None:

@@ -24,8 +24,9 @@ measured, not computed. And glibc gives tensors below 32 MiB back to its heap, n
 size leave holes there which larger ones cannot fill. How large these are was measured (`_HOLES`, as a share of what all
 layers would keep); larger tensors leave none.
 
-On CUDA it is what the allocator has handed out (`max_memory_allocated`): no process, no file, no holes. There the same
-formulas are not measured yet.
+On CUDA it is what the allocator has handed out (`max_memory_allocated`): no process, no file, no holes. Logits become
+their own gradient in the lean path's kernels, so that a chunk of them is there once. The pool of recorded passes lies
+beside it. There the same formulas are not measured yet.
 
 Not covered: heads that do more than one product, mixtures of experts, several devices.
 """
@@ -141,6 +142,7 @@ def footprint(
     text = model_config.get_text_config()
     number = 4 if computes_in(config, machine) == "float32" else 2
     shape, on_cpu = _shape(model_config, model), machine.device == "cpu"
+    in_place = lean and machine.device == "cuda" and config.training.kernels
     hidden, intermediate, layers = shape.hidden, shape.intermediate, model.layers
     full, packed = config.training.finetuning_type == "full", packs(config, model)
     ends = (1 if getattr(text, "tie_word_embeddings", False) else 2) * model.vocab_size * hidden
@@ -180,7 +182,7 @@ def footprint(
         checkpoint=hidden * (4 if wide else number),
         working=working * number + 4 * hidden * number,
         holes=int(_HOLES[kind] * layer * number) if in_heap else 0,
-        head=_head(machine.device, model.vocab_size, hidden, number, pass_tokens, full=full),
+        head=_head(machine.device, model.vocab_size, hidden, number, pass_tokens, in_place=in_place, full=full),
         gathered=_gathered(stored, body, ends, number, layers, full=full) if parts > 1 else 0,
     )
 
@@ -353,9 +355,14 @@ def _stored_as(plan: Plan) -> str:
     return f"{plan.model.parameters:,} numbers, {bits}{plan.config.model.dtype}{shared}"
 
 
-def _head(device: str, vocabulary: int, hidden: int, number: int, tokens: int | None, *, full: bool) -> int:
-    """Logits of a chunk with their softmax; in 16 bits a wide copy and a narrow gradient too. See `model.head`."""
+def _head(
+    device: str, vocabulary: int, hidden: int, number: int, tokens: int | None, *, in_place: bool, full: bool
+) -> int:
+    """Logits of a chunk with their softmax; in 16 bits a wide copy and a narrow gradient too. See `model.head`.
+
+    They are alone where they become their own gradient `in_place`.
+    """
     rows = max(16, CHUNK_BYTES.get(device, CHUNK_BYTES["cuda"]) // (4 * vocabulary))
     rows = min(rows, tokens or rows)
-    logits = rows * vocabulary * (8 if number == 4 else 12)
+    logits = rows * vocabulary * (number if in_place else 8 if number == 4 else 12)
     return logits + (vocabulary * hidden * (4 + number) if full else 0)

@@ -11,8 +11,8 @@ No file is a pickle: loading a checkpoint runs no code. The learning rate and th
 of the step and need no state. Sharded or not, with any number of ranks, the files are the same: of what is sharded rank
 0 writes one tensor after the other, lent by all, and each rank reads its own rows.
 
-Resume is exact on the same machine, threads and versions; `identity` names what is not. A checkpoint that is damaged is
-passed over and kept as `damaged-...`; two that were read back whole are never deleted.
+Resume is exact on the same machine, threads and versions (shown on a CPU); `identity` names what is not. A checkpoint
+that is damaged is passed over and kept as `damaged-...`; two that were read back whole are never deleted.
 """
 
 from __future__ import annotations

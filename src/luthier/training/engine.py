@@ -36,7 +36,7 @@ from luthier.training.job import Clock, Run, due
 from luthier.training.memory import give_up
 from luthier.training.milestones import between_steps, finish, why_it_ends
 from luthier.training.saving import landed, leave
-from luthier.training.step import backward, norm_of_gradients, update
+from luthier.training.step import backward, norm_of_gradients, read, update
 
 MOST_ROLLBACKS = 2
 ROLLBACK_FACTOR = 0.5
@@ -86,8 +86,7 @@ def optimizer_step(job: Run, batches: list[MicroBatch]) -> Iterator[Event]:
         yield from sums
         set_rng_state(random)
         batches = step_batches(job.data.train, job.plan, state.step, rank(), world_size())
-    loss_sum, trained_tokens, num_tokens, norm = sums
-    length = norm.item()
+    loss_sum, trained_tokens, num_tokens, norm, length = sums
     judgement = judge(state, loss := loss_sum / max(1, trained_tokens), length)
     if leaves_out(job, judgement):
         yield from leave_out(job, judgement, loss, length)
@@ -97,7 +96,7 @@ def optimizer_step(job: Run, batches: list[MicroBatch]) -> Iterator[Event]:
         lap("optimizer")
         flow = gradient_flow(job.model, state.step + 1)
         lap("other")
-    update(job.model, job.optimizer, job.plan, job.learning_rate(state.step), norm)
+    update(job.trained, job.optimizer, job.plan, job.learning_rate(state.step), norm)
     lap("optimizer")
     state.grad_norm = norm.item()  # the device is done here
     job.agree()
@@ -115,13 +114,15 @@ def optimizer_step(job: Run, batches: list[MicroBatch]) -> Iterator[Event]:
         yield said
 
 
-def gradients(job: Run, batches: list[MicroBatch]) -> tuple[float, int, int, torch.Tensor] | Iterator[Notice]:
-    """Sum of the losses, trained tokens, tokens, and the gradient's norm; or what was given up for memory."""
+def gradients(job: Run, batches: list[MicroBatch]) -> tuple[float, int, int, torch.Tensor, float] | Iterator[Notice]:
+    """Sum of the losses, trained tokens, tokens, and the gradient's norm twice; or what was given up for memory."""
     step = job.state.step + 1
     try:
         with job.watchdog.watching("a step", step):
-            sums = backward(job.model, batches, job.plan, job.watch.lap)
-            return *sums, norm_of_gradients(job.model, job.plan)
+            summed, trained_tokens, num_tokens = backward(job.model, batches, job.plan, job.watch.lap)
+            norm = norm_of_gradients(job.trained, job.plan)
+            loss_sum, length = read(summed, norm)
+            return loss_sum, trained_tokens, num_tokens, norm, length
     except Exception as error:
         if not is_out_of_memory(error) or (less := give_up(job.model, job.plan, batches, step)) is None:
             raise

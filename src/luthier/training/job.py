@@ -98,6 +98,7 @@ class Run:
     Attributes:
         plan: Replaced by one with smaller passes when memory runs out, and never otherwise.
         remember: Told of a plan with smaller passes, and of the steps that were done with others.
+        trained: The trained parameters in the model's order; they are the same ones to the end, as the optimizer's are.
         largest: The largest passes of the plan that the run began with, where they were looked for already.
         abandoned: A stop came in the middle of an evaluation or of samples; a resume does them first.
         stopping: All ranks know that a stop was asked for.
@@ -122,6 +123,7 @@ class Run:
     remember: Callable[[Plan, int], None] = lambda *_: None
 
     def __post_init__(self) -> None:
+        self.trained = [p for p in self.model.parameters() if p.requires_grad]  # looking for them takes milliseconds
         self.reader = MachineReader(self.output_dir)
         self.ahead = TimeLeft(self.plan, self.data.train, self.data.eval)
         self.watchdog = Watchdog(self.output_dir, self.plan.config.training.hang_seconds)

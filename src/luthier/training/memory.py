@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 import torch
@@ -99,4 +100,5 @@ def free_memory() -> None:
     """Give back what a pass that failed has left behind."""
     gc.collect()
     if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+        with suppress(RuntimeError):  # torch does without, and what is done again may fit all the same
+            torch.cuda.empty_cache()

@@ -74,6 +74,13 @@ class RunRecord:
         self.differs += new
         return new
 
+    def promise(self) -> str:
+        """What a repetition comes to in which nothing differs; empty for any other run."""
+        if self.then is None or self.differs or self.facts["resumed_with"]:
+            return ""
+        exact = ", bit for bit" if self.plan.machine.device == "cpu" else "; to the last bit is not yet shown on a GPU"
+        return f"nothing differs from {self.then.path}: the same numbers are to come{exact}"
+
     def with_base(self, hashes: dict[str, str], lean_path: bool) -> list[str]:
         """Add what is known once the model is loaded; returns what `compare` says."""
         self.facts["inputs"]["base"] = hashes

@@ -119,21 +119,20 @@ def _tried(job: Run) -> tuple[Largest, PeakMeter, _Measured] | Iterator[Notice]:
 def _run(job: Run, largest: Largest) -> _Measured:
     """The step, the evaluation batch and the checkpoint, each with its seconds."""
     measured, plan, model = _Measured(), job.plan, job.model
-    parameters = [p for p in model.parameters() if p.requires_grad]
     fresh = not job.optimizer.state
     optimizer = build_optimizer(model, plan) if fresh else job.optimizer
     if fresh:
         for group in optimizer.param_groups:
             group["weight_decay"] = 0.0
-        _update(parameters, optimizer, job)  # the moments are there in every step but the first
+        _update(optimizer, job)  # the moments are there in every step but the first
     started = time.monotonic()
     backward(model, [collate(job.data.train, rows, plan) for rows in largest.passes], plan)
-    norm = norm_of_gradients(model, plan)
+    norm = norm_of_gradients(job.trained, plan)
     if fresh:
-        _update(parameters, optimizer, job)
+        _update(optimizer, job)
     norm.item()
     measured.step_seconds = time.monotonic() - started
-    for parameter in parameters:
+    for parameter in job.trained:
         parameter.grad = None
     if job.data.eval is not None and plan.eval_every:
         started, rows = time.monotonic(), largest.evaluation
@@ -160,15 +159,15 @@ def _saved(job: Run, optimizer: torch.optim.Optimizer) -> CheckpointSaved | None
     return only_on_rank_0(write)
 
 
-def _update(parameters: list[torch.nn.Parameter], optimizer: torch.optim.Optimizer, job: Run) -> None:
+def _update(optimizer: torch.optim.Optimizer, job: Run) -> None:
     """An update by nothing: with gradients, rate and decay of 0 a weight stays what it is, its sign of 0 included."""
 
     def own() -> None:
-        for parameter in parameters:
+        for parameter in job.trained:
             parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad.zero_()
         # the real one may not be a number, and would clip to NaN
-        no_length = torch.zeros((), device=parameters[0].device)
-        update(job.model, optimizer, job.plan, 0.0, no_length)
+        no_length = torch.zeros((), device=job.trained[0].device)
+        update(job.trained, optimizer, job.plan, 0.0, no_length)
 
     all_or_none(own, is_out_of_memory)
 

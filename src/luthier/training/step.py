@@ -4,7 +4,8 @@ The loss of a step is one mean over all its trained tokens, on all ranks, howeve
 
     loss = sum over micro-batches, ranks of (sum of -log p) / (number of trained tokens in the whole step)
 
-A mean of means would weigh a token of a short batch more than one of a long batch.
+A mean of means would weigh a token of a short batch more than one of a long batch. Sum and norm are read together, when
+all of the step but its update is queued: each reading waits for the device.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ LOSS_SCALE = {"float16": 1024.0, "bfloat16": 1.0}
 
 def backward(
     model: nn.Module, batches: Sequence[MicroBatch], plan: Plan, lap: Lap = lambda _: None
-) -> tuple[float, int, int]:
+) -> tuple[torch.Tensor, int, int]:
     """Forward and backward over a step's micro-batches; gradients of the step's mean loss are left in `.grad`.
 
     Args:
@@ -39,7 +40,8 @@ def backward(
         lap: Told the name of each phase when it ends.
 
     Returns:
-        Sum of the negative log-likelihoods, trained tokens and tokens, each over all ranks.
+        Sum of the negative log-likelihoods (a scalar tensor, not waited for), trained tokens and tokens, each over all
+        ranks.
     """
     counts = (sum(b.num_trained for b in batches), sum(b.num_tokens for b in batches))
     trained_tokens, num_tokens = (int(n) for n in sum_over_ranks(*counts))
@@ -48,18 +50,23 @@ def backward(
     else:
         own = all_or_none(lambda: _own_backward(model, batches, plan, trained_tokens, lap), is_out_of_memory)
         sum_gradients((p for p in model.parameters() if p.requires_grad), is_out_of_memory)
-    (total,) = sum_over_ranks(own)
     if together():
+        own = torch.tensor(sum_over_ranks(own.item())[0], dtype=torch.float64)
         lap("ranks")
-    return total, trained_tokens, num_tokens
+    return own, trained_tokens, num_tokens
 
 
-def norm_of_gradients(model: nn.Module, plan: Plan) -> torch.Tensor:
+def norm_of_gradients(trained: Sequence[nn.Parameter], plan: Plan) -> torch.Tensor:
     """L2 norm over all gradients together, those of other ranks' parts of a sharded model included: a scalar tensor."""
-    trained = [p for p in model.parameters() if p.requires_grad]
     if plan.sharded:  # its ranks wait for each other
         return gradient_norm(trained)
     return all_or_none(lambda: gradient_norm(trained), is_out_of_memory)
+
+
+def read(loss_sum: torch.Tensor, norm: torch.Tensor) -> tuple[float, float]:
+    """The numbers of both, in one transfer; `loss_sum` has the wider format."""
+    loss, length = torch.stack([loss_sum, norm.to(loss_sum)]).tolist()
+    return loss, length
 
 
 def _as_many(batches: Iterable[MicroBatch], plan: Plan) -> Iterator[MicroBatch]:
@@ -69,8 +76,10 @@ def _as_many(batches: Iterable[MicroBatch], plan: Plan) -> Iterator[MicroBatch]:
         yield batch or untrained(packed=plan.config.training.packing is True)
 
 
-def _own_backward(model: nn.Module, batches: Iterable[MicroBatch], plan: Plan, trained_tokens: int, lap: Lap) -> float:
-    """This rank's part of the loss and of the gradients."""
+def _own_backward(
+    model: nn.Module, batches: Iterable[MicroBatch], plan: Plan, trained_tokens: int, lap: Lap
+) -> torch.Tensor:
+    """This rank's part of the loss and of the gradients; with others it is waited for, as they hear of what fails."""
     device = next(model.parameters()).device
     loss_sum = _zero(device)
     share, rest = _shares(model, plan, trained_tokens)
@@ -85,7 +94,7 @@ def _own_backward(model: nn.Module, batches: Iterable[MicroBatch], plan: Plan, t
         for parameter in model.parameters():
             if parameter.grad is not None:
                 parameter.grad *= rest
-    return loss_sum.item()
+    return loss_sum.cpu() if together() else loss_sum
 
 
 def _shares(model: nn.Module, plan: Plan, trained_tokens: int) -> tuple[float, float]:
@@ -107,11 +116,14 @@ def _zero(device: torch.device) -> torch.Tensor:
 
 
 def update(
-    model: nn.Module, optimizer: torch.optim.Optimizer, plan: Plan, learning_rate: float, grad_norm: torch.Tensor
+    trained: Sequence[nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    plan: Plan,
+    learning_rate: float,
+    grad_norm: torch.Tensor,
 ) -> None:
     """Clip, move the trained weights, forget the gradients."""
     set_learning_rate(optimizer, learning_rate)
-    trained = [p for p in model.parameters() if p.requires_grad]
     clip_and_step(optimizer, trained, grad_norm, plan.config.training.max_grad_norm)
     optimizer.zero_grad(set_to_none=True)
 

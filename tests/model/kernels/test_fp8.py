@@ -49,6 +49,17 @@ def test_what_is_not_finite_stays_so():
     assert torch.isinf(scale[:2]).all() and torch.isfinite(scale[2]).all()
 
 
+@pytest.mark.parametrize(("bits", "dtype"), [(0x7FFFFFFF, torch.float32), (0x7FFF, torch.bfloat16)], ids=str)
+def test_the_nan_that_a_gpu_makes_stays_one(bits, dtype):
+    x = torch.ones(2, 32, dtype=dtype)
+    x.view(torch.int32 if dtype is torch.float32 else torch.int16)[0, 3] = bits
+    x8, scale = fp8.quantize_rows(x.to(DEVICE))
+    assert scale[:, 0].tolist() == [float("inf"), 2.0**-8]
+    assert not torch.isfinite(dequantize(x8, scale, torch.float32)[0]).any()
+    if ON_GPU:  # the interpreter's conversion to 8 bits knows no nan
+        assert x8[0, 3].float().isnan()
+
+
 @pytest.mark.skipif(not ON_GPU, reason="tensor cores")
 @pytest.mark.parametrize("fast", [False, True], ids=["float32 sums", "fast sums"])
 @pytest.mark.parametrize("tokens", [1, 17, 1000], ids=str)

@@ -71,6 +71,11 @@ def test_the_scale_is_the_smallest_power_of_two_that_fits(most, scale):
     assert scale_of(torch.tensor([most])).item() == scale
 
 
+def test_the_nan_that_a_gpu_makes_has_an_infinite_scale():
+    most = torch.tensor([0x7FFFFFFF, 0x7FC00000, 0x7F800000], dtype=torch.int32).view(torch.float32)
+    assert scale_of(most).tolist() == [float("inf")] * 3
+
+
 def test_nothing_is_nothing_and_what_is_not_finite_stays_so():
     x = torch.tensor([[0.0, 0.0], [1e-42, 0.0], [1.0, float("nan")], [1.0, float("-inf")], [2e38, 1.0]])
     values = dequantize(*quantize_rows(x), torch.float32)

@@ -12,6 +12,7 @@ import torch
 from luthier.data.collate import collate_packed
 from luthier.model.forward import LEAN
 from luthier.model.head import NO_TARGET
+from luthier.model.lean import graphs
 from luthier.model.lean.decoder import LeanDecoder
 from luthier.model.lean.graphs import Graphs, can_record, padded
 from luthier.model.lean.pieces import PLAIN
@@ -105,7 +106,7 @@ def test_few_sizes_come_out_and_little_is_added():
         found = padded(batch, ids[0], ids[0])[0]["input_ids"].shape[1]
         sizes.add(found)
         worst_share = max(worst_share, found / tokens - 1)
-    assert len(sizes) <= 7 and worst_share <= 1 / 8
+    assert len(sizes) <= 12 and worst_share <= 1 / 16
 
 
 @pytest.mark.parametrize(("kind", "checkpointed"), [("llama, biased and tied", 0), ("qwen3", 1)])
@@ -158,21 +159,71 @@ def test_a_batch_is_not_written_over():
     assert torch.equal(first.input_ids_BT, before)
 
 
-def test_where_recording_fails_each_pass_is_launched():
-    model, plain, recorded, _ = decoders()
+def of_two_sizes():
+    """Batches that are padded to one size each, both different."""
+    return collate_packed(rows(2)), collate_packed(rows(24))
 
-    def fails(work):
-        raise RuntimeError("operation not permitted when stream is capturing\nand more")
 
-    recorded.graphs = Graphs(recorded, fails)
+def refuses_after(good, made, error):
+    """A recorder that does so many recordings and then fails as CUDA does: at the end, after the real reason."""
+
+    def record(work):
+        if len(made) >= good:
+            try:
+                raise error
+            except RuntimeError:
+                raise RuntimeError("operation failed due to a previous error during capture")  # noqa: B904
+        made.append(work)
+        return work
+
+    return record
+
+
+def test_where_recording_fails_each_pass_is_launched_and_the_first_reason_is_said():
+    model, plain, recorded, made = decoders()
+    recorded.graphs = Graphs(recorded, refuses_after(0, made, RuntimeError("operation not permitted\nand more")))
     batch = collate_packed(rows(2))
     for _ in range(3):
         assert lean_loss(recorded, batch).item() == pytest.approx(lean_loss(plain, batch).item(), rel=1e-12)
     (said,) = what_failed_to_record(model, recorded)
-    assert "launched anew: operation not permitted" in said[0] and said[1] == "training.cuda_graphs: false"
+    assert "launched anew: operation not permitted and more" in said[0] and said[1] == "training.cuda_graphs: false"
     assert what_failed_to_record(model, recorded) == []
-    assert recorded.graphs.refused.startswith("operation not permitted when stream is capturing")
-    assert "\n" not in recorded.graphs.refused
+    assert recorded.graphs.refused == "operation not permitted and more"
+
+
+def test_a_recording_that_fails_leaves_those_before_it(monkeypatch):
+    model, plain, recorded, made = decoders()
+    recorded.graphs = Graphs(recorded, refuses_after(1, made, torch.OutOfMemoryError("CUDA out of memory")))
+    small, large = of_two_sizes()
+    launched = []
+    whole_pass = recorded.whole_pass
+    monkeypatch.setattr(recorded, "whole_pass", lambda batch: launched.append(1) or whole_pass(batch))
+    for batch in (small, small, large, large, large, small):
+        assert lean_loss(recorded, batch).item() == pytest.approx(lean_loss(plain, batch).item(), rel=1e-12)
+    assert len(made) == 1 and len(launched) == 1 + 2 + 3  # the first, replays, those of another size
+    assert [text for text, _ in what_failed_to_record(model, recorded)] == [
+        "passes that are not recorded yet are launched anew: CUDA out of memory"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("limit", "why"),
+    [({"MOST_SHAPES": 1}, "there are 1 recordings"), ({"_room_for_another": lambda *_, first: first}, "little memory")],
+    ids=["sizes", "memory"],
+)
+def test_what_is_not_recorded_for_want_of_room_is_said_once(monkeypatch, limit, why):
+    for name, value in limit.items():
+        monkeypatch.setattr(graphs, name, value)
+    model, _, recorded, made = decoders()
+    small, large = of_two_sizes()
+    for batch in (small, small, large, large):
+        lean_loss(recorded, batch)
+    assert len(made) == 1
+    ((said, _),) = what_failed_to_record(model, recorded)
+    assert why in said
+    lean_loss(recorded, large)
+    lean_loss(recorded, small)
+    assert what_failed_to_record(model, recorded) == [] and not recorded.graphs.refused
 
 
 def test_recorded_passes_are_the_first_to_go_when_memory_runs_out():

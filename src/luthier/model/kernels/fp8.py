@@ -51,7 +51,8 @@ def _quantize(
         numbers *= tl.load(factor + column, mask=there, other=0.0)
     # the bits of positive floats are ordered as they are, with infinity and nan above all others
     most = tl.max(numbers.to(tl.int32, bitcast=True) & 0x7FFFFFFF, axis=0)
-    power = (tl.maximum(most, LEAST) + 0x1FFFFF) & 0x7F800000
+    # a GPU's own nan has all bits set, and would run over
+    power = (tl.minimum(tl.maximum(most, LEAST), 0x7F800000) + 0x1FFFFF) & 0x7F800000
     scale = tl.where(power == 0x7F800000, power, power - (8 << 23))
     inverse = ((254 << 23) - scale).to(tl.float32, bitcast=True)
     numbers *= inverse

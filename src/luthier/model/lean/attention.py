@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from luthier.machine.memory import is_out_of_memory
 from luthier.model.attention import document_attention
-from luthier.model.flash import kernel_for
+from luthier.model.flash import kernel_for, repeatable
 
 _TOLERANCE = 2e-2
 """Of a 16-bit format, relative."""
@@ -91,10 +91,11 @@ class Flash:
     def backward(self, grad_THS: Tensor, heads: Heads, kept: Any, inputs: dict[str, Any]) -> Heads:
         """As `Attention`."""
         output_THS, sums, rng, unused = kept
-        query, key, value = torch.ops.aten._flash_attention_backward(
-            grad_THS, *heads, output_THS, sums, *self._spans(inputs), 0.0, self.window is None,
-            rng, unused, **self._options(),
-        )  # fmt: skip
+        with repeatable():
+            query, key, value = torch.ops.aten._flash_attention_backward(
+                grad_THS, *heads, output_THS, sums, *self._spans(inputs), 0.0, self.window is None,
+                rng, unused, **self._options(),
+            )  # fmt: skip
         return query, key, value
 
     def _spans(self, inputs: dict[str, Any]) -> tuple[Tensor, Tensor, int, int]:

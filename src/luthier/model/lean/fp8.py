@@ -45,9 +45,10 @@ _CARRY, _EXPONENT, _EIGHT = 0x1FFFFF, 0x7F800000, 2.0**-8
 def scale_of(most: Tensor) -> Tensor:
     """The smallest power of two by which `most` (float32, at least `LEAST`) can be divided to be at most 448.
 
-    448 is 1.75 x 2^8: a mantissa above 1.75 carries into the exponent. Not finite where `most` is not.
+    448 is 1.75 x 2^8: a mantissa above 1.75 carries into the exponent. Infinite where `most` is not finite; a GPU's own
+    nan has all bits set, and would run over.
     """
-    return most.view(torch.int32).add(_CARRY).bitwise_and(_EXPONENT).view(torch.float32) * _EIGHT
+    return most.view(torch.int32).clamp_max(_EXPONENT).add(_CARRY).bitwise_and(_EXPONENT).view(torch.float32) * _EIGHT
 
 
 def quantize_rows(x_TK: Tensor, factor_K: Tensor | None = None) -> tuple[Tensor, Tensor]:

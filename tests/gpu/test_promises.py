@@ -1,0 +1,152 @@
+"""What only a card can show: the same bits twice, memory that runs out, the forecast of it. `pytest -m gpu`."""
+
+from __future__ import annotations
+
+import gc
+import json
+import random
+
+import pytest
+import torch
+
+from luthier import api
+from luthier.events.types import Log, Notice, Rehearsed, RunFinished
+from luthier.model.lean.attention import Flash, Recomputed, attention_for
+from luthier.model.lean.graphs import CudaRecorder
+from tests.tiny import WORDS, build_model
+from tests.training.test_resume import config
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory):
+    """A Llama whose passes are far larger than its weights."""
+    folder = tmp_path_factory.mktemp("promises") / "model"
+    sizes = {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 4, "num_attention_heads": 8}
+    build_model(folder, **sizes, max_position_embeddings=1024, initializer_range=0.02)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def rows(model_dir):
+    """Documents of several blocks of the flash kernel: 300 to 800 tokens."""
+    rng, path = random.Random(0), model_dir.parent / "rows.jsonl"
+    with path.open("w", encoding="utf-8") as file:
+        for number in range(96):
+            text = " ".join(rng.choices(WORDS, k=rng.randint(250, 600)))
+            file.write(json.dumps({"instruction": f"{number}", "input": "", "output": text}) + "\n")
+    return path
+
+
+def values_of(folder, model_dir, rows, quantization=None, **training):
+    sizes = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 1, "max_tokens_per_micro_batch": 8192}
+    values = config(folder, model_dir, rows, lean_path=True, **sizes, **training)
+    values["model"]["dtype"] = "bfloat16"
+    values["quantization"] = quantization or {}
+    values["lora"]["lora_dropout"] = 0.0
+    values["data"]["max_seq_length"] = 1024
+    return values
+
+
+def clean():
+    """Bytes that are still held when all that can go has gone."""
+    gc.collect()
+    torch._C._cuda_clearCublasWorkspaces()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    return torch.cuda.memory_allocated()
+
+
+def refused_recording():
+    """One in which the device is waited for, which CUDA does not allow."""
+    values = torch.arange(4.0, device="cuda")
+    with pytest.raises(RuntimeError):
+        CudaRecorder()(lambda: values.sum() * values.sum().item())
+
+
+@pytest.mark.parametrize("kind", [Flash, Recomputed])
+def test_attention_of_long_documents_has_the_same_bits_each_time(kind):
+    torch.manual_seed(0)
+    heads = tuple(torch.randn(4800, count, 64, device="cuda", dtype=torch.bfloat16) for count in (8, 2, 2))
+    grad, offsets = torch.randn_like(heads[0]), tuple(range(0, 4801, 600))
+    starts = torch.tensor(offsets, dtype=torch.int32, device="cuda")
+    inputs = {"document_offsets": offsets, "cu_seq_lens": starts, "longest": 600}
+    attention = Recomputed(torch.nn.Identity(), 0.125, None)
+    if kind is Flash:
+        attention = attention_for(torch.nn.Identity(), 0.125, None, heads[0], key_heads=2)
+        assert isinstance(attention, Flash)
+
+    def gradients():
+        _, kept = attention.forward(heads, inputs)
+        return attention.backward(grad, heads, kept, inputs)
+
+    first = gradients()
+    for _ in range(20):
+        assert all(torch.equal(a, b) for a, b in zip(first, gradients(), strict=True))
+    assert torch.get_deterministic_debug_mode() == 0
+
+
+@pytest.mark.parametrize("changes", [{}, {"cuda_graphs": False}, {"lean_path": False}], ids=str)
+def test_a_run_has_the_same_bits_twice_and_after_a_stop(tmp_path, model_dir, rows, changes):
+    finals = {}
+    for name, last in (("once", 99), ("twice", 99), ("stopped", 5)):
+        values, steps = values_of(tmp_path / name, model_dir, rows), [0]
+        values["training"] |= changes
+        for event in api.train(values, stop=lambda steps=steps, last=last: steps[-1] >= last):
+            steps.append(getattr(event, "step", None) or steps[-1])
+        if name == "stopped":
+            list(api.train(values, resume="auto"))
+        finals[name] = (tmp_path / name / "final_model" / "adapter_model.safetensors").read_bytes()
+    assert finals["once"] == finals["twice"], "the arithmetic is not repeatable"
+    assert finals["once"] == finals["stopped"], "the resume is not exact"
+
+
+def test_a_recording_that_cuda_refuses_leaves_the_device_as_it_was():
+    stream = torch.cuda.current_stream()
+    refused_recording()
+    assert torch.cuda.current_stream() == stream
+    torch.cuda.empty_cache()  # the allocator would call it a recording still
+    state = torch.cuda.get_rng_state()
+    drawn = torch.rand(3, device="cuda")
+    torch.cuda.set_rng_state(state)
+    assert torch.equal(drawn, torch.rand(3, device="cuda"))
+
+
+@pytest.mark.parametrize("refused", [False, True], ids=["as it is", "after a recording that was refused"])
+def test_memory_that_runs_out_costs_recordings_then_large_passes_and_no_loss(tmp_path, model_dir, rows, refused):
+    clean()
+    losses, held = [], 0
+    for event in api.train(values_of(tmp_path / "room", model_dir, rows, cuda_graphs=False, rehearsal=False)):
+        if isinstance(event, Log):
+            losses.append(event.loss)
+            held = torch.cuda.memory_allocated()
+    of_a_pass = torch.cuda.max_memory_allocated() - held
+    if refused:
+        refused_recording()
+    clean()
+    most = (held + 0.6 * of_a_pass) / torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction(most)
+    try:
+        events = list(api.train(values_of(tmp_path / "short", model_dir, rows, rehearsal=False)))
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+    texts = [event.text for event in events if isinstance(event, Notice) and "ran out of memory" in event.text]
+    assert "without recorded passes" in texts[0] and "passes of at most" in texts[1]
+    assert isinstance(events[-1], RunFinished) and events[-1].status == "done"
+    assert [event.loss for event in events if isinstance(event, Log)] == pytest.approx(losses, abs=2e-2)
+
+
+@pytest.mark.parametrize(
+    "quantization", [{}, {"load_in_4bit": True}, {"base_precision": "fp8"}], ids=["bfloat16", "4 bits", "8 bits"]
+)
+def test_the_forecast_is_what_the_allocator_counts(tmp_path, model_dir, rows, quantization):
+    if "base_precision" in quantization and torch.cuda.get_device_capability() < (8, 9):
+        pytest.skip("needs compute capability 8.9")
+    before = clean() / 2**30
+    values = values_of(tmp_path / "run", model_dir, rows, quantization, rehearsal=True)
+    (found,) = [event for event in api.train(values) if isinstance(event, Rehearsed)]
+    assert found.predicted_gib == pytest.approx(found.measured_gib - before, rel=0.15), found.parts
