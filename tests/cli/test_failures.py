@@ -63,8 +63,20 @@ def test_a_micro_batch_that_only_just_holds_the_longest_row_is_not_halved(tmp_pa
     with pytest.raises(RunError) as caught, named_failures(plan):
         torch.empty(2**48)
     (problem,) = caught.value.problems
-    assert problem.fix == "write gradient_checkpointing: true, then --resume auto --allow-changes"
+    assert problem.fix == "write gradient_checkpointing: true, then --resume auto"
     assert problem.where == "training.gradient_checkpointing"
+
+
+def test_where_the_yaml_decides_the_passes_the_line_is_one_that_changes_them(tmp_path):
+    keys = {"val_set_size": 0, "output_dir": tmp_path}
+    plan = plan_for("anywhere", MemoryRows(4), tokens=50, auto=False, per_device_train_batch_size=8, **keys)
+    with pytest.raises(RunError) as caught, named_failures(plan):
+        torch.empty(2**48)
+    (problem,) = caught.value.problems
+    assert (problem.fix, problem.where) == ("write auto: true, then --resume auto", "training.auto")
+    written = plan_for("anywhere", MemoryRows(4), tokens=50, auto=True, per_device_train_batch_size=8, **keys)
+    assert written.max_tokens_per_micro_batch == 50 < plan.max_tokens_per_micro_batch
+    assert written.examples_per_step == plan.examples_per_step
 
 
 def test_other_errors_keep_their_names(plan):

@@ -98,7 +98,7 @@ def _less_memory(plan: Plan) -> tuple[str, str]:
     longest = plan.data.longest_row_tokens if plan.data else 0
     change = less_memory(History(plan=plan_as_dict(plan)), longest)[0]
     go_on = {
-        "training.max_tokens_per_micro_batch": "then --resume auto",
+        "data.max_seq_length": "then --resume auto --allow-changes",
         "quantization.load_in_4bit": "and another output_dir: the weights of this run do not fit to it",
-    }.get(change.key, "then --resume auto --allow-changes")
+    }.get(change.key, "then --resume auto")
     return f"write {change.key.partition('.')[2]}: {change.new}, {go_on}", change.key
