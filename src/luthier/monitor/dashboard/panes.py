@@ -112,7 +112,7 @@ def digest(scene: Scene, width: int, height: int) -> Text:
             block[0].append(f"  {one_line(finding.evidence)}", "not bold dim")
         else:
             block += [Text(f"   {part}", "dim") for part in _wrapped(finding.evidence, width - 4)]
-        block += [Text.assemble(("   change  ", "dim"), _change(change)) for change in finding.change[:1]]
+        block += [_change(change, width) for change in finding.change[:1]]
         if lines and len(lines) + len(block) > height:
             break
         lines += block
@@ -146,12 +146,21 @@ def _finding(finding: Finding, width: int) -> Iterator[Text]:
         for part in _wrapped(text, width - 4):
             yield Text(f"   {part}", style)
     for change in finding.change:
-        yield Text.assemble(("   change  ", "dim"), _change(change))
+        yield _change(change, width)
 
 
-def _change(change: Change) -> Text:
-    text = Text(f"{one_line(change.key)}: {one_line(change.new)}", f"bold {ACCENT}")
-    return text.append(f"   # was {one_line(change.old)}", "not bold dim") if change.old else text
+def _change(change: Change, width: int) -> Text:
+    return _to_write(f"{change.key}: {change.new}", f"   # was {one_line(change.old)}" if change.old else "", width)
+
+
+def _to_write(line: str, was: str, width: int) -> Text:
+    """A line of YAML, with as much around it as there is room for: its value matters most."""
+    line = one_line(line)
+    key, colon, value = line.partition(":")
+    bare = f"{key.rpartition('.')[2]}{colon}{value}"
+    forms = (("   change  ", line, was), ("   change  ", line, ""), ("   ", line, ""), ("   ", bare, ""))
+    texts = [Text.assemble((a, "dim"), (b, f"bold {ACCENT}"), (c, "not bold dim")) for a, b, c in forms]
+    return next((text for text in texts if text.cell_len <= width), texts[-1])
 
 
 def _notice(notice: Notice, width: int) -> Iterator[Text]:
@@ -161,7 +170,7 @@ def _notice(notice: Notice, width: int) -> Iterator[Text]:
     yield Text.assemble((f"{mark:<3}", color), first)
     yield from (Text(f"   {part}") for part in rest)
     if notice.change:
-        yield Text.assemble(("   change  ", "dim"), (one_line(notice.change), f"bold {ACCENT}"))
+        yield _to_write(notice.change, "", width)
 
 
 def samples(scene: Scene, width: int) -> Text:
