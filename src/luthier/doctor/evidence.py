@@ -171,7 +171,7 @@ def less_memory(run: History, longest: int = 0) -> tuple[Change, ...]:
             Change("per_device_train_batch_size (or micro_batch_size)", "", "half of it"),
             Change("gradient_accumulation_steps", "", "twice as many, so that a step stays the same"),
         )
-    if not run.get("training.gradient_checkpointing"):
+    if not run.get("training.gradient_checkpointing") and not run.get("plan.checkpointed_layers"):
         return (change(run, "training.gradient_checkpointing", True),)
     if not run.get("quantization.load_in_4bit") and run.get("training.finetuning_type") == "lora":
         return (change(run, "quantization.load_in_4bit", True),)

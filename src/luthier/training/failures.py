@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,8 +24,11 @@ _NO_WRITING = _NO_ROOM | {errno.EROFS, errno.EIO, errno.ESTALE, errno.EXDEV, err
 
 
 @contextmanager
-def named_failures(plan: Plan) -> Iterator[None]:
+def named_failures(now: Callable[[], Plan]) -> Iterator[None]:
     """Turn out-of-memory and disk errors into `RunError`s that name the YAML line to change.
+
+    Args:
+        now: Gives the plan as it stands then: a run may have lowered it.
 
     Raises:
         RunError: E-RUN-002 and E-RUN-003.
@@ -33,6 +36,7 @@ def named_failures(plan: Plan) -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        plan = now()
         if is_out_of_memory(error):
             tokens = plan.max_tokens_per_micro_batch
             found = f"{plan.machine.device_name} ran out of memory with {tokens:,} tokens in a micro-batch"
