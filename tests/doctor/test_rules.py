@@ -375,6 +375,8 @@ def test_what_a_run_has_given_up_is_what_is_proposed():
     assert changed(graphs) == {"training.cuda_graphs": ("true", "false")}
     assert found(plan, before, helped(""))["out-of-memory"].change == (), "no key asks for what it gave up"
     assert found(plan, before, notices, curve(range(30, 140, 10)))["out-of-memory"].severity == "info"
+    done = RunFinished("done", 21, 3.0, 1.0, 1.0, 1, 1.0, "final_model")
+    assert found(plan, before, notices, done)["out-of-memory"].severity == "info"
     ended = found(plan, before, notices, failed(22, OUT_OF_MEMORY))["out-of-memory"]
     assert changed(ended) == {"training.gradient_checkpointing": ("false", "true")}, "2,048 did not fit either"
     disk = found(plan, before, notices, failed(22, "checkpoint-22: No space left on device"))

@@ -198,9 +198,10 @@ def test_a_file_that_is_there_is_not_waited_for(tmp_path):
     watch = Watch([path])
     watch.settle()
     assert "waiting for the file" in panes.header(watch.scene(), 200).plain
-    path.write_text("loading\n")
-    watch.settle()
-    assert "no log line yet" in panes.header(watch.scene(), 200).plain
+    for text in ("", "loading\n"):
+        path.write_text(text)
+        watch.settle()
+        assert "no log line yet" in panes.header(watch.scene(), 200).plain
 
 
 def test_runs_of_one_name_are_told_apart(tmp_path):

@@ -27,7 +27,7 @@ NAN_EVALUATION = "The loss of the held-out rows is not a number"
 SPARED = "This step was not applied, so the weights are sound; look at its rows, and lower the rate if more follow."
 LATELY, OFTEN = 100, 3
 """Steps for which one that was left out is news; so many of them in that time are no accident."""
-HELPED = "The run has helped itself and goes on; these lines spare the next one what did not fit."
+HELPED = "The run has helped itself and went on; these lines spare the next one what did not fit."
 PASS = "training.max_tokens_per_micro_batch"
 GIVEN_UP = re.compile(r"(training\.\w+): (\d{1,12}|true|false)")
 """The line that makes it permanent."""
@@ -71,7 +71,7 @@ def out_of_memory(run: History) -> Symptom | None:
         return None
     newest, went_on = said[-1], sum(line.step > (said[-1].step or 0) for line in run.recent)
     lines = tuple(change(run, key, new) for key, new in lowered.items()) if run.plan else less_memory(run)
-    severity: Severity = "warning" if went_on < SOUND_LINES else "info"
+    severity: Severity = "info" if run.finished or went_on >= SOUND_LINES else "warning"
     return Symptom(newest.step, newest.text[:300], lines, "high", severity, advice=HELPED if lowered else "")
 
 
