@@ -291,11 +291,11 @@ def _events(job: _Job, notices: Sequence[str]) -> Iterator[Event]:
     yield from (Notice("info", line) for line in parts.data.report.lines())
     yield from told(checks)
     ranks.all_or_none(lambda: refuse(checks))
-    with named_failures(resolved):
+    with named_failures(lambda: resolved):
         job.record.write(output_dir)
     seed_everything(resolved.config.training.seed)
     yield Notice("info", f"loading {resolved.config.model.model_name_or_path}")
-    with named_failures(resolved):
+    with named_failures(lambda: resolved):
         model = yield from in_background(
             lambda _: ranks.all_or_none(lambda: load_model(resolved, parts.model_config), is_out_of_memory), job.stop
         )
@@ -325,6 +325,7 @@ def _events(job: _Job, notices: Sequence[str]) -> Iterator[Event]:
             if abandoned := go_on_from(run, checkpoint):
                 yield Notice("info", f"kept as abandoned-..., as the run goes on before them: {', '.join(abandoned)}")
             yield Resumed(checkpoint.step, str(checkpoint.path), list(checkpoint.passed_over))
+    with named_failures(lambda: run.plan):
         yield from rehearse(run)
         yield from run_engine(run)
 

@@ -50,7 +50,7 @@ def test_a_loss_that_explodes_stops_before_it_is_applied(
 
 
 def test_memory_that_is_not_there_halves_the_micro_batch(plan):
-    with pytest.raises(RunError) as caught, named_failures(plan):
+    with pytest.raises(RunError) as caught, named_failures(lambda: plan):
         torch.empty(2**48)
     (problem,) = caught.value.problems
     assert problem.code == "E-RUN-002"
@@ -60,17 +60,29 @@ def test_memory_that_is_not_there_halves_the_micro_batch(plan):
 def test_a_micro_batch_that_only_just_holds_the_longest_row_is_not_halved(tmp_path):
     rows = MemoryRows(4)
     plan = plan_for("anywhere", rows, tokens=int(rows.lengths.max()), val_set_size=0, output_dir=tmp_path)
-    with pytest.raises(RunError) as caught, named_failures(plan):
+    with pytest.raises(RunError) as caught, named_failures(lambda: plan):
         torch.empty(2**48)
     (problem,) = caught.value.problems
-    assert problem.fix == "write gradient_checkpointing: true, then --resume auto --allow-changes"
+    assert problem.fix == "write gradient_checkpointing: true, then --resume auto"
     assert problem.where == "training.gradient_checkpointing"
 
 
+def test_where_the_yaml_decides_the_passes_the_line_is_one_that_changes_them(tmp_path):
+    keys = {"val_set_size": 0, "output_dir": tmp_path}
+    plan = plan_for("anywhere", MemoryRows(4), tokens=50, auto=False, per_device_train_batch_size=8, **keys)
+    with pytest.raises(RunError) as caught, named_failures(lambda: plan):
+        torch.empty(2**48)
+    (problem,) = caught.value.problems
+    assert (problem.fix, problem.where) == ("write auto: true, then --resume auto", "training.auto")
+    written = plan_for("anywhere", MemoryRows(4), tokens=50, auto=True, per_device_train_batch_size=8, **keys)
+    assert written.max_tokens_per_micro_batch == 50 < plan.max_tokens_per_micro_batch
+    assert written.examples_per_step == plan.examples_per_step
+
+
 def test_other_errors_keep_their_names(plan):
-    with pytest.raises(RuntimeError, match="shapes"), named_failures(plan):
+    with pytest.raises(RuntimeError, match="shapes"), named_failures(lambda: plan):
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
-    with pytest.raises(FileNotFoundError), named_failures(plan):
+    with pytest.raises(FileNotFoundError), named_failures(lambda: plan):
         raise FileNotFoundError(errno.ENOENT, "No such file or directory")
 
 
@@ -88,7 +100,7 @@ def no_room(most_bytes):
 @pytest.mark.parametrize("writer", ["python", "safetensors"])
 def test_a_full_disk_is_named(plan, tmp_path, writer):
     file = tmp_path / "big.safetensors"
-    with pytest.raises(RunError) as caught, no_room(1000), named_failures(plan):
+    with pytest.raises(RunError) as caught, no_room(1000), named_failures(lambda: plan):
         if writer == "python":
             file.write_bytes(bytes(5000))
         else:

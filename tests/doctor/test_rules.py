@@ -90,7 +90,14 @@ def test_loss_rising():
     rising = curve(steps(), lambda step: falling(step) + max(0, step - 200) / 1000)
     finding = found(started(), rising)["loss-rising"]
     assert "rose by" in finding.evidence
-    assert changed(finding)[RATE] == ("0.0002", "2e-05")
+    assert changed(finding)[RATE] == ("0.0002", "7e-05"), "a third; a tenth is for what has blown up"
+
+
+def test_a_lower_rate_takes_the_end_of_its_schedule_along():
+    up = curve(steps(), lambda step: falling(step) if step < 20 else 6.0)
+    floor = {RATE: 0.02, "training.min_learning_rate": 1e-3}
+    finding = found(started(**floor), up)["learning-rate-too-high"]
+    assert changed(finding) == {RATE: ("0.02", "0.0002"), "training.min_learning_rate": ("0.001", "2e-05")}
 
 
 @pytest.mark.parametrize(("from_step", "rule"), [(20, "learning-rate-too-high"), (700, "diverged")])
@@ -267,10 +274,18 @@ def test_not_finite(ended):
     assert changed(half) == {"model.dtype": ("float16", "float32")}
 
 
-def test_a_step_that_was_left_out_is_a_warning():
+def test_a_step_that_was_left_out_is_news_and_many_of_them_are_a_warning():
     said = Notice("warning", "left out step 12: loss nan, gradient norm nan; rows rows.jsonl:3, rows.jsonl:9", step=12)
-    finding = found(started(), curve(steps()), said)["not-finite"]
-    assert finding.severity == "warning" and "rows.jsonl:9" in finding.evidence and "weights are sound" in finding.why
+    finding = found(started(), curve(steps(last=110)), said)["not-finite"]
+    assert finding.severity == "info" and "rows.jsonl:9" in finding.evidence and "weights are sound" in finding.why
+    assert finding.change == (), "it says itself that no line is to be changed yet"
+    assert found(started(), curve(steps(last=110)), said, curve(range(120, 220, 10))) == {}, "a hundred steps ago"
+    more = [replace(said, text=said.text.replace("12:", f"{step}:"), step=step) for step in (12, 60, 90)]
+    finding = found(started(), curve(steps(last=110)), more)["not-finite"]
+    assert finding.severity == "warning" and changed(finding)[RATE] == ("0.0002", "2e-05")
+    assert "3 steps of the last 100; left out step 90" in finding.evidence
+    up = curve(steps(), lambda step: falling(step) if step < 20 else 6.0)
+    assert "learning-rate-too-high" in found(started(), up, replace(said, step=400)), "news hide no harm"
     spike = Notice("warning", "left out step 12: loss 9.1, usual 2.3; rows rows.jsonl:3", step=12)
     assert found(started(), curve(steps()), spike) == {}
 
@@ -339,6 +354,42 @@ def test_out_of_memory_names_the_smallest_change(plan, expected):
     names = found(started(**plan), curve(steps()), failed(400, OUT_OF_MEMORY))
     assert list(names) == ["out-of-memory"]
     assert changed(names["out-of-memory"]) == expected
+
+
+AGAIN = "step 21 ran out of memory (E-RUN-002) and is done again, the same examples in the same order"
+
+
+def helped(*changes):
+    """A run that has helped itself: it gave these up, one after the other."""
+    return [Notice("warning", f"{AGAIN}: {number}", line, 21) for number, line in enumerate(changes)]
+
+
+def test_what_a_run_has_given_up_is_what_is_proposed():
+    passes, recordings = "training.max_tokens_per_micro_batch: ", "training.cuda_graphs: false"
+    notices = helped(f"{passes}4096", f"{passes}2048")
+    plan, before = started(**{"training.cuda_graphs": True}), curve(steps(last=20))
+    finding = found(plan, before, notices)["out-of-memory"]
+    assert finding.severity == "warning" and finding.evidence.endswith(": 1") and finding.step == 21
+    assert changed(finding) == {"training.max_tokens_per_micro_batch": ("8192", "2048")}
+    graphs = found(plan, before, helped(recordings))["out-of-memory"]
+    assert changed(graphs) == {"training.cuda_graphs": ("true", "false")}
+    assert found(plan, before, helped(""))["out-of-memory"].change == (), "no key asks for what it gave up"
+    assert found(plan, before, notices, curve(range(30, 140, 10)))["out-of-memory"].severity == "info"
+    done = RunFinished("done", 21, 3.0, 1.0, 1.0, 1, 1.0, "final_model")
+    assert found(plan, before, notices, done)["out-of-memory"].severity == "info"
+    ended = found(plan, before, notices, failed(22, OUT_OF_MEMORY))["out-of-memory"]
+    assert changed(ended) == {"training.gradient_checkpointing": ("false", "true")}, "2,048 did not fit either"
+    disk = found(plan, before, notices, failed(22, "checkpoint-22: No space left on device"))
+    assert list(disk) == ["run-failed"], "it did not die of that"
+
+
+def test_where_the_yaml_decides_the_passes_their_size_is_not_proposed():
+    """With `auto: false` the size of a pass is rows times the longest row, whatever that key says."""
+    out = found(started(**{"training.auto": False}), curve(steps()), failed(400, OUT_OF_MEMORY))["out-of-memory"]
+    assert changed(out) == {"training.auto": ("false", "true")}
+    small = {"plan.max_tokens_per_micro_batch": 1024, "training.auto": False}
+    finding = found(started(**small), curve(steps()), idle())["gpu-idle"]
+    assert changed(finding) == {"training.per_device_train_batch_size": ("4", "8")}
 
 
 @pytest.mark.parametrize(
@@ -460,6 +511,9 @@ def test_gpu_idle_and_its_cause():
     assert list(waiting) == ["data-bound"], "the cause takes the symptom's place"
     passes = found(started(**small), logs, idle())["gpu-idle"]
     assert changed(passes) == {"training.max_tokens_per_micro_batch": ("1024", "4096")}
+    short = [replace(line, num_tokens=900 * line.step) for line in logs]
+    rows = found(started(**small), short, idle())["gpu-idle"]
+    assert changed(rows) == {"training.per_device_train_batch_size": ("4", "8")}, "a step fits one pass"
     processor = found(started(), logs, idle(cpu_utilization=99.0))["gpu-idle"]
     assert "processor 99 % busy" in processor.evidence and processor.change == ()
     assert changed(found(started(), logs, idle())["gpu-idle"]) == {"training.per_device_train_batch_size": ("4", "8")}
@@ -481,6 +535,8 @@ def test_slowing_down_and_heat():
     assert found(started(**{"machine.device": "cpu"}), logs) == {}
     short = [replace(line, step_seconds=0.05) for line in logs]
     assert found(started(), short) == {}, "a few seconds say nothing"
+    fewer = replace(started(), first_step=250), Resumed(250, "checkpoint-250")
+    assert found(started(), logs[:26], *fewer, logs[26:]) == {}, "it goes on with fewer devices"
 
 
 def test_slowing_down_without_seconds_a_step_goes_by_tokens():
@@ -507,7 +563,10 @@ def test_memory_nearly_full():
     others = found(started(), curve(steps()), machine(400, gpu_memory_used_gib=23.9))["memory-nearly-full"]
     assert "other programs" in others.evidence
     ram = machine(400, gpu_memory_total_gib=NAN, ram_used_gib=63.0)
-    assert "this machine's" in found(started(), curve(steps()), ram)["memory-nearly-full"].evidence
+    own = found(started(), curve(steps(), memory_gib=50.0), ram)["memory-nearly-full"]
+    assert "this machine's" in own.evidence and own.change
+    theirs = found(started(), curve(steps()), ram)["memory-nearly-full"]
+    assert "10.0 GiB of them this run's" in theirs.evidence and theirs.change == ()
 
 
 def test_memory_nearly_full_proposes_what_the_config_takes():

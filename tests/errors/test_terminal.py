@@ -20,10 +20,10 @@ LONG = "there is no log of a run in this folder, and none in those below it that
 
 
 @contextmanager
-def terminal(monkeypatch):
-    """Both outputs are a terminal of 80 columns; gives what is read from it."""
+def terminal(monkeypatch, columns=80):
+    """Both outputs are a terminal of so many columns; gives what is read from it."""
     master, slave = pty.openpty()
-    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     with os.fdopen(slave, "w", encoding="utf-8") as screen:
         monkeypatch.setattr(sys, "stdout", screen)
         monkeypatch.setattr(sys, "stderr", screen)
@@ -66,6 +66,15 @@ def test_what_may_be_copied_stays_whole(text, whole):
     wrapped = hanging(f"  fix   {text}", " " * 8, 80)
     assert whole in wrapped
     assert " ".join(wrapped.split()) == f"fix {text}"
+
+
+def test_a_narrow_terminal_breaks_no_words(monkeypatch):
+    with terminal(monkeypatch, columns=44) as read:
+        assert width() == 44
+        with pytest.raises(SystemExit):
+            main(["explain", "E-RUN-005"])
+        said = read()
+    assert max(map(len, said.splitlines())) <= 44
 
 
 def test_explain_fits_the_terminal(monkeypatch):

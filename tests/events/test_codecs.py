@@ -9,7 +9,7 @@ import math
 import os
 import re
 import shutil
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -156,6 +156,12 @@ class TestTrainer:
         (event,) = events_of(write(tmp_path / "a.log", text), Log)
         assert (event.loss, event.learning_rate, event.epoch) == (2.4512, 0.0002, 0.01)
         assert math.isnan(event.grad_norm)
+
+    def test_the_step_may_stand_behind_the_dict(self, tmp_path):
+        text = "".join(f"{{'loss': 2.0, 'epoch': 0.{step}}}  Step {step}0\n" for step in (1, 2, 3))
+        told, source = told_of(write(tmp_path / "a.log", text))
+        assert [item.event.step for item in told if isinstance(item.event, Log)] == [10, 20, 30]
+        assert source == "Trainer log, steps as written"
 
     def test_a_run_from_the_start_in_the_same_log(self, tmp_path):
         lines = "".join(f"{{'loss': {3 - n / 10}, 'epoch': {n / 10}}}\n" for n in range(1, 6))
@@ -573,6 +579,22 @@ class TestLuthier:
         # Ten steps of 3520 tokens at 1234 tokens/s; the time of a log without times goes on from run to run.
         assert told[2].time - told[1].time == pytest.approx(35200 / 1234)
         assert told[4].time - told[3].time == pytest.approx(35200 / 1234)
+
+    def test_a_log_that_begins_with_a_resume_has_the_times_of_this_attempt(self, tmp_path):
+        events = [RunStarted("a", 100, 50, 1.0, {}), Resumed(50, "checkpoint-50"), log(60), log(70)]
+        told, _ = told_of(write(tmp_path / "training.log", "".join(f"{format_line(event)}\n" for event in events)))
+        assert [item.event for item in told][:2] == [replace(events[0], epochs=1.0), events[1]]
+        gone = [item.time - told[0].time for item in told]
+        assert gone == pytest.approx([0, 0, 35200 / 1234, 70400 / 1234], rel=1e-3)
+
+    def test_a_run_that_goes_back_is_the_same_run(self, tmp_path):
+        back = Resumed(20, "checkpoint-20"), log(30, 1.0)
+        events = [RunStarted("a", 100, 0, 1.0, {}), *(log(step, 9.0) for step in (10, 20, 30)), *back]
+        path = write(tmp_path / "training.log", "".join(f"{format_line(event)}\n" for event in events))
+        assert len(events_of(path, RunStarted)) == 1
+        state = state_of(path)
+        assert state.run == "a" and [point[:2] for point in state.history] == [(10, 9.0), (20, 9.0), (30, 1.0)]
+        assert state.updated - state.started == pytest.approx(4 * 35200 / 1234, rel=1e-3)
 
     def test_a_bar_in_its_log_is_not_the_loop_s(self, tmp_path):
         text = f"{format_line(RunStarted('a', 30, 0, 1.0, {}))}\n{bar(1, 99)}\n{format_line(log(10))}\n"

@@ -43,6 +43,15 @@ def test_steps_that_were_taken_again_are_told_once(tmp_path):
     assert steps(path, superseded=True) == [10, 20, 30, 40, 30, 40, 40]
 
 
+def test_a_run_that_goes_back_takes_its_own_steps_again(tmp_path):
+    path = tmp_path / "events.jsonl"
+    bad = [started(), *(log(step, 9.0) for step in (10, 20, 30)), evaluated(30, 9.0)]
+    write_attempts(path, [*bad, Resumed(20, "checkpoint-20"), log(30, 1.0)])
+    told = [event for event, _ in read(path)]
+    assert [(event.step, event.loss) for event in told if isinstance(event, Log)] == [(10, 9.0), (20, 9.0), (30, 1.0)]
+    assert evaluated(30, 9.0) not in told
+
+
 def test_a_run_from_the_start_replaces_everything(tmp_path):
     path = tmp_path / "events.jsonl"
     write_attempts(path, [started(), log(10), finished()], [started(), log(20)])

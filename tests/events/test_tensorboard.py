@@ -9,7 +9,7 @@ from tensorboard.util import tensor_util
 from luthier.events.sinks import Sinks
 from luthier.events.sinks.graph import architecture_table, graph_def
 from luthier.events.sinks.tensorboard import TensorBoardSink
-from luthier.events.types import Architecture, Notice, Sampled
+from luthier.events.types import Architecture, Notice, Resumed, Sampled
 from tests.events.stream import ESCAPES, MODULES, finished, log, started, whole_run
 
 
@@ -136,6 +136,12 @@ def test_a_resumed_attempt_replaces_the_steps_after_its_checkpoint(tmp_path):
     write(tmp_path, [started(), *(log(step, 9.0) for step in (10, 20, 30, 40))])
     write(tmp_path, [started(20), *(log(step, 1.0) for step in (30, 40)), finished()])
     assert len(list(tmp_path.iterdir())) == 2
+    assert scalars(read(tmp_path), "train/loss") == [(10, 9.0), (20, 9.0), (30, 1.0), (40, 1.0)]
+
+
+def test_steps_that_a_run_took_back_are_replaced(tmp_path):
+    again = Resumed(20, "checkpoint-20"), *(log(step, 1.0) for step in (30, 40))
+    write(tmp_path, [started(), *(log(step, 9.0) for step in (10, 20, 30, 40)), *again])
     assert scalars(read(tmp_path), "train/loss") == [(10, 9.0), (20, 9.0), (30, 1.0), (40, 1.0)]
 
 

@@ -55,6 +55,16 @@ def test_the_screens_of_the_recorded_run(size, promised):
     assert [words for words in promised if words not in shown["overview"]] == []
 
 
+def test_a_narrow_terminal_has_one_column_of_whole_numbers():
+    seen = tour(in_the_middle(), {"overview": (), "findings": ("3",)}, (40, 40))
+    shown = seen["overview"]
+    assert "   training.num_train_epochs: 4\n" in seen["findings"] and "   training.num_train_epochs: 4\n" in shown
+    for words in ("loss       2.7611  smoothed 2.8247\n", "eval loss  4.2162  best 3.8604 at 20\n", "19 s left\n",
+                  "learn rate 0.000503  falling\n", "tokens     176.8 k seen\n", "Samples Run\n"):  # fmt: skip
+        assert words in shown, words
+    assert max(map(cell_len, shown.split("\n"))) <= 40
+
+
 def test_it_stands_on_any_terminal():
     async def act(pilot, app):
         for size in [(1, 1), (40, 10), (140, 44), (80, 24)]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,18 +13,19 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from luthier.doctor import Change, Finding
-from luthier.events.types import Timing
-from luthier.monitor.dashboard import panes
+from luthier.events.types import Resumed, Timing
+from luthier.machine.gpu import Gpu, Readings
+from luthier.monitor.dashboard import panes, watching
 from luthier.monitor.dashboard.canvas import Curve, Picture, draw
 from luthier.monitor.dashboard.charts import CHARTS, chart, legend, picture
 from luthier.monitor.dashboard.explain import ANSWERS, answer
-from luthier.monitor.dashboard.metrics import LEARNING, MACHINE, line
+from luthier.monitor.dashboard.metrics import LEARNING, MACHINE, fitting, line, step_times
 from luthier.monitor.dashboard.report import report
 from luthier.monitor.dashboard.scene import SMOOTHINGS, SPANS, Run, Scene, Settings
 from luthier.monitor.dashboard.watching import LONGEST_PAUSE, Replay, Timeline, Watch
 from luthier.monitor.state import RECENT, Point, RunState, fold
 from luthier.monitor.statistics import BANDS, band, shares, smooth, time_left, trend
-from tests.events.stream import events, log, started, whole_run
+from tests.events.stream import events, finished, log, started, whole_run
 from tests.monitor.dash import RECORDED, Clock, write
 
 
@@ -95,6 +97,24 @@ def test_time_left_counts_down_and_knows_what_it_cannot_know():
     assert time_left(timed([math.nan] * 9), 200.0) is None
 
 
+def test_step_times_are_those_of_this_attempt():
+    """It may have fewer devices than the one before."""
+    slow = [replace(log(step), step_seconds=4.0, remaining_seconds=math.nan) for step in range(60, 100, 10)]
+    before = [started(), *(log(step) for step in range(10, 60, 10)), started(50), Resumed(50, "checkpoint-50")]
+    run = run_of(before)
+    assert time_left(run.state, run.now) is None and math.isnan(step_times(run)[0])
+    assert words_of(run)["left"] == "no log line yet"
+    run = run_of([*before, *slow])
+    assert step_times(run) == (4.0, 0.0)
+    assert time_left(run.state, run.state.logged_at).seconds == pytest.approx(40.0)
+
+
+def test_the_time_between_two_attempts_is_no_step_time():
+    lines = [replace(log(step), step_seconds=math.nan) for step in range(10, 60, 10)]
+    state = state_of([started(), *lines[:3], started(30), *lines[3:]], every=20.0)
+    assert [point.step_seconds for point in state.recent[1:]] == pytest.approx([2.0, 2.0, math.nan, 2.0], nan_ok=True)
+
+
 def test_step_times_come_from_the_times_of_lines_when_the_log_has_none():
     rows = [log(step) for step in range(10, 60, 10)]
     for row in rows:
@@ -132,6 +152,92 @@ def test_a_loss_has_words_when_its_trend_has(lines):
         assert words == metrics["slope"].value(run).plain or lines == 5
         assert ("needs five log lines" in metrics["band"].meaning(run)) == (lines < 5)
     assert ("which is above 2.5" in answer("band", run).plain) == (lines == 5)
+
+
+def words_of(run):
+    """Metric -> the longest form of its value."""
+    values = {metric.key: metric.value(run) for metric in (*LEARNING, *MACHINE)}
+    return {key: (value[0] if isinstance(value, tuple) else value).plain for key, value in values.items()}
+
+
+def meanings_of(run):
+    return {metric.key: metric.meaning(run) for metric in (*LEARNING, *MACHINE)}
+
+
+def test_a_loss_that_is_no_number_is_nowhere_a_good_one():
+    run = run_of([started(), *(log(step) for step in range(10, 60, 10)), log(60, math.nan)])
+    assert words_of(run)["band"].startswith("broken")
+    assert "1.5 to 2.5" not in meanings_of(run)["band"] and "perplexity" not in meanings_of(run)["loss"]
+
+
+def test_what_was_resumed_is_a_checkpoint():
+    """Of an attempt whose log begins with it."""
+    run = run_of([started(50), Resumed(50, "checkpoint-50"), log(60)])
+    assert words_of(run)["checkpoint"] == "step 50  resumed"
+    assert "a crash now costs 10 steps" in answer("checkpoint", run).plain
+    assert words_of(run_of([started(), log(60)]))["checkpoint"] == "none yet"
+
+
+def test_a_log_that_does_not_tell_says_nothing_wrong():
+    unknown = replace(started(), epochs=math.nan), replace(log(10), epoch=math.nan)
+    assert "epoch" not in panes.progress(Scene((run_of(unknown),)), 100).plain
+    shown = panes.progress(Scene((run_of([replace(started(), epochs=0.1341161), log(10)]),)), 100).plain
+    assert "epoch 0.30/0.134 " in shown
+    untimed = run_of(unknown, now=900.0), run_of([started(), log(10)], now=900.0)
+    assert ["gone" in panes.progress(Scene((run,)), 100).plain for run in untimed] == [True, True]
+    at_once = replace(untimed[0], state=state_of(unknown, every=0.0))
+    assert "gone" not in panes.progress(Scene((at_once,)), 100).plain + meanings_of(at_once)["left"]
+    failed = replace(finished("failed", 29), train_runtime=math.nan)
+    ended = run_of([replace(started(), total_steps=0), failed])
+    assert words_of(ended)["left"] == "failed" and "±" not in meanings_of(ended)["left"]
+    assert "–" not in panes.progress(Scene((ended,)), 100).plain
+
+
+def test_a_file_that_is_there_is_not_waited_for(tmp_path):
+    path = tmp_path / "training.log"
+    watch = Watch([path])
+    watch.settle()
+    assert "waiting for the file" in panes.header(watch.scene(), 200).plain
+    for text in ("", "loading\n"):
+        path.write_text(text)
+        watch.settle()
+        assert "no log line yet" in panes.header(watch.scene(), 200).plain
+
+
+def test_runs_of_one_name_are_told_apart(tmp_path):
+    folders = [tmp_path / name for name in ("a", "b")]
+    for folder in folders:
+        folder.mkdir()
+        write(folder / "events.jsonl", [started(), log(10)])
+    watch = Watch(folders)
+    watch.settle()
+    assert [run.name for run in watch.scene().runs] == [str(folder) for folder in folders]
+    alone = Watch(folders[:1])
+    alone.settle()
+    assert alone.scene().run.name == "run-1a2b"
+
+
+def test_of_several_gpus_the_busiest_is_told(monkeypatch):
+    gpus = tuple(Gpu(index, utilization_percent=busy) for index, busy in enumerate((math.nan, 3.0, 99.0, 0.0)))
+    monkeypatch.setattr(watching, "read_gpus", lambda: Readings(gpus))
+    assert watching.this_machine().gpu_utilization == 99.0
+    monkeypatch.setattr(watching, "read_gpus", lambda: Readings(()))
+    assert watching.this_machine() is None
+
+
+def test_no_number_is_cut():
+    run = run_of(list(whole_run(""))[:-1])
+    values = {metric.key: metric.value(run) for metric in (*LEARNING, *MACHINE)}
+    for key, value in values.items():
+        longest = value[0] if isinstance(value, tuple) else value
+        words = {*longest.plain.replace(",", "").split(), "limit"}
+        for room in range(6, 60):
+            shown = fitting(value, room).plain
+            assert set(shown.replace(",", "").split()) <= words, key
+            assert cell_len(shown) <= room or "  " not in shown.rstrip(), key
+    assert fitting(values["learning_rate"], 18).plain == "0.0002  steady"
+    assert fitting(values["gradient"], 17).plain == "0.9123  below 1"
+    assert fitting(values["eval"], 22).plain == "1.1000  best 1.0500"
 
 
 # Zoom

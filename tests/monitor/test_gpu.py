@@ -58,6 +58,14 @@ def test_it_fits_the_terminal(count, width, height):
     assert len(shown) <= height
 
 
+@pytest.mark.parametrize("name", ["NVIDIA L40S", "NVIDIA RTX PRO 6000 Blackwell Server Edition"])
+def test_the_utilization_is_on_the_narrowest_terminal_too(name):
+    shown = screen([gpu(index, name=name, utilization_percent=90.0 + index) for index in range(8)], NARROWEST, 24)
+    rows = [line for line in shown.split("\n") if " GB" not in line and "%" in line][:8]
+    assert "util" in shown
+    assert all(f"9{index} %" in row and f"│ {index} " in row for index, row in enumerate(rows)) and len(rows) == 8
+
+
 numbers = st.one_of(st.floats(), st.floats(0, 100))
 texts = st.one_of(st.text(max_size=40), st.just(ESCAPES))
 processes = st.builds(Process, st.integers(0, 2**32), texts, texts, numbers)

@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from luthier.doctor.history import LONGEST
 from luthier.events.record import Unknown
-from luthier.events.types import Checked, Notice
+from luthier.events.types import Checked, Notice, Resumed
 from luthier.monitor.state import LONGEST_HISTORY, RunState, fold
 from tests.events.stream import evaluated, events, finished, log, started, whole_run
 
@@ -75,6 +76,18 @@ def test_a_resumed_attempt_forgets_the_steps_after_its_checkpoint():
     assert state.best.step == 20
     assert (state.status, state.finished) == ("training", None)
     assert state.smoothed_loss == pytest.approx(9.0 + (1.0 - 9.0) / 4)
+
+
+def test_the_epoch_goes_back_with_the_step():
+    state = fold_all([started(), log(10), log(20), log(30), started(20), Resumed(20, "checkpoint-20")])
+    assert state.epoch == pytest.approx(log(20).epoch)
+
+
+def test_an_early_rise_of_the_eval_loss_is_kept_for_its_curve():
+    few = fold_all(evaluated(step, 1.0) for step in range(1, 121))
+    assert [event.step for event in few.evaluations] == list(range(1, 121))
+    many = fold_all(evaluated(step, 1.0) for step in range(1, 3001))
+    assert many.evaluations[0].step == 1 and many.evaluations[-1].step == 3000 and len(many.evaluations) <= LONGEST
 
 
 def test_a_run_from_the_start_forgets_everything_but_the_notices():

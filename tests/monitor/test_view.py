@@ -1,6 +1,7 @@
 import io
 import math
 import unicodedata
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -12,7 +13,7 @@ from luthier.events.types import Notice, Sampled
 from luthier.monitor.drawing import bar, count, decimal, duration, sparkline
 from luthier.monitor.state import RunState, fold
 from luthier.monitor.view import LOWEST, render, summary
-from tests.events.stream import ESCAPES, events, finished, log, started, whole_run
+from tests.events.stream import ESCAPES, evaluated, events, finished, log, started, whole_run
 
 
 def state_of(stream):
@@ -126,6 +127,8 @@ def test_time_left_runs_down_between_two_log_lines():
     assert "36 s left" in screen(state, 100, 30, now=state.updated)
     assert "26 s left" in screen(state, 100, 30, now=state.updated + 10)
     assert "0 s left" in screen(state, 100, 30, now=state.updated + 1000)
+    after = fold(state, evaluated(10, 1.0), state.updated + 20)
+    assert "16 s left" in screen(after, 100, 30, now=after.updated), "an evaluation gives no time back"
 
 
 def test_the_summary():
@@ -133,6 +136,13 @@ def test_the_summary():
     assert lines[0] == "● run-1a2b  done  step 100 of 100, 40 s"
     assert any("checkpoints/final_model" in line for line in lines)
     assert lines[-2:] == ["!  eval loss rises", "   change  training.num_train_epochs: 1"]
+    exact = replace(finished(), predicted_runtime=39.99)
+    assert "40 s predicted  after 20 steps: +0 %" in summary(state_of([started(), exact]), 100)[1].plain
+
+
+def test_the_summary_of_a_log_that_says_little():
+    foreign = replace(started(), run="x", total_steps=0), replace(finished("failed", 29), train_runtime=math.nan)
+    assert summary(state_of(foreign), 100)[0].plain == "● x  failed  step 29"
 
 
 def test_the_summary_of_a_run_that_was_stopped():

@@ -161,9 +161,15 @@ def test_memory_that_never_suffices_is_a_named_error(tmp_path, tiny_model_dir, a
     values = ordinary(tmp_path / "run", tiny_model_dir, alpaca_file)
     if not auto:
         values["training"] |= {"auto": False, "max_tokens_per_micro_batch": "auto"}
+    events = []
     with pytest.raises(RunError) as error:
-        train(values)
-    assert error.value.problems[0].code == "E-RUN-002"
+        for event in api.train(values):
+            events.append(event)
+    (problem,) = error.value.problems
+    assert problem.code == "E-RUN-002"
+    proposed = problem.fix.removeprefix("write ").partition(",")[0]
+    given_up = [event.change for event in of(Notice, events) if "ran out of memory" in event.text]
+    assert (proposed == "auto: true") if not auto else given_up and proposed == "load_in_4bit: true", "what is left"
     assert losses(tmp_path / "run")["log"] == {}
 
 

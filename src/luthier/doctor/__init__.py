@@ -51,7 +51,7 @@ def findings(doctor: Doctor, now: float) -> tuple[Finding, ...]:
     """
     run = replace(doctor.history, now=now)
     found = [(rule, finding) for rule in RULES if (finding := rule.examine(run))]
-    replaced = {name for rule, _ in found for name in rule.replaces}
+    replaced = {name for rule, finding in found if finding.severity != "info" for name in rule.replaces}
     kept = [finding for _, finding in found if finding.rule not in replaced]
     return tuple(sorted(kept, key=lambda finding: WORST_FIRST.index(finding.severity)))
 

@@ -139,21 +139,29 @@ def change(run: History, key: str, new: Any, old: Any = None) -> Change:
     return Change(bare + elsewhere, "" if old is None else yaml_value(old), yaml_value(new))
 
 
-def lower_rate(run: History) -> tuple[Change, ...]:
-    """A learning rate of a tenth, and not more than usual."""
+def lower_rate(run: History, factor: float = 10) -> tuple[Change, ...]:
+    """A tenth of the learning rate (or another part), at most the usual; a schedule that ends above it ends lower."""
     peak = peak_rate(run)
-    if not math.isfinite(peak):
-        return (change(run, "training.learning_rate", usual_rate(run)),)
-    return (change(run, "training.learning_rate", rounded(min(peak / 10, usual_rate(run))), peak),)
+    new = usual_rate(run)
+    if math.isfinite(peak):
+        new = rounded(min(peak / factor, new))
+    line = change(run, "training.learning_rate", new, peak if math.isfinite(peak) else None)
+    if run.get("training.min_learning_rate", 0.0) > new:
+        return line, change(run, "training.min_learning_rate", rounded(new / 10))
+    return (line,)
 
 
 def less_memory(run: History, longest: int = 0) -> tuple[Change, ...]:
     """The smallest change that helps: fewer tokens at once; less kept of them; smaller weights; less text.
 
+    Where the YAML decides the passes (`auto: false`) it is to let the run plan them, and lower them by itself.
+
     Args:
         run: The history; its plan is enough.
         longest: Tokens of the longest row, where it is known. A pass must hold it.
     """
+    if run.get("training.auto") is False:
+        return (change(run, "training.auto", True),)
     tokens = run.get("plan.max_tokens_per_micro_batch") or run.get("training.max_tokens_per_micro_batch")
     length = run.get("data.max_seq_length", 0)
     if isinstance(tokens, int) and tokens // 2 >= (longest or length) > 0:
@@ -163,7 +171,7 @@ def less_memory(run: History, longest: int = 0) -> tuple[Change, ...]:
             Change("per_device_train_batch_size (or micro_batch_size)", "", "half of it"),
             Change("gradient_accumulation_steps", "", "twice as many, so that a step stays the same"),
         )
-    if not run.get("training.gradient_checkpointing"):
+    if not run.get("training.gradient_checkpointing") and not run.get("plan.checkpointed_layers"):
         return (change(run, "training.gradient_checkpointing", True),)
     if not run.get("quantization.load_in_4bit") and run.get("training.finetuning_type") == "lora":
         return (change(run, "quantization.load_in_4bit", True),)

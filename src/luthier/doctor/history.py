@@ -76,8 +76,8 @@ class History:
     """Checkpoints written."""
     resumed: Resumed | None = None
     before_resume: tuple[Log, ...] = ()
-    said: tuple[str, ...] = ()
-    """Notices that were critical or warnings."""
+    said: tuple[Notice, ...] = ()
+    """Those that were critical or warnings, each with the step at which it came."""
     finished: RunFinished | None = None
     started: float = 0.0
     updated: float = 0.0
@@ -128,13 +128,17 @@ def _noted(run: History, event: Event) -> History:
         case CheckpointSaved():
             return replace(run, step=event.step, checkpoint=event, saved=run.saved + 1)
         case Notice() if event.severity != "info":
-            return replace(run, said=_last(run.said, event.text, 16))
+            return _told(run, event)
         case Checked() if notice := event.notice():
-            return replace(run, said=_last(run.said, notice.text, 16))
+            return _told(run, notice)
         case RunFinished():
             return replace(run, step=event.step, finished=event)
         case _:
             return run
+
+
+def _told(run: History, notice: Notice) -> History:
+    return replace(run, said=_last(run.said, notice if notice.step is not None else replace(notice, step=run.step), 16))
 
 
 def _at(run: History, time: float) -> History:
@@ -146,7 +150,7 @@ def _at(run: History, time: float) -> History:
 
 def _evaluated(run: History, event: Evaluated) -> History:
     better = math.isfinite(event.eval_loss) and (run.best is None or event.eval_loss < run.best.eval_loss)
-    kept = _thinned((*run.evaluations, event))
+    kept = thinned((*run.evaluations, event))
     return replace(run, step=event.step, evaluations=kept, best=event if better else run.best)
 
 
@@ -220,7 +224,7 @@ def _last(items: tuple[_T, ...], item: _T, keep: int = _KEPT) -> tuple[_T, ...]:
     return (*items, item)[-keep:]
 
 
-def _thinned(items: tuple[_T, ...]) -> tuple[_T, ...]:
+def thinned(items: tuple[_T, ...]) -> tuple[_T, ...]:
     """Of more than `LONGEST` items the older half loses every second one; the latest stay whole."""
     half = LONGEST // 2
     return items if len(items) <= LONGEST else (*items[:half:2], *items[half:])

@@ -10,7 +10,7 @@ from typing import TextIO
 
 WIDTH = 100
 """Columns of text at most, and where there is no terminal."""
-_LEAST = 60
+_LEAST = 40
 _COPIED = re.compile(r"`[^`]*`|\b(?:luthier|hf|pip) .*|\S+(?: --?[a-z]\S*)+")
 _KEPT_SPACE = "\0"
 

@@ -113,6 +113,8 @@ class Follower:
             elif self._source is None and about.st_size:
                 self._source = _source_of(self._path, self._whole)
                 self._rank = 0
+            elif self._source is None:
+                self._trouble = "an empty file"
         except FileNotFoundError:
             pass
         except (OSError, ValueError) as error:

@@ -40,7 +40,8 @@ def read(path: str | Path, *, superseded: bool = False) -> Iterator[tuple[Event,
 @dataclass(frozen=True)
 class _Restart:
     line: int
-    attempt: str
+    attempt: str | None
+    """Whose events it does not concern; None: a run that goes back concerns its own too."""
     step: int
     """The last step that still counts; -1: nothing does."""
 
@@ -59,8 +60,8 @@ def _restarts(path: str | Path) -> Iterator[_Restart]:
             match parse_record(line):
                 case (RunStarted(first_step=step), about):
                     yield _Restart(index, about["attempt"], step or -1)
-                case (Resumed(step=step), about):
-                    yield _Restart(index, about["attempt"], step)
+                case (Resumed(step=step), _):
+                    yield _Restart(index, None, step)
 
 
 def _lines(file: BinaryIO) -> Iterator[tuple[int, bytes]]:

@@ -28,7 +28,7 @@ class RunStarted(Event):
 
     kind: ClassVar[str] = "run_started"
     run: str
-    """Name of the run: the output folder's name and a short id."""
+    """Name of the run: that of its output folder."""
     total_steps: int
     first_step: int
     """0, or the step of the checkpoint that this attempt resumes."""
@@ -277,14 +277,14 @@ class RunFinished(Event):
     train_loss: float
     """Token mean over the whole run."""
     train_runtime: float
-    """Seconds of this attempt."""
+    """Seconds of this attempt and of those that it went on from."""
     num_tokens: int
     peak_memory_gib: float
     final_model: str
     """Folder of the adapter; empty unless done."""
     reason: str = ""
     predicted_runtime: float = math.nan
-    """Seconds of this attempt, as predicted after its first 20 steps."""
+    """The same seconds, as predicted after the first 20 steps of this attempt."""
 
 
 EVENTS: dict[str, type[Event]] = {

@@ -19,6 +19,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
+from luthier.doctor.history import thinned
 from luthier.events.line import memory_line, rehearsed_line
 from luthier.events.types import (
     Architecture,
@@ -66,7 +67,8 @@ class RunState:
 
     Attributes:
         started, updated: Clock of the caller, in seconds, at the first and the latest event of this attempt.
-        logged_at: The same clock at the latest log line; 0 before it.
+        logged_at: The same clock at the latest log line of this attempt; 0 before it.
+        first_step: The step that this attempt goes on from.
         history: The log lines; thinned out to every `stride`-th past `LONGEST_HISTORY`.
         recent: The latest `RECENT` log lines, every one of them.
         logged: How many log lines there were.
@@ -74,7 +76,8 @@ class RunState:
         lowest: The log line with the least loss.
         log, machine: The latest of each.
         timings: The latest ones, oldest first.
-        evaluations, samples, notices: The latest ones, oldest first.
+        evaluations: All, oldest first; of many, the older half is thinned out.
+        samples, notices: The latest ones, oldest first.
     """
 
     status: Status = "starting"
@@ -87,6 +90,7 @@ class RunState:
     started: float = 0.0
     updated: float = 0.0
     logged_at: float = 0.0
+    first_step: int = 0
     parameters: int = 0
     trainable_parameters: int = 0
     history: tuple[Point, ...] = ()
@@ -125,7 +129,7 @@ def fold(state: RunState, event: Event, time: float) -> RunState:
         case Log() | Timing() | Machine():
             return _measured(state, event, time)
         case Evaluated():
-            kept = (*state.evaluations, event)[-_KEPT:]
+            kept = thinned((*state.evaluations, event))
             best = event if event.best or state.best is None else state.best
             return replace(_at(state, event.step, event.epoch), evaluations=kept, best=best)
         case Sampled():
@@ -167,8 +171,10 @@ def _started(state: RunState, event: RunStarted, time: float) -> RunState:
         total_steps=event.total_steps,
         epochs=event.epochs,
         step=event.first_step,
+        first_step=event.first_step,
         started=time,
         updated=time,
+        logged_at=0.0,
         finished=None,
     )
 
@@ -181,6 +187,7 @@ def _back_to(state: RunState, step: int) -> RunState:
     return replace(
         state,
         step=step,
+        epoch=state.epoch * step / state.step if state.step else state.epoch,
         history=history,
         recent=tuple(point for point in state.recent if point.step <= step),
         smoothed_loss=_smooth(history),
@@ -243,8 +250,8 @@ def _logged(state: RunState, event: Log, time: float) -> RunState:
 
 
 def _step_seconds(state: RunState, event: Log, time: float) -> float:
-    """As the log says, or from the times of two log lines."""
-    if math.isfinite(event.step_seconds) or state.log is None:
+    """As the log says, or from the times of two log lines of one attempt."""
+    if math.isfinite(event.step_seconds) or state.log is None or not state.logged_at:
         return event.step_seconds
     steps, seconds = event.step - state.log.step, time - state.logged_at
     return seconds / steps if steps > 0 and seconds > 0 else math.nan

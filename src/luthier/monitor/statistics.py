@@ -89,6 +89,16 @@ def trend(points: Sequence[Point]) -> Trend | None:
     return Trend(len(seen), statistics.fmean(losses), slope, error, spread, seen[-1].step - seen[0].step)
 
 
+def timed_lines(state: RunState) -> list[Point]:
+    """The latest log lines with step times, of this attempt: an earlier one may have had another machine."""
+    return [p for p in state.recent if p.step > state.first_step and usable(p.step_seconds)][-TIME_LINES:]
+
+
+def elapsed(state: RunState, now: float) -> float:
+    """Seconds since this attempt began; NaN where its log has no times."""
+    return max(0.0, now - state.started) if state.updated > state.started > 0 else math.nan
+
+
 def time_left(state: RunState, now: float) -> TimeLeft | None:
     """How long the run still takes, counted down from its latest log line; None when nobody can tell.
 
@@ -97,9 +107,9 @@ def time_left(state: RunState, now: float) -> TimeLeft | None:
         now: The moment, on the clock that the state was folded with.
     """
     log, remaining = state.log, state.total_steps - state.step
-    if log is None or remaining < 0 or state.status not in ("starting", "training"):
+    if log is None or not state.logged_at or remaining < 0 or state.status not in ("starting", "training"):
         return None
-    lines = [point for point in state.recent if usable(point.step_seconds)][-TIME_LINES:]
+    lines = timed_lines(state)
     times = [point.step_seconds for point in lines]
     seconds = log.remaining_seconds
     if not math.isfinite(seconds):

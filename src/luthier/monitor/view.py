@@ -22,6 +22,7 @@ from luthier.events.printable import one_line, printable
 from luthier.events.types import Notice, Sampled
 from luthier.monitor.drawing import bar, count, decimal, duration, sparkline
 from luthier.monitor.state import RunState
+from luthier.monitor.statistics import time_left
 
 NARROWEST, LOWEST = 40, 6
 
@@ -98,12 +99,13 @@ def _results(state: RunState) -> list[Text]:
         return [Text.assemble(("● ", "yellow"), (name, "bold"), f"  left at step {state.step:,}")]
     color = _STATUS_COLORS[finished.status]
     head = Text.assemble(("● ", color), (one_line(state.run) or "run", "bold"), (f"  {finished.status}", color))
-    head.append(f"  step {finished.step:,} of {state.total_steps:,}, {duration(finished.train_runtime)}")
+    head.append(f"  step {finished.step:,}" + (f" of {state.total_steps:,}" if state.total_steps else ""))
+    head.append(f", {duration(finished.train_runtime)}" if math.isfinite(finished.train_runtime) else "")
     lines = [head]
     if math.isfinite(finished.predicted_runtime) and finished.status == "done":
-        off = finished.predicted_runtime / max(finished.train_runtime, 1e-9) - 1
+        off = round(100 * finished.predicted_runtime / max(finished.train_runtime, 1e-9) - 100, 0) + 0.0  # no -0
         value = f"{duration(finished.predicted_runtime)} predicted"
-        lines.append(_fact("time", value, f"after 20 steps: {100 * off:+.0f} %"))
+        lines.append(_fact("time", value, f"after 20 steps: {off:+.0f} %"))
     if finished.reason:
         lines.append(Text(f"  {one_line(finished.reason)}"))
     if state.first_loss is not None and state.smoothed_loss is not None:
@@ -207,7 +209,7 @@ def _loss_rows(state: RunState, inner: int) -> Iterable[_Row]:
 def _optimizer_rows(state: RunState) -> Iterable[_Row]:
     if state.log is None:
         return
-    rate = _strong(f"{significant(state.log.learning_rate, 4):g}").append(rate_trend(state))
+    rate = _strong(f"{significant(state.log.learning_rate, 4):g}").append(rate_trend(state)[0])
     yield _Row("learn rate", rate, ("how far one step moves the weights", "length of a step"), 2)
     norm = state.log.grad_norm
     value = _strong(decimal(norm), math.isfinite(norm))
@@ -227,18 +229,19 @@ def _strong(number: str, healthy: bool = True) -> Text:
     return Text.assemble((number, "bold" if healthy else "bold red"))
 
 
-def rate_trend(state: RunState) -> str:
-    """Where the learning rate is on its way, in words after its value; empty while nobody can tell."""
+def rate_trend(state: RunState) -> tuple[str, ...]:
+    """Where the learning rate is on its way, in words after its value, longest first; empty while nobody can tell."""
     rates = [point.learning_rate for point in state.history]
     name = (state.plan or {}).get("training.lr_scheduler_type", "")
     kind = f", {one_line(str(name))}" if name else ""
     if len(rates) < 2:
-        return ""
+        return ("",)
     if rates[-1] > rates[-2]:
-        return f"  warming up{kind}"
+        return f"  warming up{kind}", "  warming up"
     if rates[-1] < rates[-2]:
-        return f"  falling from {significant(max(rates), 4):g}{kind}"
-    return f"  steady{kind}"
+        words = f"  falling from {significant(max(rates), 4):g}"
+        return f"{words}{kind}", words, "  falling"
+    return f"  steady{kind}", "  steady"
 
 
 def _machine_rows(state: RunState, inner: int) -> Iterable[_Row]:
@@ -262,13 +265,11 @@ def _machine_rows(state: RunState, inner: int) -> Iterable[_Row]:
 
 def _time_row(state: RunState, now: float) -> _Row:
     elapsed = max(0.0, now - state.started) if state.started else 0.0
-    value = Text()
-    if state.log is not None and state.status == "training":
-        # The clock goes on between two log lines.
-        left = max(0.0, state.log.remaining_seconds - max(0.0, now - state.updated))
-        value.append(duration(left), "bold").append(" left  ")
+    left, value = time_left(state, now), Text()
+    if left is not None:
+        value.append(duration(left.seconds), "bold").append(" left  ")
     value.append(f"{duration(elapsed)} gone")
-    return _Row("time", value, ("at the speed of the last steps", "at this speed") if state.log else (), 1)
+    return _Row("time", value, ("at the speed of the last steps", "at this speed") if left else (), 1)
 
 
 def _reserved(notices: tuple[Notice, ...], inner: int, room: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,8 +24,11 @@ _NO_WRITING = _NO_ROOM | {errno.EROFS, errno.EIO, errno.ESTALE, errno.EXDEV, err
 
 
 @contextmanager
-def named_failures(plan: Plan) -> Iterator[None]:
+def named_failures(now: Callable[[], Plan]) -> Iterator[None]:
     """Turn out-of-memory and disk errors into `RunError`s that name the YAML line to change.
+
+    Args:
+        now: Gives the plan as it stands then: a run may have lowered it.
 
     Raises:
         RunError: E-RUN-002 and E-RUN-003.
@@ -33,6 +36,7 @@ def named_failures(plan: Plan) -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        plan = now()
         if is_out_of_memory(error):
             tokens = plan.max_tokens_per_micro_batch
             found = f"{plan.machine.device_name} ran out of memory with {tokens:,} tokens in a micro-batch"
@@ -98,7 +102,7 @@ def _less_memory(plan: Plan) -> tuple[str, str]:
     longest = plan.data.longest_row_tokens if plan.data else 0
     change = less_memory(History(plan=plan_as_dict(plan)), longest)[0]
     go_on = {
-        "training.max_tokens_per_micro_batch": "then --resume auto",
+        "data.max_seq_length": "then --resume auto --allow-changes",
         "quantization.load_in_4bit": "and another output_dir: the weights of this run do not fit to it",
-    }.get(change.key, "then --resume auto --allow-changes")
+    }.get(change.key, "then --resume auto")
     return f"write {change.key.partition('.')[2]}: {change.new}, {go_on}", change.key

@@ -15,6 +15,7 @@ HELD = 0.97
 """Of the memory held by this process and all others; torch keeps what it once had, so this alone is normal."""
 WARM, HOT = 84.0, 92.0
 """°C: data-centre GPUs slow down from the high eighties on; below 80 all is well (the training guide)."""
+OTHERS = "Here other programs hold most of it: end some of them."
 ENOUGH = 3
 CHECKPOINTS_AHEAD = 1.1
 GIB = 2**30
@@ -28,7 +29,7 @@ def memory_nearly_full(run: History) -> Symptom | None:
     same result.
 
     Fires when the peak memory is above 94 % of the GPU's (on CPU: the memory in use above 94 % of the machine's),
-    or when other programs hold what is left of it.
+    or when other programs hold what is left of it. Where they hold most of it, no line of the run's helps.
     """
     box = run.machines[-1]
     peak = run.recent[-1].memory_gib if run.recent else math.nan
@@ -42,6 +43,8 @@ def memory_nearly_full(run: History) -> Symptom | None:
     evidence = f"{used:.1f} of {name} {total:.1f} GiB ({percent(used / total)}) at step {run.step:,}"
     if others:
         evidence += f"; {box.gpu_memory_used_gib:.1f} GiB with what other programs hold"
+    if not on_gpu and peak < used / 2:
+        return Symptom(run.step, f"{evidence}; {peak:.1f} GiB of them this run's", advice=OTHERS)
     return Symptom(run.step, evidence, less_memory(run))
 
 

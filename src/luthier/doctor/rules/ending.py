@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
+from typing import Any
 
 from luthier.doctor.evidence import SMALLEST, change, less_memory, losses, lower_rate, percent, ratio, wobble
 from luthier.doctor.finding import Change, Severity, Symptom, rule
 from luthier.doctor.history import History
 from luthier.doctor.silence import patience
 from luthier.doctor.statistics import median
-from luthier.events.types import Log
+from luthier.events.types import Log, Notice
 
 OUT_OF_MEMORY = re.compile(r"out of (?:\w+ )?memory|OutOfMemoryError|can't allocate memory|CUBLAS_STATUS_ALLOC_FAILED")
 SAID_OUT_OF_MEMORY = re.compile(
@@ -22,7 +24,15 @@ NOT_FINITE = re.compile(r"\b(?:loss|norm) (?:nan|-?inf)\b|E-RUN-001")
 LEFT_OUT = re.compile(r"^left out step [\d,]+: .*\b(?:loss|norm) (?:nan|-?inf)\b")
 """What Luthier says of a step that it did not apply."""
 NAN_EVALUATION = "The loss of the held-out rows is not a number"
-SPARED = "The step was not applied, so the weights are sound; look at its rows, and lower the rate if more follow."
+SPARED = "This step was not applied, so the weights are sound; look at its rows, and lower the rate if more follow."
+LATELY, OFTEN = 100, 3
+"""Steps for which one that was left out is news; so many of them in that time are no accident."""
+HELPED = "The run has helped itself and went on; these lines spare the next one what did not fit."
+PASS = "training.max_tokens_per_micro_batch"
+GIVEN_UP = re.compile(r"(training\.\w+): (\d{1,12}|true|false)")
+"""The line that makes it permanent."""
+SOUND_LINES = 10
+"""Log lines after which a run that has helped itself is well."""
 LOST_LINES = 3
 """Gradients in a row: scaling for float16 leaves out a single step now and then."""
 NO_ROOM = re.compile(r"No space left|Disk quota exceeded|Read-only file system|ENOSPC")
@@ -48,15 +58,27 @@ def out_of_memory(run: History) -> Symptom | None:
     The forward pass keeps what the backward pass needs, for every token that it takes at once. Fewer tokens at once
     need less memory and, in Luthier, give the same result.
 
-    Fires when a run ended with an error of that kind, Luthier's own or one in a traceback of another program.
+    Fires when a run ended with an error of that kind, Luthier's own or one in a traceback of another program; or went
+    on after one, as a warning for ten log lines.
     """
-    said = [text for text in run.said if SAID_OUT_OF_MEMORY.search(text)]
-    if OUT_OF_MEMORY.search(_last_words(run)):
-        said.insert(0, _last_words(run))
-    if not said:
+    words, said = _last_words(run), [notice for notice in run.said if SAID_OUT_OF_MEMORY.search(notice.text)]
+    lowered = _lowered(said)
+    if OUT_OF_MEMORY.search(words):
+        tokens = lowered.get(PASS, run.get("plan.max_tokens_per_micro_batch"))
+        now = {**run.plan, **lowered, "plan.max_tokens_per_micro_batch": tokens} if run.plan else {}
+        return Symptom(run.step, words[:300], less_memory(replace(run, plan=now)), "high")
+    if words or not said:
         return None
-    went_on = run.finished is None or run.finished.status != "failed"
-    return Symptom(run.step, said[0][:300], less_memory(run), "high", "warning" if went_on else "critical")
+    newest, went_on = said[-1], sum(line.step > (said[-1].step or 0) for line in run.recent)
+    lines = tuple(change(run, key, new) for key, new in lowered.items()) if run.plan else less_memory(run)
+    severity: Severity = "info" if run.finished or went_on >= SOUND_LINES else "warning"
+    return Symptom(newest.step, newest.text[:300], lines, "high", severity, advice=HELPED if lowered else "")
+
+
+def _lowered(said: list[Notice]) -> dict[str, Any]:
+    """What the run has given up by itself: key -> its latest value."""
+    given = [match.groups() for notice in said if (match := GIVEN_UP.fullmatch(notice.change))]
+    return {key: int(value) if value.isdigit() else value == "true" for key, value in given}
 
 
 @rule(
@@ -67,12 +89,12 @@ def out_of_memory(run: History) -> Symptom | None:
 def not_finite(run: History) -> Symptom | None:
     """The loss or the gradient is not a number.
 
-    A number became too large for its format. One update with it turns every trained weight into NaN, and nothing
+    A number became too large for its format. An update with it turns every trained weight into NaN, and nothing
     brings them back.
 
     Fires when a log line or the latest evaluation says NaN or infinite, when three gradients in a row do after others
-    that did not (other programs then print a loss of 0), when Luthier left out such a step, or when a run ended because
-    of it.
+    that did not (other programs then print a loss of 0), for a hundred steps when Luthier left out such a step, or when
+    a run ended because of it.
     """
     lines = lower_rate(run)
     if run.get("model.dtype") == "float16":
@@ -85,9 +107,18 @@ def not_finite(run: History) -> Symptom | None:
         first, last = lost[0], lost[-1]
         evidence = f"grad_norm {last.grad_norm:g} and loss {last.loss:g} from step {first.step:,} to {last.step:,}"
         return Symptom(first.step, evidence, lines, "high")
-    if left_out := [text for text in run.said if LEFT_OUT.search(text)]:
-        return Symptom(run.step, left_out[-1][:300], lines, "high", "warning", advice=SPARED)
-    return _evaluation_not_finite(run, lines)
+    return _evaluation_not_finite(run, lines) or _left_out(run, lines)
+
+
+def _left_out(run: History, lines: tuple[Change, ...]) -> Symptom | None:
+    """Steps that were not applied, of late."""
+    said = [notice for notice in run.said if LEFT_OUT.search(notice.text) and run.step - (notice.step or 0) < LATELY]
+    if not said:
+        return None
+    often = len(said) >= OFTEN
+    evidence = f"{len(said)} steps of the last {LATELY}; {said[-1].text}" if often else said[-1].text
+    severity: Severity = "warning" if often else "info"
+    return Symptom(said[-1].step, evidence[:300], lines if often else (), "high", severity, advice=SPARED)
 
 
 def _lost_gradients(run: History) -> tuple[Log, ...]:

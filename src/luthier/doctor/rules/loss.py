@@ -115,7 +115,7 @@ def loss_rising(run: History) -> Symptom | None:
     return Symptom(
         lines[-1].step,
         f"from step {lines[0].step:,} to {lines[-1].step:,} the loss rose by {rise:.2f} or more, to {now:.2f}",
-        lower_rate(run),
+        lower_rate(run, 3),
     )
 
 

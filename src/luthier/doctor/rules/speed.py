@@ -95,9 +95,10 @@ def gpu_idle(run: History) -> Symptom | None:
         lines = (change(run, "data.dataloader_num_workers", more),)
         return Symptom(run.step, f"{evidence}; {percent(share)} of a step is waiting for rows", lines, "high")
     tokens = run.get("plan.max_tokens_per_micro_batch") or 0
+    longer = run.get("training.auto") is not False and tokens < _step_tokens(run)
     batch = run.get("training.per_device_train_batch_size") or 0
     free = _memory_used(run) < MEMORY_FREE
-    if free and 0 < tokens < SMALL_PASS:
+    if free and longer and 0 < tokens < SMALL_PASS:
         line = change(run, "training.max_tokens_per_micro_batch", 4 * tokens, tokens)
         advice = "Passes of so few tokens are too short to fill it, and there is memory for longer ones."
         return Symptom(run.step, f"{evidence}; {tokens:,} tokens a pass", (line,), advice=advice)
@@ -110,6 +111,12 @@ def gpu_idle(run: History) -> Symptom | None:
     line = change(run, "training.per_device_train_batch_size", 2 * batch if batch else "twice as many")
     advice = "More rows at once give it longer pieces of work. They make steps larger and fewer: look at the loss."
     return Symptom(run.step, evidence, (line,), "low", advice=advice)
+
+
+def _step_tokens(run: History) -> float:
+    """Tokens of a step, of one rank: a pass holds no more."""
+    last = run.recent[-1:]
+    return sum(line.num_tokens / max(1, line.step) for line in last) / (run.get("machine.world_size") or 1)
 
 
 def _memory_used(run: History) -> float:
@@ -152,10 +159,12 @@ def slowing_down(run: History) -> Symptom | None:
     down, or rows that come more slowly.
 
     Fires when tokens a second have been a third lower than before for a minute or longer; not on a CPU, which other
-    programs share.
+    programs share, and since a resume, which may be on other devices.
     """
+    since = run.resumed.step if run.resumed else 0
     latest = [line for line in run.recent[-SLOW_LINES:] if line.tokens_per_second > 0]
-    earlier = [line for line in run.whole[1:-SLOW_LINES] if line.tokens_per_second > 0]
+    earlier = [line for line in run.whole if line.step > since][1:-SLOW_LINES]
+    earlier = [line for line in earlier if line.tokens_per_second > 0]
     if len(latest) < SLOW_LINES or len(earlier) < SLOW_LINES:
         return None
     now, usual = _speed(latest), _speed(earlier)

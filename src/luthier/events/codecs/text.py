@@ -1,8 +1,8 @@
 """Text logs: Luthier's training.log, and what Hugging Face's Trainer, TRL, Unsloth, Axolotl and LLaMA-Factory print.
 
 Numbers come in dict lines, among progress bars, sentences, warnings and tracebacks. The dict of the Trainer has no
-step, so the step is taken from, in this order: the line itself; the progress bar (`codecs.loop`); the number of log
-lines so far, for then nothing says how many steps lie between two. `words` says which.
+step, so the step is taken from, in this order: the line itself (`{…}  Step 10` too); the progress bar (`codecs.loop`);
+the number of log lines so far, for then nothing says how many steps lie between two. `words` says which.
 
 A run that starts again in the same log is noticed at its first log step: the step or the epoch goes back, or the bar
 has started again, or the run had ended. It is told as a `RunStarted` whose `first_step` is the step before, so that
@@ -19,6 +19,7 @@ Not covered: bars without a total; dicts that are spread over lines; the steps b
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -30,11 +31,12 @@ from luthier.events.codecs.loop import Loop, Placed, Values
 from luthier.events.codecs.progress import NO_BAR, Bar, parse_bar
 from luthier.events.codecs.sentences import Sentences
 from luthier.events.line import Value, parse_line
-from luthier.events.types import Event, Notice, RunFinished, RunStarted
+from luthier.events.types import Event, Notice, Resumed, RunFinished, RunStarted
 
 _LONGEST = 64 * 1024
 _NOTICES = 200
 _SEGMENTS = 4096
+_STEP_AFTER = re.compile(r"\}\s+[Ss]tep (\d{1,15})\b")
 _TELLING = frozenset({"loss", "eval_loss", "train_runtime"})
 
 
@@ -168,6 +170,8 @@ class TextDecoder(LineDecoder):
         self._loop.torn = False
         if values and None in values.values():
             values = {name: value for name, value in values.items() if value is not None}
+        if values and (after := _STEP_AFTER.search(text)):
+            values.setdefault("step", int(after[1]))
         if values and not values.keys().isdisjoint(_TELLING):
             self._say(self._sentences.flush())
             self._dict(values)
@@ -197,6 +201,8 @@ class TextDecoder(LineDecoder):
                     if (event.text, event.step) in self._notices or len(self._notices) >= _NOTICES:
                         continue
                     self._notices.add((event.text, event.step))
+                case Resumed():
+                    self._tokens, self._step = self._tokens * event.step // max(1, self._step), event.step
                 case RunFinished():
                     event = replace(event, epoch=self._epoch, num_tokens=self._tokens, peak_memory_gib=self._memory)
                     self._ended = True
@@ -314,6 +320,8 @@ class TextDecoder(LineDecoder):
         if not self._logged and self._attempt == 1:
             self._first_logged = step
         seen = of.tokens(values)
+        if not self._logged and not self._tokens:
+            self._tokens = seen * self._step // max(1, step)  # of a log that begins with a resume
         new, seconds = seen - self._tokens, bar.step_seconds * (step - self._step)
         speed = new / seconds if self._logged and new > 0 and seconds > 0 else math.nan
         event = of.log(

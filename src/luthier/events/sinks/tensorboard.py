@@ -2,8 +2,8 @@
 
 What is where: `train/*`, `perf/*`, `time/*`, `machine/*`, `eval/*`, `final/*` and `gradients/norm/<layer>` are
 scalars; `weights/*` and `gradients/*` histograms; samples, notices, hyper-parameters and the architecture are also
-there as text; the HPARAMS and GRAPHS tabs are filled. Each attempt writes a file of its own. An attempt that resumes
-says from which step on the earlier files no longer count, as torch's SummaryWriter does with `purge_step`.
+there as text; the HPARAMS and GRAPHS tabs are filled. Each attempt writes a file of its own. A run that goes on from a
+checkpoint says from which step on what was written no longer counts, as torch's SummaryWriter does with `purge_step`.
 
 Writes are synchronous and flushed at every event: an event comes every few seconds, and a full disk is then noticed by
 the write that met it.
@@ -27,7 +27,17 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from luthier.events.printable import one_line, printable
 from luthier.events.sinks.graph import architecture_table, cell, graph_def
 from luthier.events.sinks.metrics import metrics
-from luthier.events.types import Architecture, Checked, Event, Gradients, Notice, RunFinished, RunStarted, Sampled
+from luthier.events.types import (
+    Architecture,
+    Checked,
+    Event,
+    Gradients,
+    Notice,
+    Resumed,
+    RunFinished,
+    RunStarted,
+    Sampled,
+)
 
 _NOTICES_SHOWN = 50
 _SESSION_METRICS = {
@@ -66,6 +76,8 @@ class TensorBoardSink:
         match event:
             case RunStarted():
                 self._run_started(event)
+            case Resumed():
+                self._goes_on_from(event.step)
             case Architecture():
                 self._add(graph_def=graph_def(event.modules).SerializeToString())
                 self._summary(_text("architecture", architecture_table(event)))
@@ -90,11 +102,14 @@ class TensorBoardSink:
 
     def _run_started(self, event: RunStarted) -> None:
         self._step = event.first_step
-        log = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-        # The step of the checkpoint itself was logged before it was saved, and stands.
-        self._add(step=event.first_step + 1 if event.first_step else 0, session_log=log)
+        self._goes_on_from(event.first_step)
         self._summary(_experiment(event), _session_start(event), _text("hyperparameters", _plan_table(event)))
         self._write_notices()
+
+    def _goes_on_from(self, step: int) -> None:
+        """What was written of later steps counts no longer; that step itself was logged before it was saved."""
+        log = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        self._add(step=step + 1 if step else 0, session_log=log)
 
     def _noticed(self, notice: Notice) -> None:
         self._notices = [*self._notices, _notice(notice)][-_NOTICES_SHOWN:]

@@ -34,6 +34,7 @@ from luthier.monitor.dashboard.watching import Watch
 from luthier.monitor.dashboard.widgets import Chart, Drawn, Explained, Help, Number, Page
 
 WIDE, HIGH = 140, 44
+NARROW = 60
 PANES = ("overview", "charts", "findings", "samples", "run")
 CLOCK_SECONDS = 1.0
 SHARE = 0.01
@@ -136,6 +137,7 @@ class Dashboard(App[None]):
     def on_resize(self, event: events.Resize) -> None:
         """Choose the layout."""
         self.screen.set_class(event.size.width >= WIDE and event.size.height >= HIGH, "-wide")
+        self.screen.set_class(event.size.width < NARROW, "-narrow")
         self.call_after_refresh(self.draw)
 
     def on_tabbed_content_tab_activated(self) -> None:

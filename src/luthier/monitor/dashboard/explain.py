@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from rich.text import Text
 
 from luthier.events.line import significant
-from luthier.monitor.dashboard.metrics import LEARNING, MACHINE, has_gpu, step_times
+from luthier.monitor.dashboard.metrics import LEARNING, MACHINE, has_gpu, level, step_times
 from luthier.monitor.dashboard.palette import ACCENT
 from luthier.monitor.dashboard.scene import Run
 from luthier.monitor.drawing import count, decimal, duration
@@ -92,12 +92,12 @@ def _eval(run: Run) -> str:
 
 
 def _band(run: Run) -> str:
-    loss = run.state.smoothed_loss
+    loss = level(run)
     scale = "; ".join(f"{span}: {words}" for _, span, words in BANDS)
     here = ""
     if loss is not None and trend(run.state.recent) is not None:
         here = f"This run stands at {decimal(loss)}, which is {band(loss)[0]}. "
-    return f"{here}The whole scale: {scale}."
+    return f"{here}The whole scale: {scale}"
 
 
 def _best(run: Run) -> str:
@@ -226,7 +226,7 @@ def _tokens(run: Run) -> str:
 
 
 def _checkpoint(run: Run) -> str:
-    saved = run.state.checkpoint
+    saved = run.state.checkpoint or run.state.resumed
     if saved is None:
         return "This run has none yet: a crash now costs all of it."
     return f"The newest is of step {saved.step:,}: a crash now costs {run.state.step - saved.step:,} steps."

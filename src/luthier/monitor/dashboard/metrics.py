@@ -17,10 +17,12 @@ from luthier.events.types import Machine
 from luthier.monitor.dashboard.palette import BAD, GOOD, WARNING, strong
 from luthier.monitor.dashboard.scene import Run
 from luthier.monitor.drawing import count, decimal, duration
-from luthier.monitor.statistics import TIME_LINES, band, deviation, shares, time_left, trend, usable
+from luthier.monitor.statistics import band, deviation, elapsed, shares, time_left, timed_lines, trend
 from luthier.monitor.view import rate_trend
 
 LABEL_WIDTH = 13
+Value = Text | tuple[Text, ...]
+"""A value in words, or several forms of it, longest first."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Metric:
 
     key: str
     label: str
-    value: Callable[[Run], Text]
+    value: Callable[[Run], Value]
     meaning: Callable[[Run], str]
     timed: bool = False
     """Whether the passing of time alone changes it."""
@@ -41,12 +43,21 @@ def line(metric: Metric, run: Run, width: int, height: int, focused: bool) -> Te
     text.append("› " if focused else "  ", "bold").append(
         f"{metric.label:<{LABEL_WIDTH - 2}}", "" if focused else "dim"
     )
-    text.append_text(metric.value(run))
+    text.append_text(fitting(metric.value(run), width - LABEL_WIDTH))
     text.truncate(width, overflow="ellipsis")
     if height > 1:
         below = Text(f"{'':<{LABEL_WIDTH}}{metric.meaning(run)}", "dim italic", no_wrap=True)
         below.truncate(width, overflow="ellipsis")
         text.append("\n").append_text(below)
+    return text
+
+
+def fitting(value: Value, room: int) -> Text:
+    """The longest form that fits; where none does, the parts (two spaces between them) that do: no number is cut."""
+    forms = value if isinstance(value, tuple) else (value,)
+    text = next((form for form in forms if form.cell_len <= room), forms[-1])
+    while text.cell_len > room and "  " in text.plain.rstrip():
+        text = text[: text.plain.rstrip().rindex("  ")]
     return text
 
 
@@ -66,24 +77,29 @@ def _loss(run: Run) -> Text:
     return value if state.smoothed_loss is None else value.append(f"  smoothed {decimal(state.smoothed_loss)}")
 
 
+def level(run: Run) -> float | None:
+    """Where the loss stands, smoothed: None before there is one, NaN when it is none any more."""
+    return run.state.smoothed_loss if run.state.log is None or math.isfinite(run.state.log.loss) else math.nan
+
+
 def _loss_meaning(run: Run) -> str:
-    loss = run.state.smoothed_loss
+    loss = level(run)
     if loss is None:
         return "how wrong the predictions are; lower is better"
     return f"lower is better; perplexity {math.exp(loss):,.3g}" if loss < 20 else "lower is better"
 
 
-def _eval(run: Run) -> Text:
+def _eval(run: Run) -> Value:
     state = run.state
     if not state.evaluations:
         return _unknown("no evaluation yet")
     last, best = state.evaluations[-1], state.best or state.evaluations[-1]
-    value = strong(decimal(last.eval_loss), math.isfinite(last.eval_loss))
-    return value.append(f"  best {decimal(best.eval_loss)} at {best.step:,}")
+    value = strong(decimal(last.eval_loss), math.isfinite(last.eval_loss)).append(f"  best {decimal(best.eval_loss)}")
+    return value.copy().append(f" at {best.step:,}"), value
 
 
 def _band(run: Run) -> Text:
-    loss = run.state.smoothed_loss if run.state.log is None or math.isfinite(run.state.log.loss) else math.nan
+    loss = level(run)
     if loss is None:
         return _unknown("no loss yet")
     if math.isfinite(loss) and trend(run.state.recent) is None:
@@ -93,8 +109,8 @@ def _band(run: Run) -> Text:
 
 
 def _band_meaning(run: Run) -> str:
-    loss = run.state.smoothed_loss
-    if loss is None:
+    loss = level(run)
+    if loss is None or math.isnan(loss):
         return "usual words for a loss"
     return f"usual words for {band(loss)[0]}" if trend(run.state.recent) else "needs five log lines"
 
@@ -130,16 +146,17 @@ def _slope_meaning(run: Run) -> str:
     return f"give or take {200 * found.slope_error:.2g}; over the last {found.steps:,} steps"
 
 
-def _learning_rate(run: Run) -> Text:
+def _learning_rate(run: Run) -> Value:
     if run.state.log is None:
         return _unknown("no log line yet")
     rate = run.state.log.learning_rate
     if not math.isfinite(rate):
         return _unknown()
-    return strong(f"{significant(rate, 3):g}").append(rate_trend(run.state))
+    number = strong(f"{significant(rate, 3):g}")
+    return tuple(number.copy().append(words) for words in rate_trend(run.state))
 
 
-def _gradient(run: Run) -> Text:
+def _gradient(run: Run) -> Value:
     if run.state.log is None:
         return _unknown("no log line yet")
     norm = run.state.log.grad_norm
@@ -147,30 +164,33 @@ def _gradient(run: Run) -> Text:
         return _unknown() if math.isnan(norm) and math.isfinite(run.state.log.loss) else strong(str(norm), False)
     limit = (run.state.plan or {}).get("training.max_grad_norm")
     value = strong(decimal(norm))
-    if isinstance(limit, int | float) and limit > 0:
-        value.append(f"  {'shortened to' if norm > limit else 'below the limit of'} {limit:g}")
-    return value
+    if not isinstance(limit, int | float) or limit <= 0:
+        return value
+    words = ("shortened to",) if norm > limit else ("below the limit of", "below limit", "below")
+    return tuple(value.copy().append(f"  {word} {limit:g}") for word in words)
 
 
-def _left(run: Run) -> Text:
+def _left(run: Run) -> Value:
     state = run.state
     if state.finished is not None:
-        return Text.assemble((state.finished.status, "bold"), f"  after {duration(state.finished.train_runtime)}")
+        runtime = state.finished.train_runtime
+        return strong(state.finished.status).append(f"  after {duration(runtime)}" if math.isfinite(runtime) else "")
     left = time_left(state, run.now)
     if left is None:
-        return _unknown()
+        return _unknown() if state.logged_at else _unknown("no log line yet")
     if run.silent:
         return _unknown("nobody knows: it is silent")
     if left.seconds == 0:
         return strong("any moment")
-    margin = f" ± {duration(left.margin)}" if math.isfinite(left.margin) else ""
-    return strong(duration(left.seconds)).append(margin)
+    value = strong(duration(left.seconds))
+    return (value.copy().append(f" ± {duration(left.margin)}"), value) if math.isfinite(left.margin) else value
 
 
 def _left_meaning(run: Run) -> str:
-    state = run.state
-    gone = duration(run.now - state.started) if state.started and state.finished is None else ""
-    return f"{gone} gone; ± from how step times vary" if gone else "until the last step"
+    left, gone = time_left(run.state, run.now), elapsed(run.state, run.now)
+    words = [f"{duration(gone)} gone"] if math.isfinite(gone) and run.state.finished is None else []
+    words += ["± from how step times vary"] if left and math.isfinite(left.margin) else []
+    return "; ".join(words) or "until the last step"
 
 
 def _speed(run: Run) -> Text:
@@ -182,7 +202,7 @@ def _speed(run: Run) -> Text:
 
 def step_times(run: Run) -> tuple[float, float]:
     """Mean and standard deviation of the latest step times, in seconds; NaN where there are too few."""
-    times = [point.step_seconds for point in run.state.recent if usable(point.step_seconds)][-TIME_LINES:]
+    times = [point.step_seconds for point in timed_lines(run.state)]
     if not times:
         return math.nan, math.nan
     return statistics.fmean(times), deviation(times) if len(times) > 1 else math.nan
@@ -248,15 +268,15 @@ def _gpu_meaning(run: Run) -> str:
 
 def _tokens(run: Run) -> Text:
     if run.state.log is None or not run.state.log.num_tokens:
-        return _unknown()
+        return _unknown() if run.state.log else _unknown("no log line yet")
     return strong(count(run.state.log.num_tokens)).append(" seen")
 
 
 def _checkpoint(run: Run) -> Text:
-    saved = run.state.checkpoint
-    if saved is None:
-        return _unknown("none yet")
-    return Text.assemble((f"step {saved.step:,}", "bold"), f"  {count(saved.bytes)}B")
+    saved, resumed = run.state.checkpoint, run.state.resumed
+    if saved is not None:
+        return strong(f"step {saved.step:,}").append(f"  {count(saved.bytes)}B")
+    return strong(f"step {resumed.step:,}").append("  resumed") if resumed else _unknown("none yet")
 
 
 LEARNING = (

@@ -7,6 +7,7 @@ What comes from a file is stripped of control characters, and nothing of it is r
 from __future__ import annotations
 
 import json
+import math
 import textwrap
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -20,7 +21,8 @@ from luthier.events.types import Notice
 from luthier.monitor.dashboard.palette import ACCENT, GOOD, SEVERITY, STATUS, WARNING
 from luthier.monitor.dashboard.scene import Run, Scene
 from luthier.monitor.drawing import bar, count, duration
-from luthier.monitor.statistics import shares, time_left
+from luthier.monitor.state import RunState
+from luthier.monitor.statistics import elapsed, shares, time_left
 
 _ROOMY = 5
 
@@ -51,41 +53,49 @@ def header(scene: Scene, width: int) -> Text:
 def _status(run: Run) -> str:
     state = run.state
     if not state.updated:
-        return "waiting for the file"
+        return "waiting for the file" if run.source.startswith("waiting") else "no log line yet"
     return f"silent for {duration(run.now - state.updated)}" if run.silent else state.status
 
 
 def progress(scene: Scene, width: int) -> Text:
-    """Step, epoch, a bar, and the time."""
+    """Step, epoch, a bar, and the time; without the seconds that are gone, and the epoch, where they do not fit."""
     run, state = scene.run, scene.run.state
     share = state.step / state.total_steps if state.total_steps else 0.0
     text = Text.assemble((" step ", "dim"), (f"{state.step:,}", "bold"), no_wrap=True)
     if state.total_steps:
         text.append(f"/{state.total_steps:,}")
-    text.append("  epoch ", "dim").append(f"{state.epoch:.2f}", "bold")
-    if state.epochs:
-        text.append(f"/{state.epochs:g}")
+    parts = [part for part in (_epoch(state), *_times(run)) if part]
+    while len(parts) > 1 and text.cell_len + sum(2 + part.cell_len for part in parts) > width:
+        parts.pop(2 if len(parts) > 2 else 0)
     percent = f" {share:.0%}" if state.total_steps else ""
-    times = _times(run)
-    room = width - text.cell_len - len(percent) - times.cell_len - 6
+    room = width - text.cell_len - len(percent) - sum(2 + part.cell_len for part in parts) - 4
     if room >= 6 and state.total_steps:
         full, empty = bar(share, room)
-        text.append("  ").append(full, ACCENT).append(empty, "dim").append(percent, "bold")
-    text.append("  ").append_text(times)
+        at = 1 if _epoch(state) else 0
+        parts.insert(at, Text.assemble((full, ACCENT), (empty, "dim"), (percent, "bold")))
+    for part in parts:
+        text.append("  ").append_text(part)
     text.truncate(width, overflow="ellipsis")
     return text
 
 
-def _times(run: Run) -> Text:
-    state = run.state
+def _epoch(state: RunState) -> Text:
+    if not math.isfinite(state.epoch):
+        return Text()
+    of = f"/{state.epochs:.3g}" if math.isfinite(state.epochs) and state.epochs > 0 else ""
+    return Text.assemble(("epoch ", "dim"), (f"{state.epoch:.2f}", "bold"), of)
+
+
+def _times(run: Run) -> tuple[Text, Text]:
+    """What is left, and what is gone."""
+    state, left, gone = run.state, time_left(run.state, run.now), elapsed(run.state, run.now)
     if state.finished is not None:
-        return Text(f"{duration(state.finished.train_runtime)} in all")
-    text = Text()
-    if (left := time_left(state, run.now)) is not None and not run.silent:
-        text.append(duration(left.seconds), "bold").append(" left  ")
-    if state.started:
-        text.append(f"{duration(run.now - state.started)} gone", "dim")
-    return text
+        runtime = state.finished.train_runtime
+        return Text(), Text(f"{duration(runtime)} in all" if math.isfinite(runtime) else "")
+    return (
+        Text.assemble((duration(left.seconds), "bold"), " left") if left and not run.silent else Text(),
+        Text(f"{duration(gone)} gone", "dim") if math.isfinite(gone) else Text(),
+    )
 
 
 def digest(scene: Scene, width: int, height: int) -> Text:
@@ -102,7 +112,7 @@ def digest(scene: Scene, width: int, height: int) -> Text:
             block[0].append(f"  {one_line(finding.evidence)}", "not bold dim")
         else:
             block += [Text(f"   {part}", "dim") for part in _wrapped(finding.evidence, width - 4)]
-        block += [Text.assemble(("   change  ", "dim"), _change(change)) for change in finding.change[:1]]
+        block += [_change(change, width) for change in finding.change[:1]]
         if lines and len(lines) + len(block) > height:
             break
         lines += block
@@ -131,17 +141,26 @@ def _finding(finding: Finding, width: int) -> Iterator[Text]:
     mark, color = SEVERITY[finding.severity]
     head = Text.assemble((f"{mark:<3}", color), (one_line(finding.title), "bold"))
     where = f" at step {finding.step:,}" if finding.step is not None else ""
-    yield head.append(f"  {finding.severity}{where}, confidence {finding.confidence}, {one_line(finding.rule)}", "dim")
+    yield head.append(f"  {finding.severity}{where}, {one_line(finding.rule)}, confidence {finding.confidence}", "dim")
     for text, style in ((finding.evidence, ""), (finding.why, "dim")):
         for part in _wrapped(text, width - 4):
             yield Text(f"   {part}", style)
     for change in finding.change:
-        yield Text.assemble(("   change  ", "dim"), _change(change))
+        yield _change(change, width)
 
 
-def _change(change: Change) -> Text:
-    text = Text(f"{one_line(change.key)}: {one_line(change.new)}", f"bold {ACCENT}")
-    return text.append(f"   # was {one_line(change.old)}", "not bold dim") if change.old else text
+def _change(change: Change, width: int) -> Text:
+    return _to_write(f"{change.key}: {change.new}", f"   # was {one_line(change.old)}" if change.old else "", width)
+
+
+def _to_write(line: str, was: str, width: int) -> Text:
+    """A line of YAML, with as much around it as there is room for: its value matters most."""
+    line = one_line(line)
+    key, colon, value = line.partition(":")
+    bare = f"{key.rpartition('.')[2]}{colon}{value}"
+    forms = (("   change  ", line, was), ("   change  ", line, ""), ("   ", line, ""), ("   ", bare, ""))
+    texts = [Text.assemble((a, "dim"), (b, f"bold {ACCENT}"), (c, "not bold dim")) for a, b, c in forms]
+    return next((text for text in texts if text.cell_len <= width), texts[-1])
 
 
 def _notice(notice: Notice, width: int) -> Iterator[Text]:
@@ -151,7 +170,7 @@ def _notice(notice: Notice, width: int) -> Iterator[Text]:
     yield Text.assemble((f"{mark:<3}", color), first)
     yield from (Text(f"   {part}") for part in rest)
     if notice.change:
-        yield Text.assemble(("   change  ", "dim"), (one_line(notice.change), f"bold {ACCENT}"))
+        yield _to_write(notice.change, "", width)
 
 
 def samples(scene: Scene, width: int) -> Text:

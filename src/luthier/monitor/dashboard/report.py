@@ -8,7 +8,7 @@ from __future__ import annotations
 from rich.text import Text
 
 from luthier.monitor.dashboard import panes
-from luthier.monitor.dashboard.metrics import LEARNING, MACHINE, Metric
+from luthier.monitor.dashboard.metrics import LEARNING, MACHINE, Metric, fitting
 from luthier.monitor.dashboard.scene import Run, Scene
 from luthier.monitor.view import summary
 
@@ -34,7 +34,9 @@ def _run(scene: Scene, width: int) -> Text:
 
 
 def _line(metric: Metric, run: Run, width: int) -> Text:
-    text = Text.assemble((f"  {metric.label:<{_LABEL_WIDTH}}", "dim"), metric.value(run), no_wrap=True)
+    text = Text.assemble(
+        (f"  {metric.label:<{_LABEL_WIDTH}}", "dim"), fitting(metric.value(run), width - _LABEL_WIDTH - 2), no_wrap=True
+    )
     text.append(" " * max(2, _MEANING_AT - text.cell_len)).append(metric.meaning(run), "not bold dim italic")
     text.truncate(width, overflow="ellipsis")
     return text

@@ -204,7 +204,10 @@ class Watch:
 
     def scene(self, selected: int = 0, settings: Settings | None = None) -> Scene:
         """All runs as they stand now."""
-        return Scene(tuple(watched.look() for watched in self._watched), selected, settings or Settings())
+        runs = [watched.look() for watched in self._watched]
+        names = [run.name for run in runs]
+        runs = [replace(run, name=run.path) if names.count(run.name) > 1 else run for run in runs]
+        return Scene(tuple(runs), selected, settings or Settings())
 
     def _read_machine(self) -> None:
         silent = [one for one in self._watched if one.state.machine is None and one.state.status == "training"]
@@ -218,11 +221,12 @@ class Watch:
 
 
 def this_machine() -> Machine | None:
-    """The first GPU of this machine; None where there is none to tell of."""
+    """The busiest GPU of this machine, as a log does not say which one trains; None where there is none to tell of."""
     gpus = read_gpus().gpus
     if not gpus:
         return None
-    gpu, unknown = gpus[0], math.nan
+    gpu = max(gpus, key=lambda one: one.utilization_percent if one.utilization_percent > 0 else 0.0)
+    unknown = math.nan
     machine = Machine(
         step=0,
         gpu_utilization=gpu.utilization_percent,

@@ -160,6 +160,10 @@ class Page(VerticalScroll):
         if self._scene is not None:
             self.show(self._scene)
 
+    def watch_show_vertical_scrollbar(self) -> None:
+        """The scroll bar takes a column of the text, or gives it back."""
+        self.call_after_refresh(self.on_resize)
+
 
 class Help(ModalScreen[None]):
     """The answer to `?`, over everything else."""

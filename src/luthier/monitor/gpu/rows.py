@@ -73,6 +73,9 @@ def gpu_rows(gpus: Sequence[Gpu], width: int, *, bars: bool) -> list[Text]:
     bar_width = _LEAST_BAR if bars else 0
     while (table := _Table(rows, columns, bar_width)).width > width and any(column.rank for column in columns):
         columns.remove(max(columns, key=lambda column: column.rank))
+    if table.width > width:
+        table = _Table(rows, columns, 0)
+        return _Table(rows, columns, 0, max(1, table.widths[0] - max(0, table.width - width))).lines()
     if bars:
         spare = max(0, width - table.width) // sum(column.share is not None for column in columns)
         table = _Table(rows, columns, min(_LONGEST_BAR, bar_width + spare))
@@ -80,25 +83,28 @@ def gpu_rows(gpus: Sequence[Gpu], width: int, *, bars: bool) -> list[Text]:
 
 
 class _Table:
-    """Columns as wide as their widest cell."""
+    """Columns as wide as their widest cell, the first one not wider than `most`."""
 
-    def __init__(self, rows: Sequence[tuple[str, Gpu]], columns: Sequence[_Column], bar_width: int) -> None:
+    def __init__(
+        self, rows: Sequence[tuple[str, Gpu]], columns: Sequence[_Column], bar_width: int, most: int = 2 * _LONGEST_NAME
+    ) -> None:
         self._gpus = [gpu for _, gpu in rows]
         self._titles = [column.title for column in columns]
         self._cells = [[column.cell(gpu, bar_width) for column in columns] for gpu in self._gpus]
         for cells, (label, _) in zip(self._cells, rows, strict=True):
             cells[0] = Text(f"{label} ").append_text(cells[0])
+            cells[0].truncate(most, overflow="ellipsis")
         whole_columns = zip(self._titles, *self._cells, strict=True)
-        self._widths = [max(len(title), *(cell.cell_len for cell in cells)) for title, *cells in whole_columns]
-        self.width = sum(self._widths) + len(_GAP) * (len(self._widths) - 1)
+        self.widths = [max(len(title), *(cell.cell_len for cell in cells)) for title, *cells in whole_columns]
+        self.width = sum(self.widths) + len(_GAP) * (len(self.widths) - 1)
 
     def lines(self) -> list[Text]:
         """The header and the rows."""
-        header = _GAP.join(f"{title:<{width}}" for title, width in zip(self._titles, self._widths, strict=True))
+        header = _GAP.join(f"{title:<{width}}" for title, width in zip(self._titles, self.widths, strict=True))
         return [Text(header.rstrip(), "dim"), *map(self._line, self._gpus, self._cells)]
 
     def _line(self, gpu: Gpu, cells: Sequence[Text]) -> Text:
-        padded = [cell + Text(" " * (width - cell.cell_len)) for cell, width in zip(cells, self._widths, strict=True)]
+        padded = [cell + Text(" " * (width - cell.cell_len)) for cell, width in zip(cells, self.widths, strict=True)]
         if gpu.problem:
             return Text(_GAP).join((padded[0], Text(one_line(gpu.problem), "red")))
         line = Text(_GAP).join(padded)
