@@ -173,6 +173,15 @@ def test_e_export_001_nothing_is_written_over(runs, tmp_path):
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
 
 
+@pytest.mark.parametrize("name", ["final_model", "checkpoint-8"])
+def test_e_export_001_a_run_is_no_earlier_export(name, copied, runs):
+    before = sorted(path for path in copied.rglob("*") if path.is_file())
+    assert verify(copied / name) == "", "it is sealed, as exports are"
+    with pytest.raises(MissingError, match="E-EXPORT-001"):
+        merge_run(runs("lora"), copied / name, None, Options(overwrite=True), silent)
+    assert sorted(path for path in copied.rglob("*") if path.is_file()) == before
+
+
 def test_an_earlier_export_is_replaced_when_asked(runs, tmp_path):
     (tmp_path / "m").mkdir()
     merge_run(runs("lora"), tmp_path / "m", None, Options(), silent)
