@@ -132,6 +132,9 @@ def test_the_line_for_vllm_is_printed_and_nothing_is_served(capsys, run, tiny_mo
     result = run_here(capsys, "serve", f"mine={run}", "--print-vllm")
     assert result.code == 0 and result.out.startswith(f"vllm serve {tiny_model_dir} --enable-lora")
     assert f"mine={run}/final_model" in result.out
+    assert run_here(capsys, "serve", run, "--base", "/moved", "--print-vllm").out.startswith(
+        "vllm serve /moved --enable"
+    )
     assert "E-SERVE-004" in json.dumps(run_here(capsys, "explain", "E-SERVE-004").out)
 
 

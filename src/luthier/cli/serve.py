@@ -39,7 +39,7 @@ def serve(
     if print_vllm:
         from luthier.serve.models import named, vllm_line
 
-        typer.echo(vllm_line(named(runs)))
+        typer.echo(vllm_line(named(runs), base))
         return
     if missing := [name for name in ("fastapi", "uvicorn") if find_spec(name) is None]:
         found = f"{' and '.join(missing)} cannot be found"

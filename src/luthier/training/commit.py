@@ -6,8 +6,8 @@
     read back                  from the device where the system allows it; only then may anything older be deleted
 
 A crash at any point leaves the old state and at most an .inflight- folder, which the next run or export deletes. When a
-folder is replaced, the old one is `.replaced-` for a moment, and `sweep` puts it back if the new one never came. `verify` reads
-every byte, so a truncated or flipped file is found before anything is loaded from it.
+folder is replaced, the old one is `.replaced-` for a moment, and `sweep` puts it back if the new one never came.
+`verify` reads every byte, so a truncated or flipped file is found before anything is loaded from it.
 
 Not covered: several machines that write into one folder over a network file system.
 """
