@@ -11,7 +11,7 @@ import pytest
 from luthier.serve.door import DRAINED_BYTES, MOST_BYTES
 from luthier.serve.models import Served
 from luthier.serve.refusals import ApiError
-from luthier.serve.requests import NOT_THERE, PASSED_OVER
+from luthier.serve.requests import NOT_THERE, PASSED_OVER, ChatRequest, CompletionRequest, read
 from tests.serve.support import body, parsed, received, running
 
 MESSAGES = [{"role": "user", "content": "Add"}]
@@ -96,6 +96,28 @@ def test_what_is_no_request_is_a_bad_request(server, content):
     started = time.monotonic()
     status, said = server.post(content)
     assert status == 400 and said["error"]["message"] and time.monotonic() - started < 2
+
+
+LISTS = [
+    (CompletionRequest, "prompt", [-1] * 5000, "prompt.0"),
+    (CompletionRequest, "prompt", [*[1] * 5000, -1, *[1.5] * 5000], "prompt.5000"),
+    (CompletionRequest, "prompt", [[1], *[[]] * 5000], "prompt.1"),
+    (CompletionRequest, "prompt", [["x"]] * 5000, "prompt.0.0"),
+    (CompletionRequest, "prompt", ["a", *[5] * 5000], "prompt.1"),
+    (CompletionRequest, "stop", ["a", *[5] * 5000], "stop.1"),
+    (ChatRequest, "messages", [{"role": "user", "content": [1] * 900}] * 900, "messages.0.content.0"),
+    (ChatRequest, "messages", [{"role": "owl", "content": "a"}] * 4000, "messages.0.role"),
+]
+
+
+@pytest.mark.parametrize(("kind", "name", "wrong", "param"), LISTS)
+def test_a_list_is_read_up_to_its_first_mistake(kind, name, wrong, param):
+    """A body has room for a million mistakes, and while they are counted nobody else is answered."""
+    fields = {"model": "first", "prompt": "Add", "messages": [{"role": "user", "content": "Add"}]}
+    with pytest.raises(ApiError) as caught:
+        read(kind, json.dumps({**fields, name: wrong}).encode())
+    assert caught.value.param == param
+    assert caught.value.__cause__.error_count() <= 4, "one for each kind that it could have been"
 
 
 def test_the_clients_exceptions(client, server):
