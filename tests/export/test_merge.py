@@ -35,6 +35,7 @@ KINDS = {
     "lora": {},
     "4-bit": {"quantization": {"load_in_4bit": True}},
     "fp4": {"quantization": {"load_in_4bit": True, "bnb_4bit_quant_type": "fp4", "bnb_4bit_use_double_quant": False}},
+    "8-bit": {"quantization": {"base_precision": "fp8"}},
     "full": {"training": {"finetuning_type": "full"}},
     "rslora": {"lora": {"use_rslora": True, "r": 4}},
     "pissa": {"lora": {"init_lora_weights": "pissa", "r": 8}},
@@ -109,7 +110,7 @@ def base_logits(trained):
         return logits(trained.model)
 
 
-@pytest.mark.parametrize("kind", ["lora", "4-bit", "full", "tied, adapted head", "tied, trained whole"])
+@pytest.mark.parametrize("kind", ["lora", "4-bit", "8-bit", "full", "tied, adapted head", "tied, trained whole"])
 def test_plain_transformers_loads_the_folder(kind, runs, tmp_path):
     done = merge_run(runs(kind), tmp_path / "m", None, Options(), silent)
     (proof,) = done.agreements
@@ -135,10 +136,11 @@ def test_a_16_bit_format_is_rounded_to_once(runs):
         assert torch.equal(rounded[name], tensor.to(torch.bfloat16)), name
 
 
-def test_4_bit_runs_are_merged_onto_the_values_they_were_trained_on(runs, tmp_path):
-    trained = merge_run(runs("4-bit"), tmp_path / "a", None, Options(), silent)
-    files = merge_run(runs("4-bit"), tmp_path / "b", None, Options(onto="files"), silent)
-    assert "4-bit nf4" in trained.onto and trained.beside == ()
+@pytest.mark.parametrize(("kind", "numbers"), [("4-bit", "4-bit nf4"), ("8-bit", "8-bit e4m3")])
+def test_runs_of_few_bits_are_merged_onto_the_values_they_were_trained_on(kind, numbers, runs, tmp_path):
+    trained = merge_run(runs(kind), tmp_path / "a", None, Options(), silent)
+    files = merge_run(runs(kind), tmp_path / "b", None, Options(onto="files"), silent)
+    assert numbers in trained.onto and trained.beside == () and numbers in files.beside[0].name
     assert files.agreements[0].mean_kl < 1e-8, "a right merge, onto other weights"
     assert files.beside[0].mean_kl > 1000 * trained.agreements[0].mean_kl
     assert "quantization_config" not in json.loads((tmp_path / "a" / "config.json").read_text())
