@@ -215,13 +215,17 @@ def test_prompts_of_texts_are_their_first_halves_each_once(tiny_model_dir, tmp_p
     assert all(word and any(text.startswith(word) for text in texts) for word in words)
 
 
-def test_prompts_are_held_out_rows_or_the_users_or_built_in(copied, tmp_path):
+def test_prompts_are_held_out_rows_or_the_users_or_built_in(copied, tmp_path, monkeypatch):
     tuned = load(copied)
     rows = choose(copied, tuned)
     assert len(rows.ids) == 8 and all(0 < len(ids) < 200 for ids in rows.ids)
     assert "### Response:" in tuned.tokenizer.decode(rows.ids[0])
     (tmp_path / "p.txt").write_text("Add\n\nReverse\n")
     assert choose(copied, tuned, read(tmp_path / "p.txt")).ids == [tuned.prompt_ids("Add"), tuned.prompt_ids("Reverse")]
+    monkeypatch.setattr(agree, "MOST_BYTES", 3 * 400 * (agree.NEW_TOKENS + 1) * 4)
+    some = choose(copied, tuned, [f"Add {n}" for n in range(1001)])
+    assert some.source == "3 of 1,001 prompts of your file"
+    assert some.ids == [tuned.prompt_ids(f"Add {n}") for n in (0, 500, 1000)]
     (copied / "plan.yaml").write_text("model: 1\n")
     assert "its held-out rows cannot be had: " in choose(copied, tuned).source
     (copied / "plan.yaml").unlink()
