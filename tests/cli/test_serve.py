@@ -101,6 +101,15 @@ def test_a_key_from_the_environment_is_asked_for_and_not_shown(run):
     server.child.send_signal(signal.SIGINT)
     code, out, err = server.ended()
     assert code == 0 and KEY not in server.greeting + out + err and "no API key" not in server.greeting
+    assert 'Bearer $LUTHIER_API_KEY"' in server.greeting
+
+
+@pytest.mark.slow
+def test_a_key_by_the_option_is_in_no_variable(run):
+    server = Process(run, "--api-key", KEY, LUTHIER_API_KEY="another")
+    assert 'Bearer YOUR_KEY"' in server.greeting and KEY not in server.greeting
+    server.child.send_signal(signal.SIGINT)
+    assert server.ended()[0] == 0
 
 
 @pytest.mark.slow
