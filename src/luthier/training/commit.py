@@ -126,7 +126,7 @@ def sweep(parent: Path, name: str | None = None, holding: str = "") -> None:
         name: Of the folder that it is about; None: all of them.
         holding: A file without which nothing is touched.
     """
-    names = f"{'*' if name is None else glob.escape(name)}-{'?' * _RANDOM}"
+    names = "*" if name is None else f"{glob.escape(name)}-{'?' * _RANDOM}"
 
     def left(prefix: str) -> list[Path]:
         return [folder for folder in parent.glob(prefix + names) if (folder / holding).exists()]
