@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
+from functools import partial
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
@@ -157,6 +160,53 @@ def test_a_peer_that_is_missing(monkeypatch, capsys):
         main(["bench", "cpu"])
     assert stopped.value.code == 2
     assert "E-ENV-006" in capsys.readouterr().err
+
+
+FAKE_ARM = """#!{python}
+import json, os, pathlib, sys
+folder, name = pathlib.Path(sys.argv[3]), sys.argv[4]
+seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+(folder / "seen.txt").open("a").write(f"{{name}} {{seen!r}}\\n")
+facts = {{"tokens": [9, 9], "trained_tokens": [5, 5], "computed_tokens": [9, 9], "pairs": [1, 1], "plan": {{}},
+         "work": {{"layers": 1, "head": 1, "attention": 1}}, "dtype": "float32", "limit_flops": 1.0,
+         "surroundings": {{}}, "computed_on": "{device}"}}
+result = {{"seconds": [1.0, 1.0], "losses": [2.0, 1.0], "peak_memory_gib": 1.0}}
+(folder / f"{{name}}.json").write_text(json.dumps(facts if name == "prepare" else result))
+"""
+
+
+@pytest.fixture
+def fake_arms(tmp_path, monkeypatch):
+    """Arms that measure nothing and note what they see, on a machine with a GPU; returns how to run a comparison."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+
+    def compared(arms, device="cpu"):
+        script = tmp_path / "arm"
+        script.write_text(FAKE_ARM.format(python=sys.executable, device=device))
+        script.chmod(0o755)
+        monkeypatch.setattr(comparison, "run_arm", partial(comparison.run_arm, python=str(script)))
+        request = comparison.Request((), "base", arms, 1, 1)
+        return comparison.compare(request, tmp_path, lambda text: None)
+
+    return compared
+
+
+def test_alone_needs_no_peer_and_no_gpu_is_seen(fake_arms, tmp_path, monkeypatch):
+    def installed(name):
+        if name == "trl":
+            raise PackageNotFoundError(name)
+        return "1.0"
+
+    monkeypatch.setattr(comparison, "version", installed)
+    alone = fake_arms(("luthier", "luthier-peft"))
+    assert len(alone.rows) == 2 and set(alone.setting["peers"]) == {"peft", "bitsandbytes"}
+    seen = (tmp_path / "seen.txt").read_text().splitlines()
+    assert seen == ["prepare ''", "luthier ''", "luthier-peft ''"]
+
+
+def test_e_run_006_a_device_that_cannot_be_hidden(fake_arms):
+    with pytest.raises(RunError, match=r"E-RUN-006.*mps cannot be hidden"):
+        fake_arms(("luthier",), "mps")
 
 
 def test_the_tokenizer_has_the_ids_that_the_model_names(tmp_path):

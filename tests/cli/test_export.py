@@ -71,6 +71,7 @@ def test_export_gguf(quant, run, tmp_path, capsys):
     assert proof["passed"] and proof["mean_kl"] < (1e-4 if quant == "f16" else 5e-3)
     reader = GGUFReader(tmp_path / "g" / "model.gguf")
     assert reader.get_field("general.architecture").contents() == "llama"
+    assert reader.get_field("general.name").contents() == run.name
     assert "### Instruction:" in reader.get_field("tokenizer.chat_template").contents()
 
 
@@ -146,6 +147,22 @@ def test_export_hub_the_adapter_with_a_card(run, tmp_path, capsys):
     assert json.loads(files["adapter_config.json"])["base_model_name_or_path"] == "tiny/Llama"
     for name, text in files.items():
         assert str(tmp_path.parent.parent) not in text, f"a path of this machine is in {name}"
+
+
+@pytest.mark.parametrize(("base_name", "revision"), [(None, "4e20de3"), ("tiny/Llama", None)])
+def test_export_hub_keeps_the_pinned_commit_of_the_base_unless_it_gets_another_name(
+    base_name, revision, run, tmp_path, capsys
+):
+    final = shutil.copytree(run, tmp_path / "run") / "final_model"
+    for file, key in ((final / "adapter_config.json", "base_model_name_or_path"), (final / "luthier.json", "base")):
+        file.write_text(json.dumps({**json.loads(file.read_text()), key: "me/base", "revision": "4e20de3"}))
+    named = ["--base-name", base_name] if base_name else []
+    done = run_here(capsys, "export", tmp_path / "run", "--to", "hub", *named, "--out", tmp_path / "h")
+    assert done.code == 0, done.err
+    for name in ("adapter_config.json", "luthier.json"):
+        assert json.loads((tmp_path / "h" / name).read_text())["revision"] == revision
+    card = (tmp_path / "h" / "README.md").read_text()
+    assert f'from_pretrained("{base_name or "me/base"}"' in card and ('revision="4e20de3"' in card) == bool(revision)
 
 
 def test_export_hub_merged(run, tmp_path, capsys):

@@ -101,6 +101,15 @@ def test_a_key_from_the_environment_is_asked_for_and_not_shown(run):
     server.child.send_signal(signal.SIGINT)
     code, out, err = server.ended()
     assert code == 0 and KEY not in server.greeting + out + err and "no API key" not in server.greeting
+    assert 'Bearer $LUTHIER_API_KEY"' in server.greeting
+
+
+@pytest.mark.slow
+def test_a_key_by_the_option_is_in_no_variable(run):
+    server = Process(run, "--api-key", KEY, LUTHIER_API_KEY="another")
+    assert 'Bearer YOUR_KEY"' in server.greeting and KEY not in server.greeting
+    server.child.send_signal(signal.SIGINT)
+    assert server.ended()[0] == 0
 
 
 @pytest.mark.slow
@@ -132,6 +141,9 @@ def test_the_line_for_vllm_is_printed_and_nothing_is_served(capsys, run, tiny_mo
     result = run_here(capsys, "serve", f"mine={run}", "--print-vllm")
     assert result.code == 0 and result.out.startswith(f"vllm serve {tiny_model_dir} --enable-lora")
     assert f"mine={run}/final_model" in result.out
+    assert run_here(capsys, "serve", run, "--base", "/moved", "--print-vllm").out.startswith(
+        "vllm serve /moved --enable"
+    )
     assert "E-SERVE-004" in json.dumps(run_here(capsys, "explain", "E-SERVE-004").out)
 
 

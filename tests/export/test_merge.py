@@ -35,6 +35,7 @@ KINDS = {
     "lora": {},
     "4-bit": {"quantization": {"load_in_4bit": True}},
     "fp4": {"quantization": {"load_in_4bit": True, "bnb_4bit_quant_type": "fp4", "bnb_4bit_use_double_quant": False}},
+    "8-bit": {"quantization": {"base_precision": "fp8"}},
     "full": {"training": {"finetuning_type": "full"}},
     "rslora": {"lora": {"use_rslora": True, "r": 4}},
     "pissa": {"lora": {"init_lora_weights": "pissa", "r": 8}},
@@ -109,7 +110,7 @@ def base_logits(trained):
         return logits(trained.model)
 
 
-@pytest.mark.parametrize("kind", ["lora", "4-bit", "full", "tied, adapted head", "tied, trained whole"])
+@pytest.mark.parametrize("kind", ["lora", "4-bit", "8-bit", "full", "tied, adapted head", "tied, trained whole"])
 def test_plain_transformers_loads_the_folder(kind, runs, tmp_path):
     done = merge_run(runs(kind), tmp_path / "m", None, Options(), silent)
     (proof,) = done.agreements
@@ -135,10 +136,11 @@ def test_a_16_bit_format_is_rounded_to_once(runs):
         assert torch.equal(rounded[name], tensor.to(torch.bfloat16)), name
 
 
-def test_4_bit_runs_are_merged_onto_the_values_they_were_trained_on(runs, tmp_path):
-    trained = merge_run(runs("4-bit"), tmp_path / "a", None, Options(), silent)
-    files = merge_run(runs("4-bit"), tmp_path / "b", None, Options(onto="files"), silent)
-    assert "4-bit nf4" in trained.onto and trained.beside == ()
+@pytest.mark.parametrize(("kind", "numbers"), [("4-bit", "4-bit nf4"), ("8-bit", "8-bit e4m3")])
+def test_runs_of_few_bits_are_merged_onto_the_values_they_were_trained_on(kind, numbers, runs, tmp_path):
+    trained = merge_run(runs(kind), tmp_path / "a", None, Options(), silent)
+    files = merge_run(runs(kind), tmp_path / "b", None, Options(onto="files"), silent)
+    assert numbers in trained.onto and trained.beside == () and numbers in files.beside[0].name
     assert files.agreements[0].mean_kl < 1e-8, "a right merge, onto other weights"
     assert files.beside[0].mean_kl > 1000 * trained.agreements[0].mean_kl
     assert "quantization_config" not in json.loads((tmp_path / "a" / "config.json").read_text())
@@ -173,6 +175,15 @@ def test_e_export_001_nothing_is_written_over(runs, tmp_path):
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
 
 
+@pytest.mark.parametrize("name", ["final_model", "checkpoint-8"])
+def test_e_export_001_a_run_is_no_earlier_export(name, copied, runs):
+    before = sorted(path for path in copied.rglob("*") if path.is_file())
+    assert verify(copied / name) == "", "it is sealed, as exports are"
+    with pytest.raises(MissingError, match="E-EXPORT-001"):
+        merge_run(runs("lora"), copied / name, None, Options(overwrite=True), silent)
+    assert sorted(path for path in copied.rglob("*") if path.is_file()) == before
+
+
 def test_an_earlier_export_is_replaced_when_asked(runs, tmp_path):
     (tmp_path / "m").mkdir()
     merge_run(runs("lora"), tmp_path / "m", None, Options(), silent)
@@ -204,13 +215,17 @@ def test_prompts_of_texts_are_their_first_halves_each_once(tiny_model_dir, tmp_p
     assert all(word and any(text.startswith(word) for text in texts) for word in words)
 
 
-def test_prompts_are_held_out_rows_or_the_users_or_built_in(copied, tmp_path):
+def test_prompts_are_held_out_rows_or_the_users_or_built_in(copied, tmp_path, monkeypatch):
     tuned = load(copied)
     rows = choose(copied, tuned)
     assert len(rows.ids) == 8 and all(0 < len(ids) < 200 for ids in rows.ids)
     assert "### Response:" in tuned.tokenizer.decode(rows.ids[0])
     (tmp_path / "p.txt").write_text("Add\n\nReverse\n")
     assert choose(copied, tuned, read(tmp_path / "p.txt")).ids == [tuned.prompt_ids("Add"), tuned.prompt_ids("Reverse")]
+    monkeypatch.setattr(agree, "MOST_BYTES", 3 * 400 * (agree.NEW_TOKENS + 1) * 4)
+    some = choose(copied, tuned, [f"Add {n}" for n in range(1001)])
+    assert some.source == "3 of 1,001 prompts of your file"
+    assert some.ids == [tuned.prompt_ids(f"Add {n}") for n in (0, 500, 1000)]
     (copied / "plan.yaml").write_text("model: 1\n")
     assert "its held-out rows cannot be had: " in choose(copied, tuned).source
     (copied / "plan.yaml").unlink()

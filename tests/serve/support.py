@@ -19,13 +19,13 @@ from luthier.serve.server import Server, listen
 class Running:
     """A server that answers."""
 
-    def __init__(self, port: int, failures: list[BaseException]) -> None:
-        self.port, self.failures = port, failures
+    def __init__(self, address: tuple[str, int], failures: list[BaseException]) -> None:
+        self.address, self.failures = address, failures
 
     @property
     def url(self) -> str:
         """Where."""
-        return f"http://127.0.0.1:{self.port}"
+        return "http://{}:{}".format(*self.address)
 
     def client(self, key: str = "none") -> OpenAI:
         """OpenAI's client, which asks once."""
@@ -46,7 +46,7 @@ class Running:
 
     def connect(self) -> socket.socket:
         """A bare connection."""
-        return socket.create_connection(("127.0.0.1", self.port), timeout=30)
+        return socket.create_connection(self.address, timeout=30)
 
     def raw(self, head: str, body: bytes = b"") -> bytes:
         """What comes back for these bytes; the head gets its end, and asks to close."""
@@ -80,9 +80,9 @@ def body(**fields: Any) -> bytes:
 
 
 @contextmanager
-def running(models: Any, **options: Any) -> Iterator[Running]:
+def running(models: Any, host: str = "127.0.0.1", **options: Any) -> Iterator[Running]:
     """A server over `models`."""
-    listening = listen("127.0.0.1", 0)
+    listening = listen(host, 0)
     failures: list[BaseException] = []
     server = Server(models, listening, report=failures.append, **options)
     thread = threading.Thread(target=server.run)
@@ -90,7 +90,7 @@ def running(models: Any, **options: Any) -> Iterator[Running]:
     while not server.started:
         time.sleep(0.01)
     try:
-        yield Running(listening.getsockname()[1], failures)
+        yield Running(listening.getsockname()[:2], failures)
     finally:
         server.should_exit = True
         thread.join(30)

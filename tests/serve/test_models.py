@@ -47,3 +47,38 @@ def test_the_line_for_vllm(runs, tmp_path, tiny_model_dir):
         vllm_line({"a": runs["first"], "b": str(moved)})
     assert f"a='{moved}/final_model'" in vllm_line({"a": str(moved)}).replace("'a=", "a='")
     assert "--max-lora-rank 64" in vllm_line({"a": str(moved)})
+
+
+def adapter_with(run, folder, **changes):
+    """A copy of a run whose adapter_config.json says something else."""
+    settings = shutil.copytree(run, folder) / "final_model" / "adapter_config.json"
+    settings.write_text(json.dumps({**json.loads(settings.read_text()), **changes}))
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"init_lora_weights": "pissa"}, "PiSSA"),
+        ({"init_lora_weights": "pissa_niter_4"}, "PiSSA"),
+        ({"use_dora": True}, "DoRA"),
+        ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
+    ],
+)
+def test_e_serve_004_what_vllm_would_compute_wrongly_or_refuse(changes, words, runs, tmp_path):
+    odd = adapter_with(runs["first"], tmp_path / "my run", **changes)
+    with pytest.raises(LuthierError, match="E-SERVE-004") as caught:
+        vllm_line({"plain": runs["second"], "odd": odd})
+    (problem,) = caught.value.problems
+    assert words in problem.found and "'odd'" in problem.found and f"luthier merge '{odd}'" in problem.fix
+
+
+def test_the_line_for_vllm_names_the_pinned_commit_of_the_base_and_where_it_is_now(runs, tmp_path):
+    name = {"base_model_name_or_path": "meta-llama/Llama-3.2-1B"}
+    pinned = adapter_with(runs["first"], tmp_path / "pinned", **name, revision="4e20de3")
+    newest = adapter_with(runs["first"], tmp_path / "newest", **name)
+    assert vllm_line({"a": pinned}).startswith("vllm serve meta-llama/Llama-3.2-1B --revision 4e20de3 --enable-lora ")
+    with pytest.raises(LuthierError, match=r"E-SERVE-004.*4e20de3"):
+        vllm_line({"a": pinned, "b": newest})
+    moved = vllm_line({"a": pinned, "b": newest}, "/models/llama")
+    assert moved.startswith("vllm serve /models/llama --enable-lora ")

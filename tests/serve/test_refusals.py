@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 
 import openai
 import pytest
+from rich.console import Console
 
 from luthier.serve.door import DRAINED_BYTES, MOST_BYTES
 from luthier.serve.models import Served
 from luthier.serve.refusals import ApiError
-from luthier.serve.requests import NOT_THERE, PASSED_OVER
+from luthier.serve.requests import NOT_THERE, PASSED_OVER, ChatRequest, CompletionRequest, read
+from luthier.serve.screen import greet
 from tests.serve.support import body, parsed, received, running
 
 MESSAGES = [{"role": "user", "content": "Add"}]
@@ -96,6 +99,28 @@ def test_what_is_no_request_is_a_bad_request(server, content):
     started = time.monotonic()
     status, said = server.post(content)
     assert status == 400 and said["error"]["message"] and time.monotonic() - started < 2
+
+
+LISTS = [
+    (CompletionRequest, "prompt", [-1] * 5000, "prompt.0"),
+    (CompletionRequest, "prompt", [*[1] * 5000, -1, *[1.5] * 5000], "prompt.5000"),
+    (CompletionRequest, "prompt", [[1], *[[]] * 5000], "prompt.1"),
+    (CompletionRequest, "prompt", [["x"]] * 5000, "prompt.0.0"),
+    (CompletionRequest, "prompt", ["a", *[5] * 5000], "prompt.1"),
+    (CompletionRequest, "stop", ["a", *[5] * 5000], "stop.1"),
+    (ChatRequest, "messages", [{"role": "user", "content": [1] * 900}] * 900, "messages.0.content.0"),
+    (ChatRequest, "messages", [{"role": "owl", "content": "a"}] * 4000, "messages.0.role"),
+]
+
+
+@pytest.mark.parametrize(("kind", "name", "wrong", "param"), LISTS)
+def test_a_list_is_read_up_to_its_first_mistake(kind, name, wrong, param):
+    """A body has room for a million mistakes, and while they are counted nobody else is answered."""
+    fields = {"model": "first", "prompt": "Add", "messages": [{"role": "user", "content": "Add"}]}
+    with pytest.raises(ApiError) as caught:
+        read(kind, json.dumps({**fields, name: wrong}).encode())
+    assert caught.value.param == param
+    assert caught.value.__cause__.error_count() <= 4, "one for each kind that it could have been"
 
 
 def test_the_clients_exceptions(client, server):
@@ -230,9 +255,27 @@ def test_a_page_in_a_browser_cannot_ask(server):
     assert status == 415 and said["error"]["code"] == "unsupported_media_type"
     status, said = parsed(server.raw("GET /v1/models HTTP/1.1\nHost: evil.example"))
     assert status == 400 and said["error"]["code"] == "wrong_host"
-    for host in ("localhost:8000", "127.0.0.1", "[::1]:80", "LOCALHOST"):
+    for host in ("localhost:8000", "127.0.0.1", "127.0.0.2:80", "[::1]:80", "LOCALHOST"):
         assert parsed(server.raw(f"GET /v1/models HTTP/1.1\nHost: {host}"))[0] == 200
     assert b"access-control" not in server.raw("OPTIONS /v1/models HTTP/1.1\nHost: localhost").lower()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere 127.0.0.1 alone is there from the start")
+def test_every_loopback_address_is_this_machine_alone(models):
+    with running(models, host="127.0.0.2") as server:
+        status, said = parsed(server.raw("GET /v1/models HTTP/1.1\nHost: evil.example"))
+        assert status == 400 and said["error"]["code"] == "wrong_host"
+
+
+@pytest.mark.parametrize(
+    ("host", "key", "warned"),
+    [("127.0.0.2", "", False), ("::1", "", False), ("10.1.2.3", "", True), ("::", "K", False)],
+)
+def test_the_greeting_warns_of_an_open_door_alone(models, host, key, warned):
+    console = Console(record=True, width=300)
+    greet(console, models, (host, 80), key)
+    shown = console.export_text()
+    assert ("no API key" in shown) == warned and ('Authorization: Bearer K"' in shown) == bool(key)
 
 
 def test_a_key(models):

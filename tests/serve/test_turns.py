@@ -164,7 +164,7 @@ def test_who_neither_asks_nor_reads_is_let_go(models, monkeypatch):
         slow.sendall(b"GET /health HTTP/1.1\r\nHost: local")
         greedy = socket.socket()
         greedy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
-        greedy.connect(("127.0.0.1", server.port))
+        greedy.connect(server.address)
         head = b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\n\r\n"
         stop = threading.Event()
 

@@ -240,6 +240,21 @@ async def no_json(target: Target, rng: random.Random) -> str:
     return refused(*await ask(target, post(rng.choice(NO_JSON))))
 
 
+LONG_LISTS: tuple[tuple[str, Any], ...] = (
+    ("prompt", [-1] * 500_000), ("prompt", [*[1] * 500_000, -1]), ("prompt", [[]] * 500_000), ("stop", [5] * 500_000),
+    ("messages", [{"role": "user", "content": [1] * 1000}] * 600),
+    ("messages", [{"role": "owl", "content": "a"}] * 4096),
+)  # fmt: skip
+
+
+async def long_lists(target: Target, rng: random.Random) -> str:
+    """A body full of mistakes, as long as a body may be."""
+    name, wrong = rng.choice(LONG_LISTS)
+    path = "/v1/chat/completions" if name == "messages" else "/v1/completions"
+    body = json.dumps({"model": "first", "prompt": "Add", name: wrong}, separators=(",", ":")).encode()
+    return refused(*await ask(target, post(body, path)))
+
+
 async def flipped(target: Target, rng: random.Random) -> str:
     """A valid body with a few bytes changed: still right, or refused."""
     body = bytearray(chat(rng.choice(target.models), "Add", max_tokens=2))
@@ -318,5 +333,6 @@ async def pipelined(target: Target, rng: random.Random) -> str:
 Dealing = Callable[[Target, random.Random], Awaitable[str]]
 DEALINGS: tuple[Dealing, ...] = (
     valid, valid, valid, drawn, stream, stream, stream, slow_reader, leaves, leaves, leaves, slow_sender,
-    wrong_field, wrong_field, wrong_field, no_json, flipped, flipped, ten_megabytes, odd_heads, elsewhere, pipelined,
+    wrong_field, wrong_field, wrong_field, no_json, long_lists, flipped, flipped, ten_megabytes, odd_heads, elsewhere,
+    pipelined,
 )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,11 @@ from safetensors.torch import load_file, save_file
 from luthier.errors import ModelError
 from luthier.export.prompts import BUILT_IN
 from luthier.export.run import Options, merge_run
+from luthier.generate.weights import Base
 from luthier.verify.merge import _plain_peft, verify_merge
 from luthier.verify.screen import merge_as_json, merge_table
 from tests.generate.support import train_tiny
+from tests.tiny import build_model
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 
@@ -49,6 +52,17 @@ def test_a_right_one_passes_and_a_wrong_one_does_not(run, merged):
     assert not wrong.passed and "beyond what rounding does: merged." in " ".join(merge_table(wrong).split())
 
 
+def test_one_on_the_bases_files_is_compared_with_the_adapter_on_these(run, tmp_path):
+    folder = merge_run(run, tmp_path / "m", None, Options(onto="files"), silent).folder
+    found = verify_merge(str(run), folder, None, None, silent)
+    assert found.passed and found.agreements[0].mean_kl < 1e-8
+    said = " ".join(merge_table(found).split())
+    assert "the weights in the base's files, as --onto files asks for" in said and merge_as_json(found)["onto_files"]
+    (folder / "luthier.json").unlink()
+    claimed = verify_merge(str(run), folder, None, None, silent)
+    assert claimed.agreements[0].mean_kl > 1000 * found.agreements[0].mean_kl, "as the run itself it is another model"
+
+
 def test_another_template_is_seen(run, merged):
     template = merged / "chat_template.jinja"
     template.write_text(template.read_text().replace("### Response:", "### Answer:"))
@@ -81,7 +95,22 @@ def test_e_model_012_a_damaged_folder_is_named(run, merged, lost, says):
 
 def test_e_model_012_an_adapter_that_plain_peft_cannot_read_is_named(run, tmp_path):
     with pytest.raises(ModelError, match=r"E-MODEL-012.*by plain peft on its base"):
-        _plain_peft(str(tmp_path / "no base"), run / "final_model", torch.float32)
+        _plain_peft(Base(str(tmp_path / "no base")), run / "final_model", torch.float32)
+
+
+def test_plain_peft_gets_the_commit_of_the_base_that_the_run_pinned(run, tiny_model_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    repo, pinned, newest = tmp_path / "models--tiny--Llama", "a" * 40, "b" * 40
+    shutil.copytree(tiny_model_dir, repo / "snapshots" / pinned)
+    build_model(repo / "snapshots" / newest, initializer_range=0.2)
+    (repo / "refs").mkdir()
+    (repo / "refs" / "main").write_text(newest)
+    final = run / "final_model"
+    expected, other, found = (
+        _plain_peft(base, final, torch.float32)(input_ids=torch.tensor([[0, 5, 9]])).logits
+        for base in (Base(str(tiny_model_dir)), Base("tiny/Llama"), Base("tiny/Llama", pinned))
+    )
+    assert torch.equal(found, expected) and not torch.allclose(other, expected, atol=0.1)
 
 
 def test_a_home_is_found(run, merged, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import shutil
 import sys
 from pathlib import Path
 
@@ -32,9 +33,14 @@ def config(tmp_path, tiny_model_dir, alpaca_file):
     return write_config(tmp_path / "c.yaml", tiny_model_dir, alpaca_file, tmp_path / "runs" / "out")
 
 
+EVERYTHING = "everything"
+
+
 def attempt(request, forgotten):
-    """In a fork: a run of the verification, whose resume forgets something."""
+    """In a fork: a run of the verification, whose resume forgets something, or finds no checkpoint."""
     torch.set_num_threads(1)
+    if forgotten == EVERYTHING and request["resume"]:
+        shutil.rmtree(Path(request["config"]["training"]["output_dir"]) / "checkpoint-2")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(engine, "restore", forgetful(forgotten))
         child.train(request)
@@ -87,6 +93,19 @@ def test_a_resume_that_forgets_something_is_found(capsys, config, forks, forgott
     listed = set(text.partition("NOT the straight one: ")[2].partition(" differ.")[0].split(", "))
     assert named <= listed
     assert "it is the resume that loses something" in text
+
+
+@pytest.mark.slow
+def test_e_run_021_a_resume_that_did_not_happen(config, forks):
+    forks(EVERYTHING)
+    with pytest.raises(RunError, match=r"E-RUN-021.*was to go on from step 2, and went on from no checkpoint"):
+        verify_resume(load(config, KEYS), 4, lambda _: None)
+
+
+def test_e_run_021_a_kill_before_there_was_a_checkpoint(config, monkeypatch):
+    monkeypatch.setattr(resume, "_in_process", lambda path, request: None)  # as the killer of full memories leaves it
+    with pytest.raises(RunError, match=r"E-RUN-021.*killed run left no whole checkpoint-2: it is not there"):
+        verify_resume(load(config, KEYS), 4, lambda _: None)
 
 
 @pytest.mark.slow

@@ -55,6 +55,7 @@ def prepare(request: dict[str, Any], folder: Path) -> Result:
     dtype = DTYPES[config.model.dtype]
     lengths = [[len(r.input_ids) for r in step] for step in read]
     return {
+        "computed_on": plan.machine.device,
         "dtype": config.model.dtype,
         "plan": {"tokens_per_pass": plan.max_tokens_per_micro_batch, "step": plan.value("examples_per_step").how},
         "lora": config.lora.model_dump(),

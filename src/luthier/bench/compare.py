@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,7 @@ class Comparison:
 
 
 def compare(request: Request, folder: Path, say: Callable[[str], None]) -> Comparison:
-    """Run everything.
+    """Run everything, on the CPU, whatever else is there.
 
     Args:
         request: What to compare.
@@ -86,17 +87,20 @@ def compare(request: Request, folder: Path, say: Callable[[str], None]) -> Compa
         say: Told what is being run.
 
     Raises:
-        RunError: E-RUN-006 when a run fails.
+        RunError: E-RUN-006 when a run fails, or takes a device that cannot be hidden.
     """
     content = {"overrides": list(request.overrides), "base": request.base}
     (folder / "request.json").write_text(json.dumps(content), encoding="utf-8")
     say("preparing rows and adapter; measuring how fast this machine multiplies")
-    facts, _ = run_arm("prepare", folder)
+    facts, _ = run_arm("prepare", folder, hide_gpus=True)
+    if facts["computed_on"] != "cpu":
+        found = f"{facts['computed_on']} cannot be hidden from Luthier, which would not compute on the CPU"
+        raise RunError(Problem("E-RUN-006", found, "measure on a machine without it"))
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in request.arms}
     for repeat in range(request.repeats):
         for name in request.arms:
             say(f"run {repeat + 1} of {request.repeats}: {label(name)}")
-            result, seconds = run_arm(name, folder)
+            result, seconds = run_arm(name, folder, hide_gpus=True)
             runs[name].append(result | {"wall_seconds": seconds})
     reference = runs[request.arms[0]][0]["losses"]
     rows = tuple(row(name, runs[name], facts, request.warm_up, reference) for name in request.arms)
@@ -108,9 +112,14 @@ def compare(request: Request, folder: Path, say: Callable[[str], None]) -> Compa
         "tokens_per_step": statistics.mean(facts["tokens"]),
         "trained_tokens_per_step": statistics.mean(facts["trained_tokens"]),
         **{key: facts[key] for key in ("dtype", "plan", "limit_flops", "surroundings")},
-        "peers": _versions(("trl", "peft", "bitsandbytes")),
+        "peers": {name: version(name) for name in ("peft", "bitsandbytes", *_systems(request.arms))},
     }
     return Comparison(setting, rows)
+
+
+def _systems(arms: Sequence[str]) -> list[str]:
+    """The peers among them."""
+    return sorted({ARMS[name][0] for name in arms} - {"luthier"})
 
 
 def label(name: str) -> str:
@@ -169,7 +178,7 @@ def row(name: str, runs: list[dict[str, Any]], facts: dict[str, Any], warm_up: i
 
 
 def run_arm(
-    name: str, folder: Path, longest: float | None = None, python: str = sys.executable
+    name: str, folder: Path, longest: float | None = None, python: str = sys.executable, *, hide_gpus: bool = False
 ) -> tuple[dict[str, Any], float]:
     """One arm in a fresh process: its result and the seconds from its start to its end.
 
@@ -178,12 +187,15 @@ def run_arm(
         folder: With request.json; `prepare` comes before arms.
         longest: Seconds after which it is ended.
         python: The interpreter it runs in.
+        hide_gpus: Whether it sees none.
 
     Raises:
         RunError: E-RUN-006 when it fails or takes longer.
     """
     command = [python, "-m", "luthier.bench.arms", str(folder), name]
     environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false"}
+    if hide_gpus:
+        environment["CUDA_VISIBLE_DEVICES"] = ""
     started = time.monotonic()
     try:
         ended = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=longest)
@@ -196,9 +208,3 @@ def run_arm(
         last = (ended.stderr.strip() or ended.stdout.strip() or f"exit code {ended.returncode}").splitlines()[-1]
         raise RunError(Problem("E-RUN-006", f"{label(name)}: {last[:300]}", "run it again; luthier explain E-RUN-006"))
     return json.loads(result.read_text(encoding="utf-8")), seconds
-
-
-def _versions(names: Sequence[str]) -> dict[str, str]:
-    from importlib.metadata import version
-
-    return {name: version(name) for name in names}

@@ -19,7 +19,7 @@ def register(app: typer.Typer) -> None:
 
 
 def bench(
-    device: Literal["cpu"] = typer.Argument("cpu", help="Where to measure."),
+    device: Literal["cpu"] = typer.Argument("cpu", help="Where to measure; GPUs are not used."),
     overrides: list[str] = typer.Argument(
         None, metavar="[KEY=VALUE]...", help="Keys of the run, such as r=32 or model_name_or_path=FOLDER."
     ),

@@ -13,6 +13,8 @@ from luthier.errors import MissingError, Problem
 from luthier.errors.extras import install
 from luthier.events.printable import one_line
 
+KEY = "LUTHIER_API_KEY"
+
 
 def register(app: typer.Typer) -> None:
     """Add the command to the application."""
@@ -23,7 +25,9 @@ def serve(
     runs: list[str] = typer.Argument(metavar="RUN...", help="Output folders of finished runs, or NAME=FOLDER."),
     host: str = typer.Option("127.0.0.1", "--host", help="Address to listen on; 0.0.0.0: all of this machine."),
     port: int = typer.Option(8000, "--port", min=0, max=65535, help="0: any that is free."),
-    api_key: str = typer.Option("", "--api-key", envvar="LUTHIER_API_KEY", help="What clients have to know."),
+    api_key: str = typer.Option(
+        "", "--api-key", envvar=KEY, help="What clients have to know. Others can see an option (ps), not the variable."
+    ),
     queue: int = typer.Option(64, "--queue", min=1, help="Requests that may wait; more are told to come back (429)."),
     max_tokens: int = typer.Option(1024, "--max-tokens", min=1, help="Longest answer, whatever a request asks for."),
     timeout: float = typer.Option(600.0, "--timeout", min=1, help="Seconds after which an answer is cut short."),
@@ -39,7 +43,7 @@ def serve(
     if print_vllm:
         from luthier.serve.models import named, vllm_line
 
-        typer.echo(vllm_line(named(runs)))
+        typer.echo(vllm_line(named(runs), base))
         return
     if missing := [name for name in ("fastapi", "uvicorn") if find_spec(name) is None]:
         found = f"{' and '.join(missing)} cannot be found"
@@ -69,9 +73,10 @@ def serve(
             open_things.enter_context(library_output_to(Path(os.devnull)))
             models = load_models(named_runs, base)
         limits = Limits(max_tokens, timeout)
+        shown_key = f"${KEY}" if api_key == os.environ.get(KEY) else "YOUR_KEY" * bool(api_key)
 
         def ready() -> None:
-            greet(console, models, address, bool(api_key))
+            greet(console, models, address, shown_key)
 
         serve_until_told(
             Server(models, listening, key=api_key, most_waiting=queue, limits=limits, report=report, ready=ready)

@@ -35,6 +35,13 @@ MOST_KL = 0.005
 LEAST_TOP1 = 0.97
 """Smallest share of equal likeliest tokens that passes."""
 NEW_TOKENS = 32
+MOST_BYTES = 2**30
+"""Of the probabilities that a reference keeps until the other form is compared."""
+
+
+def most_prompts(vocabulary: int) -> int:
+    """How many prompts a reference has room for."""
+    return max(1, MOST_BYTES // (4 * vocabulary * (NEW_TOKENS + 1)))
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,11 @@ class Published:
     agreements: Sequence[Agreement] = ()
     results: Path | None = None
 
+    @property
+    def revision(self) -> str | None:
+        """The base's commit on the hub, if the run pinned one; under another name it is nobody's."""
+        return self.base.revision if self.base_name == self.base.name else None
+
 
 def hub_card(about: Published) -> str:
     """README.md for the hub.
@@ -76,7 +81,9 @@ def hub_card(about: Published) -> str:
         setattr(card.data, key, value)
     before, _, rest = card.text.partition(USE)
     settings = rest[rest.find(SETTINGS) :] if SETTINGS in rest else ""
-    use = how_to_use(about.name) if about.merged else how_to_use(about.name, about.base_name, about.base.quantization)
+    use = how_to_use(about.name)
+    if not about.merged:
+        use = how_to_use(about.name, about.base_name, about.revision, about.base.quantization)
     sections = [before.strip(), use, _near(about), _results(about.results), _limits(about, licence), settings.strip()]
     card.text = "\n" + "\n\n".join(section for section in sections if section) + "\n"
     text = str(card)

@@ -19,7 +19,7 @@ from luthier.export import llama_cpp
 from luthier.export.agree import Agreement, require
 from luthier.export.merge import merged
 from luthier.export.place import Say, destination, free_memory, write
-from luthier.export.run import Exported, Known, Options, ask, ask_on_files, described
+from luthier.export.run import Exported, Known, Options, ask, ask_on_files, described, name_of
 from luthier.generate.load import Tuned, final_folder
 from luthier.model.forward import unwrap
 
@@ -134,7 +134,7 @@ def export_gguf(
     def fill(aside: Path) -> None:
         notes.extend(other.written(aside) for other in companions)
         say(f"writing {FILE}")
-        write_gguf(model.model, words, quant, aside / FILE, hide(folder.absolute().parent.name))
+        write_gguf(model.model, words, quant, aside / FILE, hide(name_of(run)))
         if not llama_cpp.installed():
             notes.append(
                 "NOT tried in llama.cpp, which is not installed here (pip install xllamacpp): its answers and its "

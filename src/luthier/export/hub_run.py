@@ -17,12 +17,11 @@ from luthier.errors import MissingError, ModelError, Problem
 from luthier.events.printable import one_line
 from luthier.export.card import Published, hub_card
 from luthier.export.place import Say, destination, write
-from luthier.export.run import Exported, Options, merge_run
+from luthier.export.run import Exported, Options, merge_run, name_of
 from luthier.generate.load import final_folder
 from luthier.generate.weights import TRAINED_ON, Base, read_json
 from luthier.model.vet import check_code
 from luthier.training.commit import MANIFEST
-from luthier.training.final import FINAL
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
@@ -65,7 +64,7 @@ def export_hub(
     if not whole and not known_as:
         found = f"its base is {base.name or 'not named'}, which is no name on the hub"
         raise ModelError(Problem("E-EXPORT-006", found, "--base-name OWNER/NAME, or --merged", str(folder)))
-    about = Published(folder, base, known_as, push or _named(Path(run).resolve()), whole, (), results)
+    about = Published(folder, base, known_as, push or name_of(run), whole, (), results)
     hub_card(about)  # what is wrong with the results is said before the work begins
     done = _merged(run, to, options, say, about) if whole else _adapter(folder, to, options, about)
     if push:
@@ -82,7 +81,7 @@ def _merged(run: str | Path, to: Path | None, options: Options, say: Say, about:
     def with_card(folder: Path, exported: Exported) -> None:
         told = replace(about, agreements=(*exported.agreements, *exported.beside))
         (folder / "README.md").write_text(hub_card(told), encoding="utf-8")
-        _rename_base(folder / TRAINED_ON, "base", about.base_name)
+        _rename_base(folder / TRAINED_ON, "base", about)
 
     return merge_run(run, to, None, options, say, name="hub", more=with_card)
 
@@ -95,18 +94,18 @@ def _adapter(folder: Path, to: Path | None, options: Options, about: Published) 
         for file in folder.iterdir():
             if file.is_file() and file.name != MANIFEST:
                 shutil.copyfile(file, aside / file.name)
-        _rename_base(aside / "adapter_config.json", "base_model_name_or_path", about.base_name)
-        _rename_base(aside / TRAINED_ON, "base", about.base_name)
+        _rename_base(aside / "adapter_config.json", "base_model_name_or_path", about)
+        _rename_base(aside / TRAINED_ON, "base", about)
         (aside / "README.md").write_text(hub_card(about), encoding="utf-8")
 
     size = write(place, fill)
     return Exported(place, size, "the adapter, byte for byte, and a card", "", "", ())
 
 
-def _rename_base(file: Path, key: str, name: str) -> None:
+def _rename_base(file: Path, key: str, about: Published) -> None:
     """Where the base was on the machine of the training is of no use to others."""
     if file.is_file():
-        content: dict[str, Any] = {**read_json(file), key: name or None}
+        content: dict[str, Any] = {**read_json(file), key: about.base_name or None, "revision": about.revision}
         file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
@@ -139,8 +138,3 @@ def _push(folder: Path, name: str, say: Say) -> None:
 def _by_hand(name: str, folder: Path) -> str:
     """The command that uploads what `_push` does."""
     return f"hf upload {name} {folder} --exclude {MANIFEST}"
-
-
-def _named(run: Path) -> str:
-    """What a run is called: its folder, not the final_model in it."""
-    return run.parent.name if run.name == FINAL else run.name

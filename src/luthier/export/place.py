@@ -1,27 +1,32 @@
 """Where an export goes: a folder that is not there yet, or one that an earlier export made.
 
 A folder is filled beside its place, proven there, and renamed to it; what is refused leaves nothing behind
-(`luthier.training.commit`).
+(`luthier.training.commit`), and what a killed export left there goes when the next one comes.
 """
 
 from __future__ import annotations
 
 import gc
+import json
 import os
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import torch
 
 from luthier.errors import MissingError, Problem
-from luthier.training.commit import MANIFEST, commit, verify
+from luthier.training.commit import MANIFEST, commit, held, sweep, verify
+from luthier.version import __version__
 
+EXPORTED = "export.json"
+"""The file that tells an export from checkpoints and runs, which have a manifest too."""
 Say = Callable[[str], None]
 """Called with what is being done."""
 
 
 def destination(run: Path, to: Path | None, name: str, *, overwrite: bool) -> Path:
-    """The folder to write, checked before the work begins.
+    """The folder to write, checked before the work begins; of a link, the folder that it leads to.
 
     Args:
         run: The final_model folder of the run.
@@ -34,6 +39,8 @@ def destination(run: Path, to: Path | None, name: str, *, overwrite: bool) -> Pa
     """
     folder = Path(os.path.expanduser(to)) if to else run.parent / name  # noqa: PTH111
     try:
+        folder = Path(os.path.realpath(folder)) if folder.is_symlink() else folder
+        sweep(folder.parent, folder.name, EXPORTED)
         there = os.path.lexists(folder) and not (folder.is_dir() and not any(folder.iterdir()))
         parent = next(path for path in (folder.absolute().parent, *folder.absolute().parents) if path.exists())
         closed = not (parent.is_dir() and os.access(parent, os.W_OK))
@@ -43,7 +50,7 @@ def destination(run: Path, to: Path | None, name: str, *, overwrite: bool) -> Pa
         raise MissingError(Problem("E-ENV-002", f"{parent} is no folder that you may write to", "name another folder"))
     if not there:
         return folder
-    ours = folder.is_dir() and (folder / MANIFEST).is_file() and not verify(folder)
+    ours = _as_an_export_left_it(folder)
     if not (overwrite and ours):
         found = f"{folder} is there already" + ("" if ours else ", and it is not as an export left it")
         fix = "--overwrite replaces it, or name another folder" if ours else "name another folder"
@@ -57,14 +64,30 @@ def write(folder: Path, fill: Callable[[Path], None]) -> int:
     Raises:
         MissingError: E-ENV-002 when it cannot be written; and what `fill` raises, with nothing left at its place.
     """
-    try:
-        if folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
-        return commit(folder, fill)
-    except MissingError:
-        raise
-    except OSError as error:
-        raise _unwritable(folder, error) from error
+    with ExitStack() as until_named:
+
+        def mark_and_fill(aside: Path) -> None:
+            until_named.enter_context(held(aside))
+            (aside / EXPORTED).write_text(json.dumps({"made_by": f"Luthier {__version__}"}) + "\n", encoding="utf-8")
+            fill(aside)
+
+        try:
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
+            return commit(folder, mark_and_fill)
+        except MissingError:
+            raise
+        except OSError as error:
+            raise _unwritable(folder, error) from error
+
+
+def _as_an_export_left_it(folder: Path) -> bool:
+    """Whether an export wrote it, and nothing in it was changed, taken away or added since."""
+    if not (folder / EXPORTED).is_file() or verify(folder):
+        return False
+    files = [Path(name) for name in json.loads((folder / MANIFEST).read_bytes())["files"]]
+    own = {Path(MANIFEST), *files, *(parent for file in files for parent in file.parents)} - {Path()}
+    return own == {path.relative_to(folder) for path in folder.rglob("*")}
 
 
 def free_memory() -> None:

@@ -1,6 +1,6 @@
 """The prompts on which an export is compared with the run: token ids, as the training began its rows.
 
-    a file        one instruction a line, when the user gives one
+    a file        one instruction a line, when the user gives one; of a long file some, spread evenly
     held out      rows of the run that it was never trained on: their prompts (of a text the first half), spread evenly
     built in      a few instructions, where the run held nothing out or its rows are not here any more
 
@@ -20,6 +20,7 @@ from luthier.config.record import load_record
 from luthier.data.prepare import prepare
 from luthier.data.rows import TokenRow
 from luthier.errors import DataError, LuthierError, Problem
+from luthier.export.agree import most_prompts
 from luthier.generate.load import Tuned, final_folder
 from luthier.model.hub import load_config, load_tokenizer
 
@@ -63,11 +64,14 @@ def choose(run: str | Path, tuned: Tuned, texts: Sequence[str] = (), count: int 
     Args:
         run: Its output folder, or its final_model folder.
         tuned: The run, loaded.
-        texts: Instructions (`read`); all of them are used.
+        texts: Instructions (`read`); as many of them are used as a reference has room for.
         count: How many otherwise.
     """
     if texts:
-        return Prompts([tuned.prompt_ids(text) for text in texts], f"{len(texts)} prompts of your file")
+        most = most_prompts(tuned.model.get_input_embeddings().weight.shape[0])  # type: ignore[operator]
+        used = [texts[index] for index in _spread(len(texts), most)]
+        of_all = f" of {len(texts):,}" if len(used) < len(texts) else ""
+        return Prompts([tuned.prompt_ids(text) for text in used], f"{len(used)}{of_all} prompts of your file")
     rows, why = _held_out(final_folder(run).parent, count)
     if rows:
         return Prompts(rows, f"{len(rows)} prompts of held-out rows")
@@ -107,9 +111,13 @@ def _held_out(run: Path, count: int) -> tuple[list[list[int]], str]:
         return [], error.problems[0].found
     if rows is None:
         return [], ""
-    spread = np.linspace(0, len(rows) - 1, min(count, len(rows))).round().astype(int)
-    chosen = [rows.row(int(index)) for index in spread]
+    chosen = [rows.row(index) for index in _spread(len(rows), count)]
     return list(map(list, dict.fromkeys(map(_prompt, chosen)))), ""
+
+
+def _spread(there: int, most: int) -> list[int]:
+    """Places of at most `most` things, spread evenly."""
+    return [int(place) for place in np.linspace(0, there - 1, min(most, there)).round()]
 
 
 def _prompt(row: TokenRow) -> tuple[int, ...]:

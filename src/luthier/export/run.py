@@ -23,6 +23,7 @@ from luthier.export.prompts import choose, read
 from luthier.generate.load import Tuned, final_folder, load
 from luthier.generate.weights import Base, load_tuned
 from luthier.machine.probe import probe
+from luthier.training.final import FINAL
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ def ask(run: str | Path, options: Options, say: Say, check: Callable[[Tuned], No
 
 def ask_on_files(known: Known, merge: Merged) -> Reference:
     """The same prompts to the adapter on the weights of the base's files."""
-    on_files = load_tuned(merge.run, replace(merge.base, quantization=None))
+    on_files = load_tuned(merge.run, replace(merge.base, quantization=None, base_precision="default"))
     return reference(on_files, known.reference.prompts, known.reference.stop_ids)
 
 
@@ -166,13 +167,20 @@ def merge_run(
         say("loading the merged folder as plain transformers does, and comparing")
         plain = load_plain(aside, known.dtype)
         proofs = (agreement("merged", compared_with, plain),)
-        beside = (agreement("merged, beside the run on 4 bits", known.reference, plain),) if other else ()
+        name = f"merged, beside the run on {known.base.numbers}"
+        beside = (agreement(name, known.reference, plain),) if other else ()
         require(proofs, "the merged model does not answer as the run does")
         done.append(Exported(folder, 0, form, onto, prompts, proofs, beside))
         more(aside, done[0])
 
     size = write(folder, fill)
     return replace(done[0], bytes=size)
+
+
+def name_of(run: str | Path) -> str:
+    """What a run is called: its folder, not the final_model in it."""
+    folder = final_folder(run).resolve()
+    return folder.parent.name if folder.name == FINAL else folder.name
 
 
 def load_plain(folder: Path, dtype: torch.dtype) -> nn.Module:

@@ -11,12 +11,12 @@ from __future__ import annotations
 import asyncio
 import hmac
 from dataclasses import dataclass
+from ipaddress import ip_address
 
 from starlette.requests import Request
 
 from luthier.serve.refusals import ApiError
 
-LOCAL = ("localhost", "127.0.0.1", "::1")
 MOST_BYTES = 2 * 2**20
 """Of a body: more than the longest context of a model that fits one device has text."""
 DRAINED_BYTES = 32 * 2**20
@@ -44,7 +44,7 @@ class Door:
         """
         host = request.headers.get("host", "localhost")
         name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
-        if self.local and name.lower() not in LOCAL:
+        if self.local and not is_local(name):
             raise ApiError(400, "this server answers to localhost only; --host binds it to a name", code="wrong_host")
 
     def check_key(self, request: Request) -> None:
@@ -90,6 +90,14 @@ class Door:
         if size > MOST_BYTES:
             raise too_large(unread=False)
         return bytes(body)
+
+
+def is_local(host: str) -> bool:
+    """Whether a name or an address is that of this machine for itself."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
 
 
 def too_large(unread: bool) -> ApiError:

@@ -139,11 +139,15 @@ def _free(name: str, taken: Mapping[str, object]) -> str:
     return next(other for n in range(1, len(taken) + 2) if (other := f"{name}-base{n if n > 1 else ''}") not in taken)
 
 
-def vllm_line(runs: Mapping[str, str]) -> str:
+def vllm_line(runs: Mapping[str, str], base: str | None = None) -> str:
     """The command line that serves the same adapters with vLLM.
 
+    Args:
+        runs: Name -> folder.
+        base: Where the base model of all of them is, when it is not where it was in training.
+
     Raises:
-        ModelError: E-MODEL-012 for what is no run, E-SERVE-004 for what vLLM cannot serve beside each other.
+        ModelError: E-MODEL-012 for what is no run, E-SERVE-004 for what vLLM cannot serve, or not beside each other.
     """
     folders = {name: final_folder(folder) for name, folder in runs.items()}
     full = [name for name, folder in folders.items() if not (folder / "adapter_config.json").is_file()]
@@ -151,16 +155,37 @@ def vllm_line(runs: Mapping[str, str]) -> str:
         if len(folders) == 1:
             return shlex.join(["vllm", "serve", str(*folders.values()), "--served-model-name", *full])
         raise ModelError(Problem("E-SERVE-004", f"{full[0]!r} is a whole model and no adapter", "give it alone"))
-    bases = {name: Base.of(folder, None, None).name for name, folder in folders.items()}
-    if len(set(bases.values())) > 1:
-        found = "the runs have different bases: " + ", ".join(f"{name} on {base}" for name, base in bases.items())
+    settings = {name: read_json(folder / "adapter_config.json") for name, folder in folders.items()}
+    for name, of_run in settings.items():
+        if found := _not_in_vllm(of_run):
+            fix = f"luthier merge {shlex.quote(runs[name])}, and give the merged folder"
+            raise ModelError(Problem("E-SERVE-004", f"{name!r} has {found}", fix))
+    bases = {name: Base.of(folder, base, None) for name, folder in folders.items()}
+    if len({(of_run.name, of_run.revision) for of_run in bases.values()}) > 1:
+        named = [f"{name} on {of_run.name} {of_run.revision or ''}".rstrip() for name, of_run in bases.items()]
+        found = f"the runs have different bases: {', '.join(named)}"
         raise ModelError(Problem("E-SERVE-004", found, "start a server for each base"))
-    base, first = next(iter(bases.values())), next(iter(folders.values()))
-    rank = max(int(read_json(folder / "adapter_config.json").get("r", 16)) for folder in folders.values())
+    under, first = next(iter(bases.values())), next(iter(folders.values()))
+    rank = max(int(of_run.get("r", 16)) for of_run in settings.values())
     modules = [f"{name}={folder}" for name, folder in folders.items()]
-    line = ["vllm", "serve", base, "--enable-lora", "--lora-modules", *modules]
+    line = ["vllm", "serve", under.name, *(["--revision", under.revision] if under.revision else [])]
+    line += ["--enable-lora", "--lora-modules", *modules]
     line += ["--max-lora-rank", str(next(size for size in VLLM_RANKS if size >= rank or size == VLLM_RANKS[-1]))]
     return shlex.join([*line, "--chat-template", str(first / "chat_template.jinja")])
+
+
+def _not_in_vllm(settings: Mapping[str, Any]) -> str:
+    """What of an adapter vLLM refuses, or passes over and then computes something else; empty for nothing.
+
+    Source: `PEFTHelper` in vLLM's lora/peft_helper.py, which reads neither init_lora_weights nor what else it has not.
+    """
+    if str(settings.get("init_lora_weights")).startswith("pissa"):
+        return "a base that PiSSA has changed, which vLLM would serve unchanged"
+    if settings.get("use_dora"):
+        return "DoRA, which vLLM has not"
+    return "layers that were trained whole (modules_to_save), which vLLM has not" * bool(
+        settings.get("modules_to_save")
+    )
 
 
 VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)

@@ -4,6 +4,8 @@ A field that means nothing here and changes no answer (`user`, `store`, ...) is 
 answer and is not there (`tools`, `logit_bias`, ...) is refused by name, unless it asks for nothing; so is one that
 nobody knows, as OpenAI does. Numbers are not taken from strings.
 
+Every list is read up to its first mistake: a body has room for a million, and they are read in the event loop.
+
 Source: OpenAI's API reference. Not covered: images, audio, tools, structured output.
 """
 
@@ -35,7 +37,10 @@ Count = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 Stop = Annotated[str, Field(min_length=1, max_length=1000)]
-Ids = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, max_length=1_000_000)]
+Ids = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, max_length=1_000_000, fail_fast=True)]
+
+Each = TypeVar("Each")
+Several = Annotated[list[Each], Field(min_length=1, max_length=MOST_ANSWERS, fail_fast=True)]
 
 
 class _Strict(BaseModel):
@@ -53,7 +58,7 @@ class Turn(_Strict):
     """A message. What a client sends back of an earlier answer may stand beside it, if it is empty."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | Annotated[list[TextPart], Field(min_length=1, max_length=1000)]
+    content: str | Annotated[list[TextPart], Field(min_length=1, max_length=1000, fail_fast=True)]
     name: str | None = None
 
     @property
@@ -84,7 +89,7 @@ class Asked(_Strict):
     top_p: Fraction | None = None
     n: Annotated[int, Field(ge=1, le=MOST_ANSWERS)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**63)] | None = None
-    stop: Stop | Annotated[list[Stop], Field(max_length=16)] | None = None
+    stop: Stop | Annotated[list[Stop], Field(max_length=16, fail_fast=True)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     presence_penalty: Penalty | None = None
@@ -128,7 +133,7 @@ class Asked(_Strict):
 class ChatRequest(Asked):
     """POST /v1/chat/completions."""
 
-    messages: Annotated[list[Turn], Field(min_length=1, max_length=4096)]
+    messages: Annotated[list[Turn], Field(min_length=1, max_length=4096, fail_fast=True)]
     max_completion_tokens: Count | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
@@ -153,7 +158,7 @@ class ChatRequest(Asked):
 class CompletionRequest(Asked):
     """POST /v1/completions."""
 
-    prompt: str | Annotated[list[str], Field(min_length=1, max_length=MOST_ANSWERS)] | Ids | list[Ids]
+    prompt: str | Several[str] | Ids | Several[Ids]
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
 
     @model_validator(mode="after")
@@ -203,7 +208,8 @@ def read(kind: type[Kind], body: bytes) -> Kind:
 
 def _refusal(error: ValidationError) -> ApiError:
     errors = error.errors(include_url=False, include_input=False, include_context=False)
-    first = max(errors, key=lambda found: len(found["loc"]))  # of a union: the kind that fits furthest
+    # Of a union: the kind that fits furthest.
+    first = max(errors, key=lambda found: (len(found["loc"]), [part for part in found["loc"] if isinstance(part, int)]))
     shown = [part for part in first["loc"] if isinstance(part, int) or (part.isidentifier() and part != "str")]
     place = ".".join(str(part)[:50] for part in shown)
     message = first["msg"].removeprefix("Value error, ")

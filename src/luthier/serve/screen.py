@@ -14,18 +14,18 @@ from rich.table import Table
 from rich.text import Text
 
 from luthier.events.printable import one_line
-from luthier.serve.door import LOCAL
+from luthier.serve.door import is_local
 from luthier.serve.models import Served
 
 
-def greet(console: Console, models: Mapping[str, Served], address: tuple[Any, ...], has_key: bool) -> None:
+def greet(console: Console, models: Mapping[str, Served], address: tuple[Any, ...], key: str) -> None:
     """Print it.
 
     Args:
         console: Where.
         models: By name.
         address: Host and port that are listened on.
-        has_key: Whether clients need one.
+        key: How a shell writes the key that clients need; empty: they need none.
     """
     host, port = str(address[0]), int(address[1])
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
@@ -38,10 +38,10 @@ def greet(console: Console, models: Mapping[str, Served], address: tuple[Any, ..
     console.print(table)
     first = one_line(next(iter(models)))
     body = json.dumps({"model": first, "messages": [{"role": "user", "content": "Reverse a string"}]})
-    key = ' -H "Authorization: Bearer $LUTHIER_API_KEY"' if has_key else ""
-    asked = f"curl {url}/chat/completions{key} -H 'Content-Type: application/json' -d '{body}'"
+    header = f' -H "Authorization: Bearer {key}"' if key else ""
+    asked = f"curl {url}/chat/completions{header} -H 'Content-Type: application/json' -d '{body}'"
     console.print(Text(asked, "dim"), soft_wrap=True)
-    if host not in LOCAL and not has_key:
+    if not is_local(host) and not key:
         warning = "Everybody who reaches this machine can ask: there is no API key (LUTHIER_API_KEY)."
         console.print(Text(warning, "yellow"))
     console.print(Text("Ctrl-C ends.", "dim"))

@@ -25,7 +25,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from luthier.errors import MissingError, Problem
 from luthier.serve.app import Limits, make_app
-from luthier.serve.door import LOCAL, Door
+from luthier.serve.door import Door, is_local
 from luthier.serve.models import Served
 from luthier.serve.worker import Worker
 
@@ -86,7 +86,7 @@ class Server(uvicorn.Server):
         self._ready = ready
         self._listening = listening
         self._worker = Worker(most_waiting, report)
-        door = Door(key, local=listening.getsockname()[0] in LOCAL)
+        door = Door(key, local=is_local(listening.getsockname()[0]))
         app = make_app(models, self._worker, door, limits or Limits(), report, created=int(time.time()))
         super().__init__(
             uvicorn.Config(

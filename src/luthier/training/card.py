@@ -50,17 +50,21 @@ print(tokenizer.decode(model.generate(**inputs, max_new_tokens=200)[0]))
 ```"""
 
 
-def how_to_use(folder: str, base: str = "", four_bits: Mapping[str, Any] | None = None) -> str:
+def how_to_use(
+    folder: str, base: str = "", revision: str | None = None, four_bits: Mapping[str, Any] | None = None
+) -> str:
     """The section of a card that shows how plain transformers and peft load the model.
 
     Args:
         folder: Where the model is: a folder, or its name on the hub.
         base: Of an adapter; empty for a whole model.
+        revision: The base's commit on the hub, where the run pinned one.
         four_bits: How bitsandbytes stored the base in training; the adapter belongs on these values. None: it did not.
     """
     names = ["AutoModelForCausalLM", "AutoTokenizer", *(["BitsAndBytesConfig"] if four_bits else [])]
     imports = f"from transformers import {', '.join(names)}\n"
-    load = f'model = AutoModelForCausalLM.from_pretrained("{base or folder}")'
+    pinned = f', revision="{revision}"' if base and revision else ""
+    load = f'model = AutoModelForCausalLM.from_pretrained("{base or folder}"{pinned})'
     if base and four_bits:
         stored = ", ".join(f"{name}={value!r}" for name, value in four_bits.items())
         load = (
@@ -97,6 +101,7 @@ def card(plan: Plan, state: TrainState) -> str:
         use=how_to_use(
             "final_model",
             base if adapter else "",
+            config.model.revision,
             quantization.model_dump(exclude={"base_precision"}) if adapter and quantization.load_in_4bit else None,
         ),
         plan=dump_plan_yaml(plan, {}).strip(),

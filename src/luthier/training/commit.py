@@ -5,9 +5,9 @@
     rename ---> NAME/          one atomic step; then the parent folder is flushed
     read back                  from the device where the system allows it; only then may anything older be deleted
 
-A crash at any point leaves the old state and at most an .inflight- folder, which the next run deletes. When a folder is
-replaced, the old one is `.replaced-` for a moment, and `sweep` puts it back if the new one never came. `verify` reads
-every byte, so a truncated or flipped file is found before anything is loaded from it.
+A crash at any point leaves the old state and at most an .inflight- folder, which the next run or export deletes. When a
+folder is replaced, the old one is `.replaced-` for a moment, and `sweep` puts it back if the new one never came.
+`verify` reads every byte, so a truncated or flipped file is found before anything is loaded from it.
 
 Not covered: several machines that write into one folder over a network file system.
 """
@@ -15,6 +15,7 @@ Not covered: several machines that write into one folder over a network file sys
 from __future__ import annotations
 
 import errno
+import glob
 import hashlib
 import json
 import os
@@ -141,15 +142,51 @@ def set_aside(folder: Path, why: str) -> Path:
     return aside
 
 
-def sweep(parent: Path) -> None:
-    """Put back what was about to be replaced, and delete what earlier crashes left half-written or half-deleted."""
-    for old in parent.glob(f"{REPLACED}*"):
+def sweep(parent: Path, name: str | None = None, holding: str = "") -> None:
+    """Put back what was about to be replaced, and delete what earlier crashes left half-written or half-deleted.
+
+    Args:
+        parent: Where to look. What another process has `held` is let be.
+        name: Of the folder that it is about; None: all of them.
+        holding: A file without which nothing is touched.
+    """
+    names = "*" if name is None else f"{glob.escape(name)}-{'?' * _RANDOM}"
+
+    def left(prefix: str) -> list[Path]:
+        return [folder for folder in parent.glob(prefix + names) if (folder / holding).exists()]
+
+    for old in left(REPLACED):
         target = parent / old.name.removeprefix(REPLACED)[: -_RANDOM - 1]
         if not target.exists() and not verify(old):
             old.rename(target)
-    for prefix in (INFLIGHT, TRASH, REPLACED):
-        for folder in parent.glob(f"{prefix}*"):
-            shutil.rmtree(folder, ignore_errors=True)
+    for folder in (*left(INFLIGHT), *left(TRASH), *left(REPLACED)):
+        with held(folder) as free:
+            if free:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[bool]:
+    """Lock a folder while the block runs and this process lives. Gives False where another process has locked it."""
+    try:
+        import fcntl
+    except ImportError:  # Windows: no advisory locks of this kind
+        yield True
+        return
+    descriptor = None
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        free = True
+    except BlockingIOError:
+        free = False
+    except OSError:  # a file system without locks
+        free = True
+    try:
+        yield free
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 def _aside(folder: Path, prefix: str) -> Path:

@@ -11,10 +11,12 @@ import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 SIGKILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # on Windows SIGTERM cannot be caught either
+PATIENCE_SECONDS = 60.0
 
 
 def main() -> None:
@@ -33,6 +35,7 @@ def train(request: dict[str, Any]) -> None:
     """Train up to the last step, or die by SIGKILL on the way."""
     from luthier import api
     from luthier.events.types import Evaluated, Log
+    from luthier.training.checkpoint import path_of
 
     last_step, every = request["last_step"], request["config"]["evaluation"]["eval_steps"]
     last_event = Evaluated if every and last_step % every == 0 else Log  # a stop breaks an evaluation off
@@ -40,8 +43,16 @@ def train(request: dict[str, Any]) -> None:
     resume = "auto" if request["resume"] else None
     for event in api.train(request["config"], resume=resume, allow=request["allow"], stop=lambda: done[0]):
         if isinstance(event, Log) and event.step == request["kill_after"]:
+            _wait_for(path_of(Path(request["config"]["training"]["output_dir"]), event.step - 1))
             os.kill(os.getpid(), SIGKILL)
         done[0] |= isinstance(event, last_event) and event.step == last_step
+
+
+def _wait_for(checkpoint: Path) -> None:
+    """Until it is there: it may be made whole while the next step is trained."""
+    end = time.monotonic() + PATIENCE_SECONDS
+    while not checkpoint.is_dir() and time.monotonic() < end:
+        time.sleep(0.02)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Whether a merged folder is the run, and whether strangers read the run as Luthier does.
 
     run, as trained   <->  merged folder, loaded by plain transformers      KL, top-1, greedy texts
+      (on the base's files, where the folder says that it was merged onto those)
     run, on the base's files  <->  plain peft on plain transformers         the same
     ids of a prompt in Luthier  <->  apply_chat_template of the saved tokenizer
 
@@ -28,6 +29,7 @@ from luthier.export.place import free_memory
 from luthier.export.prompts import BUILT_IN, choose, read
 from luthier.export.run import computed_in, load_plain
 from luthier.generate.load import Tuned, final_folder, load
+from luthier.generate.weights import TRAINED_ON, Base, read_json
 from luthier.machine.probe import probe
 from luthier.model.hub import brief
 from luthier.model.vet import vet
@@ -43,6 +45,8 @@ class MergeVerified:
         agreements: The merged model with the run; then plain peft with Luthier, where there is an adapter.
         same_ids: Prompts whose ids are those of the saved tokenizer.
         tried_ids: How many were tried.
+        onto_files: Whether the folder was merged onto the base's files, which are not what the run was trained on; it
+            is then compared with the adapter on these.
     """
 
     merged: str
@@ -50,6 +54,7 @@ class MergeVerified:
     agreements: tuple[Agreement, ...]
     same_ids: int
     tried_ids: int
+    onto_files: bool
 
     @property
     def passed(self) -> bool:
@@ -90,27 +95,40 @@ def verify_merge(
             raise ModelError(Problem("E-MODEL-012", found, "merge again", str(folder)))
         same_ids = sum(_same_ids(tuned, saved, text) for text in BUILT_IN)
     adapter = (final / "adapter_config.json").is_file()
-    name = tuned.base.name
+    origin = tuned.base
+    onto_files = adapter and origin.rounded and _merged_onto(folder) == "files"
     del tuned
     free_memory()
-    say(f"loading {folder} as plain transformers does")
-    with _reading(folder, "weights", "merge again"):
-        agreements = [agreement("merged", known, load_plain(folder, dtype))]
     if adapter:
-        say("loading the adapter as plain peft does")
+        say("loading the run on its base's files")
         on_files = load(run, base, load_in_4bit=False)
         on_files_known = reference(on_files.model, prompts.ids, on_files.stop_ids)
         del on_files
         free_memory()
-        agreements.append(agreement("plain peft, beside Luthier", on_files_known, _plain_peft(name, final, dtype)))
-    return MergeVerified(str(folder), prompts.source, tuple(agreements), same_ids, len(BUILT_IN))
+    say(f"loading {folder} as plain transformers does")
+    with _reading(folder, "weights", "merge again"):
+        agreements = [agreement("merged", on_files_known if onto_files else known, load_plain(folder, dtype))]
+    if adapter:
+        say("loading the adapter as plain peft does")
+        agreements.append(agreement("plain peft, beside Luthier", on_files_known, _plain_peft(origin, final, dtype)))
+    return MergeVerified(str(folder), prompts.source, tuple(agreements), same_ids, len(BUILT_IN), onto_files)
 
 
-def _plain_peft(base: str, final: Path, dtype: torch.dtype) -> nn.Module:
+def _merged_onto(folder: Path) -> object:
+    """What a merged folder says of the weights that the adapter was added to."""
+    return read_json(folder / TRAINED_ON).get("merged_onto") if (folder / TRAINED_ON).is_file() else None
+
+
+def _plain_peft(base: Base, final: Path, dtype: torch.dtype) -> nn.Module:
     """The lines that any user of peft writes."""
     with _reading(final, "adapter, by plain peft on its base,", "give the base that it was trained on: --base PATH"):
         model = AutoModelForCausalLM.from_pretrained(
-            base, dtype=dtype, device_map={"": probe().device}, trust_remote_code=False, use_safetensors=True
+            base.name,
+            revision=base.revision,
+            dtype=dtype,
+            device_map={"": probe().device},
+            trust_remote_code=False,
+            use_safetensors=True,
         )
         adapted: nn.Module = PeftModel.from_pretrained(model, str(final))
     return adapted.eval()

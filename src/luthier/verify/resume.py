@@ -28,8 +28,10 @@ from luthier.config.load import Loaded
 from luthier.config.plan import Plan
 from luthier.errors import MissingError, ModelError, Problem, RunError
 from luthier.events.read import read
-from luthier.events.types import Notice
+from luthier.events.types import Notice, Resumed
 from luthier.gate.gate import known
+from luthier.training.checkpoint import path_of
+from luthier.training.commit import verify
 from luthier.verify.child import SIGKILL
 from luthier.verify.compare import Comparison, compare
 
@@ -67,7 +69,8 @@ def verify_resume(loaded: Loaded, steps: int, say: Callable[[str], None], allow:
         allow: Checks of the gate that may fail.
 
     Raises:
-        LuthierError: The config cannot be run here; E-RUN-021 when a run fails; E-ENV-002.
+        LuthierError: The config cannot be run here; E-RUN-021 when a run fails, or did not resume;
+            E-ENV-002.
     """
     known(allow)
     plan, problems = api.plan(loaded)
@@ -90,7 +93,9 @@ def verify_resume(loaded: Loaded, steps: int, say: Callable[[str], None], allow:
 
         straight = run("straight", "straight", f"1 of 3: {last} steps, straight through")
         run("killed", "killed", f"2 of 3: the same, killed with SIGKILL after step {middle + 1}", kill_after=middle + 1)
+        _require_checkpoint(folder / "killed", middle)
         resumed = run("resumed", "killed", f"3 of 3: resumed from checkpoint-{middle}", resume=True)
+        _require_resumed(resumed, middle)
         comparison, repeatable = compare(straight, resumed, last), None
         if not comparison.equal:
             again = run("again", "again", "they differ; once more straight through, to see whether that is the same")
@@ -135,6 +140,33 @@ def _in_process(path: Path, request: dict[str, Any]) -> None:
     told = next((line for line in lines if line.startswith("E-")), lines[-1] if lines else "it said nothing")
     found = f"the {path.stem} run ended with exit code {ended.returncode}: {told[:300]}"
     raise RunError(Problem("E-RUN-021", found, "run luthier train with this config, which shows the whole error"))
+
+
+def _require_checkpoint(folder: Path, step: int) -> None:
+    """Something else may have killed the run, or nothing could be saved.
+
+    Raises:
+        RunError: E-RUN-021.
+    """
+    checkpoint = path_of(folder, step)
+    broken = verify(checkpoint) if checkpoint.is_dir() else "it is not there"
+    if broken:
+        found = f"the killed run left no whole {checkpoint.name}: {broken}"
+        raise RunError(Problem("E-RUN-021", found, "look whether memory and disk suffice, and verify again"))
+
+
+def _require_resumed(folder: Path, step: int) -> None:
+    """A run that starts over becomes the straight one, too.
+
+    Raises:
+        RunError: E-RUN-021.
+    """
+    resumed = [event for event, _ in read(folder / "events.jsonl") if isinstance(event, Resumed)]
+    if [event.step for event in resumed] != [step]:
+        where = f"from step {resumed[-1].step}" if resumed else "from no checkpoint: it started over"
+        found = f"the resumed run was to go on from step {step}, and went on {where}"
+        fix = "look whether the disk keeps what is written to it; if it does, please report this"
+        raise RunError(Problem("E-RUN-021", found, fix))
 
 
 def _surroundings(folder: Path) -> tuple[str, ...]:

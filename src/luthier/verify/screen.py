@@ -83,6 +83,11 @@ def merge_table(verified: MergeVerified) -> str:
     wrong = [one.name for one in verified.agreements if not one.passed]
     wrong += ["prompt ids"] * (verified.same_ids < verified.tried_ids)
     said = f"{verified.merged} is the run that was trained, and others read the run as Luthier does."
+    if verified.onto_files:
+        said = (
+            f"{verified.merged} is the run's adapter on the weights in the base's files, as --onto files asks for, not "
+            "on those that it was trained on. Others read the run as Luthier does."
+        )
     if wrong:
         said = f"NOT the same beyond what rounding does: {', '.join(wrong)}. See: luthier explain E-EXPORT-002"
     return hide("\n".join([*lines, "", ids, "", *textwrap.wrap(one_line(said), width())]))

@@ -79,8 +79,9 @@ RUN: dict[str, Explanation] = {
         why="without both runs there is nothing to compare",
         text=(
             "luthier verify resume runs your config in processes of their own: one straight through, one that is "
-            "killed, and one that goes on from its checkpoint. One of them ended with the error that is shown. luthier "
-            "train with the same config shows the whole of it."
+            "killed, and one that goes on from its checkpoint. One of them ended with the error that is shown: luthier "
+            "train with the same config shows the whole of it. Or the killed run left no whole checkpoint, or the "
+            "third run did not go on from it: then nothing was resumed, and nothing is proven."
         ),
     ),
 }

@@ -29,12 +29,13 @@ SERVE: dict[str, Explanation] = {
         ),
     ),
     "E-SERVE-004": Explanation(
-        title="these runs do not fit one vLLM server",
-        why="a vLLM server holds one base model, and adapters on it",
+        title="vLLM cannot serve these runs so",
+        why="a vLLM server holds one base model, and plain LoRA on it; anything else it refuses, or computes wrongly",
         text=(
             "--print-vllm writes the command line of a single server. Its runs are adapters on the same base, or "
-            "one model that was fine-tuned in full. Ask for the line of each base by itself. luthier serve without "
-            "--print-vllm takes them together, if the memory holds all of their bases."
+            "one model that was fine-tuned in full. Ask for the line of each base by itself. Adapters with PiSSA, DoRA "
+            "or layers that were trained whole (modules_to_save) are for vLLM when they are merged: luthier merge RUN. "
+            "luthier serve without --print-vllm takes all of them together, if the memory holds their bases."
         ),
     ),
 }

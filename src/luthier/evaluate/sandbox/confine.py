@@ -52,6 +52,7 @@ def prepare(walls: Walls) -> None:
         # The long list of what may be read binds the server and is inherited; a candidate adds the short one.
         linux.no_new_privileges()
         grants = [(walls.folder, _WRITE | _MANAGE), *((device, _DEVICE) for device in _DEVICES), *_reading()]
+        grants.append((str(Path(walls.folder).parent), landlock.REMOVE_DIR))  # the folder itself, at the server's end
         landlock.restrict(landlock.version(), grants)
 
 

@@ -140,7 +140,7 @@ class Sandbox:
         return self._link
 
     def _start(self, tier: str) -> Link:
-        if tier != "full" and not self._folder:
+        if tier != "full":
             self._folder = tempfile.mkdtemp(prefix="luthier-sandbox-")
             # A private uid must find the way to the folder that is its own; it can list nothing on that way.
             Path(self._folder).chmod(0o711)
@@ -173,6 +173,7 @@ class Sandbox:
             outcome = canaries.fly(self.run, self._link.walls.processes, {*ENVIRONMENT, *LOADER})
         except (NoStartError, RunError) as error:
             self.tier = ""
+            self._stop()
             return str(error)
         self.canaries = outcome.stopped
         if outcome.reason:
@@ -184,10 +185,10 @@ class Sandbox:
         if self._link is not None:
             self._link.stop()
             self._link = None
+        if self._folder:  # the server removes it, unless it was killed
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = ""
 
     def _leave(self) -> None:
         self._entered = False
         self._stop()
-        if self._folder:
-            shutil.rmtree(self._folder, ignore_errors=True)
-            self._folder = ""

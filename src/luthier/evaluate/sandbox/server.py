@@ -27,6 +27,7 @@ import sys
 import time
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 
 from . import child, confine, linux, wire
 
@@ -109,6 +110,9 @@ class _Server:
                 self._kill(candidate)
                 os.waitpid(candidate.pid, 0)
                 self._clean(candidate)
+            if self.walls.folder:
+                with contextlib.suppress(OSError):
+                    Path(self.walls.folder).rmdir()
 
     def _wait(self) -> bool:
         """Until something happens; False at the end of the control connection."""
