@@ -4,6 +4,7 @@
              deviation): what no straight line explains
     trend    Theil-Sen: the median of the slopes of all pairs, with Sen's interval (Kendall 1970): the slope lies in it
              with the given certainty, whatever the distribution of the noise
+    latest   the last two fifths of a curve: where it goes now, whatever it did at the beginning
 
 Everything is plain Python: a few hundred numbers at most.
 """
@@ -15,19 +16,28 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
+from typing import TypeVar
 
-__all__ = ["Trend", "median", "noise", "trend"]
+__all__ = ["Trend", "latest", "median", "noise", "trend"]
 
 NORMAL = 1.4826
 """Standard deviations in a median distance, of normal values."""
 MOST_POINTS = 48
 """Longer curves are first cut into so many pieces, each its median: 48 points have 1,128 slopes, a millisecond."""
+LATEST, FEWEST_LATEST = 0.4, 12
+
+_T = TypeVar("_T")
 
 
 def noise(values: Sequence[float]) -> float:
     """Robust standard deviation of one value around a smooth curve; 0 for fewer than four values."""
     bends = [abs(b - (a + c) / 2) for a, b, c in zip(values, values[1:], values[2:], strict=False)]
     return NORMAL * median(bends) * math.sqrt(2 / 3) if len(bends) > 1 else 0.0
+
+
+def latest(curve: Sequence[_T]) -> Sequence[_T]:
+    """The last two fifths of the points of a curve, at least 12 of them."""
+    return curve[-max(FEWEST_LATEST, round(LATEST * len(curve))) :]
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,7 @@
 """Numbers about a run that its log does not hold: how the loss goes, how long it will take, where the seconds go.
 
-The trend is a least-squares line through the losses of the latest log lines, loss = a + b step. Its standard error
-
-    SE(b) = spread / sqrt(sum (step - mean step)^2),    spread = sqrt(sum residual^2 / (n - 2))
-
-tells a slope from chance: within 2 SE of zero the loss counts as level.
+The trend is what the doctor looks at (`luthier.doctor.statistics`): a Theil-Sen slope over the last two fifths of the
+log lines, and the interval that holds it with about 95 % certainty. Where 0 lies in it the loss counts as level.
 
 The time left is N steps at the mean of the latest step times. If these vary with the deviation s from one log interval
 (k steps) to the next, and n of them were seen, the sum of the N / k that come, and the mean itself, are off by
@@ -22,11 +19,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from luthier.doctor.statistics import latest, noise
+from luthier.doctor.statistics import trend as slope_of
 from luthier.events.types import Timing
 from luthier.monitor.state import Point, RunState
 
-TREND_LINES = 100
 TIME_LINES = 50
+_SIGMAS = 2.0
 _LEAST_LINES = 5
 _LARGEST = 1e30
 
@@ -46,25 +45,32 @@ about a billion parameters; another vocabulary or other rows shift them."""
 
 @dataclass(frozen=True)
 class Trend:
-    """The latest losses: `count` of them, their mean, and the line through them."""
+    """The losses of the latest log lines: their mean, and where they go."""
 
-    count: int
     mean: float
-    slope: float
-    """Change of the loss a step."""
-    slope_error: float
-    """Its standard error."""
     spread: float
-    """Standard deviation of the losses around the line."""
+    """Standard deviation of a log line around the curve, without what single wild ones add."""
     steps: int
     """From the first of them to the last."""
+    slope: float
+    """Change of the loss a step."""
+    low: float
+    high: float
+    """The slope lies between them with about 95 % certainty."""
 
     @property
     def direction(self) -> Direction:
-        """Where the loss goes; level within two standard errors."""
-        if abs(self.slope) <= 2 * self.slope_error:
-            return "level"
-        return "falling" if self.slope < 0 else "rising"
+        """Where the loss goes."""
+        return "falling" if self.high < 0 else "rising" if self.low > 0 else "level"
+
+    @property
+    def unit(self) -> int:
+        """Steps for which a change is told: not more than were seen."""
+        return min(100, self.steps)
+
+    def change(self, slope: float) -> str:
+        """What a slope comes to in `unit` steps."""
+        return f"{self.unit * slope:+.2g}".replace("-", "−")
 
 
 @dataclass(frozen=True)
@@ -76,17 +82,14 @@ class TimeLeft:
 
 
 def trend(points: Sequence[Point]) -> Trend | None:
-    """The trend of the latest `TREND_LINES` finite losses; None with fewer than five, or all at one step."""
-    seen = [point for point in points if usable(point.loss)][-TREND_LINES:]
-    if len(seen) < _LEAST_LINES or seen[0].step == seen[-1].step:
+    """The trend of the latest finite losses; None where they are too few to tell: fewer than six."""
+    seen = latest([point for point in points if usable(point.loss)])
+    found = slope_of([(point.step, point.loss) for point in seen], _SIGMAS)
+    if not math.isfinite(found.high - found.low):
         return None
-    steps, losses = [float(point.step) for point in seen], [point.loss for point in seen]
-    slope, start = statistics.linear_regression(steps, losses)
-    residual = math.fsum((loss - start - slope * step) ** 2 for step, loss in zip(steps, losses, strict=True))
-    middle = statistics.fmean(steps)
-    spread = math.sqrt(residual / (len(seen) - 2))
-    error = spread / math.sqrt(math.fsum((step - middle) ** 2 for step in steps))
-    return Trend(len(seen), statistics.fmean(losses), slope, error, spread, seen[-1].step - seen[0].step)
+    losses = [point.loss for point in seen]
+    steps = seen[-1].step - seen[0].step
+    return Trend(statistics.fmean(losses), noise(losses), steps, found.slope, found.low, found.high)
 
 
 def timed_lines(state: RunState) -> list[Point]:

@@ -28,7 +28,7 @@ from luthier.doctor.evidence import (
 )
 from luthier.doctor.finding import Change, Symptom, rule
 from luthier.doctor.history import History
-from luthier.doctor.statistics import median, trend
+from luthier.doctor.statistics import latest, median, trend
 
 ENOUGH_STEPS = 50
 """Before so many steps after the warm-up a flat curve says nothing."""
@@ -106,7 +106,7 @@ def loss_rising(run: History) -> Symptom | None:
     Fires when the trend over the last two fifths of the run is upwards beyond chance, by 5 % or more, and the loss
     is above its best.
     """
-    lines = run.whole[-max(12, round(0.4 * len(run.whole))) :]
+    lines = latest(run.whole)
     span, now = lines[-1].step - lines[0].step, level(lines)
     rise = trend(points(lines)).low * span
     best = min(median(losses(run.whole[i : i + 3])) for i in range(len(run.whole) - 2))

@@ -17,7 +17,7 @@ from luthier.monitor.dashboard.metrics import LEARNING, MACHINE, has_gpu, level,
 from luthier.monitor.dashboard.palette import ACCENT
 from luthier.monitor.dashboard.scene import Run
 from luthier.monitor.drawing import count, decimal, duration
-from luthier.monitor.statistics import BANDS, band, shares, time_left, trend
+from luthier.monitor.statistics import BANDS, band, shares, time_left
 
 KEYS = (
     ("1 to 5", "Overview, Charts, Findings, Samples, Run; ← and → too"),
@@ -95,7 +95,7 @@ def _band(run: Run) -> str:
     loss = level(run)
     scale = "; ".join(f"{span}: {words}" for _, span, words in BANDS)
     here = ""
-    if loss is not None and trend(run.state.recent) is not None:
+    if loss is not None and run.trend is not None:
         here = f"This run stands at {decimal(loss)}, which is {band(loss)[0]}. "
     return f"{here}The whole scale: {scale}"
 
@@ -109,24 +109,24 @@ def _best(run: Run) -> str:
 
 
 def _mean(run: Run) -> str:
-    found = trend(run.state.recent)
+    found = run.trend
     if found is None:
-        return "It takes five log lines to tell."
+        return "It takes six log lines to tell."
     share = found.spread / abs(found.mean) if found.mean else 0.0
     return (
-        f"Over the last {found.count} log lines the mean is {decimal(found.mean)}, and a line lies about "
-        f"{decimal(found.spread)} ({share:.0%}) off the trend."
+        f"Over the last {found.steps:,} steps the mean is {decimal(found.mean)}, and a log line lies about "
+        f"{decimal(found.spread)} ({share:.0%}) off the curve."
     )
 
 
 def _slope(run: Run) -> str:
-    found = trend(run.state.recent)
+    found = run.trend
     if found is None:
-        return "It takes five log lines to tell."
+        return "It takes six log lines to tell."
     left = max(0, run.state.total_steps - run.state.step)
     words = (
-        f"Over the last {found.steps:,} steps the loss changes by {100 * found.slope:+.2g} in 100 steps, give or take "
-        f"{200 * found.slope_error:.2g} (two standard errors): {found.direction}."
+        f"Over the last {found.steps:,} steps the loss changes by {found.change(found.slope)} in {found.unit} steps, "
+        f"with 95 % certainty by {found.change(found.low)} to {found.change(found.high)}: {found.direction}."
     )
     if found.direction == "falling" and left:
         words += (
@@ -259,12 +259,13 @@ ANSWERS = {
         "When it is long ago, little is gained any more. It is not what the best model is chosen by; the eval loss is.",
     ),
     "mean": Answer(
-        "The mean of the latest losses, and how far a single line usually lies from their trend.",
+        "The mean of the latest losses, and how far a single line usually lies from their curve.",
         _mean,
         "A large spread is mostly small steps of unlike rows. More gradient_accumulation_steps make the curve calmer.",
     ),
     "slope": Answer(
-        "A straight line through the latest losses: how fast they fall, and whether that can be told from chance.",
+        "The slope of the latest losses (the last two fifths of the log lines, at least twelve): how fast they fall, and "
+        "whether that can be told from chance. The doctor looks at the same lines.",
         _slope,
         "Level for long, far from the end: the learning rate is too low, or everything is learned. Rising: stop, and "
         "write a learning_rate three times lower.",

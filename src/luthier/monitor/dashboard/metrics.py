@@ -17,7 +17,7 @@ from luthier.events.types import Machine
 from luthier.monitor.dashboard.palette import BAD, GOOD, WARNING, strong
 from luthier.monitor.dashboard.scene import Run
 from luthier.monitor.drawing import count, decimal, duration
-from luthier.monitor.statistics import band, deviation, elapsed, shares, time_left, timed_lines, trend
+from luthier.monitor.statistics import band, deviation, elapsed, shares, time_left, timed_lines
 from luthier.monitor.view import rate_trend
 
 LABEL_WIDTH = 13
@@ -102,7 +102,7 @@ def _band(run: Run) -> Text:
     loss = level(run)
     if loss is None:
         return _unknown("no loss yet")
-    if math.isfinite(loss) and trend(run.state.recent) is None:
+    if math.isfinite(loss) and run.trend is None:
         return _unknown("too early")
     color = BAD if not math.isfinite(loss) else GOOD if 0.3 <= loss < 1.5 else WARNING if loss >= 2.5 else ""
     return Text(band(loss)[1], f"bold {color}".strip())
@@ -112,7 +112,7 @@ def _band_meaning(run: Run) -> str:
     loss = level(run)
     if loss is None or math.isnan(loss):
         return "usual words for a loss"
-    return f"usual words for {band(loss)[0]}" if trend(run.state.recent) else "needs five log lines"
+    return f"usual words for {band(loss)[0]}" if run.trend else "needs six log lines"
 
 
 def _best(run: Run) -> Text:
@@ -121,29 +121,28 @@ def _best(run: Run) -> Text:
 
 
 def _mean(run: Run) -> Text:
-    found = trend(run.state.recent)
+    found = run.trend
     return strong(decimal(found.mean)).append(f"  spread {decimal(found.spread)}") if found else _unknown("too early")
 
 
 def _mean_meaning(run: Run) -> str:
-    found = trend(run.state.recent)
-    return f"of the last {found.count} log lines, around their trend" if found else "needs five log lines"
+    found = run.trend
+    return f"over the last {found.steps:,} steps; how far lines stray" if found else "needs six log lines"
 
 
 def _slope(run: Run) -> Text:
-    found = trend(run.state.recent)
+    found = run.trend
     if found is None:
         return _unknown("too early")
     color = {"falling": GOOD, "rising": WARNING, "level": ""}[found.direction]
-    change = f"{100 * found.slope:+.2g} in 100 steps".replace("-", "−")
-    return Text.assemble((found.direction, f"bold {color}".strip()), f"  {change}")
+    return Text.assemble((found.direction, f"bold {color}".strip()), f"  {found.change(found.slope)} in {found.unit} steps")
 
 
 def _slope_meaning(run: Run) -> str:
-    found = trend(run.state.recent)
+    found = run.trend
     if found is None:
-        return "where the loss goes; needs five log lines"
-    return f"give or take {200 * found.slope_error:.2g}; over the last {found.steps:,} steps"
+        return "where the loss goes; needs six log lines"
+    return f"{found.change(found.low)} to {found.change(found.high)} (95 %), over the last {found.steps:,} steps"
 
 
 def _learning_rate(run: Run) -> Value:

@@ -6,12 +6,14 @@ Not covered: where it comes from (`watching`), what it looks like (`panes`, `cha
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 from luthier.doctor import Finding
 from luthier.doctor.silence import SHORTEST_SILENCE
 from luthier.events.types import Machine
 from luthier.monitor.state import Point, RunState
+from luthier.monitor.statistics import Trend, trend
 
 SMOOTHINGS = (1.0, 0.5, 0.2, 0.1, 0.05, 0.02)
 """Weights of the newest loss in the smoothed curve; 1 is the curve as it is."""
@@ -69,6 +71,11 @@ class Run:
     """What this machine says of itself, for a log that says nothing of its own."""
     patience: float = SHORTEST_SILENCE
     """Seconds of silence that are no reason to worry, as the doctor sees it."""
+
+    @cached_property
+    def trend(self) -> Trend | None:
+        """Where the loss goes; many numbers ask."""
+        return trend(self.state.history)
 
     @property
     def machine(self) -> Machine | None:
