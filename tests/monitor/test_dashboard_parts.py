@@ -211,8 +211,10 @@ def test_a_log_that_does_not_tell_says_nothing_wrong():
     assert "gone" not in panes.progress(Scene((at_once,)), 100).plain + meanings_of(at_once)["left"]
     failed = replace(finished("failed", 29), train_runtime=math.nan)
     ended = run_of([replace(started(), total_steps=0), failed])
-    assert words_of(ended)["left"] == "failed" and "±" not in meanings_of(ended)["left"]
-    assert "–" not in panes.progress(Scene((ended,)), 100).plain
+    assert words_of(ended)["left"] == "failed  after 1 s" and "±" not in meanings_of(ended)["left"]
+    assert "1 s in all" in panes.progress(Scene((ended,)), 100).plain
+    ended = replace(ended, state=state_of([replace(started(), total_steps=0), failed], every=0.0))
+    assert words_of(ended)["left"] == "failed" and "–" not in panes.progress(Scene((ended,)), 100).plain
 
 
 def test_a_file_that_is_there_is_not_waited_for(tmp_path):

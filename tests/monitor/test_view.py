@@ -136,13 +136,26 @@ def test_the_summary():
     assert lines[0] == "● run-1a2b  done  step 100 of 100, 40 s"
     assert any("checkpoints/final_model" in line for line in lines)
     assert lines[-2:] == ["!  eval loss rises", "   change  training.num_train_epochs: 1"]
-    exact = replace(finished(), predicted_runtime=39.99)
-    assert "40 s predicted  after 20 steps: +0 %" in summary(state_of([started(), exact]), 100)[1].plain
+    assert any(line.split() == ["work", "352.0", "k", "tokens,", "2.50", "GiB", "seen", "in", "training;", "highest",
+                                "memory"] for line in lines)  # fmt: skip
+    early = replace(finished(), predicted_runtime=19.0)
+    told = summary(state_of([started(), early]), 100)[1].plain
+    assert told.split() == "time 40 s 19 s was predicted after 20 steps".split()
 
 
 def test_the_summary_of_a_log_that_says_little():
-    foreign = replace(started(), run="x", total_steps=0), replace(finished("failed", 29), train_runtime=math.nan)
-    assert summary(state_of(foreign), 100)[0].plain == "● x  failed  step 29"
+    says_nothing = {"train_runtime": math.nan, "num_tokens": 0, "peak_memory_gib": math.nan}
+    foreign = replace(started(), run="x", total_steps=0), replace(finished("failed", 29), **says_nothing)
+    lines = [line.plain for line in summary(state_of(foreign), 100)]
+    assert lines == ["● x  failed  step 29, 1 s", "  a signal came"]
+    partly = foreign[0], replace(foreign[1], num_tokens=2000)
+    assert "  work        2,000 tokens  seen in training" in [line.plain for line in summary(state_of(partly), 100)]
+
+
+def test_the_summary_tells_the_last_loss_and_the_mean_that_is_behind_it():
+    losses = [log(step, 2.7 if step < 3 else 0.0029) for step in range(1, 18)]
+    (line,) = [line.plain for line in summary(state_of([started(), *losses, finished()]), 100) if "loss" in line.plain]
+    assert "2.7000 → 0.0029  first → last; smoothed 0." in line
 
 
 def test_the_summary_of_a_run_that_was_stopped():

@@ -98,7 +98,11 @@ def timed_lines(state: RunState) -> list[Point]:
 
 
 def elapsed(state: RunState, now: float) -> float:
-    """Seconds since this attempt began; NaN where its log has no times."""
+    """Seconds since this attempt began; when it is over, as it says, or as long as it was; NaN where nobody knows."""
+    if state.finished is not None:
+        if state.finished.train_runtime > 0:
+            return state.finished.train_runtime
+        now = state.updated
     return max(0.0, now - state.started) if state.updated > state.started > 0 else math.nan
 
 

@@ -22,7 +22,7 @@ from luthier.events.printable import one_line, printable
 from luthier.events.types import Notice, Sampled
 from luthier.monitor.drawing import bar, count, decimal, duration, sparkline
 from luthier.monitor.state import RunState
-from luthier.monitor.statistics import time_left
+from luthier.monitor.statistics import elapsed, time_left
 
 NARROWEST, LOWEST = 40, 6
 
@@ -100,21 +100,24 @@ def _results(state: RunState) -> list[Text]:
     color = _STATUS_COLORS[finished.status]
     head = Text.assemble(("● ", color), (one_line(state.run) or "run", "bold"), (f"  {finished.status}", color))
     head.append(f"  step {finished.step:,}" + (f" of {state.total_steps:,}" if state.total_steps else ""))
-    head.append(f", {duration(finished.train_runtime)}" if math.isfinite(finished.train_runtime) else "")
+    gone = elapsed(state, state.updated)
+    head.append(f", {duration(gone)}" if math.isfinite(gone) else "")
     lines = [head]
     if math.isfinite(finished.predicted_runtime) and finished.status == "done":
-        off = round(100 * finished.predicted_runtime / max(finished.train_runtime, 1e-9) - 100, 0) + 0.0  # no -0
-        value = f"{duration(finished.predicted_runtime)} predicted"
-        lines.append(_fact("time", value, f"after 20 steps: {off:+.0f} %"))
+        predicted = duration(finished.predicted_runtime)
+        lines.append(_fact("time", duration(gone), f"{predicted} was predicted after 20 steps"))
     if finished.reason:
         lines.append(Text(f"  {one_line(finished.reason)}"))
-    if state.first_loss is not None and state.smoothed_loss is not None:
-        lines.append(_fact("loss", f"{decimal(state.first_loss)} → {decimal(state.smoothed_loss)}", "first → smoothed"))
+    if state.log is not None and state.first_loss is not None and state.smoothed_loss is not None:
+        value = f"{decimal(state.first_loss)} → {decimal(state.log.loss)}"
+        lines.append(_fact("loss", value, f"first → last; smoothed {decimal(state.smoothed_loss)}"))
     if state.best is not None:
         lines.append(_fact("eval loss", decimal(state.best.eval_loss), f"best, at step {state.best.step:,}"))
-    if finished.train_runtime > 0:
-        speed = f"{count(finished.num_tokens)} tokens, {finished.peak_memory_gib:.2f} GiB"
-        lines.append(_fact("work", speed, "seen in training; highest memory"))
+    work = [(f"{count(finished.num_tokens)} tokens", "seen in training")] * (finished.num_tokens > 0)
+    work += [(f"{finished.peak_memory_gib:.2f} GiB", "highest memory")] * (finished.peak_memory_gib > 0)
+    if work:
+        values, meanings = zip(*work, strict=True)
+        lines.append(_fact("work", ", ".join(values), "; ".join(meanings)))
     if finished.final_model:
         lines.append(_fact("final model", one_line(finished.final_model), ""))
     elif state.checkpoint is not None:
@@ -264,11 +267,11 @@ def _machine_rows(state: RunState, inner: int) -> Iterable[_Row]:
 
 
 def _time_row(state: RunState, now: float) -> _Row:
-    elapsed = max(0.0, now - state.started) if state.started else 0.0
+    gone = max(0.0, now - state.started) if state.started else 0.0
     left, value = time_left(state, now), Text()
     if left is not None:
         value.append(duration(left.seconds), "bold").append(" left  ")
-    value.append(f"{duration(elapsed)} gone")
+    value.append(f"{duration(gone)} gone")
     return _Row("time", value, ("at the speed of the last steps", "at this speed") if left else (), 1)
 
 

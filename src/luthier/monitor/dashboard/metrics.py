@@ -172,8 +172,8 @@ def _gradient(run: Run) -> Value:
 def _left(run: Run) -> Value:
     state = run.state
     if state.finished is not None:
-        runtime = state.finished.train_runtime
-        return strong(state.finished.status).append(f"  after {duration(runtime)}" if math.isfinite(runtime) else "")
+        gone = elapsed(state, run.now)
+        return strong(state.finished.status).append(f"  after {duration(gone)}" if math.isfinite(gone) else "")
     left = time_left(state, run.now)
     if left is None:
         return _unknown() if state.logged_at else _unknown("no log line yet")

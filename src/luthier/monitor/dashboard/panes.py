@@ -90,8 +90,7 @@ def _times(run: Run) -> tuple[Text, Text]:
     """What is left, and what is gone."""
     state, left, gone = run.state, time_left(run.state, run.now), elapsed(run.state, run.now)
     if state.finished is not None:
-        runtime = state.finished.train_runtime
-        return Text(), Text(f"{duration(runtime)} in all" if math.isfinite(runtime) else "")
+        return Text(), Text(f"{duration(gone)} in all" if math.isfinite(gone) else "")
     return (
         Text.assemble((duration(left.seconds), "bold"), " left") if left and not run.silent else Text(),
         Text(f"{duration(gone)} gone", "dim") if math.isfinite(gone) else Text(),
