@@ -25,7 +25,8 @@ def test_a_sick_run_shows_evidence_reason_and_the_line_to_change(tmp_path, capsy
     logs = curve(steps(), lambda step: falling(step) if step < 20 else 6.0)
     done = run_here(capsys, "doctor", write(tmp_path, started(**{"training.learning_rate": 0.02}), logs))
     assert done.code == 0
-    head, seen, *_ = done.out.splitlines()
+    source, _, head, seen, *_ = done.out.splitlines()
+    assert source == f"{tmp_path} (Luthier events.jsonl)"
     assert head.startswith("CRITICAL  The learning rate is too high  (learning-rate-too-high, ")
     assert "learning rate 0.02" in seen
     lines = "  change  training:\n          - learning_rate: 0.02\n          + learning_rate: 0.0002\n"
@@ -36,7 +37,7 @@ def test_a_sick_run_shows_evidence_reason_and_the_line_to_change(tmp_path, capsy
 
 def test_a_healthy_run_is_said_to_be_healthy(tmp_path, capsys):
     done = run_here(capsys, "doctor", write(tmp_path, started(), curve(steps()), [evaluated(400, 0.9)]))
-    assert done.code == 0 and done.out.startswith("healthy: 400 steps seen\n")
+    assert done.code == 0 and "\n\nhealthy: 400 steps seen\n" in done.out
 
 
 def test_findings_come_worst_first_and_as_json(tmp_path, capsys):
@@ -59,6 +60,7 @@ def test_a_log_of_another_program(tmp_path, capsys):
     path.write_text("\n".join(map(str, lines)), "utf-8")
     done = run_here(capsys, "doctor", path)
     assert done.code == 0 and "0.05" in done.out
+    assert "(Trainer log, steps are numbers of log lines)" in " ".join(done.out.split("\n\n")[0].split())
     assert "- learning_rate: 0.05" in done.out or "- learning_rate (or" in done.out
 
 
@@ -99,9 +101,19 @@ def test_a_folder_inside_a_run_is_told_the_run(tmp_path, capsys, command):
     assert f"luthier {command[0]} {tmp_path}\n" in done.err
 
 
+def test_a_folder_of_runs_is_told_one_of_them(tmp_path, capsys):
+    for name in ("trial-000", "trial-001"):
+        (tmp_path / "a sweep" / name).mkdir(parents=True)
+        write(tmp_path / "a sweep" / name, started())
+    (tmp_path / "a sweep" / "trial-000.log").write_text("x.py:1: UserWarning: something\n", "utf-8")
+    done = run_here(capsys, "doctor", tmp_path / "a sweep")
+    assert done.code == 2 and "E-RUN-005" in done.err and "a folder of 2 runs" in done.err
+    assert f"luthier doctor '{tmp_path / 'a sweep' / 'trial-000'}'" in done.err
+
+
 def test_a_run_without_a_step_is_not_called_healthy(tmp_path, capsys):
     done = run_here(capsys, "doctor", write(tmp_path, started()))
-    assert done.code == 0 and done.out.startswith("nothing to judge yet")
+    assert done.code == 0 and "\n\nnothing to judge yet" in done.out
 
 
 def test_a_loss_of_exactly_0_is_examined(tmp_path, capsys):

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import termios
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -60,6 +61,39 @@ def test_what_can_be_no_log_is_one_error(capsys, tmp_path, monkeypatch, path):
     (tmp_path / "empty").mkdir()
     result = run_here(capsys, "watch", path, "--once")
     assert result.code == 2 and "E-RUN-005" in result.err and result.out == ""
+
+
+@pytest.mark.parametrize("arguments", [("--once",), ()])
+def test_a_config_is_no_log(capsys, tmp_path, arguments):
+    (tmp_path / "run.yaml").write_text("training:\n  seed: 1\n", "utf-8")
+    result = run_here(capsys, "watch", tmp_path / "run.yaml", *arguments)
+    assert result.code == 2 and "E-RUN-005" in result.err and "a config is not a log" in result.err
+
+
+def sweep(folder):
+    """Two trials, as a sweep leaves them: runs, and beside each what its process wrote."""
+    for name in ("trial-000", "trial-001"):
+        (folder / name).mkdir(parents=True)
+        (folder / f"{name}.log").write_text("x.py:1: UserWarning: something\n", "utf-8")
+        write(folder / name / "events.jsonl", [replace(started(), run=name), log(10)])
+    return folder
+
+
+def test_a_folder_of_runs_is_all_of_them(capsys, tmp_path):
+    folder = sweep(tmp_path / "checkpoints-sweep")
+    whole = run_here(capsys, "watch", folder, "--once")
+    assert whole.code == 0 and [whole.out.count(f"Luthier trial-00{n} ") for n in (0, 1)] == [1, 1]
+    shell = run_here(capsys, "watch", *sorted(folder.glob("trial-*")), "--once")
+    assert shell.out == whole.out, "trial-000.log is no run of its own"
+    alone = run_here(capsys, "watch", folder / "trial-000.log", "--once")
+    assert "UserWarning" in alone.out
+
+
+def test_a_run_with_other_runs_in_its_folder_is_itself(capsys, tmp_path):
+    folder = sweep(tmp_path / "run")
+    (folder / "training.log").write_text("{'loss': 2.451, 'epoch': 0.01}\n" * 3, "utf-8")
+    result = run_here(capsys, "watch", folder, "--once")
+    assert "2.4510" in result.out and "trial-000" not in result.out
 
 
 def test_an_empty_log_is_no_error(capsys, tmp_path):

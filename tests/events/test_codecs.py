@@ -333,9 +333,9 @@ class TestFactory:
 
 
 class TestState:
-    def state(self, path, steps, loss=2.0):
+    def state(self, path, steps, loss=2.0, max_steps=50):
         history = [{"epoch": step / 10, "learning_rate": 1e-4, "loss": loss, "step": step} for step in steps]
-        write(path, json.dumps({"log_history": history, "max_steps": 50, "num_train_epochs": 3}))
+        write(path, json.dumps({"log_history": history, "max_steps": max_steps, "num_train_epochs": 3}))
 
     def test_a_recorded_one(self):
         told, source = told_of(LOGS / "trainer_state.json")
@@ -371,6 +371,26 @@ class TestState:
             state = fold(state, item.event, item.time)
         assert [point[:2] for point in state.history] == [(10, 2.0), (20, 1.0), (30, 1.0), (40, 1.0)]
 
+    def test_one_saved_at_the_last_step_has_ended(self, tmp_path):
+        """Trainer writes it without its summary."""
+        path = tmp_path / "trainer_state.json"
+        self.state(path, [10, 20])
+        follower, state = open_log(path), RunState()
+        statuses = []
+        for steps in ([10, 20], [10, 20, 30, 40, 50], [10, 20, 30, 40, 50, 60]):
+            self.state(path, steps, max_steps=50 if steps[-1] <= 50 else 90)  # at last it goes on for longer
+            for item in follower.poll():
+                state = fold(state, item.event, item.time)
+            statuses.append((state.status, state.step, state.total_steps))
+        assert statuses == [("training", 20, 50), ("done", 50, 50), ("training", 60, 90)]
+
+    def test_its_own_summary_is_the_end(self, tmp_path):
+        path = tmp_path / "trainer_state.json"
+        history = [{"loss": 1.0, "step": 50}, {"train_runtime": 7.0, "train_loss": 1.2, "step": 50}]
+        write(path, json.dumps({"log_history": history, "max_steps": 50, "global_step": 50}))
+        ends = [item.event for item in open_log(path).poll() if isinstance(item.event, RunFinished)]
+        assert [event.train_runtime for event in ends] == [7.0]
+
     def test_nan_is_equal_to_itself(self, tmp_path):
         path = tmp_path / "trainer_state.json"
         self.state(path, [10], loss=math.nan)
@@ -403,12 +423,12 @@ class TestState:
         path = tmp_path / "trainer_state.json"
         steps = list(range(1, 2001))
         monkeypatch.setattr("luthier.events.codecs.state.LARGEST", 20_000)
-        self.state(path, steps)
+        self.state(path, steps, max_steps=3000)
         follower = open_log(path)
         first = [item.event.step for item in follower.poll() if isinstance(item.event, Log)]
         assert first == steps[-len(first) :]
         assert 100 < len(first) < 1000
-        self.state(path, [*steps, 2001])
+        self.state(path, [*steps, 2001], max_steps=3000)
         assert [item.event.step for item in follower.poll()] == [2001]
 
 

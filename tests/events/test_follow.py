@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from luthier.events import tail
 from luthier.events.codecs import lines
-from luthier.events.follow import open_log, read_all
+from luthier.events.follow import open_log
 from luthier.events.line import format_line
 from luthier.events.record import to_record
 from luthier.events.types import Log, Notice, RunStarted
@@ -335,11 +335,11 @@ class TestLong:
         assert 6 <= len(holes) <= 9
         assert max(holes) < self.COUNT / 5
 
-    def test_read_all_thins_nothing(self, tmp_path):
+    def test_read_whole_nothing_is_thinned(self, tmp_path):
         path = tmp_path / "events.jsonl"
         self.write(path, record)
-        assert steps(read_all(path)) == list(range(1, self.COUNT + 1))
-        assert list(read_all(tmp_path / "nothing")) == []
+        assert steps(open_log(path, whole=True).everything()) == list(range(1, self.COUNT + 1))
+        assert list(open_log(tmp_path / "nothing", whole=True).everything()) == []
 
     def test_a_line_of_a_gib_takes_no_memory(self, tmp_path):
         path = tmp_path / "events.jsonl"

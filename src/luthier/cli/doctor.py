@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import closing
 from pathlib import Path
 
 import typer
@@ -29,17 +30,20 @@ def doctor(
     LLaMA-Factory, TensorBoard files. Ends with 0 whatever is found.
     """
     from luthier.doctor import Doctor, examine, findings, report, unjudged
-    from luthier.errors.terminal import width
-    from luthier.events.follow import read_all
+    from luthier.errors.terminal import width, wrapped
+    from luthier.events.follow import open_log, runs_in
+    from luthier.events.printable import one_line
 
     seen = Doctor()
     empty = True
-    for told in read_all(log):
-        seen, empty = examine(seen, told.event, told.time), False
-    if empty:
+    with closing(open_log(log, whole=True)) as source:
+        for told in source.everything():
+            seen, empty = examine(seen, told.event, told.time), False
+    if empty or runs_in(log):
         raise MissingError(no_log(log, "doctor", trouble(log) or NO_LOG))
     found = findings(seen, time.time())
     if as_json:
         typer.echo(json.dumps(report.as_json(found), indent=1))
     else:
+        typer.echo(wrapped(f"{one_line(str(log))} ({one_line(source.source)})", "", "  ", width()) + "\n")
         typer.echo(report.as_text(found, unjudged(seen), seen.history.step, width()))

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 
 from luthier.errors import Problem
 
-NO_LOG = "nothing in it is a log of a training run"
+NO_LOG, NOT_THERE = "nothing in it is a log of a training run", "there is no such log"
 
 
 def trouble(path: Path) -> str:
-    """Why there is nothing at a path, in words; empty where there is something."""
+    """Why there can be no log at a path, in words; empty where there may be one."""
+    if path.suffix in (".yaml", ".yml"):
+        return "a config is not a log"
     try:
-        return "" if path.exists() else "there is no such log"
+        return "" if path.exists() else NOT_THERE
     except OSError as error:  # a name that is too long, or a folder that one may not enter
         return f"cannot look there: {error.strerror or error}"
 
@@ -26,6 +29,11 @@ def no_log(path: Path, command: str, found: str) -> Problem:
         command: The command, for the fix.
         found: What is there instead.
     """
+    from luthier.events.follow import runs_in
+
+    if runs := runs_in(path):
+        fix = f"name one of them: luthier {command} {shlex.quote(str(runs[0]))}"
+        return Problem("E-RUN-005", f"a folder of {len(runs)} runs", fix, str(path))
     inside = os.path.isfile(path.parent / "events.jsonl")  # noqa: PTH113 (it raises nothing)
     run = path.parent if inside else "checkpoints"
     fix = f"give the folder of a run (training.output_dir) or its log: luthier {command} {run}"

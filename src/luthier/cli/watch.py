@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer
 
-from luthier.cli.log_file import NO_LOG, no_log, trouble
+from luthier.cli.log_file import NO_LOG, NOT_THERE, no_log, trouble
 from luthier.errors import MissingError
 
 SHORTEST_SECONDS, LONGEST_SECONDS = 0.25, 60.0
@@ -48,8 +48,8 @@ def watch(
     logs = [*(paths or ()), *log] or [usual_log()]
     console = Console()
     live = not once and Panel.suits(console) and sys.stdin.isatty() and sys.stderr.isatty()
-    if not live or replay:
-        _insist(logs)
+    _insist(logs, waits=live and not replay)
+    logs = _runs(logs)
     if live:
         _show(logs, (speed or USUAL) if replay else None, refresh, console.width)
     else:
@@ -76,11 +76,22 @@ def usual_log() -> Path:
     return max(LOG, FOLDER, key=written)
 
 
-def _insist(logs: list[Path]) -> None:
-    """Logs that are not there are an error where nobody can wait for them."""
-    missing = [no_log(path, "watch", found) for path in logs if (found := trouble(path))]
-    if missing:
-        raise MissingError(*missing)
+def _insist(logs: list[Path], *, waits: bool) -> None:
+    """What can be no log is an error, and what is not there where nobody can wait for it."""
+    found = {path: trouble(path) for path in logs}
+    wrong = [
+        no_log(path, "watch", words) for path, words in found.items() if words and not (waits and words == NOT_THERE)
+    ]
+    if wrong:
+        raise MissingError(*wrong)
+
+
+def _runs(logs: list[Path]) -> list[Path]:
+    """A folder of runs is all of them; what a trial's process wrote beside the folder of its run is none."""
+    from luthier.events.follow import runs_in
+
+    runs = [run for path in logs for run in runs_in(path) or [path]]
+    return [run for run in runs if not (run.suffix == ".log" and run.with_suffix("") in runs)]
 
 
 def _show(logs: list[Path], speed: float | None, refresh: float, width: int) -> None:

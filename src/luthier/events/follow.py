@@ -19,7 +19,7 @@ of those too; `source` names k. Of more than `tail.BUDGET` bytes only evenly spa
 the log steps between, with their gradients, timing and machine events; a restart that goes back by fewer steps than
 are left out (but for one that Luthier itself tells); beyond the budget any event in the parts between. Steps stay
 right, but where so many lines are passed over unseen that lines and bars cannot be matched: there a step is that of
-the latest bar, or, where lines are counted, too low. `read_all` loses nothing.
+the latest bar, or, where lines are counted, too low. `open_log(path, whole=True)` loses nothing.
 
 Times of logs that have none: the last line gets the time of the file's last change, the lines before it are set back
 from there by what the log says of elapsed time.
@@ -37,7 +37,7 @@ from luthier.events.codecs.lines import LineSource
 from luthier.events.codecs.records import is_record_file
 from luthier.events.codecs.state import StateSource, is_state, latest_state
 
-__all__ = ["Follower", "Source", "Told", "open_log", "read_all", "written"]
+__all__ = ["Follower", "Source", "Told", "open_log", "runs_in", "written"]
 
 _SNIFF = 64 * 1024
 _HEADER = 12
@@ -89,7 +89,10 @@ class Follower:
         return self._source.poll() if self._source else []
 
     def everything(self) -> Iterator[Told]:
-        """All events that are there now."""
+        """All events that are there now.
+
+        Memory does not grow with events.jsonl; with a log that has no times of its own it does (about 1 kB an event).
+        """
         self._look()
         if self._source:
             yield from self._source.everything()
@@ -129,25 +132,26 @@ class Follower:
         self._trouble = f"waiting for a log in {folder}"
 
 
-def open_log(path: str | Path) -> Follower:
+def open_log(path: str | Path, *, whole: bool = False) -> Follower:
     """Follow the log of a run.
 
     Args:
         path: A run folder, or a log file of any of the shapes in `luthier.events.codecs`.
+        whole: Thin nothing.
     """
-    return Follower(Path(path))
+    return Follower(Path(path), whole)
 
 
-def read_all(path: str | Path) -> Iterator[Told]:
-    """All events of a log or run folder as it is now, nothing thinned; nothing where there is no log.
-
-    Memory does not grow with events.jsonl; with a log that has no times of its own it does (about 1 kB an event).
-    """
-    follower = Follower(Path(path), whole=True)
+def runs_in(folder: Path) -> list[Path]:
+    """The runs of a folder that has no log of its own, as that of a sweep; empty for anything else."""
     try:
-        yield from follower.everything()
-    finally:
-        follower.close()
+        runs = sorted(path.parent for path in folder.glob("*/events.jsonl"))
+        own = [source for make in _RANKS[:-1] if runs and (source := make(folder, True))]
+    except (OSError, ValueError):
+        return []
+    for source in own:
+        source.close()
+    return [] if own else runs
 
 
 def written(path: Path) -> float:

@@ -3,7 +3,8 @@
 After each change the file is read again and the entries that are new are told. Where the history differs from the one
 read before (a run that resumed from an older checkpoint), it is told again from there, after a `RunStarted`. Of a file
 of more than `LARGEST` bytes only the last entries are read. The time of the first entries is that of the file; those
-that a later save adds are spread evenly over the time between the two saves.
+that a later save adds are spread evenly over the time between the two saves. A run that was saved at its last step has
+ended; the file does not say how long it took unless Trainer's own summary is in it.
 
 Not covered: what happened since the last save.
 Source: transformers 5.23, `trainer_callback.py`, `TrainerState`.
@@ -22,7 +23,7 @@ from typing import Any
 
 from luthier.events.codecs import values as of
 from luthier.events.codecs.base import Told
-from luthier.events.types import Event, RunStarted
+from luthier.events.types import Event, RunFinished, RunStarted
 
 LARGEST = 32 * 2**20
 # One object for each, so that entries read at different times are equal.
@@ -45,6 +46,7 @@ class StateSource:
         self._signature: tuple[Any, ...] = ()
         self._entries: list[dict[str, Any]] = []
         self._attempt = 0
+        self._ended = False
         self._saved = math.nan
         self._best = math.nan
         self._trouble = f"waiting for {place}"
@@ -95,14 +97,21 @@ class StateSource:
             # The beginning of a large file is not read.
             before = before[before.index(entries[0]) :]
         same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(before, entries, strict=False)))
-        events: list[Event] = []
-        if not self._attempt or same < len(before):
+        new = entries[same:]
+        total, events = of.count(state, "max_steps"), list[Event]()
+        if not self._attempt or same < len(before) or (self._ended and any("loss" in entry for entry in new)):
             self._attempt += 1
+            self._ended = False
             first = of.count(entries[same - 1], "step") if same else 0
-            total, epochs = of.count(state, "max_steps"), of.number(state, "num_train_epochs")
-            events.append(RunStarted(self._run, total, first, epochs, plan={}))
+            events.append(RunStarted(self._run, total, first, of.number(state, "num_train_epochs"), plan={}))
         self._entries = entries
-        return events + [event for entry in entries[same:] if (event := self._event(entry)) is not None]
+        events += [event for entry in new if (event := self._event(entry)) is not None]
+        step = max(of.count(state, "global_step"), of.count(entries[-1], "step")) if entries else 0
+        self._ended |= any(isinstance(event, RunFinished) for event in events)
+        if step >= total > 0 and not self._ended:
+            self._ended = True
+            events.append(of.finished(entries[-1], step))
+        return events
 
     def _event(self, entry: dict[str, Any]) -> Event | None:
         step = of.count(entry, "step")

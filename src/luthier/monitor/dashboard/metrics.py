@@ -135,7 +135,9 @@ def _slope(run: Run) -> Text:
     if found is None:
         return _unknown("too early")
     color = {"falling": GOOD, "rising": WARNING, "level": ""}[found.direction]
-    return Text.assemble((found.direction, f"bold {color}".strip()), f"  {found.change(found.slope)} in {found.unit} steps")
+    return Text.assemble(
+        (found.direction, f"bold {color}".strip()), f"  {found.change(found.slope)} in {found.unit} steps"
+    )
 
 
 def _slope_meaning(run: Run) -> str:
