@@ -465,6 +465,19 @@ def test_an_empty_log_can_be_replayed(tmp_path):
     assert Replay.__doc__
 
 
+def test_the_meanings_in_the_report_stand_in_one_column_or_not_at_all():
+    rates = [replace(log(step), learning_rate=0.001 / step) for step in range(10, 60, 10)]
+    timing = Timing(50, 0.01, 0.2, 0.15, 0.03, 0.01)
+    run = run_of([started(), *rates, timing])
+    for width in (40, 80, 100, 120):
+        rows = {row[:15].strip(): row for row in report(Scene((run,)), width).plain.split("\n")}
+        if width == 40:
+            assert rows["learn rate"] == "  learn rate    2e-05  falling" and "…" not in "".join(rows.values())
+        else:
+            assert rows["learn rate"].startswith(f"{'  learn rate    2e-05  falling from 0.0001':<50}how far one step")
+            assert rows["spent on"].endswith("optimizer 8%  data 2%  other 2%")
+
+
 def test_the_report_is_text_with_findings_and_no_line_is_too_long():
     watch = Watch([RECORDED], now=lambda: 0.0)
     watch.settle()

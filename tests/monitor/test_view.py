@@ -140,7 +140,7 @@ def test_the_summary():
                                 "memory"] for line in lines)  # fmt: skip
     early = replace(finished(), predicted_runtime=19.0)
     told = summary(state_of([started(), early]), 100)[1].plain
-    assert told.split() == "time 40 s 19 s was predicted after 20 steps".split()
+    assert " ".join(told.split()) == "time 40 s 19 s was predicted after 20 steps"
 
 
 def test_the_summary_of_a_log_that_says_little():

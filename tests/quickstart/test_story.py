@@ -2,14 +2,17 @@
 
 import io
 import json
+import shlex
 
 import pytest
 from rich.console import Console
 
 from luthier.config.load import load
+from luthier.config.resolve import resolve
 from luthier.evaluate.tasks import quickstart as heldout
 from luthier.events.types import Log, Notice, Resumed, RunFinished
-from luthier.quickstart.screen import examined, heading, table, what_next
+from luthier.machine.probe import probe
+from luthier.quickstart.screen import NEXT, examined, heading, table, what_next
 from luthier.quickstart.story import CHAPTERS, Chapter, Examined, Result, tell
 
 
@@ -60,6 +63,12 @@ def test_a_stopped_story_goes_on_and_a_finished_one_is_moved_aside(story):
     assert not of(Resumed, again)
     assert any("moved to" in notice.text for notice in of(Notice, again))
     assert [log.loss for log in of(Log, again)] == [log.loss for log in of(Log, stopped) + of(Log, resumed)]
+
+
+def test_the_run_that_is_proposed_next_is_warned_of_nothing():
+    (command,) = [line.partition("   ")[0] for line in NEXT.split("\n") if line.startswith("luthier train")]
+    _, _, config, *changes = shlex.split(command)
+    assert resolve(load(config, changes), probe(), None, None).warnings == ()
 
 
 def test_the_result_holds_what_was_measured(story):

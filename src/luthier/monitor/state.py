@@ -136,7 +136,7 @@ def fold(state: RunState, event: Event, time: float) -> RunState:
             return replace(_at(state, event.step), samples=(*state.samples, event)[-_KEPT:])
         case Notice() | Checked() | MemoryForecast() | Rehearsed():
             notice = _noticed(event)
-            return replace(state, notices=(*state.notices, notice)[-_KEPT:]) if notice else state
+            return replace(state, notices=_said(state, notice)) if notice else state
         case CheckpointSaved():
             return replace(_at(state, event.step), checkpoint=event)
         case Resumed():
@@ -158,6 +158,15 @@ def _noticed(event: Notice | Checked | MemoryForecast | Rehearsed) -> Notice | N
             return Notice("info", rehearsed_line(event))
         case _:
             return event
+
+
+def _said(state: RunState, notice: Notice) -> tuple[Notice, ...]:
+    """With one more notice. What is said again of no step, as each attempt does before its first, stands once."""
+    kept = state.notices
+    if notice.step is None:
+        kept = tuple(old for old in kept if (old.text, old.change) != (notice.text, notice.change))
+        notice = replace(notice, step=state.first_step or None)
+    return (*kept, notice)[-_KEPT:]
 
 
 def _started(state: RunState, event: RunStarted, time: float) -> RunState:

@@ -39,7 +39,7 @@ NEXT = """\
 luthier chat {run} --compare          ask it yourself; base and tuned side by side
 luthier compare {run}                 the examination again, with gains, losses and statistics
 tensorboard --logdir {run}/logs       loss, learning rate, gradients per layer
-luthier train configs/quickstart.yaml lora.r=4 training.output_dir=checkpoints/r4     change one thing, and see"""
+luthier train configs/quickstart.yaml learning_rate=2e-4 output_dir=checkpoints/slow     change one thing, and see"""
 _LONGEST_ANSWER = 8  # lines
 _PASSED, _FAILED = ("✔", "green"), ("✘", "red")
 

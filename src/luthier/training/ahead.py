@@ -21,7 +21,6 @@ from typing import Literal
 
 from luthier.config.plan import Plan
 from luthier.data.loader import Rows, step_passes
-from luthier.events.types import Notice
 from luthier.machine.ranks import rank, world_size
 from luthier.training.cost import FIRST_STEPS, WARM_UP, fit
 
@@ -37,7 +36,7 @@ class TimeLeft:
     """Watches an attempt and says how long it will go on.
 
     Attributes:
-        predicted_seconds: Of the whole attempt, as said after its first `FIRST_STEPS` steps; nan before.
+        predicted_seconds: Of the whole attempt, as it looked after its first `FIRST_STEPS` steps; nan before.
     """
 
     def __init__(
@@ -71,8 +70,8 @@ class TimeLeft:
         """Something between two steps has happened."""
         self._pauses[pause].append(seconds)
 
-    def add(self, passes: int, tokens: int, seconds: float, step: int) -> Notice | None:
-        """One more step is done; after the first `FIRST_STEPS` the prediction is said.
+    def add(self, passes: int, tokens: int, seconds: float, step: int) -> None:
+        """One more step is done; after the first `FIRST_STEPS` the prediction is made.
 
         Args:
             passes: Forward and backward passes of it.
@@ -83,14 +82,8 @@ class TimeLeft:
         self._done += 1
         self._step_seconds += seconds
         self._steps = [*self._steps, (passes, tokens, seconds)][-_REMEMBERED:]
-        if self._done != FIRST_STEPS:
-            return None
-        left = self.remaining(step)
-        self.predicted_seconds = self._clock() - self._started + left
-        pauses = self._pause_seconds(step)
-        text = f"predicted from {FIRST_STEPS} steps: {_words(left)} to go"
-        between = f", {_words(pauses)} of it evaluations, saves and samples" if pauses > 0.01 * left else ""
-        return Notice("info", text + between, step=step)
+        if self._done == FIRST_STEPS:
+            self.predicted_seconds = self._clock() - self._started + self.remaining(step)
 
     def remaining(self, step: int) -> float:
         """Seconds that are left after `step` steps; its own evaluation, save and sample are still to come."""
@@ -144,10 +137,6 @@ class TimeLeft:
         groups = step_passes(self._rows, self._plan, step, rank(), world_size())
         rows = [row for group in groups for row in group]
         return len(groups), int(self._rows.lengths[rows].sum())
-
-
-def _words(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.1f} minutes"
 
 
 def _due(every: int, first: int, last: int) -> int:

@@ -38,14 +38,14 @@ class Cost:
 
 
 class CostModel:
-    """Collects the first steps of an attempt, then says once what they cost."""
+    """Collects the first steps of an attempt, then says once what they cost, where fewer passes would pay."""
 
     def __init__(self) -> None:
         self._steps: list[tuple[int, int, float]] = []
         self._largest = 0
 
     def add(self, passes: int, tokens: int, whole: int, seconds: float, step: int) -> Notice | None:
-        """Take one step; the notice when enough of them are there.
+        """Take one step; the notice when enough of them are there, and there is something to gain.
 
         Args:
             passes: Forward and backward passes of the step.
@@ -77,17 +77,17 @@ def fit(steps: list[tuple[int, int, float]]) -> Cost:
     return Cost(float(solution[0]), float(solution[1]), error)
 
 
-def _notice(cost: Cost, steps: list[tuple[int, int, float]], largest: int, step: int) -> Notice:
+def _notice(cost: Cost, steps: list[tuple[int, int, float]], largest: int, step: int) -> Notice | None:
     passes, _, seconds = (sum(column) / len(steps) for column in zip(*steps, strict=True))
-    text = (
-        f"a pass costs {_seconds(cost.pass_seconds)} and 1,000 tokens {_seconds(1000 * cost.token_seconds)} "
-        f"(fitted on {len(steps)} steps, {cost.error:.0%} off)"
-    )
     saved = (passes - 1) * cost.pass_seconds / max(seconds, 1e-12)
     if saved < _WORTH_SAYING:
-        return Notice("info", text, step=step)
+        return None
+    text = (
+        f"a pass costs {_seconds(cost.pass_seconds)} and 1,000 tokens {_seconds(1000 * cost.token_seconds)} "
+        f"(fitted on {len(steps)} steps, {cost.error:.0%} off); with memory for it, one pass a step instead of "
+        f"{passes:.1f} would save {saved:.0%}"
+    )
     wanted = math.ceil(largest / 256) * 256
-    text += f"; with memory for it, one pass a step instead of {passes:.1f} would save {saved:.0%}"
     return Notice("info", text, f"training.max_tokens_per_micro_batch: {wanted}", step)
 
 

@@ -107,8 +107,7 @@ def optimizer_step(job: Run, batches: list[MicroBatch]) -> Iterator[Event]:
     yield from said_of(job, judgement, flow)
     computed = sum(batch.input_ids_BT.numel() for batch in batches)
     whole = sum(batch.num_tokens for batch in batches)
-    if predicted := job.ahead.add(len(batches), whole, seconds, state.step):
-        yield predicted
+    job.ahead.add(len(batches), whole, seconds, state.step)
     said = job.cost.add(len(batches), computed, whole, seconds, state.step)
     if said and job.plan.config.training.auto:
         yield said

@@ -264,8 +264,8 @@ ANSWERS = {
         "A large spread is mostly small steps of unlike rows. More gradient_accumulation_steps make the curve calmer.",
     ),
     "slope": Answer(
-        "The slope of the latest losses (the last two fifths of the log lines, at least twelve): how fast they fall, and "
-        "whether that can be told from chance. The doctor looks at the same lines.",
+        "The slope of the latest losses (the last two fifths of the log lines, at least twelve): how fast they fall, "
+        "and whether that can be told from chance. The doctor looks at the same lines.",
         _slope,
         "Level for long, far from the end: the learning rate is too low, or everything is learned. Rising: stop, and "
         "write a learning_rate three times lower.",

@@ -144,7 +144,7 @@ def _slope_meaning(run: Run) -> str:
     found = run.trend
     if found is None:
         return "where the loss goes; needs six log lines"
-    return f"{found.change(found.low)} to {found.change(found.high)} (95 %), over the last {found.steps:,} steps"
+    return f"95 %: {found.change(found.low)} to {found.change(found.high)}; over {found.steps:,} steps"
 
 
 def _learning_rate(run: Run) -> Value:

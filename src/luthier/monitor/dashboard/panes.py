@@ -123,10 +123,8 @@ def findings(scene: Scene, width: int) -> Text:
     run = scene.run
     lines: list[Text] = []
     if not run.findings:
-        lines += [
-            Text("The doctor has found nothing that is wrong." if run.state.logged else "No log line yet."),
-            Text(),
-        ]
+        words = "The doctor has found nothing that is wrong." if run.state.logged else "No log line yet."
+        lines += [*map(Text, _wrapped(words, width)), Text()]
     for finding in run.findings:
         lines += [*_finding(finding, width), Text()]
     if run.state.notices:

@@ -34,9 +34,13 @@ def _run(scene: Scene, width: int) -> Text:
 
 
 def _line(metric: Metric, run: Run, width: int) -> Text:
-    text = Text.assemble(
-        (f"  {metric.label:<{_LABEL_WIDTH}}", "dim"), fitting(metric.value(run), width - _LABEL_WIDTH - 2), no_wrap=True
-    )
-    text.append(" " * max(2, _MEANING_AT - text.cell_len)).append(metric.meaning(run), "not bold dim italic")
+    value = metric.value(run)
+    forms = value if isinstance(value, tuple) else (value,)
+    column = (_MEANING_AT - 2 if width > _MEANING_AT else width) - _LABEL_WIDTH - 2
+    shown = next((form for form in forms if form.cell_len <= column), fitting(forms[0], width - _LABEL_WIDTH - 2))
+    text = Text.assemble((f"  {metric.label:<{_LABEL_WIDTH}}", "dim"), shown, no_wrap=True)
+    if shown.cell_len <= column and width > _MEANING_AT:
+        text.append(" " * (_MEANING_AT - text.cell_len)).append(metric.meaning(run), "not bold dim italic")
+    text.rstrip()
     text.truncate(width, overflow="ellipsis")
     return text
