@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
 import math
 import os
+import shutil
 import signal
 import socket
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from luthier import api
+from luthier.config.schema import ModelSection
 from luthier.data.order import deal
 from luthier.data.pack import evenly
 from luthier.errors import EXIT_FAILED, LuthierError
 from luthier.events.types import Log, RunFinished
 from luthier.machine import ranks
 from luthier.machine.gradients import sum_gradients
+from luthier.training import alike
 from luthier.training.checkpoint import checkpoints
 from luthier.training.identity import same_on_all_ranks
 from luthier.training.optimizer import gradient_norm
@@ -79,7 +84,7 @@ def _rank(number: int, n: int, port: int, values: dict, fault: str, at: int, of:
     from luthier.machine import pulse
 
     mine = of in (number, None)
-    pulse.SILENT_SECONDS = 6.0
+    pulse.SILENT_SECONDS, alike.APPEARS_SECONDS = 6.0, 1.0
     if mine and fault in PLANTED:
         PLANTED[fault](at)
     stopped, done = [False], ""
@@ -188,7 +193,13 @@ def frozen_in_a_pass(at: int) -> None:
     step.summed_loss = summed_loss
 
 
+def in_another_folder(at: int) -> None:
+    """As on a machine that has files of its own under the same names."""
+    os.chdir("other")
+
+
 PLANTED = {
+    "elsewhere": in_another_folder,
     "memory": too_large,
     "memory for the sum": once_too_large("luthier.machine.gradients", "_in_a_row"),
     "memory for the norm": once_too_large("luthier.training.step", "gradient_norm"),
@@ -360,6 +371,70 @@ def test_e_env_008_ranks_with_other_rows_do_not_train_together(tmp_path, tiny_mo
     del values["evaluation"]
     assert start(4, values) == [DIED] * 4
     assert "E-ENV-008" in said(tmp_path / "run", 0) and "3 rows for 4 ranks" in said(tmp_path / "run", 0)
+
+
+@pytest.fixture
+def two_folders(tmp_path, tiny_model_dir, monkeypatch):
+    """Of two machines: this one, and `other`, with other weights."""
+    shutil.copytree(tiny_model_dir, tmp_path / "model")
+    shutil.copytree(tiny_model_dir, tmp_path / "other" / "model")
+    tensors = load_file(tiny_model_dir / "model.safetensors")
+    tensors["model.norm.weight"] *= 1.5
+    save_file(tensors, tmp_path / "other" / "model" / "model.safetensors", metadata={"format": "pt"})
+    (tmp_path / "other" / "run").mkdir()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_e_env_008_ranks_with_other_weights_do_not_train_together(two_folders, alpaca_file):
+    values = of_ranks(2, two_folders / "run", Path("model"), alpaca_file, rehearsal=False)
+    assert start(2, values, fault="elsewhere") == [DIED, DIED]
+    text = said(two_folders / "run", 0)
+    hashes = [hashlib.sha256((two_folders / name / "model.safetensors").read_bytes()).hexdigest()[:12]
+              for name in ("other/model", "model")]  # fmt: skip
+    assert "E-ENV-008" in text and "the base model of rank 1 has model.safetensors" in " ".join(text.split())
+    assert all(each in text for each in hashes), text
+
+
+def test_e_env_008_ranks_that_do_not_see_one_output_folder(two_folders, alpaca_file):
+    values = of_ranks(2, Path("run"), Path("model"), alpaca_file)
+    assert start(2, values, fault="elsewhere") == [DIED, DIED]
+    for folder, number in ((two_folders, 0), (two_folders / "other", 1)):
+        text = " ".join(said(folder / "run", number).split())
+        assert "E-ENV-008  training.output_dir" in said(folder / "run", number)
+        assert f"{two_folders}/other/run of rank 1 on " in text and f"is not {two_folders}/run of rank 0" in text, text
+
+
+def test_each_folder_of_a_machine_is_hashed_once(two_folders, monkeypatch):
+    """The first rank of each machine hashes, and whoever reads other files."""
+    section = ModelSection(model_name_or_path="model")
+    host = socket.gethostname()
+    ours, theirs = (host, str(two_folders / "model")), (host, str(two_folders / "other" / "model"))
+
+    def hashes(number: int, local: int, *before: tuple[str, str]) -> bool:
+        monkeypatch.setenv("RANK", str(number))
+        monkeypatch.setenv("LOCAL_RANK", str(local))
+        monkeypatch.setattr(alike, "of_all_ranks", lambda place: [*before, place])
+        return bool(alike.hashing(section)())
+
+    assert hashes(0, 0) and hashes(1, 1, theirs) and hashes(2, 0, ours, theirs)
+    assert not hashes(1, 1, ours) and not hashes(2, 2, theirs, ours)
+
+
+@pytest.mark.parametrize(
+    ("other", "fits"),
+    [
+        ({}, True),
+        ({"config.json": "a" * 64, "model.safetensors": "b" * 64, "consolidated.safetensors": "c" * 64}, True),
+        ({"config.json": "a" * 64, "model-00001-of-00002.safetensors": "b" * 64}, False),
+        ({"config.json": "d" * 64, "model.safetensors": "b" * 64}, False),
+    ],
+)
+def test_what_is_another_base_model(monkeypatch, other, fits):
+    own = {"config.json": "a" * 64, "model.safetensors": "b" * 64}
+    monkeypatch.setattr(alike, "of_all_ranks", lambda _: [own, other])
+    with nullcontext() if fits else pytest.raises(LuthierError, match="E-ENV-008"):
+        assert alike.require_one_base(other) == own
 
 
 def test_e_env_004_a_promised_rank_that_does_not_come(tmp_path, tiny_model_dir, alpaca_file, monkeypatch):
