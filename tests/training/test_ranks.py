@@ -62,7 +62,7 @@ def start(
     processes = [FORKS.Process(target=_rank, args=(i, n, port, own[i], fault, at, of, options)) for i in range(n)]
     for process in processes:
         process.start()
-    stuck = [of] if fault in ("frozen", "frozen in a pass", "stuck") else []
+    stuck = [of] if fault.startswith(("frozen", "stuck")) else []
     end = time.monotonic() + seconds
     for i, process in enumerate(processes):
         process.join(max(0.1, end - time.monotonic()) if i not in stuck else 0)
@@ -178,19 +178,22 @@ def an_infinite_moment(at: int) -> None:
     engine.update = update
 
 
-def frozen_in_a_pass(at: int) -> None:
-    """After its first pass of a step; the others wait in the next one."""
-    from luthier.training import step
+def sent(number: int, module: str, name: str) -> Callable[[int], None]:
+    """The call after `at` others of a function begins with a signal."""
 
-    real, passes = step.summed_loss, []
+    def plant(at: int) -> None:
+        place, calls = importlib.import_module(module), []
+        real = getattr(place, name)
 
-    def summed_loss(model, batch):
-        passes.append(batch)
-        if len(passes) > at:
-            os.kill(os.getpid(), signal.SIGSTOP)
-        return real(model, batch)
+        def signalled(*arguments):
+            calls.append(1)
+            if len(calls) > at:
+                os.kill(os.getpid(), number)
+            return real(*arguments)
 
-    step.summed_loss = summed_loss
+        setattr(place, name, signalled)
+
+    return plant
 
 
 def in_another_folder(at: int) -> None:
@@ -204,7 +207,10 @@ PLANTED = {
     "memory for the sum": once_too_large("luthier.machine.gradients", "_in_a_row"),
     "memory for the norm": once_too_large("luthier.training.step", "gradient_norm"),
     "moment": an_infinite_moment,
-    "frozen in a pass": frozen_in_a_pass,
+    "frozen in a pass": sent(signal.SIGSTOP, "luthier.training.step", "summed_loss"),
+    "frozen in the norm": sent(signal.SIGSTOP, "luthier.training.step", "gradient_norm"),
+    "frozen in a save": sent(signal.SIGSTOP, "luthier.machine.shards", "whole"),
+    "killed in the norm": sent(signal.SIGKILL, "luthier.training.step", "gradient_norm"),
     "threads": lambda _: setattr(torch, "get_num_threads", lambda: 8),
     "arithmetic": lambda _: setattr(torch.backends.cpu, "get_cpu_capability", lambda: "OLD"),
     "stuck": read_with(a_read_that_never_ends),
@@ -310,11 +316,21 @@ def test_a_rank_that_is_frozen_is_given_up_on(tmp_path, tiny_model_dir, alpaca_f
 
 @pytest.mark.long
 @pytest.mark.slow
-def test_nobody_waits_in_the_passes_of_a_sharded_model_for_a_rank_that_is_frozen(tmp_path, tiny_model_dir, alpaca_file):
+@pytest.mark.parametrize("where", ["a pass", "the norm", "a save"])
+def test_nobody_waits_where_a_sharded_model_is_gathered_for_a_rank_that_is_frozen(
+    tmp_path, tiny_model_dir, alpaca_file, where
+):
     """There it is torch that waits, and nothing can interrupt it: the process ends."""
-    values = of_ranks(2, tmp_path / "run", tiny_model_dir, alpaca_file, fsdp=True)
-    codes = start(2, values, fault="frozen in a pass", at=4, seconds=60)
+    values = of_ranks(2, tmp_path / "run", tiny_model_dir, alpaca_file, fsdp=True, rehearsal=False)
+    codes = start(2, values, fault=f"frozen in {where}", at=2, seconds=60)
     assert codes == [EXIT_FAILED, None]
+
+
+@pytest.mark.slow
+def test_a_rank_that_is_killed_where_a_sharded_model_is_gathered_is_named(tmp_path, tiny_model_dir, alpaca_file):
+    values = of_ranks(2, tmp_path / "run", tiny_model_dir, alpaca_file, fsdp=True, rehearsal=False)
+    assert start(2, values, fault="killed in the norm", at=2) == [DIED, -signal.SIGKILL]
+    assert "E-ENV-007" in said(tmp_path / "run", 0) and "rank 1 is gone" in said(tmp_path / "run", 0)
 
 
 @pytest.mark.long
