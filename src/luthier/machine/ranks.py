@@ -158,7 +158,7 @@ def connected(hang_seconds: float, stacks: Path) -> Iterator[None]:
 def _ended_by_signals() -> Iterator[None]:
     """A signal ends the process at once: nothing is there to save, and the library that waits hears no handler."""
     here = threading.current_thread() is threading.main_thread()
-    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if here and hasattr(signal, name)]
+    numbers = torchrun.signals_to_stop() if here else []
     before = {number: signal.signal(number, signal.SIG_DFL) for number in numbers}
     try:
         yield

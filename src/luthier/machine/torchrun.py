@@ -11,8 +11,9 @@ torchrun itself ends with 1 whatever its workers ended with, and schedulers deci
 done, wrong, or to be started again. Here it is
 
     0          all workers are done
-    75         the run was stopped and is resumable; torchrun was told to go (SIGTERM, SIGINT, SIGUSR1); or the node
-               that keeps the rendezvous was lost while workers were at work
+    75         the run was stopped and is resumable; torchrun was told to go (SIGTERM, SIGINT, SIGUSR1, SIGHUP); the node
+               that keeps the rendezvous was lost while workers were at work; or the others were at work without this
+               node, and have ended
     1, 2, 3    of the worker that failed first; 1 when a signal ended it, or the nodes did not find each other
 
 The workers of a run that was stopped leave with 0, so that `--max-restarts` does not take that for a failure and start
@@ -50,7 +51,7 @@ _BEGUN = "begun"
 """Beside that file, once workers of this agent have opened the folder of the run."""
 AGENT = "LUTHIER_AGENT"
 """Environment variable: the agent's process number."""
-_GOING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
+_GOING = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")
 _SAVE_SECONDS = 120
 """For workers that were told to stop; torchrun's own 30 seconds are short for a step and a checkpoint."""
 _GOODBYE_SECONDS = 8
@@ -75,6 +76,12 @@ class NotMetError(LuthierError):
     """E-ENV-004: nobody answers where the machines are to meet. They may come later."""
 
     exit_code = EXIT_FAILED
+
+
+def signals_to_stop() -> list[signal.Signals]:
+    """Those that ask a run to stop, as far as this system has them; a closed terminal (SIGHUP) not under nohup."""
+    there = [getattr(signal, name) for name in _GOING if hasattr(signal, name)]
+    return [one for one in there if one.name != "SIGHUP" or signal.getsignal(one) is not signal.SIG_IGN]
 
 
 def start(per_node: int, nodes: int, endpoint: str, restarts: int, words: Sequence[str]) -> int:
@@ -129,7 +136,7 @@ def _run(arguments: Sequence[str]) -> int:
     if level == "FATAL":
         del os.environ["TORCH_CPP_LOG_LEVEL"]  # the workers may speak
     asked = parse_args([*arguments])  # type: ignore[no-untyped-call]
-    asked.signals_to_handle = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
+    asked.signals_to_handle = ",".join(one.name for one in signals_to_stop())
     if not any(word.replace("_", "-").startswith("--shutdown-timeout") for word in arguments):
         asked.shutdown_timeout = _SAVE_SECONDS
     patience = _PATIENCE_SECONDS if asked.max_restarts else _GOODBYE_SECONDS
@@ -145,6 +152,11 @@ def _run(arguments: Sequence[str]) -> int:
         rank, failure = error.get_first_failure()
         sys.stderr.write(f"torchrun: rank {rank} ended first, with exit code {failure.exitcode}\n")
         return failure.exitcode if failure.exitcode > 0 else EXIT_FAILED
+    except AttributeError as error:
+        if error.obj is not None or error.name != "is_failed":  # torch 2.13, of a node that was one too many
+            raise
+        sys.stderr.write("torchrun: the others began without this node, and have ended; give the command again\n")
+        return EXIT_RESUMABLE
     except LuthierError as error:
         sys.stderr.write(f"{error}\n")
         return EXIT_FAILED  # what is not there yet may come
@@ -314,7 +326,7 @@ def _interface(address: str) -> str:
 
 def _leave_on_signals() -> None:
     """Until torchrun starts workers, and has handlers of its own."""
-    for number in _GOING:
+    for number in signals_to_stop():
         signal.signal(number, _leave)
 
 
