@@ -11,9 +11,9 @@ torchrun itself ends with 1 whatever its workers ended with, and schedulers deci
 done, wrong, or to be started again. Here it is
 
     0          all workers are done
-    75         the run was stopped and is resumable; torchrun was told to go (SIGTERM, SIGINT, SIGUSR1, SIGHUP); the node
-               that keeps the rendezvous was lost while workers were at work; or the others were at work without this
-               node, and have ended
+    75         the run was stopped and is resumable; torchrun was told to go (SIGTERM, SIGINT, SIGUSR1, SIGHUP); the
+               node that keeps the rendezvous was lost while workers were at work; or the others were at work without
+               this node, and have ended
     1, 2, 3    of the worker that failed first; 1 when a signal ended it, or the nodes did not find each other
 
 The workers of a run that was stopped leave with 0, so that `--max-restarts` does not take that for a failure and start
@@ -129,16 +129,13 @@ def _run(arguments: Sequence[str]) -> int:
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.elastic.rendezvous.api import RendezvousError
-    from torch.distributed.run import parse_args, run
+    from torch.distributed.run import run
 
     for name in [name for name in logging.root.manager.loggerDict if name.startswith("torch.distributed.")]:
         logging.getLogger(name).setLevel(logging.CRITICAL)  # each failure says itself what it is
     if level == "FATAL":
         del os.environ["TORCH_CPP_LOG_LEVEL"]  # the workers may speak
-    asked = parse_args([*arguments])  # type: ignore[no-untyped-call]
-    asked.signals_to_handle = ",".join(one.name for one in signals_to_stop())
-    if not any(word.replace("_", "-").startswith("--shutdown-timeout") for word in arguments):
-        asked.shutdown_timeout = _SAVE_SECONDS
+    asked = _parsed(arguments)
     patience = _PATIENCE_SECONDS if asked.max_restarts else _GOODBYE_SECONDS
     threading.Thread(target=_leave_when_cut_off, args=[patience], name="luthier-cut-off", daemon=True).start()
     try:
@@ -165,6 +162,16 @@ def _run(arguments: Sequence[str]) -> int:
         sys.stderr.write(f"torchrun: {' '.join(words) or type(error).__name__}\n")
         return EXIT_FAILED if signal.getsignal(signal.SIGTERM) is _leave else EXIT_RESUMABLE
     return 0
+
+
+def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
+    from torch.distributed.run import parse_args
+
+    asked: argparse.Namespace = parse_args([*arguments])  # type: ignore[no-untyped-call]
+    asked.signals_to_handle = ",".join(one.name for one in signals_to_stop())
+    if not any(word.replace("_", "-").startswith("--shutdown-timeout") for word in arguments):
+        asked.shutdown_timeout = _SAVE_SECONDS
+    return asked
 
 
 def _meet(asked: argparse.Namespace) -> None:
