@@ -53,6 +53,8 @@ def test_sharded_over_ranks_it_trains_what_one_process_trains(tmp_path, tiny_mod
     assert told(two, "log", "grad_norm") == pytest.approx(told(one, "log", "grad_norm"), rel=2e-4)
     assert told(two, "evaluated", "eval_loss") == pytest.approx(told(one, "evaluated", "eval_loss"), rel=1e-5)
     assert_same_weights(two, one, kind)
+    assert not any(told(two, "timing", "own_seconds")), "each rank waits for the others inside of its passes"
+    assert all(len(gib) == 2 for gib in told(two, "timing", "own_memory_gib"))
     names = sorted(path.name for path in (one / "final_model").iterdir())
     assert sorted(path.name for path in (two / "final_model").iterdir()) == names
     for name in names:

@@ -205,6 +205,7 @@ PLANTED = {
     "elsewhere": in_another_folder,
     "memory": too_large,
     "memory for the sum": once_too_large("luthier.machine.gradients", "_in_a_row"),
+    "memory for the rehearsal": once_too_large("luthier.training.rehearsal", "collate"),
     "memory for the norm": once_too_large("luthier.training.step", "gradient_norm"),
     "moment": an_infinite_moment,
     "frozen in a pass": sent(signal.SIGSTOP, "luthier.training.step", "summed_loss"),
@@ -258,6 +259,7 @@ def test_many_ranks_train_what_one_trains(tmp_path, tiny_model_dir, alpaca_file,
     assert told(folder, "log", "num_tokens") == told(one, "log", "num_tokens")
     assert told(folder, "log", "grad_norm") == pytest.approx(told(one, "log", "grad_norm"), rel=2e-4)
     assert told(folder, "evaluated", "eval_loss") == pytest.approx(told(one, "evaluated", "eval_loss"), rel=2e-6)
+    assert {len(seconds) for seconds in told(folder, "timing", "own_seconds")} == {n}
     name = "final_model/adapter_model.safetensors"
     wanted, found = load_file(one / name), load_file(folder / name)
     assert all(torch.allclose(found[key], wanted[key], atol=2e-5) for key in wanted)
@@ -364,9 +366,9 @@ def test_when_one_rank_goes_on_all_do(tmp_path, tiny_model_dir, alpaca_file):
     assert told(tmp_path / "run", "log", "step") == [1, 2, 3, 4, 5, 6]
 
 
-@pytest.mark.parametrize("fault", ["memory", "memory for the sum", "memory for the norm"])
+@pytest.mark.parametrize("fault", ["memory", "memory for the sum", "memory for the norm", "memory for the rehearsal"])
 def test_memory_that_runs_out_on_one_rank_is_given_up_on_all(tmp_path, tiny_model_dir, alpaca_file, one, fault):
-    values = of_ranks(2, tmp_path / "run", tiny_model_dir, alpaca_file, rehearsal=False)
+    values = of_ranks(2, tmp_path / "run", tiny_model_dir, alpaca_file, rehearsal="rehearsal" in fault)
     assert start(2, values, fault=fault) == [0, 0]
     lines = (tmp_path / "run" / "events.jsonl").read_text()
     assert lines.count("ran out of memory (E-RUN-002)") == 1
