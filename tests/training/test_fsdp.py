@@ -96,8 +96,8 @@ def test_a_run_goes_on_with_another_number_of_ranks(tmp_path, tiny_model_dir, al
     assert start(2, of_kind(kind, 2, straight, tiny_model_dir, alpaca_file)) == [0, 0]
     values = [of_kind(kind, n, run, tiny_model_dir, alpaca_file) for n in (1, 2)]
     assert start(2, values[1], fault="stop", at=2) == [75, 75]
-    assert start(1, values[0], fault="stop", at=4, of=0, resume="auto", allow_changes=True) == [75]
-    assert start(2, values[1], resume="auto", allow_changes=True) == [0, 0]
+    assert start(1, values[0], fault="stop", at=4, of=0, resume="auto") == [75]
+    assert start(2, values[1], resume="auto") == [0, 0]
     assert curve(run) == pytest.approx(curve(straight), rel=1e-5)
     assert_same_weights(run, straight, kind)
 
