@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import signal
 import socket
@@ -105,6 +106,28 @@ def test_what_an_earlier_attempt_left_behind_does_not_count(tmp_path):
     run = torchrun("--nproc-per-node", "2", "--max-restarts", "1", two, cwd=tmp_path)
     said = run.communicate(timeout=60)[0]
     assert run.returncode == 0, said
+
+
+def test_a_terminal_that_is_closed_changes_no_exit_code(tmp_path):
+    """What it then says nobody can read, and the system says so."""
+    stops = tmp_path / "stops.py"
+    stops.write_text(
+        "import pathlib, signal, sys, time\n"
+        "from luthier.machine.torchrun import leave\n"
+        "signal.signal(signal.SIGHUP, lambda *_: sys.exit(leave(75)))\n"
+        "pathlib.Path('ready').touch()\n"
+        "time.sleep(60)\n"
+    )
+    terminal, inner = os.openpty()
+    with subprocess.Popen([*TORCHRUN, stops], cwd=tmp_path, env=environment(), stdout=inner, stderr=inner) as run:
+        os.close(inner)
+        end = time.monotonic() + 100
+        while not (tmp_path / "ready").exists():
+            assert run.poll() is None and time.monotonic() < end
+            time.sleep(0.05)
+        os.close(terminal)
+        run.send_signal(signal.SIGHUP)
+        assert run.wait(60) == EXIT_RESUMABLE
 
 
 def test_the_first_of_several_decides(tmp_path):

@@ -143,25 +143,31 @@ def _run(arguments: Sequence[str]) -> int:
             _meet(asked)
         run(asked)  # type: ignore[no-untyped-call]
     except SignalException as told:
-        sys.stderr.write(f"torchrun: stopped by {told.sigval.name}\n")
+        _say(f"torchrun: stopped by {told.sigval.name}")
         return EXIT_RESUMABLE
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
-        sys.stderr.write(f"torchrun: rank {rank} ended first, with exit code {failure.exitcode}\n")
+        _say(f"torchrun: rank {rank} ended first, with exit code {failure.exitcode}")
         return failure.exitcode if failure.exitcode > 0 else EXIT_FAILED
     except AttributeError as error:
         if error.obj is not None or error.name != "is_failed":  # torch 2.13, of a node that was one too many
             raise
-        sys.stderr.write("torchrun: the others began without this node, and have ended; give the command again\n")
+        _say("torchrun: the others began without this node, and have ended; give the command again")
         return EXIT_RESUMABLE
     except LuthierError as error:
-        sys.stderr.write(f"{error}\n")
+        _say(str(error))
         return EXIT_FAILED  # what is not there yet may come
     except (RendezvousError, DistNetworkError) as error:
         words = str(error.__cause__ or error).partition("Exception raised")[0].split()
-        sys.stderr.write(f"torchrun: {' '.join(words) or type(error).__name__}\n")
+        _say(f"torchrun: {' '.join(words) or type(error).__name__}")
         return EXIT_FAILED if signal.getsignal(signal.SIGTERM) is _leave else EXIT_RESUMABLE
     return 0
+
+
+def _say(text: str) -> None:
+    """On standard error, as far as anybody is there: a closed terminal takes nothing, and changes no exit code."""
+    with suppress(OSError):
+        os.write(2, f"{text}\n".encode())
 
 
 def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
@@ -208,7 +214,7 @@ def _leave_when_cut_off(seconds: float) -> None:
         talks = any(_RENDEZVOUS in code.co_filename for code in codes)
         talks = talks and all(code.co_name != "next_rendezvous" for code in codes)  # it waits for other machines
         waited = waited + 1 if talks and not _has_workers() else 0
-    sys.stderr.write("torchrun: the machine where all meet cannot be reached any more\n")
+    _say("torchrun: the machine where all meet cannot be reached any more")
     os._exit(EXIT_RESUMABLE)
 
 

@@ -150,7 +150,7 @@ def check_identity(then: dict[str, Any], now: dict[str, Any], where: str, allow_
 
 
 def _examples_of_a_step(config: dict[str, Any], identity: dict[str, Any]) -> int:
-    return math.prod(config[key] for key in _EXAMPLES) * int(identity["surrounding"].get("world_size", 1))
+    return math.prod(int(config[key]) for key in _EXAMPLES) * int(identity["surrounding"].get("world_size", 1))
 
 
 def _decisive(flat: dict[str, Any]) -> dict[str, Any]:
