@@ -52,6 +52,7 @@ from luthier.model.hashes import base_hashes
 from luthier.model.hub import load_config, load_tokenizer
 from luthier.model.load import load_model, prove_packing, what_failed
 from luthier.model.memory import forecast
+from luthier.training.alike import hashing, require_one_base, require_one_folder
 from luthier.training.background import awaited, in_background, started
 from luthier.training.checkpoint import Checkpoint, find_checkpoint, read_by_all
 from luthier.training.engine import go_on_from
@@ -199,6 +200,7 @@ def train(
         wanted, overwrite = _asked_of_all(wanted, overwrite)
         folder = open_folder(output_dir, resume=wanted is not None, overwrite=overwrite)
         moved = ranks.only_on_rank_0(lambda: stack.enter_context(folder))
+        require_one_folder(output_dir)
         torchrun.begin()
         stack.enter_context(traced_failures(output_dir))
         stack.enter_context(library_output_to(output_dir / ranks.of_rank("library.log")))
@@ -216,7 +218,9 @@ def train(
         if wanted and not checkpoint:
             yield Notice("info", f"no checkpoint in {output_dir} yet: starting at step 0")
         yield Notice("info", "reading the model's configuration and the rows")
-        hashes = started(lambda: base_hashes(early.config.model))
+        hash_base = hashing(early.config.model)
+        is_local = Path(early.config.model.model_name_or_path).expanduser().is_dir()
+        hashes = started(hash_base if is_local else dict)  # the hub's newest is known once it is loaded
         parts = yield from in_background(lambda say: ingredients(loaded, early, checkpoint, say), stop)
         now = identity(parts.plan)
         notices = check_identity(checkpoint.identity, now, str(checkpoint.path), allow_changes) if checkpoint else []
@@ -230,7 +234,7 @@ def train(
         writes = ranks.rank() == 0
         sinks = open_sinks(settings.report_to, output_dir, logging_dir, output_dir.name) if writes else Sinks()
         stack.enter_context(sinks)
-        job = _Job(parts, output_dir, checkpoint, now, allowed, stop, record, hashes)
+        job = _Job(parts, output_dir, checkpoint, now, allowed, stop, record, hash_base, hashes)
         yield from _recorded(_events(job, notices), sinks)
 
 
@@ -270,6 +274,7 @@ class _Job:
     allowed: frozenset[str]
     stop: Callable[[], bool]
     record: RunRecord
+    hash_base: Callable[[], dict[str, str]]
     base_hashes: Future[dict[str, str]]
 
 
@@ -333,7 +338,7 @@ def _events(job: _Job, notices: Sequence[str]) -> Iterator[Event]:
 def _base_recorded(job: _Job, lean_path: bool) -> Generator[Notice, None, None]:
     """Complete the record when the base model is there, and say what is not as in the record that is repeated."""
     hashes = yield from awaited(job.base_hashes, ["hashing the files of the base model"], job.stop)
-    hashes = hashes or base_hashes(job.parts.plan.config.model)  # it was just fetched
+    hashes = require_one_base(hashes or job.hash_base())
     yield from (Notice("warning", text) for text in job.record.with_base(hashes, lean_path))
     job.record.write(job.output_dir)
     if said := job.record.promise():

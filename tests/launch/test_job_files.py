@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import re
 import shlex
 import shutil
+import socket
 import subprocess
 
 import pytest
@@ -22,7 +24,8 @@ OPTIONS = {"slurm": {"time": "1-12:00:00", "partition": "gpu"}, "kubernetes": {"
 
 
 @pytest.fixture
-def config(tmp_path):
+def config(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     path = tmp_path / "my config.yaml"
     path.write_text("# mine, {{ 7*7 }} é\r\ntraining:\n    output_dir: Out_1\n    num_train_epochs: 1\n\n", "utf-8")
     return path
@@ -61,21 +64,28 @@ def run_line(text):
 @pytest.mark.parametrize("on", ["slurm", "skypilot"])
 def test_what_the_user_wrote_is_one_word_for_the_shell(on, config):
     words = run_line(text_of(on, config, [HOSTILE, "output_dir=elsewhere"]))
-    assert words[words.index("train") + 1] == str(config)
+    assert words[words.index("train") + 1] == {"slurm": str(config), "skypilot": config.name}[on]
     assert HOSTILE in words
     where = [word for word in words if "output_dir" in word]
     assert where == {"slurm": ["output_dir=elsewhere"], "skypilot": ["training.output_dir=/checkpoints/run"]}[on]
     assert words[-2:] == ["--resume", "auto"]
 
 
+def expanded(word):
+    """As Kubernetes does with a command: `$$` is one dollar, and `$(NAME)` a variable."""
+    return re.sub(r"\$\$|\$\((\w+)\)", lambda found: "$" if found[0] == "$$" else "me", word)
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_kubernetes_by_its_own_schema(config, shape):
-    documents = list(yaml.safe_load_all(text_of("kubernetes", config, [HOSTILE], **shape)))
+    overrides = [HOSTILE, "data.prompt_template=$$ $(USER)"]
+    documents = list(yaml.safe_load_all(text_of("kubernetes", config, overrides, **shape)))
     kinds = [document["kind"] for document in documents]
     assert kinds == ["ConfigMap", "PersistentVolumeClaim", *["Service"] * (shape.get("nodes", 1) > 1), "Job"]
     assert documents[0]["data"]["config.yaml"] == config.read_text("utf-8").replace("\r\n", "\n").strip("\n") + "\n"
     job = documents[-1]["spec"]
-    assert HOSTILE in job["template"]["spec"]["containers"][0]["command"]
+    command = [expanded(word) for word in job["template"]["spec"]["containers"][0]["command"]]
+    assert HOSTILE in command and "data.prompt_template=$$ $(USER)" in command
     assert job["podFailurePolicy"]["rules"][1] == {
         "action": "Ignore",
         "onExitCodes": {"operator": "In", "values": [75]},
@@ -102,8 +112,9 @@ def test_skypilot_as_yaml_and_by_its_own_loader(config, shape, storage):
     content = yaml.safe_load(text_of("skypilot", config, [HOSTILE], storage=storage, image="me/luthier:1", **shape))
     assert content["resources"]["job_recovery"]["recover_on_exit_codes"] == [75]
     bucket = {"mode": "MOUNT_CACHED"} | (
-        {"source": storage} if "://" in storage else {"name": storage or "luthier-out-1"}
+        {"source": storage} if "://" in storage else {"name": storage or content["name"]}
     )
+    assert re.fullmatch(r"luthier-out-1-[0-9a-f]{8}", content["name"])
     assert content["file_mounts"] == {"/checkpoints": bucket}
     sky = pytest.importorskip("sky", reason="skypilot is not installed")
     if not storage.startswith("s3"):  # it would look whether that bucket is there
@@ -114,8 +125,10 @@ def test_skypilot_as_yaml_and_by_its_own_loader(config, shape, storage):
 def test_ray_is_python(config, shape):
     tree = ast.parse(text_of("ray", config, [HOSTILE], **shape))
     values = {ast.unparse(n.targets[0]): ast.literal_eval(n.value) for n in tree.body if isinstance(n, ast.Assign)}
-    assert values["TRAIN"] == ["-m", "luthier", "train", str(config), HOSTILE, "--resume", "auto"]
-    assert values["(NODES, GPUS, PROCESSES, PORT)"][:3] == (
+    assert values["TRAIN"] == ["-m", "luthier", "train", config.name, HOSTILE, "--resume", "auto"]
+    constants = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+    assert not {"luthier-out-1", 29500} & constants  # two jobs on the same machines meet apart
+    assert values["(NODES, GPUS, PROCESSES)"] == (
         shape.get("nodes", 1), shape.get("gpus", 1), max(1, shape.get("gpus", 1))
     )  # fmt: skip
 
@@ -137,6 +150,39 @@ def test_e_launch_001_an_option_that_does_not_fit(config, on, changes, said):
     with pytest.raises(ConfigError, match="E-LAUNCH-001") as caught:
         text_of(on, config, **changes)
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("on", ["skypilot", "ray"])
+def test_e_launch_001_a_config_that_is_not_in_the_folder_that_is_copied(config, tmp_path, monkeypatch, on):
+    (tmp_path / "sub").mkdir()
+    monkeypatch.chdir(tmp_path / "sub")
+    with pytest.raises(ConfigError, match="E-LAUNCH-001") as caught:
+        text_of(on, "../my config.yaml")
+    assert f"{on} copies the folder {tmp_path / 'sub'}" in str(caught.value)
+    assert str(config) in text_of("slurm", config)
+
+
+def test_runs_that_are_others_share_no_storage(config, tmp_path, monkeypatch):
+    """Buckets have one name for everybody in the world, and a claim or a bucket holds one run."""
+
+    def name(*overrides):
+        content = yaml.safe_load(text_of("skypilot", config, overrides))
+        job = list(yaml.safe_load_all(text_of("kubernetes", config, overrides)))[-1]
+        assert content["file_mounts"]["/checkpoints"]["name"] == job["metadata"]["name"] == content["name"]
+        assert len(content["name"]) <= 50
+        return content["name"]
+
+    names = {name(), name("lora.r=4"), name("output_dir=" + "x" * 90)}
+    assert name() in names
+    with monkeypatch.context() as patched:
+        patched.setattr(socket, "gethostname", lambda: "another")
+        names.add(name())
+    config.write_text(config.read_text("utf-8").replace("epochs: 1", "epochs: 2"), "utf-8")
+    names.add(name())
+    (tmp_path / "b").mkdir()
+    monkeypatch.chdir(tmp_path / "b")
+    names.add(Job("slurm", load(config), (), "luthier-out-1").own_name)
+    assert len(names) == 6
 
 
 def test_numbers_of_gpus():

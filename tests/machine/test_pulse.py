@@ -7,6 +7,8 @@ import socket
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,23 +22,23 @@ from tests.torture.outcome import FORKS
 pytestmark = pytest.mark.slow
 
 
-def two(work: Callable[[int], str], folder: Path) -> list[str]:
-    """What `work` says on each of two ranks, which are forks; or their error."""
+def two(work: Callable[[int], str], folder: Path, n: int = 2) -> list[str]:
+    """What `work` says on each of two ranks (or more), which are forks; or their error."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    processes = [FORKS.Process(target=_rank, args=(i, port, work, folder / str(i))) for i in range(2)]
+    processes = [FORKS.Process(target=_rank, args=(i, n, port, work, folder / str(i))) for i in range(n)]
     for process in processes:
         process.start()
     for process in processes:
         process.join(150)
         process.kill()
-    return [(folder / str(i)).read_text() for i in range(2)]
+    return [(folder / str(i)).read_text() for i in range(n)]
 
 
-def _rank(number: int, port: int, work: Callable[[int], str], said: Path) -> None:
+def _rank(number: int, n: int, port: int, work: Callable[[int], str], said: Path) -> None:
     os.environ |= {
-        "RANK": str(number), "LOCAL_RANK": str(number), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
+        "RANK": str(number), "LOCAL_RANK": str(number), "WORLD_SIZE": str(n), "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo",
     }  # fmt: skip
     torch.set_num_threads(1)
@@ -70,6 +72,50 @@ def rank_0_has_more_to_do(number: int) -> str:
 def test_at_the_end_others_wait_for_what_rank_0_has_to_upload(tmp_path):
     """Longer than a rank may be silent, or late in training."""
     assert two(rank_0_has_more_to_do, tmp_path) == ["done", "done"]
+
+
+def rank_0_reads_for_long(number: int) -> str:
+    ranks._PATIENCE = timedelta(seconds=5)
+    with ranks.connected(0, Path("stacks.log")):
+        return ranks.first_on_rank_0(lambda: time.sleep(0 if number else 9) or "read")
+
+
+def test_rank_0_may_read_rows_for_longer_than_torch_would_wait(tmp_path):
+    assert two(rank_0_reads_for_long, tmp_path) == ["read", "read"]
+
+
+def stopped_early(stops: int, number: int) -> str:
+    try:
+        with ranks.connected(1, Path("stacks.log")):
+            if number == stops:
+                raise KeyboardInterrupt
+            ranks.on_any_rank(False)
+    except KeyboardInterrupt as error:
+        return type(error).__name__
+    return "done"
+
+
+@pytest.mark.parametrize("stops", [0, 1])
+def test_a_rank_that_is_stopped_before_there_is_anything_to_save_stops_all(tmp_path, stops):
+    """It goes to no exchange any more, as a rank that has failed; and yet none of them has."""
+    said = two(partial(stopped_early, stops), tmp_path)
+    assert said[stops] == "KeyboardInterrupt" and said[1 - stops] == "OtherRankStopped"
+
+
+def reads_a_cache(number: int) -> str:
+    os.environ["LOCAL_RANK"] = "01"[number == 2]  # 0 alone, and 1 with 2
+
+    def read() -> str:
+        time.sleep(0.3)
+        return str(time.monotonic())
+
+    with ranks.connected(1, Path("stacks.log")):
+        return ranks.first_on_rank_0(read)
+
+
+def test_one_rank_of_each_machine_reads_before_the_others_of_it(tmp_path):
+    times = [float(ended) for ended in two(reads_a_cache, tmp_path, 3)]
+    assert times[0] + 0.3 <= times[1] <= times[2] - 0.3
 
 
 @pytest.fixture

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import pickle
 import signal
 import socket
 import subprocess
 import sys
 import time
+from base64 import b64decode
 
 import psutil
 import pytest
+from torch.distributed import TCPStore
 
 from luthier.errors import EXIT_RESUMABLE, EXIT_WRONG_REQUEST
 from luthier.machine.torchrun import begin, leave, was_restarted
@@ -35,15 +39,16 @@ def train(tmp_path, tiny_model_dir, alpaca_file):
 
 
 @pytest.mark.long
-def test_told_to_go_it_saves_says_75_and_goes_on(tmp_path, train):
+@pytest.mark.parametrize("by", [signal.SIGUSR1, signal.SIGHUP])
+def test_told_to_go_it_saves_says_75_and_goes_on(tmp_path, train, by):
     with torchrun(*train, "max_steps=40", cwd=tmp_path) as run:
         for line in run.stdout:
             if line.startswith("{'loss'"):
-                run.send_signal(signal.SIGUSR1)
+                run.send_signal(by)
                 break
         said = run.stdout.read()
     assert run.returncode == EXIT_RESUMABLE, said
-    assert "stopped by SIGUSR1" in said and "go on with --resume auto" in said
+    assert f"stopped by {by.name}" in said and "go on with --resume auto" in said
     run = torchrun(*train, "max_steps=40", cwd=tmp_path)
     said = run.communicate(timeout=120)[0]
     assert run.returncode == 0 and "resumed at step" in said and (tmp_path / "out" / "final_model").is_dir(), said
@@ -103,6 +108,28 @@ def test_what_an_earlier_attempt_left_behind_does_not_count(tmp_path):
     assert run.returncode == 0, said
 
 
+def test_a_terminal_that_is_closed_changes_no_exit_code(tmp_path):
+    """What it then says nobody can read, and the system says so."""
+    stops = tmp_path / "stops.py"
+    stops.write_text(
+        "import pathlib, signal, sys, time\n"
+        "from luthier.machine.torchrun import leave\n"
+        "signal.signal(signal.SIGHUP, lambda *_: sys.exit(leave(75)))\n"
+        "pathlib.Path('ready').touch()\n"
+        "time.sleep(60)\n"
+    )
+    terminal, inner = os.openpty()
+    with subprocess.Popen([*TORCHRUN, stops], cwd=tmp_path, env=environment(), stdout=inner, stderr=inner) as run:
+        os.close(inner)
+        end = time.monotonic() + 100
+        while not (tmp_path / "ready").exists():
+            assert run.poll() is None and time.monotonic() < end
+            time.sleep(0.05)
+        os.close(terminal)
+        run.send_signal(signal.SIGHUP)
+        assert run.wait(60) == EXIT_RESUMABLE
+
+
 def test_the_first_of_several_decides(tmp_path):
     two = tmp_path / "two.py"
     two.write_text(
@@ -141,6 +168,26 @@ def test_machines_go_on_after_one_rank_was_killed(tmp_path, train):
     said = "\n".join(log.read_text() for log in logs)
     assert codes == [0, 0], said
     assert "resumed at step" in said and not list(tmp_path.glob("out.old-*")), said
+
+
+def test_a_node_that_comes_when_the_others_are_at_work(tmp_path):
+    """A command that is given again while the attempt before it still ends. The place where all meet outlives them."""
+    meeting = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    waits = tmp_path / "waits.py"
+    waits.write_text("import pathlib, time\nprint('at work', flush=True)\n"
+                     "while not pathlib.Path('go').exists(): time.sleep(0.1)\n")  # fmt: skip
+    words = ["--nnodes", "1", "--rdzv-id", "x", "--rdzv-endpoint", f"127.0.0.1:{meeting.port}", waits]
+    with torchrun(*words, cwd=tmp_path) as first:
+        assert first.stdout.readline() == "at work\n"
+        with torchrun(*words, cwd=tmp_path) as late:
+            end = time.monotonic() + 100
+            while not pickle.loads(b64decode(meeting.get("torch.rendezvous.x"))).redundancy_list:
+                assert time.monotonic() < end
+                time.sleep(0.1)
+            (tmp_path / "go").touch()
+            said = late.communicate(timeout=100)[0]
+    assert first.returncode == 0 and late.returncode == EXIT_RESUMABLE, said
+    assert "Traceback" not in said and "give the command again" in said, said
 
 
 def test_the_node_that_keeps_the_rendezvous_is_lost(tmp_path):

@@ -385,6 +385,18 @@ def test_answers_have_the_numbers_of_the_run():
     assert "a crash now costs 0 steps" in answer("checkpoint", run).plain
 
 
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [([0.25, 0.5], ["rank 0         0.25 s    1.5 GiB", "rank 1          0.5 s    2.5 GiB"]),
+     ([], ["rank 0          1.5 GiB", "rank 1          2.5 GiB"])],
+)  # fmt: skip
+def test_ranks_that_share_the_model_have_memory_and_no_seconds_of_their_own(seconds, said):
+    timing = Timing(10, 0, 1, 1, 0, 0, 0, seconds, [1.5, 2.5])
+    text = panes.about(Scene((run_of([started(), timing]),)), 90).plain
+    assert all(line in text for line in said), text
+    assert ("Memory by rank" in text) == (not seconds)
+
+
 def test_the_worst_finding_gets_the_room():
     change = (Change("training.learning_rate", "0.002", "0.0005"),)
     found = (Finding("a", "critical", 5, "The loss rises", "1.0, 2.0", "why", change, "high"),

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from luthier.config.load import from_dict, load
-from luthier.errors import EXIT_REFUSED, EXIT_WRONG_REQUEST, ConfigError, RunError
+from luthier.errors import EXIT_REFUSED, EXIT_WRONG_REQUEST, CheckpointError, ConfigError, RunError
 from luthier.errors.extras import install
 from luthier.events.sinks.jsonl import JsonlSink
 from luthier.events.types import Evaluated, RunFinished, RunStarted
@@ -87,6 +87,30 @@ def test_interruptions_at_every_place_change_nothing(config, tmp_path):
         if last is None:
             break
     assert last is None and told(ends(config, *words, trials=6)) == told(straight)
+
+
+def test_e_ckpt_006_the_same_sweep_twice_at_a_time(config):
+    """The second one would take the trials of the first for ones that a kill has cut off."""
+    first = sweep(config, "lora.r=4,8").run()
+    next(standing for standing in first if standing.rows and standing.rows[0].step)
+    with pytest.raises(CheckpointError, match="E-CKPT-006") as caught:
+        ends(config, "lora.r=4,8")
+    assert f"out-sweep is in use by process {os.getpid()}" in str(caught.value)
+    assert [row.state for row in list(first)[-1].rows] == ["done", "done"]
+    assert not ends(config, "lora.r=4,8").stopped
+
+
+def test_a_kill_while_the_config_is_written_leaves_none(config, monkeypatch):
+    real = Path.write_text
+
+    def cut(path, text, **options):
+        real(path, text[: len(text) // 2], **options)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(Path, "write_text", cut)
+        sweep(config, "lora.r=4,8")
+    assert not sweep(config, "lora.r=4,8").standing().rows
 
 
 def test_a_stop_leaves_a_trial_that_goes_on(config):

@@ -343,6 +343,6 @@ MUTANTS = (
     Mutant("written in place", committed(in_place), "power", 3),
     Mutant("hashes not checked", replaced("training.checkpoint", "verify", hashes_ignored), "corruption", None),
     Mutant("a file left out of the manifest", file_left_out, "corruption", None),
-    Mutant("folder not locked", replaced("training.folder", "_locked", not_locked), "neighbours", None),
+    Mutant("folder not locked", replaced("training.folder", "locked", not_locked), "neighbours", None),
 )  # fmt: skip
 DEFAULT = len(MUTANTS)

@@ -254,6 +254,25 @@ def test_a_checkpoint_that_names_more_keys_than_today_decide_goes_on(copy, tiny_
     assert check_identity(then, now, "here", allow_changes=False) == []
 
 
+@pytest.mark.parametrize(
+    ("ranks", "batch", "accumulation", "same"), [(1, 1, 4, True), (2, 2, 1, True), (2, 2, 2, False), (1, 2, 1, False)]
+)
+def test_a_step_of_as_many_examples_is_the_same_step(copy, ranks, batch, accumulation, same):
+    """However ranks and passes share them. `max_steps` says nothing of that."""
+    then = json.loads((checkpoints(copy)[-1] / "trainer_state.json").read_text())["identity"]
+    now = json.loads(json.dumps(then))
+    now["surrounding"]["world_size"] = ranks
+    now["config"]["training.per_device_train_batch_size"] = batch
+    now["config"]["training.gradient_accumulation_steps"] = accumulation
+    if same:
+        said = check_identity(then, now, "here", allow_changes=False)
+        assert bool(said) == (ranks == 2) and all("not bit-identical" in text for text in said)
+        return
+    with pytest.raises(CheckpointError, match=r"ranks\): 4 then, [28] now") as error:
+        check_identity(then, now, "here", allow_changes=False)
+    assert codes(error) == {"E-CKPT-003"}
+
+
 def test_overwrite_leaves_a_run_in_progress_and_its_neighbours_alone(copy, tiny_model_dir, alpaca_file):
     neighbour = copy / "other" / "final_model"
     neighbour.mkdir(parents=True)

@@ -53,6 +53,8 @@ def test_sharded_over_ranks_it_trains_what_one_process_trains(tmp_path, tiny_mod
     assert told(two, "log", "grad_norm") == pytest.approx(told(one, "log", "grad_norm"), rel=2e-4)
     assert told(two, "evaluated", "eval_loss") == pytest.approx(told(one, "evaluated", "eval_loss"), rel=1e-5)
     assert_same_weights(two, one, kind)
+    assert not any(told(two, "timing", "own_seconds")), "each rank waits for the others inside of its passes"
+    assert all(len(gib) == 2 for gib in told(two, "timing", "own_memory_gib"))
     names = sorted(path.name for path in (one / "final_model").iterdir())
     assert sorted(path.name for path in (two / "final_model").iterdir()) == names
     for name in names:
@@ -94,8 +96,8 @@ def test_a_run_goes_on_with_another_number_of_ranks(tmp_path, tiny_model_dir, al
     assert start(2, of_kind(kind, 2, straight, tiny_model_dir, alpaca_file)) == [0, 0]
     values = [of_kind(kind, n, run, tiny_model_dir, alpaca_file) for n in (1, 2)]
     assert start(2, values[1], fault="stop", at=2) == [75, 75]
-    assert start(1, values[0], fault="stop", at=4, of=0, resume="auto", allow_changes=True) == [75]
-    assert start(2, values[1], resume="auto", allow_changes=True) == [0, 0]
+    assert start(1, values[0], fault="stop", at=4, of=0, resume="auto") == [75]
+    assert start(2, values[1], resume="auto") == [0, 0]
     assert curve(run) == pytest.approx(curve(straight), rel=1e-5)
     assert_same_weights(run, straight, kind)
 

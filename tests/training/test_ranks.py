@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
 import math
 import os
+import shutil
 import signal
 import socket
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from luthier import api
+from luthier.config.schema import ModelSection
 from luthier.data.order import deal
 from luthier.data.pack import evenly
 from luthier.errors import EXIT_FAILED, LuthierError
 from luthier.events.types import Log, RunFinished
 from luthier.machine import ranks
 from luthier.machine.gradients import sum_gradients
+from luthier.training import alike
 from luthier.training.checkpoint import checkpoints
 from luthier.training.identity import same_on_all_ranks
 from luthier.training.optimizer import gradient_norm
@@ -57,7 +62,7 @@ def start(
     processes = [FORKS.Process(target=_rank, args=(i, n, port, own[i], fault, at, of, options)) for i in range(n)]
     for process in processes:
         process.start()
-    stuck = [of] if fault in ("frozen", "frozen in a pass", "stuck") else []
+    stuck = [of] if fault.startswith(("frozen", "stuck")) else []
     end = time.monotonic() + seconds
     for i, process in enumerate(processes):
         process.join(max(0.1, end - time.monotonic()) if i not in stuck else 0)
@@ -79,7 +84,7 @@ def _rank(number: int, n: int, port: int, values: dict, fault: str, at: int, of:
     from luthier.machine import pulse
 
     mine = of in (number, None)
-    pulse.SILENT_SECONDS = 6.0
+    pulse.SILENT_SECONDS, alike.APPEARS_SECONDS = 6.0, 1.0
     if mine and fault in PLANTED:
         PLANTED[fault](at)
     stopped, done = [False], ""
@@ -173,27 +178,40 @@ def an_infinite_moment(at: int) -> None:
     engine.update = update
 
 
-def frozen_in_a_pass(at: int) -> None:
-    """After its first pass of a step; the others wait in the next one."""
-    from luthier.training import step
+def sent(number: int, module: str, name: str) -> Callable[[int], None]:
+    """The call after `at` others of a function begins with a signal."""
 
-    real, passes = step.summed_loss, []
+    def plant(at: int) -> None:
+        place, calls = importlib.import_module(module), []
+        real = getattr(place, name)
 
-    def summed_loss(model, batch):
-        passes.append(batch)
-        if len(passes) > at:
-            os.kill(os.getpid(), signal.SIGSTOP)
-        return real(model, batch)
+        def signalled(*arguments):
+            calls.append(1)
+            if len(calls) > at:
+                os.kill(os.getpid(), number)
+            return real(*arguments)
 
-    step.summed_loss = summed_loss
+        setattr(place, name, signalled)
+
+    return plant
+
+
+def in_another_folder(at: int) -> None:
+    """As on a machine that has files of its own under the same names."""
+    os.chdir("other")
 
 
 PLANTED = {
+    "elsewhere": in_another_folder,
     "memory": too_large,
     "memory for the sum": once_too_large("luthier.machine.gradients", "_in_a_row"),
+    "memory for the rehearsal": once_too_large("luthier.training.rehearsal", "collate"),
     "memory for the norm": once_too_large("luthier.training.step", "gradient_norm"),
     "moment": an_infinite_moment,
-    "frozen in a pass": frozen_in_a_pass,
+    "frozen in a pass": sent(signal.SIGSTOP, "luthier.training.step", "summed_loss"),
+    "frozen in the norm": sent(signal.SIGSTOP, "luthier.training.step", "gradient_norm"),
+    "frozen in a save": sent(signal.SIGSTOP, "luthier.machine.shards", "whole"),
+    "killed in the norm": sent(signal.SIGKILL, "luthier.training.step", "gradient_norm"),
     "threads": lambda _: setattr(torch, "get_num_threads", lambda: 8),
     "arithmetic": lambda _: setattr(torch.backends.cpu, "get_cpu_capability", lambda: "OLD"),
     "stuck": read_with(a_read_that_never_ends),
@@ -241,6 +259,7 @@ def test_many_ranks_train_what_one_trains(tmp_path, tiny_model_dir, alpaca_file,
     assert told(folder, "log", "num_tokens") == told(one, "log", "num_tokens")
     assert told(folder, "log", "grad_norm") == pytest.approx(told(one, "log", "grad_norm"), rel=2e-4)
     assert told(folder, "evaluated", "eval_loss") == pytest.approx(told(one, "evaluated", "eval_loss"), rel=2e-6)
+    assert {len(seconds) for seconds in told(folder, "timing", "own_seconds")} == {n}
     name = "final_model/adapter_model.safetensors"
     wanted, found = load_file(one / name), load_file(folder / name)
     assert all(torch.allclose(found[key], wanted[key], atol=2e-5) for key in wanted)
@@ -299,11 +318,21 @@ def test_a_rank_that_is_frozen_is_given_up_on(tmp_path, tiny_model_dir, alpaca_f
 
 @pytest.mark.long
 @pytest.mark.slow
-def test_nobody_waits_in_the_passes_of_a_sharded_model_for_a_rank_that_is_frozen(tmp_path, tiny_model_dir, alpaca_file):
+@pytest.mark.parametrize("where", ["a pass", "the norm", "a save"])
+def test_nobody_waits_where_a_sharded_model_is_gathered_for_a_rank_that_is_frozen(
+    tmp_path, tiny_model_dir, alpaca_file, where
+):
     """There it is torch that waits, and nothing can interrupt it: the process ends."""
-    values = of_ranks(2, tmp_path / "run", tiny_model_dir, alpaca_file, fsdp=True)
-    codes = start(2, values, fault="frozen in a pass", at=4, seconds=60)
+    values = of_ranks(2, tmp_path / "run", tiny_model_dir, alpaca_file, fsdp=True, rehearsal=False)
+    codes = start(2, values, fault=f"frozen in {where}", at=2, seconds=60)
     assert codes == [EXIT_FAILED, None]
+
+
+@pytest.mark.slow
+def test_a_rank_that_is_killed_where_a_sharded_model_is_gathered_is_named(tmp_path, tiny_model_dir, alpaca_file):
+    values = of_ranks(2, tmp_path / "run", tiny_model_dir, alpaca_file, fsdp=True, rehearsal=False)
+    assert start(2, values, fault="killed in the norm", at=2) == [DIED, -signal.SIGKILL]
+    assert "E-ENV-007" in said(tmp_path / "run", 0) and "rank 1 is gone" in said(tmp_path / "run", 0)
 
 
 @pytest.mark.long
@@ -337,9 +366,9 @@ def test_when_one_rank_goes_on_all_do(tmp_path, tiny_model_dir, alpaca_file):
     assert told(tmp_path / "run", "log", "step") == [1, 2, 3, 4, 5, 6]
 
 
-@pytest.mark.parametrize("fault", ["memory", "memory for the sum", "memory for the norm"])
+@pytest.mark.parametrize("fault", ["memory", "memory for the sum", "memory for the norm", "memory for the rehearsal"])
 def test_memory_that_runs_out_on_one_rank_is_given_up_on_all(tmp_path, tiny_model_dir, alpaca_file, one, fault):
-    values = of_ranks(2, tmp_path / "run", tiny_model_dir, alpaca_file, rehearsal=False)
+    values = of_ranks(2, tmp_path / "run", tiny_model_dir, alpaca_file, rehearsal="rehearsal" in fault)
     assert start(2, values, fault=fault) == [0, 0]
     lines = (tmp_path / "run" / "events.jsonl").read_text()
     assert lines.count("ran out of memory (E-RUN-002)") == 1
@@ -360,6 +389,70 @@ def test_e_env_008_ranks_with_other_rows_do_not_train_together(tmp_path, tiny_mo
     del values["evaluation"]
     assert start(4, values) == [DIED] * 4
     assert "E-ENV-008" in said(tmp_path / "run", 0) and "3 rows for 4 ranks" in said(tmp_path / "run", 0)
+
+
+@pytest.fixture
+def two_folders(tmp_path, tiny_model_dir, monkeypatch):
+    """Of two machines: this one, and `other`, with other weights."""
+    shutil.copytree(tiny_model_dir, tmp_path / "model")
+    shutil.copytree(tiny_model_dir, tmp_path / "other" / "model")
+    tensors = load_file(tiny_model_dir / "model.safetensors")
+    tensors["model.norm.weight"] *= 1.5
+    save_file(tensors, tmp_path / "other" / "model" / "model.safetensors", metadata={"format": "pt"})
+    (tmp_path / "other" / "run").mkdir()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_e_env_008_ranks_with_other_weights_do_not_train_together(two_folders, alpaca_file):
+    values = of_ranks(2, two_folders / "run", Path("model"), alpaca_file, rehearsal=False)
+    assert start(2, values, fault="elsewhere") == [DIED, DIED]
+    text = said(two_folders / "run", 0)
+    hashes = [hashlib.sha256((two_folders / name / "model.safetensors").read_bytes()).hexdigest()[:12]
+              for name in ("other/model", "model")]  # fmt: skip
+    assert "E-ENV-008" in text and "the base model of rank 1 has model.safetensors" in " ".join(text.split())
+    assert all(each in text for each in hashes), text
+
+
+def test_e_env_008_ranks_that_do_not_see_one_output_folder(two_folders, alpaca_file):
+    values = of_ranks(2, Path("run"), Path("model"), alpaca_file)
+    assert start(2, values, fault="elsewhere") == [DIED, DIED]
+    for folder, number in ((two_folders, 0), (two_folders / "other", 1)):
+        text = " ".join(said(folder / "run", number).split())
+        assert "E-ENV-008  training.output_dir" in said(folder / "run", number)
+        assert f"{two_folders}/other/run of rank 1 on " in text and f"is not {two_folders}/run of rank 0" in text, text
+
+
+def test_each_folder_of_a_machine_is_hashed_once(two_folders, monkeypatch):
+    """The first rank of each machine hashes, and whoever reads other files."""
+    section = ModelSection(model_name_or_path="model")
+    host = socket.gethostname()
+    ours, theirs = (host, str(two_folders / "model")), (host, str(two_folders / "other" / "model"))
+
+    def hashes(number: int, local: int, *before: tuple[str, str]) -> bool:
+        monkeypatch.setenv("RANK", str(number))
+        monkeypatch.setenv("LOCAL_RANK", str(local))
+        monkeypatch.setattr(alike, "of_all_ranks", lambda place: [*before, place])
+        return bool(alike.hashing(section)())
+
+    assert hashes(0, 0) and hashes(1, 1, theirs) and hashes(2, 0, ours, theirs)
+    assert not hashes(1, 1, ours) and not hashes(2, 2, theirs, ours)
+
+
+@pytest.mark.parametrize(
+    ("other", "fits"),
+    [
+        ({}, True),
+        ({"config.json": "a" * 64, "model.safetensors": "b" * 64, "consolidated.safetensors": "c" * 64}, True),
+        ({"config.json": "a" * 64, "model-00001-of-00002.safetensors": "b" * 64}, False),
+        ({"config.json": "d" * 64, "model.safetensors": "b" * 64}, False),
+    ],
+)
+def test_what_is_another_base_model(monkeypatch, other, fits):
+    own = {"config.json": "a" * 64, "model.safetensors": "b" * 64}
+    monkeypatch.setattr(alike, "of_all_ranks", lambda _: [own, other])
+    with nullcontext() if fits else pytest.raises(LuthierError, match="E-ENV-008"):
+        assert alike.require_one_base(other) == own
 
 
 def test_e_env_004_a_promised_rank_that_does_not_come(tmp_path, tiny_model_dir, alpaca_file, monkeypatch):

@@ -42,6 +42,17 @@ def test_a_storm_of_signals_does_not_lock_the_handler_up():
     child.communicate()
 
 
+@pytest.mark.parametrize("ignored", [False, True])
+def test_a_closed_terminal_asks_for_a_stop_unless_nohup_said_no(ignored):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
+    try:
+        with stop_on_signals() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert stop() is not ignored
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_a_reader_of_stderr_that_is_gone_is_no_reason_to_lose_the_run():
     child = listener()
     assert child.stderr is not None

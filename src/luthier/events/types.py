@@ -177,7 +177,8 @@ class Timing(Event):
     ranks_seconds: float = 0.0
     """Adding the gradients of all ranks, the wait for the slowest one included; 0 for a process alone."""
     own_seconds: list[float] = field(default_factory=list)
-    """Of each rank: everything above but `ranks_seconds`. Empty for a process alone."""
+    """Of each rank: everything above but `ranks_seconds`. Empty for a process alone, and where the model is sharded:
+    there the ranks wait for each other in every pass."""
     own_memory_gib: list[float] = field(default_factory=list)
     """Of each rank: as `memory_gib` of a `Log`."""
 

@@ -5,13 +5,17 @@ Each scheduler has one template beside this file; what a template leaves open is
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
 import re
+import socket
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from luthier.config.load import Loaded
+from luthier.config.load import Loaded, read_text
 from luthier.errors import ConfigError, Problem
 
 PORT = 29500
@@ -35,6 +39,7 @@ class Scheduler:
         get: How to get that command.
         takes: Options that not all understand, and this one does.
         needs: Those that it cannot do without.
+        copies: Machines get a copy of the folder that the command is given in, and see nothing else of this one.
     """
 
     template: str
@@ -43,6 +48,7 @@ class Scheduler:
     get: str
     takes: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
+    copies: bool = False
 
 
 SCHEDULERS: Mapping[str, Scheduler] = {
@@ -59,6 +65,7 @@ SCHEDULERS: Mapping[str, Scheduler] = {
         submit="sky jobs launch --yes",
         get="pip install skypilot",
         takes=("--image", "--storage"),
+        copies=True,
     ),
     "kubernetes": Scheduler(
         template="kubernetes.yaml",
@@ -73,6 +80,7 @@ SCHEDULERS: Mapping[str, Scheduler] = {
         ending=".ray.py",
         submit="ray job submit --no-wait --working-dir . -- python",
         get='pip install "ray[default]"',
+        copies=True,
     ),
 }
 
@@ -138,8 +146,29 @@ class Job:
             if text and not re.fullmatch(r"[\w./:@-]+", text):
                 found = f"{text!r} is no name"
                 problems.append(_problem(f"--{name}", found, "letters, digits and . / : @ _ -"))
+        if scheduler.copies and not self.loaded.path.resolve().is_relative_to(Path.cwd().resolve()):
+            found = f"{self.on} copies the folder {Path.cwd()}, and {self.loaded.path} is not in it"
+            problems.append(_problem("CONFIG", found, "give the command in a folder that holds the config"))
         if problems:
             raise ConfigError(*problems)
+
+    @property
+    def config(self) -> str:
+        """The config's path, as the machines find it."""
+        if SCHEDULERS[self.on].copies:
+            return str(self.loaded.path.resolve().relative_to(Path.cwd().resolve()))
+        return str(self.loaded.path)
+
+    @property
+    def own_name(self) -> str:
+        """A name that no other run has, where one means storage that everybody sees (a bucket, a claim).
+
+        The same command on the same config has the same name again, and goes on from what is there.
+        """
+        folder = os.path.abspath(self.loaded.config.training.output_dir)  # noqa: PTH100
+        run = [socket.gethostname(), os.environ.get("USER", ""), folder, read_text(self.loaded.path), self.overrides]
+        letters = hashlib.sha256(json.dumps(run).encode()).hexdigest()[:8]
+        return f"{self.name[:41].rstrip('-')}-{letters}"
 
     @property
     def processes(self) -> int:

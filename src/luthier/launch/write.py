@@ -28,7 +28,6 @@ def render(job: Job) -> str:
     template = files(__package__).joinpath("templates", f"{SCHEDULERS[job.on].template}.jinja")
     return environment.from_string(template.read_text(encoding="utf-8")).render(
         job=job,
-        config=str(job.loaded.path),
         config_text=read_text(job.loaded.path).replace("\r\n", "\n").strip("\n"),
         bucket=BUCKET,
         port=PORT,

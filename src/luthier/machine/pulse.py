@@ -32,6 +32,8 @@ SILENT_SECONDS = 40.0
 """Without a sign of life a rank is gone. Longer than a busy machine takes for a second's work."""
 GIVES_UP_AFTER = 3.0
 """Times `hang_seconds`: then a rank that lives and does not come is no longer waited for."""
+STOPPED = "was asked to stop"
+"""In place of a failure, where there was nothing to save yet."""
 _EVERY_SECONDS = 1.0
 _RANKS_A_SECOND = 64
 """Signs that all read from all: with more ranks they come less often."""
@@ -83,21 +85,33 @@ class Pulse:
         """Let the others know why this rank ends."""
         self._failure = failure
         self._next_round(1.0)
+        if self.rank == 0:  # what it keeps is gone with it
+            time.sleep(2 * self._every)
 
     def who_failed(self) -> str:
-        """Of a connection that broke: the rank that says it has failed, or that says nothing any more."""
+        """Of a connection that broke: the rank that says it has failed, or that says nothing any more.
+
+        `STOPPED` where none has failed, and one was asked to stop.
+        """
         self._next_round(self._every)  # what was said before it broke
         before = [sign.beat for sign in self.signs]
         end = time.monotonic() + 2.5 * self._every
-        while time.monotonic() < end and not self.lost_store:
-            if failed := [f"rank {r} has failed: {sign.failure}" for r, sign in enumerate(self.signs) if sign.failure]:
-                return failed[0]
+        while not (said := self._said()) and time.monotonic() < end and not self.lost_store:
             self._next_round(self._every / 4)
+        if said:
+            return said
         if self.lost_store:
             return f"rank 0 is gone; it was last seen at {self.signs[0].place}" if self.rank else ""
         silent = [r for r, sign in enumerate(self.signs) if sign.beat == before[r] and r != self.rank]
         is_gone = "is gone" if len(silent) == 1 else "are gone"
         return f"{_named(silent)} {is_gone}; last seen at {self.signs[silent[0]].place}" if silent else ""
+
+    def _said(self) -> str:
+        """Why a rank ends, where one has said it; failures first."""
+        said = sorted((sign.failure == STOPPED, r, sign.failure) for r, sign in enumerate(self.signs) if sign.failure)
+        if not said or said[0][0]:
+            return STOPPED if said else ""
+        return f"rank {said[0][1]} has failed: {said[0][2]}"
 
     def late(self) -> list[int]:
         """Ranks that have not come to the exchange in which this one waits."""

@@ -25,6 +25,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -35,11 +36,13 @@ from torch.distributed import distributed_c10d as c10d
 from luthier.errors import EXIT_FAILED, LuthierError, MissingError, Problem
 from luthier.errors.trace import summary
 from luthier.machine import torchrun
-from luthier.machine.pulse import GIVES_UP_AFTER, Pulse, Waiting
+from luthier.machine.pulse import GIVES_UP_AFTER, STOPPED, Pulse, Waiting
 
 _T = TypeVar("_T")
 _PATIENCE = timedelta(minutes=30)
-"""Of a rank that waits for others, which may be reading rows for the first time; in training, on top of the pulse's."""
+"""Of torch for ranks to find each other; and in training, on top of the pulse's."""
+_FOR_EVER = timedelta(days=365)
+"""Of torch where the pulse alone says when to give up: rank 0 may read rows or write files for hours."""
 _LOOK = timedelta(seconds=1)
 _LAST_WORD = timedelta(seconds=10)
 """For a rank that has failed, to say why and to end."""
@@ -60,6 +63,10 @@ class OtherRankError(LuthierError):
         fix = "read what that rank wrote, mend it, then --resume auto"
         super().__init__(Problem("E-ENV-007", f"rank {rank()} goes down with another one: {found}", fix))
         self.out_of_memory = out_of_memory
+
+
+class OtherRankStopped(KeyboardInterrupt):
+    """Another rank was asked to stop before there was anything to save; so all end, as if each had been asked."""
 
 
 def rank() -> int:
@@ -134,13 +141,14 @@ def connected(hang_seconds: float, stacks: Path) -> Iterator[None]:
             dist.init_process_group(backend, timeout=_PATIENCE + timedelta(seconds=GIVES_UP_AFTER * hang_seconds))
             name = of_rank_0(uuid.uuid4().hex)  # agents of several machines count attempts each for itself
             _pulse = Pulse(name, rank(), world_size(), hang_seconds, stacks)
+            _watch_for_hangs(False)
     except (ValueError, RuntimeError) as error:  # a variable is missing, an address is taken, nobody answers
         found = f"WORLD_SIZE={world_size()}, but the processes do not find each other: {str(error).splitlines()[0]}"
         fix = "start them with luthier train --nproc-per-node N, or torchrun; for one process unset WORLD_SIZE"
         raise MissingError(Problem("E-ENV-004", found, fix)) from error
     try:
         yield
-        _pulse.watches_hangs = False
+        _watch_for_hangs(False)
         on_any_rank(False)  # rank 0 may have to write and upload what is left
         _pulse.close()
         on_any_rank(False)  # and keeps the signs of all
@@ -149,7 +157,7 @@ def connected(hang_seconds: float, stacks: Path) -> Iterator[None]:
         raise
     except BaseException as error:
         if not isinstance(error, OtherRankError):
-            _pulse.tell(_first_words(error))
+            _pulse.tell(STOPPED if isinstance(error, KeyboardInterrupt) else _first_words(error))
         raise
     _disconnect()
 
@@ -158,7 +166,7 @@ def connected(hang_seconds: float, stacks: Path) -> Iterator[None]:
 def _ended_by_signals() -> Iterator[None]:
     """A signal ends the process at once: nothing is there to save, and the library that waits hears no handler."""
     here = threading.current_thread() is threading.main_thread()
-    numbers = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if here and hasattr(signal, name)]
+    numbers = torchrun.signals_to_stop() if here else []
     before = {number: signal.signal(number, signal.SIG_DFL) for number in numbers}
     try:
         yield
@@ -184,7 +192,15 @@ def _first_words(error: BaseException) -> str:
 def watch_for_hangs() -> None:
     """From here on no rank has work that takes others longer than `hang_seconds`."""
     if _pulse:
-        _pulse.watches_hangs = True
+        _watch_for_hangs(True)
+
+
+def _watch_for_hangs(watched: bool) -> None:
+    assert _pulse is not None and dist.group.WORLD is not None
+    _pulse.watches_hangs = watched
+    limited = watched and _pulse.hang_seconds
+    patience = _PATIENCE + timedelta(seconds=GIVES_UP_AFTER * _pulse.hang_seconds) if limited else _FOR_EVER
+    dist.group.WORLD._get_backend(torch.device("cpu"))._set_default_timeout(patience)
 
 
 def together() -> bool:
@@ -310,15 +326,19 @@ def only_on_rank_0(work: Callable[[], _T]) -> _T | None:
 
 
 def first_on_rank_0(work: Callable[[], _T]) -> _T:
-    """Let rank 0 work first, then the others, who find what it has left (files of a cache).
+    """Let rank 0 work first, then one rank of each machine, then the others, who find what was left (files of a cache).
 
     Raises:
         OtherRankError: It failed on another rank.
     """
-    if not together():
-        return work()
-    found = all_or_none(lambda: [work()] if rank() == 0 else [])
-    return all_or_none(lambda: found[0] if found else work())
+    found: list[_T] = []
+
+    def now(own_turn: bool) -> list[_T]:
+        return found or ([work()] if own_turn else [])
+
+    for own_turn in (rank() == 0, local_rank() == 0, True):
+        found = all_or_none(partial(now, own_turn))
+    return found[0]
 
 
 def _reduced(numbers: tuple[float, ...], how: dist.ReduceOp.RedOpType) -> tuple[float, ...]:
@@ -365,8 +385,10 @@ def _done(work: dist.Work) -> bool:
         return work.is_completed() and bool(work.wait(_LOOK))
 
 
-def _gone(error: RuntimeError) -> OtherRankError:
+def _gone(error: RuntimeError) -> OtherRankError | OtherRankStopped:
     """Of torch.distributed: DistBackendError, or gloo's own text."""
     torchrun.goes_down = True
     who = _pulse.who_failed() if _pulse else ""
+    if who == STOPPED:
+        return OtherRankStopped()
     return OtherRankError(who or str(error).strip().splitlines()[0][:200])

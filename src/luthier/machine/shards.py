@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from luthier.machine.ranks import of_rank_0, rank
+from luthier.machine.ranks import in_step, of_rank_0, rank
 
 _T = TypeVar("_T")
 Whole = Callable[[str], Tensor]
@@ -34,8 +34,22 @@ def own_part(tensor: Tensor) -> Tensor:
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """All of it; every rank that has a part must call."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    """All of it; every rank that has a part must call, and waits for the others as in a step.
+
+    Raises:
+        OtherRankError: One of them is gone.
+    """
+    if not isinstance(tensor, DTensor):
+        return tensor
+    sharded = tensor
+
+    def gathered() -> Tensor:
+        complete: Tensor = sharded.full_tensor()
+        if complete.is_cuda:  # it is only queued
+            torch.cuda.current_stream().synchronize()
+        return complete
+
+    return in_step(gathered)
 
 
 @torch.no_grad()

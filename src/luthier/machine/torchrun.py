@@ -11,8 +11,9 @@ torchrun itself ends with 1 whatever its workers ended with, and schedulers deci
 done, wrong, or to be started again. Here it is
 
     0          all workers are done
-    75         the run was stopped and is resumable; torchrun was told to go (SIGTERM, SIGINT, SIGUSR1); or the node
-               that keeps the rendezvous was lost while workers were at work
+    75         the run was stopped and is resumable; torchrun was told to go (SIGTERM, SIGINT, SIGUSR1, SIGHUP); the
+               node that keeps the rendezvous was lost while workers were at work; or the others were at work without
+               this node, and have ended
     1, 2, 3    of the worker that failed first; 1 when a signal ended it, or the nodes did not find each other
 
 The workers of a run that was stopped leave with 0, so that `--max-restarts` does not take that for a failure and start
@@ -50,7 +51,7 @@ _BEGUN = "begun"
 """Beside that file, once workers of this agent have opened the folder of the run."""
 AGENT = "LUTHIER_AGENT"
 """Environment variable: the agent's process number."""
-_GOING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name))
+_GOING = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")
 _SAVE_SECONDS = 120
 """For workers that were told to stop; torchrun's own 30 seconds are short for a step and a checkpoint."""
 _GOODBYE_SECONDS = 8
@@ -75,6 +76,12 @@ class NotMetError(LuthierError):
     """E-ENV-004: nobody answers where the machines are to meet. They may come later."""
 
     exit_code = EXIT_FAILED
+
+
+def signals_to_stop() -> list[signal.Signals]:
+    """Those that ask a run to stop, as far as this system has them; a closed terminal (SIGHUP) not under nohup."""
+    there = [getattr(signal, name) for name in _GOING if hasattr(signal, name)]
+    return [one for one in there if one.name != "SIGHUP" or signal.getsignal(one) is not signal.SIG_IGN]
 
 
 def start(per_node: int, nodes: int, endpoint: str, restarts: int, words: Sequence[str]) -> int:
@@ -122,16 +129,13 @@ def _run(arguments: Sequence[str]) -> int:
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.elastic.rendezvous.api import RendezvousError
-    from torch.distributed.run import parse_args, run
+    from torch.distributed.run import run
 
     for name in [name for name in logging.root.manager.loggerDict if name.startswith("torch.distributed.")]:
         logging.getLogger(name).setLevel(logging.CRITICAL)  # each failure says itself what it is
     if level == "FATAL":
         del os.environ["TORCH_CPP_LOG_LEVEL"]  # the workers may speak
-    asked = parse_args([*arguments])  # type: ignore[no-untyped-call]
-    asked.signals_to_handle = "SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1"
-    if not any(word.replace("_", "-").startswith("--shutdown-timeout") for word in arguments):
-        asked.shutdown_timeout = _SAVE_SECONDS
+    asked = _parsed(arguments)
     patience = _PATIENCE_SECONDS if asked.max_restarts else _GOODBYE_SECONDS
     threading.Thread(target=_leave_when_cut_off, args=[patience], name="luthier-cut-off", daemon=True).start()
     try:
@@ -139,20 +143,41 @@ def _run(arguments: Sequence[str]) -> int:
             _meet(asked)
         run(asked)  # type: ignore[no-untyped-call]
     except SignalException as told:
-        sys.stderr.write(f"torchrun: stopped by {told.sigval.name}\n")
+        _say(f"torchrun: stopped by {told.sigval.name}")
         return EXIT_RESUMABLE
     except ChildFailedError as error:
         rank, failure = error.get_first_failure()
-        sys.stderr.write(f"torchrun: rank {rank} ended first, with exit code {failure.exitcode}\n")
+        _say(f"torchrun: rank {rank} ended first, with exit code {failure.exitcode}")
         return failure.exitcode if failure.exitcode > 0 else EXIT_FAILED
+    except AttributeError as error:
+        if error.obj is not None or error.name != "is_failed":  # torch 2.13, of a node that was one too many
+            raise
+        _say("torchrun: the others began without this node, and have ended; give the command again")
+        return EXIT_RESUMABLE
     except LuthierError as error:
-        sys.stderr.write(f"{error}\n")
+        _say(str(error))
         return EXIT_FAILED  # what is not there yet may come
     except (RendezvousError, DistNetworkError) as error:
         words = str(error.__cause__ or error).partition("Exception raised")[0].split()
-        sys.stderr.write(f"torchrun: {' '.join(words) or type(error).__name__}\n")
+        _say(f"torchrun: {' '.join(words) or type(error).__name__}")
         return EXIT_FAILED if signal.getsignal(signal.SIGTERM) is _leave else EXIT_RESUMABLE
     return 0
+
+
+def _say(text: str) -> None:
+    """On standard error, as far as anybody is there: a closed terminal takes nothing, and changes no exit code."""
+    with suppress(OSError):
+        os.write(2, f"{text}\n".encode())
+
+
+def _parsed(arguments: Sequence[str]) -> argparse.Namespace:
+    from torch.distributed.run import parse_args
+
+    asked: argparse.Namespace = parse_args([*arguments])  # type: ignore[no-untyped-call]
+    asked.signals_to_handle = ",".join(one.name for one in signals_to_stop())
+    if not any(word.replace("_", "-").startswith("--shutdown-timeout") for word in arguments):
+        asked.shutdown_timeout = _SAVE_SECONDS
+    return asked
 
 
 def _meet(asked: argparse.Namespace) -> None:
@@ -189,7 +214,7 @@ def _leave_when_cut_off(seconds: float) -> None:
         talks = any(_RENDEZVOUS in code.co_filename for code in codes)
         talks = talks and all(code.co_name != "next_rendezvous" for code in codes)  # it waits for other machines
         waited = waited + 1 if talks and not _has_workers() else 0
-    sys.stderr.write("torchrun: the machine where all meet cannot be reached any more\n")
+    _say("torchrun: the machine where all meet cannot be reached any more")
     os._exit(EXIT_RESUMABLE)
 
 
@@ -314,7 +339,7 @@ def _interface(address: str) -> str:
 
 def _leave_on_signals() -> None:
     """Until torchrun starts workers, and has handlers of its own."""
-    for number in _GOING:
+    for number in signals_to_stop():
         signal.signal(number, _leave)
 
 

@@ -11,6 +11,7 @@ OUTPUT_DIR-sweep/
 from __future__ import annotations
 
 import sqlite3
+import uuid
 from pathlib import Path
 
 import optuna
@@ -39,7 +40,9 @@ def keep_config(space: Space, folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not path.exists():
-            path.write_text(common, encoding="utf-8")
+            draft = path.with_suffix(f".{uuid.uuid4().hex[:8]}.part")  # half of it would be another config for ever
+            draft.write_text(common, encoding="utf-8")
+            draft.replace(path)
         before = path.read_text(encoding="utf-8")
     except OSError as error:
         found = f"cannot write to {folder}: {error.strerror or error}"

@@ -2,7 +2,7 @@
 
 Only lists: each combination once, in an order drawn from the seed. Otherwise: the Tree-structured Parzen Estimator
 (Bergstra et al. 2011) after a few random trials. A trial ends early when its lowest loss so far is above the median of
-the others at the same evaluation, never at its first one (optuna's MedianPruner).
+the whole ones at the same evaluation, never at its first one (optuna's MedianPruner).
 
 **It can be killed at any moment.** A trial is in study.db before it begins. One that was at work goes on from its own
 checkpoint, with the evaluations that its events.jsonl holds. The sampler is seeded by the number of the trial, so what
@@ -39,6 +39,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from luthier.errors import EXIT_RESUMABLE, ConfigError, LuthierError, Problem, RefusedError, RunError
 from luthier.events.printable import one_line
+from luthier.machine.lock import locked
 from luthier.sweep.finder import TRIALS as FINDER_TRIALS
 from luthier.sweep.finder import find_rate
 from luthier.sweep.folder import CONFIG, folder_of, keep_config, open_study
@@ -133,7 +134,12 @@ class Sweep:
         Raises:
             LuthierError: The first trial's request was wrong (its exit code was 2 or 3), or E-SWEEP-003 when all
                 failed.
+            CheckpointError: E-CKPT-006 when the same sweep is at work already.
         """
+        with locked(self.folder):
+            yield from self._run()
+
+    def _run(self) -> Generator[Standing, None, None]:
         yield self.standing()
         try:
             while self._fill() or self._at_work:

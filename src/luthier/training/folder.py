@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -11,7 +10,7 @@ from pathlib import Path
 
 from luthier.config.load import RECORD
 from luthier.errors import CheckpointError, LuthierError, MissingError, Problem
-from luthier.machine.torchrun import AGENT, ORPHAN_SECONDS, is_gone
+from luthier.machine.lock import locked
 from luthier.training.checkpoint import checkpoints
 from luthier.training.commit import ABANDONED, DAMAGED, sweep
 from luthier.training.final import FINAL
@@ -52,7 +51,7 @@ def open_folder(output_dir: Path, *, resume: bool, overwrite: bool) -> Iterator[
             probe = output_dir / ".write-test"
             probe.write_bytes(b"luthier")
             probe.unlink()
-            stack.enter_context(_locked(output_dir))
+            stack.enter_context(locked(output_dir))
             moved = _make_ready(output_dir, resume=resume, overwrite=overwrite)
         except OSError as error:
             if isinstance(error, LuthierError):
@@ -90,42 +89,3 @@ def _move_aside(output_dir: Path) -> Path:
         for path in whole.glob(pattern):
             path.rename(aside / path.name)
     return aside
-
-
-@contextmanager
-def _locked(output_dir: Path) -> Iterator[None]:
-    """Hold the folder's lock; the system releases it even when the process is killed."""
-    try:
-        import fcntl
-    except ImportError:  # Windows: no advisory locks of this kind
-        yield
-        return
-    path = output_dir / ".lock"
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        end = time.monotonic() + ORPHAN_SECONDS + 5
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                holder = path.read_text(encoding="utf-8").strip() or "another process"
-                if _ends_soon(holder) and time.monotonic() < end:
-                    time.sleep(0.2)
-                    continue
-                fix = "wait for it or stop it, or write another output_dir"
-                raise CheckpointError(Problem("E-CKPT-006", f"{output_dir} is in use by {holder}", fix, KEY)) from error
-            except OSError:
-                pass  # a file system without locks
-            break
-        of = f" of launcher {agent}" if (agent := os.environ.get(AGENT)) else ""
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"process {os.getpid()} since {time.strftime('%Y-%m-%d %H:%M:%S')}{of}".encode())
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _ends_soon(holder: str) -> bool:
-    """Whether the process that holds a lock has lost its launcher: it saves, and ends."""
-    agent = holder.rpartition(" of launcher ")[2]
-    return agent.isdecimal() and is_gone(int(agent))

@@ -8,6 +8,7 @@ surrounding versions, threads, device: the result stays correct but is not bit-i
 
 from __future__ import annotations
 
+import math
 import platform
 from dataclasses import asdict, replace
 from typing import Any
@@ -36,6 +37,7 @@ _FIXES = {
     "surrounding.arithmetic": "export ATEN_CPU_CAPABILITY on all machines, as the oldest has it: avx512, avx2, default",
     "surrounding.machine": "take machines with processors of one kind",
 }
+_EXAMPLES = ("training.per_device_train_batch_size", "training.gradient_accumulation_steps")
 _FIXED = ("model.", "quantization.", "lora.", "training.finetuning_type")
 
 
@@ -128,7 +130,13 @@ def check_identity(then: dict[str, Any], now: dict[str, Any], where: str, allow_
     for key, name in names.items():
         if then[key] != now[key]:
             changed[key] = f"{name} changed ({then[key][:12]} then, {now[key][:12]} now)"
-    if "data" not in changed and then["total_steps"] != now["total_steps"]:
+    for key in _EXAMPLES:  # how they are cut into passes and ranks changes rounding at most
+        changed.pop(key, None)
+    had, has = _examples_of_a_step(before, then), _examples_of_a_step(now["config"], now)
+    if had != has:
+        what = "per_device_train_batch_size x gradient_accumulation_steps x ranks"
+        changed["examples"] = f"examples of a step ({what}): {had} then, {has} now"
+    elif "data" not in changed and then["total_steps"] != now["total_steps"]:
         changed["total_steps"] = f"total steps: {then['total_steps']} then, {now['total_steps']} now"
     if changed and not allow_changes:
         fix = "undo the change, or accept it with --allow-changes"
@@ -139,6 +147,10 @@ def check_identity(then: dict[str, Any], now: dict[str, Any], where: str, allow_
         what = "; ".join(surrounding.values())
         notices.append(f"Correct, but not bit-identical to an uninterrupted run: {what}")
     return notices
+
+
+def _examples_of_a_step(config: dict[str, Any], identity: dict[str, Any]) -> int:
+    return math.prod(int(config[key]) for key in _EXAMPLES) * int(identity["surrounding"].get("world_size", 1))
 
 
 def _decisive(flat: dict[str, Any]) -> dict[str, Any]:

@@ -104,7 +104,8 @@ def with_ranks(job: Run, timing: Timing) -> Timing:
     phases = [getattr(timing, f"{phase}_seconds") for phase in PHASES if phase != "ranks"]
     memory = peak_memory_gib(next(job.model.parameters()).device)
     seconds, gib = zip(*of_all_ranks((sum(phases), memory)), strict=True)
-    return replace(timing, own_seconds=list(seconds), own_memory_gib=list(gib))
+    own = [] if job.plan.sharded else list(seconds)  # there they wait for each other inside of every pass
+    return replace(timing, own_seconds=own, own_memory_gib=list(gib))
 
 
 def log_line(job: Run) -> Log:

@@ -126,7 +126,8 @@ def _run(job: Run, largest: Largest) -> _Measured:
             group["weight_decay"] = 0.0
         _update(optimizer, job)  # the moments are there in every step but the first
     started = time.monotonic()
-    backward(model, [collate(job.data.train, rows, plan) for rows in largest.passes], plan)
+    passes = all_or_none(lambda: [collate(job.data.train, rows, plan) for rows in largest.passes], is_out_of_memory)
+    backward(model, passes, plan)
     norm = norm_of_gradients(job.trained, plan)
     if fresh:
         _update(optimizer, job)
@@ -136,7 +137,8 @@ def _run(job: Run, largest: Largest) -> _Measured:
         parameter.grad = None
     if job.data.eval is not None and plan.eval_every:
         started, rows = time.monotonic(), largest.evaluation
-        evaluate(model, [collate(job.data.eval, rows, plan)] if rows else [], plan)
+        held_out = job.data.eval
+        evaluate(model, (collate(held_out, each, plan) for each in [rows] if each), plan)
         measured.eval_seconds = time.monotonic() - started
     if saved := _saved(job, optimizer):
         measured.save_seconds, measured.checkpoint_bytes = saved.seconds, saved.bytes

@@ -1,6 +1,7 @@
-"""SIGINT, SIGTERM and SIGUSR1: finish the step, save, and leave so that the run can go on.
+"""SIGINT, SIGTERM, SIGUSR1 and SIGHUP: finish the step, save, and leave so that the run can go on.
 
 Schedulers announce the end of a job's time with SIGTERM or, where asked, SIGUSR1 (Slurm: `--signal=USR1@120`).
+A terminal that is closed, or a connection that is lost, sends SIGHUP; under nohup it does not count.
 """
 
 from __future__ import annotations
@@ -72,10 +73,7 @@ def stop_on_signals() -> Iterator[Stop]:
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    numbers = [signal.SIGINT, signal.SIGTERM]
-    if hasattr(signal, "SIGUSR1"):  # not on Windows
-        numbers.append(signal.SIGUSR1)
-    before = {number: signal.signal(number, stop.request) for number in numbers}
+    before = {number: signal.signal(number, stop.request) for number in torchrun.signals_to_stop()}
     try:
         yield stop
     except Exception as error:

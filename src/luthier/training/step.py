@@ -59,7 +59,7 @@ def backward(
 def norm_of_gradients(trained: Sequence[nn.Parameter], plan: Plan) -> torch.Tensor:
     """L2 norm over all gradients together, those of other ranks' parts of a sharded model included: a scalar tensor."""
     if plan.sharded:  # its ranks wait for each other
-        return gradient_norm(trained)
+        return in_step(lambda: gradient_norm(trained))
     return all_or_none(lambda: gradient_norm(trained), is_out_of_memory)
 
 

@@ -179,7 +179,7 @@ def slowing_down(run: History) -> Symptom | None:
     return Symptom(run.step, evidence)
 
 
-@rule("warning", needs=lambda run: "" if any(t.own_seconds for t in run.timings) else "one process trains")
+@rule("warning", needs=lambda run: "" if any(t.own_seconds for t in run.timings) else "no rank has seconds of its own")
 def straggler(run: History) -> Symptom | None:
     """One rank holds the others up.
 

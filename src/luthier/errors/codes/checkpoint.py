@@ -60,8 +60,8 @@ CHECKPOINT: dict[str, Explanation] = {
         title="output_dir is in use by another run",
         why="two runs that write into one folder destroy each other's checkpoints",
         text=(
-            "Another process holds the lock of this folder. Wait for it, stop it, or give this run another "
-            "training.output_dir."
+            "Another process, a run or a sweep, holds the lock of this folder. Wait for it, stop it, or give this run "
+            "another training.output_dir."
         ),
     ),
 }

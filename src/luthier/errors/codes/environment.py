@@ -78,9 +78,10 @@ ENVIRONMENT: dict[str, Explanation] = {
         why="they would add up gradients of different runs, and nobody would notice",
         text=(
             "Every rank reads the same config, the same rows and the same base model, with the same versions of the "
-            "libraries; what decides the numbers of a run is compared before the first step. Numbers of cores may "
-            "differ. On CPUs all ranks have to use the same instructions, which round alike: ATEN_CPU_CAPABILITY names "
-            "the ones that are used. And there have to be at least as many rows as ranks."
+            "libraries; what decides the numbers of a run is compared before the first step. training.output_dir has "
+            "to be one folder for all, on a disk that the machines share, as each reads the checkpoints. Numbers of "
+            "cores may differ. On CPUs all ranks have to use the same instructions, which round alike: "
+            "ATEN_CPU_CAPABILITY names the ones that are used. And there have to be at least as many rows as ranks."
         ),
     ),
     "E-ENV-009": Explanation(

@@ -10,6 +10,7 @@ import json
 import math
 import textwrap
 from collections.abc import Iterable, Iterator
+from itertools import zip_longest
 from typing import Any
 
 from rich.cells import cell_len
@@ -17,7 +18,7 @@ from rich.text import Text
 
 from luthier.doctor import Change, Finding
 from luthier.events.printable import one_line, printable
-from luthier.events.types import Notice
+from luthier.events.types import Notice, Timing
 from luthier.monitor.dashboard.palette import ACCENT, GOOD, SEVERITY, STATUS, WARNING
 from luthier.monitor.dashboard.scene import Run, Scene
 from luthier.monitor.drawing import bar, count, duration
@@ -232,16 +233,26 @@ def about(scene: Scene, width: int) -> Text:
             lines.append(
                 Text.assemble((f"  {name:<12}", "dim"), (f"{share:>4.0%}  ", "bold"), (full, ACCENT), (empty, "dim"))
             )
-    if state.timings and state.timings[-1].own_seconds:
-        last = state.timings[-1]
-        lines += [Text(), Text("Seconds of a step by rank, without waiting for the others", "bold")]
-        for rank, (seconds, gib) in enumerate(zip(last.own_seconds, last.own_memory_gib, strict=False)):
-            full, empty = bar(seconds / max(last.own_seconds), max(4, min(40, width - 36)))
-            words = (f"{seconds:>7.3g} s  {gib:>5.1f} GiB  ", "bold")
-            lines.append(Text.assemble((f"  rank {rank:<7}", "dim"), words, (full, ACCENT), (empty, "dim")))
+    if state.timings:
+        lines += _by_rank(state.timings[-1], width)
     if state.plan:
         lines += [Text(), Text("Config, as in plan.yaml", "bold"), *_config(state.plan)]
     return _cut(lines, width, None)
+
+
+def _by_rank(last: Timing, width: int) -> Iterator[Text]:
+    """Seconds and memory of each rank; of a sharded model nobody's seconds are its own."""
+    if not last.own_memory_gib:
+        return
+    what, most = "Seconds of a step by rank, without waiting for the others", max(last.own_seconds, default=0.0)
+    yield from (Text(), Text(what if last.own_seconds else "Memory by rank", "bold"))
+    for rank, (seconds, gib) in enumerate(zip_longest(last.own_seconds, last.own_memory_gib, fillvalue=0.0)):
+        line = Text.assemble((f"  rank {rank:<7}", "dim"), (f"{seconds:>7.3g} s" * bool(most), "bold"))
+        line.append(f"  {gib:>5.1f} GiB  ", "bold")
+        if most:
+            full, empty = bar(seconds / most, max(4, min(40, width - 36)))
+            line.append(full, ACCENT).append(empty, "dim")
+        yield line
 
 
 def _fact(name: str, value: str) -> Text:

@@ -1,0 +1,55 @@
+"""The lock of a folder that one process writes into: of a run, or of a sweep. Needs no torch."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from luthier.errors import CheckpointError, Problem
+from luthier.machine.torchrun import AGENT, ORPHAN_SECONDS, is_gone
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder; the system releases it even when the process is killed.
+
+    Raises:
+        CheckpointError: E-CKPT-006 when another process holds it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows: no advisory locks of this kind
+        yield
+        return
+    path = folder / ".lock"
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        end = time.monotonic() + ORPHAN_SECONDS + 5
+        while True:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                holder = path.read_text(encoding="utf-8").strip() or "another process"
+                if _ends_soon(holder) and time.monotonic() < end:
+                    time.sleep(0.2)
+                    continue
+                where, fix = "training.output_dir", "wait for it or stop it, or write another output_dir"
+                raise CheckpointError(Problem("E-CKPT-006", f"{folder} is in use by {holder}", fix, where)) from error
+            except OSError:
+                pass  # a file system without locks
+            break
+        of = f" of launcher {agent}" if (agent := os.environ.get(AGENT)) else ""
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"process {os.getpid()} since {time.strftime('%Y-%m-%d %H:%M:%S')}{of}".encode())
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _ends_soon(holder: str) -> bool:
+    """Whether the process that holds a lock has lost its launcher: it saves, and ends."""
+    agent = holder.rpartition(" of launcher ")[2]
+    return agent.isdecimal() and is_gone(int(agent))
