@@ -73,8 +73,12 @@ def test_folding_in_two_parts_is_folding_at_once(first, second):
 
 def test_what_each_attempt_says_before_its_first_step_stands_once_with_that_step():
     ready = Notice("info", "rows: 100 to train on"), Checked("rows-cut", "warning", "1 of 9 rows")
-    state = fold_all([started(), *ready, Notice("info", "memory: 2 GiB"), Notice("warning", "left out", step=7), log(10)])
-    state = fold_all([started(10), *ready, Notice("info", "memory: 3 GiB"), Notice("warning", "left out", step=17)], state)
+    state = fold_all(
+        [started(), *ready, Notice("info", "memory: 2 GiB"), Notice("warning", "left out", step=7), log(10)]
+    )
+    state = fold_all(
+        [started(10), *ready, Notice("info", "memory: 3 GiB"), Notice("warning", "left out", step=17)], state
+    )
     assert [(notice.step, notice.text) for notice in state.notices] == [
         (None, "memory: 2 GiB"), (7, "left out"), (10, "rows: 100 to train on"), (10, "rows-cut: 1 of 9 rows"),
         (10, "memory: 3 GiB"), (17, "left out"),

@@ -34,7 +34,7 @@ def lived(tiny_model_dir, steps=100, first=0, noise=0.0, eval_every=12, save_eve
         tokens = sum(int(rows.lengths[group].sum()) for group in groups)
         seconds = (PASS * len(groups) + TOKEN * tokens) * (1 + noise * (-1) ** step)
         now[0] += seconds
-        ahead.add(len(groups), tokens, seconds, step)
+        assert ahead.add(len(groups), tokens, seconds, step) is None, "each log line says what is left; no notice does"
         assert math.isfinite(ahead.predicted_seconds) is (step >= first + FIRST_STEPS)
         left[step] = (now[0], ahead.remaining(step))
         now[0] += BETWEEN
