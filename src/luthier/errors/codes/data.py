@@ -173,10 +173,10 @@ DATA: dict[str, Explanation] = {
         "Face documentation on chat templates explains the variables.",
     ),
     "E-DATA-033": Explanation(
-        "template refuses a row",
+        "template refuses a row or leaves a part of it out",
         "The row cannot be written in the form the model expects.",
-        "Templates may refuse what the model was not made for, for example a system message. Change those rows, or "
-        "choose another template.",
+        "Templates may refuse what the model was not made for, for example a system message, or say nothing and leave "
+        "it out. Give the template a branch for that role, change those rows, or choose another template.",
     ),
     "E-DATA-034": Explanation(
         "template rewrites earlier turns",
