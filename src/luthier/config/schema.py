@@ -107,7 +107,8 @@ class DatasetSource(Section):
     revision: str | None = None
     """Branch, tag or commit of a hub dataset."""
     split: str = "train"
-    """Which split to train on; slices such as `train[:500]` work."""
+    """Which split to train on; slices such as `train[:500]` work. A local file is all train; of a folder the names of
+    the files tell the splits."""
     format: DatasetFormat = "auto"
     """Shape of a row. `auto` looks at the column names."""
     columns: dict[str, str] = {}

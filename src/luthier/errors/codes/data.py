@@ -31,11 +31,12 @@ DATA: dict[str, Explanation] = {
         "dataset has where the hub tells them; write one of them into the YAML.",
     ),
     "E-DATA-005": Explanation(
-        "split of a local file",
-        "A local file is one split, called train.",
-        "For local files, `split` is `train`, or a slice of it such as `train[:500]`, `train[10%:20%]` or "
-        "`train[-100:]`. To evaluate on other rows, hold some out with `val_set_size`, or slice: `split: train[:90%]` "
-        "with `eval_split: train[90%:]`.",
+        "no such split in a local file or folder",
+        "A file is one split, called train; a folder has the splits that its files' names say.",
+        "For a file, `split` is `train`, or a slice of it such as `train[:500]`, `train[10%:20%]` or `train[-100:]`. "
+        "In a folder, files and folders named train, validation (valid, val, dev) or test (eval) are those splits, and "
+        "so is what stands before `-00000-of-00001`; `split` chooses one, and `eval_split` another. Files without such "
+        "a word are train, unless test files lie beside them: then give the path of a file.",
     ),
     "E-DATA-006": Explanation(
         "not a file that can be read as rows",
@@ -53,7 +54,8 @@ DATA: dict[str, Explanation] = {
     "E-DATA-008": Explanation(
         "no rows",
         "Without rows there is nothing to train on.",
-        "The file is empty, holds only blank lines, or the slice selects nothing. Check the path and the slice.",
+        "The file is empty, holds only blank lines, or the slice selects nothing; or the rows lie in a folder "
+        "within that folder. Check the path and the slice.",
     ),
     "E-DATA-009": Explanation(
         "file cannot be opened",
