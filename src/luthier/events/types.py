@@ -47,6 +47,8 @@ class Notice(Event):
     change: str = ""
     """The YAML line to change, where there is one."""
     step: int | None = None
+    rows: list[str] = field(default_factory=list)
+    """Where the first rows of that step come from, when it is about them."""
 
 
 @dataclass(frozen=True)

@@ -112,8 +112,7 @@ def _locked(output_dir: Path) -> Iterator[None]:
                 if _ends_soon(holder) and time.monotonic() < end:
                     time.sleep(0.2)
                     continue
-                fix = "wait for it or stop it, or write another output_dir"
-                raise CheckpointError(Problem("E-CKPT-006", f"{output_dir} is in use by {holder}", fix, KEY)) from error
+                raise CheckpointError(_in_use(output_dir, holder)) from error
             except OSError:
                 pass  # a file system without locks
             break
@@ -123,6 +122,15 @@ def _locked(output_dir: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def _in_use(output_dir: Path, holder: str) -> Problem:
+    if holder.startswith(f"process {os.getpid()} "):
+        found = f"{output_dir} is in use by this program: an earlier luthier.train(...) was not read to its end"
+        fix = "close that one: run.close(); or read it to its end (stop=... ends it, resumable)"
+        return Problem("E-CKPT-006", found, fix, KEY)
+    fix = "wait for it or stop it, or write another output_dir"
+    return Problem("E-CKPT-006", f"{output_dir} is in use by {holder}", fix, KEY)
 
 
 def _ends_soon(holder: str) -> bool:
