@@ -266,6 +266,24 @@ def test_e_data_006_says_what_to_make_of_a_file(tmp_path: Path, name: str, fix: 
     assert fix in error.value.problems[0].fix
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("a.jsonl", b'{"instruction": "Q", "output": "A",}\n', "a comma after the last one"),
+        ("a.json", b'[{"instruction": "Q", "output": "A"},]', "a comma after the last one"),
+        ("a.jsonl", b"{'instruction': 'Q', 'output': 'A'}\n", "text in single quotes, where JSON has double ones"),
+    ],
+)
+def test_e_data_010_names_the_usual_mistakes(tmp_path: Path, name: str, content: bytes, says: str) -> None:
+    with pytest.raises(DataError, match=f"E-DATA-010(.|\n)*{says}"):
+        read(write(tmp_path / name, content))
+
+
+def test_e_data_020_says_that_line_1_of_a_csv_is_its_header(tmp_path: Path, tokenizer: Any) -> None:
+    ((code, _, found),) = problems(tokenizer, write(tmp_path / "a.csv", b"Say 0,Answer 0\nSay 1,Answer 1\n"))
+    assert code == "E-DATA-020" and "line 1 of a .csv is read as the names" in found
+
+
 def test_places_and_counts_of_broken_lines(tmp_path: Path, tokenizer: Any) -> None:
     lines = [GOOD, *[b"{broken}\n"] * 7, GOOD, b'{"instruction": "Q", "output": ""}\n', b"[]\n"]
     path = write(tmp_path / "a.jsonl", b"".join(lines))
@@ -317,6 +335,12 @@ def test_the_nearest_name_is_suggested(tmp_path: Path) -> None:
     write(tmp_path / "train.jsonl", GOOD)
     with pytest.raises(ValueError, match=r"did you mean .*train\.jsonl\?"):
         open_source(DatasetSource(path="trian.jsonl"), "train", tmp_path)
+    with pytest.raises(DataError) as error:  # only the suffix is alike
+        open_source(DatasetSource(path="nosuch.jsonl"), "train", tmp_path)
+    assert "did you mean" not in str(error.value)
+    write(tmp_path / "train.csv", GOOD)
+    with pytest.raises(ValueError, match=r"did you mean .*train\.jsonl\?"):
+        open_source(DatasetSource(path="train2.jsonl"), "train", tmp_path)
 
 
 def test_devices_and_empty_folders(tmp_path: Path, tokenizer: Any) -> None:

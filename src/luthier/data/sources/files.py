@@ -31,11 +31,12 @@ _PACKED = {".gz", ".bz2", ".xz", ".zst", ".zip"}
 def nearest(path: Path) -> str:
     """The name in the same folder that looks most like this one; empty where there is none."""
     try:
-        names = sorted(entry.name for entry in path.parent.iterdir())
+        entries = sorted(path.parent.iterdir(), key=lambda entry: (entry.suffix != path.suffix, entry.name))
     except OSError:
         return ""
-    found = difflib.get_close_matches(path.name, names, n=1, cutoff=0.6)
-    return str(path.parent / found[0]) if found else ""
+    by_stem = {entry.stem: entry for entry in reversed(entries)}  # the suffix alone makes nothing similar
+    found = difflib.get_close_matches(path.stem, by_stem, n=1, cutoff=0.6)
+    return str(by_stem[found[0]]) if found else ""
 
 
 class LocalSource:

@@ -126,9 +126,9 @@ DATA: dict[str, Explanation] = {
     ),
     "E-DATA-023": Explanation(
         "wrong type in a field",
-        "A null or a number where text belongs would be trained on as the word None, or not at all.",
-        "The field must be text (for conversations: a list of messages; an answer's `weight` is 0 or 1). Correct "
-        "or delete the rows named.",
+        "Only text can be learned: anything else would be trained on as its name, or not at all.",
+        "The field must be there and be text (for conversations: a list of messages, whose content may be a list of "
+        "text parts; an answer's `weight` is 0 or 1). Correct or delete the rows named.",
     ),
     "E-DATA-024": Explanation(
         "row without an answer",
