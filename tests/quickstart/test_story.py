@@ -6,10 +6,11 @@ import json
 import pytest
 from rich.console import Console
 
+import luthier
 from luthier.config.load import load
 from luthier.evaluate.tasks import quickstart as heldout
 from luthier.events.types import Log, Notice, Resumed, RunFinished
-from luthier.quickstart.screen import examined, heading, table, what_next
+from luthier.quickstart.screen import NEXT, examined, heading, table, what_next
 from luthier.quickstart.story import CHAPTERS, Chapter, Examined, Result, tell
 
 
@@ -89,3 +90,10 @@ def test_the_screen_says_it_all(story, tasks):
         assert words in text
     assert all(task.instruction[:40] in text for task in tasks)
     assert max(len(line.rstrip()) for line in text.splitlines()) <= 100
+
+
+def test_the_run_that_is_proposed_next_is_not_warned_of():
+    (line,) = (line for line in NEXT.split("\n") if " train " in line)
+    _, _, path, *overrides = line.partition("  ")[0].split()
+    plan, missing = luthier.plan(path, overrides)
+    assert (plan.warnings, missing) == ((), ())

@@ -130,7 +130,7 @@ def show_evaluation(console: Console, evaluation: Evaluation) -> None:
     settings = evaluation.settings
     facts = [("asked", f"{STYLES[settings.style]}, {settings.decoding}")]
     facts += [("general", str(evaluation.forgetting))] if evaluation.forgetting else []
-    for label, text in (*facts, ("sandbox", evaluation.scores[0][1].tier)):
+    for label, text in (*facts, ("sandbox", evaluation.scores[0][1].held)):
         console.print(_fact(label, text), soft_wrap=not console.is_terminal)
 
 
@@ -192,7 +192,7 @@ def _facts(comparison: Comparison) -> Iterator[Text]:
     yield _fact("asked", f"{STYLES[tuned.settings.style]}, both in the same words")
     if comparison.forgetting:
         yield _fact("general", str(comparison.forgetting))
-    yield _fact("sandbox", base.tier)
+    yield _fact("sandbox", base.held)
 
 
 def _causes(scores: Scores) -> str:

@@ -21,6 +21,12 @@ class Event:
 
     kind: ClassVar[str] = "event"
 
+    def __str__(self) -> str:
+        """Its line of training.log; its name, where it has none there. `repr` has everything."""
+        from luthier.events.line import format_line
+
+        return format_line(self) or self.kind
+
 
 @dataclass(frozen=True)
 class RunStarted(Event):

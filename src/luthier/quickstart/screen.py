@@ -39,7 +39,7 @@ NEXT = """\
 luthier chat {run} --compare          ask it yourself; base and tuned side by side
 luthier compare {run}                 the examination again, with gains, losses and statistics
 tensorboard --logdir {run}/logs       loss, learning rate, gradients per layer
-luthier train configs/quickstart.yaml lora.r=4 training.output_dir=checkpoints/r4     change one thing, and see"""
+luthier train configs/quickstart.yaml lora.r=32 training.output_dir=checkpoints/r32   change one thing, and see"""
 _LONGEST_ANSWER = 8  # lines
 _PASSED, _FAILED = ("✔", "green"), ("✘", "red")
 
@@ -151,7 +151,7 @@ def table(result: Result) -> RenderableType:
     grid.add_row("all", f"{result.tuned.pass_at_1.tasks} tasks", *_cells(result.base.pass_at_1, result.tuned.pass_at_1))
     minutes, memory = sum(result.seconds.values()) / 60, result.peak_memory_gib
     parts = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in result.seconds.items())
-    facts = Text(f"{minutes:.1f} minutes ({parts}), at most {memory:.2f} GiB; sandbox: {result.tuned.tier}", "dim")
+    facts = Text(f"{minutes:.1f} minutes ({parts}), at most {memory:.2f} GiB; sandbox: {result.tuned.held}", "dim")
     return Group(Text(), grid, Text(), facts)
 
 
