@@ -216,7 +216,7 @@ def _listed(label: str, ids: Sequence[str], width: int) -> Text:
     head = f"{label} {len(ids)}"
     lines = textwrap.wrap(words, max(20, width - 13), break_on_hyphens=False)
     if len(lines) > _LISTED_LINES:
-        lines = [*lines[:_LISTED_LINES], "... (all of them: --json FILE)"]
+        lines = [*lines[:_LISTED_LINES], "... (the --json file has all of them)"]
     return Text.assemble((f"{head:<12} ", "dim"), ("\n" + " " * 13).join(lines))
 
 
