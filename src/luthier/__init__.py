@@ -9,12 +9,15 @@ Three lines from Python or a notebook::
 """
 
 import logging
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from luthier.version import __version__
 
 # bitsandbytes warns at import that an optional kernel package is absent; without a handler that lands on every screen.
 logging.getLogger("bitsandbytes").addHandler(logging.NullHandler())
+
+if TYPE_CHECKING:
+    from luthier.api import compare, load, plan, score, train
 
 __all__ = ["__version__", "compare", "load", "plan", "score", "train"]
 
@@ -26,3 +29,7 @@ def __getattr__(name: str) -> Any:
 
         return getattr(api, name)
     raise AttributeError(f"module 'luthier' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -53,6 +53,7 @@ from luthier.model.hub import load_config, load_tokenizer
 from luthier.model.load import load_model, prove_packing, what_failed
 from luthier.model.memory import forecast
 from luthier.training.alike import hashing, require_one_base, require_one_folder
+from luthier.training.at_exit import closed_at_exit
 from luthier.training.background import awaited, in_background, started
 from luthier.training.checkpoint import Checkpoint, find_checkpoint, read_by_all
 from luthier.training.engine import go_on_from
@@ -163,6 +164,7 @@ def _compared(parts: Ingredients, loaded: Loaded) -> tuple[Plan, tuple[Problem, 
     return replace(parts.plan, warnings=(*parts.plan.warnings, *said)), tuple(refused)
 
 
+@closed_at_exit
 def train(
     config: ConfigLike,
     overrides: Sequence[str] = (),
@@ -172,7 +174,7 @@ def train(
     allow_changes: bool = False,
     allow: Sequence[str] = (),
     stop: Callable[[], bool] = lambda: False,
-) -> Iterator[Event]:
+) -> Generator[Event, None, None]:
     """Train as the config says, writing files under `training.output_dir`; yields each event.
 
     Args:

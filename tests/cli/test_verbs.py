@@ -146,6 +146,11 @@ def test_a_number_of_the_log_is_explained(capsys, number, words):
         ("overfit", "remembers rows"),
         ("learning rate", "section training"),
         ("packing", "Each row sees only itself"),
+        ("pissa", "the strongest directions"),
+        ("rsLoRA", "the square root of its rank"),
+        ("DoRA", "length and the direction"),
+        ("sandbox", "the tier with all walls"),
+        ("sweep", "ended early"),
     ],
 )
 def test_a_word_is_explained(capsys, word, words):

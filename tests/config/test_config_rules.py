@@ -156,6 +156,13 @@ def test_warnings(plan, overrides, facts, says):
     assert warning.endswith(".")
 
 
+def test_who_puts_a_key_over_the_file_is_not_told_that_it_wins(plan):
+    given = {"model": {"model_name_or_path": "m"}, "data": {"datasets": ["d"]}}
+    written = given | {"training": {"num_train_epochs": 7, "warmup_ratio": 0.1}}
+    assert plan("max_steps=5", "warmup_steps=2", config=written).warnings == ()
+    assert len(plan(config=given | {"training": {"num_train_epochs": 7, "max_steps": 5}}).warnings) == 1
+
+
 def test_every_advice_is_provoked_here():
     assert len(WARNED) == len(ADVICE) + 2  # one more rule warns (bfloat16 on CPU), and one advice is shown twice
 

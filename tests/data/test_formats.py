@@ -57,6 +57,16 @@ def weighted(*weights: Any) -> dict[str, Any]:
             },
             [USER, Message("assistant", "A", trained=False), USER, ASSISTANT],
         ),
+        (
+            "messages",
+            {
+                "messages": [
+                    {"role": "user", "content": [{"type": "text", "text": "Q"}, {"type": "text", "text": "?"}]},
+                    {"role": "assistant", "content": "A"},
+                ]
+            },
+            [Message("user", "Q?"), ASSISTANT],
+        ),
         ("text", {"text": "once"}, [Segment("once", True)]),
         ("messages", weighted(0, 1), [USER, Message("assistant", "A", trained=False), USER, ASSISTANT]),
         ("messages", weighted(None, 1.0), [USER, ASSISTANT, USER, ASSISTANT]),
@@ -190,3 +200,17 @@ def test_renaming_takes_the_name_and_keeps_the_rest() -> None:
     row = {"text": "Q", "code": "A", "id": 1}
     assert renamed(row, {"instruction": "text", "output": "code"}) == {"instruction": "Q", "output": "A", "id": 1}
     assert renamed({"a": 1, "b": 2}, {"a": "b", "b": "a"}) == {"a": 2, "b": 1}
+
+
+@pytest.mark.parametrize(
+    ("messages", "says"),
+    [
+        ('[{"role": "user", "content": "Q"}]', "looks like a list"),
+        ([{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}], "a part of type image_url"),
+        ([{"role": "user", "content": [{"type": "text"}]}], 'no "text" in this row'),
+    ],
+)
+def test_e_data_023_messages_in_another_form(messages: Any, says: str) -> None:
+    with pytest.raises(RowError, match=says) as error:
+        FORMATS["messages"].read({"messages": messages})
+    assert error.value.code == "E-DATA-023"

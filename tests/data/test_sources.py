@@ -103,6 +103,62 @@ def test_folder(tmp_path: Path) -> None:
     assert read(folder) == [("rows/a.json:1", {"a": 1}), ("rows/b.jsonl:1", {"a": 2})]
 
 
+def folder_of(root: Path, *names: str) -> Path:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        write_jsonl(root / name, [{"in": name}])
+    return root
+
+
+@pytest.mark.parametrize(
+    ("names", "split", "expected"),
+    [
+        (("train-00000-of-00001.jsonl", "test-00000-of-00001.jsonl"), "train", ["train-00000-of-00001.jsonl"]),
+        (("train-00000-of-00001.jsonl", "test-00000-of-00001.jsonl"), "test", ["test-00000-of-00001.jsonl"]),
+        (("train_gen-00000-of-00001.jsonl", "train_sft-00000-of-00001-8b6e.jsonl"), "train_sft[:1]",
+         ["train_sft-00000-of-00001-8b6e.jsonl"]),
+        (("rows-00000-of-00002.jsonl", "rows-00001-of-00002.jsonl"), "train",
+         ["rows-00000-of-00002.jsonl", "rows-00001-of-00002.jsonl"]),
+        (("my.train.jsonl", "my_dev.jsonl", "eval 2.jsonl"), "valid", ["my_dev.jsonl"]),
+        (("train.jsonl", "more.jsonl", "contest.jsonl"), "train", ["contest.jsonl", "more.jsonl", "train.jsonl"]),
+        (("data/train-00000-of-00001.jsonl", ".cache/x.jsonl"), "train", ["data/train-00000-of-00001.jsonl"]),
+        (("train/a.jsonl", "test/a.jsonl"), "train", ["train/a.jsonl"]),
+        (("data/a.jsonl",), "train", ["data/a.jsonl"]),
+    ],
+)  # fmt: skip
+def test_the_files_of_a_split(tmp_path: Path, names: tuple[str, ...], split: str, expected: list[str]) -> None:
+    folder = folder_of(tmp_path / "rows", *names)
+    (folder / "dataset_info.json").write_text("{}")
+    assert [row["in"] for _, row in read(folder, split)] == expected
+
+
+@pytest.mark.parametrize(
+    ("code", "names", "split", "says"),
+    [
+        ("E-DATA-005", ("train.jsonl", "test.jsonl"), "validation", 'no "validation" among .*test, train'),
+        ("E-DATA-005", ("test.jsonl",), "train", "write `split: test`"),
+        ("E-DATA-005", ("a.jsonl", "test.jsonl"), "train", r"`path: rows/a\.jsonl`"),
+        ("E-DATA-005", ("a.jsonl",), "test", 'no "test" among .*train'),
+        ("E-DATA-008", ("full/train.jsonl", "sanitized/train.jsonl"), "train", "in rows/full, rows/sanitized"),
+        ("E-DATA-008", ("main/rows.jsonl",), "train", "`path: rows/main`"),
+        ("E-DATA-008", ("a/b/train.jsonl",), "train", "no file with rows"),
+    ],
+)
+def test_folders_that_leave_open_what_is_trained_on(
+    tmp_path: Path, code: str, names: tuple[str, ...], split: str, says: str
+) -> None:
+    with pytest.raises(DataError, match=f"{code}(.|\n)*{says}"):
+        read(folder_of(tmp_path / "rows", *names), split)
+
+
+def test_test_files_are_evaluated_on_and_not_trained_on(tmp_path: Path, tokenizer: Any) -> None:
+    (tmp_path / "rows").mkdir()
+    write_jsonl(tmp_path / "rows" / "train.jsonl", alpaca(8))
+    write_jsonl(tmp_path / "rows" / "test.jsonl", alpaca(4, 100))
+    prepared = run(tokenizer, tmp_path / "rows", eval_split="test")
+    assert (prepared.report.train_rows, prepared.report.eval_rows) == (8, 4)
+
+
 @pytest.mark.parametrize(
     ("split", "expected"),
     [
@@ -210,6 +266,24 @@ def test_e_data_006_says_what_to_make_of_a_file(tmp_path: Path, name: str, fix: 
     assert fix in error.value.problems[0].fix
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("a.jsonl", b'{"instruction": "Q", "output": "A",}\n', "a comma after the last one"),
+        ("a.json", b'[{"instruction": "Q", "output": "A"},]', "a comma after the last one"),
+        ("a.jsonl", b"{'instruction': 'Q', 'output': 'A'}\n", "text in single quotes, where JSON has double ones"),
+    ],
+)
+def test_e_data_010_names_the_usual_mistakes(tmp_path: Path, name: str, content: bytes, says: str) -> None:
+    with pytest.raises(DataError, match=f"E-DATA-010(.|\n)*{says}"):
+        read(write(tmp_path / name, content))
+
+
+def test_e_data_020_says_that_line_1_of_a_csv_is_its_header(tmp_path: Path, tokenizer: Any) -> None:
+    ((code, _, found),) = problems(tokenizer, write(tmp_path / "a.csv", b"Say 0,Answer 0\nSay 1,Answer 1\n"))
+    assert code == "E-DATA-020" and "line 1 of a .csv is read as the names" in found
+
+
 def test_places_and_counts_of_broken_lines(tmp_path: Path, tokenizer: Any) -> None:
     lines = [GOOD, *[b"{broken}\n"] * 7, GOOD, b'{"instruction": "Q", "output": ""}\n', b"[]\n"]
     path = write(tmp_path / "a.jsonl", b"".join(lines))
@@ -261,6 +335,12 @@ def test_the_nearest_name_is_suggested(tmp_path: Path) -> None:
     write(tmp_path / "train.jsonl", GOOD)
     with pytest.raises(ValueError, match=r"did you mean .*train\.jsonl\?"):
         open_source(DatasetSource(path="trian.jsonl"), "train", tmp_path)
+    with pytest.raises(DataError) as error:  # only the suffix is alike
+        open_source(DatasetSource(path="nosuch.jsonl"), "train", tmp_path)
+    assert "did you mean" not in str(error.value)
+    write(tmp_path / "train.csv", GOOD)
+    with pytest.raises(ValueError, match=r"did you mean .*train\.jsonl\?"):
+        open_source(DatasetSource(path="train2.jsonl"), "train", tmp_path)
 
 
 def test_devices_and_empty_folders(tmp_path: Path, tokenizer: Any) -> None:

@@ -366,3 +366,28 @@ def test_the_child_finds_what_is_installed_for_one_user(tmp_path: Path, monkeypa
     monkeypatch.setattr(template_limits, "_CHILD", code)
     assert template_limits.exceeded("{{ 'of one user' }}") == ""
     assert "characters" in template_limits.exceeded("{{ 'a' * 10**7 }}")
+
+
+@pytest.mark.parametrize(
+    ("source", "lost"),
+    [
+        (CHATML.replace("messages %}", "messages if message.role != 'system' %}"), "system"),
+        (
+            CHATML.replace("message.content", "('' if message.role == 'user' and not loop.first else message.content)"),
+            "user",
+        ),
+    ],
+)
+def test_template_that_leaves_a_message_out(tmp_path: Path, source: str, lost: str) -> None:
+    talk = TALK if lost == "system" else TALK[1:]
+    rows = write_jsonl(tmp_path / "rows.jsonl", [{"messages": talk[-2:]}, {"messages": talk}])
+    (problem,) = problems(make_tokenizer(chat_template=source), rows)
+    assert problem[:2] == ("E-DATA-033", f"{rows}:2")
+    assert f"leaves out the {lost} message" in problem[2]
+
+
+def test_a_message_in_other_words_is_not_left_out(tmp_path: Path) -> None:
+    template = CHATML.replace(
+        "message.content +", "(message.content | upper if message.role == 'system' else message.content) +"
+    )
+    assert "BE SHORT." in one(make_tokenizer(chat_template=template), tmp_path, {"messages": TALK})[0][0]

@@ -26,6 +26,7 @@ from luthier.config.resolve import resolve
 from luthier.errors import CODES
 from luthier.events.types import EVENTS
 from luthier.machine.probe import probe
+from tests.data.support import TALK, make_tokenizer, pieces, run, write_jsonl
 
 ROOT = Path(__file__).parents[2]
 FRONT = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md"]
@@ -139,6 +140,15 @@ def test_lines_to_change_are_valid():
 def test_python_compiles_and_uses_what_is_public(name: str, code: str):
     compile(code, name, "exec")
     assert set(re.findall(r"\bluthier\.(\w+)\(", code)) <= set(luthier.__all__)
+
+
+def test_the_template_of_the_guide_holds_every_message(tmp_path: Path):
+    (code,) = (code for name, code in blocks("text") if "add_generation_prompt" in code)
+    (tmp_path / "mine.jinja").write_text(code, "utf-8")
+    rows = write_jsonl(tmp_path / "rows.jsonl", [{"messages": TALK}])
+    prepared = run(make_tokenizer(bos=False), rows, prompt_template=str(tmp_path / "mine.jinja"))
+    shown = "".join(text for text, _ in pieces(make_tokenizer(), prepared.train.row(0)))
+    assert all(turn["content"] in shown for turn in TALK)
 
 
 @pytest.mark.parametrize("name", TEXTS)

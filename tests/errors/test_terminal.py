@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import pytest
 
 from luthier.cli.main import main
-from luthier.errors import Problem
+from luthier.errors import DataError, Problem
 from luthier.errors.terminal import columns, hanging, width
 
 LONG = "there is no log of a run in this folder, and none in those below it that any of the known programs writes"
@@ -84,3 +84,11 @@ def test_explain_fits_the_terminal(monkeypatch):
             main(["explain", "E-RUN-005"])
         said = read()
     assert 60 < max(map(len, said.splitlines())) <= 80
+
+
+def test_problems_of_one_kind_are_one_block():
+    alike = [Problem("E-DATA-023", '"output" is null', "write text", f"rows.jsonl:{line}") for line in (1, 2, 7)]
+    lines = str(DataError(*alike, Problem("E-DATA-008", "no rows", "give some"))).splitlines()
+    assert [line.split()[0] for line in lines if line] == ["E-DATA-023"] * 3 + ["why", "fix", "more"] + [
+        "E-DATA-008", "why", "fix", "more"]  # fmt: skip
+    assert "rows.jsonl:7" in lines[2] and lines[6] == ""

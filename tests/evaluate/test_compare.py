@@ -113,7 +113,8 @@ def test_a_file_gets_plain_lines_with_all_numbers(tmp_path):
     assert re.search(even, text, re.M)
     assert re.search(r"^all +20 .* 10 +1 +0.012$", text, re.M)
     assert re.search(r"^gained 10 +t2, t3, ", text, re.M) and re.search(r"^lost 1 +t1$", text, re.M)
-    assert "float32, the same for both" in text and re.search(r"^sandbox +full$", text, re.M)
+    assert "float32, the same for both" in text
+    assert re.search(r"^sandbox +full \(held all 8 attempts to get out\)$", text, re.M)
     assert "fine-tuning raised pass@1" in text
 
 

@@ -140,3 +140,8 @@ def test_parsing_never_raises(text):
     for line in (text, "{" + text):
         values = parse_line(line)
         assert values is None or all(isinstance(key, str) for key in values)
+
+
+def test_an_event_is_printed_as_its_line():
+    assert str(log(10, 2.45149)) == format_line(log(10, 2.45149))
+    assert str(gradients(3)) == "gradients" and len(str(started())) < 300

@@ -420,3 +420,23 @@ def test_a_share_is_whole_only_when_it_is(share: float, text: str):
 
 def test_sizes():
     assert [size(n) for n in (900, 22.4e6, 1.24e9, 3e12)] == ["0.9 kB", "22.4 MB", "1.24 GB", "3 TB"]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "completion", "warned"),
+    [("Say {}?", "It is {}.", True), ("Say {}?\n", "It is {}.", False), ("Say {}:", "It is {}.", False),
+     ("Say {}?", " It is {}.", False), ("Q: {}\nA:", "{}", False), ("说{}？", "是{}", False)],
+)  # fmt: skip
+def test_questions_that_run_into_their_answers(tmp_path: Path, prompt: str, completion: str, warned: bool):
+    rows = [{"prompt": prompt.format(n), "completion": completion.format(n)} for n in range(20)]
+    found = told(subject(tmp_path, rows))
+    assert set(found) == ({"touching-texts"} if warned else set())
+    if warned:
+        assert "...Say 0?It is 0...." in found["touching-texts"].found
+        assert "format: alpaca" in found["touching-texts"].fix
+
+
+def test_few_held_out_rows_are_said_to_be_few(tmp_path: Path):
+    few, enough = (subject(tmp_path, alpaca(40), val_set_size=held).data.report.lines() for held in (9, 10))
+    assert any("9 held out; a loss over so few is mostly chance" in line for line in few)
+    assert any(line.endswith("10 held out") for line in enough)

@@ -55,7 +55,7 @@ def test_what_is_allowed_opens_it_and_nothing_else(tmp_path: Path):
     allowed = examine(what, frozenset({"vocabulary"}))
     refuse(allowed)
     assert [check.name for check in allowed if check.verdict == "allowed"] == ["vocabulary"]
-    assert in_words(allowed) == "17 checks passed, 1 allowed"
+    assert in_words(allowed) == "18 checks passed, 1 allowed"
     with pytest.raises(RefusedError):
         refuse(examine(what, frozenset({"rows-cut"})))
 
@@ -83,7 +83,7 @@ def test_the_log_has_a_line_for_what_did_not_pass_and_one_for_all(tmp_path: Path
     assert lines[0] == f"warning: contradictions: 1 question has more than one answer; {KEEP}"
     assert lines[1].startswith("warning: vocabulary (allowed): ")
     assert lines[1].endswith("\n  change: model.tokenizer_name_or_path: null")
-    assert lines[2:] == ["info: gate: 16 checks passed, 1 warning, 1 allowed"]
+    assert lines[2:] == ["info: gate: 17 checks passed, 1 warning, 1 allowed"]
 
 
 def test_what_failed_is_told_once_by_the_error(tmp_path: Path):
@@ -130,7 +130,7 @@ def test_a_run_that_would_be_wasted_ends_with_code_3(capsys: Any, config: Path, 
 
     result = run_here(capsys, "train", config, TOO_SHORT, "--allow", "rows-cut")
     assert result.code == 0
-    assert "warning: rows-cut (allowed): " in result.out and "info: gate: 17 checks passed, 1 allowed" in result.out
+    assert "warning: rows-cut (allowed): " in result.out and "info: gate: 18 checks passed, 1 allowed" in result.out
     assert yaml.safe_load((out / "plan.yaml").read_text())["record"]["allowed"] == ["rows-cut"]
 
 
@@ -138,7 +138,7 @@ def test_a_run_that_would_be_wasted_ends_with_code_3(capsys: Any, config: Path, 
 def test_a_healthy_run_says_it_in_one_line(config: Path, tmp_path: Path):
     result = process("train", config, cwd=tmp_path)
     assert (result.code, result.err) == (0, "")
-    assert result.out.count("gate: ") == 1 and "info: gate: 18 checks passed\n" in result.out
+    assert result.out.count("gate: ") == 1 and "info: gate: 19 checks passed\n" in result.out
     assert yaml.safe_load((tmp_path / "out" / "plan.yaml").read_text())["record"]["allowed"] == []
 
 
@@ -154,12 +154,12 @@ def test_the_plan_checked(capsys: Any, config: Path, tmp_path: Path, monkeypatch
     monkeypatch.chdir(tmp_path)
     result = run_here(capsys, "plan", "c.yaml", "--check")
     assert (result.code, result.err) == (0, "")
-    assert "What will happen" in result.out and "18 checks passed" in result.out and " trained  " in result.out
+    assert "What will happen" in result.out and "19 checks passed" in result.out and " trained  " in result.out
     assert not (tmp_path / "out").exists(), "looking writes nothing"
     result = run_here(capsys, "plan", "c.yaml", "--check", TOO_SHORT)
     assert result.code == 3 and "✗ rows-cut" in result.out and "change  data.max_seq_length" in result.out
     result = run_here(capsys, "plan", "c.yaml", "--check", TOO_SHORT, "--allow", "rows-cut")
-    assert result.code == 0 and "17 checks passed, 1 allowed" in result.out
+    assert result.code == 0 and "18 checks passed, 1 allowed" in result.out
 
 
 def test_inspect_shows_rows(capsys: Any, config: Path, tmp_path: Path):

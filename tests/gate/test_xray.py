@@ -182,7 +182,7 @@ def test_bars_and_checks_on_a_screen(tmp_path: Path):
     show_checks(console, examine(what))
     text = out.getvalue()
     assert "█" in text and "too long" in text and "max_seq_length is 400" in text
-    assert "! rows-cut" in text and "change  data.max_seq_length: " in text and "17 checks passed, 1 warning" in text
+    assert "! rows-cut" in text and "change  data.max_seq_length: " in text and "18 checks passed, 1 warning" in text
     assert max(map(len, text.splitlines())) <= 100 and "\x1b" not in text
 
 

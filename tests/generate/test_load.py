@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from luthier.config.resolve import resolve
 from luthier.data.prepare import prepare
 from luthier.errors import ModelError
 from luthier.events.types import Evaluated
+from luthier.generate import weights
 from luthier.generate.load import final_folder, load
 from luthier.generate.plain import is_run
 from luthier.machine.probe import probe
@@ -53,6 +55,22 @@ def plain_base(tiny_model_dir):
 def logits(model):
     with inference(model):
         return model(input_ids=torch.tensor([[0, 5, 9, 33, 7]])).logits
+
+
+def test_loading_says_nothing_and_what_is_loaded_is_one_line(runs, capfd):
+    folder = runs("lora")[0]
+    capfd.readouterr()
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        tuned = load(folder)
+    assert capfd.readouterr() == ("", "")
+    assert repr(tuned).startswith("Tuned(PeftModel") and len(repr(tuned)) < 200 and " parameters)" in repr(tuned)
+
+
+def test_a_warning_that_is_an_error_is_no_misfit(runs):
+    folder = runs("lora")[0] / "final_model"
+    with pytest.raises(FutureWarning), weights._reading(folder, weights.Base.of(folder, None, None)):
+        raise FutureWarning("a library renames something")
 
 
 def problem_of(call):

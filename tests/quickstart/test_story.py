@@ -7,6 +7,7 @@ import shlex
 import pytest
 from rich.console import Console
 
+import luthier
 from luthier.config.load import load
 from luthier.config.resolve import resolve
 from luthier.evaluate.tasks import quickstart as heldout
@@ -98,3 +99,10 @@ def test_the_screen_says_it_all(story, tasks):
         assert words in text
     assert all(task.instruction[:40] in text for task in tasks)
     assert max(len(line.rstrip()) for line in text.splitlines()) <= 100
+
+
+def test_the_run_that_is_proposed_next_is_not_warned_of():
+    (line,) = (line for line in NEXT.split("\n") if " train " in line)
+    _, _, path, *overrides = line.partition("  ")[0].split()
+    plan, missing = luthier.plan(path, overrides)
+    assert (plan.warnings, missing) == ((), ())

@@ -46,7 +46,7 @@ def test_ranges(config, word, read):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["lora.r=8"], "no range to try"),
+        (["lora.r=8", "learning_rate=1e-4..x"], "no range to try in lora.r=8, learning_rate=1e-4..x"),
         ([], "no range to try"),
         (["learning_rte=log:1e-4..1e-3"], 'did you mean "learning_rate"'),
         (["learning_rate=log:1e-3..1e-4"], "learning_rate=1e-4..1e-3"),
@@ -59,9 +59,9 @@ def test_ranges(config, word, read):
         (["lora.r=8,16", "lora_r=4,8"], "lora.r stands twice"),
         (["lora.r=8,16", "r=4"], "lora.r has a value and a range"),
         (["lora.r=8,8"], "holds a value twice"),
-        (["val_set_size=0.1,0.2"], "cannot be tried"),
-        (["seed=1,2"], "cannot be tried"),
-        (["output_dir=a,b"], "cannot be tried"),
+        (["val_set_size=0.1,0.2"], "cannot be tried: losses on other held-out rows cannot be compared"),
+        (["seed=1,2"], "cannot be tried: losses on other held-out rows cannot be compared"),
+        (["output_dir=a,b"], "cannot be tried: no loss depends on it"),
         (["adapter=lora,qlora"], "is no single key here"),
         (["optim=adamw_8bit,adamw"], "optim"),
         (["learning_rate", "lora.r=8,16"], "learning_rate has no range beside other ranges"),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -280,7 +282,8 @@ def test_overwrite_leaves_a_run_in_progress_and_its_neighbours_alone(copy, tiny_
     before = sorted(path.name for path in copy.iterdir())
     with open_folder(copy, resume=True, overwrite=False), pytest.raises(CheckpointError) as error:
         list(api.train(values, overwrite=True))
-    assert codes(error) == {"E-CKPT-006"}
+    assert codes(error) == {"E-CKPT-006"} and "in use by this program" in str(error.value)
+    assert "run.close()" in str(error.value)
     assert sorted(path.name for path in copy.iterdir()) == before
     with pytest.raises(CheckpointError) as error:
         list(api.train(values, overwrite=True, resume="auto"))
@@ -314,3 +317,10 @@ def test_the_nested_state_of_8_bit_optimizers_comes_back(tmp_path):
     resumed = trained(3, trained(3))
     assert len(straight["tensors"]) > 2
     assert torch.equal(straight["parameter"], resumed["parameter"])
+
+
+def test_a_run_that_nobody_read_to_its_end_is_closed_without_a_word(tmp_path, tiny_model_dir, alpaca_file):
+    values = config(tmp_path / "run", tiny_model_dir, alpaca_file)
+    program = f"from luthier import api\nrun = api.train({values!r})\nfor event in run:\n    break\nprint('left')\n"
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "left\n", "")

@@ -419,15 +419,17 @@ def test_a_spike_is_reported_or_left_out():
     rng = np.random.default_rng(0)
     state = TrainState()
     for _ in range(FEWEST):
-        assert not judge(state, 50.0, 50.0).spike, "too few steps to tell"
+        assert not judge(state, 50.0, 50.0, 1.0).spike, "too few steps to tell"
         remember(state, 2 + 0.1 * rng.standard_normal(), 1 + 0.2 * rng.random())
     for _ in range(200):
         loss, norm = 2 + 0.1 * rng.standard_normal(), 1 + 0.2 * rng.random()
-        assert not judge(state, loss, norm).spike, "ordinary noise"
+        assert not judge(state, loss, norm, 1.0).spike, "ordinary noise"
         remember(state, loss, norm)
-    assert "loss 9" in judge(state, 9.0, 1.1).spike
-    assert "gradient norm 40" in judge(state, 2.0, 40.0).spike
-    assert not judge(state, float("nan"), 1.0).finite and not judge(state, 2.0, float("inf")).finite
+    assert "loss 9" in judge(state, 9.0, 1.1, 1.0).spike
+    assert "gradient norm 40" in judge(state, 2.0, 40.0, 0.0).spike and not judge(state, 2.0, 40.0, 0.0).clipped
+    assert judge(state, 2.0, 40.0, 1.0).clipped and not judge(state, 9.0, 40.0, 1.0).clipped
+    assert not judge(state, 2.0, 40.0, 50.0).spike, "a gradient that is not clipped moves no more than is allowed"
+    assert not judge(state, float("nan"), 1.0, 1.0).finite and not judge(state, 2.0, float("inf"), 1.0).finite
     assert len(state.recent_losses) == 64
 
 
@@ -448,9 +450,11 @@ def test_spikes_in_a_run(tmp_path, tiny_model_dir, alpaca_file, monkeypatch, pol
     backward.step = 0
     monkeypatch.setattr(engine, "backward", backward)
     values = ordinary(tmp_path / "run", tiny_model_dir, alpaca_file, max_steps=22, loss_spikes=policy)
+    values["training"]["gradient_accumulation_steps"] = 3
     events = train(values)
     (said,) = [event for event in of(Notice, events) if "usual" in event.text]
-    assert re.search(r"step 20: loss .*rows\.jsonl:\d+, \d+, \d+, \d+$", said.text)
+    assert re.search(r"step 20: loss .*rows\.jsonl:\d+, \d+, \d+, \d+ and 2 more$", said.text)
+    assert len(said.rows) == 6 and all(re.search(r"rows\.jsonl:\d+$", row) for row in said.rows)
     assert (said.change == "training.loss_spikes: skip") == (policy == "report")
     assert (20 in [event.step for event in of(Log, events)]) == (policy == "report")
 

@@ -80,22 +80,24 @@ def _high_alpha(case: Case) -> Finding:
     return f"{said} scales the adapter by {scale}; 1 to 2 is usual, and every gradient step grows with it."
 
 
+def _one_wins(case: Case, winner: str, other: str) -> Finding:
+    """Of two keys for the same thing the first wins; who puts it over a file on the command line means that."""
+    over_the_file = case.loaded.sources[winner] == "override" != case.loaded.sources[other]
+    if case.get(winner) is None or not case.changed(other) or over_the_file:
+        return None
+    return f"{case.said(other)} has no effect: {case.said(winner)} wins."
+
+
 def _both_warmups(case: Case) -> Finding:
-    if case.get("training.warmup_steps") is not None and case.changed("training.warmup_ratio"):
-        return f"{case.said('training.warmup_ratio')} has no effect: {case.said('training.warmup_steps')} wins."
-    return None
+    return _one_wins(case, "training.warmup_steps", "training.warmup_ratio")
 
 
 def _both_splits(case: Case) -> Finding:
-    if case.get("data.eval_split") is not None and case.changed("data.val_set_size"):
-        return f"{case.said('data.val_set_size')} has no effect: {case.said('data.eval_split')} wins."
-    return None
+    return _one_wins(case, "data.eval_split", "data.val_set_size")
 
 
 def _both_ends(case: Case) -> Finding:
-    if case.get("training.max_steps") is not None and case.changed("training.num_train_epochs"):
-        return f"{case.said('training.num_train_epochs')} has no effect: {case.said('training.max_steps')} wins."
-    return None
+    return _one_wins(case, "training.max_steps", "training.num_train_epochs")
 
 
 def _half_precision(case: Case) -> Finding:

@@ -84,6 +84,10 @@ TERMS: dict[str, Term] = {
         "says nothing.",
         (), "evaluate.md", ("leakage",),
     ),
+    "dora": Term(
+        "LoRA that learns the length and the direction of each weight apart. Slower; sometimes better at small ranks.",
+        ("use_dora", "r"), "concepts/lora.md",
+    ),
     "dropout": Term(
         "Setting a random share of numbers to zero in training, so that nothing is learned that hangs on a single one.",
         ("lora_dropout",), "concepts/lora.md",
@@ -205,6 +209,11 @@ TERMS: dict[str, Term] = {
         "1.03 is a perplexity of 2.8; 0 is a perplexity of 1.",
         ("loss",), "concepts/loss.md",
     ),
+    "pissa": Term(
+        "A way to start LoRA: A and B begin at the strongest directions of the weight, which are taken out of it, so "
+        "that the sum is unchanged. The base beneath is then another one, which an adapter alone does not hold.",
+        ("init_lora_weights",), "concepts/lora.md",
+    ),
     "qlora": Term(
         "LoRA on a base whose frozen linear layers are stored in 4 bits and unpacked for each product. The adapter "
         "learns in full precision and makes up for some of the rounding.",
@@ -220,6 +229,11 @@ TERMS: dict[str, Term] = {
         "called a document.",
         ("datasets",), "train.md", ("example", "document"),
     ),
+    "rslora": Term(
+        "LoRA whose update is divided by the square root of its rank instead of the rank, so that high ranks (64 and "
+        "more) do not learn more slowly.",
+        ("use_rslora", "r"), "concepts/lora.md",
+    ),
     "safetensors": Term(
         "A file format for weights: a table of names and shapes, then plain numbers. Reading it runs no code, as "
         "unpickling would.",
@@ -231,10 +245,21 @@ TERMS: dict[str, Term] = {
         ("lr_scheduler_type", "warmup_ratio", "min_learning_rate"), "concepts/learning-rate.md",
         ("cosine", "warmup", "scheduler"),
     ),
+    "sandbox": Term(
+        "The walls around programs that a model wrote when its answers are judged by running them: no files, no "
+        "network, no other process, little memory and time. Eight attempts to get out are made at every start; `full` "
+        "is the tier with all walls, `no-namespaces` and `macos` have fewer, `unsafe` none.",
+        (), "evaluate.md", ("tier",),
+    ),
     "seed": Term(
         "Where random numbers start. The same seed, data, versions and machine give the same run; another seed shows "
         "how much of a result is chance.",
         ("seed",), "record.md",
+    ),
+    "sweep": Term(
+        "Many short or whole runs with other values of a few keys, compared by their loss on the same held-out rows. "
+        "What does worse than half of the others is ended early.",
+        ("learning_rate", "r"), "sweep.md", ("hyperparameter search", "trial"),
     ),
     "temperature": Term(
         "What logits are divided by before a token is drawn. Below 1 likely tokens become likelier; 0 is greedy.",

@@ -63,7 +63,8 @@ class Case:
     def wrong(self, code: str, key: str, found: str, fix: str) -> Problem:
         """The error for a key that the facts rule out."""
         place = self.loaded.sources[key] if self.wrote(key) else key
-        return Problem(code, f"{self.said(key)}: {found}", fix, place)
+        value = f"{key.partition('.')[2]}: {shown(self.get(key))}"
+        return Problem(code, f"{value}: {found}", fix, place)
 
 
 Finding = Problem | str | None

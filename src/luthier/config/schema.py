@@ -107,7 +107,8 @@ class DatasetSource(Section):
     revision: str | None = None
     """Branch, tag or commit of a hub dataset."""
     split: str = "train"
-    """Which split to train on; slices such as `train[:500]` work."""
+    """Which split to train on; slices such as `train[:500]` work. A local file is all train; of a folder the names of
+    the files tell the splits."""
     format: DatasetFormat = "auto"
     """Shape of a row. `auto` looks at the column names."""
     columns: dict[str, str] = {}
@@ -221,7 +222,8 @@ class TrainingSection(Section):
     """What to do after more than bad_steps_limit of them in a row: `stop` (resumable), or `rollback`, which goes back
     to the newest checkpoint with half the learning rate, twice at most."""
     loss_spikes: Literal["report", "skip"] = "report"
-    """Steps whose loss or gradient is far above that of the last 64: name their rows, or leave them out as well."""
+    """Steps whose loss, or whose gradient beyond max_grad_norm, is far above that of the last 64: name their rows, or
+    leave them out as well."""
     hang_seconds: Annotated[float, Field(ge=0)] = 600
     """A step, evaluation or save that takes longer than this and than 20 usual ones writes the stacks of all threads to
     stacks.log. Of several processes, one for which the others wait for three times as long is given up on. 0: never."""

@@ -313,6 +313,8 @@ def _report(
         length_p99=p99,
         length_max=int(store.lengths.max()),
         special_tokens=special,
+        touching_rows=sum(shard.found.touching_rows for shard, _ in read),
+        touching_example=next((shard.found.touching_example for shard, _ in read if shard.found.touching_rows), ""),
         special_places=tuple(place for shard, _ in read for place in shard.found.special_places)[:SHOWN_PER_KIND],
     )
 

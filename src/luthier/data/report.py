@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+FEW_HELD_OUT = 10
+
 Kind = Literal["overlong", "unlabelled", "bad", "overlap"]
 
 
@@ -70,6 +72,9 @@ class DataReport:
     special_tokens: dict[str, int]
     """Special token -> rows that hold it as part of their text."""
     special_places: tuple[str, ...]
+    touching_rows: int
+    """Rows of prompt and completion with nothing between them."""
+    touching_example: str
 
     @property
     def rows_read(self) -> int:
@@ -84,7 +89,8 @@ class DataReport:
             for source in self.sources
         ]
         lines.append(f"prompt template: {self.template}")
-        lines.append(f"rows: {self.train_rows:,} to train on, {self.eval_rows:,} held out")
+        few = "; a loss over so few is mostly chance" if 0 < self.eval_rows < FEW_HELD_OUT else ""
+        lines.append(f"rows: {self.train_rows:,} to train on, {self.eval_rows:,} held out{few}")
         share = self.trained_tokens / self.tokens if self.tokens else 0.0
         lines.append(f"tokens: {self.tokens:,} an epoch, {self.trained_tokens:,} of them trained ({share:.0%})")
         lines.append(

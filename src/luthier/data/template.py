@@ -112,7 +112,7 @@ class Template:
         """Text pieces of a conversation, in turn not trained and trained; the last one is trained.
 
         Raises:
-            RowError: The template refuses the conversation or rewrites its earlier turns.
+            RowError: The template refuses the conversation, leaves a turn of it out or rewrites its earlier turns.
         """
         pieces: list[Segment] = []
         done = ""
@@ -120,6 +120,7 @@ class Template:
             if message.role != "assistant":
                 continue
             before = self._render(messages[:number], add_generation_prompt=True)
+            self._hold(messages[:number], before)
             after = self._render(messages[: number + 1], add_generation_prompt=False)
             if not (before.startswith(done) and after.startswith(before)):
                 fix = "use rows of one question and one answer, or a template that only appends"
@@ -130,6 +131,19 @@ class Template:
             pieces.append(Segment(after[len(before) : end], trained=message.trained))
             done = after[:end]
         return pieces
+
+    def _hold(self, prompt: list[Message], rendered: str) -> None:
+        """Refuse a prompt of which the last turn, or the system message, has no part in what is rendered."""
+        for number in sorted({0, len(prompt) - 1}):
+            message = prompt[number]
+            if message.content.strip() in rendered:
+                continue
+            other = replace(message, content=_PROBE_QUESTION)
+            if self._render([*prompt[:number], other, *prompt[number + 1 :]], add_generation_prompt=True) != rendered:
+                continue  # it is there in other words
+            found = f'the template "{self.name}" leaves out the {message.role} message "{message.content[:40]}"'
+            fix = f"give the template a branch for the role {message.role}, or leave such messages out of the rows"
+            raise RowError("E-DATA-033", found, fix)
 
     def _answer_length(self, answer: str) -> int:
         """Characters up to the end-of-turn token; white space that a template writes behind it is not learned."""

@@ -31,6 +31,7 @@ _BATCH_ROWS = 1000
 _BATCH_CHARACTERS = 500_000
 MAX_ROW_BYTES = 2**20
 """A tokenizer takes some 250 bytes for each token that it makes, and a token may be one byte."""
+_RUNS_ON = re.compile(r"[A-Za-z0-9.?!][A-Za-z0-9]")
 _FIX_CHARACTER = "repair the text or delete the row"
 
 
@@ -63,6 +64,8 @@ class Found:
         rendered: Whether any of them was a conversation, which the template rendered, and not final text.
         special_tokens: Special token -> in how many rows it stands as part of the text.
         special_places: The first rows where one does.
+        touching_rows: Rows of final text in which a prompt runs into the answer, with nothing between the words.
+        touching_example: The first of these places.
         bad_rows: Error code -> rows that were left out because of it (`data.bad_rows: drop`).
         bad_places: Error code -> the first of these rows.
     """
@@ -72,6 +75,8 @@ class Found:
     rendered: bool = False
     special_tokens: dict[str, int] = field(default_factory=dict)
     special_places: list[str] = field(default_factory=list)
+    touching_rows: int = 0
+    touching_example: str = ""
     bad_rows: dict[str, int] = field(default_factory=dict)
     bad_places: dict[str, list[str]] = field(default_factory=dict)
 
@@ -156,6 +161,9 @@ class RowTokenizer:
         messages = [item for item in content if isinstance(item, Message)]
         segments = self._template.segments(messages) if messages else _only_segments(content)
         found.rendered |= bool(messages)
+        if not messages and (example := _touching(segments)):
+            found.touching_rows += 1
+            found.touching_example = found.touching_example or example
         prompt, answer = _sides(content)
         batch.prompt_keys.append(_key(prompt or answer))
         batch.row_keys.append(_key(f"{prompt}\0{answer}"))
@@ -234,6 +242,13 @@ def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
 
 def _only_segments(content: Content) -> list[Segment]:
     return [item for item in content if isinstance(item, Segment)]
+
+
+def _touching(segments: list[Segment]) -> str:
+    """Where a prompt runs into its answer as no text does (`5?Six`); empty where something stands between them."""
+    if len(segments) != 2 or not _RUNS_ON.fullmatch(segments[0].text[-1:] + segments[1].text[:1]):
+        return ""
+    return f"...{segments[0].text[-12:]}{segments[1].text[:12]}..."
 
 
 def _sides(content: Content) -> tuple[str, str]:

@@ -17,7 +17,9 @@ The long text behind a code lives in `luthier.errors.codes` and is printed by `l
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import groupby
 
 from luthier.errors.codes import CODES, Explanation
 from luthier.errors.secrets import hider
@@ -78,6 +80,9 @@ class Problem:
 
         What was found may quote a file: control characters in it do not reach the terminal.
         """
+        return "\n".join(self._lines())
+
+    def _lines(self) -> tuple[str, ...]:
         place = f"{self.where}: " if self.where else ""
         lines = (
             f"{self.code}  {place}{self.found}",
@@ -86,7 +91,16 @@ class Problem:
             f"  more  luthier explain {self.code}",
         )
         room = columns(sys.stderr)
-        return "\n".join(hanging("".join(c if c.isprintable() else "·" for c in line), " " * 8, room) for line in lines)
+        return tuple(hanging("".join(c if c.isprintable() else "·" for c in line), " " * 8, room) for line in lines)
+
+
+def rendered(problems: Iterable[Problem]) -> str:
+    """Problems as the screen shows them: those of one kind in one block, in which why and fix are said once."""
+    blocks = []
+    for _, group in groupby(problems, key=lambda problem: problem._lines()[1:]):
+        alike = [problem._lines() for problem in group]
+        blocks.append("\n".join((*(lines[0] for lines in alike), *alike[0][1:])))
+    return "\n\n".join(blocks)
 
 
 class LuthierError(Exception):
@@ -95,7 +109,7 @@ class LuthierError(Exception):
     exit_code = EXIT_FAILED
 
     def __init__(self, *problems: Problem) -> None:
-        super().__init__("\n\n".join(problem.render() for problem in problems))
+        super().__init__(rendered(problems))
         self.problems = problems
 
 

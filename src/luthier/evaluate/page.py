@@ -119,7 +119,7 @@ def _facts(one: Comparison) -> str:
         ("weights", f"{one.numbers}, the same for both"),
         ("asked", f"{STYLES[settings.style]}, both in the same words; at most {settings.max_new_tokens} tokens"),
         *([("general text", str(one.forgetting))] if one.forgetting else []),
-        ("sandbox", one.base.tier),
+        ("sandbox", one.base.held),
         (f"gained {len(one.overall.gained)}", ", ".join(one.overall.gained) or "none"),
         (f"lost {len(one.overall.lost)}", ", ".join(one.overall.lost) or "none"),
     ]

@@ -23,6 +23,8 @@ import psutil
 from luthier.evaluate.answers import Answers, hashed
 from luthier.evaluate.extract import code_of
 from luthier.evaluate.sandbox import MEMORY_MIB, Program, Verdict
+from luthier.evaluate.sandbox.canaries import NAMES as ATTEMPTS
+from luthier.evaluate.sandbox.tiers import UNSAFE
 from luthier.evaluate.statistics import bootstrap_mean, pass_at_k, wilson
 from luthier.evaluate.tasks.task import Task
 from luthier.machine.probe import probe
@@ -145,6 +147,12 @@ class Scores:
     writing_seconds: float
     running_seconds: float
     remembered: int = 0
+
+    @property
+    def held(self) -> str:
+        """The tier in words."""
+        walls = f"held all {len(ATTEMPTS)} attempts to get out"
+        return f"{self.tier} ({'no walls' if self.tier == UNSAFE else walls})"
 
     @property
     def splits(self) -> tuple[str, ...]:

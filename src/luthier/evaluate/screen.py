@@ -130,7 +130,7 @@ def show_evaluation(console: Console, evaluation: Evaluation) -> None:
     settings = evaluation.settings
     facts = [("asked", f"{STYLES[settings.style]}, {settings.decoding}")]
     facts += [("general", str(evaluation.forgetting))] if evaluation.forgetting else []
-    for label, text in (*facts, ("sandbox", evaluation.scores[0][1].tier)):
+    for label, text in (*facts, ("sandbox", evaluation.scores[0][1].held)):
         console.print(_fact(label, text), soft_wrap=not console.is_terminal)
 
 
@@ -192,7 +192,7 @@ def _facts(comparison: Comparison) -> Iterator[Text]:
     yield _fact("asked", f"{STYLES[tuned.settings.style]}, both in the same words")
     if comparison.forgetting:
         yield _fact("general", str(comparison.forgetting))
-    yield _fact("sandbox", base.tier)
+    yield _fact("sandbox", base.held)
 
 
 def _causes(scores: Scores) -> str:
@@ -216,7 +216,7 @@ def _listed(label: str, ids: Sequence[str], width: int) -> Text:
     head = f"{label} {len(ids)}"
     lines = textwrap.wrap(words, max(20, width - 13), break_on_hyphens=False)
     if len(lines) > _LISTED_LINES:
-        lines = [*lines[:_LISTED_LINES], "... (all of them: --json FILE)"]
+        lines = [*lines[:_LISTED_LINES], "... (the --json file has all of them)"]
     return Text.assemble((f"{head:<12} ", "dim"), ("\n" + " " * 13).join(lines))
 
 

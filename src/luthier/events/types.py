@@ -21,6 +21,12 @@ class Event:
 
     kind: ClassVar[str] = "event"
 
+    def __str__(self) -> str:
+        """Its line of training.log; its name, where it has none there. `repr` has everything."""
+        from luthier.events.line import format_line
+
+        return format_line(self) or self.kind
+
 
 @dataclass(frozen=True)
 class RunStarted(Event):
@@ -47,6 +53,8 @@ class Notice(Event):
     change: str = ""
     """The YAML line to change, where there is one."""
     step: int | None = None
+    rows: list[str] = field(default_factory=list)
+    """Where the first rows of that step come from, when it is about them."""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import itertools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +34,12 @@ from luthier.generate.choosing import Sampling
 from luthier.generate.weights import Base, add_adapter, fits_beside, load_base, load_tuned
 from luthier.generate.writing import Answer, Hear
 from luthier.generate.writing import write as write_answers
+from luthier.machine.libraries import library_output_to
 from luthier.model.hub import beyond, brief
 from luthier.model.sampling import rooms
 
 
-@dataclass
+@dataclass(repr=False)
 class Tuned:
     """A model with its tokenizer and the template it was trained with.
 
@@ -55,7 +56,12 @@ class Tuned:
     stop_ids: tuple[int, ...]
     base: Base
     adapter: str = "default"
-    _base_model: nn.Module | None = field(default=None, repr=False)
+    _base_model: nn.Module | None = None
+
+    def __repr__(self) -> str:
+        """What it is, in a line: the model's own is one line for each module."""
+        size = sum(parameter.numel() for parameter in self.model.parameters())
+        return f"Tuned({type(self.model).__name__}, base={self.base.name!r}, {size:,} parameters)"
 
     def generate(self, instruction: str, max_new_tokens: int = 256, temperature: float = 0.0) -> str:
         """The model's answer to an instruction, asked in the words it was trained with.
@@ -254,7 +260,8 @@ def load(run: str | Path, base: str | None = None, load_in_4bit: bool | None = N
     """
     folder = final_folder(run)
     origin = Base.of(folder, base, load_in_4bit)
-    return _tuned(folder, origin, load_tuned(folder, origin), "default")
+    with library_output_to(Path(os.devnull)):
+        return _tuned(folder, origin, load_tuned(folder, origin), "default")
 
 
 def load_several(runs: Sequence[str | Path], base: str | None = None) -> list[Tuned]:

@@ -244,7 +244,7 @@ def _reading(folder: Path, base: Base) -> Iterator[None]:
     except SafetensorError as error:
         found = f"the weights in {folder} are damaged: {brief(error)}"
         raise ModelError(Problem("E-MODEL-010", found, "copy the folder again, or train again")) from error
-    except ModelError:
+    except (ModelError, Warning):  # warnings are errors where somebody wants them to be
         raise
     except Exception as error:  # its JSON files can hold anything, and each wrong thing fails in its own way
         found = f"its weights cannot be read: {brief(error)}"

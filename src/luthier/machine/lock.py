@@ -36,8 +36,7 @@ def locked(folder: Path) -> Iterator[None]:
                 if _ends_soon(holder) and time.monotonic() < end:
                     time.sleep(0.2)
                     continue
-                where, fix = "training.output_dir", "wait for it or stop it, or write another output_dir"
-                raise CheckpointError(Problem("E-CKPT-006", f"{folder} is in use by {holder}", fix, where)) from error
+                raise CheckpointError(_in_use(folder, holder)) from error
             except OSError:
                 pass  # a file system without locks
             break
@@ -47,6 +46,14 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+def _in_use(folder: Path, holder: str) -> Problem:
+    found, fix = f"{folder} is in use by {holder}", "wait for it or stop it, or write another output_dir"
+    if holder.startswith(f"process {os.getpid()} "):
+        found = f"{folder} is in use by this program: an earlier luthier.train(...) was not read to its end"
+        fix = "close that one: run.close(); or read it to its end (stop=... ends it, resumable)"
+    return Problem("E-CKPT-006", found, fix, "training.output_dir")
 
 
 def _ends_soon(holder: str) -> bool:

@@ -151,7 +151,7 @@ def table(result: Result) -> RenderableType:
     grid.add_row("all", f"{result.tuned.pass_at_1.tasks} tasks", *_cells(result.base.pass_at_1, result.tuned.pass_at_1))
     minutes, memory = sum(result.seconds.values()) / 60, result.peak_memory_gib
     parts = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in result.seconds.items())
-    facts = Text(f"{minutes:.1f} minutes ({parts}), at most {memory:.2f} GiB; sandbox: {result.tuned.tier}", "dim")
+    facts = Text(f"{minutes:.1f} minutes ({parts}), at most {memory:.2f} GiB; sandbox: {result.tuned.held}", "dim")
     return Group(Text(), grid, Text(), facts)
 
 

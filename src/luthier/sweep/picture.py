@@ -5,6 +5,7 @@ matplotlib draws it; without matplotlib there is none, and the sweep says how to
 
 from __future__ import annotations
 
+import itertools
 import math
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 PICTURE = "sweep.png"
+_MOST_TICKS = 4
 _GREY, _BLUE, _AMBER, _INK = "#94a3b8", "#2563eb", "#d97706", "#1e293b"
 _STYLE: Any = {
     "font.size": 10, "text.color": _INK, "axes.labelcolor": _INK, "axes.edgecolor": _GREY, "axes.grid": True,
@@ -65,8 +67,8 @@ def _against(place: Axes, key: str, rows: list[Row], best: Row | None, log: bool
         names = list(dict.fromkeys(map(shown, values)))
         values = [names.index(shown(value)) for value in values]
         place.set_xticks(range(len(names)), names)
-    elif log:
-        place.set_xscale("log")
+    else:
+        _ticks(place, sorted({float(value) for value in values if isinstance(value, int | float)}), log)
     for x, row in zip(values, rows, strict=True):
         colour = _AMBER if row is best else _BLUE
         place.plot(
@@ -81,8 +83,34 @@ def _against(place: Axes, key: str, rows: list[Row], best: Row | None, log: bool
     place.set_ylabel("lowest eval_loss")
 
 
+def _ticks(place: Axes, values: list[float], log: bool) -> None:
+    """The values themselves where they are few and lie apart, or round numbers; labels are never over each other."""
+    from matplotlib.ticker import MaxNLocator, NullLocator
+
+    if log:
+        place.set_xscale("log")
+    ticks, low, high = values, values[0], values[-1]
+    gaps = [math.log(b / a) if log else b - a for a, b in itertools.pairwise(values)]
+    if len(values) > 1 and min(gaps) < sum(gaps) / _MOST_TICKS:
+        some = _powers(low, high) if log else []
+        ticks = next((ticks for ticks in some if 2 <= len(ticks) <= _MOST_TICKS), [])
+        ticks = ticks or [tick for tick in MaxNLocator(3).tick_values(low, high) if low <= tick <= high]
+    place.set_xticks(ticks, [f"{tick:.4g}" for tick in ticks])
+    place.xaxis.set_minor_locator(NullLocator())
+
+
+def _powers(low: float, high: float) -> list[list[float]]:
+    """Round numbers between two on a logarithmic axis, from many to few."""
+    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+    ways = (((1, 2, 5), 1), ((1, 3), 1), ((1,), 1), ((1,), 2), ((1,), 3))
+    all_of = ([digit * 10.0**ten for ten in range(first, last + 1, step) for digit in digits] for digits, step in ways)
+    return [[tick for tick in ticks if low <= tick <= high] for ticks in all_of]
+
+
 def _fall(place: Axes, rows: list[Row], best: Row | None) -> None:
     """The losses of each trial, evaluation by evaluation."""
+    from matplotlib.ticker import MaxNLocator
+
     for row in rows:
         colour, width = (_AMBER, 2.2) if row is best else (_GREY, 1.0)
         end = "o" if len(row.losses) == 1 else "-" if row.state == "done" else "--"
@@ -98,6 +126,7 @@ def _fall(place: Axes, rows: list[Row], best: Row | None) -> None:
         )
     place.set_xlabel("evaluation (broken, hollow: ended early)")
     place.set_ylabel("eval_loss")
-    place.locator_params(axis="x", integer=True)
+    place.set_xlim(0.5, max(len(row.losses) for row in rows) + 0.5)
+    place.xaxis.set_major_locator(MaxNLocator(6, integer=True, min_n_ticks=1))
     if best:
         place.legend()

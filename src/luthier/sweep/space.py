@@ -145,7 +145,8 @@ def read_space(path: Path, words: Sequence[str]) -> Space:
         except LuthierError as error:
             problems += error.problems
     if not (problems or found or finder):
-        problems.append(Problem("E-SWEEP-001", "there is no range to try", _GRAMMAR, "command line"))
+        found_none = f"there is no range to try{' in ' + ', '.join(map(printable, fixed)) if fixed else ''}"
+        problems.append(Problem("E-SWEEP-001", found_none, _GRAMMAR, "command line"))
     if finder and found:
         fix = "give learning_rate a range too, or sweep it alone"
         problems.append(Problem("E-SWEEP-001", "learning_rate has no range beside other ranges", fix, "command line"))
@@ -217,9 +218,9 @@ def _dotted(name: str, *values: Any) -> str:
     (key,) = named
     if not key.startswith(_SECTIONS) or key in _OTHER_ROWS:
         fix = "try keys of lora, quantization and training; luthier compare compares other runs"
-        raise _wrong(
-            f"{key} cannot be tried: it changes which rows are held out, or nothing that a loss shows", fix, name
-        )
+        other_rows = key == "training.seed" or key.startswith("data.")
+        why = "losses on other held-out rows cannot be compared" if other_rows else "no loss depends on it"
+        raise _wrong(f"{key} cannot be tried: {why}", fix, name)
     return key
 
 

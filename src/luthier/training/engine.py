@@ -41,7 +41,7 @@ from luthier.training.step import backward, norm_of_gradients, read, update
 MOST_ROLLBACKS = 2
 ROLLBACK_FACTOR = 0.5
 """What the learning rate is multiplied by at each of them."""
-_MOST_PLACES = 16
+_MOST_PLACES, _SHOWN_PLACES = 16, 4
 
 
 def run(job: Run) -> Iterator[Event]:
@@ -87,7 +87,8 @@ def optimizer_step(job: Run, batches: list[MicroBatch]) -> Iterator[Event]:
         set_rng_state(random)
         batches = step_batches(job.data.train, job.plan, state.step, rank(), world_size())
     loss_sum, trained_tokens, num_tokens, norm, length = sums
-    judgement = judge(state, loss := loss_sum / max(1, trained_tokens), length)
+    limit = job.plan.config.training.max_grad_norm
+    judgement = judge(state, loss := loss_sum / max(1, trained_tokens), length, limit)
     if leaves_out(job, judgement):
         yield from leave_out(job, judgement, loss, length)
         return
@@ -133,8 +134,12 @@ def said_of(job: Run, judgement: Judgement, flow: Gradients | None) -> Iterator[
     if flow is not None:
         yield flow
     if judgement.spike:
-        text = f"step {job.state.step:,}: {judgement.spike}; rows {places(job, job.state.step - 1)}"
-        yield Notice("warning", text, "training.loss_spikes: skip", job.state.step)
+        step, rows = job.state.step, places(job, job.state.step - 1)
+        text = f"step {step:,}: {judgement.spike}{', clipped' * judgement.clipped}; rows {in_short(rows)}"
+        if judgement.clipped:
+            yield Notice("info", text, step=step, rows=rows)
+        else:
+            yield Notice("warning", text, "training.loss_spikes: skip", step, rows)
     for text, instead in recording_failed(job.model):
         yield Notice("warning", text, instead, job.state.step)
     yield from job.watchdog.said()
@@ -158,10 +163,10 @@ def leave_out(job: Run, judgement: Judgement, loss: float, norm: float) -> Itera
     job.watch.stop()
     job.agree()
     what = f"step {state.step + 1:,}: {judgement.spike or f'loss {loss:g}, gradient norm {norm:g}'}; "
-    what += f"rows {places(job, state.step)}"
+    what += f"rows {in_short(rows := places(job, state.step))}"
     if judgement.finite or state.bad_in_a_row < settings.bad_steps_limit:
         state.skip()
-        yield Notice("warning", f"left out {what}", step=state.step)
+        yield Notice("warning", f"left out {what}", step=state.step, rows=rows)
         return
     if state.bad_in_a_row:
         what += f"; {state.bad_in_a_row:,} steps before it were not finite either, and were left out"
@@ -220,13 +225,18 @@ def go_on_from(job: Run, checkpoint: Checkpoint) -> list[str]:
     return abandoned or []
 
 
-def places(job: Run, step: int) -> str:
+def places(job: Run, step: int) -> list[str]:
     """Where the rows of a step come from; 0 for the first step."""
     rows, plan = job.data.train, job.plan
     numbers = step_rows(len(rows), plan.examples_per_step, plan.config.training.seed, step)
-    named = [str(getattr(rows.row(number), "place", number)) for number in numbers[:_MOST_PLACES]]
+    return [str(getattr(rows.row(number), "place", number)) for number in numbers[:_MOST_PLACES]]
+
+
+def in_short(places: list[str]) -> str:
+    """The first few places, each file named once, and how many more there are."""
     words = []
-    for place, previous in zip(named, ["", *named], strict=False):
+    for place, previous in zip(places[:_SHOWN_PLACES], ["", *places], strict=False):
         file, colon, line = place.rpartition(":")
-        words.append(line if colon and previous.rpartition(":")[0] == file else place)  # a file is named once
-    return ", ".join(words) + ", ..." * (len(numbers) > _MOST_PLACES)
+        words.append(line if colon and previous.rpartition(":")[0] == file else place)
+    more = len(places) - len(words)
+    return ", ".join(words) + (f" and {more} more" if more else "")

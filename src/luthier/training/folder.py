@@ -71,7 +71,10 @@ def _make_ready(output_dir: Path, *, resume: bool, overwrite: bool) -> Path | No
     if taken and overwrite:
         return _move_aside(output_dir)
     if taken and not resume:
-        fix = "go on with --resume auto, start over with --overwrite, or write another output_dir"
+        fix = (
+            "go on with --resume auto, start over with --overwrite (from Python: resume='auto', overwrite=True), or "
+            "write another output_dir"
+        )
         raise CheckpointError(Problem("E-CKPT-005", f"{output_dir} holds an earlier run", fix, KEY))
     return None
 

@@ -2,7 +2,8 @@
 
     not finite     the loss or the gradient's norm is NaN or infinite: never applied
     spike          far above what the last steps showed: z = (x - median) / (1.4826 MAD) over the last `WINDOW` steps;
-                   reported, or left out as well (`loss_spikes: skip`)
+                   reported, or left out as well (`loss_spikes: skip`). A gradient that clipping leaves as it is
+                   is none, and one that it shortens, in a step whose loss is ordinary, is no reason for a warning
 
 A step that is left out takes its place in the schedule and in the data, and moves no weight. What it decides by is part
 of `TrainState`, so that a resumed run decides the same.
@@ -36,22 +37,26 @@ class Judgement:
     Attributes:
         finite: Whether loss and gradient are numbers.
         spike: What is far above the usual, in words; empty when nothing is.
+        clipped: It is the gradient alone, and clipping has cut it down.
     """
 
     finite: bool
     spike: str = ""
+    clipped: bool = False
 
 
-def judge(state: TrainState, loss: float, norm: float) -> Judgement:
-    """Look at a step's mean loss (nats a token) and the length of its gradient."""
+def judge(state: TrainState, loss: float, norm: float, max_grad_norm: float) -> Judgement:
+    """Look at a step's mean loss (nats a token) and the length of its gradient, which is clipped at `max_grad_norm`."""
     if not (math.isfinite(loss) and math.isfinite(norm)):
         return Judgement(False)
     said = []
     for name, value, past in (("loss", loss, state.recent_losses), ("gradient norm", norm, state.recent_norms)):
-        z = robust_z(value, past)
-        if z > SPIKE:
+        if robust_z(value, past) > SPIKE:
             said.append(f"{name} {value:.3g}, usual {median(past):.3g}")
-    return Judgement(True, "; ".join(said))
+    gradient_alone = len(said) == 1 and said[0].startswith("gradient")
+    if gradient_alone and 0 < norm <= max_grad_norm:
+        return Judgement(True)
+    return Judgement(True, "; ".join(said), clipped=gradient_alone and max_grad_norm > 0)
 
 
 def remember(state: TrainState, loss: float, norm: float) -> None:

@@ -85,6 +85,8 @@ def detect(columns: frozenset[str], where: str = "") -> Format:
         raise refuse("E-DATA-021", found, f"write `format: {fitting[0].NAME}` or `format: {fitting[-1].NAME}`", where)
     needed = "; ".join(f"{format.NAME}: {', '.join(format.REQUIRED)}" for format in FORMATS.values())
     found = f"no format fits the columns {_listed(columns)} (needed for {needed})"
+    if ".csv:" in where:
+        found += "; line 1 of a .csv is read as the names of its columns"
     raise refuse("E-DATA-020", found, _suggest(columns), where)
 
 

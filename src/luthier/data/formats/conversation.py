@@ -53,4 +53,15 @@ def _turn(item: dict[str, Any], number: int, trained: bool) -> Message:
     if role == "assistant" and weight not in (None, 0, 1):
         fix = "write 0 (not learned) or 1 (learned), or leave it out"
         raise RowError("E-DATA-023", f"turn {number} has weight: {str(weight)[:40]}", fix)
-    return Message(role, text_field(item, text_key), trained=role != "assistant" or (trained and weight != 0))
+    return Message(role, _text(item, text_key), trained=role != "assistant" or (trained and weight != 0))
+
+
+def _text(item: dict[str, Any], key: str) -> str:
+    """What a turn says; a list of OpenAI's text parts is one text."""
+    parts = item.get(key)
+    if not (isinstance(parts, list) and parts and all(isinstance(part, dict) for part in parts)):
+        return text_field(item, key)
+    if strange := [part.get("type") for part in parts if part.get("type") != "text"]:
+        fix = "keep the parts of type text, or leave the row out"
+        raise RowError("E-DATA-023", f'"{key}" has a part of type {str(strange[0])[:40]}, not text', fix)
+    return "".join(text_field(part, "text") for part in parts)

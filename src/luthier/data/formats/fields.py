@@ -72,6 +72,12 @@ def list_field(row: dict[str, Any], name: str) -> list[dict[str, Any]]:
     """
     value = row.get(name)
     fix = "write a list of messages into the field, or delete the row"
+    if isinstance(value, str) and value.lstrip().startswith("["):
+        found, fix = (
+            f'"{name}" is text that looks like a list',
+            "write the list itself: json.loads turns JSON text into it",
+        )
+        raise RowError("E-DATA-023", found, fix)
     if not isinstance(value, list):
         raise RowError("E-DATA-023", _what_is_wrong(row, name, "a list of messages"), fix)
     for number, item in enumerate(value):

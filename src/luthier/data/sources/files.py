@@ -15,6 +15,7 @@ from typing import Any
 
 from luthier.data.problems import Problems, refuse
 from luthier.data.sources.first_bytes import check_bytes
+from luthier.data.sources.folders import files_of_split
 from luthier.data.sources.readers import READERS
 from luthier.data.sources.slices import parse_slice
 
@@ -30,21 +31,22 @@ _PACKED = {".gz", ".bz2", ".xz", ".zst", ".zip"}
 def nearest(path: Path) -> str:
     """The name in the same folder that looks most like this one; empty where there is none."""
     try:
-        names = sorted(entry.name for entry in path.parent.iterdir())
+        entries = sorted(path.parent.iterdir(), key=lambda entry: (entry.suffix != path.suffix, entry.name))
     except OSError:
         return ""
-    found = difflib.get_close_matches(path.name, names, n=1, cutoff=0.6)
-    return str(path.parent / found[0]) if found else ""
+    by_stem = {entry.stem: entry for entry in reversed(entries)}  # the suffix alone makes nothing similar
+    found = difflib.get_close_matches(path.stem, by_stem, n=1, cutoff=0.6)
+    return str(by_stem[found[0]]) if found else ""
 
 
 class LocalSource:
-    """One file, or all supported files of a folder in the order of their names."""
+    """One file, or the files of one split of a folder in the order of their names."""
 
     def __init__(self, path: Path, name: str, split: str) -> None:
         self.name = name
         self.split = split
         self._slice = parse_slice(split, name)
-        self._files = list(_find(path, name))
+        self._files = list(_find(path, name, self._slice.split))
         for file, shown in self._files:
             check_bytes(file, shown)
         self._seen = self._stat()
@@ -97,20 +99,19 @@ class LocalSource:
             raise _unreadable(error, self.name) from error
 
 
-def _find(path: Path, name: str) -> Iterator[tuple[Path, str]]:
+def _find(path: Path, name: str, split: str) -> Iterator[tuple[Path, str]]:
     """The files behind a path, each with the name that places carry."""
     if not path.exists():
         raise refuse("E-DATA-001", "the link points to nothing", "correct the link, or give another path", name)
     if path.is_dir():
         try:
-            files = sorted(file for file in path.iterdir() if file.suffix.lower() in READERS and file.is_file())
+            yield from files_of_split(path, name, split)
         except OSError as error:
             raise _unreadable(error, name) from error
-        if not files:
-            fix = f"put {', '.join(SUFFIXES)} files into it, or give the path of a file"
-            raise refuse("E-DATA-008", "no file with rows in this folder", fix, name)
-        yield from ((file, str(Path(name) / file.name)) for file in files)
         return
+    if split != "train":
+        fix = "write `split: train` (a slice: `train[:90%]`), or set path to the file that holds those rows"
+        raise refuse("E-DATA-005", f'a local file has only the split train, not "{split}"', fix, name)
     if not path.is_file():
         raise refuse("E-DATA-006", "this is a device or a pipe, not a file", "write its content to a file first", name)
     suffix = path.suffix.lower()

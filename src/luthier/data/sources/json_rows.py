@@ -166,7 +166,7 @@ def _array(window: _Window, shown: str, problems: Problems, *, ends: bool) -> Ro
         try:
             yield from _object(window.value(), place, problems)
         except json.JSONDecodeError as error:
-            found, place = window.syntax(error.msg, error.pos)
+            found, place = window.syntax(_said(error), error.pos)
             problems.add("E-DATA-010", found, _FIX_JSON, place)
             return
         except (RecursionError, ValueError) as error:
@@ -250,11 +250,22 @@ def _parsed(text: str, place: str, problems: Problems, *, whole: bool = False) -
     except json.JSONDecodeError as error:
         if whole:
             place = f"{place}:{error.lineno}"
-        found = f"{error.msg} at column {error.colno}: {_excerpt(text, error.pos)}"
+        found = f"{_said(error)} at column {error.colno}: {_excerpt(text, error.pos)}"
         problems.add("E-DATA-010", found, _FIX_JSON, place)
     except (RecursionError, ValueError) as error:
         problems.add(*_beyond(error), place)
     return _BROKEN
+
+
+def _said(error: json.JSONDecodeError) -> str:
+    """What the parser says, or the usual mistake behind it."""
+    at = error.doc[error.pos : error.pos + 1]
+    before = error.doc[: error.pos].rstrip()[-1:]
+    if at == "'":
+        return "text in single quotes, where JSON has double ones,"
+    if at == "," and error.msg.startswith("Illegal trailing comma"):  # as Python says it from 3.13 on
+        return "a comma after the last one"
+    return "a comma after the last one, before this," if before == "," and at in ("}", "]") else error.msg
 
 
 def _beyond(error: RecursionError | ValueError) -> tuple[str, str, str]:

@@ -12,8 +12,9 @@ _SLICE = re.compile(r"(?P<name>[^\[\]]+)(\[(?P<start>-?\d+%?)?:(?P<stop>-?\d+%?)
 
 @dataclass(frozen=True)
 class Slice:
-    """Bounds as written; ``None`` is open."""
+    """The split, and bounds as written; ``None`` is open."""
 
+    split: str
     start: str | None
     stop: str | None
 
@@ -35,15 +36,12 @@ class Slice:
 
 
 def parse_slice(split: str, where: str) -> Slice:
-    """Read `train`, or a slice of it.
+    """Read the name of a split, or a slice of it.
 
     Raises:
-        DataError: Another split, or not a slice.
+        DataError: It is neither.
     """
     match = _SLICE.fullmatch(split.strip())
     if match is None or any(len(match[key] or "") > 15 for key in ("start", "stop")):
         raise refuse("E-DATA-005", f'cannot read the split "{split}"', "write `train` or `train[10%:20%]`", where)
-    if match["name"] != "train":
-        fix = "write `split: train` (a slice: `train[:90%]`), or set path to the file that holds those rows"
-        raise refuse("E-DATA-005", f'a local file has only the split train, not "{match["name"]}"', fix, where)
-    return Slice(match["start"], match["stop"])
+    return Slice(match["name"], match["start"], match["stop"])

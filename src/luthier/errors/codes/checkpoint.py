@@ -61,7 +61,8 @@ CHECKPOINT: dict[str, Explanation] = {
         why="two runs that write into one folder destroy each other's checkpoints",
         text=(
             "Another process, a run or a sweep, holds the lock of this folder. Wait for it, stop it, or give this run "
-            "another training.output_dir."
+            "another training.output_dir. In a notebook it may be the program itself: a loop over luthier.train(...) "
+            "that was left with break holds the folder until the run is closed (run.close()) or read to its end."
         ),
     ),
 }

@@ -31,11 +31,12 @@ DATA: dict[str, Explanation] = {
         "dataset has where the hub tells them; write one of them into the YAML.",
     ),
     "E-DATA-005": Explanation(
-        "split of a local file",
-        "A local file is one split, called train.",
-        "For local files, `split` is `train`, or a slice of it such as `train[:500]`, `train[10%:20%]` or "
-        "`train[-100:]`. To evaluate on other rows, hold some out with `val_set_size`, or slice: `split: train[:90%]` "
-        "with `eval_split: train[90%:]`.",
+        "no such split in a local file or folder",
+        "A file is one split, called train; a folder has the splits that its files' names say.",
+        "For a file, `split` is `train`, or a slice of it such as `train[:500]`, `train[10%:20%]` or `train[-100:]`. "
+        "In a folder, files and folders named train, validation (valid, val, dev) or test (eval) are those splits, and "
+        "so is what stands before `-00000-of-00001`; `split` chooses one, and `eval_split` another. Files without such "
+        "a word are train, unless test files lie beside them: then give the path of a file.",
     ),
     "E-DATA-006": Explanation(
         "not a file that can be read as rows",
@@ -53,7 +54,8 @@ DATA: dict[str, Explanation] = {
     "E-DATA-008": Explanation(
         "no rows",
         "Without rows there is nothing to train on.",
-        "The file is empty, holds only blank lines, or the slice selects nothing. Check the path and the slice.",
+        "The file is empty, holds only blank lines, or the slice selects nothing; or the rows lie in a folder "
+        "within that folder. Check the path and the slice.",
     ),
     "E-DATA-009": Explanation(
         "file cannot be opened",
@@ -124,9 +126,9 @@ DATA: dict[str, Explanation] = {
     ),
     "E-DATA-023": Explanation(
         "wrong type in a field",
-        "A null or a number where text belongs would be trained on as the word None, or not at all.",
-        "The field must be text (for conversations: a list of messages; an answer's `weight` is 0 or 1). Correct "
-        "or delete the rows named.",
+        "Only text can be learned: anything else would be trained on as its name, or not at all.",
+        "The field must be there and be text (for conversations: a list of messages, whose content may be a list of "
+        "text parts; an answer's `weight` is 0 or 1). Correct or delete the rows named.",
     ),
     "E-DATA-024": Explanation(
         "row without an answer",
@@ -173,10 +175,10 @@ DATA: dict[str, Explanation] = {
         "Face documentation on chat templates explains the variables.",
     ),
     "E-DATA-033": Explanation(
-        "template refuses a row",
+        "template refuses a row or leaves a part of it out",
         "The row cannot be written in the form the model expects.",
-        "Templates may refuse what the model was not made for, for example a system message. Change those rows, or "
-        "choose another template.",
+        "Templates may refuse what the model was not made for, for example a system message, or say nothing and leave "
+        "it out. Give the template a branch for that role, change those rows, or choose another template.",
     ),
     "E-DATA-034": Explanation(
         "template rewrites earlier turns",

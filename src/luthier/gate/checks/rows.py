@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from luthier.data.problems import printable
 from luthier.data.report import Kind
 from luthier.gate.check import Result, Subject, check, fails, passed, warns
 
@@ -197,6 +198,26 @@ def special_tokens_in_text(subject: Subject) -> Result:
     return warns(f"they act as control tokens: {tokens} ({', '.join(report.special_places)})")
 
 
+@check
+def touching_texts(subject: Subject) -> Result:
+    """Question and answer without anything between them.
+
+    Rows of prompt and completion are taken as they stand: no template goes around them, and nothing comes between the
+    two. A prompt that ends in a word or a question mark then runs into its answer, as no text does that a model has
+    seen.
+
+    Warns when that is so in more than 20 % of the rows.
+
+    Bare questions and answers are alpaca: write `format: alpaca` and
+    `columns: {instruction: prompt, output: completion}`. Or end the prompts with white space.
+    """
+    report = subject.data.report
+    if report.touching_rows <= MANY * report.rows_read:
+        return passed("none" if not report.touching_rows else f"in {of_all(report.touching_rows, report.rows_read)}")
+    found = f"in {of_all(report.touching_rows, report.rows_read)} question and answer touch: {report.touching_example}"
+    return warns(printable(found))
+
+
 def left_out(subject: Subject, kind: Kind) -> int:
     """How many rows were left out for a kind of reason."""
     return sum(drop.rows for drop in subject.data.report.dropped if drop.kind == kind)
@@ -226,4 +247,13 @@ def percent(share: float) -> str:
     return f"{min(max(share, 0.0001), 0.9999):.{1 if 0.001 <= share <= 0.999 else 2}%}"
 
 
-CHECKS = (one_bos, end_trained, pad_untrained, rows_cut, zero_label_rows, bad_rows, special_tokens_in_text)
+CHECKS = (
+    one_bos,
+    end_trained,
+    pad_untrained,
+    rows_cut,
+    zero_label_rows,
+    bad_rows,
+    special_tokens_in_text,
+    touching_texts,
+)
