@@ -221,8 +221,8 @@ def train(
             yield Notice("info", f"no checkpoint in {output_dir} yet: starting at step 0")
         yield Notice("info", "reading the model's configuration and the rows")
         hash_base = hashing(early.config.model)
-        is_local = Path(early.config.model.model_name_or_path).expanduser().is_dir()
-        hashes = started(hash_base if is_local else dict)  # the hub's newest is known once it is loaded
+        is_here = Path(early.config.model.model_name_or_path).expanduser().is_dir()
+        hashes = started(hash_base if is_here else dict)  # the hub's newest is known once it is loaded
         parts = yield from in_background(lambda say: ingredients(loaded, early, checkpoint, say), stop)
         now = identity(parts.plan)
         notices = check_identity(checkpoint.identity, now, str(checkpoint.path), allow_changes) if checkpoint else []
@@ -233,8 +233,7 @@ def train(
         notices += record.compare()
         settings = parts.plan.config.logging
         logging_dir = Path(settings.logging_dir or output_dir / "logs")
-        writes = ranks.rank() == 0
-        sinks = open_sinks(settings.report_to, output_dir, logging_dir, output_dir.name) if writes else Sinks()
+        sinks = Sinks() if ranks.rank() else open_sinks(settings.report_to, output_dir, logging_dir, output_dir.name)
         stack.enter_context(sinks)
         job = _Job(parts, output_dir, checkpoint, now, allowed, stop, record, hash_base, hashes)
         yield from _recorded(_events(job, notices), sinks)
@@ -298,11 +297,10 @@ def _events(job: _Job, notices: Sequence[str]) -> Iterator[Event]:
     yield from (Notice("info", line) for line in parts.data.report.lines())
     yield from told(checks)
     ranks.all_or_none(lambda: refuse(checks))
-    with named_failures(lambda: resolved):
-        job.record.write(output_dir)
     seed_everything(resolved.config.training.seed)
     yield Notice("info", f"loading {resolved.config.model.model_name_or_path}")
     with named_failures(lambda: resolved):
+        job.record.write(output_dir)
         model = yield from in_background(
             lambda _: ranks.all_or_none(lambda: load_model(resolved, parts.model_config), is_out_of_memory), job.stop
         )
