@@ -11,6 +11,8 @@ from pathlib import Path
 from luthier.errors import CheckpointError, Problem
 from luthier.machine.torchrun import AGENT, ORPHAN_SECONDS, is_gone
 
+_LAST_BREATH = 5.0  # seconds
+
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
@@ -27,13 +29,13 @@ def locked(folder: Path) -> Iterator[None]:
     path = folder / ".lock"
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        end = time.monotonic() + ORPHAN_SECONDS + 5
+        began = time.monotonic()
         while True:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 holder = path.read_text(encoding="utf-8").strip() or "another process"
-                if _ends_soon(holder) and time.monotonic() < end:
+                if time.monotonic() - began < _patience(holder):
                     time.sleep(0.2)
                     continue
                 raise CheckpointError(_in_use(folder, holder)) from error
@@ -56,7 +58,11 @@ def _in_use(folder: Path, holder: str) -> Problem:
     return Problem("E-CKPT-006", found, fix, "training.output_dir")
 
 
-def _ends_soon(holder: str) -> bool:
-    """Whether the process that holds a lock has lost its launcher: it saves, and ends."""
-    agent = holder.rpartition(" of launcher ")[2]
-    return agent.isdecimal() and is_gone(int(agent))
+def _patience(holder: str) -> float:
+    """Seconds to wait for who holds a lock: one that has lost its launcher saves, and ends; a killed one may leave a
+    process that it was about to start, which holds the lock for as long as that takes."""
+    process, _, agent = holder.removeprefix("process ").partition(" of launcher ")
+    if agent.isdecimal() and is_gone(int(agent)):
+        return ORPHAN_SECONDS + 5
+    number = process.partition(" ")[0]
+    return _LAST_BREATH if number.isdecimal() and is_gone(int(number)) else 0.0
