@@ -24,9 +24,8 @@ time.sleep(1.5)
 
 
 def test_what_a_killed_process_was_about_to_start_is_waited_for(tmp_path):
-    holder = subprocess.Popen([sys.executable, "-c", HELD, str(tmp_path)], stdout=subprocess.PIPE)
-    assert holder.stdout.read(4) == b"held"
-    holder.wait()
+    with subprocess.Popen([sys.executable, "-c", HELD, str(tmp_path)], stdout=subprocess.PIPE) as holder:
+        assert holder.stdout.read(4) == b"held"
     began = time.monotonic()
     with locked(tmp_path):
         assert 0.2 < time.monotonic() - began < 4

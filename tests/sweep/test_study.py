@@ -95,7 +95,7 @@ def test_e_ckpt_006_the_same_sweep_twice_at_a_time(config):
     next(standing for standing in first if standing.rows and standing.rows[0].step)
     with pytest.raises(CheckpointError, match="E-CKPT-006") as caught:
         ends(config, "lora.r=4,8")
-    assert f"out-sweep is in use by process {os.getpid()}" in str(caught.value)
+    assert "out-sweep is in use by this program" in str(caught.value)
     assert [row.state for row in list(first)[-1].rows] == ["done", "done"]
     assert not ends(config, "lora.r=4,8").stopped
 

@@ -59,8 +59,11 @@ def _in_use(folder: Path, holder: str) -> Problem:
 
 
 def _patience(holder: str) -> float:
-    """Seconds to wait for who holds a lock: one that has lost its launcher saves, and ends; a killed one may leave a
-    process that it was about to start, which holds the lock for as long as that takes."""
+    """Seconds to wait for who holds a lock.
+
+    One that has lost its launcher saves, and ends. A killed one may leave a process that it was about to start, which
+    holds the lock until it has started.
+    """
     process, _, agent = holder.removeprefix("process ").partition(" of launcher ")
     if agent.isdecimal() and is_gone(int(agent)):
         return ORPHAN_SECONDS + 5
