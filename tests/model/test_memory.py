@@ -243,8 +243,11 @@ def larger(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("training", "four_bit"),
-    [({}, True), ({"lean_path": False}, False), ({"finetuning_type": "full"}, False)],
-    ids=["QLoRA, lean", "LoRA through peft's layers", "all weights"],
+    [
+        pytest.param({}, True, id="QLoRA, lean"),
+        pytest.param({"lean_path": False}, False, id="LoRA through peft's layers", marks=pytest.mark.long),
+        pytest.param({"finetuning_type": "full"}, False, id="all weights"),  # through transformers' layers, too
+    ],
 )
 def test_a_process_holds_what_was_predicted(larger, tmp_path, training, four_bit):
     values = {

@@ -35,6 +35,7 @@ def of(split):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_making_the_rows_again_gives_the_shipped_files_byte_for_byte():
     """Making them also runs every check of `verify`, down to wrong answers that must fail."""
     for name, text in make_rows.files().items():

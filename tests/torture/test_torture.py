@@ -18,7 +18,8 @@ pytestmark = [
     pytest.mark.timeout(900),
     pytest.mark.skipif(not sys.platform.startswith("linux"), reason="strace, namespaces and pidfds are Linux's"),
 ]
-LONG = ["ranks"]  # its real process groups wait for each other for more than a minute
+# process groups that wait for each other; and half a minute for one run of the kind that `kills` has
+LONG = ["ranks", "cli_kills"]
 THERE = [name for name in SUITES if (Path(__file__).parent / f"{name}.py").is_file() and name not in LONG]
 
 

@@ -61,8 +61,11 @@ def unpickled(values: dict, provoked: str = "") -> list:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "four_bits"),
-    [({}, False), ({}, True), ({"finetuning_type": "full"}, False)],
-    ids=["lora", "nf4", "full"],
+    [
+        pytest.param({}, False, id="lora"),
+        pytest.param({}, True, id="nf4", marks=pytest.mark.long),  # the same files as of lora
+        pytest.param({"finetuning_type": "full"}, False, id="full"),
+    ],
 )
 def test_no_class_comes_out_of_a_file(tmp_path, tiny_model_dir, alpaca_file, changes, four_bits):
     values = config(tmp_path / "run", tiny_model_dir, alpaca_file, **changes)
