@@ -63,6 +63,7 @@ def test_its_text_comes_from_python_and_from_the_recipe(monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_it_cannot_do_the_tasks():
     tasks = spread(heldout.load(), 60)
     with Sandbox() as sandbox:

@@ -63,8 +63,8 @@ def unpickled(values: dict, provoked: str = "") -> list:
     ("changes", "four_bits"),
     [
         pytest.param({}, False, id="lora"),
-        pytest.param({}, True, id="nf4", marks=pytest.mark.long),  # the same files as of lora
-        pytest.param({"finetuning_type": "full"}, False, id="full"),
+        pytest.param({}, True, id="nf4", marks=pytest.mark.long),
+        pytest.param({"finetuning_type": "full"}, False, id="full", marks=pytest.mark.long),
     ],
 )
 def test_no_class_comes_out_of_a_file(tmp_path, tiny_model_dir, alpaca_file, changes, four_bits):
