@@ -22,6 +22,7 @@ from luthier.machine.shards import Whole, fill, is_sharded
 
 ADAPTER = "adapter_model.safetensors"
 WEIGHTS = "model.safetensors"
+_BUFFER = 1 << 20  # bytes; small tensors go to the system together
 _FORMATS = {
     torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16", torch.int64: "I64",
     torch.int32: "I32", torch.int8: "I8", torch.uint8: "U8", torch.bool: "BOOL",
@@ -77,7 +78,7 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], whole: Whole)
         header[name] = {"dtype": _FORMATS[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    with path.open("wb") as file:
+    with path.open("wb", buffering=_BUFFER) as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for name in tensors:
             file.write(whole(name).contiguous().reshape(-1).view(torch.uint8).numpy().data)
