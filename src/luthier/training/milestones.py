@@ -59,8 +59,9 @@ def between_steps(job: Run) -> Iterator[Event]:
         yield from log(job)
     if state.step and plan.eval_every and (due(state.step, plan.eval_every) or is_last(job)):
         yield from evaluation(job)
-    if saves_now(job, why_it_ends(job)):
-        yield from save(job, why_it_ends(job))
+    ending = why_it_ends(job)
+    if saves_now(job, ending):
+        yield from save(job, ending)
     if state.step in plan.config.evaluation.sample_steps or why_it_ends(job) in ("done", "early"):
         yield from sample(job)
 
@@ -250,7 +251,7 @@ def finish(job: Run, ending: str) -> Iterator[Event]:
     state = job.state
     waits = on_any_rank(rank() == 0 and job.saving.waits)  # each has a clock of its own
     if state.step and not (ending != "stopped" and waits):
-        yield from save(job, why_it_ends(job))  # where a stop came after this was looked at
+        yield from save(job, ending)  # where a stop came after this was looked at
     yield from landed(job, ending)
     final, reason = "", "stop requested; go on with --resume auto"
     if ending != "stopped":
