@@ -16,7 +16,8 @@ from pathlib import Path
 import torch
 
 from luthier.errors import MissingError, Problem
-from luthier.training.commit import MANIFEST, commit, held, sweep, verify
+from luthier.machine.lock import held
+from luthier.training.commit import MANIFEST, commit, sweep, verify
 from luthier.version import __version__
 
 EXPORTED = "export.json"

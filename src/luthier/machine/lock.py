@@ -1,4 +1,4 @@
-"""The lock of a folder that one process writes into: of a run, or of a sweep. Needs no torch."""
+"""The locks of folders: of a run, of a sweep, or of one that is being written. Needs no torch."""
 
 from __future__ import annotations
 
@@ -21,33 +21,51 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         CheckpointError: E-CKPT-006 when another process holds it.
     """
-    try:
-        import fcntl
-    except ImportError:  # Windows: no advisory locks of this kind
+    if os.name == "nt":  # no advisory locks of this kind
         yield
         return
     path = folder / ".lock"
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         began = time.monotonic()
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                holder = path.read_text(encoding="utf-8").strip() or "another process"
-                if time.monotonic() - began < _patience(holder):
-                    time.sleep(0.2)
-                    continue
-                raise CheckpointError(_in_use(folder, holder)) from error
-            except OSError:
-                pass  # a file system without locks
-            break
+        while not _taken(descriptor):
+            holder = path.read_text(encoding="utf-8").strip() or "another process"
+            if time.monotonic() - began >= _patience(holder):
+                raise CheckpointError(_in_use(folder, holder))
+            time.sleep(0.2)
         of = f" of launcher {agent}" if (agent := os.environ.get(AGENT)) else ""
         os.ftruncate(descriptor, 0)
         os.write(descriptor, f"process {os.getpid()} since {time.strftime('%Y-%m-%d %H:%M:%S')}{of}".encode())
         yield
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[bool]:
+    """Lock a folder itself while the block runs and this process lives. Gives False where another process has it."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:  # Windows opens no folders
+        yield True
+        return
+    try:
+        yield _taken(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _taken(descriptor: int) -> bool:
+    """Whether a file's lock is this process's now; also where system or file system know none."""
+    try:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except (ImportError, OSError):
+        pass
+    return True
 
 
 def _in_use(folder: Path, holder: str) -> Problem:

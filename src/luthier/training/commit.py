@@ -26,6 +26,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from luthier.machine.lock import held
+
 MANIFEST = "manifest.json"
 INFLIGHT = ".inflight-"
 TRASH = ".trash-"
@@ -163,30 +165,6 @@ def sweep(parent: Path, name: str | None = None, holding: str = "") -> None:
         with held(folder) as free:
             if free:
                 shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def held(folder: Path) -> Iterator[bool]:
-    """Lock a folder while the block runs and this process lives. Gives False where another process has locked it."""
-    try:
-        import fcntl
-    except ImportError:  # Windows: no advisory locks of this kind
-        yield True
-        return
-    descriptor = None
-    try:
-        descriptor = os.open(folder, os.O_RDONLY)
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        free = True
-    except BlockingIOError:
-        free = False
-    except OSError:  # a file system without locks
-        free = True
-    try:
-        yield free
-    finally:
-        if descriptor is not None:
-            os.close(descriptor)
 
 
 def _aside(folder: Path, prefix: str) -> Path:
