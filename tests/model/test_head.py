@@ -44,6 +44,14 @@ def test_loss_and_gradients_equal_float64(monkeypatch, chunk_bytes):
     torch.testing.assert_close(weight.grad.double(), weight64.grad, atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("device", "vocabulary", "logit_bytes", "rows"),
+    [("cuda", 128_256, 2, 2048), ("cuda", 128_256, 4, 1024), ("cpu", 128_256, 4, 64), ("cpu", 10**9, 4, 16)],
+)
+def test_a_chunk_is_made_of_whole_tiles_and_bounded(device, vocabulary, logit_bytes, rows):
+    assert head.chunk_rows(device, vocabulary, logit_bytes) == rows
+
+
 def test_the_loss_of_16_bit_hidden_states_is_summed_in_float32():
     """A bfloat16 sum of 4,096 losses would be off by percents; only the logits may carry bfloat16's rounding."""
     generator = torch.Generator().manual_seed(2)

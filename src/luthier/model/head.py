@@ -49,7 +49,7 @@ def nll(
     grad_hidden_ND = torch.empty_like(hidden_ND) if hidden else None
     grad_weight_VD = torch.zeros_like(weight_VD, dtype=wide) if weight else None
     total = torch.zeros((), dtype=wide, device=hidden_ND.device)
-    chunk = max(16, CHUNK_BYTES.get(hidden_ND.device.type, CHUNK_BYTES["cuda"]) // (4 * size))
+    chunk = chunk_rows(hidden_ND.device.type, size, hidden_ND.element_size() if in_place else 4)
     rows = min(chunk, len(hidden_ND))
     logits_CV = hidden_ND.new_empty(rows, size)
     softmax_CV = None if in_place else hidden_ND.new_empty(rows, size, dtype=wide)
@@ -68,6 +68,19 @@ def nll(
         if grad_weight_VD is not None:
             grad_weight_VD += grad_CV.T @ hidden_CD
     return total, grad_hidden_ND, grad_weight_VD
+
+
+def chunk_rows(device: str, vocabulary: int, logit_bytes: int) -> int:
+    """How many trained tokens' logits are made at a time: whole tiles of a matrix product, so that none is half empty.
+
+    Args:
+        device: "cuda", "cpu", ...
+        vocabulary: Logits of a token.
+        logit_bytes: Of what is held of each: 4, or those of the format where it becomes its own gradient.
+    """
+    rows = CHUNK_BYTES.get(device, CHUNK_BYTES["cuda"]) // (logit_bytes * vocabulary)
+    tile = 128 if rows >= 128 else 16
+    return max(tile, rows // tile * tile)
 
 
 def _cross_entropy(

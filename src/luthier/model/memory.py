@@ -41,7 +41,7 @@ from luthier.config.lean import computes_in, packs
 from luthier.config.plan import MachineFacts, Memory, ModelFacts, Part, Plan
 from luthier.config.schema import Config
 from luthier.model.bucketed import SHORT
-from luthier.model.head import CHUNK_BYTES
+from luthier.model.head import chunk_rows
 
 GIB = 2**30
 _MIB = 2**20
@@ -362,7 +362,7 @@ def _head(
 
     They are alone where they become their own gradient `in_place`.
     """
-    rows = max(16, CHUNK_BYTES.get(device, CHUNK_BYTES["cuda"]) // (4 * vocabulary))
+    rows = chunk_rows(device, vocabulary, number if in_place else 4)
     rows = min(rows, tokens or rows)
     logits = rows * vocabulary * (number if in_place else 8 if number == 4 else 12)
     return logits + (vocabulary * hidden * (4 + number) if full else 0)

@@ -28,8 +28,11 @@ def swiglu(gate_up_TI: Tensor) -> Tensor:
     return out_TI
 
 
-def swiglu_backward(grad_TI: Tensor, gate_up_TI: Tensor) -> Tensor:
-    """Gradient of the input of `swiglu`, given that of its output. It takes the place of `gate_up_TI`."""
+def swiglu_backward(grad_TI: Tensor, gate_up_TI: Tensor) -> tuple[Tensor, Tensor]:
+    """The output of `swiglu` once more, and the gradient of its input, given that of its output.
+
+    They take the places of `grad_TI` and `gate_up_TI`: all four are read and written in one pass.
+    """
     tokens, size = grad_TI.shape
     if grad_TI.numel():
         _, stride, _ = rows_of(gate_up_TI)
@@ -39,7 +42,7 @@ def swiglu_backward(grad_TI: Tensor, gate_up_TI: Tensor) -> Tensor:
             grad_TI, gate_up_TI, size, grad_stride, stride,
             WIDE=wide(gate_up_TI.dtype), BLOCK=block, **options(block),
         )  # fmt: skip
-    return gate_up_TI
+    return grad_TI, gate_up_TI
 
 
 @triton.jit
@@ -60,7 +63,9 @@ def _backward(grad, gate_up, size, grad_stride, stride, WIDE: tl.constexpr, BLOC
     place = gate_up + token * stride + column
     gate = tl.load(place, mask=there, other=0.0).to(WIDE)
     up = tl.load(place + size, mask=there, other=0.0).to(WIDE)
-    from_out = tl.load(grad + token * grad_stride + column, mask=there, other=0.0).to(WIDE)
+    from_place = grad + token * grad_stride + column
+    from_out = tl.load(from_place, mask=there, other=0.0).to(WIDE)
     open_ = tl.sigmoid(gate)
+    tl.store(from_place, gate * open_ * up, mask=there)
     tl.store(place, from_out * up * open_ * (1.0 + gate * (1.0 - open_)), mask=there)
     tl.store(place + size, from_out * gate * open_, mask=there)

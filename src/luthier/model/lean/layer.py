@@ -109,9 +109,10 @@ class LeanLayer:
         thin_qkv, thin_o, thin_gate_up, thin_down = kept.thin
         qkv_room, o_room, gate_up_room, down_room = rooms
         rms_norm, rms_norm_backward = self._pieces.rms_norm, self._pieces.rms_norm_backward
-        grad_TI = self.down.backward(grad_TD, self._pieces.swiglu(kept.gate_up_TI), thin_down, down_room)
+        grad_TI, grad_z_TR = self.down.backward_to_input(grad_TD)
         assert grad_TI is not None
-        grad_TI = self._pieces.swiglu_backward(grad_TI, kept.gate_up_TI)
+        gated_TI, grad_TI = self._pieces.swiglu_backward(grad_TI, kept.gate_up_TI)
+        self.down.backward_to_adapters(grad_TD, grad_z_TR, gated_TI, thin_down, down_room)
         normed_TD = rms_norm(kept.middle_TD, *self._norms[1])
         grad_normed_TD = self.gate_up.backward(grad_TI, normed_TD, thin_gate_up, gate_up_room)
         assert grad_normed_TD is not None

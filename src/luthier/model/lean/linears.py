@@ -113,16 +113,27 @@ class StackedLinear:
         self, grad_TO: Tensor, x_TI: Tensor, z_TR: Tensor | None, room: Room, *, to_input: bool = True
     ) -> Tensor | None:
         """Gradient of x (None unless `to_input`); what belongs to `parameters()` is written into `room`."""
+        grad_TI, grad_z_TR = self.backward_to_input(grad_TO, to_input=to_input)
+        self.backward_to_adapters(grad_TO, grad_z_TR, x_TI, z_TR, room)
+        return grad_TI
+
+    def backward_to_input(self, grad_TO: Tensor, *, to_input: bool = True) -> tuple[Tensor | None, Tensor | None]:
+        """The first half of `backward`, for which x need not be there: gradients of x and z."""
         grad_TI = self._back_through_weight(grad_TO) if to_input else None
-        if z_TR is None:
-            return grad_TI
-        grad_z_TR = grad_TO @ self.up_OR
-        torch.mm(grad_z_TR.T, x_TI, out=room.down_RI)
-        if grad_TI is not None:
+        grad_z_TR = grad_TO @ self.up_OR if self.rank else None
+        if grad_TI is not None and grad_z_TR is not None:
             grad_TI.addmm_(grad_z_TR, self.down_RI)
+        return grad_TI, grad_z_TR
+
+    def backward_to_adapters(
+        self, grad_TO: Tensor, grad_z_TR: Tensor | None, x_TI: Tensor, z_TR: Tensor | None, room: Room
+    ) -> None:
+        """The second half: what belongs to `parameters()`, written into `room`."""
+        if grad_z_TR is None or z_TR is None:
+            return
+        torch.mm(grad_z_TR.T, x_TI, out=room.down_RI)
         for member, up in zip(self.adapted, room.ups, strict=True):
             torch.mm(grad_TO[:, member.outputs].T, z_TR[:, member.ranks], out=up)
-        return grad_TI
 
     def _hold(self, keep: bool) -> None:
         if keep or not isinstance(self.members[0].base, bitsandbytes.nn.Linear4bit):

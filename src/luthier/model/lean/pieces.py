@@ -70,14 +70,18 @@ def swiglu(gate_up_TI: Tensor) -> Tensor:
     return functional.silu(gate_TI).mul_(up_TI)
 
 
-def swiglu_backward(grad_TI: Tensor, gate_up_TI: Tensor) -> Tensor:
-    """Gradient (T, 2 I) of the input of `swiglu`, given that of its output. Both may be overwritten."""
+def swiglu_backward(grad_TI: Tensor, gate_up_TI: Tensor) -> tuple[Tensor, Tensor]:
+    """The output (T, I) of `swiglu` once more, and the gradient (T, 2 I) of its input, given that of its output.
+
+    Both arguments may be overwritten.
+    """
     gate_TI, up_TI = gate_up_TI.chunk(2, dim=-1)
     grad_gate_up_TI = torch.empty_like(gate_up_TI)
     grad_gate_TI, grad_up_TI = grad_gate_up_TI.chunk(2, dim=-1)
-    torch.mul(grad_TI, functional.silu(gate_TI), out=grad_up_TI)
+    silu_TI = functional.silu(gate_TI)
+    torch.mul(grad_TI, silu_TI, out=grad_up_TI)
     grad_gate_TI.copy_(_silu_backward(grad_TI.mul_(up_TI), gate_TI))
-    return grad_gate_up_TI
+    return silu_TI.mul_(up_TI), grad_gate_up_TI
 
 
 def unpack(base: Any, out: Tensor) -> None:
@@ -106,7 +110,7 @@ class Pieces:
     rotate: Callable[..., Tensor]
     rotates_in_place: bool
     swiglu: Callable[..., Tensor]
-    swiglu_backward: Callable[..., Tensor]
+    swiglu_backward: Callable[..., tuple[Tensor, Tensor]]
     unpack: Callable[[Any, Tensor], None]
     quantize_rows: Callable[..., tuple[Tensor, Tensor]]
     cross_entropy: Callable[..., Tensor] | None
