@@ -19,39 +19,35 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from luthier.config.load import Loaded, from_dict
 from luthier.config.load import load as load_config_file
-from luthier.config.plan import MachineFacts, Memory, ModelFacts, Plan
+from luthier.config.plan import MachineFacts, Plan
 from luthier.config.render import plan_as_dict
 from luthier.config.resolve import resolve
-from luthier.data.largest import Largest, find_largest
-from luthier.data.prepare import Prepared, Progress, prepare
+from luthier.data.prepare import Progress
 from luthier.data.sources import unopened
-from luthier.errors import ConfigError, LuthierError, MissingError, Problem
+from luthier.errors import ConfigError, LuthierError, Problem
 from luthier.errors.trace import summary
 from luthier.evaluate.simple import compare, score
 from luthier.events.sinks import Sinks, open_sinks
 from luthier.events.types import Checked, Event, MemoryForecast, Notice, Resumed, RunFinished, RunStarted
-from luthier.gate.check import Subject
 from luthier.gate.gate import BY_NAME, examine, known, of, refuse, told
 from luthier.generate.load import Tuned, load
+from luthier.ingredients import Ingredients, ingredients
 from luthier.machine import ranks, torchrun
 from luthier.machine.cards import as_if
 from luthier.machine.gradients import copy_from_rank_0
 from luthier.machine.libraries import library_output_to
 from luthier.machine.memory import is_out_of_memory
-from luthier.machine.probe import probe, resident_gib
+from luthier.machine.probe import probe
 from luthier.machine.seed import seed_everything
 from luthier.model.architecture import describe_modules
-from luthier.model.budget import plan_passes
 from luthier.model.describe import describe
 from luthier.model.forward import LEAN
 from luthier.model.hashes import base_hashes
-from luthier.model.hub import load_config, load_tokenizer
+from luthier.model.hub import load_config
 from luthier.model.load import load_model, prove_packing, what_failed
-from luthier.model.memory import forecast
 from luthier.training.alike import hashing, require_one_base, require_one_folder
 from luthier.training.at_exit import closed_at_exit
 from luthier.training.background import awaited, in_background, started
@@ -60,7 +56,7 @@ from luthier.training.engine import go_on_from
 from luthier.training.engine import run as run_engine
 from luthier.training.failures import named_failures, traced_failures
 from luthier.training.folder import open_folder
-from luthier.training.identity import check_identity, identity, passes_of, require_one_plan
+from luthier.training.identity import check_identity, identity
 from luthier.training.job import Run
 from luthier.training.optimizer import build_optimizer
 from luthier.training.record import RunRecord, differences, start_record
@@ -70,22 +66,6 @@ from luthier.training.watchdog import STACKS
 __all__ = ["Tuned", "compare", "load", "plan", "score", "train"]
 
 ConfigLike = str | Path | Mapping[str, Any] | Loaded
-
-
-@dataclass(frozen=True)
-class Ingredients:
-    """What a plan is made from, for those who go on to use it."""
-
-    plan: Plan
-    model_config: PretrainedConfig
-    tokenizer: PreTrainedTokenizerBase
-    data: Prepared
-    largest: Largest
-
-    @property
-    def subject(self) -> Subject:
-        """The same as the gate takes it."""
-        return Subject(self.plan, self.data, self.tokenizer)
 
 
 def plan(
@@ -164,7 +144,6 @@ def _compared(parts: Ingredients, loaded: Loaded) -> tuple[Plan, tuple[Problem, 
     return replace(parts.plan, warnings=(*parts.plan.warnings, *said)), tuple(refused)
 
 
-@closed_at_exit
 def train(
     config: ConfigLike,
     overrides: Sequence[str] = (),
@@ -177,6 +156,8 @@ def train(
 ) -> Generator[Event, None, None]:
     """Train as the config says, writing files under `training.output_dir`; yields each event.
 
+    Nothing is trained until the events are read: `for event in luthier.train(...)`, or `list(luthier.train(...))`.
+
     Args:
         config: Path of a YAML, or a dict with the same keys.
         overrides: `key=value` strings, dotted or bare where unique.
@@ -187,11 +168,24 @@ def train(
         stop: Polled at every step; True saves and ends the run, resumable.
 
     Raises:
-        LuthierError: One of its kinds, for everything that a user can cause.
+        LuthierError: One of its kinds, for everything that a user can cause; what is wrong with the request at once.
     """
     loaded = _loaded(config, overrides)
     recorded = loaded.record.facts.get("allowed", []) if loaded.record else []
     allowed = known(allow) | BY_NAME.keys() & {*recorded}  # another version may have had other checks
+    return _train(loaded, allowed, resume, overwrite, allow_changes, stop)
+
+
+@closed_at_exit
+def _train(
+    loaded: Loaded,
+    allowed: frozenset[str],
+    resume: str | None,
+    overwrite: bool,
+    allow_changes: bool,
+    stop: Callable[[], bool],
+) -> Generator[Event, None, None]:
+    """See `train`."""
     ranks.use_own_device()  # before anything looks at one
     early = resolve(loaded, probe(), None, None)  # impossible requests fail before anything is fetched
     output_dir = Path(early.config.training.output_dir).expanduser()
@@ -343,54 +337,6 @@ def _base_recorded(job: _Job, lean_path: bool) -> Generator[Notice, None, None]:
     job.record.write(job.output_dir)
     if said := job.record.promise():
         yield Notice("info", said)
-
-
-def ingredients(
-    loaded: Loaded, early: Plan, checkpoint: Checkpoint | None, progress: Progress | None = None
-) -> Ingredients:
-    """Tokenizer, rows and the plan; no weights yet. All ranks have the same: rank 0 tokenizes, and its memory decides.
-
-    Raises:
-        MissingError: E-ENV-008 when a rank has other rows, another config or other libraries, or none of the rows.
-    """
-    config = early.config
-    model_config, tokenizer, model_facts = ranks.all_or_none(lambda: _model_parts(early))
-    data = ranks.first_on_rank_0(lambda: prepare(config, tokenizer, progress=progress))
-    facts = data.facts
-    if len(data.train) < ranks.world_size():
-        found = f"{len(data.train):,} rows for {ranks.world_size()} ranks"
-        raise MissingError(Problem("E-ENV-008", found, "start fewer processes"))
-    before = loaded.record.passes if loaded.record else None
-    before = passes_of(checkpoint.identity, checkpoint.path.name) if checkpoint else before
-    if before and (before.lowered or loaded.record):
-        passes = before
-    else:  # the same micro-batches as before add up in the same order, bit for bit
-        tokens = before.micro_batch_tokens if before else None
-        passes = plan_passes(loaded.config, model_config, model_facts, early.machine, facts, tokens)
-        passes = replace(passes, how=before.how) if before else passes
-    resolved = resolve(loaded, early.machine, model_facts, facts, passes=ranks.of_rank_0(passes))
-    require_one_plan(resolved)
-    largest = find_largest(data.train, data.eval, resolved, ranks.rank(), ranks.world_size())
-    resolved = replace(resolved, memory=_memory(resolved, model_config, largest))
-    return Ingredients(resolved, model_config, tokenizer, data, largest)
-
-
-def _model_parts(early: Plan) -> tuple[PretrainedConfig, PreTrainedTokenizerBase, ModelFacts]:
-    model_config = load_config(early.config.model)
-    return model_config, load_tokenizer(early.config.model, model_config), describe(early.config, model_config)
-
-
-def _memory(resolved: Plan, model_config: PretrainedConfig, largest: Largest) -> Memory:
-    """What the run will hold: measured is the process as it is now, before the model."""
-    return forecast(
-        resolved,
-        model_config,
-        process_gib=resident_gib(),
-        free_gib=(probe() if resolved.machine.is_here else resolved.machine).free_memory_gib,
-        tokens=largest.tokens,
-        passes=largest.most_passes,
-        row_tokens=largest.usual_row_tokens,
-    )
 
 
 def _loaded(config: ConfigLike, overrides: Sequence[str]) -> Loaded:

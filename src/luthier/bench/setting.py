@@ -12,7 +12,7 @@ from luthier.config.load import from_dict
 from luthier.machine.libraries import library_output_to
 
 if TYPE_CHECKING:
-    from luthier.api import Ingredients
+    from luthier.ingredients import Ingredients
 
 RUN_KEYS = (
     "logging_steps=1", "histogram_steps=0", "eval_steps=0", "save_steps=0", "report_to=[]", "sample_prompts=[]",
@@ -46,12 +46,12 @@ def request_keys(overrides: Sequence[str], steps: int, folder: Path) -> tuple[st
 
 def ingredients(keys: Sequence[str]) -> Ingredients:
     """Plan, rows and tokenizer of the run of these keys; nothing is trained and no weights are read."""
-    from luthier import api
     from luthier.config.resolve import resolve
+    from luthier.ingredients import ingredients as gathered
     from luthier.machine.probe import probe
 
     loaded = from_dict({}, [*keys, *RUN_KEYS])
-    return api.ingredients(loaded, resolve(loaded, probe(), None, None), None)
+    return gathered(loaded, resolve(loaded, probe(), None, None), None)
 
 
 def changed(keys: Sequence[str], *own: str) -> list[str]:

@@ -13,11 +13,6 @@ from luthier.cli.json_file import check_writable, write_json
 from luthier.errors import EXIT_REFUSED, MissingError, Problem
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to the application."""
-    app.command()(bench)
-
-
 def bench(
     device: Literal["cpu"] = typer.Argument("cpu", help="Where to measure; GPUs are not used."),
     overrides: list[str] = typer.Argument(

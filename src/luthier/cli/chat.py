@@ -14,11 +14,6 @@ from luthier.cli.sampling_options import BaseFolder, MaxNewTokens, Seed, Stop, T
 from luthier.events.printable import one_line
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to the application."""
-    app.command()(chat)
-
-
 def chat(
     run: str = typer.Argument(metavar="RUN", help="Output folder of a finished run."),
     compare: bool = typer.Option(False, "--compare", help="The base answers first, then the tuned model."),

@@ -26,11 +26,6 @@ from luthier.errors import EXIT_REFUSED
 _ON_PAGE = 12
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to the application."""
-    app.command()(compare)
-
-
 def compare(
     models: list[str] = typer.Argument(
         metavar="[BASE] RUN...", help="Finished runs, each beside its own base; or first a base model for all of them."

@@ -13,11 +13,6 @@ from luthier.cli.log_file import NO_LOG, no_log, trouble
 from luthier.errors import MissingError
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to the application."""
-    app.command()(doctor)
-
-
 def doctor(
     log: Path = typer.Argument(..., metavar="RUN_OR_LOG", help="Folder of a run, or a log of any training program."),
     as_json: bool = typer.Option(False, "--json", help="A JSON list of findings instead of text."),

@@ -23,11 +23,6 @@ from luthier.cli.tasks_options import (
 )
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to the application."""
-    app.command()(evaluate)
-
-
 def evaluate(
     model: str = typer.Argument(metavar="RUN_OR_MODEL", help="A finished run, a model's folder, or its hub name."),
     tasks: str = Tasks,

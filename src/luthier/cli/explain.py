@@ -24,11 +24,6 @@ _NUMBERS = {
 """What log lines call a number -> what the dashboard calls its explanation."""
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to the application."""
-    app.command()(explain)
-
-
 def explain(
     topic: str = typer.Argument(
         "",

@@ -35,11 +35,6 @@ class Allow(StrEnum):
     tokenizer = "tokenizer"
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to the application."""
-    app.command()(export)
-
-
 def export(
     run: str = Run,
     form: Form = typer.Option(..., "--to", help="What it shall become."),

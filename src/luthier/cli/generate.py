@@ -15,11 +15,6 @@ from luthier.cli.sampling_options import BaseFolder, MaxNewTokens, Seed, Stop, T
 from luthier.events.printable import one_line
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to the application."""
-    app.command()(generate)
-
-
 def generate(
     run: str = typer.Argument(metavar="RUN", help="Output folder of a finished run."),
     prompt: str = typer.Argument(None, metavar="[PROMPT]", help="The instruction; without it: what comes by a pipe."),

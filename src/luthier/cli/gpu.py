@@ -13,11 +13,6 @@ import typer
 SHORTEST_SECONDS, LONGEST_SECONDS = 0.1, 86400.0
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to the application."""
-    app.command()(gpu)
-
-
 def gpu(
     interval: float = typer.Option(1.0, "--interval", metavar="SECONDS", help="From one reading to the next."),
     once: bool = typer.Option(False, "--once", help="Read once and end."),

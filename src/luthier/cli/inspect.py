@@ -12,11 +12,6 @@ from luthier.cli.request import Request, parse
 MOST_LINES = 40
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to the application."""
-    app.command()(inspect)
-
-
 def inspect(
     request: list[str] = Request,
     row: list[int] = typer.Option([], "--row", metavar="N", help="The row with this number, whole (more than once)."),

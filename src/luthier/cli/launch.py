@@ -11,11 +11,6 @@ import typer
 from luthier.cli.request import Request, parse
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to the application."""
-    app.command()(launch)
-
-
 def launch(
     request: list[str] = Request,
     on: Literal["slurm", "skypilot", "kubernetes", "ray"] = typer.Option(help="Whose machines."),

@@ -10,29 +10,27 @@ from collections.abc import Sequence
 
 import typer
 
-from luthier.cli import (
-    bench,
-    chat,
-    compare,
-    doctor,
-    evaluate,
-    explain,
-    export,
-    generate,
-    gpu,
-    inspect,
-    launch,
-    merge,
-    plan,
-    quickstart,
-    schema,
-    serve,
-    sweep,
-    train,
-    verify,
-    watch,
-)
+from luthier.cli.bench import bench
+from luthier.cli.chat import chat
+from luthier.cli.compare import compare
+from luthier.cli.doctor import doctor
+from luthier.cli.evaluate import evaluate
+from luthier.cli.explain import explain
+from luthier.cli.export import export
+from luthier.cli.generate import generate
+from luthier.cli.gpu import gpu
+from luthier.cli.inspect import inspect
+from luthier.cli.launch import launch
+from luthier.cli.merge import merge
+from luthier.cli.plan import plan
+from luthier.cli.quickstart import quickstart
 from luthier.cli.request import Verbs
+from luthier.cli.schema import schema
+from luthier.cli.serve import serve
+from luthier.cli.sweep import sweep
+from luthier.cli.train import train
+from luthier.cli.verify import verify
+from luthier.cli.watch import watch
 from luthier.errors import EXIT_FAILED, EXIT_RESUMABLE, LuthierError, Problem
 from luthier.errors.trace import keep_trace, summary
 from luthier.version import __version__
@@ -47,10 +45,11 @@ app = typer.Typer(
 )
 COMMANDS = (
     quickstart, train, chat, generate, serve, evaluate, compare, merge, export, sweep, launch, plan, inspect, schema,
-    explain, gpu, watch, doctor, bench, verify,
+    explain, gpu, watch, doctor, bench,
 )  # fmt: skip
 for command in COMMANDS:
-    command.register(app)
+    app.command()(command)
+app.add_typer(verify, name="verify")
 
 
 @app.callback(invoke_without_command=True)

@@ -41,11 +41,6 @@ OntoIs: Any = typer.Option(
 )
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to the application."""
-    app.command()(merge)
-
-
 def merge(
     run: str = Run,
     to: Path = To,

@@ -15,11 +15,6 @@ if TYPE_CHECKING:
     from luthier.config.load import Loaded
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to the application."""
-    app.command()(plan)
-
-
 def plan(
     request: list[str] = Request,
     check: bool = typer.Option(False, "--check", help="Also look at the rows and prove what training relies on."),

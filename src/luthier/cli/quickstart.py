@@ -8,15 +8,9 @@ from pathlib import Path
 import typer
 
 from luthier.cli.json_file import check_writable, write_json
-from luthier.cli.request import shipped
 from luthier.errors import EXIT_FAILED, EXIT_RESUMABLE
 
 CONFIG = Path("configs/quickstart.yaml")
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command to the application."""
-    app.command()(quickstart)
 
 
 def quickstart(
@@ -37,7 +31,7 @@ def quickstart(
     from luthier.config.load import load
 
     changes = changes or []
-    loaded = load(shipped(CONFIG), changes)
+    loaded = load(CONFIG, changes)
     if json_file:
         check_writable(json_file)
     from luthier.evaluate.screen import PLAIN_WIDTH

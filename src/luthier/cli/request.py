@@ -27,13 +27,13 @@ Allow: Any = typer.Option([], "--allow", metavar="NAME", help="A check of the ga
 def parse(request: list[str] | None) -> tuple[Path, list[str]]:
     """Split the arguments into the config's path and the overrides.
 
-    Without CONFIG: the default one below this folder, or else beside this installation's source.
+    Without CONFIG: the default one.
     """
     words = list(request or [])
     # pathlib raises for what is no name of a file at all, such as a long value
     if words and ("=" not in words[0] or os.path.isfile(words[0])):  # noqa: PTH113
         return Path(words[0]), words[1:]
-    return shipped(DEFAULT_CONFIG), words
+    return DEFAULT_CONFIG, words
 
 
 Again: Any = typer.Option(
@@ -53,17 +53,6 @@ def loaded(request: list[str] | None, again: Path | None) -> Loaded:
     if again is not None:
         return load_record(again, request or [])
     return load(*parse(request))
-
-
-def shipped(config: Path) -> Path:
-    """A config that comes with Luthier: the one below this folder, or else of this installation.
-
-    Args:
-        config: Its path in the repository, `configs/NAME.yaml`.
-    """
-    package = Path(__file__).parents[1]
-    places = (config, package.parents[1] / config, package / config)  # here, a checkout, a wheel
-    return next((place for place in places if place.is_file()), config)
 
 
 class Verbs(TyperGroup):

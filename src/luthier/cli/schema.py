@@ -7,11 +7,6 @@ import json
 import typer
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to the application."""
-    app.command()(schema)
-
-
 def schema() -> None:
     """Print the JSON schema of the YAML, so that editors complete and check it."""
     from luthier.config.docs import json_schema

@@ -16,11 +16,6 @@ from luthier.events.printable import one_line
 KEY = "LUTHIER_API_KEY"
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to the application."""
-    app.command()(serve)
-
-
 def serve(
     runs: list[str] = typer.Argument(metavar="RUN...", help="Output folders of finished runs, or NAME=FOLDER."),
     host: str = typer.Option("127.0.0.1", "--host", help="Address to listen on; 0.0.0.0: all of this machine."),

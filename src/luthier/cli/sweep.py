@@ -19,11 +19,6 @@ if TYPE_CHECKING:
     from luthier.sweep.study import Sweep
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to the application."""
-    app.command()(sweep)
-
-
 def sweep(
     request: list[str] = typer.Argument(
         metavar="[CONFIG] KEY=RANGE... [KEY=VALUE]...",

@@ -11,11 +11,6 @@ from luthier.cli.request import Again, Allow, Request, loaded
 from luthier.errors import EXIT_RESUMABLE
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to the application."""
-    app.command(no_args_is_help=False)(train)
-
-
 def train(
     request: list[str] = Request,
     again: Path = Again,

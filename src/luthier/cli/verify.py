@@ -12,15 +12,10 @@ from luthier.cli.merge import BaseIs, Prompts, Run, say
 from luthier.cli.request import Allow, Request, loaded
 from luthier.errors import EXIT_REFUSED
 
-
-def register(app: typer.Typer) -> None:
-    """Add the group of commands to the application."""
-    group = typer.Typer(help="Check a promise on your own config and machine.", no_args_is_help=True)
-    group.command()(resume)
-    group.command()(merge)
-    app.add_typer(group, name="verify")
+verify = typer.Typer(help="Check a promise on your own config and machine.", no_args_is_help=True)
 
 
+@verify.command()
 def resume(
     request: list[str] = Request,
     steps: int = typer.Option(8, "--steps", min=2, help="Optimizer steps of each run."),
@@ -47,6 +42,7 @@ def resume(
         raise typer.Exit(EXIT_REFUSED)
 
 
+@verify.command()
 def merge(
     run: str = Run,
     merged: Path = typer.Option(None, "--merged", metavar="FOLDER", help="The merged model; else `merged` in RUN."),

@@ -16,11 +16,6 @@ WIDTH_ELSEWHERE = 100
 FOLDER, LOG = Path("checkpoints"), Path("training.log")
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to the application."""
-    app.command()(watch)
-
-
 def watch(
     paths: list[Path] = typer.Argument(None, metavar="[LOG]...", help="Folders of runs, or logs. Several: overlaid."),
     log: list[Path] = typer.Option([], "--log", metavar="FILE", help="The same; may be given several times."),

@@ -80,12 +80,14 @@ def load(path: Path | str, overrides: Sequence[str] = ()) -> Loaded:
     """Load a config file.
 
     Args:
-        path: A YAML file.
+        path: A YAML file; where there is none of that name, the one that comes with Luthier
+            (`configs/quickstart.yaml`).
         overrides: ``key=value``, the key dotted or bare, the value in YAML. They win over the file.
 
     Raises:
         ConfigError: With all problems that were found.
     """
+    path = _shipped(path)
     if _is_rows(path):
         fix = f"write them into a config: `data: {{datasets: [{{path: {printable(str(path))}}}]}}`"
         raise ConfigError(Problem("E-CFG-005", "these are rows, not a config", fix, printable(str(path))))
@@ -94,6 +96,16 @@ def load(path: Path | str, overrides: Sequence[str] = ()) -> Loaded:
         found = "is the record of a run, not a config"
         raise ConfigError(Problem("E-CFG-001", found, _again(path), printable(str(path))))
     return build(place_settings(root), overrides, Path(path))
+
+
+def _shipped(path: Path | str) -> Path | str:
+    """A config of this installation, where the path is `configs/NAME.yaml` and no file below this folder."""
+    head, name = os.path.split(path)
+    package = Path(__file__).parents[1]
+    places = [folder / "configs" / name for folder in (package.parents[1], package)]  # a checkout, a wheel
+    if head != "configs" or os.path.exists(path):  # noqa: PTH110 (pathlib raises for what is no name)
+        return path
+    return next((place for place in places if os.path.isfile(place)), path)  # noqa: PTH113
 
 
 def _is_rows(path: Path | str) -> bool:
@@ -158,7 +170,7 @@ def _nearby(path: Path) -> str:
             continue
         if names:
             return "there is " + ", ".join(map(printable, names[:5]))
-    return "check the path; the shipped configs are in configs/"
+    return "check the path; Luthier brings configs/training_config.yaml and configs/quickstart.yaml"
 
 
 def build(placed: Placed, overrides: Sequence[str], path: Path) -> Loaded:
@@ -193,7 +205,7 @@ def build(placed: Placed, overrides: Sequence[str], path: Path) -> Loaded:
 def _overrides(overrides: Sequence[str], problems: list[Problem], notes: list[str]) -> dict[str, Setting]:
     found = Placed()
     loose: list[str] = []
-    for item in overrides:
+    for item in [overrides] if isinstance(overrides, str) else overrides:
         name, equals, text = item.partition("=")
         name = name.strip()
         if not equals or not name:

@@ -130,7 +130,7 @@ class Value:
     how: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Plan:
     """Everything the run needs to know. `config` has no ``auto`` left; derived numbers are fields of their own.
 
@@ -169,6 +169,16 @@ class Plan:
     """Whether memory ran out in mid-run, so that passes are smaller than they were planned."""
     memory: Memory | None = None
     """What it will hold; None before model and rows are there."""
+
+    def __str__(self) -> str:
+        """All of it in words and numbers, as `luthier plan` prints it."""
+        from luthier.config.render import render_plan
+
+        return render_plan(self)
+
+    def __repr__(self) -> str:
+        """A line of it: the plan has hundreds of numbers."""
+        return f"Plan({self.total_steps:,} steps of {self.examples_per_step:,} examples; print() shows all of it)"
 
     @property
     def sharded(self) -> bool:

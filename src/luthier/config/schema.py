@@ -2,7 +2,7 @@
 
 Sections group the keys; the spelling is the ecosystem's (`transformers.TrainingArguments`, `peft.LoraConfig`,
 `BitsAndBytesConfig`). The text under each field is its documentation: it becomes the JSON schema, `luthier explain KEY`
-and the reference page. Nothing here looks at the machine or the data: ``auto`` is resolved in `luthier.config.plan`.
+and the reference page. Nothing here looks at the machine or the data: ``auto`` is resolved in `luthier.config.resolve`.
 
 Not covered: the combinations of keys that cannot work together (`luthier.config.rules`).
 """

@@ -20,6 +20,7 @@ def known(allow: Sequence[str]) -> frozenset[str]:
     Raises:
         ConfigError: E-GATE-002, for those that no check has.
     """
+    allow = [allow] if isinstance(allow, str) else allow
     strangers = [name for name in dict.fromkeys(allow) if name not in BY_NAME]
     if strangers:
         raise ConfigError(*(_unknown(name) for name in strangers))
