@@ -29,6 +29,22 @@ def test_sources_name_file_and_line(write):
     assert loaded.config.training.learning_rate == 1e-4
 
 
+def test_a_config_that_ships_is_found_from_any_folder_and_ones_own_comes_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ours = load("configs/quickstart.yaml")
+    assert ours.path.is_file() and ours.config.model.model_name_or_path.endswith("quickstart/base")
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs/quickstart.yaml").write_text("r: 4\n")
+    assert load("configs/quickstart.yaml").config.lora.r == 4
+    for name in ("configs/quickstar.yaml", "other/quickstart.yaml", f"configs/{'x' * 300}.yaml", "configs/\0.yaml"):
+        with pytest.raises(ConfigError, match="E-CFG-001"):
+            load(name)
+
+
+def test_one_override_need_not_be_in_a_list(write):
+    assert load(write(""), "lora.r=4").config.lora.r == 4
+
+
 @pytest.mark.parametrize(
     ("text", "value"),
     [

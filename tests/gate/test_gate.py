@@ -98,9 +98,10 @@ def test_what_failed_is_told_once_by_the_error(tmp_path: Path):
 def test_from_python_a_failure_is_an_error_and_can_be_allowed(config: Path, tmp_path: Path):
     with pytest.raises(RefusedError):
         list(luthier.train(config, [TOO_SHORT]))
-    with pytest.raises(ConfigError):
-        next(iter(luthier.train(config, allow=("row-cut",))))
-    done = list(luthier.train(config, [TOO_SHORT], allow=("rows-cut",)))
+    for request in ({"allow": ("row-cut",)}, {"overrides": "learning_rat=1"}):
+        with pytest.raises(ConfigError):
+            luthier.train(config, **request)  # at once, not when the first event is read
+    done = list(luthier.train(config, TOO_SHORT, allow="rows-cut"))
     assert [event.name for event in done if isinstance(event, Checked) and event.verdict == "allowed"] == ["rows-cut"]
     saved = next(event for event in done if isinstance(event, CheckpointSaved))
     need = disk_need(luthier.plan(config)[0])

@@ -21,9 +21,8 @@ def asked_anew(monkeypatch):
         monkeypatch.delenv(name.upper(), raising=False)
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    hub.out_of_reach.cache_clear()
-    yield
-    hub.out_of_reach.cache_clear()
+    monkeypatch.setattr(hub._Known, "answers", False)
+    monkeypatch.setattr(hub._Known, "away_until", 0.0)
 
 
 @pytest.fixture
@@ -52,6 +51,17 @@ def test_one_that_nobody_answers_for_is_given_up_soon(listener, monkeypatch):
         other.close()
     with pytest.raises(ModelError, match="is not on this machine, and the hub cannot be reached"):
         load_config(ModelSection(model_name_or_path="nobody/has-this"))
+
+
+def test_one_that_is_back_is_found_again(listener, monkeypatch):
+    there = constants.ENDPOINT
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    assert hub.out_of_reach() and constants.HF_HUB_OFFLINE
+    monkeypatch.setattr(constants, "ENDPOINT", there)
+    assert hub.out_of_reach()  # nobody is asked again so soon
+    monkeypatch.setattr(hub._Known, "away_until", time.monotonic())
+    assert not hub.out_of_reach()
+    assert constants.HF_HUB_OFFLINE is False
 
 
 def test_behind_a_proxy_it_is_left_to_the_libraries(monkeypatch):

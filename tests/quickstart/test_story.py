@@ -101,8 +101,11 @@ def test_the_screen_says_it_all(story, tasks):
     assert max(len(line.rstrip()) for line in text.splitlines()) <= 100
 
 
-def test_the_run_that_is_proposed_next_is_not_warned_of():
+def test_the_run_that_is_proposed_next_is_not_warned_of(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # it is proposed wherever the quickstart ran
     (line,) = (line for line in NEXT.split("\n") if " train " in line)
     _, _, path, *overrides = line.partition("  ")[0].split()
     plan, missing = luthier.plan(path, overrides)
     assert (plan.warnings, missing) == ((), ())
+    assert repr(plan).startswith("Plan(") and len(repr(plan)) < 100
+    assert "The numbers" in str(plan) or "Machine" in str(plan)
