@@ -12,6 +12,8 @@ import numpy as np
 from luthier.config.load import from_dict
 from luthier.config.plan import DataFacts, MachineFacts, ModelFacts, Passes, Plan
 from luthier.config.resolve import resolve
+from luthier.data.collate import MicroBatch
+from luthier.data.loader import collate, split
 
 
 @dataclass(frozen=True)
@@ -75,3 +77,8 @@ def plan_for(model_dir: Path | str, rows: MemoryRows, tokens: int = 4096, **keys
     )
     model = ModelFacts("LlamaForCausalLM", 99648, 32768, 2, 64, 400, 512, can_isolate_documents=True)
     return resolve(loaded, machine(), model, facts, passes=Passes(tokens))
+
+
+def micro_batches(rows: Any, indices: Any, plan: Plan, most_rows: int) -> list[MicroBatch]:
+    """The given rows as micro-batches within the plan's token budget."""
+    return [collate(rows, group, plan) for group in split(rows, indices, plan, most_rows)]

@@ -10,12 +10,11 @@ import torch
 from luthier.config.load import from_dict
 from luthier.config.plan import DataFacts, Passes, Plan
 from luthier.config.resolve import resolve
-from luthier.data.loader import micro_batches
 from luthier.model.describe import describe
 from luthier.model.forward import autocast, summed_loss
 from luthier.model.hub import load_config
 from luthier.model.load import load_model
-from tests.rows import MemoryRows, machine
+from tests.rows import MemoryRows, machine, micro_batches
 
 ROWS = MemoryRows(6, longest=24)
 

@@ -16,12 +16,11 @@ from transformers import AutoConfig
 
 from luthier.config.memory_bar import memory_bar
 from luthier.config.plan import Memory, Part
-from luthier.data.loader import micro_batches
 from luthier.model.forward import LEAN, autocast, summed_loss
 from luthier.model.head import nll
 from luthier.model.load import load_model
 from luthier.model.memory import GIB, footprint, forecast
-from tests.rows import MemoryRows, plan_for
+from tests.rows import MemoryRows, micro_batches, plan_for
 from tests.tiny import build_model, write_rows
 
 ROOT = Path(__file__).parents[2]

@@ -12,13 +12,12 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from luthier import api
 from luthier.data.collate import collate_packed
-from luthier.data.loader import micro_batches
 from luthier.events.types import Notice, Resumed
 from luthier.model.forward import autocast, summed_loss
 from luthier.model.load import load_model
 from luthier.training import engine, step
 from luthier.training.step import _zero, backward, evaluate, read
-from tests.rows import MemoryRows, plan_for
+from tests.rows import MemoryRows, micro_batches, plan_for
 from tests.training.test_resume import config
 
 ROWS = MemoryRows(16)

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import typer
 
-from luthier.cli.sampling_options import BaseFolder, MaxNewTokens, Seed, Stop, Temperature, TopP
+from luthier.cli.request import Base
+from luthier.cli.sampling_options import MaxNewTokens, Seed, Stop, Temperature, TopP
 from luthier.events.printable import one_line
 
 
@@ -22,7 +23,7 @@ def chat(
     seed: int | None = Seed,
     max_new_tokens: int = MaxNewTokens,
     stop: list[str] = Stop,
-    base: str = BaseFolder,
+    base: str = Base,
 ) -> None:
     """Talk to RUN. In the chat: /reset forgets, /quit ends, /help explains.
 

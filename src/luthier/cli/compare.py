@@ -8,8 +8,8 @@ from pathlib import Path
 import typer
 
 from luthier.cli.json_file import check_writable, write_json, write_text
+from luthier.cli.request import Base
 from luthier.cli.tasks_options import (
-    Base,
     Fresh,
     General,
     JsonFile,

@@ -9,7 +9,8 @@ from pathlib import Path
 import typer
 
 from luthier.cli.json_file import check_writable, write_json
-from luthier.cli.merge import AsJson, BaseIs, Onto, OntoIs, Overwrite, Prompts, Run, say
+from luthier.cli.merge import AsJson, Onto, OntoIs, Overwrite, Prompts, Run, say
+from luthier.cli.request import Base
 
 
 class Form(StrEnum):
@@ -42,7 +43,7 @@ def export(
     quant: Quant = typer.Option(Quant.f16, "--quant", help="GGUF: number format of the matrices."),
     allow: list[Allow] = typer.Option([], "--allow", help="GGUF: `tokenizer`: llama.cpp may cut texts otherwise."),
     onto: Onto = OntoIs,
-    base: str = BaseIs,
+    base: str = Base,
     prompts: Path = Prompts,
     overwrite: bool = Overwrite,
     merge: bool = typer.Option(False, "--merged", help="hub: the merged model, not the adapter."),

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import typer
 
-from luthier.cli.sampling_options import BaseFolder, MaxNewTokens, Seed, Stop, Temperature, TopP
+from luthier.cli.request import Base
+from luthier.cli.sampling_options import MaxNewTokens, Seed, Stop, Temperature, TopP
 from luthier.events.printable import one_line
 
 
@@ -25,7 +26,7 @@ def generate(
     seed: int | None = Seed,
     max_new_tokens: int = MaxNewTokens,
     stop: list[str] = Stop,
-    base: str = BaseFolder,
+    base: str = Base,
     as_json: bool = typer.Option(False, "--json", help="One JSON object with the text as it is and its counts."),
 ) -> None:
     """Ask RUN one thing. On a terminal the answer shows as it is written.

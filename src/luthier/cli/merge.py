@@ -10,10 +10,10 @@ from typing import Any
 import typer
 
 from luthier.cli.json_file import check_writable, write_json
+from luthier.cli.request import Base
 
 Run: Any = typer.Argument(metavar="RUN", help="Output folder of a finished run.")
 To: Any = typer.Option(None, "--to", metavar="FOLDER", help="Where to; a folder that is not there yet.")
-BaseIs: Any = typer.Option(None, "--base", help="Where the base model is, if not where it was in training.")
 Prompts: Any = typer.Option(
     None, "--prompts", metavar="FILE", help="Compare on these, one a line; else on held-out rows of the run."
 )
@@ -46,7 +46,7 @@ def merge(
     to: Path = To,
     onto: Onto = OntoIs,
     dtype: Dtype = typer.Option(None, "--dtype", help="Number format; else that of the base's files."),
-    base: str = BaseIs,
+    base: str = Base,
     prompts: Path = Prompts,
     overwrite: bool = Overwrite,
     as_json: Path = AsJson,

@@ -24,6 +24,9 @@ Request: Any = typer.Argument(
 Allow: Any = typer.Option([], "--allow", metavar="NAME", help="A check of the gate that may fail (more than once).")
 
 
+Base: Any = typer.Option(None, "--base", help="Where the base model is, if not where it was in training.")
+
+
 def parse(request: list[str] | None) -> tuple[Path, list[str]]:
     """Split the arguments into the config's path and the overrides.
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import typer
 
+from luthier.cli.request import Base
 from luthier.errors import MissingError, Problem
 from luthier.errors.extras import install
 from luthier.events.printable import one_line
@@ -26,7 +27,7 @@ def serve(
     queue: int = typer.Option(64, "--queue", min=1, help="Requests that may wait; more are told to come back (429)."),
     max_tokens: int = typer.Option(1024, "--max-tokens", min=1, help="Longest answer, whatever a request asks for."),
     timeout: float = typer.Option(600.0, "--timeout", min=1, help="Seconds after which an answer is cut short."),
-    base: str = typer.Option(None, "--base", help="Where the base model is, if not where it was in training."),
+    base: str = Base,
     print_vllm: bool = typer.Option(False, "--print-vllm", help="Print the command that serves them with vLLM."),
 ) -> None:
     """Answer HTTP requests with each RUN and its base by name: OpenAI's chat and completion API.

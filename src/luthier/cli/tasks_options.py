@@ -25,7 +25,6 @@ Tasks: Any = typer.Option(
     "--tasks",
     help="`quickstart`, `mbpp[:SPLIT][=FILE]`, `humaneval[=FILE]`, your own JSON lines file; commas between several.",
 )
-Base: Any = typer.Option(None, "--base", help="Where the base model is, if not where it was in training.")
 JsonFile: Any = typer.Option(None, "--json", metavar="FILE", help="Write every answer and number there.")
 Limit: Any = typer.Option(None, "--limit", min=1, help="Ask only so many tasks of each set, spread evenly over it.")
 MaxNewTokens: Any = typer.Option(384, "--max-new-tokens", min=1, help="Longest answer.")

@@ -8,8 +8,8 @@ from pathlib import Path
 import typer
 
 from luthier.cli.json_file import check_writable, write_json
-from luthier.cli.merge import BaseIs, Prompts, Run, say
-from luthier.cli.request import Allow, Request, loaded
+from luthier.cli.merge import Prompts, Run, say
+from luthier.cli.request import Allow, Base, Request, loaded
 from luthier.errors import EXIT_REFUSED
 
 verify = typer.Typer(help="Check a promise on your own config and machine.", no_args_is_help=True)
@@ -46,7 +46,7 @@ def resume(
 def merge(
     run: str = Run,
     merged: Path = typer.Option(None, "--merged", metavar="FOLDER", help="The merged model; else `merged` in RUN."),
-    base: str = BaseIs,
+    base: str = Base,
     prompts: Path = Prompts,
     as_json: Path = typer.Option(None, "--json", metavar="FILE", help="Also write the result there."),
 ) -> None:

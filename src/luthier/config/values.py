@@ -76,7 +76,7 @@ def _path(text: str, key: str, place: str, problems: list[Problem]) -> str:
     if expanded.startswith("~"):
         expanded = os.path.expanduser(expanded)  # noqa: PTH111 (pathlib would also normalise hub ids)
     if expanded.startswith(PACKAGED):
-        return _packaged(expanded.removeprefix(PACKAGED), key, place, problems)
+        return _packaged(expanded, key, place, problems)
     if not expanded.strip() or not expanded.isprintable():
         found = f"{key} is {shown(expanded)}, which is no path"
         problems.append(Problem("E-CFG-015", found, "write a folder, a file or a hub id (owner/name)", place))
@@ -86,15 +86,15 @@ def _path(text: str, key: str, place: str, problems: list[Problem]) -> str:
 def packaged(name: str) -> str:
     """A name as it is; `luthier:quickstart/base` as the path of what comes with Luthier, if that is there."""
     path = os.path.realpath(_PACKAGE / name.removeprefix(PACKAGED)) if name.isprintable() else ""
-    inside = name.startswith(PACKAGED) and Path(path).is_relative_to(_PACKAGE) and os.path.exists(path)  # noqa: PTH110
-    return path if inside else name
+    inside = path != str(_PACKAGE) and Path(path).is_relative_to(_PACKAGE)
+    return path if name.startswith(PACKAGED) and inside and os.path.exists(path) else name  # noqa: PTH110
 
 
 def _packaged(name: str, key: str, place: str, problems: list[Problem]) -> str:
     """Where something that comes with Luthier lies on this machine."""
-    path = os.path.realpath(_PACKAGE / name) if name.isprintable() else ""
-    if not name or not Path(path).is_relative_to(_PACKAGE) or not os.path.exists(path):  # noqa: PTH110 (pathlib raises)
-        found = f"{key} is {shown(PACKAGED + name)}, but nothing of that name comes with luthier"
+    path = packaged(name)
+    if path == name:
+        found = f"{key} is {shown(name)}, but nothing of that name comes with luthier"
         fix = f"write {PACKAGED}quickstart/base, {PACKAGED}quickstart/rows/train.jsonl, or a path of your own"
         problems.append(Problem("E-CFG-015", found, fix, place))
     return path

@@ -56,11 +56,6 @@ def collate(rows: Rows, indices: Sequence[int], plan: Plan) -> MicroBatch:
     return collate_padded(read)
 
 
-def micro_batches(rows: Rows, indices: Sequence[int], plan: Plan, most_rows: int) -> list[MicroBatch]:
-    """The given rows as micro-batches within the plan's token budget."""
-    return [collate(rows, group, plan) for group in split(rows, indices, plan, most_rows)]
-
-
 def evaluation_batches(rows: Rows, plan: Plan, rank: int, world_size: int) -> Iterator[MicroBatch]:
     """This rank's share of the held-out rows, in micro-batches, a few hundred rows in memory at a time."""
     for group in evaluation_passes(rows, plan, rank, world_size):

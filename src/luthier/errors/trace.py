@@ -37,3 +37,8 @@ def summary(error: BaseException) -> str:
     """`ValueError: its first line`, for a screen."""
     lines = str(error).splitlines() or [""]
     return f"{type(error).__name__}: {lines[0][:200]}"
+
+
+def brief(error: BaseException) -> str:
+    """An exception's text in one line of at most 160 characters."""
+    return (" ".join(str(error).split()) or type(error).__name__)[:160]

@@ -190,14 +190,12 @@ def _board(find: Callable[[], list[Path]], place: Path, run: str, whole: bool) -
     return BoardSource(find, place, run, whole)
 
 
-def _events(folder: Path, whole: bool) -> Source | None:
-    path = folder / "events.jsonl"
-    return LineSource(path, _name(folder), whole) if path.is_file() else None
+def _file_of(name: str) -> Callable[[Path, bool], Source | None]:
+    def source(folder: Path, whole: bool) -> Source | None:
+        path = folder / name
+        return LineSource(path, _name(folder), whole) if path.is_file() else None
 
-
-def _factory_log(folder: Path, whole: bool) -> Source | None:
-    path = folder / "trainer_log.jsonl"
-    return LineSource(path, _name(folder), whole) if path.is_file() else None
+    return source
 
 
 def _training_log(folder: Path, whole: bool) -> Source | None:
@@ -221,7 +219,14 @@ def _any_log(folder: Path, whole: bool) -> Source | None:
     return LineSource(path, path.stem, whole) if path else None
 
 
-_RANKS = (_events, _factory_log, _training_log, _board_files, _trainer_state, _any_log)
+_RANKS = (
+    _file_of("events.jsonl"),
+    _file_of("trainer_log.jsonl"),
+    _training_log,
+    _board_files,
+    _trainer_state,
+    _any_log,
+)
 
 
 def board_files(folder: Path) -> list[Path]:

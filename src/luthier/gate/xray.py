@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 Part = Literal["prompt", "trained", "cut"]
 _UNFINISHED = "\ufffd"
 _LONGEST_CHARACTER = 8  # tokens
+_BARS = 10  # about
 
 
 @dataclass(frozen=True)
@@ -170,10 +171,10 @@ def _new_text(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], before: in
     return decoded(before, end)[len(decoded(before, start)) :]
 
 
-def length_bars(subject: Subject, bars: int = 10) -> list[Bar]:
+def length_bars(subject: Subject) -> list[Bar]:
     """How long all rows are that were read, those that are left out too."""
     lengths, limit = subject.data.train.store.lengths, subject.data.train.limit
-    step = _round_step(int(lengths.max()) / bars)
+    step = _round_step(int(lengths.max()) / _BARS)
     counts = np.bincount(np.maximum(lengths - 1, 0) // step)
     return [Bar(n * step + 1, (n + 1) * step, int(rows), n * step >= limit) for n, rows in enumerate(counts)]
 

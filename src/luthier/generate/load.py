@@ -30,12 +30,13 @@ from luthier.data.sources.files import nearest
 from luthier.data.template import plain_ids, with_bos, without_clock
 from luthier.data.template_limits import exceeded
 from luthier.errors import ModelError, Problem
+from luthier.errors.trace import brief
 from luthier.generate.choosing import Sampling
 from luthier.generate.weights import Base, add_adapter, fits_beside, load_base, load_tuned
 from luthier.generate.writing import Answer, Hear
 from luthier.generate.writing import write as write_answers
 from luthier.machine.libraries import library_output_to
-from luthier.model.hub import beyond, brief
+from luthier.model.hub import beyond
 from luthier.model.sampling import rooms
 
 

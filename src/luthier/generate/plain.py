@@ -14,10 +14,10 @@ from typing import Any
 
 from luthier.config.load import RECORD
 from luthier.errors import ModelError, Problem
+from luthier.errors.trace import brief
 from luthier.generate.load import Tuned, load, load_tokenizer, try_prompt
 from luthier.generate.weights import TRAINED_ON, Base, load_base
 from luthier.model.forward import unwrap
-from luthier.model.hub import brief
 
 _ELSEWHERE = "give the path of a folder that has it"
 

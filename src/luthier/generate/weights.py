@@ -27,9 +27,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.utils import cached_file
 
 from luthier.errors import ModelError, Problem
+from luthier.errors.trace import brief
 from luthier.machine.probe import probe
 from luthier.model.forward import DTYPES
-from luthier.model.hub import brief
 from luthier.model.lean.fp8 import round_as_fp8
 from luthier.model.vet import vet
 

@@ -22,7 +22,7 @@ from transformers.pytorch_utils import Conv1D
 
 from luthier.config.schema import LoraSection
 from luthier.errors import ModelError, Problem
-from luthier.model.hub import brief
+from luthier.errors.trace import brief
 
 _FUSED_OUT_PROJ = {"falcon_h1", "falcon_mamba", "mamba", "mamba2", "nemotron_h"}
 

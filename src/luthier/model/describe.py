@@ -13,9 +13,10 @@ from transformers import AutoModelForCausalLM, PretrainedConfig
 from luthier.config.plan import ModelFacts
 from luthier.config.schema import Config
 from luthier.errors import ModelError, Problem
+from luthier.errors.trace import brief
 from luthier.model.adapter import add_adapter
 from luthier.model.forward import unwrap
-from luthier.model.hub import KEY, brief
+from luthier.model.hub import KEY
 from luthier.model.lean.fit import obstacle as lean_obstacle
 from luthier.model.lean.layer import window_of
 from luthier.model.vet import check_size

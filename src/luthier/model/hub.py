@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrained
 
 from luthier.config.schema import ModelSection
 from luthier.errors import ModelError, Problem
+from luthier.errors.trace import brief
 from luthier.model.vet import check_code, check_config
 
 KEY = "model.model_name_or_path"
@@ -190,8 +191,3 @@ def _hub_failure(name: str, chain: list[BaseException], text: str) -> Problem | 
         fix = f"with network and access: hf download {name}   ({runs_now})"
         return Problem("E-MODEL-001", f"{name} is not on this machine, and {why_offline}", fix, KEY)
     return None
-
-
-def brief(error: BaseException) -> str:
-    """An exception's text in one line of at most 160 characters."""
-    return (" ".join(str(error).split()) or type(error).__name__)[:160]

@@ -101,7 +101,6 @@ def open_sinks(
     output_dir: str | Path,
     logging_dir: str | Path | None,
     run_name: str,
-    warn: Callable[[str], None] | None = None,
 ) -> Sinks:
     """The sinks of a run: events.jsonl always, and what `logging.report_to` names.
 
@@ -110,7 +109,6 @@ def open_sinks(
         output_dir: Folder of the run; made if it is not there.
         logging_dir: TensorBoard folder; None for `logs` in `output_dir`.
         run_name: Name of the run in the trackers.
-        warn: See `Sinks`.
 
     Raises:
         MissingError: An extra is not installed (E-ENV-001), a folder cannot be written (E-ENV-002), or a tracker does
@@ -119,7 +117,7 @@ def open_sinks(
     require_extras(report_to)
     output_dir = Path(output_dir)
     logging_dir = Path(logging_dir) if logging_dir is not None else output_dir / "logs"
-    sinks = Sinks(warn)
+    sinks = Sinks()
     try:
         try:
             output_dir.mkdir(parents=True, exist_ok=True)

@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from luthier.errors.trace import brief
 from luthier.gate.check import Result, Subject, check, fails, passed, warns
 from luthier.gate.checks.rows import count, some_rows
 
@@ -39,14 +40,14 @@ def template_saved(subject: Subject) -> Result:
                 folder, local_files_only=True, trust_remote_code=subject.plan.config.model.trust_remote_code
             )
         except Exception as error:  # tokenizers raise everything from KeyError to bare Exception
-            return fails(f"the tokenizer cannot be saved and loaded again: {_brief(error)}")
+            return fails(f"the tokenizer cannot be saved and loaded again: {brief(error)}")
     questions = (*_QUESTIONS, *subject.plan.config.evaluation.sample_prompts)
     for question in questions:
         try:
             trained = subject.data.template.prompt_ids(subject.tokenizer, question)
             served = _prompt_ids(loaded, question)
         except Exception as error:  # a template is a program: it may raise anything
-            return fails(f"the template refuses a question: {_brief(error)}")
+            return fails(f"the template refuses a question: {brief(error)}")
         if served != trained:
             return fails(_difference(subject.tokenizer, trained, served))
     rows = [subject.data.train.row(index) for index in some_rows(subject)]
@@ -75,10 +76,6 @@ def _difference(tokenizer: PreTrainedTokenizerBase, trained: list[int], served: 
     at = next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(trained), len(served)))
     sides = [repr(tokenizer.decode(ids[at : at + 4])) if ids[at:] else "nothing" for ids in (trained, served)]
     return f"from token {at + 1:,} on, training has {sides[0]} and final_model would have {sides[1]}"
-
-
-def _brief(error: BaseException) -> str:
-    return (" ".join(str(error).split()) or type(error).__name__)[:160]
 
 
 @check
@@ -155,7 +152,7 @@ def dtype(subject: Subject) -> Result:
         right = _multiplies(device, name) and (not config.quantization.load_in_4bit or _packs(device, config))
         right = right and (not in_8_bits or _multiplies_8_bits(device))
     except Exception as error:  # what a device or a library lacks, it says in its own way
-        return fails(f"{where} does not work: {_brief(error)}")
+        return fails(f"{where} does not work: {brief(error)}")
     if not right:
         return fails(f"{where} gives wrong numbers")
     return passed(f"{where}, tried")

@@ -16,7 +16,6 @@ from luthier.errors.extras import install
 from luthier.events.sinks.extra import missing_extras, missing_login
 from luthier.gate.check import Result, Subject, check, fails, passed, warns
 
-GIB = 2**30
 WEIGHT_BYTES = 4
 """Trained weights are kept, and saved, in float32."""
 STATE_BYTES = {"paged_adamw_8bit": 2.2}
