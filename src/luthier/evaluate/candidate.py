@@ -9,7 +9,6 @@ Base and tuned share one load. Not covered: several devices.
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +18,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import AutoTokenizer
 
 from luthier.config.schema import ModelSection
@@ -31,6 +29,7 @@ from luthier.generate.load import Tuned, final_folder
 from luthier.generate.plain import is_run, load_any
 from luthier.generate.weights import Base
 from luthier.generate.writing import WRITING_VERSION
+from luthier.machine.memory import free_memory
 from luthier.machine.probe import probe
 from luthier.model.hashes import base_folder, base_hashes, file_hashes
 
@@ -92,9 +91,7 @@ class Candidate:
     def close(self) -> None:
         """Free its memory for the next one."""
         self._loaded = None
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        free_memory()
 
     @cached_property
     def has_template(self) -> bool:

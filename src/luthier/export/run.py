@@ -18,10 +18,11 @@ from transformers import AutoModelForCausalLM
 
 from luthier.export.agree import Agreement, Reference, agreement, reference, require
 from luthier.export.merge import Merged, Onto, merged, write_folder
-from luthier.export.place import Say, destination, free_memory, write
+from luthier.export.place import Say, destination, write
 from luthier.export.prompts import choose, read
 from luthier.generate.load import Tuned, final_folder, load
 from luthier.generate.weights import Base, load_tuned
+from luthier.machine.memory import free_memory
 from luthier.machine.probe import probe
 from luthier.training.final import FINAL
 

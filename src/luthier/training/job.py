@@ -17,14 +17,14 @@ from luthier.data.collate import MicroBatch
 from luthier.data.largest import Largest
 from luthier.data.prepare import Prepared
 from luthier.events.types import CheckpointSaved, Notice
-from luthier.machine.memory import is_out_of_memory
+from luthier.machine.memory import free_memory, is_out_of_memory
 from luthier.machine.ranks import most_of_ranks, together
 from luthier.model.load import use_passes
 from luthier.training.ahead import TimeLeft
 from luthier.training.cost import CostModel
 from luthier.training.identity import identity
 from luthier.training.instruments import MachineReader, Stopwatch
-from luthier.training.memory import free_memory, give_up
+from luthier.training.memory import give_up
 from luthier.training.schedule import learning_rate
 from luthier.training.state import TrainState
 from luthier.training.watchdog import Watchdog

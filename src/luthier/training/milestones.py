@@ -19,7 +19,7 @@ from luthier.data.collate import MicroBatch
 from luthier.data.loader import evaluation_batches
 from luthier.errors.trace import summary
 from luthier.events.types import Evaluated, Event, Log, Machine, Notice, RunFinished, Sampled, Timing
-from luthier.machine.memory import is_out_of_memory
+from luthier.machine.memory import free_memory, is_out_of_memory
 from luthier.machine.probe import peak_memory_gib
 from luthier.machine.ranks import (
     all_or_none,
@@ -39,7 +39,6 @@ from luthier.model.store import load_trained, trained
 from luthier.training.final import best_checkpoint, save_final
 from luthier.training.instruments import PHASES
 from luthier.training.job import Run, due
-from luthier.training.memory import free_memory
 from luthier.training.saving import arrived, landed, save, saves_now
 from luthier.training.step import evaluate
 

@@ -25,11 +25,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from luthier.data.template_limits import exceeded
 from luthier.errors import ModelError, Problem
 from luthier.export.agree import Agreement, agreement, reference
-from luthier.export.place import free_memory
 from luthier.export.prompts import BUILT_IN, choose, read
 from luthier.export.run import computed_in, load_plain
 from luthier.generate.load import Tuned, final_folder, load
 from luthier.generate.weights import TRAINED_ON, Base, read_json
+from luthier.machine.memory import free_memory
 from luthier.machine.probe import probe
 from luthier.model.hub import brief
 from luthier.model.vet import vet
