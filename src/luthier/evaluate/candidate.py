@@ -208,26 +208,15 @@ class Asked:
             yield tuned
 
     def generate_many(
-        self,
-        instructions: Sequence[str],
-        max_new_tokens: int = 256,
-        temperature: float = 0.0,
-        seed: int | None = None,
-        progress: Callable[[int, int], None] | None = None,
+        self, instructions: Sequence[str], max_new_tokens: int, temperature: float, seed: int
     ) -> list[str]:
         """The answers to many instructions, in their order."""
         with self.ready() as tuned:
-            return tuned.generate_many(instructions, max_new_tokens, temperature, seed, progress)
+            return tuned.generate_many(instructions, max_new_tokens, temperature, seed)
 
     def complete_many(
-        self,
-        texts: Sequence[str],
-        stops: Sequence[str],
-        max_new_tokens: int = 256,
-        temperature: float = 0.0,
-        seed: int | None = None,
-        progress: Callable[[int, int], None] | None = None,
+        self, texts: Sequence[str], stops: Sequence[str], max_new_tokens: int, temperature: float, seed: int
     ) -> list[str]:
         """What follows each of many texts, in their order."""
         with self.ready() as tuned:
-            return tuned.complete_many(texts, stops, max_new_tokens, temperature, seed, progress)
+            return tuned.complete_many(texts, stops, max_new_tokens, temperature, seed)
