@@ -184,10 +184,15 @@ def name_of(run: str | Path) -> str:
     return folder.parent.name if folder.name == FINAL else folder.name
 
 
-def load_plain(folder: Path, dtype: torch.dtype) -> nn.Module:
-    """A merged folder, with nothing but transformers."""
+def load_plain(name: str | Path, dtype: torch.dtype, revision: str | None = None) -> nn.Module:
+    """A merged folder, or a base model, with nothing but transformers."""
     model: nn.Module = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=dtype, device_map={"": probe().device}, use_safetensors=True, trust_remote_code=False
+        name,
+        revision=revision,
+        dtype=dtype,
+        device_map={"": probe().device},
+        use_safetensors=True,
+        trust_remote_code=False,
     )
     return model.eval()
 
