@@ -24,7 +24,7 @@ from luthier.config.schema import ModelSection
 from luthier.config.values import packaged
 from luthier.data.template import AS_IT_IS
 from luthier.errors import ModelError, Problem
-from luthier.evaluate.score import Style
+from luthier.evaluate.score import STYLES, Style
 from luthier.generate.load import Tuned, final_folder
 from luthier.generate.plain import is_run, load_any
 from luthier.generate.weights import Base
@@ -114,9 +114,11 @@ class Candidate:
             wanted: `template`, `completion`, or `auto`: in its chat template where it has one.
 
         Raises:
-            ModelError: E-EVAL-027 when it has no template and is to be asked in one.
+            ModelError: E-EVAL-027 when it has no template and is to be asked in one, or in none of these ways.
         """
-        assert wanted in ("auto", "template", "completion"), wanted
+        if wanted not in ("auto", *STYLES):
+            found, why = f'"{wanted}" is no way to ask a model', "each way asks in words of its own"
+            raise ModelError(Problem("E-EVAL-027", found, "write auto, template or completion", "prompt", why))
         if wanted == "template" and not self.has_template:
             found = f"{self.name} has no chat template"
             raise ModelError(Problem("E-EVAL-027", found, "leave --prompt out, or write --prompt completion"))
