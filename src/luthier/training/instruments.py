@@ -77,7 +77,7 @@ class Stopwatch:
         steps = max(1, self._steps)
         means = {f"{phase}_seconds": seconds / steps for phase, seconds in self._seconds.items()}
         self._seconds, self._steps = dict.fromkeys(PHASES, 0.0), 0
-        return Timing(step, **means)
+        return Timing(step=step, own_seconds=[], own_memory_gib=[], **means)
 
 
 class MachineReader:
