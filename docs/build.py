@@ -34,7 +34,7 @@ from luthier.config.load import load
 from luthier.config.plan import DataFacts, MachineFacts, Plan
 from luthier.config.resolve import resolve
 from luthier.config.tree import number
-from luthier.doctor import RULES, Doctor, examine, findings
+from luthier.doctor import RULES, History, findings, fold
 from luthier.doctor.report import as_text
 from luthier.errors import CODES
 from luthier.events.record import from_record
@@ -204,12 +204,12 @@ def scores_table() -> str:
 
 def diagnosis(name: str) -> str:
     """What `luthier doctor` prints for a labelled run: `label/name-seed`."""
-    doctor, last = Doctor(), 0.0
+    run, last = History(), 0.0
     with gzip.open(RUNS / f"{name}.jsonl.gz", "rt", encoding="utf-8") as file:
         for event, about in (from_record(json.loads(line)) for line in file):
             last = about["time"]
-            doctor = examine(doctor, event, last)
-    return f"```text\n{as_text(findings(doctor, last), {}, doctor.history.step)}\n```"
+            run = fold(run, event, last)
+    return f"```text\n{as_text(findings(run, last), {}, run.step)}\n```"
 
 
 def errors_page() -> str:

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from labels import ACCEPTED, HEALTHY, SEEDS
 
-from luthier.doctor import RULES, Doctor, examine, findings
+from luthier.doctor import RULES, History, findings, fold
 from luthier.events.record import from_record
 from luthier.events.types import Evaluated, Event, RunFinished, Timing
 
@@ -58,14 +58,14 @@ def events(path: Path) -> Iterator[tuple[Event, float]]:
 
 def follow(path: Path) -> dict[str, int]:
     """Rule -> step at which it fired first."""
-    doctor, fired, last = Doctor(), {}, 0.0
+    run, fired, last = History(), {}, 0.0
     for event, last in events(path):
-        doctor = examine(doctor, event, last)
+        run = fold(run, event, last)
         if isinstance(event, Timing | Evaluated | RunFinished):
-            for finding in findings(doctor, last):
-                fired.setdefault(finding.rule, doctor.history.step)
-    for finding in findings(doctor, last + SILENCE_SECONDS):
-        fired.setdefault(finding.rule, doctor.history.step)
+            for finding in findings(run, last):
+                fired.setdefault(finding.rule, run.step)
+    for finding in findings(run, last + SILENCE_SECONDS):
+        fired.setdefault(finding.rule, run.step)
     return fired
 
 

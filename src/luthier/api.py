@@ -35,7 +35,7 @@ from luthier.events.types import Checked, Event, MemoryForecast, Notice, Resumed
 from luthier.gate.gate import BY_NAME, examine, known, of, refuse, told
 from luthier.generate.load import Tuned, load
 from luthier.ingredients import Ingredients, ingredients
-from luthier.machine import ranks, torchrun
+from luthier.machine import ranks, worker
 from luthier.machine.cards import as_if
 from luthier.machine.gradients import copy_from_rank_0
 from luthier.machine.libraries import library_output_to
@@ -197,7 +197,7 @@ def _train(
         folder = open_folder(output_dir, resume=wanted is not None, overwrite=overwrite)
         moved = ranks.only_on_rank_0(lambda: stack.enter_context(folder))
         require_one_folder(output_dir)
-        torchrun.begin()
+        worker.begin()
         stack.enter_context(traced_failures(output_dir))
         stack.enter_context(library_output_to(output_dir / ranks.of_rank("library.log")))
         checkpoint = None

@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from luthier.doctor import Doctor, Finding, examine, findings
+from luthier.doctor import Finding, History, findings, fold
 from luthier.events.types import (
     Architecture,
     CheckpointSaved,
@@ -129,20 +129,20 @@ def steps(first: int = 10, last: int = 400, every: int = 10) -> list[int]:
     return [1, *range(first, last + 1, every)]
 
 
-def seen(*events: Event | Iterable[Event], seconds: float = 5.0) -> Doctor:
-    """The doctor after these events, `seconds` apart, the first at 1000."""
-    doctor, now = Doctor(), 1000.0
+def seen(*events: Event | Iterable[Event], seconds: float = 5.0) -> History:
+    """The history after these events, `seconds` apart, the first at 1000."""
+    run, now = History(), 1000.0
     for item in events:
         for event in [item] if isinstance(item, Event) else item:
-            doctor = examine(doctor, event, now)
+            run = fold(run, event, now)
             now += seconds
-    return doctor
+    return run
 
 
 def found(*events: Event | Iterable[Event], after: float = 1.0) -> dict[str, Finding]:
     """Rule -> finding, `after` seconds after the last event."""
-    doctor = seen(*events)
-    return {finding.rule: finding for finding in findings(doctor, doctor.history.updated + after)}
+    run = seen(*events)
+    return {finding.rule: finding for finding in findings(run, run.updated + after)}
 
 
 def changed(finding: Finding) -> dict[str, tuple[str, str]]:

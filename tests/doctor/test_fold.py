@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from luthier.doctor import Doctor, examine, findings, unjudged
+from luthier.doctor import History, findings, fold, unjudged
 from luthier.doctor.history import LONGEST, RECENT
 from luthier.doctor.report import as_json, as_text
 from luthier.doctor.statistics import noise, trend
@@ -23,61 +23,60 @@ from tests.events.stream import events, whole_run
 @given(st.lists(st.tuples(events, st.floats()), max_size=40), st.floats())
 @settings(deadline=None)
 def test_no_sequence_of_events_breaks_the_doctor(told, now):
-    doctor = Doctor()
+    run = History()
     for event, when in told:
-        doctor = examine(doctor, event, when)
-    found = findings(doctor, now)
+        run = fold(run, event, when)
+    found = findings(run, now)
     assert len({finding.rule for finding in found}) == len(found)
-    assert as_text(found, unjudged(doctor), doctor.history.step)
+    assert as_text(found, unjudged(run), run.step)
     assert len(as_json(found)) == len(found)
 
 
 @given(st.lists(st.builds(log, st.integers(0, 10**6), st.floats(0, 1e9) | st.just(0.0)), min_size=8, max_size=60))
 @settings(deadline=None)
 def test_no_curve_breaks_a_rule(lines):
-    doctor = seen(started(), architecture(), lines, [machine(1, gpu_utilization=0.0)] * 6, evaluated(5, NAN))
-    assert all(finding.evidence for finding in findings(doctor, 10.0**9))
+    run = seen(started(), architecture(), lines, [machine(1, gpu_utilization=0.0)] * 6, evaluated(5, NAN))
+    assert all(finding.evidence for finding in findings(run, 10.0**9))
 
 
 def test_a_finding_appears_changes_and_clears_without_a_trace():
-    doctor = seen(started(), architecture(), whole_run())
-    before = pickle.dumps(doctor)
-    once, again = findings(doctor, 5000.0), findings(doctor, 5000.0)
+    run = seen(started(), architecture(), whole_run())
+    before = pickle.dumps(run)
+    once, again = findings(run, 5000.0), findings(run, 5000.0)
     assert once == again
-    assert pickle.dumps(doctor) == before
+    assert pickle.dumps(run) == before
 
 
 def test_the_history_of_a_long_run_is_bounded_and_keeps_its_ends():
-    doctor = seen(started(100_000), curve(range(1, 30_001)))
-    run = doctor.history
+    run = seen(started(100_000), curve(range(1, 30_001)))
     assert len(run.whole) <= LONGEST and len(run.recent) == RECENT
     assert run.beginning[0].step == 1 and run.recent[-1].step == 30_000
     assert run.whole[0].step == 1 and run.whole[-1].step > 29_000
     gaps = {b.step - a.step for a, b in zip(run.whole, run.whole[1:], strict=False)}
     assert gaps == {run.stride}
-    assert len(pickle.dumps(doctor)) < 200_000
+    assert len(pickle.dumps(run)) < 200_000
 
 
 def test_a_diagnosis_takes_milliseconds():
-    doctor = seen(started(), architecture(), curve(range(1, 2001)), [evaluated(s, 1.0) for s in range(100)])
+    run = seen(started(), architecture(), curve(range(1, 2001)), [evaluated(s, 1.0) for s in range(100)])
     begun = time.process_time()
     for _ in range(5):
-        findings(doctor, 10_000.0)
+        findings(run, 10_000.0)
     assert (time.process_time() - begun) / 5 < 0.1
 
 
 def test_a_resumed_run_forgets_what_it_took_back():
     wild = curve(range(210, 400, 10), lambda step: 9.0)
     back = replace(started(), first_step=200), Resumed(200, "checkpoint-200")
-    doctor = seen(started(), curve(steps(last=200)), wild, *back, curve(range(210, 400, 10)))
-    assert findings(doctor, doctor.history.updated) == ()
-    assert max(line.loss for line in doctor.history.whole) < 2
+    run = seen(started(), curve(steps(last=200)), wild, *back, curve(range(210, 400, 10)))
+    assert findings(run, run.updated) == ()
+    assert max(line.loss for line in run.whole) < 2
 
 
 def test_a_new_run_in_the_same_log_starts_from_nothing():
-    doctor = seen(started(), curve(steps(), lambda step: 9.0), started(), curve(steps(last=50)))
-    assert doctor.history.logged == 6
-    assert findings(doctor, doctor.history.updated) == ()
+    run = seen(started(), curve(steps(), lambda step: 9.0), started(), curve(steps(last=50)))
+    assert run.logged == 6
+    assert findings(run, run.updated) == ()
 
 
 def test_what_cannot_be_judged_says_what_is_missing():

@@ -640,7 +640,7 @@ def test_no_rule_breaks_on_0_or_nan(seed):
         events += [odd(log(step, 1.0)), odd(timing(step)), odd(machine(step))]
         events += [odd(evaluated(step, 1.0)), odd(saved(step))] if step % 4 == 0 else []
     for rule in RULES:
-        rule.examine(replace(seen(*events).history, now=rng.choice(ODD)))
+        rule.examine(replace(seen(*events), now=rng.choice(ODD)))
 
 
 @pytest.mark.parametrize("last", [0.0, 2.3])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from luthier.evaluate.tasks import Task
@@ -26,33 +26,16 @@ class Known:
         self.answers = answers
         self.asked: list[str] = []
 
-    def generate_many(
-        self,
-        instructions: Sequence[str],
-        max_new_tokens: int = 256,
-        temperature: float = 0.0,
-        seed: int | None = None,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> list[str]:
+    def generate_many(self, instructions: Sequence[str], *how: float) -> list[str]:
         texts = []
         for instruction in instructions:
             answer = self.answers[instruction]
             texts.append(answer if isinstance(answer, str) else answer[self.asked.count(instruction) % len(answer)])
             self.asked.append(instruction)
-            if progress:
-                progress(len(texts), len(instructions))
         return texts
 
-    def complete_many(
-        self,
-        texts: Sequence[str],
-        stops: Sequence[str],
-        max_new_tokens: int = 256,
-        temperature: float = 0.0,
-        seed: int | None = None,
-        progress: Callable[[int, int], None] | None = None,
-    ) -> list[str]:
-        return self.generate_many(texts, max_new_tokens, temperature, seed, progress)
+    def complete_many(self, texts: Sequence[str], stops: Sequence[str], *how: float) -> list[str]:
+        return self.generate_many(texts, *how)
 
 
 def write_tasks(path: Path, *rows: object) -> Path:

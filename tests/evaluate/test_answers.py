@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from luthier.evaluate.answers import Answers, answers_folder
+from luthier.evaluate.answers import Answers
 
 ABOUT = {"weights": {"model.safetensors": "abc"}, "device": "cpu"}
 
@@ -18,8 +18,8 @@ def cache(tmp_path, monkeypatch):
 
 
 def test_what_was_added_is_there_again(cache):
-    assert answers_folder() == cache
     answers = Answers(ABOUT)
+    assert answers.path.parent == cache
     answers.add({"a": "one\n\u2028\ud800", "b": [[1.5, 2]]})
     again = Answers(ABOUT)
     assert again["a"] == "one\n\u2028\ud800" and again["b"] == [[1.5, 2]] and "c" not in again

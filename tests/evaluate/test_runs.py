@@ -114,6 +114,13 @@ def test_a_prompt_can_be_chosen(run, tiny_model_dir, options):
     assert caught.value.problems[0].code == "E-EVAL-027"
 
 
+def test_what_python_asks_for_in_vain_is_said(tiny_model_dir):
+    with pytest.raises(ModelError, match=r'E-EVAL-027.*"chat" is no way'):
+        luthier.score(tiny_model_dir, prompt="chat", unsafe=True)
+    with pytest.raises(ModelError, match=r"E-MODEL-012.*no model is named"):
+        luthier.compare()
+
+
 @pytest.mark.parametrize(("samples", "temperature", "ks"), [(4, 0.0, [1]), (4, 0.8, [5]), (1, 0.0, [10])])
 def test_e_eval_026_what_cannot_be_estimated(options, samples, temperature, ks):
     with pytest.raises(ModelError) as caught:

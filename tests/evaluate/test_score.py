@@ -202,7 +202,7 @@ def test_each_draw_has_a_seed_of_its_own(sandbox):
     seeds = []
 
     class Seeded(Known):
-        def generate_many(self, instructions, max_new_tokens, temperature, seed, progress=None):
+        def generate_many(self, instructions, max_new_tokens, temperature, seed):
             seeds.append(seed)
             return super().generate_many(instructions)
 

@@ -20,7 +20,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from luthier.errors import ModelError, RefusedError, RunError
 from luthier.export import llama_cpp
-from luthier.export.agree import reference
+from luthier.export.agree import Reference, reference
 from luthier.export.gguf_file import check_architecture, interleaved, llama3_factors, write_gguf
 from luthier.export.gguf_run import CONVERSATIONS, TEXTS
 from luthier.export.gguf_vocab import _REST, _WORDS, vocabulary
@@ -36,6 +36,7 @@ SIZES = {
     "num_key_value_heads": 2, "max_position_embeddings": 256, "initializer_range": 0.15, "dtype": "float32",
     "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2,
 }  # fmt: skip
+NOTHING = Reference([], [], [], ())
 LLAMA3 = {"rope_type": "llama3", "rope_theta": 10000.0, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
           "original_max_position_embeddings": 32}  # fmt: skip
 LAYOUTS = {
@@ -192,7 +193,7 @@ def test_llama_cpp_cuts_texts_into_the_same_tokens(name, tmp_path):
     texts = [*TEXTS, *CORPUS, "<s>a</s>", "x<tool>y", "<|im_start|>user\nhi<|im_end|>\n"]
     if name == "default":  # after a special token sentencepiece's own library and llama.cpp put a space, Luthier's not
         texts = [text for text in texts if "<" not in text]
-    heard = llama_cpp.listen(tmp_path / "m.gguf", None, texts, CONVERSATIONS)
+    heard = llama_cpp.listen(tmp_path / "m.gguf", NOTHING, texts, CONVERSATIONS)
     for text, ids in zip(texts, heard.tokens, strict=True):
         assert ids == tokenizer(text).input_ids, text
     for messages, theirs in zip(CONVERSATIONS, heard.rendered, strict=True):
@@ -245,7 +246,7 @@ def test_e_export_009_float16_ends_at_65504(words, tmp_path):
 def test_e_export_007_a_file_that_llama_cpp_does_not_take(tmp_path):
     (tmp_path / "m.gguf").write_bytes(b"GGUF" + bytes(64))
     with pytest.raises(RunError, match="E-EXPORT-007"):
-        llama_cpp.listen(tmp_path / "m.gguf", None, ["a"])
+        llama_cpp.listen(tmp_path / "m.gguf", NOTHING, ["a"])
 
 
 def test_the_scaling_is_that_of_transformers():
@@ -275,5 +276,5 @@ def test_e_export_007_a_file_on_which_llama_cpp_hangs_is_given_up(tmp_path, monk
     monkeypatch.setattr(llama_cpp, "SECONDS", 0.5)
     began = time.monotonic()
     with pytest.raises(RunError, match=r"E-EXPORT-007.*did not answer within 0.5 seconds"):
-        llama_cpp.listen(tmp_path / "model.gguf", None)
+        llama_cpp.listen(tmp_path / "model.gguf", NOTHING)
     assert time.monotonic() - began < 30

@@ -16,7 +16,7 @@ import pytest
 from torch.distributed import TCPStore
 
 from luthier.errors import EXIT_RESUMABLE, EXIT_WRONG_REQUEST
-from luthier.machine.torchrun import begin, leave, was_restarted
+from luthier.machine.worker import begin, leave, was_restarted
 from tests.cli.support import LUTHIER, environment, write_config
 from tests.launch.slurm import free_port
 
@@ -95,7 +95,7 @@ def test_what_an_earlier_attempt_left_behind_does_not_count(tmp_path):
     two = tmp_path / "two.py"
     two.write_text(
         "import os, signal, sys, time\n"
-        "from luthier.machine.torchrun import begin, leave, was_restarted\n"
+        "from luthier.machine.worker import begin, leave, was_restarted\n"
         "signal.signal(signal.SIGTERM, lambda *_: sys.exit(leave(75)))\n"
         "if not was_restarted():\n"
         "    time.sleep(2 if os.environ['RANK'] == '1' else 60)\n"
@@ -113,7 +113,7 @@ def test_a_terminal_that_is_closed_changes_no_exit_code(tmp_path):
     stops = tmp_path / "stops.py"
     stops.write_text(
         "import pathlib, signal, sys, time\n"
-        "from luthier.machine.torchrun import leave\n"
+        "from luthier.machine.worker import leave\n"
         "signal.signal(signal.SIGHUP, lambda *_: sys.exit(leave(75)))\n"
         "pathlib.Path('ready').touch()\n"
         "time.sleep(60)\n"

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from luthier.doctor import Change, Doctor, Finding, examine, findings
+from luthier.doctor import Change, Finding, History, findings
+from luthier.doctor import fold as fold_history
 from luthier.events.types import Resumed, Timing
 from luthier.machine.gpu import Gpu, Readings
 from luthier.monitor.dashboard import panes, watching
@@ -69,10 +70,10 @@ def test_a_loss_that_fell_and_rises_rises_as_the_doctor_says():
     rng = random.Random(2)
     losses = [max(3 - step / 30, 1 + (step - 60) / 150) + rng.gauss(0, 0.03) for step in range(1, 101)]
     stream = [started(), *(log(step, loss) for step, loss in enumerate(losses, 1))]
-    doctor = Doctor()
+    seen = History()
     for event in stream:
-        doctor = examine(doctor, event, 0.0)
-    run = run_of(stream, findings=findings(doctor, 0.0))
+        seen = fold_history(seen, event, 0.0)
+    run = run_of(stream, findings=findings(seen, 0.0))
     assert "loss-rising" in [finding.rule for finding in run.findings]
     assert words_of(run)["slope"].startswith("rising  +0.2") and words_of(run)["slope"].endswith(" in 39 steps")
 

@@ -182,7 +182,7 @@ def test_what_a_run_trains_are_the_models_parameters_at_every_step(tmp_path, tin
 
     def optimizer_step(job, batches):
         if len(checked) == 2:
-            yield from job.lower(replace(job.plan.passes, micro_batch_tokens=100), Notice("info", ""))
+            job.lower(replace(job.plan.passes, micro_batch_tokens=100))
         yield from of_the_engine(job, batches)
         wanted = [p for p in job.model.parameters() if p.requires_grad]
         checked.append([id(p) for p in job.trained] == [id(p) for p in wanted] and len(wanted) > 5)

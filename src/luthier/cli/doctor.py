@@ -24,16 +24,16 @@ def doctor(
     What is read: the folder of a run, events.jsonl, training.log, logs of Hugging Face's Trainer, TRL and
     LLaMA-Factory, TensorBoard files. Ends with 0 whatever is found.
     """
-    from luthier.doctor import Doctor, examine, findings, report, unjudged
+    from luthier.doctor import History, findings, fold, report, unjudged
     from luthier.errors.terminal import width, wrapped
     from luthier.events.follow import open_log, runs_in
     from luthier.events.printable import one_line
 
-    seen = Doctor()
+    seen = History()
     empty = True
     with closing(open_log(log, whole=True)) as source:
         for told in source.everything():
-            seen, empty = examine(seen, told.event, told.time), False
+            seen, empty = fold(seen, told.event, told.time), False
     if empty or runs_in(log):
         raise MissingError(no_log(log, "doctor", trouble(log) or NO_LOG))
     found = findings(seen, time.time())
@@ -41,4 +41,4 @@ def doctor(
         typer.echo(json.dumps(report.as_json(found), indent=1))
     else:
         typer.echo(wrapped(f"{one_line(str(log))} ({one_line(source.source)})", "", "  ", width()) + "\n")
-        typer.echo(report.as_text(found, unjudged(seen), seen.history.step, width()))
+        typer.echo(report.as_text(found, unjudged(seen), seen.step, width()))

@@ -66,19 +66,22 @@ def export(
     _refuse(form, (Form.gguf, Form.ollama), {"--quant": quant is not Quant.f16, "--allow": allow})
     if as_json:
         check_writable(as_json)
-    from luthier.export import forms, screen
-    from luthier.export.run import Options
+    from luthier.export import screen
+    from luthier.export.gguf_run import export_gguf
+    from luthier.export.hub_run import export_hub
+    from luthier.export.ollama import export_ollama
+    from luthier.export.run import Options, merge_run
     from luthier.machine.libraries import library_output_to
 
     options = Options(base, onto.value, prompts, overwrite)
     with library_output_to(Path(os.devnull)):
         if form in (Form.gguf, Form.ollama):
-            make = forms.gguf if form is Form.gguf else forms.ollama
+            make = export_gguf if form is Form.gguf else export_ollama
             done = make(run, out, quant.value, options, say, allow_tokenizer=Allow.tokenizer in allow)
         elif form is Form.safetensors:
-            done = forms.safetensors(run, out, None, options, say)
+            done = merge_run(run, out, None, options, say)
         else:
-            done = forms.hub(run, out, options, say, merge=merge, base_name=base_name, results=results, push=push)
+            done = export_hub(run, out, options, say, merge=merge, base_name=base_name, results=results, push=push)
     typer.echo(screen.shown(done))
     if as_json:
         write_json(as_json, screen.as_json(done))

@@ -47,7 +47,7 @@ def train(
 
         raise typer.Exit(start(per_node, nodes, endpoint, restarts, ["train", *words]))
     stopped = _train(request, again, plain, resume, overwrite=overwrite, allow_changes=allow_changes, allow=allow)
-    from luthier.machine.torchrun import leave
+    from luthier.machine.worker import leave
 
     raise typer.Exit(leave(EXIT_RESUMABLE if stopped else 0))
 
@@ -56,7 +56,7 @@ def _train(
     request: list[str] | None, again: Path | None, plain: bool, resume: str | None, *, overwrite: bool, **options: Any
 ) -> bool:
     """Train in this process; whether a stop came before the end."""
-    from luthier.machine.torchrun import is_orphan, was_restarted, watch_agent
+    from luthier.machine.worker import is_orphan, was_restarted, watch_agent
     from luthier.training.signals import stop_on_signals
 
     stopped = False

@@ -22,6 +22,7 @@ from typing import IO, Any
 import numpy as np
 import pyarrow as pa
 
+from luthier import machine
 from luthier.data.problems import refuse
 from luthier.data.tokenize import Batch, Found
 
@@ -52,8 +53,7 @@ def cache_folder(configured: str | None, base_dir: Path) -> Path:
     """Where shards lie: `data.cache_dir`, or `luthier/rows` in the user's cache folder."""
     if configured is not None:
         return base_dir / Path(configured).expanduser()
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "luthier" / "rows"
+    return machine.cache_folder("rows")
 
 
 def load_shard(folder: Path, key: str) -> Shard | None:

@@ -48,7 +48,6 @@ class History:
         beginning, whole, recent: Log lines with a finite loss: the first ones, all thinned, and the latest.
         not_finite: The first log line whose loss is NaN or infinite.
         before_resume: The latest log lines when the run was resumed last.
-        failure: The last words of a run that failed.
         started, updated: Time of the first and the latest event, in seconds of the caller's clock; 0: not known.
         log_gaps: Seconds between neighbouring log lines.
         longest_gap: Longest silence so far, in seconds.

@@ -25,7 +25,6 @@ from luthier.errors.codes import CODES, Explanation
 from luthier.errors.secrets import hider
 from luthier.errors.terminal import columns, hanging
 
-EXIT_DONE = 0
 EXIT_FAILED = 1
 EXIT_WRONG_REQUEST = 2
 EXIT_REFUSED = 3
@@ -33,7 +32,6 @@ EXIT_RESUMABLE = 75
 
 __all__ = [
     "CODES",
-    "EXIT_DONE",
     "EXIT_FAILED",
     "EXIT_REFUSED",
     "EXIT_RESUMABLE",

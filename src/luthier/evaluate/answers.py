@@ -22,16 +22,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from luthier.machine import cache_folder
+
 
 def hashed(content: Any) -> str:
     """SHA-256 of plain values."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def answers_folder() -> Path:
-    """Where the files lie."""
-    home = os.environ.get("XDG_CACHE_HOME")
-    return (Path(home) if home else Path.home() / ".cache") / "luthier" / "answers"
 
 
 class Answers:
@@ -48,7 +44,7 @@ class Answers:
             about: What the model is, in plain values; None: nothing is kept.
             fresh: Forget what was answered before; new answers are kept all the same.
         """
-        self.path = None if about is None else answers_folder() / f"{hashed(about)}.jsonl"
+        self.path = None if about is None else cache_folder("answers") / f"{hashed(about)}.jsonl"
         self._about = about
         self._known: dict[str, Any] = {}
         if self.path and not fresh:

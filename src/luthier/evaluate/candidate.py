@@ -9,7 +9,6 @@ Base and tuned share one load. Not covered: several devices.
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -19,18 +18,18 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import AutoTokenizer
 
 from luthier.config.schema import ModelSection
 from luthier.config.values import packaged
 from luthier.data.template import AS_IT_IS
 from luthier.errors import ModelError, Problem
-from luthier.evaluate.score import Style
+from luthier.evaluate.score import STYLES, Style
 from luthier.generate.load import Tuned, final_folder
 from luthier.generate.plain import is_run, load_any
 from luthier.generate.weights import Base
 from luthier.generate.writing import WRITING_VERSION
+from luthier.machine.memory import free_memory
 from luthier.machine.probe import probe
 from luthier.model.hashes import base_folder, base_hashes, file_hashes
 
@@ -92,9 +91,7 @@ class Candidate:
     def close(self) -> None:
         """Free its memory for the next one."""
         self._loaded = None
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        free_memory()
 
     @cached_property
     def has_template(self) -> bool:
@@ -117,9 +114,11 @@ class Candidate:
             wanted: `template`, `completion`, or `auto`: in its chat template where it has one.
 
         Raises:
-            ModelError: E-EVAL-027 when it has no template and is to be asked in one.
+            ModelError: E-EVAL-027 when it has no template and is to be asked in one, or in none of these ways.
         """
-        assert wanted in ("auto", "template", "completion"), wanted
+        if wanted not in ("auto", *STYLES):
+            found, why = f'"{wanted}" is no way to ask a model', "each way asks in words of its own"
+            raise ModelError(Problem("E-EVAL-027", found, "write auto, template or completion", "prompt", why))
         if wanted == "template" and not self.has_template:
             found = f"{self.name} has no chat template"
             raise ModelError(Problem("E-EVAL-027", found, "leave --prompt out, or write --prompt completion"))
@@ -211,26 +210,15 @@ class Asked:
             yield tuned
 
     def generate_many(
-        self,
-        instructions: Sequence[str],
-        max_new_tokens: int = 256,
-        temperature: float = 0.0,
-        seed: int | None = None,
-        progress: Callable[[int, int], None] | None = None,
+        self, instructions: Sequence[str], max_new_tokens: int, temperature: float, seed: int
     ) -> list[str]:
         """The answers to many instructions, in their order."""
         with self.ready() as tuned:
-            return tuned.generate_many(instructions, max_new_tokens, temperature, seed, progress)
+            return tuned.generate_many(instructions, max_new_tokens, temperature, seed)
 
     def complete_many(
-        self,
-        texts: Sequence[str],
-        stops: Sequence[str],
-        max_new_tokens: int = 256,
-        temperature: float = 0.0,
-        seed: int | None = None,
-        progress: Callable[[int, int], None] | None = None,
+        self, texts: Sequence[str], stops: Sequence[str], max_new_tokens: int, temperature: float, seed: int
     ) -> list[str]:
         """What follows each of many texts, in their order."""
         with self.ready() as tuned:
-            return tuned.complete_many(texts, stops, max_new_tokens, temperature, seed, progress)
+            return tuned.complete_many(texts, stops, max_new_tokens, temperature, seed)

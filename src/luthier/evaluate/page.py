@@ -12,7 +12,7 @@ from itertools import islice
 
 from luthier.evaluate.compare import Change, Comparison
 from luthier.evaluate.score import STYLES, Outcome, Rate, Scores
-from luthier.evaluate.screen import p_value, points, telling_tasks
+from luthier.evaluate.screen import outcome_of, p_value, points, telling_tasks
 from luthier.evaluate.tasks import Task
 from luthier.events.printable import one_line, visible
 
@@ -135,15 +135,11 @@ def _causes(scores: Scores) -> str:
 def _side_by_side(one: Comparison, task: Task) -> str:
     sides = "".join(
         f"<div>{who} {_verdict(outcome)}<pre>{_lines(outcome.answer)}</pre></div>"
-        for who, outcome in (("base", _outcome(one.base, task)), ("tuned", _outcome(one.tuned, task)))
+        for who, outcome in (("base", outcome_of(one.base, task)), ("tuned", outcome_of(one.tuned, task)))
     )
     tests = _lines("\n".join(task.tests))
     asked = f"<details><summary>{_text(task.instruction)}</summary><pre>{tests}</pre></details>"
     return f'<h3>{_text(task.task_id)}</h3>\n{asked}\n<div class="sides">{sides}</div>'
-
-
-def _outcome(scores: Scores, task: Task) -> Outcome:
-    return next(outcome for outcome in scores.outcomes if outcome.task_id == task.task_id)
 
 
 def _verdict(outcome: Outcome) -> str:

@@ -71,23 +71,12 @@ class Writer(Protocol):
     """Who answers; `luthier.generate.load.Tuned` is one."""
 
     def generate_many(
-        self,
-        instructions: Sequence[str],
-        max_new_tokens: int = 256,
-        temperature: float = 0.0,
-        seed: int | None = None,
-        progress: Callable[[int, int], None] | None = None,
+        self, instructions: Sequence[str], max_new_tokens: int, temperature: float, seed: int
     ) -> list[str]:
         """The answers to many instructions, in their order."""
 
     def complete_many(
-        self,
-        texts: Sequence[str],
-        stops: Sequence[str],
-        max_new_tokens: int = 256,
-        temperature: float = 0.0,
-        seed: int | None = None,
-        progress: Callable[[int, int], None] | None = None,
+        self, texts: Sequence[str], stops: Sequence[str], max_new_tokens: int, temperature: float, seed: int
     ) -> list[str]:
         """What follows each of many texts, up to the first stop, in their order."""
 

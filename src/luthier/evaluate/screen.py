@@ -230,7 +230,7 @@ def telling_tasks(comparison: Comparison) -> Iterator[Task]:
 
 
 def _side_by_side(comparison: Comparison, task: Task, console: Console) -> RenderableType:
-    answers = [_outcome(scores, task) for scores in (comparison.base, comparison.tuned)]
+    answers = [outcome_of(scores, task) for scores in (comparison.base, comparison.tuned)]
     head = Text.assemble(("\n" + one_line(task.task_id), "bold"), "  ", (one_line(task.instruction), "italic"))
     blocks = [_answer(who, outcome) for who, outcome in zip(("base", "tuned"), answers, strict=True)]
     if not console.is_terminal or console.width < 80:
@@ -242,7 +242,8 @@ def _side_by_side(comparison: Comparison, task: Task, console: Console) -> Rende
     return Group(head, grid)
 
 
-def _outcome(scores: Scores, task: Task) -> Outcome:
+def outcome_of(scores: Scores, task: Task) -> Outcome:
+    """The first answer to a task."""
     return next(outcome for outcome in scores.outcomes if outcome.task_id == task.task_id)
 
 

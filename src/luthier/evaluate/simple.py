@@ -10,13 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
+from luthier.errors import ModelError, Problem
 from luthier.evaluate.compare import Comparison
 from luthier.evaluate.forgetting import GENERAL, read_passages
 from luthier.evaluate.runs import Evaluation, Options, Say, compare_all, evaluate_model
 from luthier.evaluate.sandbox import Sandbox
 from luthier.evaluate.score import MAX_NEW_TOKENS
 from luthier.evaluate.tasks import load_sets
+
+How = Literal["auto", "template", "completion"]
 
 
 def _silent(what: str, done: int, total: int) -> None:
@@ -34,7 +38,7 @@ def score(
     seed: int = 0,
     ks: Sequence[int] = (1,),
     max_new_tokens: int = MAX_NEW_TOKENS,
-    prompt: str = "auto",
+    prompt: How = "auto",
     forgetting: str = GENERAL,
     fresh: bool = False,
     unsafe: bool = False,
@@ -73,7 +77,7 @@ def compare(
     base: str | None = None,
     limit: int | None = None,
     max_new_tokens: int = MAX_NEW_TOKENS,
-    prompt: str = "auto",
+    prompt: How = "auto",
     forgetting: str = GENERAL,
     fresh: bool = False,
     unsafe: bool = False,
@@ -96,6 +100,8 @@ def compare(
     Raises:
         LuthierError: DataError for tasks and texts, ModelError for models, MissingError where no sandbox holds.
     """
+    if not models:
+        raise ModelError(Problem("E-MODEL-012", "no model is named", 'luthier.compare("checkpoints")'))
     sets, passages = load_sets(tasks, limit), read_passages(forgetting)
     with Sandbox(unsafe=unsafe) as sandbox:
         options = Options(sandbox, max_new_tokens, prompt=prompt, passages=passages, fresh=fresh, say=say)

@@ -18,9 +18,10 @@ from luthier.errors.secrets import hide
 from luthier.export import llama_cpp
 from luthier.export.agree import Agreement, require
 from luthier.export.merge import merged
-from luthier.export.place import Say, destination, free_memory, write
+from luthier.export.place import Say, destination, write
 from luthier.export.run import Exported, Known, Options, ask, ask_on_files, described, name_of
 from luthier.generate.load import Tuned, final_folder
+from luthier.machine.memory import free_memory
 from luthier.model.forward import unwrap
 
 if TYPE_CHECKING:

@@ -61,20 +61,20 @@ class Heard:
 
 
 def listen(
-    file: Path, known: Reference | None, texts: Sequence[str] = (), conversations: Sequence[list[dict[str, str]]] = ()
+    file: Path, known: Reference, texts: Sequence[str] = (), conversations: Sequence[list[dict[str, str]]] = ()
 ) -> Heard:
     """Open a GGUF file in llama.cpp and ask it everything.
 
     Args:
         file: The GGUF file.
-        known: Prompts and answers of the run; None: ask nothing.
+        known: Prompts and answers of the run.
         texts: To be cut into tokens, special ones included, with BOS where the file says so.
         conversations: To be rendered.
 
     Raises:
         RunError: E-EXPORT-007.
     """
-    pairs = [] if known is None else list(zip(known.prompts, known.answers, strict=True))
+    pairs = list(zip(known.prompts, known.answers, strict=True))
     longest = max((len(prompt) + len(answer) for prompt, answer in pairs), default=0)
     request = {
         "model": str(file.absolute()),
@@ -83,7 +83,7 @@ def listen(
         "texts": list(texts),
         "prompts": [{"prompt": prompt, "answer": answer} for prompt, answer in pairs],
         "new_tokens": max((len(answer) for _, answer in pairs), default=1) or 1,
-        "stop_ids": list(known.stop_ids) if known else [],
+        "stop_ids": list(known.stop_ids),
         "conversations": list(conversations),
     }
     with TemporaryDirectory(prefix="luthier-llama-") as folder:

@@ -22,11 +22,16 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import takewhile
 from typing import Any
 
+from luthier.data.template import adds_bos
 from luthier.errors import Problem, RefusedError
 from luthier.events.printable import one_line
+from luthier.export.gguf_run import FILE, Companion, export_gguf
+from luthier.generate.load import Tuned
+from luthier.model.forward import unwrap
 
 Messages = list[dict[str, str]]
 Render = Callable[[Messages, bool], str]
@@ -221,6 +226,18 @@ def modelfile_of(gguf: str, tokenizer: Any, stop_ids: Sequence[int], context: in
     text = modelfile(gguf, pieces.without(bos) if bos else pieces, stops, context, odd)
     exact = f"the template of the training, tried on {len(_ROLES) * len(_PLAIN)} conversations"
     return text, f"{MODELFILE}: {exact}" + (f"; NOT for {', '.join(odd)}." if odd else ".")
+
+
+def _companion(tuned: Tuned) -> Companion:
+    from luthier.export.gguf_file import context_length
+
+    bos = tuned.tokenizer.bos_token if adds_bos(tuned.tokenizer) else ""
+    context = context_length(unwrap(tuned.model).config)
+    return Companion(MODELFILE, *modelfile_of(FILE, tuned.tokenizer, tuned.stop_ids, context, bos))
+
+
+export_ollama = partial(export_gguf, name="ollama", companion=_companion)
+"""A GGUF file with a Modelfile beside it."""
 
 
 def _refuse(found: str) -> RefusedError:

@@ -6,14 +6,11 @@ A folder is filled beside its place, proven there, and renamed to it; what is re
 
 from __future__ import annotations
 
-import gc
 import json
 import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-
-import torch
 
 from luthier.errors import MissingError, Problem
 from luthier.machine.lock import held
@@ -89,13 +86,6 @@ def _as_an_export_left_it(folder: Path) -> bool:
     files = [Path(name) for name in json.loads((folder / MANIFEST).read_bytes())["files"]]
     own = {Path(MANIFEST), *files, *(parent for file in files for parent in file.parents)} - {Path()}
     return own == {path.relative_to(folder) for path in folder.rglob("*")}
-
-
-def free_memory() -> None:
-    """The next model needs the memory of the last one."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def _unwritable(folder: Path, error: OSError) -> MissingError:

@@ -18,10 +18,11 @@ from transformers import AutoModelForCausalLM
 
 from luthier.export.agree import Agreement, Reference, agreement, reference, require
 from luthier.export.merge import Merged, Onto, merged, write_folder
-from luthier.export.place import Say, destination, free_memory, write
+from luthier.export.place import Say, destination, write
 from luthier.export.prompts import choose, read
 from luthier.generate.load import Tuned, final_folder, load
 from luthier.generate.weights import Base, load_tuned
+from luthier.machine.memory import free_memory
 from luthier.machine.probe import probe
 from luthier.training.final import FINAL
 
@@ -183,10 +184,15 @@ def name_of(run: str | Path) -> str:
     return folder.parent.name if folder.name == FINAL else folder.name
 
 
-def load_plain(folder: Path, dtype: torch.dtype) -> nn.Module:
-    """A merged folder, with nothing but transformers."""
+def load_plain(name: str | Path, dtype: torch.dtype, revision: str | None = None) -> nn.Module:
+    """A merged folder, or a base model, with nothing but transformers."""
     model: nn.Module = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=dtype, device_map={"": probe().device}, use_safetensors=True, trust_remote_code=False
+        name,
+        revision=revision,
+        dtype=dtype,
+        device_map={"": probe().device},
+        use_safetensors=True,
+        trust_remote_code=False,
     )
     return model.eval()
 

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from luthier.errors import CheckpointError, Problem
-from luthier.machine.torchrun import AGENT, ORPHAN_SECONDS, is_gone
+from luthier.machine.worker import AGENT, ORPHAN_SECONDS, is_gone
 
 _LAST_BREATH = 5.0  # seconds
 

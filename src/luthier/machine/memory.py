@@ -1,4 +1,4 @@
-"""Whether a failure is that memory ran out, on whatever device and in whatever library.
+"""Whether a failure is that memory ran out, on whatever device and in whatever library; and giving memory back.
 
 torch's allocator for CUDA has a class of exception for it. What allocates beside it, and on a CPU, raises a bare
 RuntimeError:
@@ -11,6 +11,9 @@ Not covered: the system's own killer, which asks nobody.
 """
 
 from __future__ import annotations
+
+import gc
+from contextlib import suppress
 
 import torch
 
@@ -33,3 +36,11 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(text in str(error) for text in _TEXTS)
+
+
+def free_memory() -> None:
+    """Give back what nobody holds any more: a model that is done with, or what a pass that failed has left behind."""
+    gc.collect()
+    if torch.cuda.is_available():
+        with suppress(RuntimeError):  # torch does without, and what comes next may fit all the same
+            torch.cuda.empty_cache()

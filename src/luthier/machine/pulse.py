@@ -34,6 +34,8 @@ GIVES_UP_AFTER = 3.0
 """Times `hang_seconds`: then a rank that lives and does not come is no longer waited for."""
 STOPPED = "was asked to stop"
 """In place of a failure, where there was nothing to save yet."""
+BACKGROUND = "luthier-prepare"
+"""Name of the thread that reads rows and loads weights; a stop leaves it behind."""
 _EVERY_SECONDS = 1.0
 _RANKS_A_SECOND = 64
 """Signs that all read from all: with more ranks they come less often."""
@@ -244,7 +246,7 @@ def _where_threads_are() -> tuple[str, str]:
     for name, frame in frames.items():
         lines = [f"  {f.f_code.co_name} ({f.f_code.co_filename}:{n})" for f, n in traceback.walk_stack(frame)]
         text.append("\n".join([f"thread {name}, innermost call first:", *lines]))
-    working = frames.get("luthier-prepare") or frames.get("MainThread")
+    working = frames.get(BACKGROUND) or frames.get("MainThread")
     return "\n".join(text), _place(working)
 
 

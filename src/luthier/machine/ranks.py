@@ -35,7 +35,7 @@ from torch.distributed import distributed_c10d as c10d
 
 from luthier.errors import EXIT_FAILED, LuthierError, MissingError, Problem
 from luthier.errors.trace import summary
-from luthier.machine import torchrun
+from luthier.machine import worker
 from luthier.machine.pulse import GIVES_UP_AFTER, STOPPED, Pulse, Waiting
 
 _T = TypeVar("_T")
@@ -166,7 +166,7 @@ def connected(hang_seconds: float, stacks: Path) -> Iterator[None]:
 def _ended_by_signals() -> Iterator[None]:
     """A signal ends the process at once: nothing is there to save, and the library that waits hears no handler."""
     here = threading.current_thread() is threading.main_thread()
-    numbers = torchrun.signals_to_stop() if here else []
+    numbers = worker.signals_to_stop() if here else []
     before = {number: signal.signal(number, signal.SIG_DFL) for number in numbers}
     try:
         yield
@@ -309,7 +309,7 @@ def _end_in_vain(waiting: Waiting, done: threading.Event) -> None:
 
 def _hear_out() -> None:
     """Wait until a rank that has failed is gone: its own message comes first. It comes to no exchange any more."""
-    torchrun.goes_down = True
+    worker.going_down()
     try:
         dist.all_reduce(torch.zeros(1), async_op=True).wait(_LAST_WORD)
     except RuntimeError:
@@ -387,7 +387,7 @@ def _done(work: dist.Work) -> bool:
 
 def _gone(error: RuntimeError) -> OtherRankError | OtherRankStopped:
     """Of torch.distributed: DistBackendError, or gloo's own text."""
-    torchrun.goes_down = True
+    worker.going_down()
     who = _pulse.who_failed() if _pulse else ""
     if who == STOPPED:
         return OtherRankStopped()

@@ -17,7 +17,7 @@ done, wrong, or to be started again. Here it is
     1, 2, 3    of the worker that failed first; 1 when a signal ended it, or the nodes did not find each other
 
 The workers of a run that was stopped leave with 0, so that `--max-restarts` does not take that for a failure and start
-them again; a file tells the agent.
+them again; a file tells the agent (`luthier.machine.worker`).
 
 Source: torch.distributed.run, torch.distributed.elastic. Not covered: starting anything on other machines.
 """
@@ -44,44 +44,23 @@ from typing import Any
 import psutil
 
 from luthier.errors import EXIT_FAILED, EXIT_RESUMABLE, LuthierError, MissingError, Problem
+from luthier.machine.worker import AGENT, EXIT_FILE, is_gone, signals_to_stop
 
-EXIT_FILE = "LUTHIER_EXIT_FILE"
-"""Environment variable: where a worker writes the exit code of a run that it leaves with 0."""
-_BEGUN = "begun"
-"""Beside that file, once workers of this agent have opened the folder of the run."""
-AGENT = "LUTHIER_AGENT"
-"""Environment variable: the agent's process number."""
-_GOING = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")
 _SAVE_SECONDS = 120
 """For workers that were told to stop; torchrun's own 30 seconds are short for a step and a checkpoint."""
 _GOODBYE_SECONDS = 8
 """For a message of a few bytes to the machine where all meet."""
 _RENDEZVOUS = str(Path("torch", "distributed", "elastic", "rendezvous"))
-ORPHAN_SECONDS = 30
-"""For workers whose agent is gone, to save and stop; then they end whatever they wait for."""
 _PATIENCE_SECONDS = 600
 """For other machines of a job; torchrun's own for those that answer."""
 _PORT = 29400
 """torchrun's own, where an endpoint names none."""
 
 
-STOPPING = b"stopping: this step is finished and saved first (Ctrl-C again: now)\n"
-stop_asked = False
-"""This worker was sent a signal."""
-goes_down = False
-"""It fails with another one: that signal asks for no save."""
-
-
 class NotMetError(LuthierError):
     """E-ENV-004: nobody answers where the machines are to meet. They may come later."""
 
     exit_code = EXIT_FAILED
-
-
-def signals_to_stop() -> list[signal.Signals]:
-    """Those that ask a run to stop, as far as this system has them; a closed terminal (SIGHUP) not under nohup."""
-    there = [getattr(signal, name) for name in _GOING if hasattr(signal, name)]
-    return [one for one in there if one.name != "SIGHUP" or signal.getsignal(one) is not signal.SIG_IGN]
 
 
 def start(per_node: int, nodes: int, endpoint: str, restarts: int, words: Sequence[str]) -> int:
@@ -220,68 +199,6 @@ def _leave_when_cut_off(seconds: float) -> None:
 
 def _has_workers() -> bool:
     return any(not is_gone(child.pid) for child in psutil.Process().children())
-
-
-def leave(code: int) -> int:
-    """The code that a worker leaves with: 0 when its agent gets `code` from a file."""
-    place = os.environ.get(EXIT_FILE)
-    if place and code == EXIT_RESUMABLE:
-        Path(place).write_text(str(code), encoding="ascii")
-        return 0
-    if place:  # one of an attempt before this may have been interrupted
-        Path(place).unlink(missing_ok=True)
-    return code
-
-
-def begin() -> None:
-    """From now on an attempt is there to go on from, for workers that the agent starts again."""
-    if place := os.environ.get(EXIT_FILE):
-        Path(place).with_name(_BEGUN).touch()
-
-
-def was_restarted() -> bool:
-    """Whether the agent has started this worker again, after an attempt that had begun.
-
-    It may know that on one machine only. torchrun counts the failures of each machine for itself: a machine that starts
-    its workers again because another one did has none.
-    """
-    if place := os.environ.get(EXIT_FILE):
-        return Path(place).with_name(_BEGUN).exists()
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
-
-
-def is_orphan() -> bool:
-    """Whether the agent of this worker is gone: nobody would end this process with the others."""
-    return os.environ.get(AGENT, str(os.getppid())) != str(os.getppid())
-
-
-def watch_agent() -> None:
-    """From now on end this process some time after its agent, whatever it waits for; it may save and stop before.
-
-    And say that it stops, once it is clear that its agent did not send the signal because another rank has failed.
-    """
-
-    def watch() -> None:
-        said = os.environ.get("RANK") != "0"
-        while not is_orphan():
-            time.sleep(1)
-            if stop_asked and not goes_down and not said:
-                said = True
-                with suppress(OSError):
-                    os.write(2, STOPPING)
-        time.sleep(ORPHAN_SECONDS)
-        os._exit(EXIT_RESUMABLE)
-
-    if AGENT in os.environ:
-        threading.Thread(target=watch, name="luthier-agent", daemon=True).start()
-
-
-def is_gone(agent: int) -> bool:
-    """Whether a process of this machine has ended."""
-    try:
-        return bool(psutil.Process(agent).status() == psutil.STATUS_ZOMBIE)
-    except psutil.Error:
-        return True
 
 
 def require_meeting_place(endpoint: str, name_seconds: float, seconds: float) -> tuple[str, bool]:

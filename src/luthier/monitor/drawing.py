@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-_BLOCKS = "▁▂▃▄▅▆▇█"
+ACCENT = "cyan"
+BLOCKS = "▁▂▃▄▅▆▇█"
 
 
 def sparkline(values: Sequence[float], width: int) -> str:
@@ -27,9 +28,9 @@ def sparkline(values: Sequence[float], width: int) -> str:
     low, high = min(seen), max(seen)
     # Halved, so that the span of two huge values of unlike sign does not overflow.
     span = high / 2 - low / 2
-    levels = len(_BLOCKS) - 1
+    levels = len(BLOCKS) - 1
     return "".join(
-        " " if not math.isfinite(mean) else _BLOCKS[round((mean / 2 - low / 2) / span * levels) if span > 0 else 0]
+        " " if not math.isfinite(mean) else BLOCKS[round((mean / 2 - low / 2) / span * levels) if span > 0 else 0]
         for mean in means
     )
 

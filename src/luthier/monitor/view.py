@@ -20,7 +20,7 @@ from rich.text import Text
 from luthier.events.line import significant
 from luthier.events.printable import one_line, printable
 from luthier.events.types import Notice, Sampled
-from luthier.monitor.drawing import bar, count, decimal, duration, sparkline
+from luthier.monitor.drawing import ACCENT, bar, count, decimal, duration, sparkline
 from luthier.monitor.state import RunState
 from luthier.monitor.statistics import elapsed, time_left
 
@@ -29,7 +29,6 @@ NARROWEST, LOWEST = 40, 6
 _LABEL_WIDTH = 12
 _VALUE_WIDTH = 46
 _CURVE_WIDTH = 43
-_ACCENT = "cyan"
 _COLORS = {"info": "cyan", "warning": "yellow", "critical": "bold red"}
 _MARKS = {"info": "i", "warning": "!", "critical": "!!"}
 _STATUS_COLORS = {"done": "green", "stopped": "yellow", "failed": "red"}
@@ -136,7 +135,7 @@ def _title(state: RunState, inner: int) -> Text:
     # A path or a hub id: its last part is the name.
     name = one_line(model).rstrip("/").rsplit("/", 1)[-1]
     title = Text.assemble(
-        ("Luthier", f"not dim bold {_ACCENT}"), "  ", (one_line(state.run) or "starting", "not dim bold")
+        ("Luthier", f"not dim bold {ACCENT}"), "  ", (one_line(state.run) or "starting", "not dim bold")
     )
     if name:
         title.append(f"  {name}")
@@ -157,7 +156,7 @@ def _progress(state: RunState, inner: int) -> Text:
     width = inner - where.cell_len - len(percent) - 3
     if width >= 8:
         full, empty = bar(share, width)
-        where.append("   ").append(full, _ACCENT).append(empty, "dim").append(percent, "bold")
+        where.append("   ").append(full, ACCENT).append(empty, "dim").append(percent, "bold")
     return where
 
 
@@ -195,7 +194,7 @@ def _loss_rows(state: RunState, inner: int) -> Iterable[_Row]:
         curve = sparkline([point.loss for point in state.history], min(_CURVE_WIDTH, inner - _LABEL_WIDTH))
         perplexity = f"{math.exp(loss):,.3g}" if loss < 20 else "huge" if loss >= 20 else "unknown"
         words = f"perplexity {perplexity}"
-        yield _Row("", Text(curve, _ACCENT), (f"{words}: as unsure as a choice among so many tokens", words), 4)
+        yield _Row("", Text(curve, ACCENT), (f"{words}: as unsure as a choice among so many tokens", words), 4)
     if state.evaluations:
         last, best = state.evaluations[-1], state.best or state.evaluations[-1]
         value = _strong(decimal(last.eval_loss), math.isfinite(last.eval_loss)).append(
@@ -259,7 +258,7 @@ def _machine_rows(state: RunState, inner: int) -> Iterable[_Row]:
     meanings = ("most memory held at once so far", "highest so far")
     if isinstance(total, int | float) and total > 0 and math.isfinite(used):
         full, empty = bar(used / total, min(16, max(4, inner // 6)))
-        color = "red" if used > 0.95 * total else "yellow" if used > 0.85 * total else _ACCENT
+        color = "red" if used > 0.95 * total else "yellow" if used > 0.85 * total else ACCENT
         memory.append(f" / {total:.1f} GiB ").append(full, color).append(empty, "dim")
     else:
         memory.append(" GiB")

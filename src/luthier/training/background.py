@@ -14,11 +14,10 @@ from typing import TypeVar
 from luthier.data.prepare import Progress
 from luthier.events.types import Notice
 from luthier.machine import ranks
+from luthier.machine.pulse import BACKGROUND
 
 _T = TypeVar("_T")
 SAY_EVERY_SECONDS = 5.0
-BACKGROUND = "luthier-prepare"
-"""Name of the thread that reads rows and loads weights; a stop leaves it behind."""
 
 
 def in_background(work: Callable[[Progress], _T], stop: Callable[[], bool]) -> Generator[Notice, None, _T]:

@@ -17,7 +17,6 @@ from luthier.data.loader import step_batches, training_steps
 from luthier.data.order import step_rows
 from luthier.errors import CheckpointError, Problem, RunError
 from luthier.events.types import Event, Gradients, Notice, Resumed
-from luthier.machine.memory import is_out_of_memory
 from luthier.machine.ranks import only_on_rank_0, rank, watch_for_hangs, world_size
 from luthier.machine.seed import rng_state, set_rng_state
 from luthier.model.load import recording_failed
@@ -33,7 +32,6 @@ from luthier.training.checkpoint import (
 from luthier.training.gradients import gradient_flow
 from luthier.training.guard import Judgement, judge, remember
 from luthier.training.job import Clock, Run, due
-from luthier.training.memory import give_up
 from luthier.training.milestones import between_steps, finish, why_it_ends
 from luthier.training.saving import landed, leave
 from luthier.training.step import backward, norm_of_gradients, read, update
@@ -82,11 +80,15 @@ def steps(job: Run) -> Iterator[Event]:
 def optimizer_step(job: Run, batches: list[MicroBatch]) -> Iterator[Event]:
     """Forward, loss, backward, update. A step that would harm the run is left out."""
     state, lap, random = job.state, job.watch.lap, rng_state()
-    while isinstance(sums := gradients(job, batches), Iterator):  # memory ran out
-        yield from sums
+
+    def cut_anew() -> None:
+        nonlocal batches
         set_rng_state(random)
         batches = step_batches(job.data.train, job.plan, state.step, rank(), world_size())
-    loss_sum, trained_tokens, num_tokens, norm, length = sums
+
+    loss_sum, trained_tokens, num_tokens, norm, length = yield from job.within_memory(
+        lambda: gradients(job, batches), lambda: batches, state.step + 1, again=cut_anew
+    )
     limit = job.plan.config.training.max_grad_norm
     judgement = judge(state, loss := loss_sum / max(1, trained_tokens), length, limit)
     if leaves_out(job, judgement):
@@ -114,19 +116,13 @@ def optimizer_step(job: Run, batches: list[MicroBatch]) -> Iterator[Event]:
         yield said
 
 
-def gradients(job: Run, batches: list[MicroBatch]) -> tuple[float, int, int, torch.Tensor, float] | Iterator[Notice]:
-    """Sum of the losses, trained tokens, tokens, and the gradient's norm twice; or what was given up for memory."""
-    step = job.state.step + 1
-    try:
-        with job.watchdog.watching("a step", step):
-            summed, trained_tokens, num_tokens = backward(job.model, batches, job.plan, job.watch.lap)
-            norm = norm_of_gradients(job.trained, job.plan)
-            loss_sum, length = read(summed, norm)
-            return loss_sum, trained_tokens, num_tokens, norm, length
-    except Exception as error:
-        if not is_out_of_memory(error) or (less := give_up(job.model, job.plan, batches, step)) is None:
-            raise
-    return job.lower(*less)  # only here: the error held on to the tensors of the pass
+def gradients(job: Run, batches: list[MicroBatch]) -> tuple[float, int, int, torch.Tensor, float]:
+    """Sum of the losses, trained tokens, tokens, and the gradient's norm twice."""
+    with job.watchdog.watching("a step", job.state.step + 1):
+        summed, trained_tokens, num_tokens = backward(job.model, batches, job.plan, job.watch.lap)
+        norm = norm_of_gradients(job.trained, job.plan)
+        loss_sum, length = read(summed, norm)
+        return loss_sum, trained_tokens, num_tokens, norm, length
 
 
 def said_of(job: Run, judgement: Judgement, flow: Gradients | None) -> Iterator[Event]:

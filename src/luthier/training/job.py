@@ -3,30 +3,33 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
 
 from luthier.config.plan import Passes, Plan
+from luthier.data.collate import MicroBatch
 from luthier.data.largest import Largest
 from luthier.data.prepare import Prepared
 from luthier.events.types import CheckpointSaved, Notice
+from luthier.machine.memory import free_memory, is_out_of_memory
 from luthier.machine.ranks import most_of_ranks, together
 from luthier.model.load import use_passes
 from luthier.training.ahead import TimeLeft
 from luthier.training.cost import CostModel
 from luthier.training.identity import identity
 from luthier.training.instruments import MachineReader, Stopwatch
-from luthier.training.memory import free_memory
+from luthier.training.memory import give_up
 from luthier.training.schedule import learning_rate
 from luthier.training.state import TrainState
 from luthier.training.watchdog import Watchdog
 
+_T = TypeVar("_T")
 _FIRST_WAIT, _LONGEST_WAIT = 30.0, 600.0  # seconds between two tries to save
 
 
@@ -99,7 +102,7 @@ class Run:
         plan: Replaced by one with smaller passes when memory runs out, and never otherwise.
         remember: Told of a plan with smaller passes, and of the steps that were done with others.
         trained: The trained parameters in the model's order; they are the same ones to the end, as the optimizer's are.
-        largest: The largest passes of the plan that the run began with, where they were looked for already.
+        largest: The largest passes of the plan as it is, where they were looked for already.
         abandoned: A stop came in the middle of an evaluation or of samples; a resume does them first.
         stopping: All ranks know that a stop was asked for.
     """
@@ -142,7 +145,38 @@ class Run:
         """Of a step; 0 for the first."""
         return learning_rate(self.plan, step) * self.state.rate_factor
 
-    def lower(self, passes: Passes | None, said: Notice) -> Iterator[Notice]:
+    def within_memory(
+        self,
+        work: Callable[[], _T],
+        passes: Callable[[], Sequence[MicroBatch]],
+        step: int,
+        what: str = "step",
+        again: Callable[[], None] = lambda: None,
+    ) -> Generator[Notice, None, _T]:
+        """What `work` returns. Each time memory runs out something is given up, and it is done again.
+
+        Args:
+            work: Runs passes.
+            passes: The micro-batches that did not fit.
+            step: The number of the step.
+            what: What is done again, before that number.
+            again: Called before it is.
+
+        Raises:
+            Exception: What `work` raises; of memory, when there is nothing left to give up.
+        """
+        while True:
+            try:
+                return work()
+            except Exception as error:
+                if not is_out_of_memory(error) or not (less := give_up(self.model, self.plan, passes(), step, what)):
+                    raise
+            lower, said = less
+            self.lower(lower)  # only here: the error held on to the tensors of the pass
+            yield said
+            again()
+
+    def lower(self, passes: Passes | None) -> None:
         """Go on with passes that hold less (None: the same ones), and clear away what one that failed left behind."""
         if passes is not None:
             self.plan = self.plan.with_passes(passes)
@@ -152,7 +186,6 @@ class Run:
             self.ahead.follow(self.plan)
         self.optimizer.zero_grad(set_to_none=True)
         free_memory()
-        yield said
 
 
 def due(step: int, every: int) -> bool:

@@ -17,12 +17,9 @@ which runs the YAML as it stands or not at all.
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
 
-import torch
 from torch import nn
 
 from luthier.config.plan import Passes, Plan
@@ -94,11 +91,3 @@ def _lowered(plan: Plan, batches: Sequence[MicroBatch], step: int, what: str) ->
         f"{what} {step:,} ran out of memory (E-RUN-002) and is done again, the same examples in the same order: {text}"
     )
     return passes, Notice("warning", said, change, step)
-
-
-def free_memory() -> None:
-    """Give back what a pass that failed has left behind."""
-    gc.collect()
-    if torch.cuda.is_available():
-        with suppress(RuntimeError):  # torch does without, and what is done again may fit all the same
-            torch.cuda.empty_cache()

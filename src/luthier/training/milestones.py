@@ -19,7 +19,7 @@ from luthier.data.collate import MicroBatch
 from luthier.data.loader import evaluation_batches
 from luthier.errors.trace import summary
 from luthier.events.types import Evaluated, Event, Log, Machine, Notice, RunFinished, Sampled, Timing
-from luthier.machine.memory import is_out_of_memory
+from luthier.machine.memory import free_memory, is_out_of_memory
 from luthier.machine.probe import peak_memory_gib
 from luthier.machine.ranks import (
     all_or_none,
@@ -39,7 +39,6 @@ from luthier.model.store import load_trained, trained
 from luthier.training.final import best_checkpoint, save_final
 from luthier.training.instruments import PHASES
 from luthier.training.job import Run, due
-from luthier.training.memory import free_memory, give_up
 from luthier.training.saving import arrived, landed, save, saves_now
 from luthier.training.step import evaluate
 
@@ -136,12 +135,13 @@ def evaluation(job: Run) -> Iterator[Event]:
     if job.data.eval is None or state.last_eval_step == state.step:
         return
     started = time.monotonic()
-    while isinstance(sums := held_out_loss(job), Iterator):  # memory ran out
-        yield from sums
+    tried: list[MicroBatch] = []
+    loss_sum, tokens = yield from job.within_memory(
+        lambda: held_out_loss(job, tried), lambda: tried, state.step, "the evaluation after step"
+    )
     yield from job.watchdog.said()
     if job.abandoned:
         return
-    loss_sum, tokens = sums
     loss = loss_sum / max(1, tokens)
     best = math.isfinite(loss) and (state.best_loss is None or loss < state.best_loss)
     if best:
@@ -158,10 +158,9 @@ def evaluation(job: Run) -> Iterator[Event]:
         yield from save(job, why_it_ends(job))
 
 
-def held_out_loss(job: Run) -> tuple[float, int] | Iterator[Notice]:
-    """Sum of the losses and tokens; or what was given up for memory. A stop abandons it."""
+def held_out_loss(job: Run, tried: list[MicroBatch]) -> tuple[float, int]:
+    """Sum of the losses and tokens; `tried` holds the batch at work. A stop abandons it."""
     assert job.data.eval is not None
-    tried: list[MicroBatch] = []
 
     def until_stopped(batches: Iterable[MicroBatch]) -> Iterator[MicroBatch]:
         for batch in batches:
@@ -171,19 +170,11 @@ def held_out_loss(job: Run) -> tuple[float, int] | Iterator[Notice]:
             tried[:] = [batch]
             yield batch
 
-    try:
-        with job.watchdog.watching("an evaluation", job.state.step):
-            batches = until_stopped(evaluation_batches(job.data.eval, job.plan, rank(), world_size()))
-            sums = evaluate(job.model, batches, job.plan)
-            job.agree()  # a rank that was stopped has left the rest of its rows out
-            return sums
-    except Exception as error:
-        if (
-            not is_out_of_memory(error)
-            or (less := give_up(job.model, job.plan, tried, job.state.step, "the evaluation after step")) is None
-        ):
-            raise
-    return job.lower(*less)
+    with job.watchdog.watching("an evaluation", job.state.step):
+        batches = until_stopped(evaluation_batches(job.data.eval, job.plan, rank(), world_size()))
+        sums = evaluate(job.model, batches, job.plan)
+        job.agree()  # a rank that was stopped has left the rest of its rows out
+        return sums
 
 
 class _Stop(StoppingCriteria):  # type: ignore[misc]
@@ -256,7 +247,6 @@ def finish(job: Run, ending: str) -> Iterator[Event]:
     final, reason = "", "stop requested; go on with --resume auto"
     if ending != "stopped":
         reason = "early stopping: eval_loss no longer falls" if ending == "early" else ""
-    if ending != "stopped":
         with job.watchdog.watching("writing final_model", state.step):
             note = _final(job)
         final = str(job.output_dir / "final_model")

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from luthier.config.numbers import REHEARSED_FROM
+from luthier.data.collate import MicroBatch
 from luthier.data.largest import Largest, find_largest
 from luthier.data.loader import collate
 from luthier.events.types import CheckpointSaved, Event, Notice, Rehearsed
@@ -36,7 +37,6 @@ from luthier.machine.seed import rng_state, set_rng_state
 from luthier.machine.shards import Whole, on_rank_0_with
 from luthier.training.checkpoint import lent, save_checkpoint
 from luthier.training.commit import INFLIGHT
-from luthier.training.memory import give_up
 from luthier.training.optimizer import build_optimizer
 from luthier.training.step import backward, evaluate, norm_of_gradients, update
 
@@ -73,9 +73,13 @@ def rehearse(job: Run) -> Iterator[Event]:
         text = f"no rehearsal of the largest step: it would be more than a twentieth of {left:,} steps"
         yield Notice("info", text, "training.rehearsal: true")
         return
-    while isinstance(done := _tried(job), Iterator):  # memory ran out
-        yield from done
-    largest, meter, measured = done
+
+    def passes() -> list[MicroBatch]:
+        return [collate(job.data.train, rows, job.plan) for rows in _largest(job).passes]
+
+    largest, meter, measured = yield from job.within_memory(
+        lambda: _tried(job), passes, job.state.step + 1, "the rehearsal before step"
+    )
     job.ahead.expect("saving", measured.save_seconds)
     if largest.evaluation and job.data.eval is not None:
         lengths = job.data.eval.lengths
@@ -99,21 +103,17 @@ def rehearse(job: Run) -> Iterator[Event]:
     )
 
 
-def _tried(job: Run) -> tuple[Largest, PeakMeter, _Measured] | Iterator[Notice]:
-    """What was measured; or what was given up for memory."""
-    largest = job.largest or find_largest(job.data.train, job.data.eval, job.plan, rank(), world_size())
-    try:
-        with PeakMeter(next(job.model.parameters()).device) as meter, _undone(job):
-            return largest, meter, _run(job, largest)
-    except Exception as error:
-        passes = [collate(job.data.train, rows, job.plan) for rows in largest.passes]
-        what = "the rehearsal before step"
-        if (
-            not is_out_of_memory(error)
-            or (less := give_up(job.model, job.plan, passes, job.state.step + 1, what)) is None
-        ):
-            raise
-    return job.lower(*less)
+def _largest(job: Run) -> Largest:
+    """The largest passes of the plan as it is now."""
+    job.largest = job.largest or find_largest(job.data.train, job.data.eval, job.plan, rank(), world_size())
+    return job.largest
+
+
+def _tried(job: Run) -> tuple[Largest, PeakMeter, _Measured]:
+    """What was rehearsed and measured."""
+    largest = _largest(job)
+    with PeakMeter(next(job.model.parameters()).device) as meter, _undone(job):
+        return largest, meter, _run(job, largest)
 
 
 def _run(job: Run, largest: Largest) -> _Measured:

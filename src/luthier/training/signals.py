@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-from luthier.machine import torchrun
+from luthier.machine import worker
 
 
 class Interrupted(KeyboardInterrupt):
@@ -51,12 +51,12 @@ class Stop:
         again, self._asked = self._asked, True
         if (again and number == signal.SIGINT) or self.at_once:
             raise Interrupted
-        torchrun.stop_asked = True
+        worker.told_to_stop()
         # said once, as a pipe that nobody reads fills up; one of several speaks for all
-        if again or self.shown or torchrun.AGENT in os.environ or os.environ.get("RANK", "0") != "0":
+        if again or self.shown or worker.AGENT in os.environ or os.environ.get("RANK", "0") != "0":
             return
         with suppress(OSError):  # its reader may be gone: `2>&1 | tee log` hears Ctrl-C too
-            os.write(2, torchrun.STOPPING)
+            os.write(2, worker.STOPPING)
 
 
 @contextmanager
@@ -73,7 +73,7 @@ def stop_on_signals() -> Iterator[Stop]:
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    before = {number: signal.signal(number, stop.request) for number in torchrun.signals_to_stop()}
+    before = {number: signal.signal(number, stop.request) for number in worker.signals_to_stop()}
     try:
         yield stop
     except Exception as error:

@@ -20,18 +20,17 @@ from typing import Any
 import torch
 from peft import PeftModel
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoTokenizer
 
 from luthier.data.template_limits import exceeded
 from luthier.errors import ModelError, Problem
 from luthier.errors.trace import brief
 from luthier.export.agree import Agreement, agreement, reference
-from luthier.export.place import free_memory
-from luthier.export.prompts import BUILT_IN, choose, read
-from luthier.export.run import computed_in, load_plain
+from luthier.export.prompts import BUILT_IN
+from luthier.export.run import Options, ask, load_plain
 from luthier.generate.load import Tuned, final_folder, load
 from luthier.generate.weights import TRAINED_ON, Base, read_json
-from luthier.machine.probe import probe
+from luthier.machine.memory import free_memory
 from luthier.model.vet import vet
 
 
@@ -82,36 +81,26 @@ def verify_merge(
     if not (folder / "config.json").is_file():
         raise ModelError(Problem("E-MODEL-012", f"no merged model in {folder}", f"luthier merge {run}", "--merged"))
     vet(str(folder))
-    texts = read(prompts_file)
-    say("loading the run as it was trained")
-    tuned = load(run, base)
-    prompts = choose(run, tuned, texts)
-    say(f"it answers {prompts.source}")
-    known, dtype = reference(tuned.model, prompts.ids, tuned.stop_ids), computed_in(tuned.model)
-    with _reading(folder, "tokenizer", "merge again"):
-        saved = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        if too_much := exceeded(saved.get_chat_template(), tuple(saved.special_tokens_map.items())):
-            found = f"its chat template is not tried: {too_much}"
-            raise ModelError(Problem("E-MODEL-012", found, "merge again", str(folder)))
-        same_ids = sum(_same_ids(tuned, saved, text) for text in BUILT_IN)
+    same_ids: list[bool] = []
+    known = ask(run, Options(base, prompts=prompts_file), say, lambda tuned: same_ids.extend(_same_ids(tuned, folder)))
     adapter = (final / "adapter_config.json").is_file()
-    origin = tuned.base
-    onto_files = adapter and origin.rounded and _merged_onto(folder) == "files"
-    del tuned
+    onto_files = adapter and known.base.rounded and _merged_onto(folder) == "files"
     free_memory()
     if adapter:
         say("loading the run on its base's files")
         on_files = load(run, base, load_in_4bit=False)
-        on_files_known = reference(on_files.model, prompts.ids, on_files.stop_ids)
+        on_files_known = reference(on_files.model, known.reference.prompts, on_files.stop_ids)
         del on_files
         free_memory()
     say(f"loading {folder} as plain transformers does")
     with _reading(folder, "weights", "merge again"):
-        agreements = [agreement("merged", on_files_known if onto_files else known, load_plain(folder, dtype))]
+        merged_is = on_files_known if onto_files else known.reference
+        agreements = [agreement("merged", merged_is, load_plain(folder, known.dtype))]
     if adapter:
         say("loading the adapter as plain peft does")
-        agreements.append(agreement("plain peft, beside Luthier", on_files_known, _plain_peft(origin, final, dtype)))
-    return MergeVerified(str(folder), prompts.source, tuple(agreements), same_ids, len(BUILT_IN), onto_files)
+        plain = _plain_peft(known.base, final, known.dtype)
+        agreements.append(agreement("plain peft, beside Luthier", on_files_known, plain))
+    return MergeVerified(str(folder), known.prompts, tuple(agreements), sum(same_ids), len(same_ids), onto_files)
 
 
 def _merged_onto(folder: Path) -> object:
@@ -122,15 +111,7 @@ def _merged_onto(folder: Path) -> object:
 def _plain_peft(base: Base, final: Path, dtype: torch.dtype) -> nn.Module:
     """The lines that any user of peft writes."""
     with _reading(final, "adapter, by plain peft on its base,", "give the base that it was trained on: --base PATH"):
-        model = AutoModelForCausalLM.from_pretrained(
-            base.name,
-            revision=base.revision,
-            dtype=dtype,
-            device_map={"": probe().device},
-            trust_remote_code=False,
-            use_safetensors=True,
-        )
-        adapted: nn.Module = PeftModel.from_pretrained(model, str(final))
+        adapted: nn.Module = PeftModel.from_pretrained(load_plain(base.name, dtype, base.revision), str(final))
     return adapted.eval()
 
 
@@ -147,10 +128,16 @@ def _reading(folder: Path, what: str, fix: str) -> Iterator[None]:
         ) from error
 
 
-def _same_ids(tuned: Tuned, saved: Any, text: str) -> bool:
-    """Whether Luthier's ids are those that both saved tokenizers give by themselves."""
-    messages = [{"role": "user", "content": text}]
-    ours = tuned.prompt_ids(text)
-    own = tuned.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"]
-    theirs = saved.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"]
-    return bool(ours == own == theirs)
+def _same_ids(tuned: Tuned, folder: Path) -> list[bool]:
+    """Prompt by prompt, whether Luthier's ids are those that both saved tokenizers give by themselves."""
+    with _reading(folder, "tokenizer", "merge again"):
+        saved = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        if too_much := exceeded(saved.get_chat_template(), tuple(saved.special_tokens_map.items())):
+            found = f"its chat template is not tried: {too_much}"
+            raise ModelError(Problem("E-MODEL-012", found, "merge again", str(folder)))
+
+        def ids(tokenizer: Any, text: str) -> Any:
+            messages = [{"role": "user", "content": text}]
+            return tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"]
+
+        return [tuned.prompt_ids(text) == ids(tuned.tokenizer, text) == ids(saved, text) for text in BUILT_IN]

@@ -40,7 +40,8 @@ def test_loss_and_every_gradient_are_those_of_the_models_own_layers(triton, kind
     batch = collate_packed(rows(2))
     loss = summed_loss(model, batch)
     wanted = gradients(model, loss)
-    decoder = LeanDecoder(model.get_base_model(), torch.float64, checkpointed_layers=checkpointed, pieces=triton)
+    decoder = LeanDecoder(model.get_base_model(), torch.float64, pieces=triton)
+    decoder.checkpointed_layers = checkpointed
     found = lean_loss(decoder, batch)
     assert found.item() == pytest.approx(loss.item(), rel=1e-9)
     assert worst(gradients(model, found), wanted) < EXACT

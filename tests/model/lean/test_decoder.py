@@ -99,7 +99,8 @@ def test_loss_and_every_gradient_are_those_of_the_models_own_layers(kind, checkp
     batch = collate_packed(rows())
     loss = summed_loss(model, batch)
     wanted = gradients(model, loss)
-    decoder = LeanDecoder(model.get_base_model(), torch.float64, checkpointed_layers=checkpointed)
+    decoder = LeanDecoder(model.get_base_model(), torch.float64)
+    decoder.checkpointed_layers = checkpointed
     found = lean_loss(decoder, batch)
     assert found.item() == pytest.approx(loss.item(), rel=1e-9)
     assert set(wanted) == trained

@@ -147,7 +147,8 @@ def test_loss_and_every_gradient_are_those_of_the_models_own_layers_in_8_bits(ki
     to_fp8(model.get_base_model())
     loss = summed_loss(model, batch)
     wanted = gradients(model, loss)
-    decoder = LeanDecoder(model.get_base_model(), torch.float64, checkpointed_layers=checkpointed)
+    decoder = LeanDecoder(model.get_base_model(), torch.float64)
+    decoder.checkpointed_layers = checkpointed
     found = lean_loss(decoder, batch)
     assert found.item() == pytest.approx(loss.item(), rel=1e-6)
     # q, k and v share a scale here and have one each there: only the least numbers of a row differ by it

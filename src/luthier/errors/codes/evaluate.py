@@ -88,11 +88,11 @@ EVALUATE: dict[str, Explanation] = {
         ),
     ),
     "E-EVAL-027": Explanation(
-        title="a model without a chat template cannot be asked in one",
+        title="a model cannot be asked in this way",
         why="a template that a model was not trained with is words it has never seen",
         text=(
             "Chat templates come with tuned models; most base models have none and are asked with a text that they go "
-            "on from (--prompt completion, which is what --prompt auto does here)."
+            "on from (--prompt completion, which is what --prompt auto does here). There is no way besides these three."
         ),
     ),
     "E-EVAL-028": Explanation(

@@ -27,7 +27,7 @@ from luthier.evaluate.sandbox.trial import Trial
 from luthier.evaluate.sandbox.types import Program, Verdict
 
 MEMORY_MIB = 512
-_LEAST_MIB = 64
+"""Address space of one program, which includes the interpreter's own."""
 
 
 class Sandbox:
@@ -38,20 +38,18 @@ class Sandbox:
         canaries: Whether each attempt of `canaries` was stopped in that tier.
     """
 
-    def __init__(self, seconds: float = 5.0, memory_mib: int = MEMORY_MIB, unsafe: bool = False) -> None:
+    def __init__(self, seconds: float = 5.0, unsafe: bool = False) -> None:
         """Settle the limits; nothing is started.
 
         Args:
             seconds: CPU time of one program with all its tests; and wall time, where only a program that computes,
                 and had to wait for a core, may take up to eight times as long: a busy machine seldom costs a verdict.
-            memory_mib: Address space of one program, which includes the interpreter's own.
             unsafe: Where nothing can hold a program, run it all the same, with limits only.
         """
         assert seconds > 0, seconds
-        assert memory_mib >= _LEAST_MIB, memory_mib
         self.tier = ""
         self.canaries: dict[str, bool] = {}
-        self._limits = seconds, memory_mib
+        self._seconds = seconds
         self._unsafe = unsafe
         self._folder = ""
         self._entered = False
@@ -144,7 +142,7 @@ class Sandbox:
             self._folder = tempfile.mkdtemp(prefix="luthier-sandbox-")
             # A private uid must find the way to the folder that is its own; it can list nothing on that way.
             Path(self._folder).chmod(0o711)
-        return Link(tiers.walls(tier, *self._limits, self._folder), tiers.wrapper(tier, self._folder))
+        return Link(tiers.walls(tier, self._seconds, MEMORY_MIB, self._folder), tiers.wrapper(tier, self._folder))
 
     def _choose(self) -> None:
         reasons = []

@@ -48,13 +48,13 @@ class LeanDecoder:
         dtype: Compute format.
         keep_unpacked: Hold the weights of 4-bit layers in the compute format, instead of unpacking them at each use;
             those of 8-bit floats also transposed.
-        checkpointed_layers: How many layers keep only their input and are computed again in the backward pass; may be
-            changed between passes.
         pieces: Kernels, or plain torch; see `luthier.model.kernels.choose`.
         recorder: Records passes for `luthier.model.lean.graphs`, where attention can be replayed; None: each pass is
             launched from Python.
 
     Attributes:
+        checkpointed_layers: How many layers keep only their input and are computed again in the backward pass; may be
+            changed between passes.
         gradients: Where a backward pass leaves them.
         graphs: The recorded passes; None where passes are not recorded.
         turn: Which pass the gradients there are of.
@@ -66,7 +66,6 @@ class LeanDecoder:
         dtype: torch.dtype,
         *,
         keep_unpacked: bool = True,
-        checkpointed_layers: int = 0,
         pieces: Pieces = PLAIN,
         recorder: Recorder | None = None,
     ) -> None:
@@ -79,7 +78,7 @@ class LeanDecoder:
         self._stacks = [stack for layer in self.layers for stack in layer.stacks]
         self.gradients = Gradients(self._stacks)
         self.pieces, self.refused = pieces, ""
-        self._dtype, self.checkpointed_layers = dtype, checkpointed_layers
+        self._dtype, self.checkpointed_layers = dtype, 0
         self._embedding, self._rotation = decoder.embed_tokens, decoder.rotary_emb
         self._norm, self._eps = decoder.norm.weight.detach().to(dtype), decoder.norm.variance_epsilon
         self._head = causal_lm.get_output_embeddings()

@@ -16,7 +16,8 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Protocol
 
-from luthier.doctor import Doctor, examine, findings
+from luthier.doctor import History, findings
+from luthier.doctor import fold as fold_history
 from luthier.doctor.silence import patience
 from luthier.events.follow import Told, open_log
 from luthier.events.types import Event, Machine
@@ -122,7 +123,7 @@ class _Watched:
     feed: Feed
     now: Callable[[], float]
     state: RunState = field(default_factory=RunState)
-    doctor: Doctor = field(default_factory=Doctor)
+    seen: History = field(default_factory=History)
     run: Run | None = None
     local: Machine | None = None
     examined: float = -math.inf
@@ -132,7 +133,7 @@ class _Watched:
         told = [one for one in self.feed.poll() if _plausible(one.event)]
         for one in told:
             self.state = fold(self.state, one.event, one.time)
-            self.doctor = examine(self.doctor, one.event, one.time)
+            self.seen = fold_history(self.seen, one.event, one.time)
         if told:
             self.examined = -math.inf
         return bool(told)
@@ -142,9 +143,9 @@ class _Watched:
         now = self.now()
         found = self.run.findings if self.run else ()
         if not 0 <= now - self.examined < _SECONDS_BETWEEN_EXAMINATIONS:
-            found, self.examined = findings(self.doctor, now), now
+            found, self.examined = findings(self.seen, now), now
         name = self.state.run or Path(self.path).name or self.path
-        limit = patience(self.doctor.history)
+        limit = patience(self.seen)
         self.run = Run(name, self.path, self.feed.source, self.state, found, now, self.local, limit)
         return self.run
 

@@ -9,8 +9,8 @@ from rich.text import Text
 
 from luthier.events.printable import one_line
 from luthier.machine.gpu import Gpu, Process
+from luthier.monitor.drawing import ACCENT
 from luthier.monitor.gpu.words import (
-    ACCENT,
     cut,
     drawn,
     fullness,

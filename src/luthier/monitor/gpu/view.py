@@ -22,9 +22,9 @@ from rich.text import Text
 
 from luthier.events.printable import one_line
 from luthier.machine.gpu import Gpu, Readings, System
+from luthier.monitor.drawing import ACCENT, BLOCKS
 from luthier.monitor.gpu.rows import gpu_rows, process_rows
 from luthier.monitor.gpu.words import (
-    ACCENT,
     WARM_C,
     drawn,
     fullness,
@@ -43,7 +43,6 @@ NARROWEST, LOWEST = 40, 8
 _MOST_BLOCKS = 4
 _LABEL_WIDTH = 10
 _LEAST_BAR, _LONGEST_BAR = 8, 40
-_BLOCKS = "▁▂▃▄▅▆▇█"
 _VRAM = ("weights, gradients, activations, and what allocators keep in reserve",)
 _UTIL = (
     "share of time with a kernel at work; healthy training: 90–100 %",
@@ -224,5 +223,5 @@ def small_bars(percents: Sequence[float], width: int) -> str:
         return ""
     edges = [column * len(percents) // width for column in range(width + 1)]
     means = [math.fsum(percents[start:end]) / (end - start) for start, end in pairwise(edges)]
-    highest = len(_BLOCKS) - 1
-    return "".join(_BLOCKS[min(highest, max(0, round(mean / 100 * highest)))] for mean in means)
+    highest = len(BLOCKS) - 1
+    return "".join(BLOCKS[min(highest, max(0, round(mean / 100 * highest)))] for mean in means)

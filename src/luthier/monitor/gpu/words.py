@@ -8,12 +8,10 @@ from rich.text import Text
 
 from luthier.machine.gpu import Gpu
 from luthier.machine.gpu.readings import HARDWARE_HEAT, HEAT
-from luthier.monitor.drawing import bar
+from luthier.monitor.drawing import ACCENT, bar
 
 WARM_C = 80
 """Healthy training stays below it."""
-
-ACCENT = "cyan"
 
 
 def known(value: float, form: str) -> str:
