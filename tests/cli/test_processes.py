@@ -11,6 +11,7 @@ import psutil
 import pytest
 
 from luthier.errors import EXIT_RESUMABLE
+from luthier.machine import worker
 from tests.cli.support import LUTHIER, environment, run_here, write_config
 
 KEYS = ("max_steps=400", "logging_steps=1", "save_steps=5", "save_total_limit=2", "rehearsal=false", "report_to=[]")
@@ -47,6 +48,16 @@ def test_a_killed_rank_is_started_again_and_a_stop_reaches_all(tmp_path, tiny_mo
     assert not [child for child in numbers.values() if child.is_running()], "nobody is left behind"
 
 
+@pytest.fixture
+def handlers_put_back():
+    """The launcher's own are for the rest of a process."""
+    before = {number: signal.getsignal(number) for number in worker.signals_to_stop()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("handlers_put_back")
 def test_what_is_wrong_is_said_once(capsys, tmp_path, tiny_model_dir, alpaca_file):
     config = write_config(tmp_path / "c.yaml", tiny_model_dir, alpaca_file, tmp_path / "run")
     result = run_here(capsys, "train", config, "lerning_rate=1", "--nproc-per-node", "2")
