@@ -42,15 +42,25 @@ TERMS: dict[str, Term] = {
         "saved alone, in peft's format, and needs its base to run.",
         ("finetuning_type", "r"), "concepts/lora.md",
     ),
+    "attention": Term(
+        "How a token brings in what stands earlier: its query is compared with the keys of all tokens before it, and "
+        "it takes of their values the more, the better they fit. A mask hides what comes later.",
+        (), "concepts/text-to-probability.md", ("self-attention", "causal mask", "attention head"),
+    ),
+    "backward pass": Term(
+        "From the loss back through every layer to the first: it computes the gradient of each trained weight. It "
+        "takes about as long as the forward pass, or twice.",
+        ("grad_norm",), "concepts/gradients.md", ("backward", "backpropagation"),
+    ),
     "base model": Term(
         "The model that training starts from, and that the tuned one is compared with. With LoRA its weights never "
         "change.",
         ("model_name_or_path",), "concepts/fine-tuning.md", ("base",),
     ),
     "bf16": Term(
-        "bfloat16: numbers of 16 bits with the range of float32 and about three digits. Half the memory, and several "
-        "times as fast where the device has it. Trained weights stay in float32, because a small step added to a "
-        "number of three digits would be rounded away.",
+        "bfloat16: numbers of 16 bits with the range of float32 and two to three digits (8 bits of precision). Half "
+        "the memory, and several times as fast where the device has it. Trained weights stay in float32, because a "
+        "small step added to a number of so few digits would be rounded away.",
         ("dtype",), "concepts/qlora.md", ("bfloat16", "fp16", "float16", "float32"),
     ),
     "bos and eos": Term(
@@ -84,6 +94,16 @@ TERMS: dict[str, Term] = {
         "says nothing.",
         (), "evaluate.md", ("leakage",),
     ),
+    "cross-entropy": Term(
+        "The loss of language models: minus the logarithm of the probability that the right token was given, as a mean "
+        "over the trained tokens.",
+        ("loss", "nat"), "concepts/loss.md", ("negative log-likelihood", "nll"),
+    ),
+    "doctor": Term(
+        "Rules that read what a run has said and tell what is wrong with it, what shows it, and which line of the YAML "
+        "to change.",
+        (), "doctor.md",
+    ),
     "dora": Term(
         "LoRA that learns the length and the direction of each weight apart. Slower; sometimes better at small ranks.",
         ("use_dora", "r"), "concepts/lora.md",
@@ -91,6 +111,11 @@ TERMS: dict[str, Term] = {
     "dropout": Term(
         "Setting a random share of numbers to zero in training, so that nothing is learned that hangs on a single one.",
         ("lora_dropout",), "concepts/lora.md",
+    ),
+    "embedding": Term(
+        "The table that turns a token's number into the numbers that the layers work on: one learned line for each "
+        "token of the vocabulary. In some models the head is the same table.",
+        ("modules_to_save",), "concepts/text-to-probability.md",
     ),
     "epoch": Term(
         "One pass over all rows. 18,000 rows at 16 rows a step are 1,125 steps; three epochs are 3,375. With each "
@@ -108,18 +133,29 @@ TERMS: dict[str, Term] = {
     ),
     "forgetting": Term(
         "What a tuned model does worse than its base on text that has nothing to do with the task. Measured as the "
-        "difference of their losses on such text: +0.1 nats is 10 % more perplexity.",
+        "difference of their losses on such text: +0.1 nats is 10.5 % more perplexity.",
         ("learning_rate", "num_train_epochs"), "evaluate.md", ("catastrophic forgetting",),
     ),
+    "forward pass": Term(
+        "From tokens through all layers to the logits, and to the loss. What the layers compute on the way is kept for "
+        "the backward pass.",
+        ("activation",), "concepts/text-to-probability.md", ("forward",),
+    ),
+    "gate": Term(
+        "Checks before step 1, on your own rows, model and machine: for what a run would do wrong without ever "
+        "failing.",
+        ("one-bos", "end-trained"), "gate.md",
+    ),
     "gpu utilization": Term(
-        "The share of time in which at least one program runs on the GPU. 100 % does not mean that it is used well, "
+        "The share of time in which at least one kernel, a function of a program, runs on the GPU; a process that only "
+        "waits counts for nothing. 100 % does not mean that it is used well, "
         "but 50 % means that it waits half of the time: for data, for Python, or for the disk.",
         ("gpu-idle", "tokens_per_second"), "gpu.md", ("gpu", "utilization"),
     ),
     "gradient": Term(
         "For each trained weight, how the loss would change if the weight grew a little. A step moves weights against "
         "it. Its length (grad_norm) says how strongly the rows of a step pull.",
-        ("grad_norm",), "concepts/gradients.md", ("backward pass",),
+        ("grad_norm",), "concepts/gradients.md",
     ),
     "gradient accumulation": Term(
         "Adding the gradients of several passes before one step. Two passes of 8 rows give the step of 16 rows, in the "
@@ -135,9 +171,28 @@ TERMS: dict[str, Term] = {
         "Always taking the likeliest next token: no chance in it, the same answer each time.",
         (), "use.md", ("greedy", "decoding"),
     ),
+    "head": Term(
+        "The last matrix of a model: it makes a logit for each token of the vocabulary. In attention a head is "
+        "something else: one of several that look at the earlier tokens beside each other.",
+        ("logits", "modules_to_save"), "concepts/text-to-probability.md", ("lm head",),
+    ),
     "held out": Term(
         "Rows that are kept from training and used to see whether what is learned carries over.",
         ("val_set_size", "eval_split"), "concepts/loss.md", ("validation set", "eval set"),
+    ),
+    "hyperparameter": Term(
+        "A number that training does not learn: you choose it before. In Luthier these are the keys of the config, "
+        "such as the learning rate.",
+        ("learning_rate", "sweep"), "sweep.md",
+    ),
+    "inference": Term(
+        "Using a model without training it: forward passes only, a token at a time when it writes.",
+        ("greedy decoding",), "concepts/text-to-probability.md", ("generation",),
+    ),
+    "layer": Term(
+        "A step of the way from tokens to logits. A transformer layer is attention and then an MLP, seven matrices "
+        "together in a model of Llama's shape; a linear layer is one of these matrices.",
+        ("target_modules",), "concepts/text-to-probability.md", ("mlp", "transformer layer"),
     ),
     "lean path": Term(
         "Luthier's own forward and backward pass for plain LoRA on models of Llama's shape: the same numbers as "
@@ -151,7 +206,8 @@ TERMS: dict[str, Term] = {
     ),
     "logits": Term(
         "The scores that a model gives to every token of its vocabulary as the next one. Softmax makes probabilities "
-        "of them. 32,000 scores for each position are a large part of the memory of a small model.",
+        "of them: e to its score, divided by the sum over all. 32,000 scores for each position are a large part of the "
+        "memory of a small model.",
         (), "concepts/loss.md", ("softmax",),
     ),
     "lora": Term(
@@ -177,7 +233,8 @@ TERMS: dict[str, Term] = {
     ),
     "nf4": Term(
         "Normal float, 4 bits: each weight is stored as one of 16 values times the largest absolute value of its block "
-        "of 64. The values lie close where normally distributed weights are many.",
+        "of 64. The values are quantiles of a normal distribution, so that each is taken about equally often: they lie "
+        "close where weights are many.",
         ("load_in_4bit", "bnb_4bit_quant_type"), "concepts/qlora.md", ("4 bits", "4-bit"),
     ),
     "optimizer step": Term(
@@ -193,6 +250,10 @@ TERMS: dict[str, Term] = {
     "padding": Term(
         "Tokens that fill short rows up to the longest one of a pass. They cost time and teach nothing.",
         ("packing",), "concepts/packing.md", ("pad",),
+    ),
+    "parameter": Term(
+        "One number that a model has learned or learns; also called a weight. Llama-3.2-1B has 1,236 million of them.",
+        ("r",), "concepts/text-to-probability.md", ("weight", "weights"),
     ),
     "pass": Term(
         "Rows that go through the model at once, forward and backward; elsewhere a micro-batch. Several passes make a "
@@ -214,9 +275,20 @@ TERMS: dict[str, Term] = {
         "that the sum is unchanged. The base beneath is then another one, which an adapter alone does not hold.",
         ("init_lora_weights",), "concepts/lora.md",
     ),
+    "plan": Term(
+        "Everything that a run will do, computed before it begins: each number with its arithmetic or the line that it "
+        "comes from. It is kept in plan.yaml, and that file repeats the run.",
+        (), "record.md",
+    ),
+    "prompt": Term(
+        "What the model is given to go on from: the part of a row before the answer, in its template. It is read and, "
+        "by default, not learned.",
+        ("prompt_template", "completion_only_loss"), "concepts/masks.md", ("instruction",),
+    ),
     "qlora": Term(
-        "LoRA on a base whose frozen linear layers are stored in 4 bits and unpacked for each product. The adapter "
-        "learns in full precision and makes up for some of the rounding.",
+        "LoRA on a base whose frozen linear layers are stored in 4 bits and unpacked to multiply with them: at each "
+        "use, or, where memory is free, once and kept. The adapter learns in full precision and makes up for some of "
+        "the rounding. It pays where 16 bits do not fit.",
         ("load_in_4bit",), "concepts/qlora.md", ("quantization",),
     ),
     "rank": Term(
@@ -264,6 +336,10 @@ TERMS: dict[str, Term] = {
     "temperature": Term(
         "What logits are divided by before a token is drawn. Below 1 likely tokens become likelier; 0 is greedy.",
         (), "use.md", ("sampling", "top-p"),
+    ),
+    "tensorboard": Term(
+        "A program that draws the numbers of a run in a browser: tensorboard --logdir checkpoints/logs.",
+        ("report_to", "histogram_steps"), "watch.md",
     ),
     "token": Term(
         "A piece of text that the model reads as one number: about four letters of English, less of code. Length, "

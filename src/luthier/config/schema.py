@@ -60,7 +60,8 @@ class QuantizationSection(Section):
 
     load_in_4bit: bool = False
     """Store the frozen linear layers in 4 bits: a quarter of their memory in 16 bits. Embedding and head stay as they
-    are, so a small model shrinks less as a whole."""
+    are, so a small model shrinks less as a whole. Where memory is free they are kept unpacked as well, which is faster
+    and then more than 16 bits: the lines `weights` and `copies` of `luthier plan` say which."""
     bnb_4bit_quant_type: Literal["nf4", "fp4"] = "nf4"
     """The 16 values a 4-bit weight can take. `nf4` places them where normally distributed weights are (Dettmers et al.
     2023)."""
@@ -191,8 +192,9 @@ class TrainingSection(Section):
     """Before step 1, run the largest step of these rows, an evaluation batch and a save, and forget them: what does
     not fit fails at once. `auto`: unless the run is so short that it would be more than a twentieth of it."""
     learning_rate: Annotated[float, Field(gt=0)] = 2e-4
-    """How far one step may move a weight, at its peak: with AdamW by about this much at most. Adapters: 1e-4 to 5e-4;
-    all weights: 1e-5 to 5e-5. The loss jumps: a third of it; it hardly moves: three times as much."""
+    """How far one step moves a weight, at its peak: with AdamW by about this much, or by a few times as much after a
+    sudden long gradient (max_grad_norm). Adapters: 1e-4 to 5e-4; all weights: 1e-5 to 5e-5. The loss jumps: a third of
+    it; it hardly moves: three times as much."""
     lr_scheduler_type: Schedule = "cosine"
     """How the learning rate falls: `cosine`, `linear`, `constant`, or `wsd` (warm up, stay, then decay)."""
     min_learning_rate: Annotated[float, Field(ge=0)] = 0.0

@@ -25,8 +25,8 @@ GIB = 2**30
 def memory_nearly_full(run: History) -> Symptom | None:
     """The memory is nearly full.
 
-    One batch with longer rows than all before is enough to end the run. Fewer tokens at once leave room and give the
-    same result.
+    A step that does not fit is done again in smaller passes, which costs time; on a CPU the system may end the process
+    instead. Fewer tokens at once leave room and give the same result.
 
     Fires when the peak memory is above 94 % of the GPU's (on CPU: the memory in use above 94 % of the machine's),
     or when other programs hold what is left of it. Where they hold most of it, no line of the run's helps.
@@ -68,7 +68,8 @@ def gpu_hot(run: History) -> Symptom | None:
 def disk_filling(run: History) -> Symptom | None:
     """The next checkpoints do not fit on the disk.
 
-    A checkpoint that cannot be written ends the run, and what was trained since the last one is lost.
+    A checkpoint that cannot be written is tried again until there is room. If the run ends meanwhile, what was trained
+    since the last one is lost, and at its own end it cannot save what it has learned.
 
     Fires when the free space is less than what the checkpoints ahead need, at the size of the last one.
     """

@@ -125,7 +125,7 @@ def always_clipped(run: History) -> Symptom | None:
     """Every gradient is clipped.
 
     Clipping is there to shorten the rare gradient that is far too long. When it shortens all of them to one length,
-    every batch counts alike, however much or little there was to learn from it.
+    a rare long one no longer shows. With AdamW that is usually harmless: it divides by the usual size of the gradient.
 
     Fires when nearly all gradients are longer than max_grad_norm and the typical one is ten times as long.
     """

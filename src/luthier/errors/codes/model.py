@@ -96,8 +96,8 @@ MODEL: dict[str, Explanation] = {
         title="packed documents are not kept apart by this model",
         why="documents would see each other, and the loss would be of text that does not exist",
         text=(
-            "Before the first step Luthier runs two documents packed and alone and compares: this model gives "
-            "different results, or needs something of its attention that the packed form does not compute. Set "
+            "Before the first step Luthier packs two documents, changes the first and looks whether the second moves: "
+            "with this model it does, or its attention needs something that the packed form does not compute. Set "
             "training.packing: false; rows are then padded, which is slower and equally correct."
         ),
     ),

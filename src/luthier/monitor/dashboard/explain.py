@@ -304,13 +304,15 @@ ANSWERS = {
         "Where the seconds of a step go: waiting for data, forward (the predictions and the loss), backward (the "
         "gradients), optimizer (the update), and the rest.",
         _spent,
-        "Backward takes about as long as forward, or twice. Data should be near 0: if it is not, raise "
-        "dataloader_num_workers. Much for the optimizer means very small steps.",
+        "Backward takes about as long as forward, or twice; passes that are recorded on a GPU (cuda_graphs) count as "
+        "forward, backward included. Data should be near 0: if it is not, raise dataloader_num_workers. Much for the "
+        "optimizer means very small steps.",
     ),
     "memory": Answer(
         "The most memory that the run has held at once: of the GPU, or of the process where there is none.",
         _memory,
-        "Near the limit, one long row can end the run. Halve max_tokens_per_micro_batch: it changes no result.",
+        "A step that does not fit is done again in smaller passes, which costs time; on a CPU the system may end the "
+        "run. Halve max_tokens_per_micro_batch: it changes no result.",
     ),
     "gpu": Answer(
         "How busy the GPU is, how hot, and what it draws. A GPU that waits trains nothing.",
