@@ -105,7 +105,8 @@ TERMS: dict[str, Term] = {
         (), "doctor.md",
     ),
     "dora": Term(
-        "LoRA that learns the length and the direction of each weight apart. Slower; sometimes better at small ranks.",
+        "LoRA that learns the length and the direction of each weight apart (Liu et al. 2024, who found it better than "
+        "LoRA, most of all at small ranks). Slower.",
         ("use_dora", "r"), "concepts/lora.md",
     ),
     "dropout": Term(
@@ -302,8 +303,8 @@ TERMS: dict[str, Term] = {
         ("datasets",), "train.md", ("example", "document"),
     ),
     "rslora": Term(
-        "LoRA whose update is divided by the square root of its rank instead of the rank, so that high ranks (64 and "
-        "more) do not learn more slowly.",
+        "LoRA whose update is divided by the square root of its rank instead of the rank, so that high ranks do "
+        "not learn more slowly (Kalajdzievski 2023).",
         ("use_rslora", "r"), "concepts/lora.md",
     ),
     "safetensors": Term(

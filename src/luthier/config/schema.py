@@ -88,10 +88,11 @@ class LoraSection(Section):
     modules_to_save: list[str] = []
     """Layers trained in full and saved with the adapter, for example `lm_head` and `embed_tokens` after new tokens."""
     use_rslora: bool = False
-    """Multiply the adapter by lora_alpha / sqrt(r) instead of lora_alpha / r (Kalajdzievski 2023): for ranks of 64 and
-    more."""
+    """Multiply the adapter by lora_alpha / sqrt(r) instead of lora_alpha / r (Kalajdzievski 2023), so that high ranks
+    do not learn more slowly."""
     use_dora: bool = False
-    """Learn direction and magnitude of each weight apart (Liu et al. 2024): a little better at low rank, slower."""
+    """Learn direction and magnitude of each weight apart (Liu et al. 2024, who found it better most of all at low
+    rank); slower."""
     init_lora_weights: Literal["default", "gaussian", "pissa"] = "default"
     """How A and B start. `default`: A random, B = 0, so step 0 is the base model. `pissa`: both at the strongest
     directions of W, which are taken out of W, so step 0 is the base model there, too."""
