@@ -175,6 +175,20 @@ def test_what_costs_more_is_predicted_to(tmp_path, tiny_model_dir):
     assert gib(finetuning_type="full") > gib()
 
 
+def test_4_bits_and_their_unpacked_copies_hold_more_than_plain_weights_and_say_so(tiny_model_dir):
+    config = AutoConfig.from_pretrained(tiny_model_dir)
+
+    def parts(unpack_once, **keys):
+        plan = replace(plan_for(tiny_model_dir, MemoryRows(16), **keys), unpack_once=unpack_once)
+        memory = forecast(plan, config, process_gib=0.5, free_gib=4.0, tokens=512, passes=1, row_tokens=100)
+        return {part.name: part for part in memory.parts}
+
+    plain, kept, each_use = parts(False), parts(True, load_in_4bit="true"), parts(False, load_in_4bit="true")
+    assert "copies" not in each_use and each_use["weights"].gib < plain["weights"].gib
+    assert kept["copies"].gib > plain["weights"].gib - kept["weights"].gib > 0
+    assert kept["copies"].how.endswith("more than load_in_4bit saves")
+
+
 def test_gradients_of_a_second_pass_lie_beside_those_of_the_first(tiny_model_dir):
     plan, config = plan_for(tiny_model_dir, MemoryRows(16)), AutoConfig.from_pretrained(tiny_model_dir)
 
