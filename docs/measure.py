@@ -22,6 +22,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import torch
 from measuring import (
     dashboard,
+    exercises,
     export,
     forecast,
     headline,
@@ -32,6 +33,7 @@ from measuring import (
     quickstart,
     sweep,
     tensorboard,
+    text,
 )
 from measuring.drawing import PICTURES
 from measuring.runs import WORK
@@ -42,11 +44,13 @@ EXPERIMENTS = {
     "quickstart": quickstart.quickstart,
     "tensorboard": tensorboard.tensorboard,
     "one_step": one_step.one_step,
+    "text": text.text,
     "base": learning.base,
     "overfitting": learning.overfitting,
     "untouched": learning.untouched,
     "learning_rates": learning.learning_rates,
     "schedules": learning.schedules,
+    "adamw": learning.adamw,
     "rank": learning.rank,
     "four_bits": mechanics.four_bits,
     "gradients": mechanics.gradients,
@@ -62,6 +66,7 @@ EXPERIMENTS = {
     "export": export.export,
     "sweep": sweep.sweep,
     "finder": sweep.finder,
+    **exercises.EXPERIMENTS,
 }
 MEASURED = PICTURES / "measured.json"
 
@@ -72,7 +77,7 @@ def main(names: list[str]) -> None:
         raise SystemExit(f"no experiment {', '.join(unknown)}; there are {', '.join(EXPERIMENTS)}")
     measured = json.loads(MEASURED.read_text(encoding="utf-8")) if MEASURED.is_file() else {}
     if (
-        set(names) - {"base", "one_step", "performance", "gpu", "forecast", "headline", "export"}
+        set(names) - {"base", "one_step", "text", "performance", "gpu", "forecast", "headline", "export", "adamw"}
         and not (WORK / "base" / "final_model").is_dir()
     ):
         names = ["base", *(name for name in names if name != "base")]

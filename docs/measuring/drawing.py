@@ -56,10 +56,9 @@ def picture(
         plt.close(figure)
 
 
-def smooth(values: list[float], window: int = 7) -> list[float]:
-    """Mean of the values around each, fewer of them at the ends."""
-    half = window // 2
-    cut = [values[max(0, i - half) : i + half + 1] for i in range(len(values))]
+def smooth(values: list[float], window: int) -> list[float]:
+    """Mean of each value and those before it, so that a curve begins where the run did."""
+    cut = [values[max(0, i - window + 1) : i + 1] for i in range(len(values))]
     return [sum(part) / len(part) for part in cut]
 
 

@@ -6,6 +6,7 @@ Rows and shape are those of benchmarks/gpu.py: as many and as long as the headli
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,15 @@ from transformers import LlamaConfig
 import luthier
 from luthier.bench.base import functions, make_tokenizer
 from luthier.config.memory_bar import memory_bar
+from luthier.config.plan import Memory
 from measuring.runs import WORK
 
-CARD = "4090"
+CARD, SMALL_CARD = "4090", "4060"
 VOCABULARY, PARAMETERS = 32_000, 1_235_814_400
+LLAMA_3_1_8B = {
+    "vocab_size": 128_256, "hidden_size": 4096, "intermediate_size": 14_336, "num_hidden_layers": 32,
+    "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128, "tie_word_embeddings": False,
+}  # fmt: skip
 
 
 def headline() -> dict[str, Any]:
@@ -35,15 +41,42 @@ def headline() -> dict[str, Any]:
         shape.save_pretrained(base)
         empty_weights(base / "model.safetensors")
         write_rows(rows, base, ROWS)
+    large = folder / "large"
+    if not large.is_dir():
+        shutil.copytree(base, large, ignore=shutil.ignore_patterns("*.safetensors"))
+        shape = LlamaConfig(max_position_embeddings=2048, **LLAMA_3_1_8B)
+        shape.architectures = ["LlamaForCausalLM"]
+        shape.save_pretrained(large)
+        empty_weights(large / "model.safetensors")
+    qlora, lora = planned(base, rows, CARD, True), planned(base, rows, CARD, False)
+    bar = memory_bar(qlora, 100)
+    numbers = {"card": CARD, "gib": qlora.gib, "bar": "\n".join(line.rstrip() for line in bar)}
+    numbers |= held("qlora", qlora) | held("lora", lora) | {"small_card": SMALL_CARD}
+    numbers |= held("large_qlora", planned(large, rows, SMALL_CARD, True))
+    return numbers | held("large_lora", planned(large, rows, SMALL_CARD, False))
+
+
+def planned(base: Path, rows: Path, card: str, four_bits: bool) -> Memory:
+    """What such a run would hold on that card."""
     changes = [
         f"model_name_or_path={base}",
         f"data.datasets=[{{path: {rows}, format: prompt-completion}}]",
         f"cache_dir={WORK / 'cache'}",
+        f"load_in_4bit={str(four_bits).lower()}",
     ]
-    plan, _ = luthier.plan("configs/training_config.yaml", changes, card=CARD)
+    plan, _ = luthier.plan("configs/training_config.yaml", changes, card=card)
     assert plan.memory is not None
-    bar = memory_bar(plan.memory, 100)
-    return {"card": CARD, "gib": plan.memory.gib, "bar": "\n".join(line.rstrip() for line in bar)}
+    return plan.memory
+
+
+def held(name: str, memory: Memory) -> dict[str, float]:
+    """Its weights, their unpacked copies, both together, the whole, and what the card has; all in GiB."""
+    parts = {part.name: part.gib for part in memory.parts}
+    weights, copies = parts["weights"], parts.get("copies", 0.0)
+    return {
+        f"{name}_weights": weights, f"{name}_copies": copies, f"{name}_both": weights + copies,
+        f"{name}_gib": memory.gib, f"{name}_room": memory.room_gib,
+    }  # fmt: skip
 
 
 def empty_weights(path: Path) -> None:

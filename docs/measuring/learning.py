@@ -6,8 +6,10 @@ import math
 from dataclasses import replace
 from typing import Any
 
+import torch
+
 import luthier
-from luthier.events.types import Architecture, Evaluated, Log, RunFinished, Sampled
+from luthier.events.types import Architecture, Evaluated, Event, Log, RunFinished, Sampled
 from luthier.training.schedule import learning_rate
 from measuring.drawing import AMBER, BLUE, GREY, INK, RED, TEAL, picture, smooth
 from measuring.material import VOCABULARY
@@ -15,6 +17,8 @@ from measuring.runs import config, material, of, run
 
 Numbers = dict[str, Any]
 PROMPT = "Write a Python function: Return the number of items."
+SMOOTHED = 9
+"""Steps that a point of a curve is the mean of: its own and those before it."""
 
 
 def base() -> Numbers:
@@ -28,11 +32,7 @@ def base() -> Numbers:
         evaluation={"eval_steps": 50},
     )  # fmt: skip
     logs, evaluated = of(events, Log), of(events, Evaluated)
-    with picture("from_scratch") as (_, (axes,)):
-        axes.axhline(math.log(VOCABULARY), color=GREY, linestyle="--")
-        axes.text(60, math.log(VOCABULARY) + 0.1, f"guessing among {VOCABULARY:,} tokens: ln {VOCABULARY:,}", color=INK)
-        axes.plot([e.step for e in logs], smooth([e.loss for e in logs]), color=BLUE)
-        axes.set(xlabel="optimizer step", ylabel="loss (nats a token)", ylim=(2.8, 8.2))
+    _draw_from_scratch(logs)
     return {
         "parameters": of(events, Architecture)[0].parameters,
         "vocabulary": VOCABULARY,
@@ -43,6 +43,14 @@ def base() -> Numbers:
         "steps": logs[-1].step,
         "tokens": logs[-1].num_tokens,
     }
+
+
+def _draw_from_scratch(logs: list[Log]) -> None:
+    with picture("from_scratch") as (_, (axes,)):
+        axes.axhline(math.log(VOCABULARY), color=GREY, linestyle="--")
+        axes.text(60, math.log(VOCABULARY) + 0.1, f"guessing among {VOCABULARY:,} tokens: ln {VOCABULARY:,}", color=INK)
+        axes.plot([e.step for e in logs], smooth([e.loss for e in logs], SMOOTHED), color=BLUE)
+        axes.set(xlabel="optimizer step", ylabel="loss (nats a token)", ylim=(2.8, 8.2))
 
 
 def overfitting() -> Numbers:
@@ -59,19 +67,7 @@ def overfitting() -> Numbers:
         training={"num_train_epochs": 30},
         evaluation={"eval_steps": 5},
     )
-    with picture("train_and_eval", 1, 2) as (_, panels):
-        titles = ("1,500 rows, seen twice", "80 rows, seen 30 times")
-        for axes, events, title, window in zip(panels, (plenty, few), titles, (31, 5), strict=True):
-            logs, evaluated = of(events, Log), of(events, Evaluated)
-            axes.plot([e.step for e in logs], smooth([e.loss for e in logs], window), color=BLUE, label="train")
-            axes.plot([e.step for e in evaluated], [e.eval_loss for e in evaluated], color=AMBER, label="eval")
-            best = min(evaluated, key=lambda e: e.eval_loss)
-            axes.plot(best.step, best.eval_loss, "o", color=AMBER)
-            axes.annotate(f"best: step {best.step}", (best.step, best.eval_loss),
-                          (0, 8) if events is plenty else (4, -14), textcoords="offset points",
-                          ha="right" if events is plenty else "left")  # fmt: skip
-            axes.set(title=title, xlabel="optimizer step", ylabel="loss (nats a token)")
-            axes.legend()
+    _draw_train_and_eval(plenty, few)
     _draw_epochs(of(few, Log))
     best = min(of(few, Evaluated), key=lambda e: e.eval_loss)
     evaluated, samples = of(plenty, Evaluated), of(plenty, Sampled)
@@ -90,6 +86,22 @@ def overfitting() -> Numbers:
         "before": samples[0].text,
         "after": samples[-1].text,
     }
+
+
+def _draw_train_and_eval(plenty: list[Event], few: list[Event]) -> None:
+    with picture("train_and_eval", 1, 2) as (_, panels):
+        titles, windows = ("1,500 rows, seen twice", "80 rows, seen 30 times"), (31, SMOOTHED)
+        for axes, events, title, window in zip(panels, (plenty, few), titles, windows, strict=True):
+            logs, evaluated = of(events, Log), of(events, Evaluated)
+            axes.plot([e.step for e in logs], smooth([e.loss for e in logs], window), color=BLUE, label="train")
+            axes.plot([e.step for e in evaluated], [e.eval_loss for e in evaluated], color=AMBER, label="eval")
+            best = min(evaluated, key=lambda e: e.eval_loss)
+            axes.plot(best.step, best.eval_loss, "o", color=AMBER)
+            axes.annotate(f"best: step {best.step}", (best.step, best.eval_loss),
+                          (0, 8) if events is plenty else (4, -14), textcoords="offset points",
+                          ha="right" if events is plenty else "left")  # fmt: skip
+            axes.set(title=title, xlabel="optimizer step", ylabel="loss (nats a token)")
+            axes.legend()
 
 
 def _rows(split: str, held_out: int) -> dict[str, Any]:
@@ -124,8 +136,9 @@ def learning_rates() -> Numbers:
             changes = {"learning_rate": rate, "min_learning_rate": rate / 10, "max_steps": 60, "warmup_steps": 3}
             events = run("rate", training=changes, evaluation={"eval_steps": 60})
             losses = [e.loss for e in of(events, Log)]
+            steps, curve = range(1, len(losses) + 1), smooth(losses, SMOOTHED)
             for axes in (left, right) if name != "too high" else (left,):
-                axes.plot(range(1, len(losses) + 1), smooth(losses, 9), color=colors[name], label=f"{name}: {rate:g}")
+                axes.plot(steps, curve, color=colors[name], label=f"{name}: {rate:g}")
             key = name.replace(" ", "_")
             numbers |= {f"{key}_rate": rate, f"{key}_eval_loss": of(events, Evaluated)[-1].eval_loss}
             numbers["first_loss"] = losses[0]
@@ -163,6 +176,30 @@ def schedules() -> Numbers:
         axes.set(xlabel="optimizer step", ylabel="learning rate", ylim=(0, 2.2e-4), yticks=[0, 5e-5, 1e-4, 15e-5, 2e-4])
         axes.legend(loc="lower center", ncols=4)
     return {"steps": steps}
+
+
+def adamw() -> Numbers:
+    """How far AdamW moves one number, in learning rates, around a sudden long gradient; in float64."""
+    quiet, spike = [1.0] * 2000, 1000.0
+    numbers = {}
+    for name, gradients, beta2 in (
+        ("spike", [*quiet, spike], 0.999),
+        ("after", [*quiet, spike, 1.0], 0.999),
+        ("later", [*quiet, spike, *[1.0] * 100], 0.999),
+        ("short_memory", [*quiet, spike], 0.98),
+        ("clipped", [*quiet, 2.0], 0.999),
+        ("clipped_later", [*quiet, 2.0, *[1.0] * 100], 0.999),
+        ("growing", [1.11**step for step in range(2000)], 0.999),
+        ("turning", [(-1.0) ** step for step in range(2000)], 0.999),
+    ):
+        weight = torch.zeros(1, dtype=torch.float64, requires_grad=True)
+        optimizer = torch.optim.AdamW([weight], lr=1.0, betas=(0.9, beta2), weight_decay=0.0)
+        for gradient in gradients:
+            before = weight.item()
+            weight.grad = torch.tensor([gradient], dtype=torch.float64)
+            optimizer.step()
+        numbers[name] = abs(weight.item() - before)
+    return numbers
 
 
 def rank() -> Numbers:
