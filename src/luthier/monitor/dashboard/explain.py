@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from rich.text import Text
 
 from luthier.events.line import significant
-from luthier.monitor.dashboard.metrics import LEARNING, MACHINE, has_gpu, level, step_times
+from luthier.monitor.dashboard.metrics import LEARNING, MACHINE, has_gpu, step_times
 from luthier.monitor.dashboard.palette import ACCENT
 from luthier.monitor.dashboard.scene import Run
 from luthier.monitor.drawing import count, decimal, duration
@@ -70,8 +70,8 @@ def _loss(run: Run) -> str:
         return "This run has not logged a loss yet."
     loss = state.smoothed_loss
     words = (
-        f"This run began at {decimal(state.first_loss)} and stands at {decimal(loss)}, smoothed over about ten log "
-        f"lines (the last line alone: {decimal(state.log.loss)})."
+        f"This run began at {decimal(state.first_loss)} and stands at {decimal(loss)}, the median of its last three "
+        f"log lines (the last one alone: {decimal(state.log.loss)})."
     )
     if not 0 <= loss < 20:
         return words
@@ -92,7 +92,7 @@ def _eval(run: Run) -> str:
 
 
 def _band(run: Run) -> str:
-    loss = level(run)
+    loss = run.state.smoothed_loss
     scale = "; ".join(f"{span}: {words}" for _, span, words in BANDS)
     here = ""
     if loss is not None and run.trend is not None:
