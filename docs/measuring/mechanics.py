@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 import luthier
 from luthier.config.plan import Plan
-from luthier.data.loader import micro_batches
+from luthier.data.loader import collate, split
 from luthier.data.order import step_rows
 from luthier.data.prepare import prepare
 from luthier.events.read import read
@@ -86,7 +86,7 @@ def packing() -> Numbers:
     groups: dict[str, list[Any]] = {}
     for name, training in ways.items():
         changed = _with_training(plan, training)
-        groups[name] = micro_batches(data.train, rows, changed, 4)
+        groups[name] = [collate(data.train, group, changed) for group in split(data.train, rows, changed, 4)]
         model.set_attn_implementation("luthier_documents" if name == "packed" else "sdpa")
         with inference(model):
             sums = [summed_loss(model, batch).item() for batch in groups[name]]
@@ -97,7 +97,7 @@ def packing() -> Numbers:
                     f"{name}_padding": 1 - real / computed, f"{name}_loss": sum(sums) / sum(counts)}  # fmt: skip
         if name == "padded":
             # in the order of the rows, as a loop that does not sort by length would take them
-            plain = [micro_batches(data.train, rows[i : i + 4], changed, 4)[0] for i in range(0, len(rows), 4)]
+            plain = [collate(data.train, rows[i : i + 4], changed) for i in range(0, len(rows), 4)]
             with inference(model):
                 sums = [summed_loss(model, batch).item() for batch in plain]
             counts = [batch.num_trained for batch in plain]
