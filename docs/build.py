@@ -37,8 +37,10 @@ from luthier.config.tree import number
 from luthier.doctor import RULES, History, findings, fold
 from luthier.doctor.report import as_text
 from luthier.errors import CODES
+from luthier.events.line import parse_line
+from luthier.events.numbers import NUMBERS
 from luthier.events.record import from_record
-from luthier.events.types import EVENTS
+from luthier.events.types import EVENTS, Evaluated, Log, RunFinished
 from luthier.gate.checks import CHECKS
 from luthier.training.schedule import learning_rate
 
@@ -48,7 +50,7 @@ GENERATED = DOCS / "generated"
 PICTURES = DOCS / "pictures"
 RUNS = ROOT / "tests" / "doctor" / "runs"
 BLANK = re.compile(
-    r"\{\{ (?:(?P<verb>source|file|doctor|gate) (?P<what>\S+)|(?P<plan>arithmetic|rates)"
+    r"\{\{ (?:(?P<verb>source|file|doctor|gate) (?P<what>\S+)|(?P<plan>arithmetic|rates|lines)"
     r"|(?P<number>[a-z_]+\.\w+)(?::(?P<format>[^ }]+))?) \}\}"
 )
 MARKS = re.compile(r"  # (?:type: ignore|noqa).*")
@@ -112,7 +114,7 @@ def filled(text: str, numbers: dict[str, dict[str, Any]]) -> str:
         if blank["verb"] == "gate":
             return checks_table()
         if blank["plan"]:
-            return {"arithmetic": arithmetic, "rates": rates}[blank["plan"]]()
+            return {"arithmetic": arithmetic, "rates": rates, "lines": log_lines}[blank["plan"]]()
         experiment, _, name = blank["number"].partition(".")
         if name not in numbers.get(experiment, {}):
             raise KeyError(f"{blank['number']} is not measured; run: python docs/measure.py {experiment}")
@@ -184,6 +186,17 @@ def rules_table() -> str:
     """Every rule of the doctor with its own texts."""
     rows = [f"| `{r.name}` | {r.severity} | **{r.title}.** {r.why} | {r.when.removeprefix('Fires ')} |" for r in RULES]
     return "\n".join(("| rule | severity | what it means | fires |", "|---|---|---|---|", *rows))
+
+
+def log_lines() -> str:
+    """The three lines of training.log that have numbers, and every key of them with its text."""
+    log = Log(20, 0.018, 2.3871, 0.91, 1.98e-4, 61_300, 1_480.0, 520.0, 2.1, 9.62, 6_900.0)
+    end = RunFinished("done", 3_315, 3.0, 1.1432, 6_948.0, 10_160_000, 9.7, "", predicted_runtime=6_900.0)
+    lines = (log, Evaluated(200, 0.178, 1.0312, 4_000, 35.0, True), end)
+    told = [str(line) for line in lines]
+    keys = dict.fromkeys(key for line in told for key in parse_line(line) or {})
+    table = [f"| `{key}` | {NUMBERS[key].idea} |" for key in keys]
+    return "\n".join(("```text", *told, "```", "", "| key | meaning |", "|---|---|", *table))
 
 
 def checks_table() -> str:

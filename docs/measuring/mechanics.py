@@ -181,7 +181,7 @@ def panel() -> Numbers:
         moment = about["time"]
         state = fold(state, event, moment)
     save_panel("panel", state, moment, "luthier train")
-    return {"step": state.step, "loss": state.smoothed_loss}
+    return {"step": state.step}
 
 
 def four_bits() -> Numbers:

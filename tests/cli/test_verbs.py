@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
+from dataclasses import fields, replace
 
 import pytest
 
@@ -13,9 +15,15 @@ from luthier.config.glossary import TERMS
 from luthier.config.keys import keys
 from luthier.doctor import RULES
 from luthier.errors import CODES
+from luthier.events.line import format_line, parse_line
+from luthier.events.numbers import NUMBERS
+from luthier.events.types import Evaluated, Log, Machine, RunFinished, Timing
 from luthier.gate.gate import BY_NAME
+from luthier.monitor.dashboard.explain import ANSWERS
+from luthier.monitor.dashboard.watching import Watch
 from luthier.version import __version__
 from tests.cli.support import LUTHIER, ROOT, environment, process, run_here, write_config
+from tests.events.stream import finished, whole_run
 
 HEAVY = ("torch", "transformers", "peft", "bitsandbytes", "datasets", "numpy", "pandas")
 
@@ -97,6 +105,8 @@ def test_explain_alone_lists_every_key(capsys):
     assert result.code == 0
     assert [name for name in keys() if f"  {name.partition('.')[2]} " not in result.out] == []
     assert max(map(len, result.out.splitlines())) <= 100
+    assert result.out.splitlines()[-1].endswith("luthier explain topics")
+    assert "a doctor's rule" in run_here(capsys, "explain", "topics").out
 
 
 def test_explain_a_key(capsys):
@@ -133,7 +143,70 @@ def test_codes_are_listed_by_how_they_begin(capsys, begin):
 )
 def test_a_number_of_the_log_is_explained(capsys, number, words):
     result = run_here(capsys, "explain", number)
-    assert result.code == 0 and result.out.startswith(f"{number}\n") and words in result.out.replace("\n", " ")
+    assert result.code == 0 and result.out.startswith(f"{number} (number of the log)\n")
+    assert words in result.out.replace("\n", " ") and "More: docs/concepts/loss.md" in result.out
+
+
+def test_every_number_that_a_log_has_is_explained(capsys):
+    """The keys of the lines of training.log, and the fields of the events."""
+    events = [
+        *whole_run(),
+        replace(finished(), predicted_runtime=9.0),
+        Timing(100, *[0.1] * 6),
+        Machine(100, *[50.0] * 9),
+    ]
+    keys = {key for event in events for key in parse_line(format_line(event) or "") or {}}
+    assert {"loss", "eta_seconds", "eval_runtime", "train_loss", "predicted_runtime"} <= keys
+    told = (Log, Timing, Machine, Evaluated, RunFinished)
+    keys |= {field.name for kind in told for field in fields(kind) if field.type not in ("bool", "str")}
+    keys -= {"status"}
+    assert keys <= {*NUMBERS}
+    for key in keys:
+        assert f"{key} (number of the log)" in run_here(capsys, "explain", key).out
+        assert not NUMBERS[key].page or (ROOT / "docs" / NUMBERS[key].page).is_file()
+
+
+def test_a_number_is_explained_in_a_run(capsys):
+    run = ROOT / "tests" / "monitor" / "runs" / "by_heart"
+    loss = " ".join(run_here(capsys, "explain", "loss", run).out.split())
+    watched = Watch([run])
+    watched.settle()
+    assert f"In by_heart (Luthier events.jsonl): {ANSWERS['loss'].here(watched.scene().run)} Single lines" in loss
+    for key, event in (("train_loss", "run_finished"), ("eval_runtime", "evaluated"), ("optimizer_seconds", "timing")):
+        records = map(json.loads, (run / "events.jsonl").read_text("utf-8").splitlines())
+        value = [record for record in records if record["event"] == event][-1][key]
+        assert f"Here it is {value:.6g}, at step 150." in run_here(capsys, "explain", key, run).out
+    for key in NUMBERS:
+        assert "In by_heart (Luthier events.jsonl): " in run_here(capsys, "explain", key, run / "events.jsonl").out
+
+
+def test_what_cannot_be_looked_up_in_a_run(capsys, tmp_path):
+    word = run_here(capsys, "explain", "held", "out")
+    assert word.code == 2 and word.err.startswith('luthier explain: "held" is no number of a log')
+    assert 'did you mean luthier explain "held out"?' in word.err
+    for path in (tmp_path, tmp_path / "nowhere", ROOT / "configs" / "quickstart.yaml"):
+        nothing = run_here(capsys, "explain", "loss", path)
+        assert nothing.code == 2 and "E-RUN-005" in nothing.err and "luthier explain loss checkpoints" in nothing.err
+    for name in "ab":
+        shutil.copytree(ROOT / "tests" / "monitor" / "runs" / "by_heart", tmp_path / "runs" / name)
+    several = run_here(capsys, "explain", "loss", tmp_path / "runs")
+    assert several.code == 2 and "a folder of 2 runs" in several.err and "luthier explain loss " in several.err
+
+
+@pytest.mark.parametrize(
+    ("topic", "heads"),
+    [
+        ("dtype", ["dtype (section model)", "dtype  The device"]),
+        ("vocabulary", ["vocabulary  Every token", "token (word)"]),
+        ("learning_rate", ["learning_rate (section training)", "learning_rate (number of the log)"]),
+        ("epoch", ["epoch (number of the log)", "epoch (word)"]),
+        ("packing", ["packing (section training)", "packing (word)"]),
+    ],
+)
+def test_all_that_is_called_so_is_told(capsys, topic, heads):
+    out = run_here(capsys, "explain", topic).out
+    found = [out.find(head) for head in heads]
+    assert -1 not in found and found == sorted(found)
 
 
 @pytest.mark.parametrize(
@@ -151,6 +224,8 @@ def test_a_number_of_the_log_is_explained(capsys, number, words):
         ("DoRA", "length and the direction"),
         ("sandbox", "the tier with all walls"),
         ("sweep", "ended early"),
+        ("fp16", "above 65,504 they overflow"),
+        ("top-p", "so many that their probabilities add up to p"),
     ],
 )
 def test_a_word_is_explained(capsys, word, words):

@@ -6,10 +6,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams import metadata as hparams_metadata
 from tensorboard.util import tensor_util
 
+from luthier.events.numbers import NUMBERS
 from luthier.events.sinks import Sinks
 from luthier.events.sinks.graph import architecture_table, graph_def
 from luthier.events.sinks.tensorboard import TensorBoardSink
-from luthier.events.types import Architecture, Notice, Resumed, Sampled
+from luthier.events.types import Architecture, Machine, Notice, Resumed, Sampled, Timing
 from tests.events.stream import ESCAPES, MODULES, finished, log, started, whole_run
 
 
@@ -54,6 +55,20 @@ def test_scalars(whole):
     assert {
         f"perf/{name}" for name in ("tokens_per_second", "trained_tokens_per_second", "step_seconds", "memory_gib")
     } <= set(whole.scalars.Keys())
+
+
+def test_every_scalar_says_what_it_is(tmp_path):
+    sink = TensorBoardSink(tmp_path)
+    for event in [*whole_run(), Timing(100, *[0.1] * 6, [0.5, 0.6], [1.0, 2.0]), Machine(100, *[50.0] * 9)]:
+        sink.write(event)
+    sink.close()
+    board = EventAccumulator(str(tmp_path), {"tensors": 0, "scalars": 0}).Reload()
+    tags = board.Tags()["scalars"]
+    told = {tag: board.SummaryMetadata(tag).summary_description for tag in tags}
+    assert len(told) > 30 and [tag for tag, text in told.items() if len(text) < 20] == []
+    for tag, key in (("train/loss", "loss"), ("eval/loss", "eval_loss"), ("time/own_seconds/rank_1", "own_seconds")):
+        assert told[tag].startswith(NUMBERS[key].idea) and told[tag].endswith(NUMBERS[key].care)
+    assert board.SummaryMetadata("train/loss").data_class == 1  # scalar: the fast server keeps no other's text
 
 
 def test_histograms_keep_their_buckets(whole):

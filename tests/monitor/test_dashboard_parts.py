@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import random
 from dataclasses import replace
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
+from rich.console import Console
 
 from luthier.doctor import Change, Finding, History, findings
 from luthier.doctor import fold as fold_history
@@ -26,6 +28,7 @@ from luthier.monitor.dashboard.scene import SMOOTHINGS, SPANS, Run, Scene, Setti
 from luthier.monitor.dashboard.watching import LONGEST_PAUSE, Replay, Timeline, Watch
 from luthier.monitor.state import RECENT, Point, RunState, fold
 from luthier.monitor.statistics import BANDS, band, shares, smooth, time_left, trend
+from luthier.monitor.view import render
 from tests.events.stream import events, finished, log, started, whole_run
 from tests.monitor.dash import RECORDED, Clock, write
 
@@ -185,6 +188,23 @@ def words_of(run):
 
 def meanings_of(run):
     return {metric.key: metric.meaning(run) for metric in (*LEARNING, *MACHINE)}
+
+
+def test_the_words_for_a_short_run_are_those_of_where_it_stands_and_the_panels_too():
+    """The losses of a real run of 60 steps: over all of them the mean is 1.2, and `good progress`."""
+    losses = [2.384, 1.9, 1.604, 1.3, 1.087, 1.0, 0.917, 0.85, 0.791, 0.75, 0.704, 0.715]
+    run = run_of([started(), *(log(5 * number, loss) for number, loss in enumerate(losses, 1))])
+    values = {metric.key: (metric.value(run), metric.meaning(run)) for metric in LEARNING}
+    assert str(values["loss"][0]) == "0.7150  smoothed 0.7150"
+    assert values["loss"][1] == f"lower is better; perplexity {math.exp(0.715):.3g}"
+    assert str(values["band"][0]) == "very good" and values["band"][1] == "usual words for 0.5 to 1.0"
+    told = ANSWERS["loss"].here(run)
+    assert "began at 2.3840 and stands at 0.7150" in told and f"{math.exp(-0.715):.0%}" in told
+    assert "This run stands at 0.7150, which is 0.5 to 1.0." in ANSWERS["band"].here(run)
+    console = Console(file=io.StringIO(), width=140, height=40)
+    console.print(render(run.state, 200.0, 140, 40))
+    panel = console.file.getvalue()
+    assert "smoothed 0.7150" in panel and f"perplexity {math.exp(0.715):.3g}:" in panel
 
 
 def test_a_loss_that_is_no_number_is_nowhere_a_good_one():

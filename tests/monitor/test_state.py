@@ -29,9 +29,11 @@ def test_a_whole_run():
     assert (state.parameters, state.trainable_parameters) == (1240, 40)
 
 
-def test_the_smoothed_loss_follows_its_formula():
-    state = fold_all([started(), log(1, 4.0), log(2, 2.0), log(3, math.nan), log(4, 1.0)])
-    assert state.smoothed_loss == pytest.approx(3.0 + (1.0 - 3.0) / 4)
+def test_the_smoothed_loss_is_where_the_run_stands():
+    lines = [started(), log(1, 4.0), log(2, 2.0), log(3, math.nan), log(4, 1.0), log(5, 0.9), log(6, 3.0)]
+    stood = [fold_all(lines[:count]).smoothed_loss for count in range(1, len(lines) + 1)]
+    assert stood[:3] == [None, 4.0, 3.0] and math.isnan(stood[3]) and stood[4:] == [2.0, 1.0, 1.0]
+    state = fold_all(lines)
     assert state.first_loss == 4.0
     assert math.isnan(state.history[2][1])
 
@@ -91,7 +93,7 @@ def test_a_resumed_attempt_forgets_the_steps_after_its_checkpoint():
     assert [point[:2] for point in state.history] == [(10, 9.0), (20, 9.0), (30, 1.0)]
     assert state.best.step == 20
     assert (state.status, state.finished) == ("training", None)
-    assert state.smoothed_loss == pytest.approx(9.0 + (1.0 - 9.0) / 4)
+    assert state.smoothed_loss == 9.0 and fold(state, log(40, 1.0), 1.0).smoothed_loss == 1.0
 
 
 def test_the_epoch_goes_back_with_the_step():

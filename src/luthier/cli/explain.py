@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
@@ -13,16 +14,6 @@ from luthier.errors.terminal import width
 if TYPE_CHECKING:
     from luthier.config.glossary import Term
 
-_NUMBERS = {
-    "loss": "loss",
-    "eval_loss": "eval",
-    "grad_norm": "gradient",
-    "tokens_per_second": "speed",
-    "memory_gib": "memory",
-    "num_tokens": "tokens",
-}
-"""What log lines call a number -> what the dashboard calls its explanation."""
-
 
 def explain(
     topic: str = typer.Argument(
@@ -30,17 +21,27 @@ def explain(
         help="A key (learning_rate), a number of the log (eval_loss), a word (perplexity, 'held out'), an error code "
         "(E-CFG-003; E-CFG lists those that begin so), a doctor's rule (loss-stuck), or a gate's check (rows-cut).",
     ),
+    run: Path = typer.Argument(
+        None, metavar="[RUN_OR_LOG]", help="Also what a number of the log says in this run: its folder, or its log."
+    ),
 ) -> None:
-    """Explain a key, a number, a word, a code, a doctor's rule or a check; without TOPIC, list all keys."""
+    """Explain a key, a number, a word, a code, a doctor's rule or a check; without TOPIC, list all keys.
+
+    Example: luthier explain loss checkpoints
+    """
     room = width()
     if not topic:
         from luthier.config.docs import list_keys
 
         hanging = " " * 31
         typer.echo("\n".join(textwrap.fill(line, room, subsequent_indent=hanging) for line in list_keys().splitlines()))
+        typer.echo("\nAlso numbers of the log, words, rules, checks and error codes: luthier explain topics")
+        return
+    if topic == "topics":
+        typer.echo(_topics(room))
         return
     try:
-        typer.echo(_code(topic.upper(), room) if topic.upper().startswith("E-") else _explained(topic, room))
+        typer.echo(_code(topic.upper(), room) if topic.upper().startswith("E-") else _explained(topic, run, room))
     except KeyError as error:
         typer.echo(f"luthier explain: {error.args[0]}\n{_topics(room)}", err=True)
         raise typer.Exit(EXIT_WRONG_REQUEST) from None
@@ -57,27 +58,57 @@ def _code(code: str, room: int) -> str:
     return "\n".join(family)
 
 
-def _explained(topic: str, room: int) -> str:
-    """The text of any other topic; KeyError where there is none."""
+def _explained(topic: str, run: Path | None, room: int) -> str:
+    """The texts of everything else that is called so: key, number, rule, check, word; KeyError where nothing is.
+
+    Args:
+        topic: As it was typed.
+        run: The log to look a number up in.
+        room: Columns.
+    """
     from luthier.config.docs import explain_key
-    from luthier.doctor import RULES, report
-
-    if topic in _NUMBERS:
-        from luthier.monitor.dashboard.explain import ANSWERS
-
-        told = ANSWERS[_NUMBERS[topic]]
-        return "\n\n".join((topic, textwrap.fill(told.idea, room), textwrap.fill(told.care, room)))
-    rules = {rule.name: rule for rule in RULES}
-    if topic in rules:
-        return report.explained(rules[topic], room)
-    try:
-        lines = explain_key("_".join(topic.split())).splitlines()
-    except KeyError:
-        return _other(topic, room)
     from luthier.config.glossary import TERMS, find
+    from luthier.doctor import RULES, report
+    from luthier.events.numbers import NUMBERS
+    from luthier.gate.gate import BY_NAME, explained
 
-    key = "\n".join(textwrap.fill(line, room, subsequent_indent="  ") for line in lines)
-    return f"{key}\n\n{_word(name, TERMS[name], room)}" if (name := find(topic)) else key
+    name, texts = "_".join(topic.split()), []
+    if run is not None and name not in NUMBERS:
+        meant = f'; did you mean luthier explain "{topic} {run}"?' if find(f"{topic} {run}") else ""
+        raise KeyError(f'"{topic}" is no number of a log, and only those are looked up in a run{meant}')
+    try:
+        lines = explain_key(name).splitlines()
+        texts.append("\n".join(textwrap.fill(line, room, subsequent_indent="  ") for line in lines))
+    except KeyError:
+        pass
+    if name in NUMBERS:
+        texts.append(_number(name, run, room))
+    texts += [report.explained(rule, room) for rule in RULES if rule.name == topic]
+    if topic in BY_NAME:
+        texts.append(explained(BY_NAME[topic], room))
+    if word := find(topic):
+        texts.append(_word(word, TERMS[word], room))
+    if not texts:
+        raise KeyError(_nothing(topic))
+    return "\n\n\n".join(texts)
+
+
+def _number(name: str, run: Path | None, room: int) -> str:
+    """A number of the log: what it is, what it says in a run, and what to do when it is not well."""
+    from luthier.events.numbers import NUMBERS
+
+    told = NUMBERS[name]
+    said = []
+    if run is not None:
+        from luthier.cli.watch import settled
+        from luthier.events.printable import one_line
+        from luthier.monitor.dashboard.explain import here
+
+        seen = settled(run, f"explain {name}")
+        said = [f"In {one_line(seen.name)} ({one_line(seen.source)}): {here(name, seen)}"]
+    paragraphs = (told.idea, *said, told.care, f"More: docs/{told.page}" if told.page else "")
+    filled = (textwrap.fill(text, room, break_on_hyphens=False) for text in paragraphs if text)
+    return "\n\n".join((f"{name} (number of the log)", *filled))
 
 
 def _word(name: str, term: Term, room: int) -> str:
@@ -87,31 +118,29 @@ def _word(name: str, term: Term, room: int) -> str:
     return "\n\n".join((f"{name} (word)", textwrap.fill(term.text, room), *more))
 
 
-def _other(topic: str, room: int) -> str:
-    """The text of a check or a word; KeyError where it is neither, with what may be meant."""
-    from luthier.config.glossary import TERMS, find
+def _nothing(topic: str) -> str:
+    """That nothing is called so, and what may be meant."""
+    from luthier.config.glossary import TERMS
     from luthier.config.keys import SECTIONS, by_name, closest
     from luthier.doctor import RULES
-    from luthier.gate.gate import BY_NAME, explained
+    from luthier.events.numbers import NUMBERS
+    from luthier.gate.gate import BY_NAME
 
-    if topic in BY_NAME:
-        return explained(BY_NAME[topic], room)
-    if name := find(topic):
-        return _word(name, TERMS[name], room)
-    topics = (*by_name(), *SECTIONS, *_NUMBERS, *TERMS, *(rule.name for rule in RULES), *BY_NAME)
+    topics = (*by_name(), *SECTIONS, *NUMBERS, *TERMS, *(rule.name for rule in RULES), *BY_NAME)
     near = closest(topic.rpartition(".")[2], dict.fromkeys(topics, 0.0))
-    raise KeyError(f'nothing is called "{topic}"' + (f'; did you mean "{near}"?' if near else ""))
+    return f'nothing is called "{topic}"' + (f'; did you mean "{near}"?' if near else "")
 
 
 def _topics(room: int) -> str:
     """What kinds of topics there are, and what is in each."""
     from luthier.config.glossary import TERMS
     from luthier.doctor import RULES
+    from luthier.events.numbers import NUMBERS
     from luthier.gate.gate import BY_NAME
 
     kinds = {
         "a key": "learning_rate; all of them: luthier explain",
-        "a number": ", ".join(_NUMBERS),
+        "a number": ", ".join(NUMBERS),
         "a word": ", ".join(TERMS),
         "an error code": "E-CFG-003; all of them: luthier explain E-",
         "a doctor's rule": ", ".join(rule.name for rule in RULES),

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
 from luthier.cli.json_file import check_writable, write_text
 from luthier.cli.request import Request, parse
+
+if TYPE_CHECKING:
+    from luthier.config.load import Loaded
 
 MOST_LINES = 40
 
@@ -16,19 +21,26 @@ def inspect(
     request: list[str] = Request,
     row: list[int] = typer.Option([], "--row", metavar="N", help="The row with this number, whole (more than once)."),
     html: Path = typer.Option(None, "--html", metavar="FILE", help="Write a page of HTML instead."),
+    step: bool = typer.Option(False, "--step", help="Take one optimizer step of the --row, and show every number."),
 ) -> None:
     """Show rows as tokens: what is read, what is trained, what is cut away.
 
     Example: luthier inspect configs/quickstart.yaml --row 3
 
-    Without --row: the longest row, the shortest, and three that chance picks.
+    Without --row: the longest row, the shortest, and three that chance picks. With --step the model is loaded:
+    p and loss of each trained token, gradient, clipping, AdamW's arithmetic, and the same row after the step.
     """
+    if step and (len(row) != 1 or html):
+        raise typer.BadParameter("--step takes one row, and prints it: --row N --step")
     if html:
         check_writable(html, "--html")
     from luthier.config.load import load
 
     path, overrides = parse(request)
     loaded = load(path, overrides)
+    if step:
+        _step(loaded, row[0])
+        return
     from luthier import api
     from luthier.events.console import open_console
     from luthier.gate.page import page
@@ -47,3 +59,19 @@ def inspect(
     if not row:
         console.print()
         show_lengths(console, bars, limit)
+
+
+def _step(loaded: Loaded, number: int) -> None:
+    from luthier import api
+    from luthier.events.console import open_console
+    from luthier.machine.libraries import library_output_to
+    from luthier.verify.by_hand import by_hand, chosen
+    from luthier.verify.by_hand_screen import memory_warning, show_step
+
+    parts = api.gathered(loaded)
+    chosen_row = chosen(parts, number)
+    if warning := memory_warning(chosen_row.memory):
+        typer.echo(warning, err=True)
+    with library_output_to(Path(os.devnull)):
+        taken = by_hand(parts, chosen_row)
+    show_step(open_console(), parts.plan, chosen_row, taken)

@@ -23,6 +23,7 @@ def plan(
     ),
     allow: list[str] = Allow,
     again: Path = Again,
+    cite: bool = typer.Option(False, "--cite", help="Print the papers of the methods that the run uses, and BibTeX."),
 ) -> None:
     """Print what a run would do, each number with where it comes from. Runs nothing.
 
@@ -30,7 +31,10 @@ def plan(
 
     With --check: the plan in words, some rows as tokens, and every check of the gate; 3 when one failed.
     With --for: as if on a card that need not be here. Nothing of such a plan was measured on one.
+    With --cite: `luthier plan --from RUN/plan.yaml --cite > methods.bib` for the run that was made.
     """
+    if cite and check:
+        raise typer.BadParameter("--cite prints papers, and --check looks at rows: one of them")
     if card and check:
         raise typer.BadParameter("--check tries what is here, and a card of --for is not")
     config = loaded(request, again)
@@ -44,6 +48,11 @@ def plan(
         return
     with library_output_to(Path(os.devnull)):
         resolved, missing = api.plan(config, card=card)
+    if cite:
+        from luthier.config.citations import citations
+
+        typer.echo(citations(resolved, width()))
+        return
     refused = any(problem.code == "E-RUN-020" for problem in missing)
     typer.echo(render_plan(resolved, width(), values=not missing or refused))
     if missing:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
 from luthier.cli.log_file import NO_LOG, NOT_THERE, no_log, trouble
 from luthier.errors import MissingError
+
+if TYPE_CHECKING:
+    from luthier.monitor.dashboard.scene import Run, Scene
 
 SHORTEST_SECONDS, LONGEST_SECONDS = 0.25, 60.0
 SLOWEST, FASTEST, USUAL = 0.01, 100_000.0, 20.0
@@ -43,25 +47,49 @@ def watch(
     logs = [*(paths or ()), *log] or [usual_log()]
     console = Console()
     live = not once and Panel.suits(console) and sys.stdin.isatty() and sys.stderr.isatty()
-    _insist(logs, waits=live and not replay)
+    _insist(logs, "watch", waits=live and not replay)
     logs = _runs(logs)
     if live:
         _show(logs, (speed or USUAL) if replay else None, refresh, console.width)
     else:
         from luthier.monitor.dashboard.report import report
-        from luthier.monitor.dashboard.watching import Watch
-        from luthier.monitor.state import RunState
 
-        watched = Watch(logs)
-        watched.settle()
-        scene = watched.scene()
-        # An empty file is the log of a run that has just been started.
-        silent = [run for run in scene.runs if run.state == RunState() and not Path(run.path).is_file()]
-        if silent:
-            found = [NO_LOG if run.source.startswith("waiting") else run.source for run in silent]
-            raise MissingError(*(no_log(Path(r.path), "watch", what) for r, what in zip(silent, found, strict=True)))
+        scene = _scene(logs, "watch")
         width = console.width if console.is_terminal else WIDTH_ELSEWHERE
         console.print(report(scene, width), soft_wrap=True)
+
+
+def settled(log: Path, command: str) -> Run:
+    """One run as far as its log goes.
+
+    Args:
+        log: Folder of a run, or its log.
+        command: For the fix of an error.
+
+    Raises:
+        MissingError: E-RUN-005, nothing is a log there, or there are several.
+    """
+    from luthier.events.follow import runs_in
+
+    _insist([log], command)
+    if runs_in(log):
+        raise MissingError(no_log(log, command, NO_LOG))
+    return _scene([log], command).run
+
+
+def _scene(logs: list[Path], command: str) -> Scene:
+    from luthier.monitor.dashboard.watching import Watch
+    from luthier.monitor.state import RunState
+
+    watched = Watch(logs)
+    watched.settle()
+    scene = watched.scene()
+    # An empty file is the log of a run that has just been started.
+    silent = [run for run in scene.runs if run.state == RunState() and not Path(run.path).is_file()]
+    if silent:
+        found = [NO_LOG if run.source.startswith("waiting") else run.source for run in silent]
+        raise MissingError(*(no_log(Path(r.path), command, what) for r, what in zip(silent, found, strict=True)))
+    return scene
 
 
 def usual_log() -> Path:
@@ -71,11 +99,11 @@ def usual_log() -> Path:
     return max(LOG, FOLDER, key=written)
 
 
-def _insist(logs: list[Path], *, waits: bool) -> None:
+def _insist(logs: list[Path], command: str, *, waits: bool = False) -> None:
     """What can be no log is an error, and what is not there where nobody can wait for it."""
     found = {path: trouble(path) for path in logs}
     wrong = [
-        no_log(path, "watch", words) for path, words in found.items() if words and not (waits and words == NOT_THERE)
+        no_log(path, command, words) for path, words in found.items() if words and not (waits and words == NOT_THERE)
     ]
     if wrong:
         raise MissingError(*wrong)

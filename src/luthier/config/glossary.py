@@ -61,7 +61,7 @@ TERMS: dict[str, Term] = {
         "bfloat16: numbers of 16 bits with the range of float32 and two to three digits (8 bits of precision). Half "
         "the memory, and several times as fast where the device has it. Trained weights stay in float32, because a "
         "small step added to a number of so few digits would be rounded away.",
-        ("dtype",), "concepts/qlora.md", ("bfloat16", "fp16", "float16", "float32"),
+        ("dtype",), "concepts/qlora.md", ("bfloat16", "float32"),
     ),
     "bos and eos": Term(
         "The tokens for the beginning and the end of a text. A model that was never trained on the end token does not "
@@ -146,6 +146,12 @@ TERMS: dict[str, Term] = {
         "Checks before step 1, on your own rows, model and machine: for what a run would do wrong without ever "
         "failing.",
         ("one-bos", "end-trained"), "gate.md",
+    ),
+    "fp16": Term(
+        "float16: numbers of 16 bits with three to four digits, but a small range: above 65,504 they overflow, and "
+        "below 6e-8 they are 0. So the loss is multiplied by a power of two before the backward pass, and the "
+        "gradients are divided by it. Where the device has bfloat16, that is the safer one.",
+        ("dtype", "bf16", "E-RUN-001"), "concepts/qlora.md", ("float16", "half precision", "loss scale"),
     ),
     "gpu utilization": Term(
         "The share of time in which at least one kernel, a function of a program, runs on the GPU; a process that only "
@@ -336,7 +342,7 @@ TERMS: dict[str, Term] = {
     ),
     "temperature": Term(
         "What logits are divided by before a token is drawn. Below 1 likely tokens become likelier; 0 is greedy.",
-        (), "use.md", ("sampling", "top-p"),
+        ("top-p",), "use.md", ("sampling",),
     ),
     "tensorboard": Term(
         "A program that draws the numbers of a run in a browser: tensorboard --logdir checkpoints/logs.",
@@ -346,6 +352,11 @@ TERMS: dict[str, Term] = {
         "A piece of text that the model reads as one number: about four letters of English, less of code. Length, "
         "memory and speed are counted in tokens.",
         ("num_tokens", "max_seq_length"), "concepts/masks.md", ("tokenizer", "vocabulary"),
+    ),
+    "top-p": Term(
+        "Drawing the next token only from the likeliest ones, so many that their probabilities add up to p: 0.9 leaves "
+        "out the unlikely tenth. Also called nucleus sampling.",
+        ("temperature",), "use.md", ("nucleus sampling",),
     ),
     "underfitting": Term(
         "Loss stays high on trained and on held-out rows: too few steps, too low a learning rate, too little rank, or "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from luthier.config.aliases import RENAMED
 from luthier.doctor.finding import Change, Needs
@@ -63,7 +63,15 @@ def finite(values: Iterable[float]) -> list[float]:
     return [value for value in values if math.isfinite(value)]
 
 
-def losses(lines: Sequence[Log]) -> list[float]:
+class Line(Protocol):
+    """A log line, as far as its loss."""
+
+    @property
+    def loss(self) -> float:
+        """In nats."""
+
+
+def losses(lines: Sequence[Line]) -> list[float]:
     """Their losses."""
     return [line.loss for line in lines]
 
@@ -98,7 +106,7 @@ def ratio(now: float, before: float) -> float:
     return math.log(max(now, SMALLEST) / max(before, SMALLEST))
 
 
-def level(lines: Sequence[Log], count: int = 3) -> float:
+def level(lines: Sequence[Line], count: int = 3) -> float:
     """Where the curve is: the median of the latest log lines."""
     return median(losses(lines[-count:]))
 

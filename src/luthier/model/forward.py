@@ -61,10 +61,24 @@ def _summed_loss(causal_lm: Any, batch: Batch) -> torch.Tensor:
     inputs = batch.model_inputs()
     head = plain_head(causal_lm)
     if head is None:
-        logits_NV = causal_lm(**inputs, use_cache=False).logits.flatten(0, 1)[batch.positions_N]
-        return nn.functional.cross_entropy(logits_NV.float(), batch.targets_N, reduction="sum")
+        return _losses_by_logits(causal_lm, batch, "sum")
     hidden_BTD = causal_lm.get_decoder()(**inputs, use_cache=False).last_hidden_state
     return chunked_nll(hidden_BTD.flatten(0, 1)[batch.positions_N], head.weight, batch.targets_N)
+
+
+def token_losses(model: nn.Module, batch: Batch) -> torch.Tensor:
+    """Negative log-likelihood (nats, float32, shape (N,)) of each trained token, by the model's own layers.
+
+    Args:
+        model: As for `summed_loss`, on one device.
+        batch: Packed or padded; on the model's device.
+    """
+    return _losses_by_logits(unwrap(model), batch, "none")
+
+
+def _losses_by_logits(causal_lm: Any, batch: Batch, reduction: str) -> torch.Tensor:
+    logits_NV = causal_lm(**batch.model_inputs(), use_cache=False).logits.flatten(0, 1)[batch.positions_N]
+    return nn.functional.cross_entropy(logits_NV.float(), batch.targets_N, reduction=reduction)
 
 
 def as_one_pass(causal_lm: Any, work: Callable[[], _T]) -> _T:

@@ -4,8 +4,8 @@
     for event, about in read("checkpoints/events.jsonl"):
         state = fold(state, event, about["time"])
 
-The smoothed loss is an exponential mean with the weight of the newest value a = 0.1, s <- s + a (loss - s). Its
-memory is about 1/a = 10 log lines; the first ten count alike (a = 1/n), so that the first loss does not linger.
+The smoothed loss is what the doctor calls the level: the median of the latest three log lines. A mean over more of them
+would tell of a short run where it has been, not where it stands.
 
 A number that the log of another program does not have is NaN. Where only the seconds of a step are missing, they are
 taken from the times at which two log lines came.
@@ -19,6 +19,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
+from luthier.doctor.evidence import level
 from luthier.doctor.history import thinned
 from luthier.events.line import memory_line, rehearsed_line
 from luthier.events.types import (
@@ -43,7 +44,6 @@ Status = Literal["starting", "training", "done", "stopped", "failed"]
 
 LONGEST_HISTORY = 2000
 RECENT = 500
-SMOOTHING = 0.1
 _KEPT = 50
 _KEPT_TIMINGS = 20
 
@@ -72,7 +72,7 @@ class RunState:
         history: The log lines; thinned out to every `stride`-th past `LONGEST_HISTORY`.
         recent: The latest `RECENT` log lines, every one of them.
         logged: How many log lines there were.
-        first_loss, smoothed_loss: None until a finite loss was seen.
+        first_loss: None until a finite loss was seen.
         lowest: The log line with the least loss.
         log, machine: The latest of each.
         timings: The latest ones, oldest first.
@@ -98,7 +98,6 @@ class RunState:
     stride: int = 1
     logged: int = 0
     first_loss: float | None = None
-    smoothed_loss: float | None = None
     lowest: Point | None = None
     log: Log | None = None
     machine: Machine | None = None
@@ -110,6 +109,14 @@ class RunState:
     checkpoint: CheckpointSaved | None = None
     resumed: Resumed | None = None
     finished: RunFinished | None = None
+
+    @property
+    def smoothed_loss(self) -> float | None:
+        """Where the loss stands: None before there is one, NaN when it is none any more."""
+        if self.log is not None and not math.isfinite(self.log.loss):
+            return math.nan
+        known = [point for point in self.recent or self.history[-RECENT:] if math.isfinite(point.loss)]
+        return level(known) if known else None
 
 
 def fold(state: RunState, event: Event, time: float) -> RunState:
@@ -199,7 +206,6 @@ def _back_to(state: RunState, step: int) -> RunState:
         epoch=state.epoch * step / state.step if state.step else state.epoch,
         history=history,
         recent=tuple(point for point in state.recent if point.step <= step),
-        smoothed_loss=_smooth(history),
         lowest=state.lowest if state.lowest and state.lowest.step <= step else _lowest(history),
         log=state.log if state.log and state.log.step <= step else None,
         timings=tuple(event for event in state.timings if event.step <= step),
@@ -210,22 +216,8 @@ def _back_to(state: RunState, step: int) -> RunState:
     )
 
 
-def _smooth(history: tuple[Point, ...]) -> float | None:
-    smoothed = None
-    for count, point in enumerate(history):
-        smoothed = _smoothed(smoothed, point.loss, count)
-    return smoothed
-
-
 def _lowest(points: tuple[Point, ...]) -> Point | None:
     return min((point for point in points if math.isfinite(point.loss)), key=lambda point: point.loss, default=None)
-
-
-def _smoothed(smoothed: float | None, loss: float, count: int) -> float | None:
-    """The mean after one more loss; `count` came before it."""
-    if not math.isfinite(loss):
-        return smoothed
-    return loss if smoothed is None else smoothed + max(SMOOTHING, 1 / (count + 1)) * (loss - smoothed)
 
 
 def _logged(state: RunState, event: Log, time: float) -> RunState:
@@ -252,7 +244,6 @@ def _logged(state: RunState, event: Log, time: float) -> RunState:
         stride=stride,
         logged=state.logged + 1,
         first_loss=first,
-        smoothed_loss=_smoothed(state.smoothed_loss, event.loss, state.logged),
         lowest=_lowest((state.lowest, point) if state.lowest else (point,)),
         log=event,
     )

@@ -192,8 +192,7 @@ def _loss_rows(state: RunState, inner: int) -> Iterable[_Row]:
     yield _Row("loss", value, meanings, 0)
     if len(state.history) > 1:
         curve = sparkline([point.loss for point in state.history], min(_CURVE_WIDTH, inner - _LABEL_WIDTH))
-        perplexity = f"{math.exp(loss):,.3g}" if loss < 20 else "huge" if loss >= 20 else "unknown"
-        words = f"perplexity {perplexity}"
+        words = f"perplexity {perplexity(state.smoothed_loss)}"
         yield _Row("", Text(curve, ACCENT), (f"{words}: as unsure as a choice among so many tokens", words), 4)
     if state.evaluations:
         last, best = state.evaluations[-1], state.best or state.evaluations[-1]
@@ -206,6 +205,13 @@ def _loss_rows(state: RunState, inner: int) -> Iterable[_Row]:
             "on unseen rows",
         )
         yield _Row("eval loss", value, meanings, 1)
+
+
+def perplexity(loss: float | None) -> str:
+    """e^loss, where it is a number that can be read."""
+    if loss is None or math.isnan(loss):
+        return "unknown"
+    return f"{math.exp(loss):,.3g}" if loss < 20 else "huge"
 
 
 def _optimizer_rows(state: RunState) -> Iterable[_Row]:

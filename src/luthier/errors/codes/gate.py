@@ -31,4 +31,13 @@ GATE: dict[str, Explanation] = {
             "are not counted."
         ),
     ),
+    "E-GATE-004": Explanation(
+        title="nothing of the row is trained",
+        why="its loss is a mean over no token, so there is no gradient and no step",
+        text=(
+            "luthier inspect --step takes an optimizer step of one row. What is learned of a row is its answer; when "
+            "the question alone is as long as max_seq_length, the answer is cut away, as luthier inspect --row shows. "
+            "Choose another row, or raise max_seq_length."
+        ),
+    ),
 }

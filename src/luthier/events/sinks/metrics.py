@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import fields
 
+from luthier.events.numbers import NUMBERS
 from luthier.events.types import Evaluated, Event, Gradients, Log, Machine, RunFinished, Timing
 
 
@@ -43,3 +44,20 @@ def metrics(event: Event) -> dict[str, float]:
             }
         case _:
             return {}
+
+
+_ELSEWHERE = {
+    "eval/loss": "eval_loss",
+    "eval/best_loss": "eval_loss",
+    "eval/runtime_seconds": "eval_runtime",
+    "final/train_runtime_seconds": "train_runtime",
+    "gradients/norm": "norms",
+}
+"""Tag, or its first two parts -> what the log calls it, where that is not its second part."""
+
+
+def described(tag: str) -> str:
+    """What the number of a tag is, and what to do when it is not well."""
+    group, name = tag.split("/")[:2]
+    told = NUMBERS[_ELSEWHERE.get(f"{group}/{name}", name)]
+    return f"{told.idea} {told.care}".rstrip()

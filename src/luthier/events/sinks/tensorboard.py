@@ -1,9 +1,10 @@
 """TensorBoard files, written with TensorBoard's own record writer and protobufs; needs neither torch nor tensorflow.
 
 What is where: `train/*`, `perf/*`, `time/*`, `machine/*`, `eval/*`, `final/*` and `gradients/norm/<layer>` are
-scalars; `weights/*` and `gradients/*` histograms; samples, notices, hyper-parameters and the architecture are also
-there as text; the HPARAMS and GRAPHS tabs are filled. Each attempt writes a file of its own. A run that goes on from a
-checkpoint says from which step on what was written no longer counts, as torch's SummaryWriter does with `purge_step`.
+scalars, each with a description; `weights/*` and `gradients/*` histograms; samples, notices, hyper-parameters and the
+architecture are also there as text; the HPARAMS and GRAPHS tabs are filled. Each attempt writes a file of its own. A
+run that goes on from a checkpoint says from which step on what was written no longer counts, as torch's SummaryWriter
+does with `purge_step`.
 
 Writes are synchronous and flushed at every event: an event comes every few seconds, and a full disk is then noticed by
 the write that met it.
@@ -21,12 +22,13 @@ from tensorboard.compat.proto import event_pb2, summary_pb2, tensor_pb2, tensor_
 from tensorboard.plugins.histogram import metadata as histogram_metadata
 from tensorboard.plugins.hparams import api_pb2, plugin_data_pb2
 from tensorboard.plugins.hparams import metadata as hparams_metadata
+from tensorboard.plugins.scalar import metadata as scalar_metadata
 from tensorboard.plugins.text import metadata as text_metadata
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from luthier.events.printable import one_line, printable
 from luthier.events.sinks.graph import architecture_table, cell, graph_def
-from luthier.events.sinks.metrics import metrics
+from luthier.events.sinks.metrics import described, metrics
 from luthier.events.types import (
     Architecture,
     Checked,
@@ -65,6 +67,7 @@ class TensorBoardSink:
         self._step = 0
         self._notices: list[str] = []
         self._prompts: dict[str, int] = {}
+        self._described: set[str] = set()
         self._add(file_version="brain.Event:2")
         self._file.flush()
 
@@ -72,7 +75,7 @@ class TensorBoardSink:
         """Write what TensorBoard can show of one event."""
         self._step = getattr(event, "step", None) or self._step
         if values := metrics(event):
-            self._summary(*(summary_pb2.Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()))
+            self._summary(*(self._scalar(tag, value) for tag, value in values.items()))
         match event:
             case RunStarted():
                 self._run_started(event)
@@ -99,6 +102,15 @@ class TensorBoardSink:
         """Close the file; a second time does nothing."""
         if not self._file.closed:
             self._file.close()
+
+    def _scalar(self, tag: str, value: float) -> summary_pb2.Summary.Value:
+        """A number; the first of a tag has what it means, which TensorBoard shows behind the (i) of its chart."""
+        if tag in self._described:
+            return summary_pb2.Summary.Value(tag=tag, simple_value=value)
+        self._described.add(tag)
+        metadata = scalar_metadata.create_summary_metadata(display_name=None, description=described(tag))
+        metadata.data_class = summary_pb2.DATA_CLASS_SCALAR  # or the fast server of tensorboard drops the text
+        return summary_pb2.Summary.Value(tag=tag, metadata=metadata, simple_value=value)
 
     def _run_started(self, event: RunStarted) -> None:
         self._step = event.first_step

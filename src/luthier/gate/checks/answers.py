@@ -7,8 +7,6 @@ Not covered: near duplicates that differ in a word; rows that are tasks of a pub
 
 from __future__ import annotations
 
-import numpy as np
-
 from luthier.gate.check import Result, Subject, check, fails, passed, warns
 from luthier.gate.checks.rows import count, left_out, of_all, places
 
@@ -62,6 +60,8 @@ def train_eval_overlap(subject: Subject) -> Result:
 
     Evaluate on other rows.
     """
+    import numpy as np
+
     data = subject.data
     if data.eval is None:
         return passed("no rows are held out")

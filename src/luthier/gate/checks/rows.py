@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from luthier.data.problems import printable
 from luthier.data.report import Kind
 from luthier.gate.check import Result, Subject, check, fails, passed, warns
@@ -78,6 +76,8 @@ def pad_untrained(subject: Subject) -> Result:
 
     This is a fault of Luthier: please report it.
     """
+    import numpy as np
+
     from luthier.data.collate import collate_packed, collate_padded
 
     rows = [subject.data.train.row(index) for index in some_rows(subject)]
@@ -102,6 +102,8 @@ def trained_padding(batch: MicroBatch) -> tuple[int, int]:
 
 def some_rows(subject: Subject) -> list[int]:
     """The shortest, the longest and a few other training rows, as indices."""
+    import numpy as np
+
     lengths = subject.data.train.lengths
     rng = np.random.default_rng(subject.plan.config.training.seed)
     others = rng.permutation(len(lengths))[: _COLLATED_ROWS - 2].tolist()

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from rich.text import Text
 
 from luthier.events.line import significant
-from luthier.monitor.dashboard.metrics import LEARNING, MACHINE, has_gpu, level, step_times
+from luthier.events.numbers import NUMBERS
+from luthier.monitor.dashboard.metrics import LEARNING, MACHINE, has_gpu, step_times
 from luthier.monitor.dashboard.palette import ACCENT
 from luthier.monitor.dashboard.scene import Run
 from luthier.monitor.drawing import count, decimal, duration
@@ -40,6 +41,8 @@ class Answer:
     idea: str
     here: Callable[[Run], str]
     care: str
+    number: str = ""
+    """What the log calls it (`luthier.events.numbers`); empty where it is not in the log."""
 
 
 def answer(key: str, run: Run, *, short: bool = False) -> Text:
@@ -70,8 +73,8 @@ def _loss(run: Run) -> str:
         return "This run has not logged a loss yet."
     loss = state.smoothed_loss
     words = (
-        f"This run began at {decimal(state.first_loss)} and stands at {decimal(loss)}, smoothed over about ten log "
-        f"lines (the last line alone: {decimal(state.log.loss)})."
+        f"This run began at {decimal(state.first_loss)} and stands at {decimal(loss)}, the median of its last three "
+        f"log lines (the last one alone: {decimal(state.log.loss)})."
     )
     if not 0 <= loss < 20:
         return words
@@ -92,7 +95,7 @@ def _eval(run: Run) -> str:
 
 
 def _band(run: Run) -> str:
-    loss = level(run)
+    loss = run.state.smoothed_loss
     scale = "; ".join(f"{span}: {words}" for _, span, words in BANDS)
     here = ""
     if loss is not None and run.trend is not None:
@@ -232,21 +235,35 @@ def _checkpoint(run: Run) -> str:
     return f"The newest is of step {saved.step:,}: a crash now costs {run.state.step - saved.step:,} steps."
 
 
+def latest(name: str, run: Run) -> str:
+    """What the log told last of a number, in words; of any number that it has."""
+    state = run.state
+    for event in (state.log, *state.timings[-1:], *state.evaluations[-1:], state.machine, state.finished):
+        value = getattr(event, name, None)
+        if isinstance(value, int | float) and math.isfinite(value):
+            shown = f"{value:,}" if isinstance(value, int) else f"{significant(value, 6):g}"
+            return f"Here it is {shown}, at step {getattr(event, 'step', state.step):,}."
+    return "The log does not tell it."
+
+
+def here(name: str, run: Run) -> str:
+    """What a number of the log says of a run, in words.
+
+    Args:
+        name: As the log calls it.
+        run: What was read.
+    """
+    told = next((told for told in ANSWERS.values() if told.number == name), None)
+    return told.here(run) if told else latest(name, run)
+
+
+def _logged(number: str, here: Callable[[Run], str]) -> Answer:
+    return Answer(NUMBERS[number].idea, here, NUMBERS[number].care, number)
+
+
 ANSWERS = {
-    "loss": Answer(
-        "How wrong the predictions are: at each token of the answer, minus the logarithm of the probability that the "
-        "model gave to the token that is really there; the mean of these. 0 is certain and right, and lower is better.",
-        _loss,
-        "Single lines are noisy, each has other rows: look at the mean. It should fall within a hundred steps. If it "
-        "does not, try a learning_rate three times higher; if it jumps up and stays, three times lower.",
-    ),
-    "eval": Answer(
-        "The same loss on rows that are held out (val_set_size) and never trained on. It says whether what is learned "
-        "carries over.",
-        _eval,
-        "When it turns upwards while the loss goes on falling, the model learns rows by heart: lower num_train_epochs. "
-        "load_best_model_at_end: true keeps the best weights.",
-    ),
+    "loss": _logged("loss", _loss),
+    "eval": _logged("eval_loss", _eval),
     "band": Answer(
         "A loss in words. The scale is a rule of thumb for code and models of about a billion parameters.",
         _band,
@@ -270,36 +287,11 @@ ANSWERS = {
         "Level for long, far from the end: the learning rate is too low, or everything is learned. Rising: stop, and "
         "write a learning_rate three times lower.",
     ),
-    "learning_rate": Answer(
-        "How far one step moves the weights. It rises first (warmup), then falls, so that the model gets near quickly "
-        "and settles calmly.",
-        _learning_rate,
-        "It is the number that most often decides whether a run is good. The loss jumps: three times lower. The loss "
-        "hardly moves: three times higher.",
-    ),
-    "gradient": Answer(
-        "The length of the gradient, before clipping: how strongly the rows of a step pull at the weights.",
-        _gradient,
-        "Single spikes are what clipping is for. Above the limit all the time: raise max_grad_norm to three times the "
-        "usual length, and lower learning_rate if the loss jumps as well. Near 0 from the start: nothing is trained, "
-        "look at target_modules.",
-    ),
-    "left": Answer(
-        "The steps that are left at the speed of those before, evaluations and saving included.",
-        _left,
-        "The margin (about 95 %) is from how much the step times vary. It cannot know of a machine that others begin "
-        "to use.",
-    ),
-    "speed": Answer(
-        "Tokens that go through the model in a second, prompts included, padding excluded.",
-        _speed,
-        "It should be steady. When it falls, somebody else uses the machine, it runs hot, or the data come too slowly.",
-    ),
-    "step": Answer(
-        "The seconds of one optimizer step, without evaluation and saving.",
-        _step,
-        "Steps with long rows take longer. A rising mean is a machine that gets hot or has to share.",
-    ),
+    "learning_rate": _logged("learning_rate", _learning_rate),
+    "gradient": _logged("grad_norm", _gradient),
+    "left": _logged("eta_seconds", _left),
+    "speed": _logged("tokens_per_second", _speed),
+    "step": _logged("step_seconds", _step),
     "spent": Answer(
         "Where the seconds of a step go: waiting for data, forward (the predictions and the loss), backward (the "
         "gradients), optimizer (the update), and the rest.",
@@ -308,22 +300,13 @@ ANSWERS = {
         "forward, backward included. Data should be near 0: if it is not, raise dataloader_num_workers. Much for the "
         "optimizer means very small steps.",
     ),
-    "memory": Answer(
-        "The most memory that the run has held at once: of the GPU, or of the process where there is none.",
-        _memory,
-        "A step that does not fit is done again in smaller passes, which costs time; on a CPU the system may end the "
-        "run. Halve max_tokens_per_micro_batch: it changes no result.",
-    ),
+    "memory": _logged("memory_gib", _memory),
     "gpu": Answer(
         "How busy the GPU is, how hot, and what it draws. A GPU that waits trains nothing.",
         _gpu,
         "Below 90 % for long: look at where a step's seconds go. Above 85 °C it slows itself down.",
     ),
-    "tokens": Answer(
-        "How many tokens the model has seen in training, prompts included, padding excluded.",
-        _tokens,
-        "More text helps until it is the same text again: see the eval loss.",
-    ),
+    "tokens": _logged("num_tokens", _tokens),
     "checkpoint": Answer(
         "All that it takes to go on exactly from there: adapter, optimizer, random numbers, place in the data.",
         _checkpoint,

@@ -18,7 +18,7 @@ from luthier.monitor.dashboard.palette import BAD, GOOD, WARNING, strong
 from luthier.monitor.dashboard.scene import Run
 from luthier.monitor.drawing import count, decimal, duration
 from luthier.monitor.statistics import band, deviation, elapsed, shares, time_left, timed_lines
-from luthier.monitor.view import rate_trend
+from luthier.monitor.view import perplexity, rate_trend
 
 LABEL_WIDTH = 13
 Value = Text | tuple[Text, ...]
@@ -77,16 +77,11 @@ def _loss(run: Run) -> Text:
     return value if state.smoothed_loss is None else value.append(f"  smoothed {decimal(state.smoothed_loss)}")
 
 
-def level(run: Run) -> float | None:
-    """Where the loss stands, smoothed: None before there is one, NaN when it is none any more."""
-    return run.state.smoothed_loss if run.state.log is None or math.isfinite(run.state.log.loss) else math.nan
-
-
 def _loss_meaning(run: Run) -> str:
-    loss = level(run)
+    loss = run.state.smoothed_loss
     if loss is None:
         return "how wrong the predictions are; lower is better"
-    return f"lower is better; perplexity {math.exp(loss):,.3g}" if loss < 20 else "lower is better"
+    return "lower is better" + (f"; perplexity {perplexity(loss)}" if math.isfinite(loss) else "")
 
 
 def _eval(run: Run) -> Value:
@@ -99,7 +94,7 @@ def _eval(run: Run) -> Value:
 
 
 def _band(run: Run) -> Text:
-    loss = level(run)
+    loss = run.state.smoothed_loss
     if loss is None:
         return _unknown("no loss yet")
     if math.isfinite(loss) and run.trend is None:
@@ -109,7 +104,7 @@ def _band(run: Run) -> Text:
 
 
 def _band_meaning(run: Run) -> str:
-    loss = level(run)
+    loss = run.state.smoothed_loss
     if loss is None or math.isnan(loss):
         return "usual words for a loss"
     return f"usual words for {band(loss)[0]}" if run.trend else "needs six log lines"
