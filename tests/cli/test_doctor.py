@@ -47,7 +47,7 @@ def test_findings_come_worst_first_and_as_json(tmp_path, capsys):
     done = run_here(capsys, "doctor", run, "--json")
     found = json.loads(done.out)
     assert done.code == 0 and [item["rule"] for item in found] == ["out-of-memory", "loss-stuck", "always-clipped"]
-    assert set(found[0]) == {"rule", "severity", "step", "title", "evidence", "why", "change", "confidence"}
+    assert set(found[0]) == {"rule", "severity", "step", "title", "evidence", "why", "change", "confidence", "fix"}
     assert found[0]["change"] == [{"key": "training.max_tokens_per_micro_batch", "old": "8192", "new": "4096"}]
     text = run_here(capsys, "doctor", run).out
     assert [line.split()[0] for line in text.splitlines() if line[:1].isupper()] == ["CRITICAL", "WARNING", "INFO"]
