@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from luthier.doctor import Finding, History, findings
-from luthier.doctor import fold as examine
+from luthier.doctor import fold as fold_history
 from luthier.errors import CODES, LuthierError, Problem, RunError
 from luthier.events.follow import open_log
 from luthier.events.types import Event, Notice, RunFinished
@@ -34,7 +34,7 @@ def read(path: Path, text: str) -> tuple[list[Event], RunState, dict[str, Findin
     events = [told.event for told in open_log(path, whole=True).everything()]
     state, seen = RunState(), History()
     for event in events:
-        state, seen = fold(state, event, 1.0), examine(seen, event, 1.0)
+        state, seen = fold(state, event, 1.0), fold_history(seen, event, 1.0)
     return events, state, {finding.rule: finding for finding in findings(seen, 2.0)}
 
 

@@ -25,14 +25,15 @@ _NUMBERS = {
 
 
 def explain(
-    topic: str = typer.Argument(
-        "",
+    words: list[str] = typer.Argument(
+        None,
+        metavar="[TOPIC]",
         help="A key (learning_rate), a number of the log (eval_loss), a word (perplexity, 'held out'), an error code "
         "(E-CFG-003; E-CFG lists those that begin so), a doctor's rule (loss-stuck), or a gate's check (rows-cut).",
     ),
 ) -> None:
     """Explain a key, a number, a word, a code, a doctor's rule or a check; without TOPIC, list all keys."""
-    room = width()
+    room, topic = width(), " ".join(words or ())
     if not topic:
         from luthier.config.docs import list_keys
 

@@ -7,13 +7,12 @@ from pathlib import Path
 
 import typer
 
-from luthier.cli.log_file import NO_LOG, NOT_THERE, no_log, trouble
+from luthier.cli.log_file import NO_LOG, NOT_THERE, no_log, trouble, usual_log
 from luthier.errors import MissingError
 
 SHORTEST_SECONDS, LONGEST_SECONDS = 0.25, 60.0
 SLOWEST, FASTEST, USUAL = 0.01, 100_000.0, 20.0
 WIDTH_ELSEWHERE = 100
-FOLDER, LOG = Path("checkpoints"), Path("training.log")
 
 
 def watch(
@@ -62,13 +61,6 @@ def watch(
             raise MissingError(*(no_log(Path(r.path), "watch", what) for r, what in zip(silent, found, strict=True)))
         width = console.width if console.is_terminal else WIDTH_ELSEWHERE
         console.print(report(scene, width), soft_wrap=True)
-
-
-def usual_log() -> Path:
-    """What to watch when nothing is named: of the two usual places the one that was written last."""
-    from luthier.events.follow import written
-
-    return max(LOG, FOLDER, key=written)
 
 
 def _insist(logs: list[Path], *, waits: bool) -> None:

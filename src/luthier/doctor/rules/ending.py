@@ -215,8 +215,10 @@ def _time(seconds: float) -> str:
 
 
 def _resumed(run: History) -> str:
-    if run.resumed is None or not run.before_resume:
+    if run.resumed is None:
         return "the run was not resumed"
+    if not run.before_resume:
+        return "no log lines before the resume"
     after = sum(line.step > run.resumed.step for line in run.whole)
     return "" if after >= LINES_AFTER else f"{after} of {LINES_AFTER} log lines since the resume"
 
