@@ -16,7 +16,7 @@ from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -28,7 +28,6 @@ from luthier.config.resolve import resolve
 from luthier.data.prepare import Progress
 from luthier.data.sources import unopened
 from luthier.errors import ConfigError, LuthierError, Problem
-from luthier.errors.trace import summary
 from luthier.evaluate.simple import compare, score
 from luthier.events.sinks import Sinks, open_sinks
 from luthier.events.types import Checked, Event, MemoryForecast, Notice, Resumed, RunFinished, RunStarted
@@ -54,7 +53,7 @@ from luthier.training.background import awaited, in_background, started
 from luthier.training.checkpoint import Checkpoint, find_checkpoint, read_by_all
 from luthier.training.engine import go_on_from
 from luthier.training.engine import run as run_engine
-from luthier.training.failures import named_failures, traced_failures
+from luthier.training.failures import ended_by, named_failures, traced_failures
 from luthier.training.folder import open_folder
 from luthier.training.identity import check_identity, identity
 from luthier.training.job import Run
@@ -249,12 +248,8 @@ def _recorded(events: Iterator[Event], sinks: Sinks) -> Iterator[Event]:
             sinks.write(event)
             yield event
     except (Exception, KeyboardInterrupt) as error:
-        problems = error.problems if isinstance(error, LuthierError) else ()
-        reason = "; ".join(problem.found for problem in problems) or summary(error)
         if not isinstance(last, RunFinished):
-            step = getattr(last, "step", 0) or 0
-            status: Literal["stopped", "failed"] = "stopped" if isinstance(error, KeyboardInterrupt) else "failed"
-            sinks.write(RunFinished(status, step, 0.0, float("nan"), 0.0, 0, 0.0, "", reason))
+            sinks.write(ended_by(error, getattr(last, "step", 0) or 0))
         raise
 
 

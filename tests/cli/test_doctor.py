@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 
 import pytest
 
+from luthier.config.load import load
 from luthier.doctor import RULES
 from luthier.events.sinks.jsonl import JsonlSink
-from tests.cli.support import run_here
+from tests.cli.support import ROOT, run_here
 from tests.doctor.runs_of import curve, evaluated, failed, falling, log, started, steps
 
 
 def write(folder, *events):
+    folder.mkdir(exist_ok=True)
     sink = JsonlSink(folder / "events.jsonl")
     for item in events:
         for event in item if isinstance(item, list) else [item]:
@@ -40,6 +44,45 @@ def test_a_healthy_run_is_said_to_be_healthy(tmp_path, capsys):
     assert done.code == 0 and "\n\nhealthy: 400 steps seen\n" in done.out
 
 
+GUIDE = "{'loss': 2.451, 'epoch': 0.1}\n{'loss': 2.447, 'epoch': 0.2}\n{'loss': 2.445, 'epoch': 0.3}\n"
+
+
+def test_what_is_too_short_to_judge_is_not_called_healthy(tmp_path, capsys):
+    """The guide's own lines for a loss that does not fall, given as they stand there."""
+    (tmp_path / "training.log").write_text(GUIDE, "utf-8")
+    words = " ".join(run_here(capsys, "doctor", tmp_path / "training.log").out.split())
+    assert "healthy" not in words and "too little seen to judge the loss: diverged (3 of 5 log lines)" in words
+    shown = " ".join(run_here(capsys, "watch", "--once", tmp_path / "training.log").out.split())
+    assert "too little seen to judge the loss" in shown and "The doctor has found nothing" not in shown
+    warming = [replace(line, learning_rate=2e-4 * line.step / 300) for line in curve(steps(last=160))]
+    words = " ".join(run_here(capsys, "doctor", write(tmp_path / "warming", started(), warming)).out.split())
+    assert "too little seen to judge the loss: loss-stuck (10 of 50 steps, 2 of 8 log lines after the warm-up)" in words
+
+
+@pytest.mark.parametrize(("rate", "lines"), [(0.5, 1), (3e-4, 2)])
+def test_the_lines_for_a_log_of_luthier_can_be_written_into_its_yaml(tmp_path, capsys, rate, lines):
+    """Also where the new rate lies below the end of the shipped schedule."""
+    path = tmp_path / "training.log"
+    logs = curve(steps(), lambda step: falling(step) if step < 20 else 6.0, learning_rate=rate)
+    path.write_text("\n".join(map(str, (started(), *logs))), "utf-8")
+    section, *added = run_here(capsys, "doctor", path).out.split("  change  ")[1].split("\n\n")[0].splitlines()
+    assert section == "training:" and len(added) == lines and all(line.startswith(" " * 10 + "+ ") for line in added)
+    shipped = (ROOT / "configs/training_config.yaml").read_text("utf-8")
+    for line in added:
+        key, _, value = line.strip("+ ").partition(": ")
+        shipped, found = re.subn(rf"(?m)^  {key}: .*", f"  {key}: {value}", shipped)
+        assert found == 1
+    (tmp_path / "c.yaml").write_text(shipped, "utf-8")
+    assert load(tmp_path / "c.yaml").config.training.learning_rate == pytest.approx(min(2e-4, rate / 10))
+
+
+def test_without_a_log_the_usual_one_is_examined(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "E-RUN-005" in run_here(capsys, "doctor").err
+    (tmp_path / "training.log").write_text(GUIDE, "utf-8")
+    assert run_here(capsys, "doctor").out.startswith("training.log (")
+
+
 def test_findings_come_worst_first_and_as_json(tmp_path, capsys):
     logs = curve(steps(), lambda step: 1.3, grad_norm=0.5)
     plan = started(**{"training.max_grad_norm": 0.001})
@@ -47,7 +90,7 @@ def test_findings_come_worst_first_and_as_json(tmp_path, capsys):
     done = run_here(capsys, "doctor", run, "--json")
     found = json.loads(done.out)
     assert done.code == 0 and [item["rule"] for item in found] == ["out-of-memory", "loss-stuck", "always-clipped"]
-    assert set(found[0]) == {"rule", "severity", "step", "title", "evidence", "why", "change", "confidence"}
+    assert set(found[0]) == {"rule", "severity", "step", "title", "evidence", "why", "change", "confidence", "fix"}
     assert found[0]["change"] == [{"key": "training.max_tokens_per_micro_batch", "old": "8192", "new": "4096"}]
     text = run_here(capsys, "doctor", run).out
     assert [line.split()[0] for line in text.splitlines() if line[:1].isupper()] == ["CRITICAL", "WARNING", "INFO"]

@@ -16,7 +16,7 @@ from dataclasses import replace
 
 import pytest
 
-from luthier.cli.watch import usual_log
+from luthier.cli.log_file import usual_log
 from tests.cli.support import LUTHIER, ROOT, environment, process, run_here
 from tests.events.stream import log, started, whole_run
 from tests.monitor.dash import RECORDED, write

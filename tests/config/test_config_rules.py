@@ -131,6 +131,7 @@ WARNED = [
     (["min_learning_rate=1e-5", "lr_scheduler_type=constant"], {}, "min_learning_rate: 1e-5"),
     (["sample_steps=[1]"], {}, "sample_steps: [1]"),
     (["sample_max_new_tokens=5"], {}, "sample_max_new_tokens: 5"),
+    (["num_train_epochs=1"], {"data": {"train_rows": 30}}, "14 of 30 rows are never seen"),
     (["early_stopping_threshold=0.1"], {}, "early_stopping_threshold: 0.1"),
     (["eval_steps=10", "val_set_size=0"], {}, "eval_steps: 10"),
     (["per_device_eval_batch_size=2", "val_set_size=0"], {}, "per_device_eval_batch_size: 2"),
@@ -154,6 +155,16 @@ def test_warnings(plan, overrides, facts, says):
     (warning,) = plan(*overrides, **facts).warnings
     assert says in warning
     assert warning.endswith(".")
+
+
+def test_rows_that_fill_no_step_are_said_where_they_matter(plan):
+    """What is advised, done: nothing is left over, and nothing is said."""
+    small = {"train_rows": 140, "eval_rows": 0}
+    (said,) = plan("num_train_epochs=3", data=small).warnings
+    assert said.startswith("4 of 140 rows are not seen in the last epoch: ") and "max_steps: 27 trains" in said
+    for advised in (["max_steps=27"], ["per_device_train_batch_size=1"]):
+        assert plan("num_train_epochs=3", *advised, data=small).warnings == ()
+    assert plan("num_train_epochs=1", data={"train_rows": 17_680 + 15}).warnings == (), "15 of 17,695 are no matter"
 
 
 def test_who_puts_a_key_over_the_file_is_not_told_that_it_wins(plan):

@@ -35,7 +35,7 @@ from tests.doctor.runs_of import (
 )
 
 RATE = "training.learning_rate"
-FOREIGN = RunStarted("x", 0, 0, NAN, {})
+FOREIGN = RunStarted("x", 0, 0, NAN, {}, program="")
 
 
 def test_a_healthy_run_is_healthy():
@@ -192,7 +192,7 @@ def test_first_loss_of_random_weights(loss, named):
 
 def test_nothing_trained():
     zero = [log(step, 0.0, grad_norm=NAN, trained_tokens_per_second=NAN) for step in (10, 20, 30)]
-    finding = found(RunStarted("x", 100, 0, 1.0, {}), zero)["nothing-trained"]
+    finding = found(RunStarted("x", 100, 0, 1.0, {}, program=""), zero)["nothing-trained"]
     assert finding.severity == "critical" and "(or " in finding.change[0].key
     learned = [log(step, loss) for step, loss in ((10, 0.5), (20, 0.001), (30, 0.0), (40, 0.0), (50, 0.0))]
     assert "nothing-trained" not in found(started(), learned), "four digits of a loss that became small"
@@ -400,7 +400,7 @@ def test_where_the_yaml_decides_the_passes_their_size_is_not_proposed():
     ],
 )
 def test_out_of_memory_in_the_log_of_another_program(said):
-    finding = found(RunStarted("x", 0, 0, NAN, {}), said)["out-of-memory"]
+    finding = found(FOREIGN, said)["out-of-memory"]
     assert [change.key for change in finding.change] == [
         "per_device_train_batch_size (or micro_batch_size)",
         "gradient_accumulation_steps",
@@ -410,7 +410,7 @@ def test_out_of_memory_in_the_log_of_another_program(said):
 def test_advice_against_running_out_of_memory_is_no_failure():
     run = (FOREIGN, curve(steps()))
     assert found(*run, notice("gradient_checkpointing is off; you may run out of memory")) == {}
-    survived = notice("a traceback, and the run went on: RuntimeError: HIP ran out of memory")
+    survived = notice("an error, and the run went on: RuntimeError: HIP ran out of memory")
     assert found(*run, survived)["out-of-memory"].severity == "warning"
 
 

@@ -143,6 +143,13 @@ def test_the_model_itself_is_no_node_of_its_graph():
     assert [node.name for node in graph_def(modules).node] == ["tokens", "head"]
 
 
+def test_containers_without_a_parameter_are_no_nodes():
+    """peft gives each adapted layer some: an embedding's, a DoRA's."""
+    kinds = {"lora_embedding_A": "ParameterDict", "lora_magnitude_vector": "ModuleDict", "lora_A.default": "Linear"}
+    modules = [{"name": f"q_proj.{name}", "type": kind, "parameters": 0} for name, kind in kinds.items()]
+    assert [node.name for node in graph_def(modules).node] == ["tokens", "q_proj/lora_A/default"]
+
+
 def test_a_graph_of_nothing():
     assert [node.name for node in graph_def([]).node] == ["tokens"]
 

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from luthier.doctor import Change, Finding, History, findings
 from luthier.doctor import fold as fold_history
-from luthier.events.types import Resumed, Timing
+from luthier.events.types import CheckpointSaved, Resumed, Timing
 from luthier.machine.gpu import Gpu, Readings
 from luthier.monitor.dashboard import panes, watching
 from luthier.monitor.dashboard.canvas import Curve, Picture, draw
@@ -26,6 +26,7 @@ from luthier.monitor.dashboard.metrics import LEARNING, MACHINE, fitting, line, 
 from luthier.monitor.dashboard.report import report
 from luthier.monitor.dashboard.scene import SMOOTHINGS, SPANS, Run, Scene, Settings
 from luthier.monitor.dashboard.watching import LONGEST_PAUSE, Replay, Timeline, Watch
+from luthier.monitor.drawing import count
 from luthier.monitor.state import RECENT, Point, RunState, fold
 from luthier.monitor.statistics import BANDS, band, shares, smooth, time_left, trend
 from luthier.monitor.view import render
@@ -205,6 +206,26 @@ def test_the_words_for_a_short_run_are_those_of_where_it_stands_and_the_panels_t
     console.print(render(run.state, 200.0, 140, 40))
     panel = console.file.getvalue()
     assert "smoothed 0.7150" in panel and f"perplexity {math.exp(0.715):.3g}:" in panel
+
+
+def test_numbers_that_are_alike_are_not_told_apart():
+    falls = [started(), *(replace(log(step), learning_rate=rate) for step, rate in ((10, 2e-4), (20, 1.9995e-4)))]
+    assert words_of(run_of(falls))["learning_rate"].startswith("0.0002  falling")
+    assert "falling from" not in words_of(run_of(falls))["learning_rate"]
+    falls.append(replace(log(30), learning_rate=1.5e-4))
+    assert words_of(run_of(falls))["learning_rate"].startswith("0.00015  falling from 0.0002")
+
+
+def test_a_loss_above_that_of_the_start_is_not_called_as_at_the_start():
+    rose = [started(), log(10, 2.6), *(log(step, 6.0) for step in range(20, 200, 10))]
+    assert words_of(run_of(rose))["band"] == "very bad, above the start"
+
+
+def test_a_run_that_is_done_has_one_number_of_tokens_and_nothing_to_lose():
+    run = run_of([started(), log(10, 2.5), CheckpointSaved(10, "c", 1, 1.0), finished()])
+    assert run.state.finished.num_tokens > run.state.log.num_tokens
+    assert words_of(run)["tokens"] == f"{count(run.state.finished.num_tokens)} seen"
+    assert meanings_of(run)["checkpoint"] == "the run is done"
 
 
 def test_a_loss_that_is_no_number_is_nowhere_a_good_one():

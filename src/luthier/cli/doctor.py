@@ -9,12 +9,12 @@ from pathlib import Path
 
 import typer
 
-from luthier.cli.log_file import NO_LOG, no_log, trouble
+from luthier.cli.log_file import NO_LOG, no_log, trouble, usual_log
 from luthier.errors import MissingError
 
 
 def doctor(
-    log: Path = typer.Argument(..., metavar="RUN_OR_LOG", help="Folder of a run, or a log of any training program."),
+    log: Path = typer.Argument(None, metavar="[RUN_OR_LOG]", help="Folder of a run, or a log of any training program."),
     as_json: bool = typer.Option(False, "--json", help="A JSON list of findings instead of text."),
 ) -> None:
     """Examine a run, live or long ago: what is wrong, what shows it, why, and the line of YAML to change.
@@ -22,13 +22,15 @@ def doctor(
     Example: luthier doctor checkpoints
 
     What is read: the folder of a run, events.jsonl, training.log, logs of Hugging Face's Trainer, TRL and
-    LLaMA-Factory, TensorBoard files. Ends with 0 whatever is found.
+    LLaMA-Factory, TensorBoard files; without RUN_OR_LOG: checkpoints or training.log, whichever was written last.
+    Ends with 0 whatever is found.
     """
     from luthier.doctor import History, findings, fold, report, unjudged
     from luthier.errors.terminal import width, wrapped
     from luthier.events.follow import open_log, runs_in
     from luthier.events.printable import one_line
 
+    log = log or usual_log()
     seen = History()
     empty = True
     with closing(open_log(log, whole=True)) as source:

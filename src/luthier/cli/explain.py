@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,20 +17,21 @@ if TYPE_CHECKING:
 
 
 def explain(
-    topic: str = typer.Argument(
-        "",
-        help="A key (learning_rate), a number of the log (eval_loss), a word (perplexity, 'held out'), an error code "
-        "(E-CFG-003; E-CFG lists those that begin so), a doctor's rule (loss-stuck), or a gate's check (rows-cut).",
-    ),
-    run: Path = typer.Argument(
-        None, metavar="[RUN_OR_LOG]", help="Also what a number of the log says in this run: its folder, or its log."
+    words: list[str] = typer.Argument(
+        None,
+        metavar="[TOPIC] [RUN_OR_LOG]",
+        help="A key (learning_rate), a number of the log (eval_loss), a word (perplexity, held out), an error code "
+        "(E-CFG-003; E-CFG lists those that begin so), a doctor's rule (loss-stuck), or a gate's check (rows-cut). "
+        "The folder of a run, or its log, behind a number: also what it says there.",
     ),
 ) -> None:
     """Explain a key, a number, a word, a code, a doctor's rule or a check; without TOPIC, list all keys.
 
     Example: luthier explain loss checkpoints
     """
-    room = width()
+    room, words = width(), [*words] if words else []
+    run = Path(words.pop()) if len(words) > 1 and os.path.exists(words[-1]) else None  # noqa: PTH110 (raises nothing)
+    topic = " ".join(words)
     if not topic:
         from luthier.config.docs import list_keys
 

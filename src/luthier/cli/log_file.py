@@ -10,6 +10,15 @@ from luthier.errors import Problem
 
 NO_LOG, NOT_THERE = "nothing in it is a log of a training run", "there is no such log"
 
+FOLDER, LOG = Path("checkpoints"), Path("training.log")
+
+
+def usual_log() -> Path:
+    """What to read when nothing is named: of the two usual places the one that was written last."""
+    from luthier.events.follow import written
+
+    return max(LOG, FOLDER, key=written)
+
 
 def trouble(path: Path) -> str:
     """Why there can be no log at a path, in words; empty where there may be one."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +66,8 @@ def _train(
     try:
         with stop_on_signals() as stop:
             stop.at_once = True  # while torch is imported, too
+            if sys.stdout.isatty() and os.environ.get("RANK", "0") == "0":
+                typer.echo("reading the configuration, and loading torch")
             config = loaded(request, again)  # a wrong config fails before torch is even imported
             from rich.console import Console
 

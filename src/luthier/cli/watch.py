@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from luthier.cli.log_file import NO_LOG, NOT_THERE, no_log, trouble
+from luthier.cli.log_file import NO_LOG, NOT_THERE, no_log, trouble, usual_log
 from luthier.errors import MissingError
 
 if TYPE_CHECKING:
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 SHORTEST_SECONDS, LONGEST_SECONDS = 0.25, 60.0
 SLOWEST, FASTEST, USUAL = 0.01, 100_000.0, 20.0
 WIDTH_ELSEWHERE = 100
-FOLDER, LOG = Path("checkpoints"), Path("training.log")
 
 
 def watch(
@@ -90,13 +89,6 @@ def _scene(logs: list[Path], command: str) -> Scene:
         found = [NO_LOG if run.source.startswith("waiting") else run.source for run in silent]
         raise MissingError(*(no_log(Path(r.path), command, what) for r, what in zip(silent, found, strict=True)))
     return scene
-
-
-def usual_log() -> Path:
-    """What to watch when nothing is named: of the two usual places the one that was written last."""
-    from luthier.events.follow import written
-
-    return max(LOG, FOLDER, key=written)
 
 
 def _insist(logs: list[Path], command: str, *, waits: bool = False) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from luthier.config.numbers import steps_in_words
 from luthier.config.rules import Case, Finding, Rule
 from luthier.config.tree import number
 
@@ -46,6 +47,8 @@ def _has_no_prompts(case: Case) -> bool:
     return not case.get("evaluation.sample_prompts")
 
 
+MOST_LEFT = 0.02
+"""Of the rows: so few are no matter."""
 LORA_KEYS = (
     "r", "lora_alpha", "lora_dropout", "target_modules", "modules_to_save", "use_rslora", "use_dora",
     "init_lora_weights",
@@ -100,6 +103,22 @@ def _both_ends(case: Case) -> Finding:
     return _one_wins(case, "training.max_steps", "training.num_train_epochs")
 
 
+def _rows_left_over(case: Case) -> Finding:
+    """Rows of the last pass that fill no whole step."""
+    epochs, steps = case.get("training.num_train_epochs"), int(case.numbers.total_steps.value)
+    if case.data is None or case.get("training.max_steps") is not None:
+        return None
+    rows = case.data.train_rows
+    left = round(rows * epochs) - steps * int(case.numbers.examples_per_step.value)
+    if left <= MOST_LEFT * rows:
+        return None
+    where = "are never seen" if epochs <= 1 else "are not seen in the last epoch"
+    return (
+        f"{left:,} of {rows:,} rows {where}: {case.said('training.num_train_epochs')} is {steps_in_words(steps)}, and "
+        f"they would fill a part of one more. max_steps: {steps + 1} trains on them, too, as does a smaller batch."
+    )
+
+
 def _half_precision(case: Case) -> Finding:
     dtype, machine = case.get("model.dtype"), case.machine
     if dtype == "float16" or (dtype == "auto" and machine.device == "cuda" and not machine.supports_bfloat16):
@@ -145,5 +164,5 @@ ADVICE: tuple[Rule, ...] = (
     _unused("evaluation.per_device_eval_batch_size", "nothing is evaluated", _never_evaluates),
     _defaulted("model.model_name_or_path", "the model is"),
     _defaulted("data.datasets", "the rows are those of"),
-    _both_warmups, _both_splits, _both_ends, _long_rows, _high_rate, _high_alpha, _half_precision,
+    _both_warmups, _both_splits, _both_ends, _rows_left_over, _long_rows, _high_rate, _high_alpha, _half_precision,
 )  # fmt: skip

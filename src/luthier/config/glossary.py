@@ -120,7 +120,9 @@ TERMS: dict[str, Term] = {
     ),
     "epoch": Term(
         "One pass over all rows. 18,000 rows at 16 rows a step are 1,125 steps; three epochs are 3,375. With each "
-        "further epoch the model sees nothing new, and comes closer to learning rows by heart.",
+        "further epoch the model sees nothing new, and comes closer to learning rows by heart. Steps are whole: rows "
+        "that would fill a part of one at the end of the run are left out, and luthier plan says how many where it "
+        "matters.",
         ("num_train_epochs", "eval_loss"), "concepts/epoch-and-steps.md",
     ),
     "eval loss": Term(

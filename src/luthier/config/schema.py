@@ -157,11 +157,12 @@ class TrainingSection(Section):
     finetuning_type: Literal["lora", "full"] = "lora"
     """`lora` trains a small adapter; `full` trains every weight (much more memory)."""
     num_train_epochs: Annotated[float, Field(gt=0, le=1e6)] = 3.0
-    """How often each row is seen."""
+    """How often each row is seen. Steps are whole: rows that would fill a part of one at the end are left out."""
     max_steps: Positive | None = None
     """Stop after this many optimizer steps, whatever num_train_epochs says."""
     per_device_train_batch_size: Positive = 4
-    """Examples that one device takes at a time."""
+    """Times gradient_accumulation_steps: the examples of a step. The product decides what is learned; memory and speed
+    it decides with auto: false alone, see max_tokens_per_micro_batch."""
     gradient_accumulation_steps: Positive = 4
     """How many such batches make one optimizer step. Only the product matters: Luthier packs the examples of a step
     into as few passes as memory allows, with the same gradient."""

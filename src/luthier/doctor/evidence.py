@@ -16,6 +16,8 @@ SMALLEST = 1e-3
 """Nats: below, a loss is as good as 0."""
 FEWEST = 7
 """Log lines that tell anything of the noise."""
+SHIPPED_END = 5e-5
+"""The min_learning_rate of configs/training_config.yaml."""
 USUAL_RATES = {"lora": 2e-4, "full": 2e-5, "scratch": 1e-3}
 """Peak learning rates to start from: for an adapter, for all weights of a trained model, for random weights."""
 
@@ -138,9 +140,9 @@ def warm(run: History) -> tuple[Log, ...]:
 
 
 def change(run: History, key: str, new: Any, old: Any = None) -> Change:
-    """The line to change; `old` is what is known without a plan."""
-    if key in run.plan:
-        return Change(key, yaml_value(run.plan[key]), yaml_value(new))
+    """The line to change; `old` is what is known without a plan of another program, whose names then stand there."""
+    if run.ours or key in run.plan:
+        return Change(key, yaml_value(run.plan[key]) if key in run.plan else "", yaml_value(new))
     names = sorted((name for name, target in RENAMED.items() if target == key), key=len, reverse=True)[:2]
     bare = key.rpartition(".")[2]
     elsewhere = f" (or {', '.join(names)})" if names else ""
@@ -148,13 +150,16 @@ def change(run: History, key: str, new: Any, old: Any = None) -> Change:
 
 
 def lower_rate(run: History, factor: float = 10) -> tuple[Change, ...]:
-    """A tenth of the learning rate (or another part), at most the usual; a schedule that ends above it ends lower."""
+    """A tenth of the learning rate (or another part), at most the usual; a schedule that ends above it ends lower.
+
+    Where no plan says how the schedule ends, one as in the shipped config is counted with.
+    """
     peak = peak_rate(run)
     new = usual_rate(run)
     if math.isfinite(peak):
         new = rounded(min(peak / factor, new))
     line = change(run, "training.learning_rate", new, peak if math.isfinite(peak) else None)
-    if run.get("training.min_learning_rate", 0.0) > new:
+    if run.get("training.min_learning_rate", SHIPPED_END if run.ours and not run.plan else 0.0) > new:
         return line, change(run, "training.min_learning_rate", rounded(new / 10))
     return (line,)
 

@@ -54,6 +54,7 @@ class Finding:
         evidence: Steps and numbers.
         why: What it means, in plain words.
         change: The lines of YAML to change; empty where no line helps.
+        fix: What the run's own error says to do; empty where there is none.
         confidence: How sure the rule is.
     """
 
@@ -65,6 +66,7 @@ class Finding:
     why: str
     change: tuple[Change, ...]
     confidence: Confidence
+    fix: str = ""
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,9 @@ class Symptom:
     title: str = ""
     advice: str = ""
     """One more sentence after the rule's `why`: about this case."""
+    why: str = ""
+    """In place of the rule's."""
+    fix: str = ""
 
 
 Needs = Callable[[History], str]
@@ -119,9 +124,10 @@ class Rule:
             step=symptom.step,
             title=symptom.title or self.title,
             evidence=symptom.evidence,
-            why=f"{self.why} {symptom.advice}".strip(),
+            why=f"{symptom.why or self.why} {symptom.advice}".strip(),
             change=symptom.change,
             confidence=symptom.confidence,
+            fix=symptom.fix,
         )
 
 

@@ -43,7 +43,8 @@ class History:
     """A run as far as it has come.
 
     Attributes:
-        plan: Dotted key -> value; empty for a log of another program.
+        plan: Dotted key -> value; empty for a text log and for another program's.
+        ours: Whether Luthier trains it, so that its YAML has Luthier's keys.
         vocabulary: Entries of the model's vocabulary; 0 where it is not known.
         beginning, whole, recent: Log lines with a finite loss: the first ones, all thinned, and the latest.
         not_finite: The first log line whose loss is NaN or infinite.
@@ -55,6 +56,7 @@ class History:
     """
 
     plan: Mapping[str, Any] = field(default_factory=dict)
+    ours: bool = False
     total_steps: int = 0
     epochs: float = 0.0
     vocabulary: int = 0
@@ -131,7 +133,7 @@ def _noted(run: History, event: Event) -> History:
         case Checked() if notice := event.notice():
             return _told(run, notice)
         case RunFinished():
-            return replace(run, step=event.step, finished=event)
+            return replace(run, step=event.step, finished=event, ours=run.ours or bool(event.code))
         case _:
             return run
 
@@ -162,6 +164,7 @@ def _started(run: History, event: RunStarted) -> History:
     return replace(
         earlier,
         plan=event.plan,
+        ours=event.program == "luthier",
         total_steps=event.total_steps,
         epochs=event.epochs,
         step=event.first_step,

@@ -17,6 +17,7 @@ from dataclasses import asdict
 from typing import Any
 
 from luthier.doctor.finding import Change, Finding, Rule
+from luthier.doctor.rules import DECISIVE
 from luthier.errors.terminal import WIDTH, wrapped
 from luthier.events.printable import one_line
 
@@ -34,11 +35,22 @@ def as_text(found: Sequence[Finding], missing: Mapping[str, str], steps: int, wi
     """
     blocks = ["\n".join(_finding(finding, width)) for finding in found]
     if not found:
-        blocks.append(f"healthy: {steps:,} steps seen" if steps else "nothing to judge yet: no step seen")
+        said = unsettled(missing) or f"healthy: {steps:,} steps seen"
+        blocks.append(wrapped(said if steps else "nothing to judge yet: no step seen", "", "  ", width))
     if missing:
         rules = ", ".join(f"{name} ({one_line(text)})" for name, text in missing.items())
         blocks.append(wrapped(f"rules that could not be judged: {rules}", "", "  ", width))
     return "\n\n".join(blocks)
+
+
+def unsettled(missing: Mapping[str, str]) -> str:
+    """Why a run in which nothing was found cannot be called healthy yet; empty when it can.
+
+    Args:
+        missing: Rule -> what it lacks.
+    """
+    lacking = ", ".join(f"{name} ({one_line(missing[name])})" for name in DECISIVE if name in missing)
+    return f"nothing found that is wrong, but too little seen to judge the loss: {lacking}" if lacking else ""
 
 
 def as_json(found: Sequence[Finding]) -> list[dict[str, Any]]:
@@ -57,6 +69,8 @@ def _finding(finding: Finding, width: int) -> Iterator[str]:
     yield wrapped(f"{one_line(finding.title)}  {about}", f"{finding.severity.upper():<8}  ", INDENT, width)
     yield wrapped(one_line(finding.evidence), "  seen    ", INDENT, width)
     yield wrapped(finding.why, "  why     ", INDENT, width)
+    if finding.fix:
+        yield wrapped(one_line(finding.fix), "  fix     ", INDENT, width)
     label, section = "  change  ", ""
     for change in finding.change:
         lines = list(_change(change, section))

@@ -40,7 +40,9 @@ class RunStarted(Event):
     """0, or the step of the checkpoint that this attempt resumes."""
     epochs: float
     plan: dict[str, Any]
-    """Dotted key -> value, as in plan.yaml (the hyper-parameters)."""
+    """Dotted key -> value, as in plan.yaml (the hyper-parameters); empty in a text log."""
+    program: str = "luthier"
+    """Whose keys the run's YAML has; empty for another program."""
 
 
 @dataclass(frozen=True)
@@ -292,6 +294,10 @@ class RunFinished(Event):
     final_model: str
     """Folder of the adapter; empty unless done."""
     reason: str = ""
+    code: str = ""
+    """Of the error that ended it, where that is one of Luthier's; then `why` and `fix` are what it says, too."""
+    why: str = ""
+    fix: str = ""
     predicted_runtime: float = math.nan
     """The same seconds, as predicted after the first 20 steps of this attempt."""
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from luthier.errors import CheckpointError, Problem
 from luthier.machine.worker import AGENT, ORPHAN_SECONDS, is_gone
 
+LOCK = ".lock"
 _LAST_BREATH = 5.0  # seconds
 
 
@@ -24,7 +25,7 @@ def locked(folder: Path) -> Iterator[None]:
     if os.name == "nt":  # no advisory locks of this kind
         yield
         return
-    path = folder / ".lock"
+    path = folder / LOCK
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         began = time.monotonic()

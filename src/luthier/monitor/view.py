@@ -113,7 +113,10 @@ def _results(state: RunState) -> list[Text]:
     if state.best is not None:
         lines.append(_fact("eval loss", decimal(state.best.eval_loss), f"best, at step {state.best.step:,}"))
     work = [(f"{count(finished.num_tokens)} tokens", "seen in training")] * (finished.num_tokens > 0)
-    work += [(f"{finished.peak_memory_gib:.2f} GiB", "highest memory")] * (finished.peak_memory_gib > 0)
+    # an attempt that had nothing left to do has held less than those before it
+    peaks = (finished.peak_memory_gib, state.log.memory_gib if state.log else 0.0)
+    held = max((gib for gib in peaks if gib > 0), default=0.0)
+    work += [(f"{held:.2f} GiB", "highest memory")] * (held > 0)
     if work:
         values, meanings = zip(*work, strict=True)
         lines.append(_fact("work", ", ".join(values), "; ".join(meanings)))
@@ -247,7 +250,9 @@ def rate_trend(state: RunState) -> tuple[str, ...]:
     if rates[-1] > rates[-2]:
         return f"  warming up{kind}", "  warming up"
     if rates[-1] < rates[-2]:
-        words = f"  falling from {significant(max(rates), 4):g}"
+        highest = f"{significant(max(rates), 4):g}"
+        from_where = f" from {highest}" if significant(rates[-1], 3) != significant(max(rates), 3) else ""
+        words = f"  falling{from_where}"
         return f"{words}{kind}", words, "  falling"
     return f"  steady{kind}", "  steady"
 

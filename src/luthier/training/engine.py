@@ -29,6 +29,7 @@ from luthier.training.checkpoint import (
     read_by_all,
     restore,
 )
+from luthier.training.failures import lower_the_rate
 from luthier.training.gradients import gradient_flow
 from luthier.training.guard import Judgement, judge, remember
 from luthier.training.job import Clock, Run, due
@@ -71,7 +72,7 @@ def steps(job: Run) -> Iterator[Event]:
         try:
             yield from between_steps(job)
         except NotFiniteError as error:  # a step whose loss and gradient were numbers has made weights that are none
-            yield from go_back(job, error.problems[0].found, error)
+            yield from go_back(job, error.problems[0].found)
             return
         if job.plan is not plan or why_it_ends(job):
             return
@@ -169,13 +170,12 @@ def leave_out(job: Run, judgement: Judgement, loss: float, norm: float) -> Itera
     yield from go_back(job, what)
 
 
-def go_back(job: Run, what: str, error: RunError | None = None) -> Iterator[Event]:
+def go_back(job: Run, what: str) -> Iterator[Event]:
     """To the newest checkpoint with a lower rate; the next time to one before it, as that one may hold the cause.
 
     Args:
         job: The run.
         what: The harm that was done.
-        error: Raised in place of one made from `what`.
 
     Raises:
         RunError: E-RUN-001 when that is not wanted, was done often enough, or there is nothing to go back to.
@@ -194,8 +194,7 @@ def go_back(job: Run, what: str, error: RunError | None = None) -> Iterator[Even
 
         checkpoint = read_by_all(find)
     if checkpoint is None:
-        fix = "write a learning_rate of a third; then --resume auto --allow-changes"
-        raise error or RunError(Problem("E-RUN-001", what, fix, "training.learning_rate"))
+        raise RunError(Problem("E-RUN-001", what, lower_the_rate(job.plan), "training.learning_rate")) from None
     go_on_from(job, checkpoint)
     job.state.rollbacks, job.state.rolled_back_to = state.rollbacks + 1, checkpoint.step
     job.state.went_bad_at = state.step

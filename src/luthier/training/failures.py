@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,10 +14,11 @@ from safetensors import SafetensorError
 
 from luthier.config.plan import Plan
 from luthier.config.render import plan_as_dict
-from luthier.doctor.evidence import less_memory
+from luthier.doctor.evidence import less_memory, lower_rate
 from luthier.doctor.history import History
-from luthier.errors import LuthierError, Problem, RunError
+from luthier.errors import CODES, LuthierError, Problem, RunError
 from luthier.errors.trace import keep_trace, summary
+from luthier.events.types import RunFinished
 from luthier.machine.memory import is_out_of_memory
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -66,6 +68,34 @@ def traced_failures(output_dir: Path) -> Iterator[None]:
         raise RunError(Problem("E-RUN-004", summary(error), fix)) from error
 
 
+def ended_by(error: BaseException, step: int) -> RunFinished:
+    """The last event of a run that an error ended; what several problems say alike stands once.
+
+    Args:
+        error: Any.
+        step: Steps done.
+    """
+    problems = error.problems if isinstance(error, LuthierError) else ()
+
+    def joined(words: Iterable[str]) -> str:
+        return "; ".join(dict.fromkeys(words))
+
+    return RunFinished(
+        status="stopped" if isinstance(error, KeyboardInterrupt) else "failed",
+        step=step,
+        epoch=0.0,
+        train_loss=math.nan,
+        train_runtime=0.0,
+        num_tokens=0,
+        peak_memory_gib=0.0,
+        final_model="",
+        reason=joined(problem.found for problem in problems) or summary(error),
+        code=problems[0].code if problems else "",
+        why=joined(problem.why or CODES[problem.code].why for problem in problems),
+        fix=joined(problem.fix for problem in problems),
+    )
+
+
 def raise_unwritten(error: Exception, output_dir: str | Path) -> None:
     """Raise E-RUN-003 when an error is that a file could not be written.
 
@@ -95,6 +125,13 @@ def _number(error: BaseException) -> int:
         match = re.search(r"\(os error (\d+)\)", str(error))
         return int(match[1]) if match else 0
     return (error.errno or 0) if isinstance(error, OSError) and not isinstance(error, LuthierError) else 0
+
+
+def lower_the_rate(plan: Plan) -> str:
+    """What to write, and how to go on, after steps that were not finite: the doctor's change, a third at most."""
+    lines = lower_rate(History(plan=plan_as_dict(plan)), 3)
+    written = " and ".join(f"{change.key.partition('.')[2]}: {change.new}" for change in lines)
+    return f"write {written}; then --resume auto --allow-changes"
 
 
 def _less_memory(plan: Plan) -> tuple[str, str]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from luthier.config.load import RECORD
 from luthier.errors import CheckpointError, LuthierError, MissingError, Problem
-from luthier.machine.lock import locked
+from luthier.machine.lock import LOCK, locked
 from luthier.training.checkpoint import checkpoints
 from luthier.training.commit import ABANDONED, DAMAGED, sweep
 from luthier.training.final import FINAL
@@ -27,7 +27,7 @@ OWN = (
 
 @contextmanager
 def open_folder(output_dir: Path, *, resume: bool, overwrite: bool) -> Iterator[Path | None]:
-    """Create and lock the folder for the time of a run.
+    """Create and lock the folder for the time of a run; one that was created and got nothing is taken away again.
 
     Args:
         output_dir: `training.output_dir`.
@@ -45,6 +45,7 @@ def open_folder(output_dir: Path, *, resume: bool, overwrite: bool) -> Iterator[
     if resume and overwrite:
         fix = "leave out one of them"
         raise CheckpointError(Problem("E-CKPT-007", "--resume goes on, --overwrite starts over", fix, "--overwrite"))
+    is_new = not output_dir.exists()
     with ExitStack() as stack:
         try:
             output_dir.mkdir(parents=True, exist_ok=True)
@@ -61,7 +62,20 @@ def open_folder(output_dir: Path, *, resume: bool, overwrite: bool) -> Iterator[
             if output_dir.is_file():
                 found, fix = f"{output_dir} is a file, not a folder", "write the name of a folder"
             raise MissingError(Problem("E-ENV-002", found, fix, KEY)) from error
-        yield moved
+        try:
+            yield moved
+        except BaseException:
+            if is_new:
+                _take_away(output_dir)
+            raise
+
+
+def _take_away(output_dir: Path) -> None:
+    """Remove the folder of a run that ended before it wrote anything; the folder's lock is held."""
+    with suppress(OSError):
+        if [path.name for path in output_dir.iterdir()] == [LOCK]:
+            (output_dir / LOCK).unlink()
+            output_dir.rmdir()
 
 
 def _make_ready(output_dir: Path, *, resume: bool, overwrite: bool) -> Path | None:

@@ -8,3 +8,5 @@ from luthier.doctor.rules import box, ending, held_out, loss, rates, rows, speed
 RULES: tuple[Rule, ...] = (
     *ending.RULES, *loss.RULES, *rates.RULES, *rows.RULES, *held_out.RULES, *speed.RULES, *box.RULES
 )  # fmt: skip
+DECISIVE = tuple(rule.name for rule in (loss.diverged, loss.loss_rising, loss.loss_stuck))
+"""What must have been judged before a run is called healthy: whether the loss falls, rises, or has blown up."""

@@ -7,20 +7,24 @@ import re
 from dataclasses import replace
 from typing import Any
 
+from luthier.config.keys import by_name
 from luthier.doctor.evidence import SMALLEST, change, less_memory, losses, lower_rate, percent, ratio, wobble
 from luthier.doctor.finding import Change, Severity, Symptom, rule
 from luthier.doctor.history import History
 from luthier.doctor.silence import patience
 from luthier.doctor.statistics import median
+from luthier.errors import CODES
 from luthier.events.types import Log, Notice
 
 OUT_OF_MEMORY = re.compile(r"out of (?:\w+ )?memory|OutOfMemoryError|can't allocate memory|CUBLAS_STATUS_ALLOC_FAILED")
 SAID_OUT_OF_MEMORY = re.compile(
     r"OutOfMemoryError|(?:CUDA|HIP|XPU|MPS backend) out of memory|can't allocate memory|E-RUN-002"
-    r"|^a traceback, and the run went on: .*(?:out of (?:\w+ )?memory|CUBLAS_STATUS_ALLOC_FAILED)"
+    r"|^an error, and the run went on: .*(?:out of (?:\w+ )?memory|CUBLAS_STATUS_ALLOC_FAILED)"
 )
 """In a warning: not the advice that spares one from it."""
-NOT_FINITE = re.compile(r"\b(?:loss|norm) (?:nan|-?inf)\b|E-RUN-001")
+NOT_FINITE = re.compile(r"\b(?:loss|norm) (?:nan|-?inf)\b")
+LINE = re.compile(r"\b(\w+): (\d[\d.e+-]*|true|false)(?=[,;]? |[,;]?$)")
+"""A line of YAML in what an error says to do."""
 LEFT_OUT = re.compile(r"^left out step [\d,]+: .*\b(?:loss|norm) (?:nan|-?inf)\b")
 """What Luthier says of a step that it did not apply."""
 NAN_EVALUATION = "The loss of the held-out rows is not a number"
@@ -51,6 +55,23 @@ def _last_words(run: History) -> str:
     return run.finished.reason if run.finished and run.finished.status == "failed" else ""
 
 
+def _sentence(words: str) -> str:
+    return f"{words[:1].upper()}{words[1:]}." if words else ""
+
+
+def _code(run: History) -> str:
+    return run.finished.code if run.finished else ""
+
+
+def _ended(run: History, lines: tuple[Change, ...] = (), title: str = "") -> Symptom:
+    """A run that died: what its own error says counts; `lines` are for one that says nothing of what to do."""
+    assert run.finished is not None
+    words, why, fix = run.finished.reason, run.finished.why, run.finished.fix
+    written = tuple(change(run, by_name()[key], value) for key, value in LINE.findall(fix) if key in by_name())
+    step = run.step or None
+    return Symptom(step, words[:300], written if fix else lines, "high", title=title, why=_sentence(why), fix=fix)
+
+
 @rule("critical", needs=_always, replaces=("run-failed",))
 def out_of_memory(run: History) -> Symptom | None:
     """The memory ran out.
@@ -63,14 +84,14 @@ def out_of_memory(run: History) -> Symptom | None:
     """
     words, said = _last_words(run), [notice for notice in run.said if SAID_OUT_OF_MEMORY.search(notice.text)]
     lowered = _lowered(said)
-    if OUT_OF_MEMORY.search(words):
+    if words and (OUT_OF_MEMORY.search(words) or _code(run) == "E-RUN-002"):
         tokens = lowered.get(PASS, run.get("plan.max_tokens_per_micro_batch"))
         now = {**run.plan, **lowered, "plan.max_tokens_per_micro_batch": tokens} if run.plan else {}
-        return Symptom(run.step, words[:300], less_memory(replace(run, plan=now)), "high")
+        return _ended(run, less_memory(replace(run, plan=now)))
     if words or not said:
         return None
     newest, went_on = said[-1], sum(line.step > (said[-1].step or 0) for line in run.recent)
-    lines = tuple(change(run, key, new) for key, new in lowered.items()) if run.plan else less_memory(run)
+    lines = tuple(change(run, key, new) for key, new in lowered.items()) if run.ours else less_memory(run)
     severity: Severity = "info" if run.finished or went_on >= SOUND_LINES else "warning"
     return Symptom(newest.step, newest.text[:300], lines, "high", severity, advice=HELPED if lowered else "")
 
@@ -99,10 +120,10 @@ def not_finite(run: History) -> Symptom | None:
     lines = lower_rate(run)
     if run.get("model.dtype") == "float16":
         lines = (change(run, "model.dtype", "float32"),)
+    if (words := _last_words(run)) and (NOT_FINITE.search(words) or _code(run) == "E-RUN-001"):
+        return _ended(run, lines)
     if (bad := run.not_finite) is not None:
         return Symptom(bad.step, f"loss {bad.loss:g} at step {bad.step:,}", lines, "high")
-    if NOT_FINITE.search(_last_words(run)):
-        return Symptom(run.step, _last_words(run)[:300], lines, "high")
     if lost := _lost_gradients(run):
         first, last = lost[0], lost[-1]
         evidence = f"grad_norm {last.grad_norm:g} and loss {last.loss:g} from step {first.step:,} to {last.step:,}"
@@ -148,13 +169,15 @@ def run_failed(run: History) -> Symptom | None:
 
     What was trained up to the newest checkpoint is on disk, and `--resume auto` goes on from there.
 
-    Fires when a run ended with any other error.
+    Fires when a run ended with any other error, or did not begin for one. Of Luthier's own, its reason and what to do
+    are those of the error.
     """
     words = _last_words(run)
     if not words:
         return None
-    title = "The disk is full" if NO_ROOM.search(words) else ""
-    return Symptom(run.step, words[:300], confidence="high", title=title)
+    known = CODES.get(_code(run))
+    title = "The disk is full" if NO_ROOM.search(words) else f"The run ended: {known.title}" if known else ""
+    return _ended(run, title=title)
 
 
 def _unfinished(run: History) -> str:
@@ -192,8 +215,10 @@ def _time(seconds: float) -> str:
 
 
 def _resumed(run: History) -> str:
-    if run.resumed is None or not run.before_resume:
+    if run.resumed is None:
         return "the run was not resumed"
+    if not run.before_resume:
+        return "no log lines before the resume"
     after = sum(line.step > run.resumed.step for line in run.whole)
     return "" if after >= LINES_AFTER else f"{after} of {LINES_AFTER} log lines since the resume"
 

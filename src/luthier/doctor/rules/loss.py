@@ -59,7 +59,15 @@ SPIKE_SIGMAS = 6.0
 BEFORE_SPIKE = 12
 
 
-@rule("warning", needs=logs(8, steps=ENOUGH_STEPS), replaces=("loss-high",))
+def _past_warm_up(run: History) -> str:
+    lines = warm(run)
+    steps = lines[-1].step - lines[0].step if lines else 0
+    if len(lines) >= 8 and steps >= ENOUGH_STEPS:
+        return ""
+    return f"{steps:,} of {ENOUGH_STEPS} steps, {len(lines)} of 8 log lines after the warm-up"
+
+
+@rule("warning", needs=all_of(logs(8, steps=ENOUGH_STEPS), _past_warm_up), replaces=("loss-high",))
 def loss_stuck(run: History) -> Symptom | None:
     """The loss does not fall.
 
@@ -70,8 +78,6 @@ def loss_stuck(run: History) -> Symptom | None:
     training loss rules out a fall of 5 %. A curve that is too noisy to tell raises nothing.
     """
     lines = warm(run)
-    if len(lines) < 8 or lines[-1].step - lines[0].step < ENOUGH_STEPS:
-        return None
     steps = f"over {lines[-1].step - lines[0].step:,} steps (50 to 100 are enough to see progress)"
     seen = run.evaluations
     start, doubt = first_loss(run)

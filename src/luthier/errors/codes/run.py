@@ -10,9 +10,9 @@ RUN: dict[str, Explanation] = {
             "Such a step is not applied, and no checkpoint holds such a number. Up to training.bad_steps_limit of "
             "them in a row are left out, each with its rows named; then the run stops, or goes back to its newest "
             "checkpoint with half the learning rate (training.after_bad_steps: rollback). Usual causes: a learning "
-            "rate that is too high, float16 overflow, or damaged weights. Lower training.learning_rate to a tenth and "
-            "go on with --resume auto --allow-changes; where it was float16, start again with dtype: float32 and "
-            "another output_dir."
+            "rate that is too high, float16 overflow, or damaged weights. Write the learning_rate that the message "
+            "names and go on with --resume auto --allow-changes; where it was float16, start again with "
+            "dtype: float32 and another output_dir."
         ),
     ),
     "E-RUN-002": Explanation(

@@ -31,7 +31,6 @@ _SAVED = re.compile(r"Saving model checkpoint to (\S{0,400}checkpoint-(\d{1,18})
 _LOGGED = re.compile(r"\[[^\]]{0,40}\] \[(WARNING|ERROR|CRITICAL)\] (?:\[[^\]]{0,200}\] ?){0,4}(.*)")
 _LOGGED_BY_TRANSFORMERS = re.compile(r"\[(WARNING|ERROR|CRITICAL)\|[^\]]{0,200}\] [^>]{0,40}>> (.*)")
 _WARNED = re.compile(r"\S{1,400}\.py:\d{1,9}: (\w{0,40}Warning: .*)")
-_LUTHIER_ERROR = re.compile(r"E-[A-Z]{2,8}-\d{3}  (.*)")
 _LONGEST = 500
 
 
@@ -61,8 +60,6 @@ def said(line: str) -> Event | None:
         return CheckpointSaved(int(match[2]), match[1], bytes=0, seconds=math.nan)
     if match := _LOGGED.match(line) or _LOGGED_BY_TRANSFORMERS.match(line):
         return Notice("warning" if match[1] == "WARNING" else "critical", one_line(match[2][:_LONGEST]))
-    if match := _LUTHIER_ERROR.match(line):
-        return Notice("critical", one_line(line[:_LONGEST]))
     if match := _WARNED.match(line):
         return Notice("info", one_line(match[1][:_LONGEST]))
     return None

@@ -103,7 +103,9 @@ class StateSource:
             self._attempt += 1
             self._ended = False
             first = of.count(entries[same - 1], "step") if same else 0
-            events.append(RunStarted(self._run, total, first, of.number(state, "num_train_epochs"), plan={}))
+            events.append(
+                RunStarted(self._run, total, first, of.number(state, "num_train_epochs"), plan={}, program="")
+            )
         self._entries = entries
         events += [event for entry in new if (event := self._event(entry)) is not None]
         step = max(of.count(state, "global_step"), of.count(entries[-1], "step")) if entries else 0

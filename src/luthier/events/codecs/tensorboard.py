@@ -191,7 +191,7 @@ class _Scalars:
         else:
             self._first_logged = self._group_step
         self._started, self._new_file, self._purge = True, False, -1
-        return RunStarted(self._run, self._total, max(0, first), self._epochs, plan={})
+        return RunStarted(self._run, self._total, max(0, first), self._epochs, plan={}, program="")
 
 
 def _name(tag: str) -> str:

@@ -6,8 +6,8 @@ the number of log lines so far, for then nothing says how many steps lie between
 
 A run that starts again in the same log is noticed at its first log step: the step or the epoch goes back, or the bar
 has started again, or the run had ended. It is told as a `RunStarted` whose `first_step` is the step before, so that
-whoever folds the events forgets what was done twice. A traceback counts as the end when no log step follows it until
-the log is quiet.
+whoever folds the events forgets what was done twice. What a run died of (`codecs.failure`) counts as the end when no
+log step follows it until the log is quiet.
 
 A redirected stdout is written in blocks of 8 KiB or so; a dict that bars have thereby torn is put together again.
 
@@ -54,7 +54,7 @@ class TextDecoder(LineDecoder):
         self._run = run
         self._attempt = 1
         self._started = False
-        self._ended = False
+        self._ended = self._ended_well = False
         self._again = False
         self._logged = False
         self._counted = False
@@ -92,6 +92,8 @@ class TextDecoder(LineDecoder):
     def feed(self, line: bytes) -> list[Told]:
         """The events that one more line completes; carriage returns inside it are line breaks too."""
         # Of a bar that was redrawn for hours the last drawings are enough.
+        if not line:
+            self._failure.blank()
         for segment in line.rsplit(b"\r", _SEGMENTS):
             if segment:
                 self._segment(segment)
@@ -131,8 +133,9 @@ class TextDecoder(LineDecoder):
         self._torn = ""
 
     def is_whole(self, partial: bytes) -> bool:
-        """Whether it ends with a dict of numbers."""
-        return parse_line(partial[:_LONGEST].decode("utf-8", "replace").rpartition("\r")[2]) is not None
+        """Whether it ends with a dict of numbers, or may be what the run died of."""
+        text = partial[:_LONGEST].decode("utf-8", "replace").rpartition("\r")[2]
+        return parse_line(text) is not None or self._failure.tells(text)
 
     def _taken(self) -> list[Told]:
         told, self._out = self._out, []
@@ -175,7 +178,9 @@ class TextDecoder(LineDecoder):
         if values and not values.keys().isdisjoint(_TELLING):
             self._say(self._sentences.flush())
             self._dict(values)
-        elif not self._failure.take(text):
+        elif self._failure.take(text):
+            self._say(self._sentences.flush())
+        else:
             self._plain(text)
             start = text.find("{")
             if start >= 0 and "}" not in text and text[start + 1 : start + 2] in ("", "'"):
@@ -205,7 +210,7 @@ class TextDecoder(LineDecoder):
                     self._tokens, self._step = self._tokens * event.step // max(1, self._step), event.step
                 case RunFinished():
                     event = replace(event, epoch=self._epoch, num_tokens=self._tokens, peak_memory_gib=self._memory)
-                    self._ended = True
+                    self._ended, self._ended_well = True, event.status != "failed"
             self._tell(event)
 
     def _header(self, event: RunStarted) -> None:
@@ -231,7 +236,7 @@ class TextDecoder(LineDecoder):
 
     def _begin(self) -> None:
         self._started = True
-        self._ended = self._again = self._logged = False
+        self._ended = self._ended_well = self._again = self._logged = False
         self._elapsed = 0.0
         self._failure.clear()
 
@@ -241,7 +246,7 @@ class TextDecoder(LineDecoder):
             self._step = self._tokens = 0
             self._best = math.nan
         self._announced = self._hints.total_steps
-        self._tell(RunStarted(self._run, self._announced, first_step, self._hints.epochs, plan={}))
+        self._tell(RunStarted(self._run, self._announced, first_step, self._hints.epochs, plan={}, program=""))
 
     def _draw(self, bar: Bar) -> None:
         if self._luthier:
@@ -302,7 +307,7 @@ class TextDecoder(LineDecoder):
             self._step = step
             self._tell(of.finished(values, step, self._tokens, self._memory))
             self._failure.clear()
-            self._ended = True
+            self._ended = self._ended_well = True
 
     def _is_new_attempt(self, values: Values, step: int) -> bool:
         written = "step" in values or "global_step" in values
@@ -316,7 +321,7 @@ class TextDecoder(LineDecoder):
 
     def _log(self, values: Values, step: int, bar: Bar) -> None:
         if reason := self._failure.clear():
-            self._say([Notice("warning", f"a traceback, and the run went on: {reason}", step=self._step)])
+            self._say([Notice("warning", f"an error, and the run went on: {reason}", step=self._step)])
         if not self._logged and self._attempt == 1:
             self._first_logged = step
         seen = of.tokens(values)
@@ -336,12 +341,19 @@ class TextDecoder(LineDecoder):
         self._tell(event)
 
     def _fail(self) -> None:
-        """A traceback that nothing came after is the end."""
-        status = self._failure.status
-        if reason := self._failure.clear():
-            self._ended = True
-            about = (self._step, self._epoch, math.nan, self._elapsed or math.nan, self._tokens, self._memory)
-            self._tell(RunFinished(status, *about, final_model="", reason=explained(reason)))
+        """An error that nothing came after is the end; a start that was refused is none of a run that had its own."""
+        failure = self._failure
+        about = (self._step, self._epoch, math.nan, self._elapsed or math.nan, self._tokens, self._memory, "")
+        words = (explained(failure.reason), failure.code, failure.why, failure.fix)
+        event = RunFinished(failure.status, *about, *words)
+        if not failure.clear():
+            return
+        if event.code and self._ended_well:
+            self._say([Notice("critical", event.reason)])
+            return
+        self._luthier |= bool(event.code)
+        self._ended = True
+        self._tell(event)
 
 
 def _bar(segment: bytes) -> Bar | None:

@@ -15,6 +15,8 @@ from tensorboard.compat.proto import attr_value_pb2, graph_pb2, node_def_pb2, ve
 from luthier.events.printable import one_line
 from luthier.events.types import Architecture
 
+_CONTAINERS = ("ModuleDict", "ModuleList", "ParameterDict", "ParameterList")
+
 
 def graph_def(modules: list[dict[str, Any]]) -> graph_pb2.GraphDef:
     """The graph of `Architecture.modules`."""
@@ -23,8 +25,8 @@ def graph_def(modules: list[dict[str, Any]]) -> graph_pb2.GraphDef:
     nodes = [node_def_pb2.NodeDef(name="tokens", op="Input")]
     for module in modules:
         name = str(module["name"])
-        if name in outer or name == module["type"]:  # holds others; the model itself has its class for a name
-            continue
+        if name in outer or name == module["type"] or module["type"] in _CONTAINERS:
+            continue  # holds others, or nothing; the model itself has its class for a name
         trainable = int(module.get("trainable", 0))
         nodes.append(
             node_def_pb2.NodeDef(
@@ -52,7 +54,8 @@ def architecture_table(event: Architecture) -> str:
         rows[row] = rows.get(row, 0) + 1
     return "\n".join(
         (
-            f"{event.parameters:,} parameters, {event.trainable_parameters:,} of them trained.",
+            f"{event.parameters:,} parameters, {event.trainable_parameters:,} of them trained. In the graph an edge "
+            "leads to the module that is defined next: q, k and v, which read the same numbers, stand in a row.",
             "",
             "| module | times | type | shape | parameters each | trained each |",
             "|---|---|---|---|---|---|",

@@ -21,6 +21,7 @@ from luthier.monitor.statistics import band, deviation, elapsed, shares, time_le
 from luthier.monitor.view import perplexity, rate_trend
 
 LABEL_WIDTH = 13
+WORSE = "very bad, above the start"
 Value = Text | tuple[Text, ...]
 """A value in words, or several forms of it, longest first."""
 
@@ -100,7 +101,8 @@ def _band(run: Run) -> Text:
     if math.isfinite(loss) and run.trend is None:
         return _unknown("too early")
     color = BAD if not math.isfinite(loss) else GOOD if 0.3 <= loss < 1.5 else WARNING if loss >= 2.5 else ""
-    return Text(band(loss)[1], f"bold {color}".strip())
+    words = WORSE if loss > max(2.5, 1.1 * (run.state.first_loss or loss)) else band(loss)[1]
+    return Text(words, f"bold {color}".strip())
 
 
 def _band_meaning(run: Run) -> str:
@@ -265,7 +267,9 @@ def _gpu_meaning(run: Run) -> str:
 def _tokens(run: Run) -> Text:
     if run.state.log is None or not run.state.log.num_tokens:
         return _unknown() if run.state.log else _unknown("no log line yet")
-    return strong(count(run.state.log.num_tokens)).append(" seen")
+    finished = run.state.finished
+    seen = max(run.state.log.num_tokens, finished.num_tokens if finished else 0)  # the last steps may have no log line
+    return strong(count(seen)).append(" seen")
 
 
 def _checkpoint(run: Run) -> Text:
@@ -273,6 +277,10 @@ def _checkpoint(run: Run) -> Text:
     if saved is not None:
         return strong(f"step {saved.step:,}").append(f"  {count(saved.bytes)}B")
     return strong(f"step {resumed.step:,}").append("  resumed") if resumed else _unknown("none yet")
+
+
+def _checkpoint_meaning(run: Run) -> str:
+    return "the run is done" if run.state.status == "done" else "a crash costs the steps since then"
 
 
 LEARNING = (
@@ -293,5 +301,5 @@ MACHINE = (
     Metric("memory", "memory", _memory, lambda run: "the most held at once so far"),
     Metric("gpu", "machine", _gpu, _gpu_meaning),
     Metric("tokens", "tokens", _tokens, lambda run: "prompts included, padding excluded"),
-    Metric("checkpoint", "checkpoint", _checkpoint, lambda run: "a crash costs the steps since then"),
+    Metric("checkpoint", "checkpoint", _checkpoint, _checkpoint_meaning),
 )

@@ -103,8 +103,10 @@ def digest(scene: Scene, width: int, height: int) -> Text:
     run = scene.run
     lines: list[Text] = []
     if not run.findings:
-        words = "nothing found that is wrong" if run.state.logged else "the doctor waits for log lines"
-        lines.append(Text.assemble(("✓  " if run.state.logged else "   ", GOOD), (words, "dim")))
+        words = run.unsettled or "nothing found that is wrong"
+        mark = "✓  " if run.state.logged and not run.unsettled else "   "
+        first, *rest = _wrapped(words if run.state.logged else "the doctor waits for log lines", width - 4)
+        lines += [Text.assemble((mark, GOOD), (first, "dim")), *(Text(f"   {part}", "dim") for part in rest)]
     for finding in run.findings:
         mark, color = SEVERITY[finding.severity]
         block = [Text.assemble((f"{mark:<3}", color), (one_line(finding.title), "bold"))]
@@ -112,7 +114,7 @@ def digest(scene: Scene, width: int, height: int) -> Text:
             block[0].append(f"  {one_line(finding.evidence)}", "not bold dim")
         else:
             block += [Text(f"   {part}", "dim") for part in _wrapped(finding.evidence, width - 4)]
-        block += [_change(change, width) for change in finding.change[:1]]
+        block += [_change(change, width) for change in finding.change[:1]] or _fix(finding, width)
         if lines and len(lines) + len(block) > height:
             break
         lines += block
@@ -124,8 +126,8 @@ def findings(scene: Scene, width: int) -> Text:
     run = scene.run
     lines: list[Text] = []
     if not run.findings:
-        words = "The doctor has found nothing that is wrong." if run.state.logged else "No log line yet."
-        lines += [*map(Text, _wrapped(words, width)), Text()]
+        seen = run.unsettled or "The doctor has found nothing that is wrong."
+        lines += [*map(Text, _wrapped(seen if run.state.logged else "No log line yet.", width)), Text()]
     for finding in run.findings:
         lines += [*_finding(finding, width), Text()]
     if run.state.notices:
@@ -143,8 +145,16 @@ def _finding(finding: Finding, width: int) -> Iterator[Text]:
     for text, style in ((finding.evidence, ""), (finding.why, "dim")):
         for part in _wrapped(text, width - 4):
             yield Text(f"   {part}", style)
+    yield from _fix(finding, width)
     for change in finding.change:
         yield _change(change, width)
+
+
+def _fix(finding: Finding, width: int) -> list[Text]:
+    """What the run's own error says to do."""
+    first, *rest = _wrapped(finding.fix, width - 9) or [""]
+    lines = [Text.assemble(("   fix  ", "dim"), (first, ACCENT)), *(Text(f"        {part}", ACCENT) for part in rest)]
+    return lines if finding.fix else []
 
 
 def _change(change: Change, width: int) -> Text:

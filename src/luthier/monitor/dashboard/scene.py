@@ -71,6 +71,8 @@ class Run:
     """What this machine says of itself, for a log that says nothing of its own."""
     patience: float = SHORTEST_SILENCE
     """Seconds of silence that are no reason to worry, as the doctor sees it."""
+    unsettled: str = ""
+    """Why the doctor cannot call it healthy yet, although nothing was found."""
 
     @cached_property
     def trend(self) -> Trend | None:
