@@ -57,12 +57,16 @@ def _finding(finding: Finding, width: int) -> Iterator[str]:
     yield wrapped(f"{one_line(finding.title)}  {about}", f"{finding.severity.upper():<8}  ", INDENT, width)
     yield wrapped(one_line(finding.evidence), "  seen    ", INDENT, width)
     yield wrapped(finding.why, "  why     ", INDENT, width)
-    label, section = "  change  ", ""
-    for change in finding.change:
-        lines = list(_change(change, section))
+    for number, line in enumerate(changes(finding.change)):
+        yield f"{INDENT if number else '  change  '}{line}"
+
+
+def changes(lines: Sequence[Change]) -> Iterator[str]:
+    """The lines of YAML to change, each section named once."""
+    section = ""
+    for change in lines:
+        yield from _change(change, section)
         section = change.key.rpartition(".")[0]
-        yield label + f"\n{INDENT}".join(lines)
-        label = INDENT
 
 
 def _change(change: Change, section_before: str) -> Iterator[str]:
