@@ -18,7 +18,9 @@ def report(
     paths: list[Path] = typer.Argument(
         ..., metavar="RUN...", help="Folders of runs, or logs. Several: beside each other."
     ),
-    out: Path = typer.Option(None, "--out", metavar="FILE", help="Where to; else report.html in the run's folder."),
+    out: Path = typer.Option(
+        None, "--out", metavar="FILE", help="Where to; else report.html in the folder of RUN, or here."
+    ),
     results: list[Path] = typer.Option(
         [],
         "--results",
@@ -38,7 +40,7 @@ def report(
     from luthier.report.several import several
 
     found = [run for path in paths for run in runs_in(path) or [path]]
-    folder = found[0] if len(found) == 1 and found[0].is_dir() else Path()
+    folder = paths[0] if len(paths) == 1 and paths[0].is_dir() else Path()
     place = out or folder / PAGE
     wrong = [no_log(path, "report", words) for path in found if (words := trouble(path))]
     if wrong:

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 from luthier.events.page import text
 from luthier.monitor.axes import Axis, step_axis, value_axis
-from luthier.monitor.state import SMOOTHING, RunState
-from luthier.monitor.statistics import smooth, usable
+from luthier.monitor.state import RunState
+from luthier.monitor.statistics import centred, usable
 
 STYLE = """
 :root { --raw: #b6bfca; --c0: #2563eb; --c1: #d97706; --c2: #15803d; --c3: #a21caf; --c4: #0e7490; --c5: #be123c; }
@@ -53,7 +53,8 @@ def figures(state: RunState) -> str:
     rule = float(limit) if isinstance(limit, int | float) and limit > 0 else math.nan
     rates = [(point.step, point.learning_rate) for point in state.history]
     norms = [(point.step, point.grad_norm) for point in state.history]
-    losses = [Line("training", _raw(state), "raw"), Line("training, exponential mean", trend_line(state), "c0")]
+    losses = [Line("training", [(point.step, point.loss) for point in state.history], "raw")]
+    losses.append(Line(f"mean of {2 * reach(state) + 1} lines", trend_line(state), "c0"))
     losses += [Line("held-out rows", held_out(state), "c1", marked=True)] * bool(state.evaluations)
     drawn = [
         svg("loss, nats a token", losses, 260, wide=True),
@@ -63,14 +64,15 @@ def figures(state: RunState) -> str:
     return "\n".join(figure for figure in drawn if figure)
 
 
-def _raw(state: RunState) -> list[tuple[int, float]]:
-    return [(point.step, point.loss) for point in state.history]
-
-
 def trend_line(state: RunState) -> list[tuple[int, float]]:
-    """The smoothed loss, as the dashboard draws it, as if no line of the history had been left out."""
-    means = smooth([point.loss for point in state.history], 1 - (1 - SMOOTHING) ** state.stride)
+    """The mean loss around each line of the history: it lags behind nothing, for the run is looked at afterwards."""
+    means = centred([point.loss for point in state.history], reach(state))
     return [(point.step, mean) for point, mean in zip(state.history, means, strict=True)]
+
+
+def reach(state: RunState) -> int:
+    """Log lines on each side that make up the trend."""
+    return max(2, len(state.history) // 40)
 
 
 def held_out(state: RunState) -> list[tuple[int, float]]:

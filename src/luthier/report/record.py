@@ -70,7 +70,7 @@ class Recorded:
         """What differs from the defaults because somebody wrote it."""
         sources = self.content.get("sources") or {}
         return [
-            Asked(key, _told(value), _told(known[key].default), str(sources[key]), known[key].text)
+            Asked(key, told(value), told(known[key].default), str(sources[key]), known[key].text)
             for known in (keys(),)
             for key, value in self.config.items()
             if key in known and sources.get(key, "default") != "default" and value != known[key].default
@@ -94,8 +94,8 @@ class Recorded:
         return [(about, words.strip()) for about, _, words in lines]
 
 
-def _told(value: Any) -> Any:
-    """A value without what data sources leave at its default."""
+def told(value: Any) -> Any:
+    """A value of the config without what data sources leave at its default."""
     if not (isinstance(value, list) and value and all(isinstance(one, dict) for one in value)):
         return value
     known = source_keys()

@@ -69,6 +69,7 @@ class Run:
         samples: (prompt, step) -> text, of the steps that still count.
         checks: What the gate found, by the name of the check.
         before: What was said before the first step.
+        kept: Which step final_model holds, where that was said.
         forecast: Of the memory.
         rehearsed: The largest step, run before the first one.
         warnings: Notices that were no mere information, the first `_MOST_SAID`.
@@ -85,6 +86,7 @@ class Run:
     samples: dict[tuple[str, int], str] = field(default_factory=dict)
     checks: dict[str, Checked] = field(default_factory=dict)
     before: list[str] = field(default_factory=list)
+    kept: str = ""
     forecast: MemoryForecast | None = None
     rehearsed: Rehearsed | None = None
     warnings: list[Notice] = field(default_factory=list)
@@ -149,6 +151,8 @@ def _take(run: Run, told: Told) -> None:
             run.forecast = event
         case Rehearsed():
             run.rehearsed = event
+        case Notice() if event.text.startswith("final_model holds"):
+            run.kept = event.text
         case Notice() if event.severity != "info" and len(run.warnings) < _MOST_SAID:
             run.warnings.append(event)
         case Notice() if event.severity == "info" and run.state.log is None and len(run.before) < _MOST_SAID:

@@ -165,7 +165,7 @@ def forecasts(run: Run, now: float) -> str:
     if state.finished:
         finished = state.finished
         cells.append(_against("time", finished.predicted_runtime, finished.train_runtime, duration))
-    parts = [table(("", "predicted", "taken", "predicted / taken - 1"), cells)] if cells else []
+    parts = [table(("", "predicted", "taken", "off by"), cells)] if cells else []
     if run.forecast:
         parts.append(f"<p>{text(memory_line(run.forecast))}</p>")
     left = time_left(state, now)

@@ -15,10 +15,11 @@ from luthier.monitor.drawing import decimal, duration
 from luthier.monitor.statistics import elapsed
 from luthier.report.curves import COLOURS, Line, held_out, svg, trend_line
 from luthier.report.page import STYLE
+from luthier.report.record import told
 from luthier.report.run import Run
 from luthier.report.words import done
 
-_OF_A_PLACE = ("training.output_dir", "logging.logging_dir", "machine.")
+_OF_A_PLACE = ("training.output_dir", "logging.logging_dir", "data.cache_dir", "machine.")
 
 
 def several(runs: Sequence[Run]) -> str:
@@ -79,11 +80,11 @@ def _outcomes(names: Sequence[str], runs: Sequence[Run]) -> str:
 
 
 def _differences(names: Sequence[str], runs: Sequence[Run]) -> str:
-    plans = [run.record.config if run.record else dict(run.state.plan or {}) for run in runs]
+    plans = [run.state.plan or {} for run in runs]
     keys = [key for key in dict.fromkeys(key for plan in plans for key in plan) if not key.startswith(_OF_A_PLACE)]
     cells = []
     for key in keys:
-        values = [shown(plan[key], 80) if key in plan else "not told" for plan in plans]
+        values = [shown(told(plan[key]), 80) if key in plan else "not told" for plan in plans]
         if len(set(values)) > 1:
             cells.append((text(key), *map(text, values)))
     if not cells:

@@ -86,7 +86,7 @@ def _losses(run: Run) -> str:
             went += f" and {decimal(best.eval_loss)}, the lowest, at step {best.step:,}"
         if last.step not in (best.step, first.step):
             went += f"; at the last evaluation (step {last.step:,}) it was {decimal(last.eval_loss)}"
-        return went
+        return went + f"; {run.kept}" * bool(run.kept)
     if state.first_loss is None or state.smoothed_loss is None:
         return "no loss was logged"
     went = f"the training loss went from {decimal(state.first_loss)} to {decimal(state.smoothed_loss)} (smoothed)"
@@ -96,4 +96,5 @@ def _losses(run: Run) -> str:
 def _short(path: object, parts: int = 1) -> str:
     """The last parts of a path of this machine; a name on the hub as it is."""
     name = str(path)
-    return "/".join(PurePath(name).parts[-parts:]) if name.startswith(("/", ".", "~")) else name
+    here = name.startswith(("/", ".", "~")) or name.count("/") > 1
+    return "/".join(PurePath(name).parts[-parts:]) if here else name
