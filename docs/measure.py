@@ -30,6 +30,7 @@ from measuring import (
     one_step,
     performance,
     quickstart,
+    report,
     sweep,
     tensorboard,
 )
@@ -41,6 +42,7 @@ from luthier.version import __version__
 EXPERIMENTS = {
     "quickstart": quickstart.quickstart,
     "tensorboard": tensorboard.tensorboard,
+    "report": report.report,
     "one_step": one_step.one_step,
     "base": learning.base,
     "overfitting": learning.overfitting,
@@ -72,7 +74,7 @@ def main(names: list[str]) -> None:
         raise SystemExit(f"no experiment {', '.join(unknown)}; there are {', '.join(EXPERIMENTS)}")
     measured = json.loads(MEASURED.read_text(encoding="utf-8")) if MEASURED.is_file() else {}
     if (
-        set(names) - {"base", "one_step", "performance", "gpu", "forecast", "headline", "export"}
+        set(names) - {"base", "one_step", "report", "performance", "gpu", "forecast", "headline", "export"}
         and not (WORK / "base" / "final_model").is_dir()
     ):
         names = ["base", *(name for name in names if name != "base")]

@@ -6,7 +6,7 @@ import html
 import re
 from html.parser import HTMLParser
 
-VOID = {"meta"}
+VOID = {"meta", "wbr"}
 
 
 def figure(page: str, title: str) -> str:

@@ -56,11 +56,14 @@ def figures(state: RunState) -> str:
     losses = [Line("training", [(point.step, point.loss) for point in state.history], "raw")]
     losses.append(Line(f"mean of {2 * reach(state) + 1} lines", trend_line(state), "c0"))
     losses += [Line("held-out rows", held_out(state), "c1", marked=True)] * bool(state.evaluations)
+    ends = [*(step for step, _ in rates[:1] + rates[-1:]), *(event.step for event in state.evaluations)]
+    span = min(ends), max(ends)
     drawn = [
-        svg("loss, nats a token", losses, 260, wide=True),
-        svg("learning rate", [Line("", rates, "c0")], 140, from_zero=True),
-        svg("length of the gradient before clipping", [Line("", norms, "c0")], 140, rule=rule, wide=True),
-    ]
+        svg("loss, nats a token", losses, 260, wide=True, span=span),
+        svg("learning rate", [Line("", rates, "c0")], 140, from_zero=True, span=span),
+        svg("length of the gradient before clipping", [Line("", norms, "c0")], 140, from_zero=True, rule=rule,
+            wide=True, span=span),
+    ]  # fmt: skip
     return "\n".join(figure for figure in drawn if figure)
 
 
@@ -88,6 +91,7 @@ def svg(
     from_zero: bool = False,
     rule: float = math.nan,
     wide: bool = False,
+    span: tuple[int, int] | None = None,
 ) -> str:
     """One figure; empty where no line has a finite value.
 
@@ -98,6 +102,7 @@ def svg(
         from_zero: The axis begins at 0.
         rule: A level that is marked across, where it lies between the values.
         wide: A logarithmic axis may be chosen.
+        span: First and last step of the axis; None: those of the lines.
     """
     seen = [(step, value) for line in lines for step, value in line.points if usable(value)]
     if not seen:
@@ -105,7 +110,7 @@ def svg(
     values = [value for _, value in seen]
     logarithmic = wide and min(values) > 0 and max(values) > _WIDE * statistics.median(values)
     scaled = [math.log10(value) for value in values] if logarithmic else values
-    x_axis = step_axis(min(step for step, _ in seen), max(step for step, _ in seen), 8)
+    x_axis = step_axis(*(span or (min(step for step, _ in seen), max(step for step, _ in seen))), 8)
     y_axis = value_axis(min(scaled), max(scaled), max(3, height // 45), logarithmic=logarithmic, from_zero=from_zero)
     place = _Place(x_axis, y_axis, height, logarithmic)
     name = f"{title}{' (logarithmic)' * logarithmic}"

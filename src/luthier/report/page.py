@@ -56,10 +56,17 @@ def page(run: Run, now: float) -> str:
     body = [
         f"<h1>{text(run.state.run or run.name)}</h1>",
         f'<div class="summary {status}">{summary}</div>',
-        *(f'<h2>{title}</h2>\n<div class="wide {kind}">{html}</div>' for title, html, kind in chapters),
+        *(
+            f'<h2 id="{_id(title)}">{title}</h2>\n<div class="wide {kind}">{html}</div>'
+            for title, html, kind in chapters
+        ),
         f"<footer><p>Read from {text(run.path)} ({text(run.source)}) by Luthier {text(__version__)}.</p></footer>",
     ]
     return document(f"{run.state.run or run.name}: report", STYLE, body)
+
+
+def _id(title: str) -> str:
+    return "-".join(word for word in "".join(c if c.isalpha() else " " for c in title.lower()).split())
 
 
 def _curve(run: Run) -> str:

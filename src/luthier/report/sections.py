@@ -292,7 +292,7 @@ def _from(source: str) -> str:
 
 
 def _value(value: Any) -> str:
-    return text(shown(value, _LONGEST_VALUE))
+    return text(shown(value, _LONGEST_VALUE)).replace("/", "/<wbr>")  # where a path may go on in a new line
 
 
 def _unknown(words: str) -> str:
