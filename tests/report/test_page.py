@@ -198,7 +198,7 @@ def test_how_to_do_it_again(tmp_path):
 @pytest.mark.parametrize(
     ("last", "said", "status"),
     [
-        ([], "It has not ended; the training loss went from", "training"),
+        ([], "Its log has no end: it goes on, or was killed; the training loss went from", "training"),
         ([finished(20, status="stopped", reason="as asked", final_model="")], "It was stopped (as asked);", "stopped"),
         ([finished(20, status="failed", reason="disk full", final_model="")], "It failed (disk full);", "failed"),
     ],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from luthier.report.run import read_run
@@ -37,3 +39,13 @@ def test_alike_names_and_plans_and_hostile_ones(tmp_path):
     assert all(f"{parent}/&lt;i&gt;x" in html for parent in ("a", "b"))
     hostile = write_events(tmp_path / "h", started(plan_of(output_dir="x"), name=HOSTILE), logs(1, 9))
     assert "<script" not in several([read_run(hostile), *runs])
+
+
+def test_many_runs_are_told_apart_by_the_table(tmp_path):
+    runs = [read_run(write_events(tmp_path / f"run-{n:02}", started(plan_of()), logs(1, 9))) for n in range(14)]
+    html = several(runs)
+    insist_safe(html)
+    drawn = figure(html, "training loss, its trend")
+    assert "run-00" not in drawn and len(set(re.findall(r'<polyline class="line (.*?)"', drawn))) == 14
+    keys = re.findall(r'<svg class="key".*?class="line (.*?)".*?</svg> (.*?)</td>', html)
+    assert [name for _, name in keys] == [f"run-{n:02}" for n in range(14)]

@@ -27,6 +27,7 @@ svg { display: block; width: 100%; min-width: 34rem; height: auto; font: 12px sy
 svg text { fill: currentColor; } svg .grid { stroke: var(--line); } svg .axis { stroke: currentColor; opacity: .5; }
 svg .line { fill: none; stroke-width: 1.8; stroke-linejoin: round;
   stroke-linecap: round; } svg .raw { stroke: var(--raw); stroke-width: 1; }
+svg .d1 { stroke-dasharray: 7 3; } svg .d2 { stroke-dasharray: 2 3; }
 svg .rule { stroke: currentColor; stroke-dasharray: 4 4; opacity: .6; }
 """ + "\n".join(f"svg .c{n} {{ stroke: var(--c{n}); }} svg .mark.c{n} {{ fill: var(--c{n}); }}" for n in range(6))
 COLOURS = 6

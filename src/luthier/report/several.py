@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from luthier.config.tree import shown
+from luthier.config.tree import shown as told_value
 from luthier.events.page import page as document
 from luthier.events.page import table, text
 from luthier.monitor.drawing import decimal, duration
@@ -19,28 +19,32 @@ from luthier.report.record import told
 from luthier.report.run import Run
 from luthier.report.words import done
 
+_ROOM = 75
+"""Letters of a legend beside the title."""
 _OF_A_PLACE = ("training.output_dir", "logging.logging_dir", "data.cache_dir", "machine.")
 
 
 def several(runs: Sequence[Run]) -> str:
     """The whole page; the runs are in the order in which they were given."""
     names = _names(runs)
+    shown = names if sum(map(len, names)) + 7 * len(names) < _ROOM else [""] * len(names)  # else the table is the key
     trends = [
-        Line(name, trend_line(run.state), _kind(n)) for n, (name, run) in enumerate(zip(names, runs, strict=True))
+        Line(name, trend_line(run.state), _kind(n)) for n, (name, run) in enumerate(zip(shown, runs, strict=True))
     ]
     losses = [
         Line(name, held_out(run.state), _kind(n), marked=True)
-        for n, (name, run) in enumerate(zip(names, runs, strict=True))
+        for n, (name, run) in enumerate(zip(shown, runs, strict=True))
         if run.state.evaluations
     ]
     drawn = (svg("training loss, its trend", trends, 260, wide=True), svg("held-out loss", losses, 220, wide=True))
     body = [
         f"<h1>{len(runs)} runs</h1>",
-        *(f"<p><strong>{text(name)}</strong>: {text(done(run))}</p>" for name, run in zip(names, runs, strict=True)),
         "<h2>The curves</h2>",
         *(drawn if any(drawn) else ['<p class="unknown">No log line with a number was written.</p>']),
         f'<h2>What came out</h2>\n<div class="wide">{_outcomes(names, runs)}</div>',
         f'<h2>What differs in their plans</h2>\n<div class="wide words">{_differences(names, runs)}</div>',
+        "<h2>What was done</h2>",
+        *(f"<p><strong>{text(name)}</strong>: {text(done(run))}</p>" for name, run in zip(names, runs, strict=True)),
         "<p>A run is one draw: whether a difference is more than chance takes several seeds.</p>",
     ]
     return document(f"{len(runs)} runs: report", STYLE, body)
@@ -53,7 +57,7 @@ def _names(runs: Sequence[Run]) -> list[str]:
 
 
 def _kind(number: int) -> str:
-    return f"c{number % COLOURS}"
+    return f"c{number % COLOURS}" + f" d{min(2, number // COLOURS)}" * (number >= COLOURS)
 
 
 def _outcomes(names: Sequence[str], runs: Sequence[Run]) -> str:
@@ -84,7 +88,7 @@ def _differences(names: Sequence[str], runs: Sequence[Run]) -> str:
     keys = [key for key in dict.fromkeys(key for plan in plans for key in plan) if not key.startswith(_OF_A_PLACE)]
     cells = []
     for key in keys:
-        values = [shown(told(plan[key]), 80) if key in plan else "not told" for plan in plans]
+        values = [told_value(told(plan[key]), 80) if key in plan else "not told" for plan in plans]
         if len(set(values)) > 1:
             cells.append((text(key), *map(text, values)))
     if not cells:

@@ -37,7 +37,7 @@ def came_out(run: Run) -> str:
     state = run.state
     finished = state.finished
     endings = {"done": "", "stopped": "It was stopped", "failed": "It failed"}
-    ending = endings[finished.status] if finished else "It has not ended"
+    ending = endings[finished.status] if finished else "Its log has no end: it goes on, or was killed"
     if finished and finished.reason and finished.status != "done":
         ending += f" ({finished.reason})"
     losses = _losses(run)
