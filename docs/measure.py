@@ -31,6 +31,7 @@ from measuring import (
     one_step,
     performance,
     quickstart,
+    report,
     sweep,
     tensorboard,
     text,
@@ -43,6 +44,7 @@ from luthier.version import __version__
 EXPERIMENTS = {
     "quickstart": quickstart.quickstart,
     "tensorboard": tensorboard.tensorboard,
+    "report": report.report,
     "one_step": one_step.one_step,
     "text": text.text,
     "base": learning.base,
@@ -77,7 +79,8 @@ def main(names: list[str]) -> None:
         raise SystemExit(f"no experiment {', '.join(unknown)}; there are {', '.join(EXPERIMENTS)}")
     measured = json.loads(MEASURED.read_text(encoding="utf-8")) if MEASURED.is_file() else {}
     if (
-        set(names) - {"base", "one_step", "text", "performance", "gpu", "forecast", "headline", "export", "adamw"}
+        set(names)
+        - {"base", "one_step", "text", "report", "performance", "gpu", "forecast", "headline", "export", "adamw"}
         and not (WORK / "base" / "final_model").is_dir()
     ):
         names = ["base", *(name for name in names if name != "base")]

@@ -108,7 +108,7 @@ def test_the_public_surface_is_pinned():
 LIGHT = ["luthier", "luthier.cli.main", "luthier.errors", "luthier.config", "luthier.config.load",
          "luthier.config.resolve", "luthier.config.render", "luthier.events", "luthier.events.read",
          "luthier.events.sinks", "luthier.monitor", "luthier.monitor.panel", "luthier.evaluate.sandbox",
-         "luthier.gate.gate"]  # fmt: skip
+         "luthier.gate.gate", "luthier.report.page", "luthier.report.several"]  # fmt: skip
 
 
 def test_reading_and_watching_import_no_torch():

@@ -30,7 +30,7 @@ def explain(
     Example: luthier explain loss checkpoints
     """
     room, words = width(), [*words] if words else []
-    run = Path(words.pop()) if len(words) > 1 and os.path.exists(words[-1]) else None  # noqa: PTH110 (raises nothing)
+    run = Path(words.pop()) if len(words) > 1 and _is_place(words[-1]) else None
     topic = " ".join(words)
     if not topic:
         from luthier.config.docs import list_keys
@@ -47,6 +47,11 @@ def explain(
     except KeyError as error:
         typer.echo(f"luthier explain: {error.args[0]}\n{_topics(room)}", err=True)
         raise typer.Exit(EXIT_WRONG_REQUEST) from None
+
+
+def _is_place(word: str) -> bool:
+    """Whether a word is a run and no part of a topic."""
+    return os.sep in word or os.path.exists(word)  # noqa: PTH110 (raises nothing)
 
 
 def _code(code: str, room: int) -> str:

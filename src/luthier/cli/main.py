@@ -24,6 +24,7 @@ from luthier.cli.launch import launch
 from luthier.cli.merge import merge
 from luthier.cli.plan import plan
 from luthier.cli.quickstart import quickstart
+from luthier.cli.report import report
 from luthier.cli.request import Verbs
 from luthier.cli.schema import schema
 from luthier.cli.serve import serve
@@ -45,7 +46,7 @@ app = typer.Typer(
 )
 COMMANDS = (
     quickstart, train, chat, generate, serve, evaluate, compare, merge, export, sweep, launch, plan, inspect, schema,
-    explain, gpu, watch, doctor, bench,
+    explain, gpu, watch, doctor, report, bench,
 )  # fmt: skip
 for command in COMMANDS:
     app.command()(command)

@@ -48,8 +48,7 @@ def load_record(path: Path | str, overrides: Sequence[str] = ()) -> Loaded:
     """
     path = Path(path)
     path = path / RECORD if path.is_dir() else path
-    shown = printable(str(path))
-    root = read_yaml(_unsealed(read_text(path).replace("\r\n", "\n"), shown), lambda number: f"{shown}:{number}")
+    shown, root = printable(str(path)), _root(path)
     parts = root.value if isinstance(root.value, dict) else {}
     try:
         facts = parts["record"].plain()
@@ -73,6 +72,23 @@ def load_record(path: Path | str, overrides: Sequence[str] = ()) -> Loaded:
         sources = {**loaded.sources, "training.output_dir": f"{places['output_dir']}, and -again"}
         loaded = replace(loaded, config=loaded.config.model_copy(update={"training": training}), sources=sources)
     return replace(loaded, record=record)
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Everything in a plan.yaml as plain values.
+
+    Raises:
+        ConfigError: E-CFG-040 for what is no whole record, else as `luthier.config.load.read_text`.
+    """
+    content = _root(path).plain()
+    if not isinstance(content, dict):
+        raise _no_record("is no mapping", printable(str(path)))
+    return content
+
+
+def _root(path: Path) -> Node:
+    shown = printable(str(path))
+    return read_yaml(_unsealed(read_text(path).replace("\r\n", "\n"), shown), lambda number: f"{shown}:{number}")
 
 
 def _unsealed(text: str, shown: str) -> str:

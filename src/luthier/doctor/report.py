@@ -71,12 +71,16 @@ def _finding(finding: Finding, width: int) -> Iterator[str]:
     yield wrapped(finding.why, "  why     ", INDENT, width)
     if finding.fix:
         yield wrapped(one_line(finding.fix), "  fix     ", INDENT, width)
-    label, section = "  change  ", ""
-    for change in finding.change:
-        lines = list(_change(change, section))
+    for number, line in enumerate(changes(finding.change)):
+        yield f"{INDENT if number else '  change  '}{line}"
+
+
+def changes(lines: Sequence[Change]) -> Iterator[str]:
+    """The lines of YAML to change, each section named once."""
+    section = ""
+    for change in lines:
+        yield from _change(change, section)
         section = change.key.rpartition(".")[0]
-        yield label + f"\n{INDENT}".join(lines)
-        label = INDENT
 
 
 def _change(change: Change, section_before: str) -> Iterator[str]:

@@ -1,7 +1,6 @@
 """Comparisons as one page of HTML: opens from a file, loads nothing, runs nothing.
 
-Every text of a model or a tasks file is escaped, and what is not to be seen is written as its escape; the page's own
-policy forbids scripts and anything from elsewhere, too.
+Every text of a model or a tasks file is escaped (`luthier.events.page`).
 """
 
 from __future__ import annotations
@@ -14,27 +13,17 @@ from luthier.evaluate.compare import Change, Comparison
 from luthier.evaluate.score import STYLES, Outcome, Rate, Scores
 from luthier.evaluate.screen import outcome_of, p_value, points, telling_tasks
 from luthier.evaluate.tasks import Task
-from luthier.events.printable import one_line, visible
+from luthier.events.page import facts, lines, table, text
+from luthier.events.page import page as document
 
 _STYLE = """
-:root { color-scheme: light dark; --good: #1a7f37; --bad: #b42318; --line: #d0d7de; --soft: #f3f4f6; --base: #8a94a6;
-  --tuned: #3b7ea1; }
-@media (prefers-color-scheme: dark) { :root { --good: #5cc97b; --bad: #ff8f84; --line: #3a404a; --soft: #23262d;
-  --base: #8f9bb0; --tuned: #63b1d8; } }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }
-h2 { font-size: 1.1rem; margin: 2.4rem 0 .4rem; } h3 { font-size: .95rem; margin: 1.4rem 0 .3rem; }
-h3 small, h2 small { font-weight: normal; opacity: .7; }
+:root { --base: #8a94a6; --tuned: #3b7ea1; }
+@media (prefers-color-scheme: dark) { :root { --base: #8f9bb0; --tuned: #63b1d8; } }
 .verdict { border-left: 4px solid var(--line); padding: .4rem .8rem; background: var(--soft); font-weight: 600; }
 .better { border-color: var(--good); } .worse { border-color: var(--bad); }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: .25rem .8rem .25rem 0; text-align: right; border-bottom: 1px solid var(--line); }
-th:first-child, td:first-child { text-align: left; } tr.all { font-weight: 600; }
-dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1rem; } dt { opacity: .7; } dd { margin: 0; }
+tr.all { font-weight: 600; } dd { overflow-wrap: anywhere; }
 .sides { display: grid; grid-template-columns: 1fr 1fr; gap: 1rem; }
 @media (max-width: 48rem) { .sides { grid-template-columns: 1fr; } }
-pre { font: 13px/1.6 ui-monospace, monospace; white-space: pre-wrap; overflow-wrap: anywhere; margin: .2rem 0 0;
-  background: var(--soft); padding: .6rem; border-radius: 4px; }
-.good { color: var(--good); } .bad { color: var(--bad); } .ids { overflow-wrap: anywhere; }
 .bar { height: .5rem; border-radius: 2px; min-width: 2px; } .bar.tuned { margin-top: 2px; } td.bars { width: 16rem; }
 .key { display: inline-block; width: .6rem; height: .6rem; border-radius: 2px; margin-right: .3rem; }
 .bar.base, .key.base { background: var(--base); } .bar.tuned, .key.tuned { background: var(--tuned); }
@@ -48,29 +37,26 @@ def page(comparisons: Sequence[Comparison], samples: int) -> str:
         comparisons: At least one.
         samples: How many tasks of each to show with both answers.
     """
-    policy = "default-src 'none'; style-src 'unsafe-inline'"
-    return "\n".join(
-        (
-            '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
-            f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
-            '<meta name="viewport" content="width=device-width">',
-            f"<title>Luthier: before and after</title>\n<style>{_STYLE}</style>\n</head>\n<body>",
-            "<h1>Before and after</h1>",
-            _summary(comparisons) if len(comparisons) > 1 else "",
-            *(_section(one, samples) for one in comparisons),
-            "</body>\n</html>\n",
-        )
+    body = (
+        "<h1>Before and after</h1>",
+        _summary(comparisons) if len(comparisons) > 1 else "",
+        *(_section(one, samples) for one in comparisons),
     )
+    return document("Luthier: before and after", _STYLE, body)
 
 
 def _summary(comparisons: Sequence[Comparison]) -> str:
-    heads = "".join(f"<th>{name}</th>" for name in ("run", "tasks", "change (95 % CI)", "p (Holm)", "fine-tuning"))
-    rows = []
-    for one in comparisons:
-        cells = (_text(one.run), _text(one.tasks.name), points(one.overall), escape(p_value(one.overall.corrected)))
-        said = f'<td class="{_color(one.overall)}">{one.conclusion}</td>'
-        rows.append(f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}{said}</tr>")
-    return f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+    rows = [
+        (
+            text(one.run),
+            text(one.tasks.name),
+            points(one.overall),
+            escape(p_value(one.overall.corrected)),
+            f'<span class="{_color(one.overall)}">{one.conclusion}</span>',
+        )
+        for one in comparisons
+    ]
+    return table(("run", "tasks", "change (95 % CI)", "p (Holm)", "fine-tuning"), rows)
 
 
 def _color(change: Change) -> str:
@@ -78,14 +64,14 @@ def _color(change: Change) -> str:
 
 
 def _section(one: Comparison, samples: int) -> str:
-    head = f"{_text(one.run)} <small>beside its base {_text(one.base_name)} on {_text(one.tasks.name)}</small>"
+    head = f"{text(one.run)} <small>beside its base {text(one.base_name)} on {text(one.tasks.name)}</small>"
     kind = one.conclusion.partition(" ")[0]
     base, tuned = (f'<span class="key {who}"></span>{who}' for who in ("base", "tuned"))
     columns = ("pass@1 in %", "", "tasks", base, tuned, "change (95 % CI)", "gained", "lost", "p")
     heads = "".join(f"<th>{name}</th>" for name in columns)
     return "\n".join(
         (
-            f'<h2>{head}</h2>\n<p class="verdict {kind}">{_text(one.verdict)}</p>',
+            f'<h2>{head}</h2>\n<p class="verdict {kind}">{text(one.verdict)}</p>',
             f"<table><thead><tr>{heads}</tr></thead><tbody>",
             *(_row(change, change is one.overall) for change in (*one.splits, one.overall)),
             f"</tbody></table>\n{_facts(one)}",
@@ -102,7 +88,7 @@ def _row(change: Change, overall: bool) -> str:
     cells = (_rate(change.base), _rate(change.tuned), f'<span class="{_color(change)}">{points(change)}</span>')
     counts = (len(change.gained), len(change.lost), escape(p_value(change.p)))
     row = "".join(f"<td>{cell}</td>" for cell in (change.base.tasks, *cells, *counts))
-    name = _text(change.split) or "(none)"
+    name = text(change.split) or "(none)"
     kind = "all" if overall else ""
     return f'<tr class="{kind}"><td>{name}</td><td class="bars">{bars}</td>{row}</tr>'
 
@@ -113,7 +99,7 @@ def _rate(rate: Rate) -> str:
 
 def _facts(one: Comparison) -> str:
     settings = one.tuned.settings
-    facts = [
+    found = [
         ("base", _causes(one.base)),
         ("tuned", _causes(one.tuned)),
         ("weights", f"{one.numbers}, the same for both"),
@@ -123,8 +109,7 @@ def _facts(one: Comparison) -> str:
         (f"gained {len(one.overall.gained)}", ", ".join(one.overall.gained) or "none"),
         (f"lost {len(one.overall.lost)}", ", ".join(one.overall.lost) or "none"),
     ]
-    rows = "".join(f'<dt>{name}</dt><dd class="ids">{_text(text)}</dd>' for name, text in facts)
-    return f"<dl>{rows}</dl>"
+    return facts(found)
 
 
 def _causes(scores: Scores) -> str:
@@ -134,25 +119,16 @@ def _causes(scores: Scores) -> str:
 
 def _side_by_side(one: Comparison, task: Task) -> str:
     sides = "".join(
-        f"<div>{who} {_verdict(outcome)}<pre>{_lines(outcome.answer)}</pre></div>"
+        f"<div>{who} {_verdict(outcome)}<pre>{lines(outcome.answer)}</pre></div>"
         for who, outcome in (("base", outcome_of(one.base, task)), ("tuned", outcome_of(one.tuned, task)))
     )
-    tests = _lines("\n".join(task.tests))
-    asked = f"<details><summary>{_text(task.instruction)}</summary><pre>{tests}</pre></details>"
-    return f'<h3>{_text(task.task_id)}</h3>\n{asked}\n<div class="sides">{sides}</div>'
+    tests = lines("\n".join(task.tests))
+    asked = f"<details><summary>{text(task.instruction)}</summary><pre>{tests}</pre></details>"
+    return f'<h3>{text(task.task_id)}</h3>\n{asked}\n<div class="sides">{sides}</div>'
 
 
 def _verdict(outcome: Outcome) -> str:
     passed = outcome.verdict.passed
     detail = "" if passed or not outcome.verdict.detail else f": {outcome.verdict.detail}"
     kind = "good" if passed else "bad"
-    return f'<span class="{kind}">{_text(outcome.verdict.cause + detail)}</span>'
-
-
-def _text(text: str) -> str:
-    return escape(one_line(text))
-
-
-def _lines(text: str) -> str:
-    """Text with its line breaks and tabs; all else that is not to be seen as its escape."""
-    return "".join(char if char in "\n\t" else escape(visible(char)) for char in text.replace("\r\n", "\n"))
+    return f'<span class="{kind}">{text(outcome.verdict.cause + detail)}</span>'

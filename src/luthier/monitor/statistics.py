@@ -151,6 +151,19 @@ def smooth(values: Sequence[float], weight: float) -> list[float]:
     return means
 
 
+def centred(values: Sequence[float], reach: int) -> list[float]:
+    """The mean of each value and up to `reach` usable ones on both sides, as many on each; NaN where there is none.
+
+    It does not lag behind the values as `smooth` does, and needs those that come after.
+    """
+    means = []
+    for index in range(len(values)):
+        side = min(reach, index, len(values) - 1 - index)
+        seen = [value for value in values[index - side : index + side + 1] if usable(value)]
+        means.append(math.fsum(seen) / len(seen) if seen else math.nan)
+    return means
+
+
 def band(loss: float) -> tuple[str, str]:
     """(range, words) of the guide for a loss."""
     if not math.isfinite(loss):

@@ -64,6 +64,14 @@ RUN: dict[str, Explanation] = {
             "its version may not fit to the other libraries: those that were tested are in constraints.txt."
         ),
     ),
+    "E-RUN-007": Explanation(
+        title="a file of results cannot be read",
+        why="a page with numbers that nobody measured would be worse than one without",
+        text=(
+            "luthier report --results takes a file that luthier compare or luthier evaluate wrote with --json. Those "
+            "that lie in the folder of the run are found without it."
+        ),
+    ),
     "E-RUN-020": Explanation(
         title="something that decides the run is not what it was",
         why="the run would not be the recorded one again, and nobody would see why its numbers are others",

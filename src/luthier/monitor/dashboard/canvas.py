@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from rich.text import Text
 
+from luthier.monitor.axes import Axis, ends, logarithmic_ticks, multiples, step_axis
 from luthier.monitor.statistics import usable
 
 _DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
@@ -49,17 +50,6 @@ class Picture:
 _Points = list[tuple[float, float | None]]
 
 
-@dataclass(frozen=True)
-class _Axis:
-    low: float
-    high: float
-    ticks: tuple[tuple[float, str], ...]
-
-    def share(self, value: float) -> float:
-        """Where a value lies between the ends, 0 to 1."""
-        return (value - self.low) / (self.high - self.low)
-
-
 def draw(picture: Picture, width: int, height: int) -> Text:
     """Exactly `height` lines of at most `width` cells; empty ones where there is nothing to draw, or no room."""
     curves = [(curve, _visible(curve, picture.logarithmic)) for curve in picture.curves]
@@ -71,7 +61,7 @@ def draw(picture: Picture, width: int, height: int) -> Text:
     y_axis = _axis(min(values), max(values), rows, picture.logarithmic, picture.from_zero)
     margin = max(len(label) for _, label in y_axis.ticks)
     columns = width - margin - 1
-    x_axis = _step_axis(min(steps), max(steps), max(2, columns // 10))
+    x_axis = step_axis(min(steps), max(steps), max(2, columns // 10))
     cells = _Cells(columns, rows)
     if usable(picture.rule):
         level = math.log10(picture.rule) if picture.logarithmic and picture.rule > 0 else picture.rule
@@ -112,7 +102,7 @@ class _Cells:
                 self._characters[row, column] = _RULE
                 self._styles[row][column] = "dim"
 
-    def add(self, curve: Curve, points: _Points, x_axis: _Axis, y_axis: _Axis) -> None:
+    def add(self, curve: Curve, points: _Points, x_axis: Axis, y_axis: Axis) -> None:
         left, across = x_axis.low, (self._columns * 2 - 1) / (x_axis.high - x_axis.low)
         top, down = y_axis.high, (self._rows * 4 - 1) / (y_axis.high - y_axis.low)
         dots = [(round((x - left) * across), None if y is None else round((top - y) * down)) for x, y in points]
@@ -184,28 +174,16 @@ def _strokes(dots: Sequence[tuple[int, int | None]]) -> dict[int, tuple[int, int
     return filled
 
 
-def _step_axis(low: float, high: float, ticks: int) -> _Axis:
-    """Whole steps, without a margin."""
-    if low == high:
-        return _Axis(low - 0.5, high + 0.5, ((low, _label(low, 1.0)),))
-    size = max(1.0, _nice((high - low) / ticks, (1, 2, 2.5, 5, 10) if high - low > 25 * ticks else (1, 2, 5, 10)))
-    return _Axis(low, high, _multiples(low, high, size))
-
-
-def _axis(low: float, high: float, rows: int, logarithmic: bool, from_zero: bool) -> _Axis:
+def _axis(low: float, high: float, rows: int, logarithmic: bool, from_zero: bool) -> Axis:
     """Ends and labelled ticks; with `logarithmic` the values are logarithms already."""
-    if from_zero and not logarithmic:
-        low, high = min(0.0, low), max(0.0, high)
-    if high - low <= max(1e-9 * max(abs(low), abs(high)), 1e-30):
-        pad = max(abs(high) * 0.1, 1e-12)
-        low, high = low - pad, high + pad
+    low, high = ends(low, high, from_zero and not logarithmic)
     if logarithmic:
         pad = (high - low) * 0.04
-        return _Axis(low - pad, high + pad, _logarithmic_ticks(low - pad, high + pad, (rows + 1) // 2))
+        return Axis(low - pad, high + pad, logarithmic_ticks(low - pad, high + pad, (rows + 1) // 2))
     return _even(low, high, rows)
 
 
-def _even(low: float, high: float, rows: int) -> _Axis:
+def _even(low: float, high: float, rows: int) -> Axis:
     """The closest axis on which every k-th row is exactly a round number, 2 <= k <= 6."""
     power = 10.0 ** math.floor(math.log10((high - low) / rows))
     spaces = [k for k in range(2, 7) if rows / 8 <= k <= max(2, rows / 2)] or [6]
@@ -218,52 +196,10 @@ def _even(low: float, high: float, rows: int) -> _Axis:
             break
     # The middle of a row of cells lies between its second and third dot.
     half = 0.375 * row
-    return _Axis(bottom - half, top + half, _multiples(bottom - half, top + half, size))
+    return Axis(bottom - half, top + half, multiples(bottom - half, top + half, size))
 
 
-def _multiples(low: float, high: float, size: float) -> tuple[tuple[float, str], ...]:
-    first = math.ceil(low / size - 1e-9)
-    values = [(first + index) * size for index in range(int((high - low) / size) + 2)]
-    found = tuple((value, _label(value, size)) for value in values if low <= value <= high)
-    return found or ((low, _label(low, size)),)
-
-
-def _logarithmic_ticks(low: float, high: float, ticks: int) -> tuple[tuple[float, str], ...]:
-    """Powers of ten, with 2 and 5 between them where there is room; round numbers within less than a decade."""
-    if high - low < 1:
-        least, most = 10**low, 10**high
-        round_numbers = _multiples(least, most, _nice((most - least) / ticks))
-        return tuple((math.log10(value), label) for value, label in round_numbers)
-    digits = (1, 2, 5) if (high - low) * 3 <= ticks * 1.5 else (1,)
-    every = math.ceil((high - low) / ticks)
-    least, most = max(math.floor(low), -307), min(math.ceil(high), 308)  # beyond, powers are 0 or no numbers
-    powers = (power for power in range(least, most + 1) if power % every == 0)
-    values = (digit * 10.0**power for power in powers for digit in digits)
-    found = tuple((math.log10(value), _label(value, 0.0)) for value in values if low <= math.log10(value) <= high)
-    return found or ((low, _label(10.0**low, 0.0)),)
-
-
-def _nice(size: float, digits: Sequence[float] = (1, 2, 5, 10)) -> float:
-    """The least of these digits times a power of ten that is not below `size`."""
-    power = 10.0 ** math.floor(math.log10(size))
-    return float(next(digit for digit in digits if digit * power >= size * (1 - 1e-9)) * power)
-
-
-def _label(value: float, size: float) -> str:
-    """A number as short as the distance of the ticks allows; `size` 0: by itself."""
-    if value == 0:
-        return "0"
-    if abs(value) >= 1e4 or (size and size < 1e-3) or abs(value) < 1e-3:
-        for unit, scale in (("G", 1e9), ("M", 1e6), ("k", 1e3)):
-            if abs(value) >= scale and abs(value) < 1e12:
-                return f"{value / scale:.4g}{unit}"
-        mantissa, _, exponent = f"{value:.2e}".partition("e")
-        return f"{float(mantissa):g}e{int(exponent)}"
-    decimals = next(places for places in range(6) if abs(round(size, places) - size) <= 1e-9 * size)
-    return f"{value:,.{decimals}f}" if size else f"{value:g}"
-
-
-def _foot(axis: _Axis, columns: int) -> str:
+def _foot(axis: Axis, columns: int) -> str:
     """The axis of the steps, its labels laid into the line."""
     line = ["─"] * columns
     free = 0

@@ -1,0 +1,96 @@
+"""Several runs on one page: their losses over each other, what came out of each, and where their plans differ.
+
+Not covered: one run in full (`page`), and whether a difference is more than chance: a run is one draw.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from luthier.config.tree import shown as told_value
+from luthier.events.page import page as document
+from luthier.events.page import table, text
+from luthier.monitor.drawing import decimal, duration
+from luthier.monitor.statistics import elapsed
+from luthier.report.curves import COLOURS, Line, held_out, svg, trend_line
+from luthier.report.page import STYLE
+from luthier.report.record import told
+from luthier.report.run import Run
+from luthier.report.words import done
+
+_ROOM = 75
+"""Letters of a legend beside the title."""
+_OF_A_PLACE = ("training.output_dir", "logging.logging_dir", "data.cache_dir", "machine.")
+
+
+def several(runs: Sequence[Run]) -> str:
+    """The whole page; the runs are in the order in which they were given."""
+    names = _names(runs)
+    shown = names if sum(map(len, names)) + 7 * len(names) < _ROOM else [""] * len(names)  # else the table is the key
+    trends = [
+        Line(name, trend_line(run.state), _kind(n)) for n, (name, run) in enumerate(zip(shown, runs, strict=True))
+    ]
+    losses = [
+        Line(name, held_out(run.state), _kind(n), marked=True)
+        for n, (name, run) in enumerate(zip(shown, runs, strict=True))
+        if run.state.evaluations
+    ]
+    drawn = (svg("training loss, its trend", trends, 260, wide=True), svg("held-out loss", losses, 220, wide=True))
+    body = [
+        f"<h1>{len(runs)} runs</h1>",
+        "<h2>The curves</h2>",
+        *(drawn if any(drawn) else ['<p class="unknown">No log line with a number was written.</p>']),
+        f'<h2>What came out</h2>\n<div class="wide">{_outcomes(names, runs)}</div>',
+        f'<h2>What differs in their plans</h2>\n<div class="wide words">{_differences(names, runs)}</div>',
+        "<h2>What was done</h2>",
+        *(f"<p><strong>{text(name)}</strong>: {text(done(run))}</p>" for name, run in zip(names, runs, strict=True)),
+        "<p>A run is one draw: whether a difference is more than chance takes several seeds.</p>",
+    ]
+    return document(f"{len(runs)} runs: report", STYLE, body)
+
+
+def _names(runs: Sequence[Run]) -> list[str]:
+    """Folder names; with their parent's where two are alike."""
+    names = [run.name for run in runs]
+    return [name if names.count(name) == 1 else str(run.path) for name, run in zip(names, runs, strict=True)]
+
+
+def _kind(number: int) -> str:
+    return f"c{number % COLOURS}" + f" d{min(2, number // COLOURS)}" * (number >= COLOURS)
+
+
+def _outcomes(names: Sequence[str], runs: Sequence[Run]) -> str:
+    cells = []
+    for number, (name, run) in enumerate(zip(names, runs, strict=True)):
+        state = run.state
+        seconds = elapsed(state, state.updated)
+        best = state.best
+        stroke = f'<line class="line {_kind(number)}" x2="18" y1="4" y2="4"/>'
+        compared = [f"{one.tasks}: {100 * one.rows[0].tuned.share:.1f} %" for one in run.results.compared if one.rows]
+        cells.append(
+            (
+                f'<svg class="key" viewBox="0 0 18 8">{stroke}</svg> {text(name)}',
+                state.status,
+                f"{state.step:,}",
+                decimal(state.smoothed_loss) if state.smoothed_loss is not None else "",
+                f"{decimal(best.eval_loss)} (step {best.step:,})" if best else "",
+                duration(seconds) if math.isfinite(seconds) else "",
+                text("; ".join(compared)) or "not measured",
+            )
+        )
+    heads = ("run", "status", "step", "training loss, smoothed", "lowest held-out loss", "time", "pass@1")
+    return table(heads, cells)
+
+
+def _differences(names: Sequence[str], runs: Sequence[Run]) -> str:
+    plans = [run.state.plan or {} for run in runs]
+    keys = [key for key in dict.fromkeys(key for plan in plans for key in plan) if not key.startswith(_OF_A_PLACE)]
+    cells = []
+    for key in keys:
+        values = [told_value(told(plan[key]), 80) if key in plan else "not told" for plan in plans]
+        if len(set(values)) > 1:
+            cells.append((text(key), *map(text, values)))
+    if not cells:
+        return '<p class="unknown">Nothing, as far as their records tell.</p>'
+    return table(("key", *map(text, names)), cells)
