@@ -22,7 +22,7 @@ from transformers import AutoTokenizer
 
 from luthier.config.schema import ModelSection
 from luthier.config.values import packaged
-from luthier.data.template import AS_IT_IS
+from luthier.data.template import adds_nothing
 from luthier.errors import ModelError, Problem
 from luthier.evaluate.score import STYLES, Style
 from luthier.generate.load import Tuned, final_folder
@@ -97,7 +97,7 @@ class Candidate:
     def has_template(self) -> bool:
         """Whether a chat template comes with it, and one that puts words around a text."""
         with suppress(OSError, ValueError):
-            if self._folder and (self._folder / "chat_template.jinja").read_text("utf-8").endswith(AS_IT_IS):
+            if self._folder and adds_nothing((self._folder / "chat_template.jinja").read_text("utf-8")):
                 return False
         if self._folder is None:
             return bool(self.loaded().tokenizer.chat_template)
