@@ -159,8 +159,8 @@ DATA: dict[str, Explanation] = {
         "tokenizer has no chat template",
         "Without it nobody can say how the model expects a conversation to be written.",
         "Base models usually come without a chat template, and one that a run here trained on rows of final text has "
-        "one that adds nothing. Use `prompt_template: alpaca` (or `auto`, which then picks Alpaca), or write a template "
-        "into a .jinja file and give its path.",
+        "one that adds nothing. Use `prompt_template: alpaca` (or `auto`, which then picks Alpaca), or write a "
+        "template into a .jinja file and give its path.",
     ),
     "E-DATA-031": Explanation(
         "prompt template not found",
