@@ -83,9 +83,8 @@ def render(state: RunState, now: float, width: int, height: int) -> Box:
 def summary(state: RunState, width: int) -> list[Text]:
     """The few lines that stay on the screen when the run is over, none longer than `width` cells."""
     lines = _results(state)
-    for notice in state.notices[-3:]:
-        if notice.severity != "info":
-            lines += _notice(notice, width)
+    for notice in [notice for notice in state.notices if notice.severity != "info"][-3:]:
+        lines += _notice(notice, width)
     for line in lines:
         line.truncate(width, overflow="ellipsis")
     return lines
@@ -281,14 +280,18 @@ def _reserved(notices: tuple[Notice, ...], inner: int, room: int) -> int:
 
 
 def _notices(notices: tuple[Notice, ...], inner: int, room: int) -> list[Text]:
-    """The newest three notices, oldest of them first; older ones give way when they take more than half the room."""
-    lines: list[Text] = []
-    for notice in reversed(notices[-3:]):
-        block = _notice(notice, inner)
-        if lines and len(lines) + len(block) > max(2, room // 2):
+    """Up to three notices, the oldest first: the newest warnings and errors, and what room they leave for others.
+
+    All but the most pressing one give way when they take more than half of it.
+    """
+    pressing = sorted(range(len(notices)), key=lambda number: (notices[number].severity != "info", number))
+    blocks: dict[int, list[Text]] = {}
+    for number in reversed(pressing[-3:]):
+        block = _notice(notices[number], inner)
+        if blocks and sum(map(len, blocks.values())) + len(block) > max(2, room // 2):
             break
-        lines = block + lines
-    return lines
+        blocks[number] = block
+    return [line for number in sorted(blocks) for line in blocks[number]]
 
 
 def _notice(notice: Notice, width: int) -> list[Text]:
