@@ -19,6 +19,7 @@ from transformers import (
     MixtralForCausalLM,
 )
 
+from luthier.config.record import load_record, seal
 from luthier.errors import DataError, LuthierError, MissingError, ModelError, RefusedError
 from luthier.export import agree
 from luthier.export.agree import Reference, agreement, reference
@@ -231,6 +232,13 @@ def test_prompts_are_held_out_rows_or_the_users_or_built_in(copied, tmp_path, mo
     some = choose(copied, tuned, [f"Add {n}" for n in range(1001)])
     assert some.source == "3 of 1,001 prompts of your file"
     assert some.ids == [tuned.prompt_ids(f"Add {n}") for n in (0, 500, 1000)]
+    file = Path(load_record(copied).config.data.datasets[0].path)
+    text, grown = file.read_text(), tmp_path / "grown.jsonl"
+    grown.write_text(text.splitlines()[0].replace("Write", "Now write") + "\n" + text)
+    record = (copied / "plan.yaml").read_text().rpartition("sha256: ")[0]
+    (copied / "plan.yaml").write_text(seal(record.replace(str(file), str(grown))))
+    moved = choose(copied, tuned)
+    assert moved.source.startswith("16 built-in prompts (its held-out rows cannot be had: the rows, or how they become")
     (copied / "plan.yaml").write_text("model: 1\n")
     assert "its held-out rows cannot be had: " in choose(copied, tuned).source
     (copied / "plan.yaml").unlink()
