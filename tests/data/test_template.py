@@ -198,6 +198,8 @@ def test_chat_needs_a_chat_template(tmp_path: Path) -> None:
 def test_template_not_found(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="did you mean alpaca"):
         load_template("alpacca", make_tokenizer(), tmp_path)
+    with pytest.raises(DataError, match=r"final_model/chat_template\.jinja"):
+        load_template("gone.jinja", make_tokenizer(), tmp_path)
     (tmp_path / "wide.jinja").write_bytes("{{ messages }}".encode("utf-16"))
     assert refusal("wide.jinja", make_tokenizer(), tmp_path) == "E-DATA-031"
     assert refusal(".", make_tokenizer(), tmp_path) == "E-DATA-031"

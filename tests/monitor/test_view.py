@@ -114,6 +114,11 @@ def test_what_the_gate_warned_of_stays_when_the_run_has_more_to_say():
     assert summary(state, 80)[-1].plain == "!  duplicates: 40 of 300 rows"
 
 
+def test_a_base_is_called_by_its_run_and_not_final_model():
+    plan = {"model.model_name_or_path": "out/first/final_model"}
+    assert "run-1a2b  first" in screen(state_of([replace(started(), plan=plan)]), 80, 24)
+
+
 def test_before_the_first_log_line():
     assert "loading" in screen(RunState(), 80, 24)
     assert "waiting for the first log line" in screen(state_of([started()]), 80, 24)

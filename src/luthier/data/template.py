@@ -270,6 +270,7 @@ def _find(spec: str, tokenizer: PreTrainedTokenizerBase, base_dir: Path) -> tupl
     except (OSError, ValueError) as error:
         close = difflib.get_close_matches(spec, ("auto", "alpaca", "chat"), n=1)
         fix = f"did you mean {close[0]}?" if close else "write auto, alpaca, chat, or the path of a .jinja file"
+        fix += "; a finished run has its own in final_model/chat_template.jinja" * spec.endswith(".jinja")
         said = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise refuse("E-DATA-031", f'cannot read "{spec}": {said}', fix, where) from error
 

@@ -15,10 +15,10 @@ from typing import Any, Literal
 
 from luthier.data.template import adds_nothing
 from luthier.errors import ModelError, Problem
+from luthier.errors.trace import brief
 from luthier.events.printable import printable
 from luthier.generate.choosing import Sampling
 from luthier.generate.load import Tuned
-from luthier.model.hub import brief
 
 Speaker = Literal["base", "tuned"]
 _PROBE = [

@@ -18,7 +18,7 @@ from rich.panel import Panel as Box
 from rich.text import Text
 
 from luthier.events.line import significant
-from luthier.events.printable import one_line, printable
+from luthier.events.printable import one_line, printable, short_name
 from luthier.events.types import Notice, Sampled
 from luthier.monitor.drawing import ACCENT, bar, count, decimal, duration, sparkline
 from luthier.monitor.state import RunState
@@ -130,9 +130,7 @@ def _fact(label: str, value: str, meaning: str) -> Text:
 
 
 def _title(state: RunState, inner: int) -> Text:
-    model = str((state.plan or {}).get("model.model_name_or_path", ""))
-    # A path or a hub id: its last part is the name.
-    name = one_line(model).rstrip("/").rsplit("/", 1)[-1]
+    name = short_name(str((state.plan or {}).get("model.model_name_or_path", "")))
     title = Text.assemble(
         ("Luthier", f"not dim bold {ACCENT}"), "  ", (one_line(state.run) or "starting", "not dim bold")
     )
