@@ -289,7 +289,8 @@ def _events(job: _Job, notices: Sequence[str]) -> Iterator[Event]:
     seed_everything(resolved.config.training.seed)
     yield Notice("info", f"loading {resolved.config.model.model_name_or_path}")
     with named_failures(lambda: resolved):
-        job.record.write(output_dir)
+        if not checkpoint:  # one that goes on keeps its record until the base is known to be the same
+            job.record.write(output_dir)
         model = yield from in_background(
             lambda _: ranks.all_or_none(lambda: load_model(resolved, parts.model_config), is_out_of_memory), job.stop
         )
@@ -328,7 +329,8 @@ def _base_recorded(job: _Job, lean_path: bool) -> Generator[Notice, None, None]:
     """Complete the record when the base model is there, and say what is not as in the record that is repeated."""
     hashes = yield from awaited(job.base_hashes, ["hashing the files of the base model"], job.stop)
     hashes = require_one_base(hashes or job.hash_base())
-    yield from (Notice("warning", text) for text in job.record.with_base(hashes, lean_path))
+    yield from (Notice("warning", text) for text in job.record.with_base(hashes, lean_path, job.checkpoint))
+    job.identity["base"] = hashes
     job.record.write(job.output_dir)
     if said := job.record.promise():
         yield Notice("info", said)

@@ -65,6 +65,13 @@ def test_each_line_is_a_question_of_its_own(capsys, monkeypatch, run, tuned):
     assert result.out == "".join(f"{answer}\n\n" for answer in answers)
 
 
+def test_a_system_message_is_before_each_of_them(capsys, monkeypatch, run, tuned):
+    result = piped(capsys, monkeypatch, "Add\nReverse\n", run, "--max-new-tokens", 12, "--system", "Be a poet.")
+    turns = [[{"role": "system", "content": "Be a poet."}, {"role": "user", "content": q}] for q in ("Add", "Reverse")]
+    answers = [printable(tuned.stream(messages, lambda piece: None, 12)) for messages in turns]
+    assert result.out == "".join(f"{answer}\n\n" for answer in answers)
+
+
 def test_compare_lets_the_base_answer_first(capsys, monkeypatch, run, tuned):
     result = piped(capsys, monkeypatch, "Add\n", run, "--max-new-tokens", 12, "--compare")
     with tuned.as_base():

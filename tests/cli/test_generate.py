@@ -70,6 +70,15 @@ def test_json_holds_the_text_as_it_is_and_its_counts(capsys, run, tuned):
     }  # fmt: skip
 
 
+def test_a_system_message_is_asked_with(capsys, run, tuned):
+    messages = [{"role": "system", "content": "Be a poet."}, {"role": "user", "content": "Add"}]
+    expected = tuned.stream(messages, lambda piece: None, 12)
+    assert asked(capsys, run, "Add", "--system", "Be a poet.").out == f"{printable(expected)}\n"
+    said = json.loads(asked(capsys, run, "Add", "--system", "Be a poet.", "--json").out)
+    assert (said["system"], said["answers"][0]["text"]) == ("Be a poet.", expected)
+    assert json.loads(asked(capsys, run, "Add", "--json").out)["system"] is None
+
+
 def test_draws_and_stops(capsys, run, tuned):
     draws = [asked(capsys, run, "Add", "--temperature", 1.5, "--seed", seed).out for seed in (1, 1, 2)]
     assert draws[0] == draws[1] != draws[2]

@@ -321,6 +321,7 @@ def test_bad_rows_are_errors_or_left_out_counted_and_named(tmp_path: Path, token
     with pytest.raises(DataError) as error:
         run(tokenizer, path)
     assert {f"{path}:2", f"{path}:3", f"{path}:5"} == {problem.where for problem in error.value.problems}
+    assert "leave such rows out: bad_rows: drop" in error.value.problems[-1].fix
     for attempt in ("fresh", "from the cache"):
         prepared = run(tokenizer, path, bad_rows="drop")
         assert len(prepared.train) == 2, attempt

@@ -217,7 +217,7 @@ def test_splits_that_a_file_does_not_have(tmp_path: Path, tokenizer: Any, split:
         ("E-DATA-008", "a.csv", b"instruction,output\n", "no rows"),
         ("E-DATA-009", "a.parquet", b"PAR1" + b"x" * 100 + b"PAR1", "damaged"),
         ("E-DATA-010", "a.jsonl", b'{"instruction": "Q" "output": "A"}\n', "at column 21"),
-        ("E-DATA-010", "a.jsonl", b'{"instruction": "Q\n", "output": "A"}\n', "column"),
+        ("E-DATA-010", "a.jsonl", b'{"instruction": "Q\n", "output": "A"}\n', "control character at column 19"),
         ("E-DATA-010", "a.jsonl", b'[\n{"instruction": "Q", "output": "A"}\n]', "JSON array"),
         ("E-DATA-010", "a.jsonl", b"<!DOCTYPE html>\n", "DOCTYPE"),
         ("E-DATA-010", "a.json", b'[{"text": "x"}, {"text": "y",}]', "column 30"),

@@ -167,6 +167,23 @@ def test_auto_takes_the_tokenizers_template(tmp_path: Path) -> None:
     assert load_template("alpaca", make_tokenizer(chat_template=CHATML), tmp_path).name == "alpaca"
 
 
+@pytest.mark.parametrize("bos", [True, False])
+def test_what_a_run_on_texts_leaves_is_no_template_for_questions(tmp_path: Path, bos: bool) -> None:
+    first = run(
+        make_tokenizer(bos=bos, chat_template=CHATML), write_jsonl(tmp_path / "texts.jsonl", [{"text": "A b."}])
+    )
+    first.template.save(make_tokenizer(bos=bos), tmp_path / "final_model")
+    base = AutoTokenizer.from_pretrained(tmp_path / "final_model")
+    assert base.chat_template  # it asks with the text alone
+    alone = run(make_tokenizer(bos=bos), rows := write_jsonl(tmp_path / "rows.jsonl", [{"messages": TALK}]))
+    after = run(base, rows)
+    assert after.report.template == "alpaca" and after.template.source == alone.template.source
+    assert pieces(base, after.train.row(0)) == pieces(base, alone.train.row(0))
+    assert refusal("chat", base, tmp_path) == "E-DATA-030"
+    again = run(base, tmp_path / "texts.jsonl")
+    assert again.template.source == first.template.source and again.report.leaves_chat_template is False
+
+
 def refusal(spec: str, tokenizer: Any, base_dir: Path) -> str:
     with pytest.raises(DataError) as error:
         load_template(spec, tokenizer, base_dir)
@@ -181,6 +198,8 @@ def test_chat_needs_a_chat_template(tmp_path: Path) -> None:
 def test_template_not_found(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="did you mean alpaca"):
         load_template("alpacca", make_tokenizer(), tmp_path)
+    with pytest.raises(DataError, match=r"final_model/chat_template\.jinja"):
+        load_template("gone.jinja", make_tokenizer(), tmp_path)
     (tmp_path / "wide.jinja").write_bytes("{{ messages }}".encode("utf-16"))
     assert refusal("wide.jinja", make_tokenizer(), tmp_path) == "E-DATA-031"
     assert refusal(".", make_tokenizer(), tmp_path) == "E-DATA-031"
@@ -297,6 +316,8 @@ def test_rows_as_they_are_are_asked_as_they_are(tmp_path: Path, bos: bool, chat_
     assert asked == prepared.template.prompt_ids(saved, "Q: ")
     named = run(tokenizer, plain, prompt_template="alpaca")
     assert (named.report.template, named.template.name) == ("none (rows as they are)", "alpaca")
+    said = "final_model will not have the model's own chat template; `prompt_template: chat` keeps it"
+    assert (said in prepared.report.lines()) == bool(chat_template) and said not in named.report.lines()
     mixed = run(tokenizer, plain, write_jsonl(tmp_path / "talk.jsonl", [{"messages": TALK}]))
     assert mixed.report.template == mixed.template.name == ("chat" if chat_template else "alpaca")
 

@@ -128,6 +128,12 @@ def test_the_table_fits_the_terminal_with_every_number(tmp_path, width):
     assert ("(3 to 30)" in table[-1]) == (width >= 100)
 
 
+def test_lines_that_go_on_hang_below_their_text(tmp_path):
+    text = re.sub(r"\x1b\[[0-9;]*m", "", shown(BETTER, tmp_path, 50, samples=0))
+    labels = {line[:9].strip() for line in text[text.index("syntax") : text.index("gained")].splitlines()}
+    assert labels <= {"syntax", "base", "tuned", "weights", "asked", "general", "sandbox", ""} and "" in labels
+
+
 def test_a_narrow_terminal_breaks_numbers_and_loses_none(tmp_path):
     text = re.sub(r"\x1b\[[0-9;]*m", "", shown(BETTER, tmp_path, 50, samples=0))
     assert "\u2026" not in text and max(map(len, text.splitlines()[2:9])) <= 50

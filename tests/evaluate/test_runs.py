@@ -18,6 +18,7 @@ from luthier.evaluate.tasks import Task, TaskSet
 from luthier.export.run import Options as ExportOptions
 from luthier.export.run import merge_run
 from luthier.generate.load import load
+from luthier.generate.weights import Base
 from tests.evaluate.support import write_tasks
 from tests.generate.support import train_tiny
 from tests.tiny import build_model, build_tokenizer
@@ -77,6 +78,48 @@ def test_a_first_model_that_is_no_run_is_the_base_of_the_others(run, tiny_model_
     assert one.base_name == two.base_name == str(moved) and own.base_name == str(tiny_model_dir)
     assert answers_of(one.base) == answers_of(own.base) and answers_of(one.tuned) == answers_of(own.tuned)
     assert one.base.remembered == 2, "the same weights, tokens and template under another name: known from before"
+
+
+def test_a_run_beside_another_base_keeps_its_own(run, tiny_model_dir, tmp_path, options):
+    other = tmp_path / "other"
+    build_model(other, initializer_range=0.2)
+    (own,) = compare_models([str(run)], [SET], options)
+    (beside,) = compare_models([str(run)], [SET], options, base=str(other))
+    assert answers_of(beside.tuned) == answers_of(own.tuned) and beside.base_name == str(other)
+    questions = [task.instruction for task in SET.tasks]
+    tuned = load(run)
+    tuned.beside = Base(str(other), dtype="float32")
+    with tuned.as_base():
+        assert answers_of(beside.base) == tuned.generate_many(questions, 8) != answers_of(own.base)
+    with pytest.raises(ModelError, match="E-MODEL-017"):
+        evaluate_model(str(run), [SET], options, base=str(other))
+
+
+def test_e_model_017_a_base_that_was_replaced_is_refused_though_all_answers_are_known(
+    tiny_model_dir, alpaca_file, tmp_path, options
+):
+    base = shutil.copytree(tiny_model_dir, tmp_path / "base")
+    train_tiny(tmp_path / "run", base, alpaca_file, {"training": {"max_steps": 2}, "evaluation": {"eval_steps": 2}})
+    build_model(base, initializer_range=0.2)
+    mark = tmp_path / "run" / "final_model" / "luthier.json"
+    written = json.loads(mark.read_text())
+    mark.write_text(json.dumps(written | {"base_files": {}}))
+    list(compare_models([str(tmp_path / "run")], [SET], options))
+    mark.write_text(json.dumps(written))
+    with pytest.raises(ModelError, match="E-MODEL-017"):
+        list(compare_models([str(tmp_path / "run")], [SET], options))
+
+
+def test_a_run_from_scratch_in_front_is_the_base_of_the_others(tiny_model_dir, alpaca_file, tmp_path, options):
+    short = {"training": {"max_steps": 2}, "evaluation": {"eval_steps": 2}}
+    scratch = {**short, "training": {"max_steps": 2, "finetuning_type": "full"}, "model": {"from_scratch": True}}
+    train_tiny(tmp_path / "base", tiny_model_dir, alpaca_file, scratch)
+    train_tiny(tmp_path / "run", tmp_path / "base" / "final_model", alpaca_file, short)
+    (own,) = compare_models([str(tmp_path / "run")], [SET], options)
+    for name in ("base", "base/final_model"):
+        (one,) = compare_models([str(tmp_path / name), str(tmp_path / "run")], [SET], options)
+        assert one.base_name == str(tmp_path / "base" / "final_model")
+        assert answers_of(one.base) == answers_of(own.base) and answers_of(one.tuned) == answers_of(own.tuned)
 
 
 def test_two_plain_models_are_compared_in_the_same_tokens(tiny_model_dir, tmp_path, options):

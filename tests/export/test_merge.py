@@ -19,6 +19,7 @@ from transformers import (
     MixtralForCausalLM,
 )
 
+from luthier.config.record import load_record, seal
 from luthier.errors import DataError, LuthierError, MissingError, ModelError, RefusedError
 from luthier.export import agree
 from luthier.export.agree import Reference, agreement, reference
@@ -27,7 +28,7 @@ from luthier.export.prompts import BUILT_IN, choose, read
 from luthier.export.run import Options, merge_run
 from luthier.generate.load import load
 from luthier.training.commit import verify
-from tests.generate.support import train_tiny
+from tests.generate.support import on_any_base, train_tiny
 from tests.tiny import build_model, build_tokenizer
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
@@ -146,13 +147,17 @@ def test_runs_of_few_bits_are_merged_onto_the_values_they_were_trained_on(kind, 
     assert "quantization_config" not in json.loads((tmp_path / "a" / "config.json").read_text())
 
 
-def test_e_export_002_another_base_is_refused_and_nothing_is_left(runs, tmp_path):
+def test_e_export_002_another_base_is_refused(copied, runs, tmp_path):
     build_model(tmp_path / "other")
     tensors = load_file(tmp_path / "other" / "model.safetensors")
     save_file({n: t + 0.05 * torch.randn_like(t) for n, t in tensors.items()}, tmp_path / "other" / "model.safetensors",
               {"format": "pt"})  # fmt: skip
     known = reference(load(runs("lora")).model, [load(runs("lora")).prompt_ids(text) for text in BUILT_IN[:4]], (1,))
-    found = agreement("other", known, load(runs("lora"), base=str(tmp_path / "other")).model)
+    with pytest.raises(ModelError, match="E-MODEL-017"):
+        merge_run(copied, tmp_path / "to", None, Options(base=str(tmp_path / "other")), silent)
+    assert not (tmp_path / "to").exists()
+    on_any_base(copied)
+    found = agreement("other", known, load(copied, base=str(tmp_path / "other")).model)
     assert not found.passed
     with pytest.raises(RefusedError, match="E-EXPORT-002") as caught:
         agree.require([found], "the merged model")
@@ -199,6 +204,7 @@ def test_e_export_009_a_number_that_float16_cannot_hold(copied, tiny_model_dir, 
     tensors = load_file(base / "model.safetensors")
     tensors["model.layers.0.mlp.up_proj.weight"][1, 1] = 1e6
     save_file(tensors, base / "model.safetensors", {"format": "pt"})
+    on_any_base(copied)
     with pytest.raises(ModelError, match="E-EXPORT-009"):
         merged(copied, base=str(base), dtype=torch.float16)
 
@@ -226,6 +232,13 @@ def test_prompts_are_held_out_rows_or_the_users_or_built_in(copied, tmp_path, mo
     some = choose(copied, tuned, [f"Add {n}" for n in range(1001)])
     assert some.source == "3 of 1,001 prompts of your file"
     assert some.ids == [tuned.prompt_ids(f"Add {n}") for n in (0, 500, 1000)]
+    file = Path(load_record(copied).config.data.datasets[0].path)
+    text, grown = file.read_text(), tmp_path / "grown.jsonl"
+    grown.write_text(text.splitlines()[0].replace("Write", "Now write") + "\n" + text)
+    record = (copied / "plan.yaml").read_text().rpartition("sha256: ")[0]
+    (copied / "plan.yaml").write_text(seal(record.replace(str(file), str(grown))))
+    moved = choose(copied, tuned)
+    assert moved.source.startswith("16 built-in prompts (its held-out rows cannot be had: the rows, or how they become")
     (copied / "plan.yaml").write_text("model: 1\n")
     assert "its held-out rows cannot be had: " in choose(copied, tuned).source
     (copied / "plan.yaml").unlink()

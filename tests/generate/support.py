@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -28,3 +29,9 @@ def tiny_config(folder: Path, model: Path, rows: Path, sections: dict[str, dict[
 def train_tiny(folder: Path, model: Path, rows: Path, sections: dict[str, dict[str, Any]] | None = None) -> list[Event]:
     """Train it; returns what the run said."""
     return list(luthier.train(tiny_config(folder, model, rows, sections or {})))
+
+
+def on_any_base(run: Path) -> None:
+    """As a user says that the adapter may go onto other weights than those it was trained on."""
+    file = run / "final_model" / "luthier.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "base_files": {}}))

@@ -6,9 +6,10 @@ import shutil
 
 import pytest
 
+from luthier.data.template import AS_IT_IS
 from luthier.errors import ModelError
 from luthier.events.printable import printable
-from luthier.generate.chat import Chat, Printable
+from luthier.generate.chat import Chat, Printable, once
 from luthier.generate.choosing import Sampling
 from luthier.generate.load import load
 from tests.generate.support import train_tiny
@@ -75,6 +76,32 @@ def test_a_template_that_holds_no_conversation_gets_single_questions(run, tmp_pa
     assert said(chat, "Add") == said(chat, "Add")
     said(chat, "Reverse")
     assert chat._turns == {}
+
+
+def test_a_system_message_stands_before_the_first_turn(tuned):
+    chat = Chat(tuned, sampling=Sampling(12), system="Be a poet.")
+    first = said(chat, "Add")
+    messages = [{"role": "system", "content": "Be a poet."}, {"role": "user", "content": "Add"}]
+    assert tuned.tokenizer.decode(tuned.prompt_ids(messages)).startswith("<s>Be a poet.\n\n### Instruction:\nAdd")
+    assert first == printable(tuned.stream(messages, lambda piece: None, 12)) != printable(tuned.generate("Add", 12))
+    messages += [{"role": "assistant", "content": first}, {"role": "user", "content": "Reverse"}]
+    assert chat._messages("tuned", "Reverse") == messages
+    chat.reset()
+    assert said(chat, "Add") == first
+    (once_said,) = once(tuned, "Add", ["tuned"], Sampling(12), "Be a poet.")
+    assert printable(once_said["text"]) == first
+
+
+@pytest.mark.parametrize("template", [AS_IT_IS, TEMPLATES["one question only"], TEMPLATES["the last question only"]])
+def test_e_eval_029_a_template_without_a_place_for_a_system_message(run, tmp_path, template):
+    folder = shutil.copytree(run / "final_model", tmp_path / "single")
+    (folder / "chat_template.jinja").write_text(template)
+    alone = load(folder)
+    assert said(Chat(alone, sampling=Sampling(4)), "Add")
+    with pytest.raises(ModelError, match="E-EVAL-029"):
+        Chat(alone, system="Be a poet.")
+    with pytest.raises(ModelError, match="E-EVAL-029"):
+        once(alone, "Add", ["tuned"], Sampling(4), "Be a poet.")
 
 
 def test_a_stopped_answer_is_remembered_as_far_as_it_came(tuned):

@@ -9,18 +9,21 @@ import warnings
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from luthier.config.load import from_dict
 from luthier.config.resolve import resolve
+from luthier.config.schema import ModelSection
 from luthier.data.prepare import prepare
 from luthier.errors import ModelError
 from luthier.events.types import Evaluated
 from luthier.generate import weights
-from luthier.generate.load import final_folder, load
+from luthier.generate.load import final_folder, load, load_several
 from luthier.generate.plain import is_run
 from luthier.machine.probe import probe
 from luthier.model.forward import inference
+from luthier.model.hashes import base_hashes, weights_of
 from tests.generate.support import tiny_config, train_tiny
 
 INSTRUCTIONS = ["Add", "Write a function number 3 to reverse a list " * 8, "Reverse a string", "def", "sum two numbers"]
@@ -146,6 +149,39 @@ def test_a_base_that_has_moved(runs, tmp_path, tiny_model_dir):
     assert load(folder, base=str(tiny_model_dir)).generate("Add", 12) == load(runs("lora")[0]).generate("Add", 12)
 
 
+@pytest.mark.parametrize("knows", ["final_model", "plan.yaml"])
+def test_e_model_017_another_base_than_the_one_it_was_trained_on_is_refused(runs, tmp_path, tiny_model_dir, knows):
+    run = shutil.copytree(runs("lora")[0], tmp_path / "run")
+    file = run / "final_model" / "luthier.json"
+    written = json.loads(file.read_text())
+    assert written["base_files"] == weights_of(base_hashes(ModelSection(model_name_or_path=str(tiny_model_dir))))
+    if knows == "plan.yaml":  # as runs were written before
+        del written["base_files"]
+        file.write_text(json.dumps(written))
+    base = shutil.copytree(tiny_model_dir, tmp_path / "base")
+    own = load(run, base=str(base)).generate("Add", 12)
+    retrain(base / "model.safetensors")
+    for alone in (lambda: load(run, base=str(base)), lambda: load_several([run], str(base))):
+        problem = problem_of(alone)
+        assert problem.code == "E-MODEL-017" and "model.safetensors" in problem.found and problem.where == str(base)
+    rewrite(file, base_files={})
+    assert load(run, base=str(base)).generate("Add", 12) != own, "on purpose"
+
+
+def test_e_model_017_after_full_fine_tuning_only_the_base_is_refused(runs, tmp_path, tiny_model_dir):
+    base = shutil.copytree(tiny_model_dir, tmp_path / "base")
+    retrain(base / "model.safetensors")
+    tuned = load(runs("full")[0], base=str(base))
+    assert tuned.generate("Add", 4)
+    assert problem_of(lambda: tuned.as_base().__enter__()).code == "E-MODEL-017"
+
+
+def retrain(file):
+    """Other weights of the same shapes."""
+    tensors = load_file(file)
+    save_file({name: tensor.flip(0) for name, tensor in tensors.items()}, file, {"format": "pt"})
+
+
 # Numbers -------------------------------------------------------------------------------------------------------------
 
 
@@ -224,6 +260,7 @@ def rewrite(file, **changes):
     ("name", "changes", "says"),
     [
         ("luthier.json", {"dtype": "evil"}, "dtype"),
+        ("luthier.json", {"base_files": ["a"]}, "base_files"),
         ("luthier.json", {"dtype": ["float32"], "quantization": 4}, "dtype, quantization"),
         ("generation_config.json", {"eos_token_id": "x"}, "generation config"),
         ("generation_config.json", {"eos_token_id": []}, "eos_token_id"),
@@ -298,6 +335,8 @@ def test_missing_weights_and_a_base_that_does_not_fit_are_named(runs, tmp_path, 
     other = shutil.copytree(tiny_model_dir, tmp_path / "other")
     small = AutoConfig.from_pretrained(other, hidden_size=32, intermediate_size=48)
     AutoModelForCausalLM.from_config(small).save_pretrained(other)
+    assert problem_of(lambda: load(folder, base=str(other))).code == "E-MODEL-017"
+    rewrite(folder / "luthier.json", base_files={})
     problem = problem_of(lambda: load(folder, base=str(other)))
     assert problem.code == "E-MODEL-012" and "does not fit" in problem.found and "--base" in problem.fix
     (other / "config.json").write_text("{")

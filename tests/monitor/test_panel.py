@@ -4,10 +4,13 @@ import pty
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
+from luthier.events.sinks.jsonl import JsonlSink
+from luthier.events.types import Notice
 from luthier.monitor.panel import Panel
 from tests.events.stream import log, started, whole_run
 
@@ -58,6 +61,30 @@ def test_the_cursor_comes_back_after_ctrl_c_and_the_summary_stays():
     assert "lower is better" in seen
     assert "a word from a library" in seen
     assert seen.rstrip().endswith("left at step 3")
+
+
+def test_after_a_resume_it_shows_the_run_and_not_the_attempt(tmp_path):
+    plan = {"training.output_dir": str(tmp_path)}
+    first = [replace(started(), plan=plan), *(log(step, 3.0 - step / 100) for step in range(1, 41))]
+    sink = JsonlSink(tmp_path / "events.jsonl")
+    for event in first:
+        sink.write(event)
+    sink.close()
+    again = replace(started(), plan=plan, first_step=30)
+    panel = Panel(terminal())
+    panel.write(Notice("info", "reading the rows"))
+    sink = JsonlSink(tmp_path / "events.jsonl")
+    sink.write(again)
+    sink.close()
+    panel.write(again)
+    panel.write(log(31, 2.5))
+    panel.close()
+    assert panel.state.first_loss == 2.99 and [point.step for point in panel.state.history] == [*range(1, 32)]
+    assert panel.state.first_step == 30 and panel.state.notices[-1].text == "reading the rows"
+    unread = Panel(terminal())
+    unread.write(replace(again, plan={"training.output_dir": str(tmp_path / "gone")}))
+    unread.close()
+    assert unread.state.history == () and unread.state.first_step == 30
 
 
 def test_events_only_change_the_state():

@@ -102,6 +102,23 @@ def test_little_height_keeps_the_loss_and_the_warning():
     assert "checkpoint" not in text
 
 
+def test_what_the_gate_warned_of_stays_when_the_run_has_more_to_say():
+    warned = Notice("warning", "duplicates: 40 of 300 rows", None)
+    chatter = [Notice("info", f"{what} is under way") for what in ("loading", "the rehearsal", "the lean path")]
+    state = state_of([started(), Notice("info", "the first"), warned, *chatter, log(1, 2.0)])
+    shown = screen(state, 80, 40)
+    assert "!  duplicates: 40 of 300 rows" in shown
+    assert shown.index("duplicates") < shown.index("the rehearsal is") < shown.index("the lean path is")
+    assert "loading is" not in shown and "the first" not in shown
+    assert "!  duplicates: 40 of 300 rows" in screen(state, 80, 13)
+    assert summary(state, 80)[-1].plain == "!  duplicates: 40 of 300 rows"
+
+
+def test_a_base_is_called_by_its_run_and_not_final_model():
+    plan = {"model.model_name_or_path": "out/first/final_model"}
+    assert "run-1a2b  first" in screen(state_of([replace(started(), plan=plan)]), 80, 24)
+
+
 def test_before_the_first_log_line():
     assert "loading" in screen(RunState(), 80, 24)
     assert "waiting for the first log line" in screen(state_of([started()]), 80, 24)

@@ -130,7 +130,7 @@ def test_a_trial_that_had_done_all_its_steps_when_the_power_went_is_done(config,
     work = sweep(config, *words)
     standings = work.run()
     last = next(s for s in standings if len(s.rows) == 4 and len(s.rows[3].losses) == 4)
-    assert last.rows[3].state == "running" and work._at_work[3].pruned
+    assert last.rows[3].state == "running" and not work._at_work[3].pruned
     shutil.copytree(work.folder, tmp_path / "then")
     straight = list(standings)[-1]
     assert [row.state for row in straight.rows] == ["done"] * 4

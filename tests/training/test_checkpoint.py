@@ -10,10 +10,14 @@ import sys
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from luthier import api
+from luthier.config.record import load_record
+from luthier.config.schema import ModelSection
 from luthier.errors import CheckpointError
 from luthier.events.types import CheckpointSaved, Evaluated, Log, Notice, Resumed, RunFinished
+from luthier.model.hashes import base_hashes
 from luthier.training.checkpoint import _flatten, _unflatten, checkpoints, find_checkpoint
 from luthier.training.commit import commit, verify
 from luthier.training.folder import open_folder
@@ -220,6 +224,58 @@ def test_changed_rows_are_named(copy, tiny_model_dir, alpaca_file, tmp_path):
     assert codes(error) == {"E-CKPT-003"}
 
 
+def other_weights(file):
+    save_file({name: tensor.flip(0) for name, tensor in load_file(file).items()}, file, {"format": "pt"})
+
+
+@pytest.mark.parametrize("knows", ["checkpoint", "record"])
+def test_e_ckpt_003_another_base_is_refused_and_the_record_keeps_what_it_was_trained_on(
+    tmp_path, tiny_model_dir, alpaca_file, knows
+):
+    base, run = shutil.copytree(tiny_model_dir, tmp_path / "base"), tmp_path / "run"
+    values, steps = config(run, base, alpaca_file), [0]
+    for event in api.train(values, stop=lambda: steps[-1] >= 4):
+        steps.append(getattr(event, "step", None) or steps[-1])
+    last = checkpoints(run)[-1]
+    assert read_state(last)["identity"]["base"] == base_hashes(ModelSection(model_name_or_path=str(base)))
+    if knows == "record":  # as checkpoints were written before
+        rewrite_state(last, lambda state: state["identity"].pop("base"))
+    before = (run / "plan.yaml").read_bytes()
+    other_weights(base / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"the base model changed: model\.safetensors") as error:
+        list(api.train(values, resume="auto"))
+    assert codes(error) == {"E-CKPT-003"} and (run / "plan.yaml").read_bytes() == before
+    events = list(api.train(values, resume="auto", allow_changes=True))
+    text = next(e.text for e in events if isinstance(e, Notice) and "base model changed" in e.text)
+    then, now = (load_record(folder).record.facts for folder in (_with(before, tmp_path / "then"), run))
+    assert now["resumed_with"] == [text] and now["started"] == then["started"]
+    assert now["inputs"]["base"] == base_hashes(ModelSection(model_name_or_path=str(base))) != then["inputs"]["base"]
+
+
+def _with(record, folder):
+    folder.mkdir()
+    (folder / "plan.yaml").write_bytes(record)
+    return folder
+
+
+def read_state(path):
+    return json.loads((path / "trainer_state.json").read_text())
+
+
+def rewrite_state(path, change):
+    """Change a checkpoint as if it had been written so."""
+    state = read_state(path)
+    change(state)
+
+    def fill(folder):
+        for file in path.iterdir():
+            if file.name != "manifest.json":
+                shutil.copy(file, folder / file.name)
+        (folder / "trainer_state.json").write_text(json.dumps(state))
+
+    commit(path, fill)
+
+
 def test_a_resume_extends_a_run_when_asked_and_says_so(copy, tiny_model_dir, alpaca_file):
     values = config(copy, tiny_model_dir, alpaca_file)
     values["training"]["max_steps"] = 14
@@ -230,17 +286,7 @@ def test_a_resume_extends_a_run_when_asked_and_says_so(copy, tiny_model_dir, alp
 
 
 def test_other_threads_or_versions_are_said_to_break_bit_identity(copy, tiny_model_dir, alpaca_file):
-    path = checkpoints(copy)[-1]
-    state = json.loads((path / "trainer_state.json").read_text())
-    state["identity"]["surrounding"]["threads"] = 77
-
-    def fill(folder):
-        for file in path.iterdir():
-            if file.name != "manifest.json":
-                shutil.copy(file, folder / file.name)
-        (folder / "trainer_state.json").write_text(json.dumps(state))
-
-    commit(path, fill)
+    rewrite_state(checkpoints(copy)[-1], lambda state: state["identity"]["surrounding"].update(threads=77))
     events = list(api.train(config(copy, tiny_model_dir, alpaca_file), resume="auto"))
     texts = [event.text for event in events if isinstance(event, Notice)]
     assert any("not bit-identical" in text and "threads: 77 then" in text for text in texts)

@@ -11,7 +11,7 @@ from pathlib import Path
 import typer
 
 from luthier.cli.request import Base
-from luthier.cli.sampling_options import MaxNewTokens, Seed, Stop, Temperature, TopP
+from luthier.cli.sampling_options import MaxNewTokens, Seed, Stop, System, Temperature, TopP
 from luthier.events.printable import one_line
 
 
@@ -23,6 +23,7 @@ def chat(
     seed: int | None = Seed,
     max_new_tokens: int = MaxNewTokens,
     stop: list[str] = Stop,
+    system: str = System,
     base: str = Base,
 ) -> None:
     """Talk to RUN. In the chat: /reset forgets, /quit ends, /help explains.
@@ -51,7 +52,7 @@ def chat(
             tuned = load(run, base)
     torch.manual_seed(seed) if seed is not None else torch.seed()
     sampling = Sampling(max_new_tokens, temperature, top_p, stop=tuple(stop))  # each answer draws anew
-    partner = Chat(tuned, ("base", "tuned") if compare else ("tuned",), sampling, at_terminal)
+    partner = Chat(tuned, ("base", "tuned") if compare else ("tuned",), sampling, at_terminal, system)
     with library_output_to(Path(os.devnull)):
         if at_terminal:
             talk(partner, run)

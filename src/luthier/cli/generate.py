@@ -12,7 +12,7 @@ from pathlib import Path
 import typer
 
 from luthier.cli.request import Base
-from luthier.cli.sampling_options import MaxNewTokens, Seed, Stop, Temperature, TopP
+from luthier.cli.sampling_options import MaxNewTokens, Seed, Stop, System, Temperature, TopP
 from luthier.events.printable import one_line
 
 
@@ -26,6 +26,7 @@ def generate(
     seed: int | None = Seed,
     max_new_tokens: int = MaxNewTokens,
     stop: list[str] = Stop,
+    system: str = System,
     base: str = Base,
     as_json: bool = typer.Option(False, "--json", help="One JSON object with the text as it is and its counts."),
 ) -> None:
@@ -56,8 +57,9 @@ def generate(
     sampling = Sampling(max_new_tokens, temperature, top_p, seed, tuple(stop))
     with library_output_to(Path(os.devnull)):
         if as_json:
-            typer.echo(json.dumps({"run": run, "prompt": text, "answers": once(tuned, text, speakers, sampling)}))
-        elif not speak(Chat(tuned, speakers, sampling, remembers=False), text, Console(highlight=False)):
+            answers = once(tuned, text, speakers, sampling, system)
+            typer.echo(json.dumps({"run": run, "system": system or None, "prompt": text, "answers": answers}))
+        elif not speak(Chat(tuned, speakers, sampling, False, system), text, Console(highlight=False)):
             raise KeyboardInterrupt
 
 

@@ -24,7 +24,7 @@ from luthier.data.report import DataReport, Dropped, Kind, SourceReport
 from luthier.data.rows import Bool, RowStore, TokenRows
 from luthier.data.sources import RowSource, open_source
 from luthier.data.split import contradicted, draw, hold_out, not_in, repeated
-from luthier.data.template import NO_TEMPLATE, Template, adds_bos, load_template
+from luthier.data.template import NO_TEMPLATE, Template, adds_bos, adds_nothing, load_template
 from luthier.data.tokenize import Batch, Found, RowTokenizer, tokenizer_hash
 from luthier.errors import CODES, DataError, Problem
 
@@ -288,12 +288,14 @@ def _report(
     entries = [*((source, source.split, "train") for source in data.datasets)]
     if data.eval_split is not None:
         entries.append((data.datasets[0], data.eval_split, "eval"))
+    own = tokenizer.chat_template
     return DataReport(
         sources=tuple(
             SourceReport(source.path, split, use, shard.found.format, shard.table.num_rows, shard.hit)
             for (source, split, use), (shard, _) in zip(entries, read, strict=True)
         ),
         template=template.name if rendered else NO_TEMPLATE,
+        leaves_chat_template=template.name == NO_TEMPLATE and bool(own) and not adds_nothing(own),
         train_rows=len(train),
         eval_rows=int(held.sum()),
         dropped=tuple(dropped),

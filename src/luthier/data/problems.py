@@ -35,13 +35,15 @@ class Problems:
     def __init__(self) -> None:
         self._shown: dict[tuple[str, str], list[Problem]] = {}
         self._count: dict[tuple[str, str], int] = {}
+        self._droppable: set[tuple[str, str]] = set()
 
     def __bool__(self) -> bool:
         return bool(self._count)
 
-    def add(self, code: str, found: str, fix: str, where: str) -> None:
-        """Note one problem at one place."""
+    def add(self, code: str, found: str, fix: str, where: str, *, droppable: bool = False) -> None:
+        """Note one problem at one place; `droppable` when `data.bad_rows: drop` would leave that row out."""
         kind = (code, fix)
+        self._droppable |= {kind} if droppable else set()
         self._count[kind] = self._count.get(kind, 0) + 1
         shown = self._shown.setdefault(kind, [])
         if len(shown) < SHOWN_PER_KIND:
@@ -60,6 +62,8 @@ class Problems:
             if more:
                 rows = "row" if more == 1 else "rows"
                 last = Problem(last.code, f"{last.found} (and {more:,} more {rows} like this)", last.fix, last.where)
+            if kind in self._droppable:
+                last = Problem(last.code, last.found, f"{last.fix}; or leave such rows out: bad_rows: drop", last.where)
             problems += [*shown[:-1], last]
         if problems:
             raise DataError(*problems)

@@ -43,6 +43,8 @@ class DataReport:
 
     sources: tuple[SourceReport, ...]
     template: str
+    leaves_chat_template: bool
+    """Whether the model has a chat template of its own that the tuned one will not have."""
     train_rows: int
     """Drawn in an epoch, weights applied."""
     eval_rows: int
@@ -89,6 +91,8 @@ class DataReport:
             for source in self.sources
         ]
         lines.append(f"prompt template: {self.template}")
+        if self.leaves_chat_template:
+            lines.append("final_model will not have the model's own chat template; `prompt_template: chat` keeps it")
         few = "; a loss over so few is mostly chance" if 0 < self.eval_rows < FEW_HELD_OUT else ""
         lines.append(f"rows: {self.train_rows:,} to train on, {self.eval_rows:,} held out{few}")
         share = self.trained_tokens / self.tokens if self.tokens else 0.0

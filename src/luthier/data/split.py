@@ -1,7 +1,8 @@
 """Which rows are held out, and how often the others are drawn. Pure functions of keys and a seed.
 
 Rows with the same normalised question belong together, whatever their answers: a question that is trained on is no
-test. Groups are put in an order that depends on their content and the seed, not on where they stand in the file.
+test. Groups are put in an order that depends on their content and the seed, not on where they stand in the file. It is
+one of all groups: a question more makes another order, and holds other rows out.
 
 Not covered: the order of rows in an epoch (`luthier.data.order`); near duplicates that differ in a word.
 """

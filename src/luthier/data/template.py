@@ -15,7 +15,8 @@ Templates that print today's date would make every day another dataset: calls of
 a fixed date when the template is loaded, for training and for models that write.
 
 Rows that are final text are rendered by no template. What is saved for them is `AS_IT_IS`, so that whoever asks through
-the saved template asks with the text alone, as training did; or the template that the config names.
+the saved template asks with the text alone, as training did; or the template that the config names. As a base's own
+template it counts as none: questions and answers would touch.
 
 Not covered: tools, documents, templates that change earlier turns (refused).
 """
@@ -204,6 +205,11 @@ def load_template(spec: str, tokenizer: PreTrainedTokenizerBase, base_dir: Path)
     return template
 
 
+def adds_nothing(source: object) -> bool:
+    """Whether a chat template is `AS_IT_IS`, which a run on final text leaves: no template for questions."""
+    return isinstance(source, str) and source.rstrip().endswith(AS_IT_IS)
+
+
 def without_clock(source: str) -> str:
     """A template's Jinja text with a fixed date in place of today's.
 
@@ -246,8 +252,11 @@ def with_bos(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> list[int]:
 
 
 def _find(spec: str, tokenizer: PreTrainedTokenizerBase, base_dir: Path) -> tuple[str, str]:
-    where = "data.prompt_template"
-    if spec == "chat" or (spec == "auto" and tokenizer.chat_template):
+    where, own = "data.prompt_template", tokenizer.chat_template
+    if spec == "chat" and adds_nothing(own):
+        found = "the model was trained on texts as they are, and its chat template puts nothing around them"
+        raise refuse("E-DATA-030", found, "write `prompt_template: alpaca`, or give the path of a .jinja file", where)
+    if spec == "chat" or (spec == "auto" and own and not adds_nothing(own)):
         try:
             return "chat", str(tokenizer.get_chat_template())
         except ValueError as error:
@@ -261,6 +270,7 @@ def _find(spec: str, tokenizer: PreTrainedTokenizerBase, base_dir: Path) -> tupl
     except (OSError, ValueError) as error:
         close = difflib.get_close_matches(spec, ("auto", "alpaca", "chat"), n=1)
         fix = f"did you mean {close[0]}?" if close else "write auto, alpaca, chat, or the path of a .jinja file"
+        fix += "; a finished run has its own in final_model/chat_template.jinja" * spec.endswith(".jinja")
         said = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise refuse("E-DATA-031", f'cannot read "{spec}": {said}', fix, where) from error
 

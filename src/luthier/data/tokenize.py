@@ -136,7 +136,7 @@ class RowTokenizer:
                 if self._drop_bad:
                     found.leave_out(problem.code, place)
                 else:
-                    problems.add(problem.code, problem.found, problem.fix, place)
+                    problems.add(problem.code, problem.found, problem.fix, place, droppable=True)
                 continue
             if problems:
                 batch, pending, characters = Batch(), [], 0

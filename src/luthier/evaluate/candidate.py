@@ -1,10 +1,11 @@
 """A model that is asked: known by its files at once, loaded when the first answer is really wanted.
 
     Candidate(RUN)               the tuned model
-    Candidate(RUN).base()        its base, asked in the tuned model's words and tokens: only the weights differ
+    Asked(..., as_base=True)     its base, asked in the tuned model's words and tokens: only the weights differ
     Candidate(MODEL)             a plain model
 
-Base and tuned share one load. Not covered: several devices.
+Base and tuned share one load, unless the tuned model is put beside another base than its own. Not covered: several
+devices.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -22,16 +24,16 @@ from transformers import AutoTokenizer
 
 from luthier.config.schema import ModelSection
 from luthier.config.values import packaged
-from luthier.data.template import AS_IT_IS
+from luthier.data.template import adds_nothing
 from luthier.errors import ModelError, Problem
 from luthier.evaluate.score import STYLES, Style
 from luthier.generate.load import Tuned, final_folder
 from luthier.generate.plain import is_run, load_any
-from luthier.generate.weights import Base
+from luthier.generate.weights import Base, require_trained_on
 from luthier.generate.writing import WRITING_VERSION
 from luthier.machine.memory import free_memory
 from luthier.machine.probe import probe
-from luthier.model.hashes import base_folder, base_hashes, file_hashes
+from luthier.model.hashes import base_folder, base_hashes, differing, file_hashes
 
 _WORDS = ("tokenizer*", "chat_template*", "special_tokens_map.json", "vocab*", "merges.txt", "generation_config.json")
 _LIBRARIES = ("torch", "transformers", "tokenizers", "peft", "bitsandbytes")
@@ -45,13 +47,21 @@ class Candidate:
         is_run: Whether it is a finished run.
     """
 
-    def __init__(self, name: str, base: str | None = None, loading: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        name: str,
+        base: str | None = None,
+        loading: Callable[[], None] = lambda: None,
+        beside: bool = False,
+    ) -> None:
         """Find it; nothing is loaded.
 
         Args:
             name: A run's folder, a model's folder, or a name on the hub.
             base: The base model, where it is not the one that the run names.
             loading: Called before weights are loaded.
+            beside: Whether `base` may be another model than the one that the run was trained on: the run is then put
+                beside it, and keeps its own.
 
         Raises:
             ModelError: E-MODEL-012 when a run has nothing to load.
@@ -61,7 +71,17 @@ class Candidate:
         self.is_run = is_run(self._place)
         self._loading = loading
         self._loaded: Tuned | None = None
+        self._hashes: dict[tuple[str, str | None], dict[str, str]] = {}
         self._folder = final_folder(self._place) if self.is_run else self._model_folder()
+        self._beside = beside and self._is_another()
+
+    def _is_another(self) -> bool:
+        """Whether the base that is given is none that the run was trained on."""
+        if not (self._base and self.is_run and self._folder):
+            return False
+        own = Base.of(self._folder, None, None)
+        found = base_hashes(ModelSection(model_name_or_path=self._base))
+        return bool(differing(own.files, found)) if found else bool(own.files) and own.name != self._base
 
     def _model_folder(self) -> Path | None:
         """The folder, or what the hub's cache holds whole; it is what is loaded, and what is hashed."""
@@ -71,9 +91,10 @@ class Candidate:
 
     @property
     def origin(self) -> Base:
-        """The model it was trained from: by name empty where there is none."""
+        """The model it is put beside, as a rule the one it was trained from: by name empty where there is none."""
         if self.is_run and self._folder:
-            return Base.of(self._folder, self._base, None)
+            base = Base.of(self._folder, self._base, None)
+            return replace(base, files={}) if self._beside else base
         return Base(os.path.expanduser(self._base or ""))  # noqa: PTH111
 
     def loaded(self) -> Tuned:
@@ -84,7 +105,9 @@ class Candidate:
         """
         if self._loaded is None:
             self._loading()
-            self._loaded = load_any(self._place if self.is_run else self._folder or self._place, self._base)
+            base = None if self._beside else self._base
+            self._loaded = load_any(self._place if self.is_run else self._folder or self._place, base)
+            self._loaded.beside = self.origin if self._beside else None
             self._folder = self._folder or self._model_folder()
         return self._loaded
 
@@ -97,7 +120,7 @@ class Candidate:
     def has_template(self) -> bool:
         """Whether a chat template comes with it, and one that puts words around a text."""
         with suppress(OSError, ValueError):
-            if self._folder and (self._folder / "chat_template.jinja").read_text("utf-8").endswith(AS_IT_IS):
+            if self._folder and adds_nothing((self._folder / "chat_template.jinja").read_text("utf-8")):
                 return False
         if self._folder is None:
             return bool(self.loaded().tokenizer.chat_template)
@@ -138,14 +161,20 @@ class Candidate:
         assert self._folder is not None, "a model that was loaded is on this machine"
         return self._folder
 
-    @cached_property
-    def _base_hashes(self) -> dict[str, str]:
-        section = ModelSection(model_name_or_path=self.origin.name, revision=self.origin.revision)
-        hashes = base_hashes(section)
-        if not hashes:  # not fetched yet
-            with self.loaded().as_base():
-                hashes = base_hashes(section)
-        return hashes
+    def _own_base(self) -> Base:
+        """The model it was trained from."""
+        return Base.of(self._here(), None, None) if self._beside else self.origin
+
+    def _hashes_of(self, base: Base) -> dict[str, str]:
+        place = base.name, base.revision
+        if place not in self._hashes:
+            section = ModelSection(model_name_or_path=base.name, revision=base.revision)
+            hashes = base_hashes(section)
+            if not hashes:  # not fetched yet
+                with self.loaded().as_base():
+                    hashes = base_hashes(section)
+            self._hashes[place] = hashes
+        return self._hashes[place]
 
     def about(self, as_base: bool) -> dict[str, Any]:
         """What its answers depend on, in plain values.
@@ -157,7 +186,7 @@ class Candidate:
         return {
             "words": self._words,
             "weights": {} if as_base else self._weights,
-            "base": self._base_hashes if with_base else {},
+            "base": self._hashes_of(self.origin if as_base else self._own_base()) if with_base else {},
             "numbers": [
                 self.origin.dtype,
                 self.origin.quantization,
@@ -168,8 +197,17 @@ class Candidate:
             **{library: version(library) for library in _LIBRARIES},
         }
 
+    def check_trained_on(self) -> None:
+        """That an adapter's base is the one that it was trained on; answers that are known do not load it.
+
+        Raises:
+            ModelError: E-MODEL-017.
+        """
+        if self.is_run and "adapter_config.json" in self._weights:
+            require_trained_on(self._own_base())
+
     def check_base(self) -> None:
-        """That a base given by the user reads the same tokens.
+        """That there is a base, and that one given by the user reads the same tokens.
 
         Raises:
             ModelError: E-EVAL-023 when there is none, E-EVAL-025 when it reads others, and what a tokenizer raises.

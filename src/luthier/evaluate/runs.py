@@ -25,6 +25,7 @@ from luthier.evaluate.score import MAX_NEW_TOKENS, Rate, Runner, Scores, Setting
 from luthier.evaluate.tasks import TaskSet
 from luthier.generate.load import final_folder
 from luthier.generate.plain import is_run
+from luthier.generate.weights import Base
 from luthier.version import __version__
 
 Say = Callable[[str, int, int], None]
@@ -149,8 +150,10 @@ class _Session:
                 before = losses(base, passages, self.answers(base))
         return forgotten(passages, after, before)
 
-    def candidate(self, name: str, base: str | None) -> Candidate:
-        return Candidate(name, base, lambda: self.options.say(f"{name}: loading", 0, 0))
+    def candidate(self, name: str, base: str | None, beside: bool = False) -> Candidate:
+        candidate = Candidate(name, base, lambda: self.options.say(f"{name}: loading", 0, 0), beside)
+        candidate.check_trained_on()
+        return candidate
 
 
 def evaluate_model(
@@ -186,22 +189,24 @@ def compare_models(
     """Each tuned model beside its base, on each set; `corrected` takes care of several.
 
     Args:
-        models: `RUN...`, each beside its own base; or `BASE TUNED...` where the first is no run: the others' base.
+        models: `RUN...`, each beside its own base; or `BASE TUNED...` where the first was trained from nothing that is
+            known: a plain model, or a run that started from scratch. All are then put beside it.
         sets: What both are asked.
         options: How.
-        base: The base of all, where it is not where it was in training; the same as BASE.
+        base: The same as BASE. A run that was trained on something else keeps its own base under its adapter.
 
     Raises:
         ModelError: E-MODEL-012 and others of loading; E-EVAL-023 when a run has no base, E-EVAL-025 when the base reads
             other tokens.
     """
-    if base is None and len(models) > 1 and not is_run(models[0]):
+    if base is None and len(models) > 1 and not _has_base(models[0]):
         base, models = models[0], models[1:]
+    base = str(final_folder(packaged(base))) if base is not None and is_run(packaged(base)) else base
     if base is None:
         for model in models:
             final_folder(packaged(model))
     session = _Session(options, sets)
-    candidates = [session.candidate(model, base) for model in models]
+    candidates = [session.candidate(model, base, beside=True) for model in models]
     for candidate in candidates:  # a misspelt last one is found before the first is asked for minutes
         candidate.check_base()
     for candidate in candidates:
@@ -214,6 +219,11 @@ def compare_models(
         candidate.close()
         for one, old, new in zip(sets, before, after, strict=True):
             yield compare(old, new, one, candidate.name, origin.name, origin.numbers, forgetting)
+
+
+def _has_base(name: str) -> bool:
+    """Whether it is a run that says what it was trained from."""
+    return is_run(packaged(name)) and bool(Base.of(final_folder(packaged(name)), None, None).name)
 
 
 def compare_all(

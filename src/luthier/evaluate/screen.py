@@ -79,8 +79,8 @@ def show(console: Console, comparison: Comparison, samples: int) -> None:
     head.append("  on ").append(one_line(comparison.tasks.name), "bold")
     console.print(head, soft_wrap=not console.is_terminal)
     console.print(_table(comparison, console))
-    for line in _facts(comparison):
-        console.print(line, soft_wrap=not console.is_terminal)
+    for label, value in _facts(comparison):
+        _tell(console, label, value)
     for label, ids in (("gained", comparison.overall.gained), ("lost", comparison.overall.lost)):
         console.print(_listed(label, ids, console.width))
     for task in islice(telling_tasks(comparison), samples):
@@ -126,12 +126,12 @@ def show_evaluation(console: Console, evaluation: Evaluation) -> None:
     for one, scores in evaluation.scores:
         name = f"{one.name}: " if len(evaluation.scores) > 1 else ""
         said = f"{name}{_causes(scores)}; {scores.valid_syntax:.0%} are Python; {_seconds(scores)}"
-        console.print(_fact("answers", said), soft_wrap=not console.is_terminal)
+        _tell(console, "answers", said)
     settings = evaluation.settings
     facts = [("asked", f"{STYLES[settings.style]}, {settings.decoding}")]
     facts += [("general", str(evaluation.forgetting))] if evaluation.forgetting else []
     for label, text in (*facts, ("sandbox", evaluation.scores[0][1].held)):
-        console.print(_fact(label, text), soft_wrap=not console.is_terminal)
+        _tell(console, label, text)
 
 
 def _empty_table(console: Console) -> Table:
@@ -181,18 +181,19 @@ def _rate(rate: Rate, wide: bool = True) -> str:
     return f"{100 * rate.share:.1f}{interval}"
 
 
-def _facts(comparison: Comparison) -> Iterator[Text]:
+def _facts(comparison: Comparison) -> Iterator[tuple[str, str]]:
     base, tuned = comparison.base, comparison.tuned
-    yield _fact(
-        "syntax", f"{base.valid_syntax:.0%} of the base's answers are Python, {tuned.valid_syntax:.0%} of the tuned's"
+    yield (
+        "syntax",
+        f"{base.valid_syntax:.0%} of the base's answers are Python, {tuned.valid_syntax:.0%} of the tuned's",
     )
     for who, scores in (("base", base), ("tuned", tuned)):
-        yield _fact(who, f"{_causes(scores)}; {_seconds(scores)}")
-    yield _fact("weights", f"{comparison.numbers}, the same for both")
-    yield _fact("asked", f"{STYLES[tuned.settings.style]}, both in the same words")
+        yield (who, f"{_causes(scores)}; {_seconds(scores)}")
+    yield ("weights", f"{comparison.numbers}, the same for both")
+    yield ("asked", f"{STYLES[tuned.settings.style]}, both in the same words")
     if comparison.forgetting:
-        yield _fact("general", str(comparison.forgetting))
-    yield _fact("sandbox", base.held)
+        yield ("general", str(comparison.forgetting))
+    yield ("sandbox", base.held)
 
 
 def _causes(scores: Scores) -> str:
@@ -207,8 +208,13 @@ def _seconds(scores: Scores) -> str:
     return f"{written}, run in {scores.running_seconds:.1f} s"
 
 
-def _fact(label: str, value: str) -> Text:
-    return Text.assemble((f"{label:<9}", "dim"), one_line(value))
+def _tell(console: Console, label: str, value: str) -> None:
+    """A label, and its text beside it; on a terminal further lines hang below that."""
+    lines = [one_line(value)]
+    if console.is_terminal:
+        lines = textwrap.wrap(lines[0], max(20, console.width - 9), break_on_hyphens=False)
+    text = Text.assemble((f"{label:<9}", "dim"), ("\n" + " " * 9).join(lines))
+    console.print(text, soft_wrap=not console.is_terminal)
 
 
 def _listed(label: str, ids: Sequence[str], width: int) -> Text:

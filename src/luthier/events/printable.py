@@ -33,6 +33,11 @@ def visible(char: str) -> str:
     return ascii(char)[1:-1] if unicodedata.category(char) in _UNSAFE or char in "\u2028\u2029" else char
 
 
+def short_name(place: str) -> str:
+    """What a model is called: the last part of its path or hub id; of a run's final_model the run."""
+    return one_line(place).rstrip("/").removesuffix("/final_model").rsplit("/", 1)[-1]
+
+
 def one_line(text: str) -> str:
     """The same, on one line."""
     return " ".join(printable(text).split())

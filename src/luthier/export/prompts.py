@@ -2,7 +2,8 @@
 
     a file        one instruction a line, when the user gives one; of a long file some, spread evenly
     held out      rows of the run that it was never trained on: their prompts (of a text the first half), spread evenly
-    built in      a few instructions, where the run held nothing out or its rows are not here any more
+    built in      a few instructions, where the run held nothing out, or its rows are not those of the training: one row
+                  more moves the split, and what is held out now may have been trained on
 
 Not covered: conversations of several turns.
 """
@@ -104,13 +105,18 @@ def _held_out(run: Path, count: int) -> tuple[list[list[int]], str]:
     if not (run / RECORD).is_file():
         return [], ""
     try:
-        config = load_record(run).config
+        loaded = load_record(run)
+        config = loaded.config
         tokenizer = load_tokenizer(config.model, load_config(config.model))
-        rows = prepare(config, tokenizer).eval
-    except LuthierError as error:  # moved or changed since; there are prompts without them
+        prepared = prepare(config, tokenizer)
+    except LuthierError as error:  # moved or broken since; there are prompts without them
         return [], error.problems[0].found
+    rows = prepared.eval
     if rows is None:
         return [], ""
+    assert loaded.record is not None
+    if prepared.fingerprint != (loaded.record.facts.get("inputs") or {}).get("rows"):
+        return [], "the rows, or how they become tokens, are not those of the training"
     chosen = [rows.row(index) for index in _spread(len(rows), count)]
     return list(map(list, dict.fromkeys(map(_prompt, chosen)))), ""
 

@@ -3,7 +3,7 @@
 Each speaker (tuned, or base and tuned) has its own history: what it answered itself. Where the run's template cannot
 hold a conversation (it refuses a second question, or rewrites the first turn), each question stands alone.
 
-Not covered: system messages, tools, conversations on disk.
+Not covered: tools, conversations on disk.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from luthier.data.template import adds_nothing
+from luthier.errors import ModelError, Problem
+from luthier.errors.trace import brief
 from luthier.events.printable import printable
 from luthier.generate.choosing import Sampling
 from luthier.generate.load import Tuned
@@ -60,16 +63,22 @@ class Chat:
         speakers: In which order: `("tuned",)`, or `("base", "tuned")`.
         sampling: How they write.
         remembers: Whether earlier turns are part of the prompt.
+        system: What a system message says, before the first turn; empty: none.
+
+    Raises:
+        ModelError: E-EVAL-029 when the run's template has no place for a system message.
     """
 
     tuned: Tuned
     speakers: tuple[Speaker, ...] = ("tuned",)
     sampling: Sampling = field(default_factory=Sampling)
     remembers: bool = True
+    system: str = ""
     _turns: dict[Speaker, list[dict[str, str]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.remembers = self.remembers and holds_conversations(self.tuned)
+        check_system(self.tuned, self.system)
 
     def reset(self) -> None:
         """Forget the earlier turns."""
@@ -109,7 +118,41 @@ class Chat:
         return whole
 
     def _messages(self, speaker: Speaker, text: str) -> list[dict[str, str]]:
-        return [*self._turns.get(speaker, []), {"role": "user", "content": text}]
+        return [*self._turns[speaker], _user(text)] if speaker in self._turns else first_turn(text, self.system)
+
+
+def first_turn(text: str, system: str = "") -> list[dict[str, str]]:
+    """The messages of a question, with a system message where there is one."""
+    return [*([{"role": "system", "content": system}] if system else []), _user(text)]
+
+
+def _user(text: str) -> dict[str, str]:
+    return {"role": "user", "content": text}
+
+
+def check_system(tuned: Tuned, system: str) -> None:
+    """Whether the run's template writes a system message where the model reads it.
+
+    Raises:
+        ModelError: E-EVAL-029, it does not.
+    """
+    if not system:
+        return
+    found = ""
+    try:
+        template = tuned.tokenizer.get_chat_template()
+        shown, other = (
+            tuned.tokenizer.apply_chat_template(first_turn("Add", text), add_generation_prompt=True, tokenize=False)
+            for text in (system, f"{system} And so on.")
+        )
+        if adds_nothing(template):
+            found = "the run was trained on texts as they are, and knows no system message"
+        elif shown == other:
+            found = "the run's chat template leaves a system message out"
+    except Exception as error:  # a template is a program: it may raise anything
+        found = f"the run's chat template refuses a system message: {brief(error)}"
+    if found:
+        raise ModelError(Problem("E-EVAL-029", found, "leave --system out, or write it into the question", "--system"))
 
 
 def holds_conversations(tuned: Tuned) -> bool:
@@ -124,17 +167,21 @@ def holds_conversations(tuned: Tuned) -> bool:
     return whole.startswith(first) and all(message["content"] in whole for message in _PROBE)
 
 
-def once(tuned: Tuned, text: str, speakers: Sequence[Speaker], sampling: Sampling) -> list[dict[str, Any]]:
+def once(
+    tuned: Tuned, text: str, speakers: Sequence[Speaker], sampling: Sampling, system: str = ""
+) -> list[dict[str, Any]]:
     """One answer of each speaker, as it is, for programs.
 
     Raises:
-        ModelError: E-EVAL-020 when there is no room for an answer; E-EVAL-023 when there is no base.
+        ModelError: E-EVAL-020 when there is no room for an answer; E-EVAL-023 when there is no base; E-EVAL-029 when
+            the template has no place for a system message.
     """
+    check_system(tuned, system)
     answers = []
     for speaker in speakers:
         said: list[str] = []
         with tuned.as_base() if speaker == "base" else nullcontext():
-            answer = tuned.say(text, said.append, sampling)
+            answer = tuned.say(first_turn(text, system), said.append, sampling)
         counts = {"prompt_tokens": len(answer.prompt_ids), "completion_tokens": answer.tokens}
         answers.append({"model": speaker, "text": "".join(said), "finish_reason": answer.ended, **counts})
     return answers

@@ -50,6 +50,7 @@ class Tuned:
         stop_ids: Token ids that end an answer.
         base: The model that the run started from.
         adapter: Name of its adapter in `model`, which others may share.
+        beside: Another model that `as_base` answers with in place of `base`.
     """
 
     model: nn.Module
@@ -57,6 +58,7 @@ class Tuned:
     stop_ids: tuple[int, ...]
     base: Base
     adapter: str = "default"
+    beside: Base | None = None
     _base_model: nn.Module | None = None
 
     def __repr__(self) -> str:
@@ -215,14 +217,15 @@ class Tuned:
         Raises:
             ModelError: E-EVAL-023 when the run names no base model; E-MODEL-001 when it is not on this machine.
         """
-        if self.shares_base:
+        if self.beside is None and self.shares_base:
             with self.model.disable_adapter():  # type: ignore[operator]
                 yield
             return
         if self._base_model is None:
-            if not self.base.name:
+            other = self.beside or self.base
+            if not other.name:
                 raise ModelError(Problem("E-EVAL-023", "the run names no base model", "give --base PATH"))
-            self._base_model = load_base(self.base)
+            self._base_model = load_base(other)
         tuned, self.model = self.model, self._base_model
         try:
             yield

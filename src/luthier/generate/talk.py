@@ -15,7 +15,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from luthier.events.printable import one_line
+from luthier.events.printable import one_line, short_name
 from luthier.generate.chat import Chat, Speaker
 
 HELP = """\
@@ -66,7 +66,7 @@ def answer_lines(chat: Chat, lines: Iterable[str]) -> None:
 
 
 def _greeting(chat: Chat, run: str) -> Text:
-    base = one_line(chat.tuned.base.name).rstrip("/").removesuffix("/final_model").rsplit("/", 1)[-1]
+    base = short_name(chat.tuned.base.name)
     greeting = Text.assemble(("Luthier", "bold cyan"), "  ", (one_line(run), "bold"))
     if base:
         greeting.append(f"  on {base}, {chat.tuned.base.numbers}", "dim")

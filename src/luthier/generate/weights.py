@@ -6,6 +6,8 @@ default loading gives the training's own loss, bit for bit. Plain peft loads the
 for a run in 4 bits is other numbers. After a run in 8-bit floats the base has the values of its 8-bit weights, in plain
 layers: what goes into them is not rounded as it was in training.
 
+A base whose weights are others than those of the training is refused: an adapter on them is another model.
+
 Not covered: adapters of other kinds than LoRA.
 """
 
@@ -14,8 +16,8 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +28,17 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.utils import cached_file
 
-from luthier.errors import ModelError, Problem
+from luthier.config.record import load_record
+from luthier.config.schema import ModelSection
+from luthier.errors import LuthierError, ModelError, Problem
 from luthier.errors.trace import brief
 from luthier.machine.probe import probe
 from luthier.model.forward import DTYPES
+from luthier.model.hashes import base_hashes, differing, weights_of
 from luthier.model.lean.fp8 import round_as_fp8
 from luthier.model.vet import vet
 
-TRAINED_ON = "luthier.json"
+TRAINED_ON, FILES = "luthier.json", "base_files"
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,7 @@ class Base:
         dtype: Number format of the frozen weights and of the computing; `auto` is that of the files.
         quantization: How bitsandbytes stored the frozen weights in 4 bits; None: it did not.
         base_precision: `fp8` when the frozen weights were 8-bit floats.
+        files: File name -> SHA-256 of the weights that the run was trained on; empty where nobody knows.
         unpacked: Whether to hold, instead of 4 bits, the numbers that these stand for: the same values, plain layers.
     """
 
@@ -54,6 +60,7 @@ class Base:
     dtype: str = "auto"
     quantization: dict[str, Any] | None = None
     base_precision: str = "default"
+    files: dict[str, str] = field(default_factory=dict)
     unpacked: bool = False
 
     @property
@@ -73,12 +80,14 @@ class Base:
     def wrong(self) -> str:
         """Names of the attributes that no run has written so; empty when all are in order."""
         four_bits: Any = self.quantization
+        files: Any = self.files
         right = {
             "base": isinstance(self.name, str),
             "revision": self.revision is None or isinstance(self.revision, str),
             "dtype": self.dtype in ("auto", *DTYPES),
             "quantization": four_bits is None or isinstance(four_bits, dict),
             "base_precision": self.base_precision in ("default", "fp8"),
+            FILES: isinstance(files, dict) and all(isinstance(value, str) for value in files.values()),
         }
         return ", ".join(name for name, is_right in right.items() if not is_right)
 
@@ -98,6 +107,7 @@ class Base:
             written.get("dtype") or "auto",
             written.get("quantization"),
             written.get("base_precision") or "default",
+            written[FILES] if FILES in written else _recorded(folder),
         )
         if wrong := base.wrong():
             problem = Problem(
@@ -112,6 +122,29 @@ class Base:
         return base
 
 
+def _recorded(folder: Path) -> dict[str, str]:
+    """The weights that a run's plan.yaml names, where its final_model does not."""
+    with suppress(LuthierError):
+        record = load_record(folder.parent).record
+        base = record.facts["inputs"].get("base") if record else None
+        return weights_of(base) if isinstance(base, dict) else {}
+    return {}
+
+
+def require_trained_on(base: Base) -> None:
+    """Compare the weights under the base's name with those that the run was trained on.
+
+    Raises:
+        ModelError: E-MODEL-017, they are others.
+    """
+    if not base.files:
+        return
+    hashes = base_hashes(ModelSection(model_name_or_path=base.name, revision=base.revision))
+    if found := differing(base.files, hashes):
+        fix = "give the base that it was trained on: --base PATH, load(run, base=PATH)"
+        raise ModelError(Problem("E-MODEL-017", f"its weights are not those of the training: {found}", fix, base.name))
+
+
 ELSEWHERE = "say where it is now: --base PATH, load(run, base=PATH)"
 
 
@@ -124,7 +157,8 @@ def load_base(base: Base, called: str = "the run's base model", elsewhere: str =
         elsewhere: What to do when it is not where it should be.
 
     Raises:
-        ModelError: E-MODEL-001 when it is not on this machine, E-MODEL-010 when a file is damaged.
+        ModelError: E-MODEL-001 when it is not on this machine, E-MODEL-010 when a file is damaged, E-MODEL-017 when it
+            is another one than that of the training.
     """
     dtype = _dtype(base)
     try:
@@ -154,6 +188,7 @@ def load_base(base: Base, called: str = "the run's base model", elsewhere: str =
         found = f"{called} {base.name!r} is not on this machine"
         fetch = "" if Path(base.name).is_absolute() else f"hf download {base.name}, or "
         raise ModelError(Problem("E-MODEL-001", found, fetch + elsewhere)) from error
+    require_trained_on(base)  # a model of the hub is here by now
     if base.base_precision == "fp8":
         round_as_fp8(model)
     return (model.dequantize() if base.unpacked else model).eval()  # type: ignore[no-any-return]

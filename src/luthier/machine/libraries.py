@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import datasets
 import transformers
@@ -43,6 +44,12 @@ class _WithoutSecrets(logging.Formatter):
         return hide(super().format(record))
 
 
+def _warned(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: Any = None
+) -> None:
+    logging.getLogger("py.warnings").warning("%s", warnings.formatwarning(message, category, filename, lineno, line))
+
+
 @contextmanager
 def library_output_to(path: Path) -> Iterator[None]:
     """Send log lines, warnings and progress bars of the libraries to `path` while the block runs.
@@ -60,11 +67,10 @@ def library_output_to(path: Path) -> Iterator[None]:
     transformers.utils.logging.disable_progress_bar()
     datasets.disable_progress_bars()
     try:
-        with warnings.catch_warnings():
-            logging.captureWarnings(True)
+        with warnings.catch_warnings():  # logging.captureWarnings would end for an outer block where an inner one ends
+            warnings.showwarning = _warned
             yield
     finally:
-        logging.captureWarnings(False)
         for logger, handlers, propagate in before:
             logger.handlers, logger.propagate = handlers, propagate
         if bars[0]:

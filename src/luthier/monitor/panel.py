@@ -9,14 +9,17 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
 from rich.console import Console, RenderableType
 from rich.live import Live
 
+from luthier.events.read import read
 from luthier.events.sinks import Sink
 from luthier.events.sinks.text import TextSink
-from luthier.events.types import Event, Notice
+from luthier.events.types import Event, Notice, RunStarted
 from luthier.monitor.state import RunState, fold
 from luthier.monitor.view import LOWEST, NARROWEST, render, summary
 
@@ -49,6 +52,10 @@ class Panel:
 
     def write(self, event: Event) -> None:
         """Take one event; draws nothing itself."""
+        if isinstance(event, RunStarted) and event.first_step:
+            notices = self.state.notices
+            self.state = _earlier(event)
+            self.state = replace(self.state, notices=(*self.state.notices, *notices))
         self.state = fold(self.state, event, self._clock())
         if self._live is None:
             self._live = Live(
@@ -73,6 +80,15 @@ class Panel:
         height = max(LOWEST, self._console.height - 1)
         state = replace(self.state, notices=(*self.state.notices, _STOPPING)) if self._stop() else self.state
         return render(state, self._clock(), self._console.width - _SPARE, height)
+
+
+def _earlier(event: RunStarted) -> RunState:
+    """The run so far, of which this attempt has only the steps to come; nothing where its events cannot be read."""
+    state = RunState()
+    with suppress(OSError):
+        for earlier, about in read(Path(str(event.plan.get("training.output_dir"))).expanduser() / "events.jsonl"):
+            state = fold(state, earlier, about["time"])
+    return state
 
 
 def training_screen(console: Console, plain: bool, stop: Callable[[], bool]) -> Sink:

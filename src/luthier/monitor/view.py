@@ -18,7 +18,7 @@ from rich.panel import Panel as Box
 from rich.text import Text
 
 from luthier.events.line import significant
-from luthier.events.printable import one_line, printable
+from luthier.events.printable import one_line, printable, short_name
 from luthier.events.types import Notice, Sampled
 from luthier.monitor.drawing import ACCENT, bar, count, decimal, duration, sparkline
 from luthier.monitor.state import RunState
@@ -83,9 +83,8 @@ def render(state: RunState, now: float, width: int, height: int) -> Box:
 def summary(state: RunState, width: int) -> list[Text]:
     """The few lines that stay on the screen when the run is over, none longer than `width` cells."""
     lines = _results(state)
-    for notice in state.notices[-3:]:
-        if notice.severity != "info":
-            lines += _notice(notice, width)
+    for notice in [notice for notice in state.notices if notice.severity != "info"][-3:]:
+        lines += _notice(notice, width)
     for line in lines:
         line.truncate(width, overflow="ellipsis")
     return lines
@@ -134,9 +133,7 @@ def _fact(label: str, value: str, meaning: str) -> Text:
 
 
 def _title(state: RunState, inner: int) -> Text:
-    model = str((state.plan or {}).get("model.model_name_or_path", ""))
-    # A path or a hub id: its last part is the name.
-    name = one_line(model).rstrip("/").rsplit("/", 1)[-1]
+    name = short_name(str((state.plan or {}).get("model.model_name_or_path", "")))
     title = Text.assemble(
         ("Luthier", f"not dim bold {ACCENT}"), "  ", (one_line(state.run) or "starting", "not dim bold")
     )
@@ -292,14 +289,18 @@ def _reserved(notices: tuple[Notice, ...], inner: int, room: int) -> int:
 
 
 def _notices(notices: tuple[Notice, ...], inner: int, room: int) -> list[Text]:
-    """The newest three notices, oldest of them first; older ones give way when they take more than half the room."""
-    lines: list[Text] = []
-    for notice in reversed(notices[-3:]):
-        block = _notice(notice, inner)
-        if lines and len(lines) + len(block) > max(2, room // 2):
+    """Up to three notices, the oldest first: the newest warnings and errors, and what room they leave for others.
+
+    All but the most pressing one give way when they take more than half of it.
+    """
+    pressing = sorted(range(len(notices)), key=lambda number: (notices[number].severity != "info", number))
+    blocks: dict[int, list[Text]] = {}
+    for number in reversed(pressing[-3:]):
+        block = _notice(notices[number], inner)
+        if blocks and sum(map(len, blocks.values())) + len(block) > max(2, room // 2):
             break
-        lines = block + lines
-    return lines
+        blocks[number] = block
+    return [line for number in sorted(blocks) for line in blocks[number]]
 
 
 def _notice(notice: Notice, width: int) -> list[Text]:

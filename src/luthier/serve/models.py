@@ -20,7 +20,7 @@ from typing import Any
 
 from luthier.errors import ModelError, Problem
 from luthier.generate.load import Tuned, final_folder, load_several
-from luthier.generate.weights import Base, read_json
+from luthier.generate.weights import Base, read_json, require_trained_on
 from luthier.serve.refusals import ApiError
 
 
@@ -165,6 +165,8 @@ def vllm_line(runs: Mapping[str, str], base: str | None = None) -> str:
         named = [f"{name} on {of_run.name} {of_run.revision or ''}".rstrip() for name, of_run in bases.items()]
         found = f"the runs have different bases: {', '.join(named)}"
         raise ModelError(Problem("E-SERVE-004", found, "start a server for each base"))
+    for origin in bases.values():
+        require_trained_on(origin)
     under, first = next(iter(bases.values())), next(iter(folders.values()))
     rank = max(int(of_run.get("r", 16)) for of_run in settings.values())
     modules = [f"{name}={folder}" for name, folder in folders.items()]

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from luthier.events.printable import one_line
+from luthier.events.printable import one_line, short_name
 from luthier.serve.door import is_local
 from luthier.serve.models import Served
 
@@ -32,7 +32,7 @@ def greet(console: Console, models: Mapping[str, Served], address: tuple[Any, ..
     console.print(Text.assemble(("Luthier", "bold cyan"), "  serves ", (url, "bold")))
     table = Table.grid(padding=(0, 2))
     for name, model in models.items():
-        base = one_line(model.tuned.base.name).rstrip("/").rsplit("/", 1)[-1]
+        base = short_name(model.tuned.base.name)
         what = f"the base, {model.tuned.base.numbers}" if model.is_base else f"on {base}" if base else "its own weights"
         table.add_row("", Text(one_line(name), "bold"), Text(what, "dim"))
     console.print(table)

@@ -240,13 +240,14 @@ class Sweep:
     def _hear(self, one: _AtWork, word: dict[str, Any]) -> None:
         row = replace(
             one.row,
-            step=word.get("step", one.row.step),
+            step=word.get("evaluated", word.get("step", one.row.step)),
             total_steps=word.get("started", one.row.total_steps),
             losses=tuple(word.get("losses", one.row.losses)),
         )
         one.row, one.problem = row, word.get("problem", one.problem)
         if "evaluated" in word:
-            one.pruned = self._report(one.trial, row.losses)
+            hopeless = self._report(one.trial, row.losses)
+            one.pruned = hopeless and row.step < row.total_steps  # after the last step there is nothing to save
             one.runs.answer(not one.pruned)
 
     def _end(self, one: _AtWork) -> None:
@@ -257,7 +258,7 @@ class Sweep:
         self._tell(one, code)
 
     def _report(self, trial: optuna.Trial, losses: Sequence[float]) -> bool:
-        """Tell optuna the evaluations that it has not heard of; returns whether the trial is to end.
+        """Tell optuna the evaluations that it has not heard of; returns whether it is hopeless.
 
         One that went back to a checkpoint, and does again what it was let go on after, is judged when it has caught up.
         """

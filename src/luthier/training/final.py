@@ -1,7 +1,7 @@
 """`final_model/`: the adapter, its tokenizer and exact chat template, how to generate, and a model card.
 
-`luthier.json` adds what neither adapter_config.json nor config.json says: which base it was, and in which number format
-the frozen weights were while the adapter learned to work with them.
+`luthier.json` adds what neither adapter_config.json nor config.json says: which base it was, the hashes of its weights,
+and in which number format they were frozen while the adapter learned to work with them.
 
 Everything that comes after training reads this folder and nothing else, and so does any tool that reads peft's format.
 """
@@ -9,6 +9,7 @@ Everything that comes after training reads this folder and nothing else, and so 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from transformers import GenerationConfig
 from luthier.config.plan import Plan
 from luthier.data.prepare import Prepared
 from luthier.machine.shards import Whole
+from luthier.model.hashes import weights_of
 from luthier.model.store import save_trained
 from luthier.training.card import card
 from luthier.training.checkpoint import path_of
@@ -54,6 +56,7 @@ def save_final(
     tokenizer: Any,
     output_dir: Path,
     state: TrainState,
+    base_hashes: Mapping[str, str],
     whole: Whole | None = None,
 ) -> None:
     """Write `final_model/`. `whole` gives what `luthier.model.store.trained` names, of a sharded model."""
@@ -67,7 +70,8 @@ def save_final(
             pad_token_id=tokenizer.pad_token_id,
             do_sample=False,
         ).save_pretrained(folder)
-        (folder / TRAINED_ON).write_text(json.dumps(trained_on(plan), indent=2) + "\n", encoding="utf-8")
+        written = {**trained_on(plan), "base_files": weights_of(base_hashes)}
+        (folder / TRAINED_ON).write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
         (folder / "README.md").write_text(card(plan, state), encoding="utf-8")
 
     commit(output_dir / FINAL, fill)

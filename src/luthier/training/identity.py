@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import platform
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -23,6 +24,7 @@ from luthier.config.plan import Passes, Plan
 from luthier.config.schema import Config
 from luthier.errors import CheckpointError, MissingError, Problem
 from luthier.machine.ranks import of_all_ranks
+from luthier.model.hashes import differing
 
 _FREE = ("logging.", "checkpointing.", "evaluation.", "training.output_dir", "data.cache_dir")
 _FREE_KEYS = (
@@ -147,6 +149,22 @@ def check_identity(then: dict[str, Any], now: dict[str, Any], where: str, allow_
         what = "; ".join(surrounding.values())
         notices.append(f"Correct, but not bit-identical to an uninterrupted run: {what}")
     return notices
+
+
+def check_base(then: Mapping[str, str], now: Mapping[str, str], where: str, allow_changes: bool) -> list[str]:
+    """Compare the base model's files with those that a checkpoint was trained on, by their hashes.
+
+    Returns:
+        A sentence for a notice, where they differ and that is allowed.
+
+    Raises:
+        CheckpointError: E-CKPT-003, they differ.
+    """
+    found = differing(then, now)
+    if found and not allow_changes:
+        fix = "put back the one that it was trained on, or accept the other with --allow-changes"
+        raise CheckpointError(Problem("E-CKPT-003", f"the base model changed: {found}", fix, where))
+    return [f"Resumed with a change that you allowed: the base model changed: {found}"] if found else []
 
 
 def _examples_of_a_step(config: dict[str, Any], identity: dict[str, Any]) -> int:

@@ -100,6 +100,7 @@ class Run:
 
     Attributes:
         plan: Replaced by one with smaller passes when memory runs out, and never otherwise.
+        identity: Goes into checkpoints; with the hashes of the base model (`base`), which the plan does not know.
         remember: Told of a plan with smaller passes, and of the steps that were done with others.
         trained: The trained parameters in the model's order; they are the same ones to the end, as the optimizer's are.
         largest: The largest passes of the plan as it is, where they were looked for already.
@@ -182,7 +183,7 @@ class Run:
             self.plan = self.plan.with_passes(passes)
             self.remember(self.plan, self.state.step)
             use_passes(self.model, self.plan)
-            self.identity, self.largest = identity(self.plan), None
+            self.identity, self.largest = self.identity | identity(self.plan), None
             self.ahead.follow(self.plan)
         self.optimizer.zero_grad(set_to_none=True)
         free_memory()

@@ -278,7 +278,8 @@ def _final(job: Run) -> str:
             load_trained(job.model, best)
 
     def write(whole: Whole | None = None) -> None:
-        save_final(job.plan, job.data, job.model, job.tokenizer, job.output_dir, job.state, whole)
+        base = job.identity.get("base", {})
+        save_final(job.plan, job.data, job.model, job.tokenizer, job.output_dir, job.state, base, whole)
 
     if job.plan.sharded:
         all_or_none(load)

@@ -4,7 +4,8 @@
     surroundings   versions, threads, device, git commit                                 another one: said
 
 The record is written when the rows are known, again when the weights are loaded, and when memory runs out. A run that
-repeats another (`Loaded.record`) is compared with it at the first two times, before its first step.
+repeats another (`Loaded.record`) is compared with it at the first two times, before its first step. One that goes on
+keeps its record until its base is known to be the one that it was trained on.
 
 Not covered: reading a record (`luthier.config.record`).
 """
@@ -29,6 +30,8 @@ from luthier.errors import LuthierError, Problem, RefusedError
 from luthier.errors.secrets import hide
 from luthier.machine.ranks import rank
 from luthier.machine.record import surroundings
+from luthier.training.checkpoint import Checkpoint
+from luthier.training.identity import check_base
 
 _NAMES = {
     "files": "the files of the dataset",
@@ -81,11 +84,20 @@ class RunRecord:
         exact = ", bit for bit" if self.plan.machine.device == "cpu" else "; to the last bit is not yet shown on a GPU"
         return f"nothing differs from {self.then.path}: the same numbers are to come{exact}"
 
-    def with_base(self, hashes: dict[str, str], lean_path: bool) -> list[str]:
-        """Add what is known once the model is loaded; returns what `compare` says."""
+    def with_base(self, hashes: dict[str, str], lean_path: bool, checkpoint: Checkpoint | None) -> list[str]:
+        """Add what is known once the model is loaded; returns what `compare` says, and of another base than before.
+
+        Raises:
+            CheckpointError: E-CKPT-003, the checkpoint was trained on another base, and that was not allowed.
+        """
+        said: list[str] = []
+        if checkpoint:
+            then = checkpoint.identity.get("base") or self.facts["inputs"].get("base", {})
+            said = check_base(then, hashes, str(checkpoint.path), self.allow_changes)
+            self.facts["resumed_with"] += said
         self.facts["inputs"]["base"] = hashes
         self.facts["lean_path"] = lean_path
-        return self.compare()
+        return said + self.compare()
 
     def lowered(self, plan: Plan, step: int, output_dir: Path) -> None:
         """Write down that memory ran out and the passes are those of `plan`, after `step` steps with others."""
@@ -130,11 +142,11 @@ def start_record(
         "version": VERSION,
         "commands": [*before.get("commands", []), command()],
         "folder": hide(str(Path.cwd())),
-        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "started": before.get("started") or time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "resumed_with": [*before.get("resumed_with", []), *resumed_with],
         "repeats": str(loaded.record.path) if loaded.record else None,
         "surroundings": surroundings() | {"cores": plan.machine.cpu_cores, "world_size": plan.machine.world_size},
-        "inputs": inputs(data),
+        "inputs": {name: value for name, value in before.get("inputs", {}).items() if name == "base"} | inputs(data),
         "passes": _passes(plan),
         "lean_path": plan.config.training.lean_path,
     }

@@ -140,7 +140,10 @@ class _Window:
     def syntax(self, message: str, position: int) -> tuple[str, str]:
         """What is found at a position, and the place of it."""
         line, column = self.place(position)
-        return f"{message} at column {column + 1}: {_excerpt(self.text, position)}", f"{self._shown}:{line}"
+        return (
+            f"{message.removesuffix(' at')} at column {column + 1}: {_excerpt(self.text, position)}",
+            f"{self._shown}:{line}",
+        )
 
     def _not_utf8(self, error: UnicodeDecodeError) -> DataError:
         line = self.line + self.text.count("\n") + error.object.count(b"\n", 0, error.start)
@@ -250,7 +253,7 @@ def _parsed(text: str, place: str, problems: Problems, *, whole: bool = False) -
     except json.JSONDecodeError as error:
         if whole:
             place = f"{place}:{error.lineno}"
-        found = f"{_said(error)} at column {error.colno}: {_excerpt(text, error.pos)}"
+        found = f"{_said(error).removesuffix(' at')} at column {error.colno}: {_excerpt(text, error.pos)}"
         problems.add("E-DATA-010", found, _FIX_JSON, place)
     except (RecursionError, ValueError) as error:
         problems.add(*_beyond(error), place)

@@ -128,38 +128,41 @@ DATA: dict[str, Explanation] = {
         "wrong type in a field",
         "Only text can be learned: anything else would be trained on as its name, or not at all.",
         "The field must be there and be text (for conversations: a list of messages, whose content may be a list of "
-        "text parts; an answer's `weight` is 0 or 1). Correct or delete the rows named.",
+        "text parts; an answer's `weight` is 0 or 1). Correct or delete the rows named; `bad_rows: drop` leaves them "
+        "out.",
     ),
     "E-DATA-024": Explanation(
         "row without an answer",
         "With an empty answer the row teaches only to stop at once; usually the answer is in the wrong column.",
         "The prompt has text, the answer is empty or only white space. Often prompt and answer were joined into one "
         "field: split them, use `format: text`, or delete the rows. A conversation in which each answer has "
-        "`weight: 0` has nothing to learn either.",
+        "`weight: 0` has nothing to learn either. `bad_rows: drop` leaves such rows out.",
     ),
     "E-DATA-025": Explanation(
         "unknown role",
         "Text under an unknown role cannot be placed in the template.",
         "Roles are system, user and assistant (in sharegpt also human and gpt). Tool calls are not supported. Rename "
-        "the role or remove the row.",
+        "the role, or remove the row; `bad_rows: drop` leaves such rows out.",
     ),
     "E-DATA-026": Explanation(
         "turns out of order",
         "Templates expect question and answer in turn; anything else is rendered as something the model never meets.",
         "A conversation is an optional system message, then user and assistant in turn, ending with the assistant. "
-        "Merge two messages of the same role into one; cut off a last question without an answer.",
+        "Merge two messages of the same role into one; cut off a last question without an answer. `bad_rows: drop` "
+        "leaves such rows out.",
     ),
     "E-DATA-027": Explanation(
         "row without a question",
         "The model would learn to answer nothing in particular.",
         "The prompt is empty or only white space. For rows that are plain text without question and answer, use "
-        "`format: text` and a column `text`.",
+        "`format: text` and a column `text`. `bad_rows: drop` leaves such rows out.",
     ),
     "E-DATA-030": Explanation(
         "tokenizer has no chat template",
         "Without it nobody can say how the model expects a conversation to be written.",
-        "Base models usually come without a chat template. Use `prompt_template: alpaca` (or `auto`, which then "
-        "picks Alpaca), or write a template into a .jinja file and give its path.",
+        "Base models usually come without a chat template, and one that a run here trained on rows of final text has "
+        "one that adds nothing. Use `prompt_template: alpaca` (or `auto`, which then picks Alpaca), or write a "
+        "template into a .jinja file and give its path.",
     ),
     "E-DATA-031": Explanation(
         "prompt template not found",

@@ -103,4 +103,13 @@ EVALUATE: dict[str, Explanation] = {
             "that comes with Luthier is read; --forgetting none reads none."
         ),
     ),
+    "E-EVAL-029": Explanation(
+        title="the template has no place for a system message",
+        why="words that the model is not given would seem to have been asked",
+        text=(
+            "--system puts a system message before the first question, as rows of messages with one are trained. The "
+            "run's chat template refuses such messages or leaves them out, or the run was trained on texts as they "
+            "are. Write what it should say into the question."
+        ),
+    ),
 }

@@ -140,4 +140,12 @@ MODEL: dict[str, Explanation] = {
         "tensor of its files, in one number format. Some mixtures of experts are stored in pieces that transformers "
         "puts together when it loads them. Write fsdp: false, with which each process holds the whole model.",
     ),
+    "E-MODEL-017": Explanation(
+        "The base is not the one that the run was trained on",
+        "On other weights an adapter is another model than the one that was trained and measured, even if it fits.",
+        "final_model/luthier.json holds the hashes of the weights that it was trained on (`base_files`), and those "
+        "of the base are others: it was replaced or trained again, or --base names another model. Give the folder, or "
+        "with revision the commit, that it was trained on. To use the adapter on other weights on purpose, write "
+        '`"base_files": {}` there; nothing is compared then.',
+    ),
 }
