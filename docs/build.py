@@ -68,6 +68,7 @@ FAMILIES = {
     "E-SERVE": "Serving",
     "E-SWEEP": "Sweeps",
     "E-LAUNCH": "Jobs on clusters",
+    "E-LEARN": "Lessons",
 }
 
 

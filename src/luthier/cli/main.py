@@ -21,6 +21,7 @@ from luthier.cli.generate import generate
 from luthier.cli.gpu import gpu
 from luthier.cli.inspect import inspect
 from luthier.cli.launch import launch
+from luthier.cli.learn import learn
 from luthier.cli.merge import merge
 from luthier.cli.plan import plan
 from luthier.cli.quickstart import quickstart
@@ -45,8 +46,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 COMMANDS = (
-    quickstart, train, chat, generate, serve, evaluate, compare, merge, export, sweep, launch, plan, inspect, schema,
-    explain, gpu, watch, doctor, report, bench,
+    quickstart, learn, train, chat, generate, serve, evaluate, compare, merge, export, sweep, launch, plan, inspect,
+    schema, explain, gpu, watch, doctor, report, bench,
 )  # fmt: skip
 for command in COMMANDS:
     app.command()(command)

@@ -9,6 +9,7 @@ from luthier.errors.codes.evaluate import EVALUATE
 from luthier.errors.codes.export import EXPORT
 from luthier.errors.codes.gate import GATE
 from luthier.errors.codes.launch import LAUNCH
+from luthier.errors.codes.learn import LEARN
 from luthier.errors.codes.model import MODEL
 from luthier.errors.codes.run import RUN
 from luthier.errors.codes.serve import SERVE
@@ -17,6 +18,7 @@ from luthier.errors.codes.sweep import SWEEP
 CODES: dict[str, Explanation] = {
     **CONFIG, **DATA, **MODEL, **ENVIRONMENT, **CHECKPOINT, **GATE, **RUN, **EVALUATE, **EXPORT, **SERVE, **SWEEP,
     **LAUNCH,
+    **LEARN,
 }  # fmt: skip
 
 __all__ = ["CODES", "Explanation"]

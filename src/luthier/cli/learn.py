@@ -1,0 +1,85 @@
+"""`luthier learn`: guess, and let small runs decide."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from luthier.errors import EXIT_REFUSED, EXIT_RESUMABLE, ConfigError, Problem
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from luthier.learn.lesson import Lesson
+
+
+def learn(
+    name: str = typer.Argument("", metavar="[LESSON]", help="Which one; without a name, the list of them."),
+    guess: str = typer.Option("", "--guess", metavar="LETTER", help="Your answer, before you see that of the runs."),
+    check: Path = typer.Option(None, "--check", metavar="FILE", help="Run your config: does it solve the exercise?"),
+    folder: Path = typer.Option(Path("lessons"), "--folder", help="Where the runs and the exercises go."),
+) -> None:
+    """Guess what happens, see small runs decide, and solve an exercise that a run checks. Needs no GPU and no network.
+
+    Example: luthier learn learning-rate
+    """
+    from luthier.events.console import open_console
+    from luthier.learn import screen
+    from luthier.learn.lessons import named
+
+    console = open_console()
+    if not name:
+        console.print(screen.contents())
+        return
+    lesson = named(name)
+    place = folder / lesson.name
+    if check:
+        _check(lesson, check, place, console)
+    else:
+        _show(lesson, guess, place, console)
+
+
+def _show(lesson: Lesson, guess: str, place: Path, console: Console) -> None:
+    from luthier.learn import screen
+    from luthier.learn.study import exercise_file, study
+    from luthier.training.signals import stop_on_signals
+
+    console.print(screen.question(lesson, console.width))
+    if not guess and console.is_terminal:
+        guess = console.input(f"[bold]Your guess[/] ({', '.join(lesson.choices)}; Enter: none) ")
+    guess = guess.strip().lower()
+    if guess and guess not in lesson.choices:
+        raise ConfigError(
+            Problem("E-LEARN-001", f'"{guess}" is no answer', f"one of {', '.join(lesson.choices)}", "guess")
+        )
+    with stop_on_signals() as stop:
+        came = screen.follow(study(lesson, place, stop=stop), console)
+    if len(came) < len(lesson.arms):
+        _stopped()
+    console.print(screen.results(lesson, came, console.width), screen.answer(lesson, came, guess, console.width))
+    if lesson.exercise:
+        exercise_file(lesson, place)
+    console.print(screen.whats_next(lesson, place, console.width))
+
+
+def _check(lesson: Lesson, file: Path, place: Path, console: Console) -> None:
+    from luthier.learn import screen
+    from luthier.learn.study import YOURS, checked, judged, study
+    from luthier.training.signals import stop_on_signals
+
+    mine = checked(lesson, file, place)
+    with stop_on_signals() as stop:
+        came = screen.follow(study(lesson, place, mine, stop), console)
+    if YOURS not in came:
+        _stopped()
+    passed, shows = judged(lesson, came)
+    console.print(screen.results(lesson, came, console.width), screen.verdict(passed, shows, console.width))
+    if not passed:
+        raise typer.Exit(EXIT_REFUSED)
+
+
+def _stopped() -> None:
+    typer.echo("stopped; the runs that were done are kept", err=True)
+    raise typer.Exit(EXIT_RESUMABLE)
