@@ -124,11 +124,9 @@ def exercise_file(lesson: Lesson, folder: Path) -> Path:
     if not path.is_file():
         text = dump_config_yaml(_start(lesson, lesson.exercise, folder).written)
         text = text.replace(packaged(f"{PACKAGED}quickstart"), f"{PACKAGED}quickstart")
-        may = ", ".join(lesson.exercise.may_change)
+        may = ", ".join(key.partition(".")[2] for key in lesson.exercise.may_change)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(
-            f"# {lesson.exercise.task}\n# You may change {may}, and nothing else.\n\n{text}", encoding="utf-8"
-        )
+        path.write_text(f"# {lesson.exercise.task}\n# You may change {may}; nothing else.\n\n{text}", encoding="utf-8")
     return path
 
 

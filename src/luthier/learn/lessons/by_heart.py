@@ -48,12 +48,12 @@ LESSON = Lesson(
     answer=_answer,
     why=_why,
     exercise=Exercise(
-        task="There are no more rows. End at the lowest held-out loss that the run with 20 rows had (3 % more is enough).",
+        task="There are no more rows. End at the lowest held-out loss of the run with 20 rows (3 % more is enough).",
         start=(_FEW,),
         may_change=(
             "training.max_steps", "training.learning_rate", "training.weight_decay", "lora.lora_dropout", "lora.r",
         ),
         solved=_solved,
     ),
-    words=("overfitting", "held out", "epoch"),
+    words=("learning by heart", "held out", "epoch"),
 )  # fmt: skip

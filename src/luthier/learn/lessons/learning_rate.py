@@ -53,5 +53,5 @@ LESSON = Lesson(
         may_change=("training.learning_rate", "training.min_learning_rate"),
         solved=_solved,
     ),
-    words=("learning rate", "learning_rate", "warmup"),
+    words=("learning_rate", "gradient", "warmup"),
 )

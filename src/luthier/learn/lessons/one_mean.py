@@ -60,5 +60,5 @@ LESSON = Lesson(
         may_change=("training.per_device_train_batch_size", "training.gradient_accumulation_steps"),
         solved=_solved,
     ),
-    words=("accumulation", "batch", "gradient_accumulation_steps"),
+    words=("gradient accumulation", "gradient_accumulation_steps"),
 )

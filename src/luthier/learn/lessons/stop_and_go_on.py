@@ -42,5 +42,5 @@ LESSON = Lesson(
     arms=(Arm("straight", ()), Arm("stopped", (), stop_at=17)),
     answer=_answer,
     why=_why,
-    words=("checkpoint", "optimizer", "resume_from_checkpoint"),
+    words=("checkpoint", "optimizer step", "resume_from_checkpoint"),
 )
