@@ -43,8 +43,6 @@ def learn(
 
 def _show(lesson: Lesson, guess: str, place: Path, console: Console) -> None:
     from luthier.learn import screen
-    from luthier.learn.study import exercise_file, study
-    from luthier.training.signals import stop_on_signals
 
     console.print(screen.question(lesson, console.width))
     if not guess and console.is_terminal:
@@ -54,6 +52,9 @@ def _show(lesson: Lesson, guess: str, place: Path, console: Console) -> None:
         raise ConfigError(
             Problem("E-LEARN-001", f'"{guess}" is no answer', f"one of {', '.join(lesson.choices)}", "guess")
         )
+    from luthier.learn.study import exercise_file, study  # takes seconds, in which the question can be read
+    from luthier.training.signals import stop_on_signals
+
     with stop_on_signals() as stop:
         came = screen.follow(study(lesson, place, stop=stop), console)
     if len(came) < len(lesson.arms):
@@ -66,7 +67,8 @@ def _show(lesson: Lesson, guess: str, place: Path, console: Console) -> None:
 
 def _check(lesson: Lesson, file: Path, place: Path, console: Console) -> None:
     from luthier.learn import screen
-    from luthier.learn.study import YOURS, checked, judged, study
+    from luthier.learn.lesson import YOURS
+    from luthier.learn.study import checked, judged, study
     from luthier.training.signals import stop_on_signals
 
     mine = checked(lesson, file, place)

@@ -16,6 +16,9 @@ from luthier.doctor.evidence import level
 from luthier.doctor.finding import Finding
 from luthier.doctor.history import History
 
+YOURS = "yours"
+"""What the learner's own run is called beside the others."""
+
 
 @dataclass(frozen=True)
 class Arm:
@@ -30,6 +33,19 @@ class Arm:
     name: str
     changes: tuple[str, ...]
     stop_at: int = 0
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A run begins, or was done before.
+
+    Attributes:
+        number: From 0, in the order of the arms; the learner's own comes last.
+        name: Of its arm; `YOURS`.
+    """
+
+    number: int
+    name: str
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,8 @@ from rich.text import Text
 from luthier.doctor.history import History, fold
 from luthier.errors.terminal import wrapped
 from luthier.events.types import Event
-from luthier.learn.lesson import Exercise, Lesson, Outcome, Results
+from luthier.learn.lesson import Begun, Exercise, Lesson, Outcome, Results
 from luthier.learn.lessons import LESSONS
-from luthier.learn.study import Begun
 from luthier.monitor.dashboard.canvas import Curve, Picture, draw
 from luthier.monitor.drawing import ACCENT, bar
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from luthier import api
@@ -25,7 +24,7 @@ from luthier.doctor.history import History, fold
 from luthier.errors import ConfigError, Problem
 from luthier.events.read import read
 from luthier.events.types import Architecture, Event, RunFinished
-from luthier.learn.lesson import Exercise, Lesson, Outcome, Results
+from luthier.learn.lesson import YOURS, Begun, Exercise, Lesson, Outcome, Results
 from luthier.version import __version__
 
 COMMON = (
@@ -37,23 +36,10 @@ COMMON = (
     "load_best_model_at_end=false", "rehearsal=false", "load_in_4bit=false", "seed=42",
 )  # fmt: skip
 """Of all runs: a Llama of 5.8 million parameters, 1,200 rows, 40 steps of 16 rows, and a log line for each step."""
-EXERCISE, YOURS = "exercise", "yours"
-"""The folder of the learner's own run, and what it is called beside the others."""
+EXERCISE = "exercise"
+"""The learner's own run and its file."""
 _MARK = "lesson.json"
 """In the folder of each run: that it is a lesson's, and of which keys."""
-
-
-@dataclass(frozen=True)
-class Begun:
-    """A run begins, or was done before.
-
-    Attributes:
-        number: From 0, in the order of the arms; the learner's own comes last.
-        name: Of its arm; `YOURS`.
-    """
-
-    number: int
-    name: str
 
 
 def study(
