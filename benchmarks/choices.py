@@ -53,7 +53,8 @@ def steps(overrides: list[str], folder: Path) -> dict[str, float]:
     whole, apart = packed(budget, share=True), packed(budget, share=False)
     lean = LeanDecoder(causal_lm, dtype)
     at_each_use = LeanDecoder(causal_lm, dtype, keep_unpacked=False)
-    checkpointed = LeanDecoder(causal_lm, dtype, checkpointed_layers=len(lean.layers))
+    checkpointed = LeanDecoder(causal_lm, dtype)
+    checkpointed.checkpointed_layers = len(lean.layers)
 
     def through(decoder: LeanDecoder | None, batches: list[MicroBatch]) -> Callable[[], None]:
         def run() -> None:

@@ -98,7 +98,9 @@ def _rank(number: int, n: int, port: int, values: dict, fault: str, at: int, of:
                 stopped[0] = fault == "stop"
             done = event.status if isinstance(event, RunFinished) else done
     except LuthierError as error:
-        Path(values["training"]["output_dir"], f"rank{number}.txt").write_text(str(error))
+        folder = Path(values["training"]["output_dir"])
+        folder.mkdir(parents=True, exist_ok=True)  # what a refused run made is gone
+        (folder / f"rank{number}.txt").write_text(str(error))
         os._exit(DIED)
     os._exit(75 if done == "stopped" else 0)
 

@@ -61,11 +61,12 @@ def recorder(made):
     return record
 
 
-def decoders(kind="llama, biased and tied", **options):
+def decoders(kind="llama, biased and tied", checkpointed=0, **options):
     model = build(kind)
     made, common = [], {"pieces": PIECES, **options}
     plain = LeanDecoder(model.get_base_model(), torch.float64, **common)
     recorded = LeanDecoder(model.get_base_model(), torch.float64, **common)
+    plain.checkpointed_layers = recorded.checkpointed_layers = checkpointed
     for layer in recorded.layers:
         layer.attention = ByStarts(layer.attention)
     recorded.graphs = Graphs(recorded, recorder(made))
@@ -111,7 +112,7 @@ def test_few_sizes_come_out_and_little_is_added():
 
 @pytest.mark.parametrize(("kind", "checkpointed"), [("llama, biased and tied", 0), ("qwen3", 1)])
 def test_a_replayed_pass_gives_the_loss_and_the_gradients_of_its_own_batch(kind, checkpointed):
-    model, plain, recorded, made = decoders(kind, checkpointed_layers=checkpointed)
+    model, plain, recorded, made = decoders(kind, checkpointed)
     batches = [collate_packed(rows(2, seed=seed)) for seed in range(4)]
     for batch in batches:
         loss = lean_loss(plain, batch)
