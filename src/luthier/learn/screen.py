@@ -79,7 +79,7 @@ def results(lesson: Lesson, shown: Results, width: int) -> RenderableType:
         Curve(outcome.losses, _STYLES[number % len(_STYLES)], end=_MARKS[number % len(_MARKS)])
         for number, outcome in enumerate(shown.values())
     ]
-    logarithmic = _spread(shown) > 20
+    logarithmic = _spread(shown) > 8
     title = Text.assemble(("training loss", "bold"), (" at each step" + (", log" if logarithmic else ""), "dim"))
     return Group(title, draw(Picture(tuple(curves), logarithmic), width, _ROWS), Text(), _table(lesson, shown), Text())
 
@@ -128,7 +128,7 @@ def whats_next(lesson: Lesson, folder: Path, width: int) -> RenderableType:
     )
     lines.append(Text(wrapped(words, "Read on    ", _HANGING, width), "dim"))
     lines.append(
-        Text(wrapped(f"luthier watch {folder}/{lesson.arms[0].name}", "Look closer  ", _HANGING, width), "dim")
+        Text(wrapped(f"luthier watch {folder}/{lesson.arms[-1].name}", "Look closer  ", _HANGING, width), "dim")
     )
     following = next((name for name in _after(lesson)), "")
     if following:

@@ -18,7 +18,7 @@ def _why(results: Results) -> str:
         f"Held-out loss {whole.held_out:.3f} with the weights as they are, {nf4.held_out:.3f} in NF4: "
         f"{_worse(results):+.1%}. Before anything is learned it is {whole.first:.3f} and {nf4.first:.3f}. NF4 has 16 "
         "values, dense where weights are many, and a scale for each 64 of them; the adapter, in full precision, "
-        "learns around what the rounding has changed. So 4 bits cost a little, and pay where 16 would not fit."
+        "learns around what the rounding has changed. That is what 4 bits cost here; they pay where 16 do not fit."
     )
 
 
