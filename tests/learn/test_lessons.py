@@ -213,5 +213,6 @@ SOLUTIONS = {
     "by-heart": [("max_steps: 80", "max_steps: 24")],
     "one-mean": [("per_device_train_batch_size: 16", "per_device_train_batch_size: 2"),
                  ("gradient_accumulation_steps: 1", "gradient_accumulation_steps: 8")],
-    "rank": [("r: 4", "r: 16"), ("lora_alpha: 8.0", "lora_alpha: 128"), ("learning_rate: 0.002", "learning_rate: 0.004")],
+    "rank": [("r: 4", "r: 16"), ("lora_alpha: 8.0", "lora_alpha: 128"),
+             ("learning_rate: 0.002", "learning_rate: 0.004")],
 }  # fmt: skip
