@@ -27,11 +27,13 @@ class Arm:
     Attributes:
         name: A word, and its folder.
         changes: `key=value` on top of what all runs of the lesson have.
+        differs: The same in words, where the keys themselves say it worse.
         stop_at: The step at which it is stopped and started again; 0: never.
     """
 
     name: str
     changes: tuple[str, ...]
+    differs: str = ""
     stop_at: int = 0
 
 

@@ -85,7 +85,7 @@ def results(lesson: Lesson, shown: Results, width: int) -> RenderableType:
 
 
 def _table(lesson: Lesson, shown: Mapping[str, Outcome]) -> Table:
-    changes = {arm.name: _keys(arm.changes, arm.stop_at) for arm in lesson.arms}
+    changes = {arm.name: arm.differs or "  ".join(arm.changes) for arm in lesson.arms}
     grid = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     grid.add_column("run")
     grid.add_column("what differs", style="dim", overflow="fold")
@@ -155,12 +155,6 @@ def _what(lesson: Lesson) -> str:
 def _after(lesson: Lesson) -> list[str]:
     names = list(LESSONS)
     return names[names.index(lesson.name) + 1 :]
-
-
-def _keys(changes: tuple[str, ...], stop_at: int) -> str:
-    said = [change for change in changes if not change.startswith(("data.", "min_"))]
-    said += ["fewer rows"] if len(said) < len([c for c in changes if not c.startswith("min_")]) else []
-    return "  ".join(said + ([f"stopped after step {stop_at}"] if stop_at else []))
 
 
 def _spread(shown: Mapping[str, Outcome]) -> float:

@@ -44,7 +44,7 @@ LESSON = Lesson(
         "c": "Higher training loss: 20 rows teach less.",
     },
     common=_STEPS,
-    arms=(Arm("many", ()), Arm("few", (_FEW,))),
+    arms=(Arm("many", (), "1,160 rows"), Arm("few", (_FEW,), "20 rows")),
     answer=_answer,
     why=_why,
     exercise=Exercise(

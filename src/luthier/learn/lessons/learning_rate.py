@@ -43,7 +43,8 @@ LESSON = Lesson(
         "c": "It falls, but less far than with 2e-3.",
     },
     arms=tuple(
-        Arm(name, (f"learning_rate={rate}", f"min_learning_rate={float(rate) / 10:g}")) for name, rate in _RATES.items()
+        Arm(name, (f"learning_rate={rate}", f"min_learning_rate={float(rate) / 10:g}"), f"learning_rate={rate}")
+        for name, rate in _RATES.items()
     ),
     answer=_answer,
     why=_why,

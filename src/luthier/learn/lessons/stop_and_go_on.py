@@ -39,7 +39,7 @@ LESSON = Lesson(
         "c": "A little different: the random numbers are others.",
     },
     common=("lora_dropout=0.1", "lean_path=auto"),
-    arms=(Arm("straight", ()), Arm("stopped", (), stop_at=17)),
+    arms=(Arm("straight", ()), Arm("stopped", (), "stopped after step 17", stop_at=17)),
     answer=_answer,
     why=_why,
     words=("checkpoint", "optimizer step", "resume_from_checkpoint"),
