@@ -56,6 +56,7 @@ def _show(lesson: Lesson, guess: str, place: Path, console: Console) -> None:
     from luthier.training.signals import stop_on_signals
 
     with stop_on_signals() as stop:
+        stop.shown = console.is_terminal  # a step is short: what is said at the end is soon enough
         came = screen.follow(study(lesson, place, stop=stop), console)
     if len(came) < len(lesson.arms):
         _stopped()
@@ -73,6 +74,7 @@ def _check(lesson: Lesson, file: Path, place: Path, console: Console) -> None:
 
     mine = checked(lesson, file, place)
     with stop_on_signals() as stop:
+        stop.shown = console.is_terminal  # a step is short: what is said at the end is soon enough
         came = screen.follow(study(lesson, place, mine, stop), console)
     if YOURS not in came:
         _stopped()
