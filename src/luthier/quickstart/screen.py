@@ -40,7 +40,8 @@ luthier chat {run} --compare          ask it yourself; base and tuned side by si
 luthier compare {run}                 the examination again, with gains, losses and statistics
 tensorboard --logdir {run}/logs       loss, learning rate, gradients per layer
 luthier train configs/quickstart.yaml learning_rate=2e-4 output_dir=checkpoints/slow     change one thing, and see
-the guide: "A first hour"             docs/index.md: what to look at next, and why it learned"""
+luthier learn                         why: seven lessons, in which small runs answer a question
+the guide: "A first hour"             docs/index.md: what to look at next"""
 _LONGEST_ANSWER = 8  # lines
 _PASSED, _FAILED = ("✔", "green"), ("✘", "red")
 
