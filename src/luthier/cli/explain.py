@@ -30,7 +30,7 @@ def explain(
     Example: luthier explain loss checkpoints
     """
     room, words = width(), [*words] if words else []
-    run = Path(words.pop()) if len(words) > 1 and _is_place(words[-1]) else None
+    run = Path(words.pop()) if len(words) > 1 and _is_run(words) else None
     topic = " ".join(words)
     if not topic:
         from luthier.config.docs import list_keys
@@ -49,9 +49,12 @@ def explain(
         raise typer.Exit(EXIT_WRONG_REQUEST) from None
 
 
-def _is_place(word: str) -> bool:
-    """Whether a word is a run and no part of a topic."""
-    return os.sep in word or os.path.exists(word)  # noqa: PTH110 (raises nothing)
+def _is_run(words: list[str]) -> bool:
+    """Whether the last word is a run, and no part of a word of the field (`held out`)."""
+    from luthier.config.glossary import find
+
+    there = os.sep in words[-1] or os.path.exists(words[-1])  # noqa: PTH110 (raises nothing)
+    return there and not find(" ".join(words))
 
 
 def _code(code: str, room: int) -> str:
@@ -81,8 +84,7 @@ def _explained(topic: str, run: Path | None, room: int) -> str:
 
     name, texts = "_".join(topic.split()), []
     if run is not None and name not in NUMBERS:
-        meant = f'; did you mean luthier explain "{topic} {run}"?' if find(f"{topic} {run}") else ""
-        raise KeyError(f'"{topic}" is no number of a log, and only those are looked up in a run{meant}')
+        raise KeyError(f'"{topic}" is no number of a log, and only those are looked up in a run')
     try:
         lines = explain_key(name).splitlines()
         texts.append("\n".join(textwrap.fill(line, room, subsequent_indent="  ") for line in lines))
