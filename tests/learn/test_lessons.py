@@ -35,8 +35,7 @@ def outcome(name, losses, held_out=(1.0,), trained=1000):
 @every_lesson
 def test_a_lesson_is_whole(lesson, capsys):
     """Its runs are valid configs that differ, its words are explained, and its exercise can be read."""
-    common = [*study.COMMON, *lesson.common]
-    configs = [from_dict({}, study._unique([*common, *arm.changes])).config for arm in lesson.arms]
+    configs = [from_dict({}, study.keys_of(lesson, arm.changes)).config for arm in lesson.arms]
     stops = [arm.stop_at for arm in lesson.arms]
     assert len({(config.model_dump_json(), stop) for config, stop in zip(configs, stops, strict=True)}) == len(configs)
     assert lesson.question.endswith(("?", "...")) and len(lesson.choices) >= 2
@@ -44,7 +43,7 @@ def test_a_lesson_is_whole(lesson, capsys):
         assert run_here(capsys, "explain", word).code == 0
     if lesson.exercise:
         assert set(lesson.exercise.may_change) <= set(keys())
-        from_dict({}, study._unique([*common, *lesson.exercise.start]))
+        from_dict({}, study.keys_of(lesson, lesson.exercise.start))
 
 
 @pytest.mark.parametrize(

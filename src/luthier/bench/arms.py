@@ -78,7 +78,8 @@ def prepare(request: dict[str, Any], folder: Path) -> Result:
 def luthier(request: dict[str, Any], folder: Path, *keys: str) -> Result:
     """Train through the public API; `keys` stand in place of the request's own."""
     from luthier import api
-    from luthier.bench.setting import RUN_KEYS, changed
+    from luthier.bench.setting import RUN_KEYS
+    from luthier.config.load import changed
     from luthier.events.types import Log
 
     own = (*RUN_KEYS, f"output_dir={folder / 'luthier'}")
@@ -90,7 +91,8 @@ def luthier(request: dict[str, Any], folder: Path, *keys: str) -> Result:
 def fp8_gate(request: dict[str, Any], folder: Path) -> Result:
     """Held-out losses after training with and without 8-bit floats, a pair for each seed of the request."""
     from luthier import api
-    from luthier.bench.setting import RUN_KEYS, changed
+    from luthier.bench.setting import RUN_KEYS
+    from luthier.config.load import changed
     from luthier.events.types import Evaluated
 
     found: dict[str, list[float]] = {"default": [], "fp8": []}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from luthier.bench.base import make_base
-from luthier.config.load import from_dict
+from luthier.config.load import changed, from_dict, name_of
 from luthier.machine.libraries import library_output_to
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def request_keys(overrides: Sequence[str], steps: int, folder: Path) -> tuple[st
     Raises:
         ConfigError: An override is wrong.
     """
-    written = {_name(key) for key in overrides}
+    written = {name_of(key) for key in overrides}
     keys = tuple(changed([*DEFAULTS, f"max_steps={steps}"], *overrides))
     loaded = from_dict({}, [*keys, *RUN_KEYS])
     if "model_name_or_path" in written:
@@ -52,14 +52,3 @@ def ingredients(keys: Sequence[str]) -> Ingredients:
 
     loaded = from_dict({}, [*keys, *RUN_KEYS])
     return gathered(loaded, resolve(loaded, probe(), None, None), None)
-
-
-def changed(keys: Sequence[str], *own: str) -> list[str]:
-    """The keys with those of `own` in place of others of the same name."""
-    written = {_name(key) for key in own}
-    return [*(key for key in keys if _name(key) not in written), *own]
-
-
-def _name(override: str) -> str:
-    """`r` of `lora.r=32`."""
-    return override.partition("=")[0].split(".")[-1]

@@ -202,6 +202,17 @@ def build(placed: Placed, overrides: Sequence[str], path: Path) -> Loaded:
     return Loaded(config, sources, tuple(notes), path)
 
 
+def changed(overrides: Sequence[str], *own: str) -> list[str]:
+    """Overrides with those of `own` in place of others of the same key."""
+    written = {name_of(override) for override in own}
+    return [*(override for override in overrides if name_of(override) not in written), *own]
+
+
+def name_of(override: str) -> str:
+    """`r` of `lora.r=32`."""
+    return override.partition("=")[0].split(".")[-1]
+
+
 def _overrides(overrides: Sequence[str], problems: list[Problem], notes: list[str]) -> dict[str, Setting]:
     found = Placed()
     loose: list[str] = []

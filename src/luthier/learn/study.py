@@ -16,7 +16,7 @@ from pathlib import Path
 
 from luthier import api
 from luthier.config.keys import keys
-from luthier.config.load import Loaded, from_dict, load
+from luthier.config.load import Loaded, changed, from_dict, load
 from luthier.config.render import dump_config_yaml
 from luthier.config.values import PACKAGED, packaged
 from luthier.doctor.evidence import yaml_value
@@ -57,11 +57,11 @@ def study(
         LuthierError: What training raises.
     """
     for number, arm in enumerate(lesson.arms):
-        wanted, place = [*COMMON, *lesson.common, *arm.changes], folder / arm.name
+        wanted, place = keys_of(lesson, arm.changes), folder / arm.name
         yield Begun(number, arm.name)
         if not _is_kept(place, wanted):
             _make_room(place, wanted)
-            yield from _trained(from_dict({}, _unique([*wanted, f"output_dir={place}"])), arm.stop_at, stop)
+            yield from _trained(from_dict({}, [*wanted, f"output_dir={place}"]), arm.stop_at, stop)
         if stop():
             return
         yield outcome(arm.name, place)
@@ -147,14 +147,13 @@ def judged(lesson: Lesson, came: Results) -> tuple[bool, str]:
     return lesson.exercise.solved(came, mine) if mine.done else (False, "the run did not come to its end")
 
 
-def _unique(overrides: Sequence[str]) -> list[str]:
-    """The last word on each key."""
-    return list({override.partition("=")[0].rpartition(".")[2]: override for override in overrides}.values())
+def keys_of(lesson: Lesson, own: Sequence[str]) -> list[str]:
+    """The overrides of a run of a lesson."""
+    return changed(changed(COMMON, *lesson.common), *own)
 
 
 def _start(lesson: Lesson, exercise: Exercise, folder: Path) -> Loaded:
-    place = f"output_dir={folder / EXERCISE}"
-    return from_dict({}, _unique([*COMMON, *lesson.common, *exercise.start, place]))
+    return from_dict({}, [*keys_of(lesson, exercise.start), f"output_dir={folder / EXERCISE}"])
 
 
 def _is_kept(place: Path, wanted: Sequence[str]) -> bool:
