@@ -16,8 +16,8 @@ from luthier.doctor.evidence import level
 from luthier.doctor.finding import Finding
 from luthier.doctor.history import History
 
-YOURS = "yours"
-"""What the learner's own run is called beside the others."""
+EXERCISE, YOURS = "exercise", "yours"
+"""The name of the learner's file and its run's folder, and what that run is called beside the others."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from rich.text import Text
 from luthier.doctor.history import History, fold
 from luthier.errors.terminal import wrapped
 from luthier.events.types import Event
-from luthier.learn.lesson import Begun, Exercise, Lesson, Outcome, Results
+from luthier.learn.lesson import EXERCISE, Begun, Exercise, Lesson, Outcome, Results
 from luthier.learn.lessons import LESSONS
 from luthier.monitor.dashboard.canvas import Curve, Picture, draw
 from luthier.monitor.drawing import ACCENT, bar
@@ -121,7 +121,7 @@ def whats_next(lesson: Lesson, folder: Path, width: int) -> RenderableType:
     lines: list[RenderableType] = []
     if exercise := lesson.exercise:
         lines += [_rule("Your turn"), *_task(exercise, width)]
-        file = folder / "exercise.yaml"
+        file = folder / f"{EXERCISE}.yaml"
         lines.append(Text(f"\n  edit   {file}\n  check  luthier learn {lesson.name} --check {file}\n"))
     words = ", ".join(
         f'luthier explain "{word}"' if " " in word else f"luthier explain {word}" for word in lesson.words

@@ -24,7 +24,7 @@ from luthier.doctor.history import History, fold
 from luthier.errors import ConfigError, Problem
 from luthier.events.read import read
 from luthier.events.types import Architecture, Event, RunFinished
-from luthier.learn.lesson import YOURS, Begun, Exercise, Lesson, Outcome, Results
+from luthier.learn.lesson import EXERCISE, YOURS, Begun, Exercise, Lesson, Outcome, Results
 from luthier.version import __version__
 
 COMMON = (
@@ -36,8 +36,6 @@ COMMON = (
     "load_best_model_at_end=false", "rehearsal=false", "load_in_4bit=false", "seed=42",
 )  # fmt: skip
 """Of all runs: a Llama of 5.8 million parameters, 1,200 rows, 40 steps of 16 rows, and a log line for each step."""
-EXERCISE = "exercise"
-"""The learner's own run and its file."""
 _MARK = "lesson.json"
 """In the folder of each run: that it is a lesson's, and of which keys."""
 
