@@ -128,27 +128,25 @@ def test_a_shared_beginning_changes_no_number(kind):
     assert worst(gradients(model, lean_loss(decoder, shared)), wanted) < EXACT
 
 
-def test_the_gradient_in_bfloat16_is_as_near_to_float64_as_that_of_peft():
-    exact = build(dtype=torch.float64)
-    batch = collate_packed(rows(12))
-    wanted = gradients(exact, summed_loss(exact, batch))
-    model = build(dtype=torch.bfloat16)
+def test_the_gradient_in_bfloat16_is_nearer_to_float64_than_that_of_peft():
+    exact, model = build(dtype=torch.float64), build(dtype=torch.bfloat16)
     for p in model.parameters():
         if p.requires_grad:
             p.data = p.data.float()
     model.load_state_dict({k: v.to(model.state_dict()[k].dtype) for k, v in exact.state_dict().items()})
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        theirs = gradients(model, summed_loss(model, batch))
-        decoder = LeanDecoder(model.get_base_model(), torch.bfloat16)
-        ours = gradients(model, lean_loss(decoder, batch))
-    assert {g.dtype for g in ours.values()} == {torch.float32}
-
-    def error(found):
-        return sum(float((found[n].double() - wanted[n]).pow(2).sum()) for n in wanted) ** 0.5
-
-    size = sum(float(g.pow(2).sum()) for g in wanted.values()) ** 0.5
-    assert error(theirs) < 0.1 * size
-    assert error(ours) < 1.1 * error(theirs)
+    decoder = LeanDecoder(model.get_base_model(), torch.bfloat16)
+    theirs = ours = 0.0
+    for seed in range(12):  # of one batch it is chance
+        batch = collate_packed(rows(12, seed))
+        wanted = gradients(exact, summed_loss(exact, batch))
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found = [gradients(model, summed_loss(model, batch)), gradients(model, lean_loss(decoder, batch))]
+        assert {g.dtype for g in found[1].values()} == {torch.float32}
+        size = sum(float(g.pow(2).sum()) for g in wanted.values())
+        off = [sum(float((one[n].double() - wanted[n]).pow(2).sum()) for n in wanted) / size for one in found]
+        assert off[0] < 0.1**2
+        theirs, ours = theirs + off[0] ** 0.5, ours + off[1] ** 0.5
+    assert ours < theirs
 
 
 @pytest.mark.parametrize("keep", [True, False], ids=["unpacked once", "at each use"])

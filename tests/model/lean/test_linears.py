@@ -72,6 +72,26 @@ def test_output_and_gradients_are_those_of_peft(options, dtype, tolerance):
         torch.testing.assert_close(twice, 2 * gradient)
 
 
+@pytest.mark.parametrize("bias", [False, True], ids=["", "bias"])
+def test_an_adapter_that_just_began_is_not_rounded_away(bias):
+    # in bfloat16 the adapter's part is far below half a step of the grid that the layer's output lies on
+    model = adapted(torch.float32, bias=bias)
+    tokens = 20_000
+    x, grad, onto = (torch.randn(tokens, size, dtype=torch.bfloat16) for size in (16, 28, 28))
+    found = []
+    for size in (0.0, 2e-4):
+        for name, p in model.named_parameters():
+            if "lora_B" in name:
+                p.data.normal_(generator=torch.Generator().manual_seed(0)).mul_(size)
+        stack = stacked(model, torch.bfloat16)
+        found.append([stack.forward(x)[0], stack.forward(x, onto_TO=onto)[0], stack.backward_to_input(grad)[0]])
+    forward = (x.double() @ stack.down_RI.T.double()) @ stack.up_OR.T.double()
+    backward = (grad.double() @ stack.up_OR.double()) @ stack.down_RI.double()
+    for without, with_it, part in zip(*found, [forward, forward, backward], strict=True):
+        arrived = (with_it.double() - without.double()).mul(part).sum() / part.square().sum()
+        assert 0.9 < arrived < 1.1
+
+
 def test_layers_become_views_of_one_matrix_and_keep_their_values():
     model = adapted(torch.float32)
     before = {name: getattr(model, name).base_layer.weight.detach().clone() for name in SIZES}

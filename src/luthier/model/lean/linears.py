@@ -2,11 +2,14 @@ r"""Linear layers that read the same input, as one product, with their adapters.
 
     W = [Wq; Wk; Wv]  (O x I, frozen)      A = [Aq; Ak; Av]  (R x I)      B = s diag(Bq, Bk, Bv)  (O x R)
 
-    forward     z = x A^T             y = x W^T + z B^T
-    backward    dz = dy B             dx = dy W + dz A         dA = dz^T x         dB_m = s dy_m^T z_m
+    forward     z = x A^T             y = z B^T + x W^T
+    backward    dz = dy B             dx = dz A + dy W         dA = dz^T x         dB_m = s dy_m^T z_m
 
-Each `+` is the accumulator of a matrix product (addmm), so the adapter costs no pass of its own over y or dx. There is
-no product for dW: W is frozen. Of the forward pass only z is kept; x is what the caller has anyway.
+The adapter comes first, and W is added inside the matrix product's accumulator (addmm): no pass of its own over y or
+dx, and one rounding of the sum. The other way round a young adapter would be lost in 16 bits: y is on the grid of its
+format already, and what is less than half a step of that grid does not move it (the same with the residual stream,
+which is therefore added last). There is no product for dW: W is frozen. Of the forward pass only z is kept; x is what
+the caller has anyway.
 
 The frozen weights are read from the model's own layers. Weights of 4 bits are unpacked to the compute format, with the
 values of bitsandbytes: once for the whole run where memory allows (`keep`), else before each use into a shared buffer.
@@ -103,11 +106,11 @@ class StackedLinear:
 
     def forward(self, x_TI: Tensor, onto_TO: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """y, and the z that `backward` asks for. `onto_TO` is added to y (the residual stream)."""
-        y_TO = self._times_weight(x_TI, onto_TO)
-        if not self.rank:
-            return y_TO, None
-        z_TR = x_TI @ self.down_RI.T
-        return y_TO.addmm_(z_TR, self.up_OR.T), z_TR
+        z_TR = x_TI @ self.down_RI.T if self.rank else None
+        y_TO = self._with_weight(x_TI, None if z_TR is None else z_TR @ self.up_OR.T)
+        for other in (self.bias_O, onto_TO):
+            y_TO = y_TO if other is None else y_TO.add_(other)
+        return y_TO, z_TR
 
     def backward(
         self, grad_TO: Tensor, x_TI: Tensor, z_TR: Tensor | None, room: Room, *, to_input: bool = True
@@ -119,11 +122,10 @@ class StackedLinear:
 
     def backward_to_input(self, grad_TO: Tensor, *, to_input: bool = True) -> tuple[Tensor | None, Tensor | None]:
         """The first half of `backward`, for which x need not be there: gradients of x and z."""
-        grad_TI = self._back_through_weight(grad_TO) if to_input else None
         grad_z_TR = grad_TO @ self.up_OR if self.rank else None
-        if grad_TI is not None and grad_z_TR is not None:
-            grad_TI.addmm_(grad_z_TR, self.down_RI)
-        return grad_TI, grad_z_TR
+        if not to_input:
+            return None, grad_z_TR
+        return self._back_through_weight(grad_TO, None if grad_z_TR is None else grad_z_TR @ self.down_RI), grad_z_TR
 
     def backward_to_adapters(
         self, grad_TO: Tensor, grad_z_TR: Tensor | None, x_TI: Tensor, z_TR: Tensor | None, room: Room
@@ -139,15 +141,12 @@ class StackedLinear:
         if keep or not isinstance(self.members[0].base, bitsandbytes.nn.Linear4bit):
             self._weight_OI = self._stack()
 
-    def _times_weight(self, x_TI: Tensor, onto_TO: Tensor | None) -> Tensor:
-        weight_IO = self.weight().T
-        if self.bias_O is not None:
-            y_TO = torch.addmm(self.bias_O, x_TI, weight_IO)
-            return y_TO if onto_TO is None else y_TO.add_(onto_TO)
-        return x_TI @ weight_IO if onto_TO is None else torch.addmm(onto_TO, x_TI, weight_IO)
+    def _with_weight(self, x_TI: Tensor, adapter_TO: Tensor | None) -> Tensor:
+        """X W^T, added to the adapter's output."""
+        return _product(x_TI, self.weight().T, adapter_TO)
 
-    def _back_through_weight(self, grad_TO: Tensor) -> Tensor:
-        return grad_TO @ self.weight()
+    def _back_through_weight(self, grad_TO: Tensor, adapter_TI: Tensor | None) -> Tensor:
+        return _product(grad_TO, self.weight(), adapter_TI)
 
     def _stack(self) -> Tensor:
         """All weights in one tensor. Layers that are not packed become views of it, so that nothing is held twice."""
@@ -200,16 +199,15 @@ class FP8StackedLinear(StackedLinear):
         self._ones_I = torch.ones(self.shape[1], device=self._scale_O.device)
         self._kept_IO = self._weight8_OI.T.contiguous() if keep and self._weight8_OI.is_cuda else None
 
-    def _times_weight(self, x_TI: Tensor, onto_TO: Tensor | None) -> Tensor:
+    def _with_weight(self, x_TI: Tensor, adapter_TO: Tensor | None) -> Tensor:
         rounded = self._pieces.quantize_rows(x_TI)
         y_TO = product(*rounded, self._weight8_OI, self._scale_O, self.dtype, fast=True)
-        for other in (self.bias_O, onto_TO):
-            y_TO = y_TO if other is None else y_TO.add_(other)
-        return y_TO
+        return y_TO if adapter_TO is None else y_TO.add_(adapter_TO)
 
-    def _back_through_weight(self, grad_TO: Tensor) -> Tensor:
+    def _back_through_weight(self, grad_TO: Tensor, adapter_TI: Tensor | None) -> Tensor:
         rounded = self._pieces.quantize_rows(grad_TO, self._scale_O)
-        return product(*rounded, self._transposed(), self._ones_I, self.dtype, fast=False)
+        grad_TI = product(*rounded, self._transposed(), self._ones_I, self.dtype, fast=False)
+        return grad_TI if adapter_TI is None else grad_TI.add_(adapter_TI)
 
     def _transposed(self) -> Tensor:
         """I x O; on CUDA laid out so."""
@@ -227,6 +225,10 @@ def stacked(modules: list[Any], dtype: torch.dtype, **options: Any) -> StackedLi
     """The layers as one product, whatever their frozen weights are kept in; `options` as `StackedLinear` takes them."""
     in_8_bits = isinstance(getattr(modules[0], "base_layer", modules[0]), FP8Linear)
     return (FP8StackedLinear if in_8_bits else StackedLinear)(modules, dtype, **options)
+
+
+def _product(a: Tensor, b: Tensor, onto: Tensor | None) -> Tensor:
+    return a @ b if onto is None else onto.addmm_(a, b)
 
 
 def _members(modules: list[Any]) -> list[Member]:
