@@ -5,9 +5,10 @@ from itertools import accumulate, pairwise
 import pytest
 import torch
 
-from luthier.model.bucketed import SHORT, bucketed_attention, buckets
+from luthier.model import bucketed
+from luthier.model.bucketed import TILE, bucketed_attention, layout
 
-LENGTHS = {"one": [5], "mixed": [3, 40, 1, 41, 97, 40], "long": [SHORT - 1, SHORT, SHORT + 1, SHORT + 70, 9]}
+LENGTHS = {"one": [5], "mixed": [3, 40, 1, 41, 97, 40], "long": [TILE - 1, TILE, TILE + 1, 2 * TILE + 70, 9]}
 
 
 def offsets(lengths):
@@ -50,13 +51,44 @@ def test_output_and_gradients_equal_float64(lengths, heads, dtype, tolerance):
 
 def test_similar_lengths_share_a_bucket_and_padding_is_bounded():
     lengths = LENGTHS["mixed"] + LENGTHS["long"]
-    parts, back = buckets(offsets(lengths))
-    assert len(parts) < len(lengths)
-    assert sum(len(part.kept) for part in parts) == sum(lengths) == len(back)
-    assert sum(part.documents * part.length for part in parts) < 1.3 * sum(lengths)
+    where = layout(offsets(lengths), 0, 4, 2)
+    assert len(where.buckets) < len(lengths)
+    assert len(where.query_back) == 4 * sum(lengths) and len(where.key_back) == 2 * sum(lengths)
+    assert len(where.query_tokens) == len(where.padding) + 4 * sum(lengths)
+    assert len(where.query_tokens) < 1.3 * 4 * sum(lengths)
 
 
-@pytest.mark.parametrize("shared", [1, 7, SHORT - 20])
+def test_no_more_scores_are_written_out_than_a_piece_holds(monkeypatch):
+    bounds = offsets([*LENGTHS["mixed"], 3 * TILE])
+    inputs = tensors(bounds[-1], 4, 2, torch.float64)
+    whole = bucketed_attention(*inputs, 0.2, bounds)
+    wanted = torch.autograd.grad(whole.square().sum(), inputs)
+    monkeypatch.setattr(bucketed, "PIECE", 1)  # so one document and key/value head at a time
+    sizes = []
+    softmax = torch.softmax
+    monkeypatch.setattr(torch, "softmax", lambda x, dim: sizes.append(x.shape) or softmax(x, dim))
+    output = bucketed_attention(*inputs, 0.2, bounds)
+    torch.testing.assert_close(output, whole)
+    for found, gradient in zip(torch.autograd.grad(output.square().sum(), inputs), wanted, strict=True):
+        torch.testing.assert_close(found, gradient)
+    assert max(size.numel() for size in sizes) == 2 * TILE * 3 * TILE  # two query heads
+    # what lies behind a tile is left out: of three tiles' scores, the half
+    long = [size for size in sizes if size[1] == 2 * TILE]
+    assert sum(size.numel() for size in long) == 2 * 2 * 2 * TILE * TILE * (1 + 2 + 3)
+
+
+def test_keys_and_queries_may_lie_in_any_order_in_memory():
+    bounds = offsets(LENGTHS["mixed"])
+    inputs = tensors(bounds[-1], 4, 2, torch.float64)
+    wanted = bucketed_attention(*inputs, 0.2, bounds)
+    joint = torch.cat(inputs, dim=1)
+    heads_first = [x.detach().transpose(0, 1).contiguous().transpose(0, 1) for x in inputs]
+    odd = [torch.nn.functional.pad(x.detach(), (0, 1))[..., :-1] for x in inputs]
+    for laid_out in (torch.split(joint.detach(), [4, 2, 2], dim=1), heads_first, odd):
+        torch.testing.assert_close(bucketed_attention(*laid_out, 0.2, bounds), wanted.detach())
+
+
+@pytest.mark.parametrize("shared", [1, 7, TILE + 20])
 @pytest.mark.parametrize("heads", [(4, 4), (4, 2)])
 def test_a_shared_beginning_is_what_copies_of_it_compute(shared, heads):
     own = [3, 40, 1, 41, 97, 40]

@@ -80,11 +80,11 @@ def test_what_is_written_is_kept():
 def test_tokens_that_are_decided_already_decide_what_else_has_to_be_given_up():
     roomy = passes("max_tokens_per_micro_batch=8192")
     assert (roomy.micro_batch_tokens, roomy.checkpointed_layers, roomy.unpack_once) == (8192, 0, True)
-    tight = passes("max_tokens_per_micro_batch=8192", free=1.2)
+    tight = passes("max_tokens_per_micro_batch=8192", free=1.1)
     assert (tight.micro_batch_tokens, tight.unpack_once) == (8192, False)
     assert tight.checkpointed_layers > 0
     config = from_dict({"quantization": {"load_in_4bit": True}}).config
-    resumed = plan_passes(config, CONFIG, MODEL, replace(CPU, free_memory_gib=1.2), ROWS, 8192)
+    resumed = plan_passes(config, CONFIG, MODEL, replace(CPU, free_memory_gib=1.1), ROWS, 8192)
     assert resumed == tight
     assert passes("auto=false", "per_device_train_batch_size=2").micro_batch_tokens == 2 * ROWS.longest_row_tokens
 
@@ -142,7 +142,6 @@ def test_the_lean_path_keeps_less(lean):
     sizes = footprint(config, CONFIG, MODEL, CPU, lean=lean)
     # bfloat16: x, attention's output, the middle (512 each), q|k|v (1024), gate|up (3072), 7 thin products of rank 16
     exact = 3 * 512 + 1024 + 3072 + 7 * 16
-    # through peft's layers: 4 of each, attention's q, k, v, output and weights (8 heads, rows of 128), thin products
-    # and norms' inputs in float32
-    counted = int(4 * 512 + 4 * 1536 + 2.1 * 512 + 2.2 * 256 + 8 * 128 * 1.1) + 7 * 16 + 2 * 512
+    # through peft's layers: 4 of each, attention's q, k, v and output, thin products and norms' inputs in float32
+    counted = 4 * 512 + 4 * 1536 + 2 * 512 + 2 * 256 + 7 * 16 + 2 * 512
     assert sizes.kept == 2 * (exact if lean else counted)

@@ -27,9 +27,11 @@ def reference(hidden, weight, targets):
     return torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
 
 
+@pytest.mark.parametrize("block_bytes", [1, 5 * 4 * 300, 2**30], ids=["single rows", "many blocks", "one block"])
 @pytest.mark.parametrize("chunk_bytes", [1, 2**30], ids=["many chunks", "one chunk"])
-def test_loss_and_gradients_equal_float64(monkeypatch, chunk_bytes):
+def test_loss_and_gradients_equal_float64(monkeypatch, chunk_bytes, block_bytes):
     monkeypatch.setitem(head.CHUNK_BYTES, "cpu", chunk_bytes)
+    monkeypatch.setitem(head.BLOCK_BYTES, "cpu", block_bytes)
     generator = torch.Generator().manual_seed(1)
     hidden = torch.randn(45, 24, generator=generator, requires_grad=True)
     weight = torch.randn(300, 24, generator=generator, requires_grad=True)
@@ -46,7 +48,7 @@ def test_loss_and_gradients_equal_float64(monkeypatch, chunk_bytes):
 
 @pytest.mark.parametrize(
     ("device", "vocabulary", "logit_bytes", "rows"),
-    [("cuda", 128_256, 2, 2048), ("cuda", 128_256, 4, 1024), ("cpu", 128_256, 4, 64), ("cpu", 10**9, 4, 16)],
+    [("cuda", 128_256, 2, 2048), ("cuda", 128_256, 4, 1024), ("cpu", 128_256, 4, 128), ("cpu", 10**9, 4, 16)],
 )
 def test_a_chunk_is_made_of_whole_tiles_and_bounded(device, vocabulary, logit_bytes, rows):
     assert head.chunk_rows(device, vocabulary, logit_bytes) == rows

@@ -33,9 +33,10 @@ from luthier.config.schema import ModelSection
 from luthier.errors import LuthierError, ModelError, Problem
 from luthier.errors.trace import brief
 from luthier.machine.probe import probe
-from luthier.model.forward import DTYPES
+from luthier.model.forward import DTYPES, to_evaluation
 from luthier.model.hashes import base_hashes, differing, weights_of
 from luthier.model.lean.fp8 import round_as_fp8
+from luthier.model.unpacking import unpack_rightly
 from luthier.model.vet import vet
 
 TRAINED_ON, FILES = "luthier.json", "base_files"
@@ -191,7 +192,7 @@ def load_base(base: Base, called: str = "the run's base model", elsewhere: str =
     require_trained_on(base)  # a model of the hub is here by now
     if base.base_precision == "fp8":
         round_as_fp8(model)
-    return (model.dequantize() if base.unpacked else model).eval()  # type: ignore[no-any-return]
+    return to_evaluation(model.dequantize() if base.unpacked else model)
 
 
 def format_of_files(base: Base) -> torch.dtype | None:
@@ -238,7 +239,7 @@ def load_tuned(folder: Path, base: Base, *, float32_adapter: bool = False) -> nn
             _check_rank(folder)
             # In the format of the base, as autocast computed it in training; peft by default would take float32.
             model = PeftModel.from_pretrained(under, str(folder), autocast_adapter_dtype=float32_adapter)
-    return model.eval()  # type: ignore[no-any-return]
+    return to_evaluation(model)
 
 
 def add_adapter(model: nn.Module, folder: Path, base: Base, name: str) -> None:
@@ -257,7 +258,7 @@ def add_adapter(model: nn.Module, folder: Path, base: Base, name: str) -> None:
         vet(str(folder))
         _check_rank(folder)
         model.load_adapter(str(folder), name, autocast_adapter_dtype=False)  # type: ignore[operator]
-    model.eval()
+    to_evaluation(model)
 
 
 def fits_beside(folder: Path) -> bool:
@@ -317,6 +318,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _four_bits(quantization: dict[str, Any], dtype: torch.dtype | str) -> BitsAndBytesConfig:
+    unpack_rightly()
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type=quantization.get("bnb_4bit_quant_type", "nf4"),

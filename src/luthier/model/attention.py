@@ -79,9 +79,8 @@ def document_attention(
     if shared_tokens and not shares_beginnings(device, sliding_window):
         raise UnsupportedAttentionError("a shared beginning")
     longest = longest or max(end - start for start, end in pairwise(document_offsets))
-    windowed = sliding_window is not None and sliding_window < longest
     scale = query_BHTD.shape[-1] ** -0.5 if scaling is None else scaling
-    if device == "cpu" and dropout == 0.0 and not windowed:
+    if dropout == 0.0 and goes_in_buckets(device, sliding_window, longest):
         query_THD, key_TKD, value_TKD = (x[0].transpose(0, 1) for x in (query_BHTD, key_BKTD, value_BKTD))
         return bucketed_attention(query_THD, key_TKD, value_TKD, scale, document_offsets, shared_tokens)[None], None
     # rotated queries and keys may come in float32 beside values in 16 bits
@@ -107,6 +106,11 @@ def document_attention(
             )
         )
     return torch.cat(outputs, dim=2).transpose(1, 2), None
+
+
+def goes_in_buckets(device: str, sliding_window: int | None, longest: int) -> bool:
+    """Whether documents of up to `longest` tokens are attended to by `luthier.model.bucketed`."""
+    return device == "cpu" and (sliding_window is None or sliding_window >= longest)
 
 
 def shares_beginnings(device: str, sliding_window: int | None) -> bool:

@@ -1,13 +1,17 @@
-"""Attention of many documents at once, on a CPU.
+r"""Attention of many documents at once, on a CPU, with its backward pass written out.
 
 Documents of similar length are padded to a rectangle and attended to in one batched product:
 
     lengths  35 36 40 | 90 97 104        buckets: the longest is at most a quarter longer than the shortest
-    (N, L)      (3, 40)   (3, 104)       softmax(Q K^T / sqrt(D) + causal) V for all N documents of a bucket
+    (N, L)      (3, 40)   (3, 104)       for all N documents of a bucket and all heads, S = L:
 
-Up to `SHORT` tokens the scores are written out, in float32: that takes half the time of the fused CPU kernel, whose
-fixed cost is high (most of all backward), and in 16 bits it is the more accurate of the two. Memory grows with L^2, so
-buckets of longer documents go through the fused kernel.
+    forward     P = softmax(c Q K^T + causal)      O = P V      c = 1 / sqrt(D)
+    backward    dV = P^T dO      dP = dO V^T      dZ = P (dP - sum(P dP))      dQ = c dZ K      dK = c dZ^T Q
+
+Scores are made for at most `TILE` queries of a document and `PIECE` bytes at a time, so that they stay in the
+processor's caches, and keys that lie behind all queries of a tile are left out. The backward pass makes P once more;
+nothing is kept for it. Q K^T, the softmax and dP are computed in float32, also in 16 bits; there P and dZ are rounded
+before they are multiplied, as flash attention rounds them.
 
 Documents may share their beginning: the first `shared` tokens lie there once, as a document of their own, and every
 other document attends to them before its own tokens. In exact arithmetic that is what each with a copy of its own would
@@ -15,23 +19,30 @@ compute, and so are the gradients, which add up in the shared keys and values.
 
     tokens   p p p | a a | b b b        keys of a: p p p a a        keys of b: p p p b b b
 
-Not covered: sliding windows, dropout (the caller attends to one document after another there).
+Not covered: sliding windows, dropout (the caller attends to one document after another there), second derivatives.
 
-Shape letters: N documents, L tokens of the longest, P shared tokens, T tokens in all, K key/value heads, G query heads
-for each, H = K G query heads, D head size.
+Shape letters: N documents of a bucket, L tokens of the longest, P shared tokens, S = P + L keys, T tokens in all, K
+key/value heads, G query heads for each, H = K G query heads, D head size; l and s are the queries and keys of a tile, M
+the pairs of a document and a key/value head in a piece.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
+from typing import Any
 
 import torch
-from torch.nn.functional import scaled_dot_product_attention
+from torch import Tensor
 
-SHORT = 256
+TILE = 256
+PIECE = 4 * 2**20
 _SPREAD, _SLACK = 1.25, 8  # a bucket's longest document in units of its shortest, and tokens on top
+
+Heads = tuple[Tensor, Tensor, Tensor]
+"""Queries (T, H, D), keys and values (T, K, D)."""
 
 
 @dataclass(frozen=True)
@@ -40,111 +51,260 @@ class Bucket:
 
     Attributes:
         documents, length, shared: N, L, and P (0 in the bucket of the shared beginning itself).
-        rows: (N L,) positions in the micro-batch; past the end of a document its last token is repeated.
-        kept: Indices into `rows` that are no padding.
-        causal_LS: 0 where a token may look, -inf where it may not, over the P + L keys; empty for documents that
-            are not short.
+        tiles: First and last query of each tile, within a document.
+        query_row, key_row: Where the bucket begins among the gathered queries and keys.
     """
 
     documents: int
     length: int
     shared: int
-    rows: torch.Tensor
-    kept: torch.Tensor
-    causal_LS: torch.Tensor
+    tiles: tuple[tuple[int, int], ...]
+    query_row: int
+    key_row: int
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """Which rows are gathered, and where each comes back from.
+
+    Queries are gathered tile by tile, in each by document, key/value head, query head and position; keys by bucket,
+    document, head and position. Past the end of a document its last token is repeated.
+
+    Attributes:
+        buckets: All of them.
+        query_tokens, query_heads, key_tokens, key_heads: Token and head of each gathered row.
+        padding: Gathered queries that are past the end of their document.
+        query_back, key_back: For each token and head, in order: where it lies among the gathered rows.
+    """
+
+    buckets: tuple[Bucket, ...]
+    query_tokens: Tensor
+    query_heads: Tensor
+    key_tokens: Tensor
+    key_heads: Tensor
+    padding: Tensor
+    query_back: Tensor
+    key_back: Tensor
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Rows that are attended to at a time.
+
+    Attributes:
+        queries: Where they lie among the gathered queries; M G l rows.
+        sizes: M, G, l.
+        keys: Where the bucket's keys lie among the gathered ones; N K S rows.
+        pairs: Which of the N K.
+        key_sizes: S, and s.
+    """
+
+    queries: slice
+    sizes: tuple[int, int, int]
+    keys: slice
+    pairs: slice
+    key_sizes: tuple[int, int]
+
+    def of_queries(self, flat_XD: Tensor) -> Tensor:
+        """As (M, G l, D)."""
+        pairs, groups, rows = self.sizes
+        return flat_XD[self.queries].view(pairs, groups * rows, -1)
+
+    def of_keys(self, flat_XD: Tensor) -> Tensor:
+        """As (M, s, D)."""
+        width, seen = self.key_sizes
+        return flat_XD[self.keys].view(-1, width, flat_XD.shape[1])[self.pairs, :seen]
 
 
 @lru_cache(maxsize=16)  # the layers of a model ask for the same micro-batch one after another
-def buckets(offsets: tuple[int, ...], shared: int = 0) -> tuple[tuple[Bucket, ...], torch.Tensor]:
-    """Documents in buckets, and the permutation that puts the kept tokens of all buckets back in order."""
+def layout(offsets: tuple[int, ...], shared: int, heads: int, key_heads: int) -> Layout:
+    """Where the documents of a micro-batch lie; arguments as those of `attend`."""
     spans = list(pairwise(offsets))
-    beginning, own = (spans[:1], spans[1:]) if shared else ([], spans)
+    groups = [spans[:1]] if shared else []
+    groups += _similar(spans[1:] if shared else spans)
+    buckets: list[Bucket] = []
+    queries: list[tuple[Tensor, Tensor, Tensor]] = []  # tokens, heads, whether padding
+    keys: list[tuple[Tensor, Tensor, Tensor]] = []  # tokens, heads, whether they are a token's own place
+    query_row = key_row = 0
+    for number, group in enumerate(groups):
+        beginning = shared if number else 0  # it is a document itself, the first one
+        length = group[-1][1] - group[-1][0]
+        starts, ends = (torch.tensor(side)[:, None] for side in zip(*group, strict=True))
+        tiles = tuple((first, min(first + TILE, length)) for first in range(0, length, TILE))
+        buckets.append(Bucket(len(group), length, beginning, tiles, query_row, key_row))
+        for first, last in tiles:
+            tokens_NL = starts + torch.arange(first, last)
+            shape = (len(group), key_heads, heads // key_heads, last - first)
+            padding = (tokens_NL >= ends)[:, None, None].expand(shape)
+            tokens = torch.minimum(tokens_NL, ends - 1)[:, None, None].expand(shape)
+            of_heads = torch.arange(heads).view(1, *shape[1:3], 1).expand(shape)
+            queries.append((tokens.flatten(), of_heads.flatten(), padding.flatten()))
+            query_row += tokens.numel()
+        own_NL = starts + torch.arange(length)
+        tokens_NS = torch.cat([torch.arange(beginning).expand(len(group), -1), torch.minimum(own_NL, ends - 1)], dim=1)
+        own_NS = torch.cat([torch.zeros(len(group), beginning, dtype=torch.bool), own_NL < ends], dim=1)
+        shape_NKS = (len(group), key_heads, tokens_NS.shape[1])
+        of_heads = torch.arange(key_heads)[None, :, None].expand(shape_NKS)
+        tokens, own = (x[:, None].expand(shape_NKS).flatten() for x in (tokens_NS, own_NS))
+        keys.append((tokens, of_heads.flatten(), own))
+        key_row += len(tokens)
+    query_tokens, query_heads, padded = (torch.cat(x) for x in zip(*queries, strict=True))
+    key_tokens, of_key_heads, own = (torch.cat(x) for x in zip(*keys, strict=True))
+    return Layout(
+        tuple(buckets), query_tokens, query_heads, key_tokens, of_key_heads, padded.nonzero()[:, 0],
+        _places(query_tokens * heads + query_heads, ~padded), _places(key_tokens * key_heads + of_key_heads, own),
+    )  # fmt: skip
+
+
+def _similar(spans: list[tuple[int, int]]) -> list[list[tuple[int, int]]]:
+    """Documents in groups of similar length, each from the shortest to the longest."""
     groups: list[list[tuple[int, int]]] = []
-    for start, end in sorted(own, key=lambda span: span[1] - span[0]):
+    for start, end in sorted(spans, key=lambda span: span[1] - span[0]):
         shortest = groups[-1][0][1] - groups[-1][0][0] if groups else 0
         if groups and end - start <= _SPREAD * shortest + _SLACK:
             groups[-1].append((start, end))
         else:
             groups.append([(start, end)])
-    parts = [_bucket(beginning, 0)] if shared else []
-    parts += [_bucket(group, shared) for group in groups]
-    order = torch.cat([torch.arange(start, end) for group in [beginning, *groups] for start, end in group])
-    return tuple(parts), torch.argsort(order)
+    return groups
 
 
-def _bucket(spans: list[tuple[int, int]], shared: int) -> Bucket:
-    length = spans[-1][1] - spans[-1][0]
-    rows = torch.cat([torch.arange(start, start + length).clamp(max=end - 1) for start, end in spans])
-    kept = torch.cat([torch.arange(end - start) + number * length for number, (start, end) in enumerate(spans)])
-    side = length if shared + length <= SHORT else 0
-    causal = torch.full((side, shared + side), float("-inf")).triu(shared + 1)
-    return Bucket(len(spans), length, shared, rows, kept, causal)
+def _places(numbers: Tensor, counted: Tensor) -> Tensor:
+    """For 0, 1, 2, ...: where each stands among the numbers that are counted."""
+    places = counted.nonzero()[:, 0]
+    return places[torch.argsort(numbers[places])]
 
 
-def bucketed_attention(
-    query_THD: torch.Tensor,
-    key_TKD: torch.Tensor,
-    value_TKD: torch.Tensor,
-    scale: float,
-    offsets: tuple[int, ...],
-    shared: int = 0,
-) -> torch.Tensor:
+def attend(heads: Heads, scale: float, offsets: tuple[int, ...], shared: int = 0) -> Tensor:
     """Causal attention within each document.
 
     Args:
-        query_THD: Queries; head h reads key/value head h // G.
-        key_TKD: Keys.
-        value_TKD: Values.
+        heads: Queries, keys and values; head h of the queries reads key/value head h // G. Queries and keys may come in
+            a wider format than values.
         scale: Factor on the scores.
         offsets: Where each document starts, and T at the end.
         shared: P, when the first document is the beginning of all others.
 
     Returns:
-        Output of shape (T, H, D) in the values' format; queries and keys may come in a wider one.
+        Output of shape (T, H, D) in the values' format.
     """
-    parts, back = buckets(offsets, shared)
-    outputs = []
-    for part in parts:
-        attend = _written_out if part.shared + part.length <= SHORT else _fused
-        query, key, value = (
-            x_TXD.index_select(0, part.rows).view(part.documents, part.length, *x_TXD.shape[1:])
-            for x_TXD in (query_THD, key_TKD, value_TKD)
-        )
-        if part.shared:
-            key, value = (
-                torch.cat([x_TKD[:shared].expand(part.documents, *x_TKD[:shared].shape), own_NLKD], dim=1)
-                for x_TKD, own_NLKD in ((key_TKD, key), (value_TKD, value))
-            )
-        outputs.append(attend(query, key, value, scale, part).flatten(0, 1).index_select(0, part.kept))
-    return torch.cat(outputs).index_select(0, back)
+    where, (query_XD, key_XD, value_XD) = _gathered(heads, offsets, shared)
+    output_XD = torch.empty_like(query_XD, dtype=value_XD.dtype)
+    for piece, weights in _weights(where, heads, query_XD, key_XD, scale):
+        torch.bmm(weights.to(value_XD.dtype), piece.of_keys(value_XD), out=piece.of_queries(output_XD))
+    return output_XD.index_select(0, where.query_back).view(heads[0].shape)
 
 
-def _written_out(
-    query_NLHD: torch.Tensor, key_NSKD: torch.Tensor, value_NSKD: torch.Tensor, scale: float, part: Bucket
-) -> torch.Tensor:
-    """Output (N, L, H, D); S = P + L keys."""
-    n, length, heads, size = query_NLHD.shape
-    key_heads = key_NSKD.shape[2]
-    wide = torch.promote_types(query_NLHD.dtype, torch.float32)
-    query = query_NLHD.to(wide).view(n, length, key_heads, -1, size).permute(0, 2, 3, 1, 4)
-    query = query.reshape(n * key_heads, -1, size)
-    key, value = (x.to(wide).transpose(1, 2).flatten(0, 1) for x in (key_NSKD, value_NSKD))  # (N K, S, D)
-    causal = part.causal_LS.to(wide).repeat(heads // key_heads, 1)[None]
-    scores = torch.baddbmm(causal, query, key.transpose(1, 2), alpha=scale)  # (N K, G L, S)
-    output = torch.bmm(torch.softmax(scores, dim=-1), value).view(n, key_heads, -1, length, size)
-    return output.permute(0, 3, 1, 2, 4).reshape(n, length, heads, size).to(value_NSKD.dtype)
+def attend_backward(grad_THD: Tensor, heads: Heads, scale: float, offsets: tuple[int, ...], shared: int = 0) -> Heads:
+    """Gradients of queries, keys and values in the values' format, given that of the output of `attend`."""
+    where, (query_XD, key_XD, value_XD) = _gathered(heads, offsets, shared)
+    dtype, wide = value_XD.dtype, query_XD.dtype
+    grad_XD = _rows(grad_THD, where, "query").index_fill_(0, where.padding, 0)
+    grad_query_XD = torch.empty_like(query_XD, dtype=dtype)
+    grad_key_XD, grad_value_XD = (torch.zeros_like(key_XD) for _ in range(2))
+    for piece, weights in _weights(where, heads, query_XD, key_XD, scale):
+        grad, value = piece.of_queries(grad_XD), piece.of_keys(value_XD)
+        query, key = ((x * scale).to(dtype) for x in (piece.of_queries(query_XD), piece.of_keys(key_XD)))
+        piece.of_keys(grad_value_XD).add_(weights.to(dtype).transpose(1, 2) @ grad)
+        grad_weights = grad.to(wide) @ value.to(wide).transpose(1, 2)
+        grad_scores = torch._softmax_backward_data(grad_weights, weights, -1, wide).to(dtype)
+        torch.bmm(grad_scores, key, out=piece.of_queries(grad_query_XD))
+        piece.of_keys(grad_key_XD).add_(grad_scores.transpose(1, 2) @ query)
+    grad_query = grad_query_XD.index_select(0, where.query_back).view(heads[0].shape)
+    grad_key, grad_value = (_added(x_XD, where, heads[1].shape).to(dtype) for x_XD in (grad_key_XD, grad_value_XD))
+    return grad_query, grad_key, grad_value
 
 
-def _fused(
-    query_NLHD: torch.Tensor, key_NSKD: torch.Tensor, value_NSKD: torch.Tensor, scale: float, part: Bucket
-) -> torch.Tensor:
-    """Output (N, L, H, D); S = P + L keys."""
-    query, key, value = (x.to(value_NSKD.dtype).transpose(1, 2) for x in (query_NLHD, key_NSKD, value_NSKD))
-    mask = None  # the kernel knows plain causality by itself
-    if part.shared:
-        mask = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool).tril(part.shared)
-    grouped = query.shape[1] != key.shape[1]
-    output = scaled_dot_product_attention(
-        query, key, value, attn_mask=mask, is_causal=mask is None, scale=scale, enable_gqa=grouped
-    )
-    return output.transpose(1, 2)
+def _weights(
+    where: Layout, heads: Heads, query_XD: Tensor, key_XD: Tensor, scale: float
+) -> Iterator[tuple[_Piece, Tensor]]:
+    """Attention weights (M, G l, s) piece by piece; each is written over when the next is asked for."""
+    for piece in _pieces(where, heads[0].shape[1], heads[1].shape[1], query_XD.element_size()):
+        _, groups, rows = piece.sizes
+        query, key = piece.of_queries(query_XD), piece.of_keys(key_XD)
+        scores = torch.bmm(query, key.transpose(1, 2)).mul_(scale)
+        ahead = scores.view(-1, groups, rows, scores.shape[-1])[..., -rows:]
+        ahead += _future(rows, scores.dtype)
+        yield piece, torch.softmax(scores, dim=-1)
+
+
+@lru_cache(maxsize=256)
+def _future(rows: int, dtype: torch.dtype) -> Tensor:
+    """0 where a token may look, -inf where it may not."""
+    return torch.full((rows, rows), float("-inf"), dtype=dtype).triu(1)
+
+
+def _pieces(where: Layout, heads: int, key_heads: int, bytes_each: int) -> Iterator[_Piece]:
+    groups = heads // key_heads
+    for bucket in where.buckets:
+        width, pairs = bucket.shared + bucket.length, bucket.documents * key_heads
+        keys = slice(bucket.key_row, bucket.key_row + pairs * width)
+        start = bucket.query_row
+        for first, last in bucket.tiles:
+            rows, seen = last - first, bucket.shared + last
+            most = max(1, PIECE // (groups * rows * seen * bytes_each))
+            for pair in range(0, pairs, most):
+                count = min(most, pairs - pair)
+                end = start + count * groups * rows
+                yield _Piece(slice(start, end), (count, groups, rows), keys, slice(pair, pair + count), (width, seen))
+                start = end
+
+
+def _gathered(heads: Heads, offsets: tuple[int, ...], shared: int) -> tuple[Layout, Heads]:
+    """Rows of D numbers in the order of `Layout`; queries and keys in the format of the scores."""
+    query_THD, key_TKD, value_TKD = heads
+    where = layout(offsets, shared, query_THD.shape[1], key_TKD.shape[1])
+    wide = torch.promote_types(query_THD.dtype, torch.float32)
+    query_XD, key_XD = _rows(query_THD, where, "query").to(wide), _rows(key_TKD, where, "key").to(wide)
+    return where, (query_XD, key_XD, _rows(value_TKD, where, "key"))
+
+
+def _rows(x_THD: Tensor, where: Layout, side: str) -> Tensor:
+    """Gathered out of where they stand, if they stand in rows of D numbers."""
+    size = x_THD.shape[-1]
+    if x_THD.stride(2) != 1 or any(stride % size for stride in x_THD.stride()[:2]):
+        x_THD = x_THD.contiguous()
+    steps = (x_THD.stride(0) // size, x_THD.stride(1) // size)
+    last = sum((count - 1) * step for count, step in zip(x_THD.shape[:2], steps, strict=True))
+    return x_THD.as_strided((last + 1, size), (size, 1)).index_select(0, _numbers(where, side, steps))
+
+
+@lru_cache(maxsize=64)
+def _numbers(where: Layout, side: str, steps: tuple[int, int]) -> Tensor:
+    both = {"query": (where.query_tokens, where.query_heads), "key": (where.key_tokens, where.key_heads)}
+    tokens, heads = both[side]
+    return tokens * steps[0] + heads * steps[1]
+
+
+def _added(grad_XD: Tensor, where: Layout, shape: torch.Size) -> Tensor:
+    """Gathered keys' gradients as (T, K, D); those of the shared beginning from all documents."""
+    grad_TKD = grad_XD.index_select(0, where.key_back).view(shape)
+    for bucket in where.buckets:
+        if bucket.shared:
+            width = bucket.shared + bucket.length
+            rows = bucket.documents * shape[1] * width
+            of_all = grad_XD[bucket.key_row :][:rows].view(bucket.documents, shape[1], width, -1)
+            grad_TKD[: bucket.shared] += of_all[:, :, : bucket.shared].sum(0).transpose(0, 1)
+    return grad_TKD
+
+
+class _Attention(torch.autograd.Function):
+    """`attend` in autograd's graph."""
+
+    @staticmethod
+    def forward(ctx: Any, query_THD: Tensor, key_TKD: Tensor, value_TKD: Tensor, *where: Any) -> Tensor:
+        ctx.save_for_backward(query_THD, key_TKD, value_TKD)
+        ctx.where = where
+        return attend((query_THD, key_TKD, value_TKD), *where)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Any, ...]:
+        heads: Heads = ctx.saved_tensors
+        found = attend_backward(grad_outputs[0], heads, *ctx.where)
+        return *(grad.to(x.dtype) for grad, x in zip(found, heads, strict=True)), None, None, None
+
+
+def bucketed_attention(
+    query_THD: Tensor, key_TKD: Tensor, value_TKD: Tensor, scale: float, offsets: tuple[int, ...], shared: int = 0
+) -> Tensor:
+    """`attend`, differentiable."""
+    return _Attention.apply(query_THD, key_TKD, value_TKD, scale, offsets, shared)  # type: ignore[no-any-return, no-untyped-call]

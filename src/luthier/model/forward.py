@@ -103,18 +103,25 @@ def autocast(plan: Plan) -> AbstractContextManager[object]:
     return nullcontext() if dtype is torch.float32 else torch.autocast(plan.machine.device, dtype=dtype)
 
 
-@contextmanager
-def inference(model: nn.Module) -> Iterator[None]:
-    """No dropout and no gradients; the model's mode comes back afterwards.
+def to_evaluation(model: nn.Module) -> nn.Module:
+    """The model in evaluation mode, except its 4-bit layers.
 
-    4-bit layers stay in training mode: on CPU, bitsandbytes repacks the weights of a layer in evaluation mode for
-    inference and never packs them back, after which training silently gets no gradient through that layer.
+    In that mode bitsandbytes, on a CPU with bfloat16, packs their weights anew at their first use: it multiplies in
+    bfloat16 whatever the model's format is, what is merged or saved afterwards is read as if it were not packed, and
+    training gets no gradient through the layer, without a word.
     """
-    was_training = [(module, module.training) for module in model.modules()]
     model.eval()
     for module in model.modules():
         if type(module).__name__ == "Linear4bit":
             module.training = True
+    return model
+
+
+@contextmanager
+def inference(model: nn.Module) -> Iterator[None]:
+    """No dropout and no gradients; the model's mode comes back afterwards."""
+    was_training = [(module, module.training) for module in model.modules()]
+    to_evaluation(model)
     try:
         with torch.no_grad():
             yield

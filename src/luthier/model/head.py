@@ -5,10 +5,12 @@ For a hidden state h and the head's weights W (V rows, one a vocabulary entry) t
     loss(h, y) = logsumexp(z) - z[y]                     (nats; 0 = certain and right, log V = guessing)
     d loss / d z = softmax(z) - onehot(y)                (known as soon as z is, so no second pass is needed)
 
-Logits are made for a chunk of trained tokens at a time, turned into loss and gradient in float32, and forgotten. With
-128,256 vocabulary entries a step of 4,096 tokens would otherwise hold 2 GiB of float32 logits and as much of gradients.
+Logits are made for a chunk of trained tokens at a time, turned into loss and gradient where they lie, and forgotten.
+With 128,256 vocabulary entries a step of 4,096 tokens would otherwise hold 2 GiB of float32 logits and as much of
+gradients. What is between logits and gradient is computed in float32, for a block of a chunk at a time: on a CPU few
+enough rows for its caches.
 
-Shape letters: N trained tokens, C tokens of a chunk, V vocabulary, D hidden size.
+Shape letters: N trained tokens, C tokens of a chunk, B tokens of a block, V vocabulary, D hidden size.
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ from torch import Tensor, nn
 NO_TARGET = -1
 """In place of a target: its row has no loss and no gradient. Only `luthier.model.kernels.loss` knows it."""
 _LOGIT_CHANGES = re.compile("logits?_(soft_?cap|scal)|lm_head_multiplier")
-CHUNK_BYTES = {"cpu": 32 * 2**20, "cuda": 512 * 2**20}
+CHUNK_BYTES = {"cpu": 64 * 2**20, "cuda": 512 * 2**20}
+BLOCK_BYTES = {"cpu": 2 * 2**20, "cuda": 128 * 2**20}
+"""Of the float32 logits of a block; their softmax takes as much again."""
 
 
 def nll(
@@ -49,20 +53,21 @@ def nll(
     grad_hidden_ND = torch.empty_like(hidden_ND) if hidden else None
     grad_weight_VD = torch.zeros_like(weight_VD, dtype=wide) if weight else None
     total = torch.zeros((), dtype=wide, device=hidden_ND.device)
-    chunk = chunk_rows(hidden_ND.device.type, size, hidden_ND.element_size() if in_place else 4)
-    rows = min(chunk, len(hidden_ND))
+    device, in_32_bits = hidden_ND.device.type, max(4, hidden_ND.element_size())
+    chunk = chunk_rows(device, size, hidden_ND.element_size())
+    rows, block = min(chunk, len(hidden_ND)), block_rows(device, size, in_32_bits)
     logits_CV = hidden_ND.new_empty(rows, size)
-    softmax_CV = None if in_place else hidden_ND.new_empty(rows, size, dtype=wide)
+    softmax_BV = None if in_place else hidden_ND.new_empty(min(rows, block), size, dtype=wide)
     for start in range(0, len(hidden_ND), chunk):
         hidden_CD, targets_C = hidden_ND[start : start + chunk], targets_N[start : start + chunk]
         grad_CV = torch.mm(hidden_CD, weight_VD.T, out=logits_CV[: len(hidden_CD)])
-        if softmax_CV is None:
+        if softmax_BV is None:
             assert in_place is not None
             total += in_place(grad_CV, targets_C, gradient=hidden or weight).sum()
         else:
-            room_CV = softmax_CV[: len(hidden_CD)]
-            loss, grad_CV = _cross_entropy(grad_CV, targets_C[:, None], room_CV, gradient=hidden or weight)
-            total += loss
+            for logits_BV, targets_B in zip(torch.split(grad_CV, block), torch.split(targets_C, block), strict=True):
+                room_BV = softmax_BV[: len(logits_BV)]
+                total += _cross_entropy(logits_BV, targets_B[:, None], room_BV, gradient=hidden or weight)
         if grad_hidden_ND is not None:
             torch.mm(grad_CV, weight_VD, out=grad_hidden_ND[start : start + chunk])
         if grad_weight_VD is not None:
@@ -76,25 +81,28 @@ def chunk_rows(device: str, vocabulary: int, logit_bytes: int) -> int:
     Args:
         device: "cuda", "cpu", ...
         vocabulary: Logits of a token.
-        logit_bytes: Of what is held of each: 4, or those of the format where it becomes its own gradient.
+        logit_bytes: Of each.
     """
     rows = CHUNK_BYTES.get(device, CHUNK_BYTES["cuda"]) // (logit_bytes * vocabulary)
     tile = 128 if rows >= 128 else 16
     return max(tile, rows // tile * tile)
 
 
-def _cross_entropy(
-    logits_CV: Tensor, targets_C1: Tensor, softmax_CV: Tensor, *, gradient: bool
-) -> tuple[Tensor, Tensor]:
-    """Sum of the losses, and the logits' gradient in their format if asked for. `softmax_CV` is the room to work in."""
-    z_CV = logits_CV.to(softmax_CV.dtype)
-    p_CV = torch.softmax(z_CV, dim=-1, out=softmax_CV)
+def block_rows(device: str, vocabulary: int, wide_bytes: int) -> int:
+    """How many of them are turned into loss and gradient at a time; `wide_bytes` of a number in the format of that."""
+    return max(1, BLOCK_BYTES.get(device, BLOCK_BYTES["cuda"]) // (wide_bytes * vocabulary))
+
+
+def _cross_entropy(logits_BV: Tensor, targets_B1: Tensor, softmax_BV: Tensor, *, gradient: bool) -> Tensor:
+    """Sum of the losses; if asked for, logits become their gradient. `softmax_BV` is the room to work in."""
+    z_BV = logits_BV.to(softmax_BV.dtype)
+    p_BV = torch.softmax(z_BV, dim=-1, out=softmax_BV)
     # log softmax(z)[y] is that of the largest z less what lies between them: no probability is too small for it
-    between_C1 = logits_CV.amax(-1, keepdim=True).to(z_CV.dtype) - z_CV.gather(1, targets_C1)
-    loss_C1 = between_C1 - p_CV.amax(-1, keepdim=True).log_()
-    if not gradient:
-        return loss_C1.sum(), logits_CV
-    return loss_C1.sum(), p_CV.scatter_(1, targets_C1, torch.expm1(-loss_C1)).to(logits_CV.dtype)
+    between_B1 = z_BV.amax(-1, keepdim=True) - z_BV.gather(1, targets_B1)
+    loss_B1 = between_B1 - p_BV.amax(-1, keepdim=True).log_()
+    if gradient:
+        logits_BV.copy_(p_BV.scatter_(1, targets_B1, torch.expm1(-loss_B1)))
+    return loss_B1.sum()
 
 
 class _ChunkedNll(torch.autograd.Function):

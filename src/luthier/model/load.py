@@ -28,6 +28,7 @@ from luthier.model.lean.graphs import CudaRecorder
 from luthier.model.lean.pieces import PLAIN, Pieces
 from luthier.model.lean.proof import prove_lean, prove_update
 from luthier.model.sharded import load_sharded
+from luthier.model.unpacking import unpack_rightly
 
 _LONGEST_REASON = 300
 EXPERTS_ROUNDING = 0.02
@@ -196,6 +197,7 @@ def _quantization(plan: Plan, dtype: torch.dtype) -> BitsAndBytesConfig | None:
     section = plan.config.quantization
     if not section.load_in_4bit:
         return None
+    unpack_rightly()
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type=section.bnb_4bit_quant_type,

@@ -5,18 +5,19 @@ r"""What training holds in memory, part by part, computed from shapes before a w
 
 The fuller of the two is the forecast; a checkpoint is written a tensor at a time. T tokens of the largest pass, L
 layers; numbers that a layer keeps for one token until its backward pass (D hidden, I intermediate, H S query width, K S
-key width, r rank, A keys that a token's attention weights are written out for):
+key width, H heads, r rank, A tokens of a row):
 
     lean path     2 D + H S + (H S + 2 K S) + 2 I + 7 r                     one by one in `luthier.model.lean.layer`
-    LoRA, peft    4 D + 4 I + 2.1 H S + 2.2 K S + 7 r + A H                 padded: 4 D + 4 I + 4 H S + 7 r + A
+    LoRA, peft    4 D + 4 I + 2 H S + 2 K S + 7 r                           padded: 4 D + 4 I + 4 H S + 7 r + A + H
     + dropout     8 D + I + H S more: the input of each adapter once more, and its mask
     all weights   2 D more than LoRA without its 7 r: inputs of products are kept for dW
     + 16 bits     2 D more with LoRA: norms keep their input in float32. 7 D more with all weights: what goes from layer
-                  to layer stays in float32, and each product keeps its input in 16 bits
+                  to layer stays in float32, and each product keeps its input in 16 bits; on a CPU H S + K S besides,
+                  rotated in float32
 
 Those through transformers' and peft's own layers were counted with `torch.autograd.graph.saved_tensors_hooks`, which
 tests/model/test_memory.py repeats; there autocast also keeps what is trained, in 16 bits, until the backward pass. A
-checkpointed layer keeps D. Off the CPU attention pads nothing and writes no weights out (A is 1, 2.1 and 2.2 are 2).
+checkpointed layer keeps D. Off the CPU packed attention keeps a sum for each head (H).
 
 On a CPU memory is the resident set of the process, so three things count that are no tensors. Weights in the file's own
 format stay mapped: the file is resident, and 4-bit or stacked copies come on top. The interpreter and the libraries are
@@ -40,8 +41,7 @@ from transformers import PretrainedConfig
 from luthier.config.lean import computes_in, packs
 from luthier.config.plan import MachineFacts, Memory, ModelFacts, Part, Plan
 from luthier.config.schema import Config
-from luthier.model.bucketed import SHORT
-from luthier.model.head import chunk_rows
+from luthier.model.head import block_rows, chunk_rows
 
 GIB = 2**30
 _MIB = 2**20
@@ -135,7 +135,7 @@ def footprint(
         model: Counts of its parameters.
         machine: Its device.
         lean: Whether the run takes the lean path.
-        row_tokens: Tokens of a usual row: attention weights are written out for short rows.
+        row_tokens: Tokens of a usual row: padded attention keeps its mask.
         pass_tokens: Tokens of a pass, if it is decided: a few need no whole chunk of logits, and very many make tensors
             that leave no holes.
     """
@@ -154,12 +154,14 @@ def footprint(
         layer = 2 * hidden + 2 * shape.queries + 2 * shape.keys + 2 * intermediate + 7 * config.lora.r
         # gate|up, its gradient and their product
         working = 6 * hidden + 6 * intermediate + 2 * (shape.queries + 2 * shape.keys)
-        if on_cpu:  # attention's scores, in float32, of documents that are not long
-            working += 4 * shape.heads * SHORT * 4 // number
+        if on_cpu:  # of attention: queries, keys, their gradients and that of the output, gathered, most in float32
+            gathered = shape.queries * (4 + 2 * number) + shape.keys * (12 + number)
+            working = max(working, 4 * hidden + 4 * (shape.queries + shape.keys) + int(_PADDED * gathered) // number)
         copied = (2 * trainable + layers * _beside(config, shape)) * number
     else:
         layer = _kept(config, shape, row_tokens, packed=packed, on_cpu=on_cpu)
-        layer += 0 if number == 4 else 7 * hidden if wide else 2 * hidden
+        rotated = shape.queries + shape.keys if on_cpu and packed else 0  # float32, where their angles are
+        layer += 0 if number == 4 else 7 * hidden + rotated if wide else 2 * hidden
         copied = (body if full else trainable) * 2 if number == 2 and parts == 1 else 0
     kind = "lean" if lean else "padded" if not packed else "full" if full else "lora"
     # sharded runs have the heap give everything back (`luthier.machine.heap`)
@@ -282,9 +284,7 @@ def _kept(config: Config, shape: _Shape, row_tokens: int, *, packed: bool, on_cp
     hidden, queries = shape.hidden, shape.queries
     kept = 4.0 * hidden + 4 * shape.intermediate
     if packed:
-        padded = _PADDED if on_cpu else 1.0
-        written = shape.heads * (row_tokens * padded if on_cpu and row_tokens <= SHORT else 1)
-        kept += (1 + padded) * queries + 2 * padded * shape.keys + written
+        kept += 2 * queries + 2 * shape.keys + (0 if on_cpu else shape.heads)
     else:
         kept += 4 * queries + row_tokens + shape.heads
     if config.training.finetuning_type == "full":
@@ -361,11 +361,12 @@ def _stored_as(plan: Plan) -> str:
 def _head(
     device: str, vocabulary: int, hidden: int, number: int, tokens: int | None, *, in_place: bool, full: bool
 ) -> int:
-    """Logits of a chunk with their softmax; in 16 bits a wide copy and a narrow gradient too. See `model.head`.
+    """Logits of a chunk, which become their gradient; of a block also in float32, and its softmax. See `model.head`.
 
-    They are alone where they become their own gradient `in_place`.
+    Where a kernel does that `in_place`, there is no block.
     """
-    rows = chunk_rows(device, vocabulary, number if in_place else 4)
+    rows = chunk_rows(device, vocabulary, number)
     rows = min(rows, tokens or rows)
-    logits = rows * vocabulary * (number if in_place else 8 if number == 4 else 12)
+    block = 0 if in_place else min(rows, block_rows(device, vocabulary, 4))
+    logits = vocabulary * (rows * number + block * (4 if number == 4 else 8))
     return logits + (vocabulary * hidden * (4 + number) if full else 0)

@@ -19,6 +19,7 @@ from luthier.model.lean.attention import Flash, _flash_works
 from luthier.model.lean.decoder import LeanDecoder
 from luthier.model.lean.pieces import PLAIN
 from luthier.model.lean.proof import prove_lean
+from luthier.model.unpacking import unpack_rightly
 from tests.model.kernels.support import DEVICE, ON_GPU
 from tests.model.kernels.support import pytestmark as marks
 from tests.model.lean.test_decoder import EXACT, MODELS, SIZES, build, gradients, lean_loss, rows, worst
@@ -26,6 +27,7 @@ from tests.model.support import loaded_model
 from tests.training.test_resume import config
 
 pytestmark = marks()
+unpack_rightly()
 
 
 @pytest.fixture(scope="module")

@@ -4,10 +4,12 @@ import bitsandbytes.functional
 import pytest
 import torch
 
+from luthier.model.unpacking import unpack_rightly
 from tests.model.kernels.support import ON_GPU, normal
 from tests.model.kernels.support import pytestmark as marks
 
 pytestmark = marks()
+unpack_rightly()
 nf4 = pytest.importorskip("luthier.model.kernels.nf4")
 
 

@@ -47,7 +47,8 @@ class ByStarts:
         return self._other.backward(grad_THS, heads, kept, self._inputs(inputs))
 
     def _inputs(self, inputs):
-        return {"document_offsets": tuple(dict.fromkeys(inputs["cu_seq_lens"].tolist()))}
+        offsets = tuple(dict.fromkeys(inputs["cu_seq_lens"].tolist()))
+        return {"document_offsets": offsets, "longest": inputs["longest"]}
 
 
 PIECES = replace(PLAIN, cross_entropy=cross_entropy)

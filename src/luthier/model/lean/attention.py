@@ -2,6 +2,7 @@ r"""Attention of the lean path, forward and backward.
 
 `Flash` calls the kernel's two halves itself: the backward pass takes the output and the sums of the forward one,
 queries, keys and values are read where they stand in q|k|v, and key/value heads are shared without being copied.
+`Bucketed` is what CPUs take; its backward pass is written out, too.
 `Recomputed` works everywhere: attention is computed once more in the backward pass, and autograd differentiates it.
 
 Shape letters: T tokens, H query heads, K key/value heads, S size of a head.
@@ -17,15 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from luthier.machine.memory import is_out_of_memory
-from luthier.model.attention import document_attention
+from luthier.model.attention import document_attention, goes_in_buckets
+from luthier.model.bucketed import Heads, attend, attend_backward
 from luthier.model.flash import kernel_for, repeatable
 
 _TOLERANCE = 2e-2
 """Of a 16-bit format, relative."""
-
-
-Heads = tuple[Tensor, Tensor, Tensor]
-"""Queries (T, H, S), keys and values (T, K, S)."""
 
 
 class Attention(Protocol):
@@ -74,6 +72,29 @@ class Recomputed:
 
 
 @dataclass(frozen=True)
+class Bucketed(Recomputed):
+    """By `luthier.model.bucketed`, where the window, if any, reaches to the beginning of each document."""
+
+    def forward(self, heads: Heads, inputs: dict[str, Any]) -> tuple[Tensor, Any]:
+        """As `Attention`."""
+        if not self._applies(inputs):
+            return super().forward(heads, inputs)
+        return attend(heads, *self._where(inputs)), None
+
+    def backward(self, grad_THS: Tensor, heads: Heads, kept: Any, inputs: dict[str, Any]) -> Heads:
+        """As `Attention`."""
+        if not self._applies(inputs):
+            return super().backward(grad_THS, heads, kept, inputs)
+        return attend_backward(grad_THS, heads, *self._where(inputs))
+
+    def _applies(self, inputs: dict[str, Any]) -> bool:
+        return goes_in_buckets("cpu", self.window, inputs["longest"])
+
+    def _where(self, inputs: dict[str, Any]) -> tuple[float, tuple[int, ...], int]:
+        return self.scaling, inputs["document_offsets"], inputs.get("shared_tokens", 0)
+
+
+@dataclass(frozen=True)
 class Flash:
     """By the two operators that `torch.nn.attention.varlen` is made of; attributes as those of `Recomputed`."""
 
@@ -117,6 +138,8 @@ def attention_for(module: nn.Module, scaling: float, window: int | None, like_TH
         like_THS: A tensor with the format, the device, the heads and the size of the queries.
         key_heads: How many key/value heads there are.
     """
+    if like_THS.device.type == "cpu":
+        return Bucketed(module, scaling, window)
     if kernel_for(like_THS.transpose(0, 1)[None], scaling, window) is None:
         return Recomputed(module, scaling, window)
     _, heads, size = like_THS.shape

@@ -22,7 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from luthier.model.lean.attention import Heads, attention_for
+from luthier.model.bucketed import Heads
+from luthier.model.lean.attention import attention_for
 from luthier.model.lean.gradients import Room
 from luthier.model.lean.linears import Buffers, stacked
 from luthier.model.lean.pieces import PLAIN, Pieces
