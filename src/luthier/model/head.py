@@ -25,7 +25,7 @@ from torch import Tensor, nn
 NO_TARGET = -1
 """In place of a target: its row has no loss and no gradient. Only `luthier.model.kernels.loss` knows it."""
 _LOGIT_CHANGES = re.compile("logits?_(soft_?cap|scal)|lm_head_multiplier")
-CHUNK_BYTES = {"cpu": 64 * 2**20, "cuda": 512 * 2**20}
+CHUNK_BYTES = {"cpu": 32 * 2**20, "cuda": 512 * 2**20}
 BLOCK_BYTES = {"cpu": 2 * 2**20, "cuda": 128 * 2**20}
 """Of the float32 logits of a block; their softmax takes as much again."""
 
@@ -54,20 +54,20 @@ def nll(
     grad_weight_VD = torch.zeros_like(weight_VD, dtype=wide) if weight else None
     total = torch.zeros((), dtype=wide, device=hidden_ND.device)
     device, in_32_bits = hidden_ND.device.type, max(4, hidden_ND.element_size())
-    chunk = chunk_rows(device, size, hidden_ND.element_size())
+    chunk = chunk_rows(device, size, hidden_ND.element_size() if in_place else in_32_bits)
     rows, block = min(chunk, len(hidden_ND)), block_rows(device, size, in_32_bits)
     logits_CV = hidden_ND.new_empty(rows, size)
-    softmax_BV = None if in_place else hidden_ND.new_empty(min(rows, block), size, dtype=wide)
+    room_2BV = None if in_place else hidden_ND.new_empty(2, min(rows, block), size, dtype=wide)
     for start in range(0, len(hidden_ND), chunk):
         hidden_CD, targets_C = hidden_ND[start : start + chunk], targets_N[start : start + chunk]
         grad_CV = torch.mm(hidden_CD, weight_VD.T, out=logits_CV[: len(hidden_CD)])
-        if softmax_BV is None:
+        if room_2BV is None:
             assert in_place is not None
             total += in_place(grad_CV, targets_C, gradient=hidden or weight).sum()
         else:
             for logits_BV, targets_B in zip(torch.split(grad_CV, block), torch.split(targets_C, block), strict=True):
-                room_BV = softmax_BV[: len(logits_BV)]
-                total += _cross_entropy(logits_BV, targets_B[:, None], room_BV, gradient=hidden or weight)
+                room = room_2BV[:, : len(logits_BV)]
+                total += _cross_entropy(logits_BV, targets_B[:, None], room, gradient=hidden or weight)
         if grad_hidden_ND is not None:
             torch.mm(grad_CV, weight_VD, out=grad_hidden_ND[start : start + chunk])
         if grad_weight_VD is not None:
@@ -81,7 +81,7 @@ def chunk_rows(device: str, vocabulary: int, logit_bytes: int) -> int:
     Args:
         device: "cuda", "cpu", ...
         vocabulary: Logits of a token.
-        logit_bytes: Of each.
+        logit_bytes: Of each: 4, or those of the format where a kernel makes them their own gradient.
     """
     rows = CHUNK_BYTES.get(device, CHUNK_BYTES["cuda"]) // (logit_bytes * vocabulary)
     tile = 128 if rows >= 128 else 16
@@ -93,10 +93,10 @@ def block_rows(device: str, vocabulary: int, wide_bytes: int) -> int:
     return max(1, BLOCK_BYTES.get(device, BLOCK_BYTES["cuda"]) // (wide_bytes * vocabulary))
 
 
-def _cross_entropy(logits_BV: Tensor, targets_B1: Tensor, softmax_BV: Tensor, *, gradient: bool) -> Tensor:
-    """Sum of the losses; if asked for, logits become their gradient. `softmax_BV` is the room to work in."""
-    z_BV = logits_BV.to(softmax_BV.dtype)
-    p_BV = torch.softmax(z_BV, dim=-1, out=softmax_BV)
+def _cross_entropy(logits_BV: Tensor, targets_B1: Tensor, room_2BV: Tensor, *, gradient: bool) -> Tensor:
+    """Sum of the losses; if asked for, logits become their gradient. There is room for a wide copy and its softmax."""
+    z_BV = room_2BV[0].copy_(logits_BV)
+    p_BV = torch.softmax(z_BV, dim=-1, out=room_2BV[1])
     # log softmax(z)[y] is that of the largest z less what lies between them: no probability is too small for it
     between_B1 = z_BV.amax(-1, keepdim=True) - z_BV.gather(1, targets_B1)
     loss_B1 = between_B1 - p_BV.amax(-1, keepdim=True).log_()

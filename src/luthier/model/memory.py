@@ -365,8 +365,8 @@ def _head(
 
     Where a kernel does that `in_place`, there is no block.
     """
-    rows = chunk_rows(device, vocabulary, number)
+    rows = chunk_rows(device, vocabulary, number if in_place else 4)
     rows = min(rows, tokens or rows)
     block = 0 if in_place else min(rows, block_rows(device, vocabulary, 4))
-    logits = vocabulary * (rows * number + block * (4 if number == 4 else 8))
+    logits = vocabulary * (rows * number + block * 8)
     return logits + (vocabulary * hidden * (4 + number) if full else 0)

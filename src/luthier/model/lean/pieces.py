@@ -33,19 +33,26 @@ _silu_backward = torch.ops.aten.silu_backward
 
 def rms_norm(x_TD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
     """The rows of `x_TD` scaled to root mean square 1, times `weight_D`. Any leading dimensions."""
-    return functional.rms_norm(x_TD, weight_D.shape, weight_D, eps)
+    x, inverse_T1 = _wide_and_inverse(x_TD, eps)
+    return torch.mul(x, inverse_T1).mul_(weight_D.to(x.dtype)).to(x_TD.dtype)
 
 
 def rms_norm_backward(
     grad_TD: Tensor, x_TD: Tensor, weight_D: Tensor, eps: float, onto_TD: Tensor | None = None
 ) -> Tensor:
     """Gradient of the input of `rms_norm`, given that of its output; plus `onto_TD` (the residual stream's)."""
-    wide = torch.promote_types(x_TD.dtype, torch.float32)  # in 16 bits the difference below would lose its digits
-    x, weighted = x_TD.to(wide), grad_TD.to(wide) * weight_D
-    inverse_T1 = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+    x, inverse_T1 = _wide_and_inverse(x_TD, eps)  # in 16 bits the difference below would lose its digits
+    weighted = torch.mul(grad_TD.to(x.dtype), weight_D.to(x.dtype))
     along_T1 = torch.linalg.vecdot(weighted, x)[..., None].mul_(inverse_T1.pow(3)).div_(-x.shape[-1])
     own_TD = weighted.mul_(inverse_T1).addcmul_(x, along_T1).to(x_TD.dtype)
     return own_TD if onto_TD is None else own_TD.add_(onto_TD)
+
+
+def _wide_and_inverse(x_TD: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """The rows in float32 or wider, and 1 / rms of each."""
+    x = x_TD.to(torch.promote_types(x_TD.dtype, torch.float32))
+    size_T1 = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return x, size_T1.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
 
 
 def rotate(x_THD: Tensor, cos_TD: Tensor, sin_TD: Tensor, *, inverse: bool = False) -> Tensor:
@@ -57,7 +64,7 @@ def rotate(x_THD: Tensor, cos_TD: Tensor, sin_TD: Tensor, *, inverse: bool = Fal
     half = x_THD.shape[-1] // 2
     cos_T1D, sin_T1D = cos_TD[:, None, :half], sin_TD[:, None, :half]
     sin_T1D = -sin_T1D if inverse else sin_T1D
-    first, second = x_THD[..., :half], x_THD[..., half:]
+    first, second = torch.split(x_THD.to(dtype), half, dim=-1)
     turned_THD = torch.empty(x_THD.shape, dtype=dtype, device=x_THD.device)
     torch.mul(first, cos_T1D, out=turned_THD[..., :half]).addcmul_(second, sin_T1D, value=-1)
     torch.mul(second, cos_T1D, out=turned_THD[..., half:]).addcmul_(first, sin_T1D)
