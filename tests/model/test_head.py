@@ -46,6 +46,19 @@ def test_loss_and_gradients_equal_float64(monkeypatch, chunk_bytes, block_bytes)
     torch.testing.assert_close(weight.grad.double(), weight64.grad, atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.parametrize("chunk_bytes", [1, 2**30], ids=["many chunks", "one chunk"])
+def test_hidden_states_without_a_target_change_nothing(monkeypatch, chunk_bytes):
+    monkeypatch.setitem(head.CHUNK_BYTES, "cpu", chunk_bytes)
+    torch.manual_seed(0)
+    hidden, weight, targets = torch.randn(70, 24), torch.randn(300, 24), torch.randint(300, (30,))
+    wanted = head.nll(hidden[:30], weight, targets, hidden=True, weight=True)
+    loss, grad_hidden, grad_weight = head.nll(hidden, weight, targets, hidden=True, weight=True)
+    torch.testing.assert_close(loss, wanted[0])
+    torch.testing.assert_close(grad_hidden[:30], wanted[1])
+    torch.testing.assert_close(grad_weight, wanted[2])
+    assert (grad_hidden[30:] == 0).all()
+
+
 @pytest.mark.parametrize(
     ("device", "vocabulary", "logit_bytes", "rows"),
     [("cuda", 128_256, 2, 2048), ("cuda", 128_256, 4, 1024), ("cpu", 128_256, 4, 64), ("cpu", 10**9, 4, 16)],

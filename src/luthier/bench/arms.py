@@ -105,11 +105,15 @@ def fp8_gate(request: dict[str, Any], folder: Path) -> Result:
     return {"eval_losses": found}
 
 
+REFERENCE = "float32"
+"""The arm that others are compared with where they compute in 16 bits: nothing in it is rounded to them."""
+
 ARMS: dict[str, tuple[str, str, Callable[[dict[str, Any], Path], Result]]] = {
     "luthier": ("luthier", "defaults", luthier),
     "luthier-torch": ("luthier", "no kernels", lambda r, f: luthier(r, f, "kernels=false")),
     "luthier-fp8": ("luthier", "8-bit floats", lambda r, f: luthier(r, f, "base_precision=fp8")),
     "luthier-peft": ("luthier", "peft's layers", lambda r, f: luthier(r, f, "lean_path=false")),
+    REFERENCE: ("luthier", "float32", lambda r, f: luthier(r, f, "lean_path=false", "dtype=float32")),
     "trl": ("trl", "defaults", lambda r, f: peers.trl(r, f)),
     "trl-tuned": ("trl", "tuned", lambda r, f: peers.trl(r, f, tuned=True)),
     "trl-packed": ("trl", "no padding", lambda r, f: peers.trl(r, f, tuned=True, padding_free=True)),

@@ -63,7 +63,7 @@ def make_tokenizer(texts: list[str], vocabulary: int, folder: Path) -> None:
 
 
 def make_base(
-    folder: Path, shape: dict[str, int] = SHAPE, vocabulary: int = VOCABULARY, dtype: str = "float32"
+    folder: Path, shape: dict[str, int] = SHAPE, vocabulary: int = VOCABULARY, dtype: str = "bfloat16"
 ) -> None:
     """Write model and tokenizer into `folder`.
 
@@ -71,7 +71,7 @@ def make_base(
         folder: Where to.
         shape: Of the model; with a `vocab_size` of its own it has more entries than the tokenizer uses.
         vocabulary: Entries of the tokenizer.
-        dtype: Format of the weights.
+        dtype: Format of the weights; models are published in bfloat16, which every wider format holds exactly.
     """
     import torch
     from transformers import AutoModelForCausalLM, LlamaConfig

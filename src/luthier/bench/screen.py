@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from luthier.bench.compare import LOSS_TOLERANCE, Comparison, Row
+from luthier.bench.compare import Comparison, Row
 
 
 def as_json(comparison: Comparison) -> dict[str, Any]:
@@ -30,7 +30,10 @@ def table(comparison: Comparison) -> str:
     ]
     worst = max(row.largest_loss_difference for row in comparison.rows)
     verdict = "the same losses" if comparison.equal else "NOT the same losses: the rates say nothing"
-    lines.append(f"{verdict}: at no step more than {worst:.1g} apart (allowed: {LOSS_TOLERANCE:g})")
+    lines.append(
+        f"{verdict}: at no step more than {worst:.1g} from {setting['losses_compared_with']} "
+        f"(allowed: {comparison.tolerance:g})"
+    )
     return "\n".join(lines)
 
 

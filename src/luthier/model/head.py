@@ -44,7 +44,8 @@ def nll(
     Args:
         hidden_ND: Final hidden states at the positions before each trained token.
         weight_VD: Weights of the head, in the same format.
-        targets_N: int64 ids of the trained tokens.
+        targets_N: int64 ids of the trained tokens. There may be fewer: the last hidden states then have no loss, and a
+            gradient of 0.
         hidden: Return the gradient of `hidden_ND` too, in its format.
         weight: Return the gradient of `weight_VD` too, in float32.
         in_place: `luthier.model.kernels.loss.cross_entropy`, to be used instead of plain torch.
@@ -61,13 +62,17 @@ def nll(
     for start in range(0, len(hidden_ND), chunk):
         hidden_CD, targets_C = hidden_ND[start : start + chunk], targets_N[start : start + chunk]
         grad_CV = torch.mm(hidden_CD, weight_VD.T, out=logits_CV[: len(hidden_CD)])
+        with_target_CV, without_CV = torch.split(grad_CV, [len(targets_C), len(grad_CV) - len(targets_C)])
         if room_2BV is None:
             assert in_place is not None
-            total += in_place(grad_CV, targets_C, gradient=hidden or weight).sum()
+            total += in_place(with_target_CV, targets_C, gradient=hidden or weight).sum()
         else:
-            for logits_BV, targets_B in zip(torch.split(grad_CV, block), torch.split(targets_C, block), strict=True):
+            blocks = (torch.split(x, block) for x in (with_target_CV, targets_C))
+            for logits_BV, targets_B in zip(*blocks, strict=True):
                 room = room_2BV[:, : len(logits_BV)]
                 total += _cross_entropy(logits_BV, targets_B[:, None], room, gradient=hidden or weight)
+        if len(without_CV):
+            without_CV.zero_()
         if grad_hidden_ND is not None:
             torch.mm(grad_CV, weight_VD, out=grad_hidden_ND[start : start + chunk])
         if grad_weight_VD is not None:

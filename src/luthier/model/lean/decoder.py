@@ -19,13 +19,14 @@ import torch
 from torch import Tensor, nn
 
 from luthier.model.head import nll
+from luthier.model.lean.filling import fills_up, in_few_sizes
 from luthier.model.lean.gradients import Gradients
 from luthier.model.lean.graphs import Graphs, Recorder, can_record
 from luthier.model.lean.layer import Kept, Layout, LeanLayer
 from luthier.model.lean.pieces import PLAIN, Pieces
 
 Batch = tuple[dict[str, Any], Tensor, Tensor]
-"""Inputs of the model, positions before trained tokens (N), and their ids (N)."""
+"""Inputs of the model, positions before trained tokens (N), and their ids: N of them, or fewer; see `head.nll`."""
 
 
 @dataclass
@@ -79,6 +80,7 @@ class LeanDecoder:
         self.gradients = Gradients(self._stacks)
         self.pieces, self.refused = pieces, ""
         self._dtype, self.checkpointed_layers = dtype, 0
+        self._fills_up = fills_up(decoder.embed_tokens.weight.device, dtype)
         self._embedding, self._rotation = decoder.embed_tokens, decoder.rotary_emb
         self._norm, self._eps = decoder.norm.weight.detach().to(dtype), decoder.norm.variance_epsilon
         self._head = causal_lm.get_output_embeddings()
@@ -95,6 +97,8 @@ class LeanDecoder:
     def summed_loss(self, inputs: dict[str, Any], positions_N: Tensor, targets_N: Tensor) -> Tensor:
         """Sum of the negative log-likelihoods (nats, float32); see `luthier.model.forward.summed_loss`."""
         with torch.autocast(positions_N.device.type, enabled=False):
+            if self._fills_up:
+                inputs, positions_N = in_few_sizes(inputs, positions_N)
             batch = (inputs, positions_N, targets_N)
             if not torch.is_grad_enabled():  # inside of a Function it never is
                 self.refresh()

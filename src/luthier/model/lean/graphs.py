@@ -4,11 +4,10 @@ Forward and backward of a 16-layer model are some 2,000 launches. Where Python n
 device to work them off, the device waits. A recorded pass is one launch; it can only be replayed with tensors of its
 own shapes and at its own places, so a batch is padded to one of few sizes and copied there.
 
-    tokens      one more document of at least one token, that nobody trains on
-    positions   more rows of that document's first token, with the target `luthier.model.head.NO_TARGET`
-    documents   more of them, without tokens
+    tokens, positions   as `luthier.model.lean.filling` does it, with the target `luthier.model.head.NO_TARGET`
+    documents           more of them, without tokens
 
-None of them changes a number of the others, and their gradients are exactly 0. A shape is recorded when it is seen the
+A shape is recorded when it is seen the
 second time; a batch is padded the first time too, so that a resumed run, which has seen nothing yet, computes the same.
 
 Shape letters: T tokens, N trained tokens.
@@ -28,13 +27,14 @@ from torch.nn.functional import pad
 
 from luthier.events.printable import one_line
 from luthier.model.head import NO_TARGET
+from luthier.model.lean.filling import filled, power_of_2
 
 if TYPE_CHECKING:
     from luthier.model.lean.decoder import Batch, LeanDecoder
 
 MOST_SHAPES = 64
 """Each recorded pass holds its list of launches in memory."""
-_DOCUMENTS, _LONGEST, _LEAST = 16, 512, 64
+_DOCUMENTS, _LONGEST = 16, 512
 _PARTS = 16
 """A batch is padded by one of so many at most. Counted over rows as long as those of the headline job: 2 % more work in
 46 sizes; with 8 parts 4 % in 25, with 32 more sizes than are recorded."""
@@ -190,32 +190,18 @@ def can_record(rotation: Any) -> bool:
 
 def padded(inputs: dict[str, Any], positions_N: Tensor, targets_N: Tensor) -> Batch:
     """The batch in one of few sizes."""
-    tokens, rows = inputs["input_ids"].shape[1], len(positions_N)
-    offsets = inputs["document_offsets"]
-    all_tokens, all_rows = _rounded(tokens + 1), _rounded(rows)
-    starts = inputs["cu_seq_lens"]
-    documents = max(_DOCUMENTS, _power_of_2(len(offsets)))
-    longest = max(b - a for a, b in zip(offsets, (*offsets[1:], all_tokens), strict=True))
+    offsets, starts = inputs["document_offsets"], inputs["cu_seq_lens"]
+    inputs, positions = filled(inputs, positions_N, _PARTS)
+    tokens = inputs["input_ids"].shape[1]
+    documents = max(_DOCUMENTS, power_of_2(len(offsets)))
+    longest = max(b - a for a, b in zip(offsets, (*offsets[1:], tokens), strict=True))
     padding = {
-        "input_ids": pad(inputs["input_ids"], (0, all_tokens - tokens)),
-        "position_ids": pad(inputs["position_ids"], (0, all_tokens - tokens)),
-        "cu_seq_lens": pad(starts, (0, documents + 1 - len(starts)), value=all_tokens),
-        "longest": max(_LONGEST, _power_of_2(longest)),
+        "cu_seq_lens": pad(starts, (0, documents + 1 - len(starts)), value=tokens),
+        "longest": max(_LONGEST, power_of_2(longest)),
     }
-    more = all_rows - rows
     on_device = {name: value for name, value in inputs.items() if name != "document_offsets"}  # else replayed as it was
-    return on_device | padding, pad(positions_N, (0, more), value=tokens), pad(targets_N, (0, more), value=NO_TARGET)
-
-
-def _rounded(count: int) -> int:
-    """Up to a part more, so that few sizes come out; small ones to a multiple of 64."""
-    step = max(_LEAST, _power_of_2(count) // 2 // _PARTS)
-    return -(-count // step) * step
-
-
-def _power_of_2(count: int) -> int:
-    """The next one, or `count` itself."""
-    return 1 << max(0, count - 1).bit_length()
+    targets = pad(targets_N, (0, len(positions) - len(targets_N)), value=NO_TARGET)
+    return on_device | padding, positions, targets
 
 
 def _room_for_another(device: torch.device, *, first: bool) -> bool:
