@@ -94,8 +94,19 @@ def measured() -> dict[str, dict[str, Any]]:
     rounds = [each["efficiency"] for each in ranks["rounds"]]
     scaling = {**ranks, "count": len(rounds), "lowest": min(rounds), "highest": max(rounds)}
     saving = json.loads((ROOT / "benchmarks" / "results" / "saving_cpu.json").read_text(encoding="utf-8"))
+    begun = json.loads((ROOT / "benchmarks" / "results" / "rounding.json").read_text(encoding="utf-8"))
     more = {"watch": {**watch, **shares}, "seeds": seeds, "weak_scaling": scaling, "saving": saving}
+    more["rounding"] = arrived(begun)
     return numbers | {name: suite | suite["figures"] for name, suite in suites.items()} | sets | broken | more
+
+
+def arrived(begun: dict[str, Any]) -> dict[str, Any]:
+    """Of `benchmarks/rounding.py`: at each learning rate the loss's fall in float32, and which part of it is left."""
+    numbers: dict[str, Any] = {"device": begun["surroundings"]["device"]}
+    for i, rate in enumerate(begun["learning_rates"]):
+        whole, lean, peft = (falls[i] for falls in begun["loss_drops"].values())
+        numbers |= {f"rate_{i}": rate, f"fall_{i}": whole, f"lean_{i}": lean / whole, f"peft_{i}": peft / whole}
+    return numbers
 
 
 def filled(text: str, numbers: dict[str, dict[str, Any]]) -> str:

@@ -62,6 +62,7 @@ EXPERIMENTS = {
     "resume": mechanics.resume,
     "dashboard": dashboard.dashboard,
     "performance": performance.performance,
+    "bfloat16": performance.bfloat16,
     "gpu": performance.gpu,
     "forecast": forecast.forecast,
     "headline": headline.headline,
@@ -70,6 +71,10 @@ EXPERIMENTS = {
     "finder": sweep.finder,
     **exercises.EXPERIMENTS,
 }
+ALONE = {
+    "base", "one_step", "text", "report", "performance", "bfloat16", "gpu", "forecast", "headline", "export", "adamw",
+}  # fmt: skip
+"""Those that need no run of `base`."""
 MEASURED = PICTURES / "measured.json"
 
 
@@ -78,11 +83,7 @@ def main(names: list[str]) -> None:
     if unknown:
         raise SystemExit(f"no experiment {', '.join(unknown)}; there are {', '.join(EXPERIMENTS)}")
     measured = json.loads(MEASURED.read_text(encoding="utf-8")) if MEASURED.is_file() else {}
-    if (
-        set(names)
-        - {"base", "one_step", "text", "report", "performance", "gpu", "forecast", "headline", "export", "adamw"}
-        and not (WORK / "base" / "final_model").is_dir()
-    ):
+    if set(names) - ALONE and not (WORK / "base" / "final_model").is_dir():
         names = ["base", *(name for name in names if name != "base")]
     for name in names or EXPERIMENTS:
         started = time.monotonic()

@@ -1,8 +1,9 @@
 """The benchmarks' results as pictures and numbers; nothing is measured here.
 
-luthier bench cpu --json benchmarks/results/bench_cpu.json
+luthier bench cpu dtype=float32 --json benchmarks/results/bench_cpu.json
+luthier bench cpu --json benchmarks/results/bench_cpu_bf16.json         on a CPU that computes in bfloat16
 python benchmarks/linear.py --json benchmarks/results/linear_cpu.json
-python benchmarks/choices.py --json benchmarks/results/choices_cpu.json
+python benchmarks/choices.py dtype=float32 --json benchmarks/results/choices_cpu.json
 """
 
 from __future__ import annotations
@@ -21,13 +22,11 @@ NAMES = {
 }  # fmt: skip
 
 
-def performance() -> dict[str, Any]:
-    bench, linear, choices = (
-        json.loads((RESULTS / f"{name}_cpu.json").read_text(encoding="utf-8"))
-        for name in ("bench", "linear", "choices")
-    )
+def beside_trl(name: str, drawn_as: str) -> dict[str, Any]:
+    """The numbers of one comparison, and its picture."""
+    bench = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
     rows = {NAMES[f"{row['system']}/{row['lane']}"]: row for row in bench["rows"]}
-    draw(bench["rows"])
+    draw(bench["rows"], drawn_as)
     setting = bench["setting"]
     first = rows["luthier"]["tokens_per_second"]
     numbers: dict[str, Any] = {
@@ -52,7 +51,21 @@ def performance() -> dict[str, Any]:
             f"{name}_memory": row["peak_memory_gib"],
             f"{name}_share": row["share_of_limit"],
             f"{name}_times": first / row["tokens_per_second"],
+            f"{name}_difference": row["largest_loss_difference"],
         }
+    return numbers
+
+
+def bfloat16() -> dict[str, Any]:
+    return beside_trl("bench_cpu_bf16", "performance-bfloat16")
+
+
+def performance() -> dict[str, Any]:
+    numbers = beside_trl("bench_cpu", "performance")
+    linear, choices = (
+        json.loads((RESULTS / f"{name}_cpu.json").read_text(encoding="utf-8")) for name in ("linear", "choices")
+    )
+    numbers |= {"linear_device": linear["surroundings"]["device"], "choice_device": choices["surroundings"]["device"]}
     cases = linear["cases"]
     plain = cases["1x rows, 4 x 4"]
     for name, case in {
@@ -103,10 +116,10 @@ def gpu() -> dict[str, Any]:
     return {name: number for name, number in numbers.items() if number is not None}
 
 
-def draw(rows: list[dict[str, Any]]) -> None:
+def draw(rows: list[dict[str, Any]], drawn_as: str) -> None:
     """Rates with their spread, and all losses in one picture."""
     colours = [BLUE, TEAL, AMBER, GREY]
-    with picture("performance", 1, 2, height=3.0) as (_, (rates, losses)):
+    with picture(drawn_as, 1, 2, height=3.0) as (_, (rates, losses)):
         names = [f"{row['system']} ({row['lane']})" for row in rows]
         values = [row["tokens_per_second"] for row in rows]
         spread = [

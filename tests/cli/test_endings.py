@@ -42,7 +42,7 @@ def test_a_run_that_became_nan_is_told_alike_by_log_and_folder(capsys, tiny_mode
 
 def test_a_start_that_was_refused_is_told_and_turns_no_end_around(capsys, tiny_model_dir, alpaca_file, tmp_path):
     config = write_config(tmp_path / "c.yaml", tiny_model_dir, alpaca_file, tmp_path / "out", max_steps=2)
-    assert redirected(tmp_path, config, "model_name_or_path=no/such-model-here") == 2
+    assert redirected(tmp_path, config, "model_name_or_path=/no/such-model-here") == 2
     log = tmp_path / "training.log"
     (found,) = diagnosis(capsys, log)
     assert found["rule"] == "run-failed" and "no/such-model-here" in found["evidence"] and found["step"] is None

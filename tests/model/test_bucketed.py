@@ -54,8 +54,8 @@ def test_similar_lengths_share_a_bucket_and_padding_is_bounded():
     where = layout(offsets(lengths), 0, 4, 2)
     assert len(where.buckets) < len(lengths)
     assert len(where.query_back) == 4 * sum(lengths) and len(where.key_back) == 2 * sum(lengths)
-    assert len(where.query_tokens) == len(where.padding) + 4 * sum(lengths)
-    assert len(where.query_tokens) < 1.3 * 4 * sum(lengths)
+    assert len(where.queries.tokens) == len(where.padding) + 4 * sum(lengths)
+    assert len(where.queries.tokens) < 1.3 * 4 * sum(lengths)
 
 
 def test_no_more_scores_are_written_out_than_a_piece_holds(monkeypatch):

@@ -32,7 +32,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -43,6 +43,8 @@ _SPREAD, _SLACK = 1.25, 8  # a bucket's longest document in units of its shortes
 
 Heads = tuple[Tensor, Tensor, Tensor]
 """Queries (T, H, D), keys and values (T, K, D)."""
+Spans = list[tuple[int, int]]
+"""First token of each document, and the one behind its last."""
 
 
 @dataclass(frozen=True)
@@ -63,25 +65,34 @@ class Bucket:
     key_row: int
 
 
+class Rows(NamedTuple):
+    """Rows that are gathered, one a token and head.
+
+    Attributes:
+        tokens, heads: Of each.
+        own: Whether it is the token's own place: no padding, and no shared beginning before another document.
+    """
+
+    tokens: Tensor
+    heads: Tensor
+    own: Tensor
+
+
 @dataclass(frozen=True, eq=False)
 class Layout:
     """Which rows are gathered, and where each comes back from.
 
-    Queries are gathered tile by tile, in each by document, key/value head, query head and position; keys by bucket,
-    document, head and position. Past the end of a document its last token is repeated.
-
     Attributes:
         buckets: All of them.
-        query_tokens, query_heads, key_tokens, key_heads: Token and head of each gathered row.
+        queries: Tile by tile; in each by document, key/value head, query head and position.
+        keys: Bucket by bucket; in each by document, head and position.
         padding: Gathered queries that are past the end of their document.
         query_back, key_back: For each token and head, in order: where it lies among the gathered rows.
     """
 
     buckets: tuple[Bucket, ...]
-    query_tokens: Tensor
-    query_heads: Tensor
-    key_tokens: Tensor
-    key_heads: Tensor
+    queries: Rows
+    keys: Rows
     padding: Tensor
     query_back: Tensor
     key_back: Tensor
@@ -116,49 +127,55 @@ class _Piece:
         return flat_XD[self.keys].view(-1, width, flat_XD.shape[1])[self.pairs, :seen]
 
 
-@lru_cache(maxsize=16)  # the layers of a model ask for the same micro-batch one after another
+@lru_cache(maxsize=4)  # the layers of a model ask for the same micro-batch one after another
 def layout(offsets: tuple[int, ...], shared: int, heads: int, key_heads: int) -> Layout:
     """Where the documents of a micro-batch lie; arguments as those of `attend`."""
     spans = list(pairwise(offsets))
-    groups = [spans[:1]] if shared else []
-    groups += _similar(spans[1:] if shared else spans)
+    groups = _similar(spans[1:] if shared else spans)
     buckets: list[Bucket] = []
-    queries: list[tuple[Tensor, Tensor, Tensor]] = []  # tokens, heads, whether padding
-    keys: list[tuple[Tensor, Tensor, Tensor]] = []  # tokens, heads, whether they are a token's own place
-    query_row = key_row = 0
-    for number, group in enumerate(groups):
-        beginning = shared if number else 0  # it is a document itself, the first one
+    queries: list[Rows] = []
+    keys: list[Rows] = []
+    # the shared beginning is a document itself, the first one
+    for group, beginning in [*([(spans[:1], 0)] if shared else []), *((group, shared) for group in groups)]:
         length = group[-1][1] - group[-1][0]
-        starts, ends = (torch.tensor(side)[:, None] for side in zip(*group, strict=True))
         tiles = tuple((first, min(first + TILE, length)) for first in range(0, length, TILE))
+        query_row, key_row = (sum(len(rows.tokens) for rows in side) for side in (queries, keys))
         buckets.append(Bucket(len(group), length, beginning, tiles, query_row, key_row))
-        for first, last in tiles:
-            tokens_NL = starts + torch.arange(first, last)
-            shape = (len(group), key_heads, heads // key_heads, last - first)
-            padding = (tokens_NL >= ends)[:, None, None].expand(shape)
-            tokens = torch.minimum(tokens_NL, ends - 1)[:, None, None].expand(shape)
-            of_heads = torch.arange(heads).view(1, *shape[1:3], 1).expand(shape)
-            queries.append((tokens.flatten(), of_heads.flatten(), padding.flatten()))
-            query_row += tokens.numel()
-        own_NL = starts + torch.arange(length)
-        tokens_NS = torch.cat([torch.arange(beginning).expand(len(group), -1), torch.minimum(own_NL, ends - 1)], dim=1)
-        own_NS = torch.cat([torch.zeros(len(group), beginning, dtype=torch.bool), own_NL < ends], dim=1)
-        shape_NKS = (len(group), key_heads, tokens_NS.shape[1])
-        of_heads = torch.arange(key_heads)[None, :, None].expand(shape_NKS)
-        tokens, own = (x[:, None].expand(shape_NKS).flatten() for x in (tokens_NS, own_NS))
-        keys.append((tokens, of_heads.flatten(), own))
-        key_row += len(tokens)
-    query_tokens, query_heads, padded = (torch.cat(x) for x in zip(*queries, strict=True))
-    key_tokens, of_key_heads, own = (torch.cat(x) for x in zip(*keys, strict=True))
+        queries += [_query_rows(group, tile, heads, key_heads) for tile in tiles]
+        keys.append(_key_rows(group, beginning, key_heads))
+    all_queries, all_keys = (Rows(*(torch.cat(x) for x in zip(*side, strict=True))) for side in (queries, keys))
+    padding = (~all_queries.own).nonzero()[:, 0]
     return Layout(
-        tuple(buckets), query_tokens, query_heads, key_tokens, of_key_heads, padded.nonzero()[:, 0],
-        _places(query_tokens * heads + query_heads, ~padded), _places(key_tokens * key_heads + of_key_heads, own),
-    )  # fmt: skip
+        tuple(buckets), all_queries, all_keys, padding, _places(all_queries, heads), _places(all_keys, key_heads)
+    )
 
 
-def _similar(spans: list[tuple[int, int]]) -> list[list[tuple[int, int]]]:
+def _query_rows(group: Spans, tile: tuple[int, int], heads: int, key_heads: int) -> Rows:
+    """Queries of a tile; past the end of a document its last token is repeated."""
+    starts_N1, ends_N1 = (torch.tensor(side)[:, None] for side in zip(*group, strict=True))
+    tokens_NL = starts_N1 + torch.arange(*tile)
+    shape_NKGL = (len(group), key_heads, heads // key_heads, tokens_NL.shape[1])
+    heads_NKGL = torch.arange(heads).view(1, *shape_NKGL[1:3], 1).expand(shape_NKGL)
+    own_NL, within_NL = tokens_NL < ends_N1, torch.minimum(tokens_NL, ends_N1 - 1)
+    tokens, own = (x[:, None, None].expand(shape_NKGL).flatten() for x in (within_NL, own_NL))
+    return Rows(tokens, heads_NKGL.flatten(), own)
+
+
+def _key_rows(group: Spans, beginning: int, key_heads: int) -> Rows:
+    """Keys of a bucket: those of the beginning, then the document's own, its last one repeated."""
+    starts_N1, ends_N1 = (torch.tensor(side)[:, None] for side in zip(*group, strict=True))
+    own_NL = starts_N1 + torch.arange(group[-1][1] - group[-1][0])
+    before_NP = torch.arange(beginning).expand(len(group), -1)
+    tokens_NS = torch.cat([before_NP, torch.minimum(own_NL, ends_N1 - 1)], dim=1)
+    own_NS = torch.cat([torch.zeros_like(before_NP, dtype=torch.bool), own_NL < ends_N1], dim=1)
+    shape_NKS = (len(group), key_heads, tokens_NS.shape[1])
+    tokens, own = (x[:, None].expand(shape_NKS).flatten() for x in (tokens_NS, own_NS))
+    return Rows(tokens, torch.arange(key_heads)[None, :, None].expand(shape_NKS).flatten(), own)
+
+
+def _similar(spans: Spans) -> list[Spans]:
     """Documents in groups of similar length, each from the shortest to the longest."""
-    groups: list[list[tuple[int, int]]] = []
+    groups: list[Spans] = []
     for start, end in sorted(spans, key=lambda span: span[1] - span[0]):
         shortest = groups[-1][0][1] - groups[-1][0][0] if groups else 0
         if groups and end - start <= _SPREAD * shortest + _SLACK:
@@ -168,10 +185,10 @@ def _similar(spans: list[tuple[int, int]]) -> list[list[tuple[int, int]]]:
     return groups
 
 
-def _places(numbers: Tensor, counted: Tensor) -> Tensor:
-    """For 0, 1, 2, ...: where each stands among the numbers that are counted."""
-    places = counted.nonzero()[:, 0]
-    return places[torch.argsort(numbers[places])]
+def _places(rows: Rows, heads: int) -> Tensor:
+    """For each token and head, in order: its own place among the rows."""
+    places = rows.own.nonzero()[:, 0]
+    return places[torch.argsort((rows.tokens * heads + rows.heads)[places])]
 
 
 def attend(heads: Heads, scale: float, offsets: tuple[int, ...], shared: int = 0) -> Tensor:
@@ -198,7 +215,7 @@ def attend_backward(grad_THD: Tensor, heads: Heads, scale: float, offsets: tuple
     """Gradients of queries, keys and values in the values' format, given that of the output of `attend`."""
     where, (query_XD, key_XD, value_XD) = _gathered(heads, offsets, shared)
     dtype, wide = value_XD.dtype, query_XD.dtype
-    grad_XD = _rows(grad_THD, where, "query").index_fill_(0, where.padding, 0)
+    grad_XD = _rows(grad_THD, where, "queries").index_fill_(0, where.padding, 0)
     grad_query_XD = torch.empty_like(query_XD, dtype=dtype)
     grad_key_XD, grad_value_XD = (torch.zeros_like(key_XD) for _ in range(2))
     for piece, weights in _weights(where, heads, query_XD, key_XD, scale):
@@ -254,8 +271,8 @@ def _gathered(heads: Heads, offsets: tuple[int, ...], shared: int) -> tuple[Layo
     query_THD, key_TKD, value_TKD = heads
     where = layout(offsets, shared, query_THD.shape[1], key_TKD.shape[1])
     wide = torch.promote_types(query_THD.dtype, torch.float32)
-    query_XD, key_XD = _rows(query_THD, where, "query").to(wide), _rows(key_TKD, where, "key").to(wide)
-    return where, (query_XD, key_XD, _rows(value_TKD, where, "key"))
+    query_XD, key_XD = _rows(query_THD, where, "queries").to(wide), _rows(key_TKD, where, "keys").to(wide)
+    return where, (query_XD, key_XD, _rows(value_TKD, where, "keys"))
 
 
 def _rows(x_THD: Tensor, where: Layout, side: str) -> Tensor:
@@ -268,11 +285,10 @@ def _rows(x_THD: Tensor, where: Layout, side: str) -> Tensor:
     return x_THD.as_strided((last + 1, size), (size, 1)).index_select(0, _numbers(where, side, steps))
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=24)
 def _numbers(where: Layout, side: str, steps: tuple[int, int]) -> Tensor:
-    both = {"query": (where.query_tokens, where.query_heads), "key": (where.key_tokens, where.key_heads)}
-    tokens, heads = both[side]
-    return tokens * steps[0] + heads * steps[1]
+    rows: Rows = getattr(where, side)
+    return rows.tokens * steps[0] + rows.heads * steps[1]
 
 
 def _added(grad_XD: Tensor, where: Layout, shape: torch.Size) -> Tensor:

@@ -107,7 +107,7 @@ class StackedLinear:
     def forward(self, x_TI: Tensor, onto_TO: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """y, and the z that `backward` asks for. `onto_TO` is added to y (the residual stream)."""
         z_TR = x_TI @ self.down_RI.T if self.rank else None
-        y_TO = self._with_weight(x_TI, None if z_TR is None else z_TR @ self.up_OR.T)
+        y_TO = self._with_weight(x_TI, z_TR)
         for other in (self.bias_O, onto_TO):
             y_TO = y_TO if other is None else y_TO.add_(other)
         return y_TO, z_TR
@@ -123,9 +123,7 @@ class StackedLinear:
     def backward_to_input(self, grad_TO: Tensor, *, to_input: bool = True) -> tuple[Tensor | None, Tensor | None]:
         """The first half of `backward`, for which x need not be there: gradients of x and z."""
         grad_z_TR = grad_TO @ self.up_OR if self.rank else None
-        if not to_input:
-            return None, grad_z_TR
-        return self._back_through_weight(grad_TO, None if grad_z_TR is None else grad_z_TR @ self.down_RI), grad_z_TR
+        return self._back_through_weight(grad_TO, grad_z_TR) if to_input else None, grad_z_TR
 
     def backward_to_adapters(
         self, grad_TO: Tensor, grad_z_TR: Tensor | None, x_TI: Tensor, z_TR: Tensor | None, room: Room
@@ -141,12 +139,14 @@ class StackedLinear:
         if keep or not isinstance(self.members[0].base, bitsandbytes.nn.Linear4bit):
             self._weight_OI = self._stack()
 
-    def _with_weight(self, x_TI: Tensor, adapter_TO: Tensor | None) -> Tensor:
-        """X W^T, added to the adapter's output."""
-        return _product(x_TI, self.weight().T, adapter_TO)
+    def _with_weight(self, x_TI: Tensor, z_TR: Tensor | None) -> Tensor:
+        """The adapter's share, with x W^T added to it."""
+        weight_IO = self.weight().T
+        return x_TI @ weight_IO if z_TR is None else (z_TR @ self.up_OR.T).addmm_(x_TI, weight_IO)
 
-    def _back_through_weight(self, grad_TO: Tensor, adapter_TI: Tensor | None) -> Tensor:
-        return _product(grad_TO, self.weight(), adapter_TI)
+    def _back_through_weight(self, grad_TO: Tensor, grad_z_TR: Tensor | None) -> Tensor:
+        weight_OI = self.weight()
+        return grad_TO @ weight_OI if grad_z_TR is None else (grad_z_TR @ self.down_RI).addmm_(grad_TO, weight_OI)
 
     def _stack(self) -> Tensor:
         """All weights in one tensor. Layers that are not packed become views of it, so that nothing is held twice."""
@@ -170,7 +170,10 @@ class StackedLinear:
 
 
 class FP8StackedLinear(StackedLinear):
-    """The same with frozen weights of 8-bit floats; what they are multiplied with is rounded to such floats too."""
+    """The same with frozen weights of 8-bit floats; what they are multiplied with is rounded to such floats too.
+
+    Their products add nothing to what is there, so the adapter comes after them and is rounded twice.
+    """
 
     _weight8_OI: Tensor
     _scale_O: Tensor
@@ -199,15 +202,15 @@ class FP8StackedLinear(StackedLinear):
         self._ones_I = torch.ones(self.shape[1], device=self._scale_O.device)
         self._kept_IO = self._weight8_OI.T.contiguous() if keep and self._weight8_OI.is_cuda else None
 
-    def _with_weight(self, x_TI: Tensor, adapter_TO: Tensor | None) -> Tensor:
+    def _with_weight(self, x_TI: Tensor, z_TR: Tensor | None) -> Tensor:
         rounded = self._pieces.quantize_rows(x_TI)
         y_TO = product(*rounded, self._weight8_OI, self._scale_O, self.dtype, fast=True)
-        return y_TO if adapter_TO is None else y_TO.add_(adapter_TO)
+        return y_TO if z_TR is None else y_TO.addmm_(z_TR, self.up_OR.T)
 
-    def _back_through_weight(self, grad_TO: Tensor, adapter_TI: Tensor | None) -> Tensor:
+    def _back_through_weight(self, grad_TO: Tensor, grad_z_TR: Tensor | None) -> Tensor:
         rounded = self._pieces.quantize_rows(grad_TO, self._scale_O)
         grad_TI = product(*rounded, self._transposed(), self._ones_I, self.dtype, fast=False)
-        return grad_TI if adapter_TI is None else grad_TI.add_(adapter_TI)
+        return grad_TI if grad_z_TR is None else grad_TI.addmm_(grad_z_TR, self.down_RI)
 
     def _transposed(self) -> Tensor:
         """I x O; on CUDA laid out so."""
@@ -225,10 +228,6 @@ def stacked(modules: list[Any], dtype: torch.dtype, **options: Any) -> StackedLi
     """The layers as one product, whatever their frozen weights are kept in; `options` as `StackedLinear` takes them."""
     in_8_bits = isinstance(getattr(modules[0], "base_layer", modules[0]), FP8Linear)
     return (FP8StackedLinear if in_8_bits else StackedLinear)(modules, dtype, **options)
-
-
-def _product(a: Tensor, b: Tensor, onto: Tensor | None) -> Tensor:
-    return a @ b if onto is None else onto.addmm_(a, b)
 
 
 def _members(modules: list[Any]) -> list[Member]:
