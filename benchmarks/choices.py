@@ -91,9 +91,9 @@ def pieces(dtype: torch.dtype, tokens: int = 1600, inputs: int = 512, outputs: i
 
     def accumulated() -> None:
         z = x @ a.T
-        (x @ weight.T).addmm_(z, b.T)
+        (z @ b.T).addmm_(x, weight.T)
         dz = grad @ b
-        (grad @ weight).addmm_(dz, a)
+        (dz @ a).addmm_(grad, weight)
         dz.T @ x, grad.T @ z
 
     def augmented() -> None:

@@ -62,7 +62,7 @@ EXPERIMENTS = {
     "resume": mechanics.resume,
     "dashboard": dashboard.dashboard,
     "performance": performance.performance,
-    "bfloat16": performance.bfloat16,
+    "bfloat": performance.bfloat,
     "gpu": performance.gpu,
     "forecast": forecast.forecast,
     "headline": headline.headline,
@@ -72,7 +72,7 @@ EXPERIMENTS = {
     **exercises.EXPERIMENTS,
 }
 ALONE = {
-    "base", "one_step", "text", "report", "performance", "bfloat16", "gpu", "forecast", "headline", "export", "adamw",
+    "base", "one_step", "text", "report", "performance", "bfloat", "gpu", "forecast", "headline", "export", "adamw",
 }  # fmt: skip
 """Those that need no run of `base`."""
 MEASURED = PICTURES / "measured.json"

@@ -56,26 +56,26 @@ def beside_trl(name: str, drawn_as: str) -> dict[str, Any]:
     return numbers
 
 
-def bfloat16() -> dict[str, Any]:
-    return beside_trl("bench_cpu_bf16", "performance-bfloat16")
+def linear(name: str) -> dict[str, Any]:
+    """Rates beside those of 4 x 4 on the same rows, and where they were measured."""
+    found = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    plain = found["cases"]["1x rows, 4 x 4"]
+    numbers: dict[str, Any] = {"linear_device": found["surroundings"]["device"]}
+    for short, case in {
+        "many": "10x rows, 4 x 4", "long": "4x length, 4 x 1", "ones": "1 x 16", "one": "16 x 1",
+    }.items():  # fmt: skip
+        for key in ("tokens_per_second", "computed_tokens_per_second"):
+            numbers[f"linear_{short}_{key.partition('_')[0]}"] = found["cases"][case][key] / plain[key]
+    return numbers
+
+
+def bfloat() -> dict[str, Any]:
+    return beside_trl("bench_cpu_bf16", "performance-bfloat16") | linear("linear_cpu_bf16")
 
 
 def performance() -> dict[str, Any]:
-    numbers = beside_trl("bench_cpu", "performance")
-    linear, choices = (
-        json.loads((RESULTS / f"{name}_cpu.json").read_text(encoding="utf-8")) for name in ("linear", "choices")
-    )
-    numbers |= {"linear_device": linear["surroundings"]["device"], "choice_device": choices["surroundings"]["device"]}
-    cases = linear["cases"]
-    plain = cases["1x rows, 4 x 4"]
-    for name, case in {
-        "many": "10x rows, 4 x 4",
-        "long": "4x length, 4 x 1",
-        "ones": "1 x 16",
-        "one": "16 x 1",
-    }.items():
-        for key in ("tokens_per_second", "computed_tokens_per_second"):
-            numbers[f"linear_{name}_{key.partition('_')[0]}"] = cases[case][key] / plain[key]
+    numbers = beside_trl("bench_cpu", "performance") | linear("linear_cpu")
+    choices = json.loads((RESULTS / "choices_cpu.json").read_text(encoding="utf-8"))
     seconds = choices["step_seconds"]
     for name, case in {
         "apart": "beginnings not shared", "unpacked": "unpacked at each use", "checkpointed": "all layers checkpointed",

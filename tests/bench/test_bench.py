@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import LlamaConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig
 from typer.testing import CliRunner
 
 from luthier.bench import compare as comparison
@@ -31,12 +31,15 @@ TINY = LlamaConfig(
 def measured(tiny_model_dir, tmp_path_factory):
     """One comparison through the command line, TRL included."""
     folder = tmp_path_factory.mktemp("bench")
+    base = folder / "base"  # in the format that models are published in, so that every system reads the same numbers
+    AutoModelForCausalLM.from_pretrained(tiny_model_dir, dtype=torch.bfloat16).save_pretrained(base)
+    AutoTokenizer.from_pretrained(tiny_model_dir).save_pretrained(base)
     rows = folder / "rows.jsonl"
     lines = [
         {"instruction": f"Add {n} to x", "output": f"def f(x):\n    return x + {n}" * (1 + n % 5)} for n in range(90)
     ]
     rows.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    keys = [f"model_name_or_path={tiny_model_dir}", f"data.datasets=[{{path: {rows}}}]", "learning_rate=1e-3"]
+    keys = [f"model_name_or_path={base}", f"data.datasets=[{{path: {rows}}}]", "learning_rate=1e-3"]
     command = [
         "bench",
         "cpu",
@@ -226,15 +229,22 @@ def test_the_tokenizer_has_the_ids_that_the_model_names(tmp_path):
     assert tokenizer.decode(tokenizer(texts[0])["input_ids"], skip_special_tokens=True) == texts[0]
 
 
-def test_the_readme_tells_what_was_measured():
-    content = json.loads(Path("benchmarks/results/bench_cpu.json").read_text("utf-8"))
+@pytest.mark.parametrize(
+    ("name", "format_", "apart"), [("bench_cpu_bf16", "bfloat16", 5e-3), ("bench_cpu", "float32", 1e-5)]
+)
+def test_the_readme_tells_what_was_measured(name, format_, apart):
+    content = json.loads(Path(f"benchmarks/results/{name}.json").read_text("utf-8"))
     rows = {(row["system"], row["lane"]): row for row in content["rows"]}
     ours, theirs, tuned = (rows[key] for key in (("luthier", "defaults"), ("trl", "defaults"), ("trl", "tuned")))
     text = " ".join(Path("README.md").read_text("utf-8").split())
-    rates = [f"{row['tokens_per_second']:.0f}" for row in (ours, theirs, tuned)]
+    rates = [f"{row['tokens_per_second']:,.0f}" for row in (ours, theirs, tuned)]
     times = [f"{ours['tokens_per_second'] / row['tokens_per_second']:.1f}" for row in (theirs, tuned)]
-    assert f"{rates[0]} tokens/s where TRL 1.16 runs at {rates[1]} with its defaults and at {rates[2]} tuned" in text
-    assert f"{times[0]} and {times[1]} times, in half the memory" in text
+    told = {
+        "bfloat16": f"in bfloat16: {rates[0]} tokens/s where TRL 1.16 runs at {rates[1]} with its defaults and at "
+        f"{rates[2]} tuned: {times[0]} and {times[1]} times, in half the memory",
+        "float32": f"In float32 {rates[0]}, {rates[1]} and {rates[2]}: {times[0]} and {times[1]} times",
+    }
+    assert told[format_] in text and content["setting"]["dtype"] == format_
     assert ours["peak_memory_gib"] < 0.55 * min(theirs["peak_memory_gib"], tuned["peak_memory_gib"])
-    assert max(row["largest_loss_difference"] for row in content["rows"]) < 1e-5
+    assert max(row["largest_loss_difference"] for row in content["rows"]) < apart
     assert content["setting"]["peers"]["trl"].startswith("1.16")

@@ -203,5 +203,5 @@ def test_the_guide_builds(tmp_path: Path):
     for command in (["docs/build.py"], ["-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]):
         subprocess.run([sys.executable, *command], cwd=ROOT, check=True, timeout=120)
     text = (tmp_path / "concepts" / "loss.html").read_text("utf-8")
-    assert "p_CV = torch.softmax(" in re.sub(r"<[^>]+>", "", text)
+    assert "p_BV = torch.softmax(" in re.sub(r"<[^>]+>", "", text)
     assert re.findall(r'(?:src|href)="https?://(?:fonts|cdn|unpkg)[^"]*"', text) == []
