@@ -6,7 +6,8 @@ After the first step of AdamW each number of B is about the learning rate. That 
 float32, and the loss of the same examples is measured after it: in float32; in bfloat16 on the lean path; in bfloat16
 through peft's own layers. How far the loss falls says how much of the adapter arrives.
 
-The base is the one of `luthier bench`: random weights, 4 bits, rank 16. Not covered: how soon adapters outgrow it.
+On two bases, in 4 bits with rank 16: the random weights of `luthier bench`, and the trained ones of the quickstart.
+Not covered: how soon adapters outgrow it.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ from luthier.model.forward import LEAN, summed_loss, unwrap
 from luthier.model.lean.decoder import LeanDecoder
 from luthier.model.load import load_model
 
-LEARNING_RATES = (2e-5, 5e-5, 1e-4, 2e-4, 5e-4, 1e-3)
+LEARNING_RATES = (5e-5, 1e-4, 2e-4, 5e-4, 1e-3)
+BASES = {"random": (), "trained": ("model_name_or_path=luthier:quickstart/base",)}
+EXAMPLES = 128
 Loss = Callable[[MicroBatch], torch.Tensor]
 
 
@@ -69,21 +72,26 @@ def drops(overrides: list[str], folder: Path) -> dict[str, list[float]]:
     plan, rows = parts.plan, parts.data.train
     model: Any = load_model(plan, parts.model_config)
     delattr(model, LEAN)
-    read = [rows.row(i) for i in step_rows(len(rows), plan.examples_per_step, plan.config.training.seed, 0)]
-    batch = collate_packed(read, share=False)
+    read = [rows.row(i) for i in step_rows(len(rows), EXAMPLES, plan.config.training.seed, 0)]
+    batches = [collate_packed(read[i : i + 16], share=False) for i in range(0, EXAMPLES, 16)]
+    count = sum(len(batch.targets_N) for batch in batches)
     found: dict[str, list[float]] = {}
-    adapters, directions = {}, {}
+    directions: dict[str, torch.Tensor] = {}
     for name, (holder, loss) in ways(model).items():
-        adapters[name] = {n: p for n, p in holder.named_parameters() if "lora_B" in n}
-        total = loss(batch)
-        if not directions:
-            total.backward()  # type: ignore[no-untyped-call]
-            directions = {n: -p.grad.sign() for n, p in adapters[name].items() if p.grad is not None}
-        before, found[name] = float(total), []
+        adapters = {n: p for n, p in holder.named_parameters() if "lora_B" in n}
+        before = 0.0
+        for batch in batches:
+            total = loss(batch)
+            before += total.item()
+            if not found:  # float32 comes first
+                total.backward()  # type: ignore[no-untyped-call]
+        directions = directions or {n: -p.grad.sign() for n, p in adapters.items() if p.grad is not None}
+        found[name] = []
         for rate in LEARNING_RATES:
-            _set(adapters[name], directions, rate)
-            found[name].append((before - float(loss(batch))) / len(batch.targets_N))
-        _set(adapters[name], directions, 0.0)
+            _set(adapters, directions, rate)
+            with torch.no_grad():
+                found[name].append((before - sum(loss(batch).item() for batch in batches)) / count)
+        _set(adapters, directions, 0.0)
     return found
 
 
@@ -99,14 +107,18 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name:
-        found = drops(arguments.overrides, Path(name))
-    print(f"{'learning rate':24}", *(f"{rate:10g}" for rate in LEARNING_RATES))
-    for name, values in found.items():
-        arrived = (value / whole for value, whole in zip(values, found["float32"], strict=True))
-        print(f"{name:24}", *(f"{value:10.4f}" for value in values), "   arrived:", *(f"{x:.0%}" for x in arrived))
+    found = {}
+    for base, keys in BASES.items():
+        with tempfile.TemporaryDirectory() as name:
+            found[base] = drops([*keys, *arguments.overrides], Path(name))
+        print(f"{base + ', learning rate':26}", *(f"{rate:9g}" for rate in LEARNING_RATES))
+        for way, falls in found[base].items():
+            left = (fall / whole for fall, whole in zip(falls, found[base]["float32"], strict=True))
+            print(f"{way:26}", *(f"{fall:9.4f}" for fall in falls), "  left:", *(f"{share:.0%}" for share in left))
     if arguments.json:
-        record = {"surroundings": surroundings(), "learning_rates": LEARNING_RATES, "loss_drops": found}
+        record = {
+            "surroundings": surroundings(), "examples": EXAMPLES, "learning_rates": LEARNING_RATES, "loss_drops": found,
+        }  # fmt: skip
         arguments.json.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 

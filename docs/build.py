@@ -101,11 +101,13 @@ def measured() -> dict[str, dict[str, Any]]:
 
 
 def arrived(begun: dict[str, Any]) -> dict[str, Any]:
-    """Of `benchmarks/rounding.py`: at each learning rate the loss's fall in float32, and which part of it is left."""
-    numbers: dict[str, Any] = {"device": begun["surroundings"]["device"]}
+    """Of `benchmarks/rounding.py`: at each learning rate and base the fall in float32, and which part of it is left."""
+    numbers: dict[str, Any] = {"device": begun["surroundings"]["device"], "examples": begun["examples"]}
     for i, rate in enumerate(begun["learning_rates"]):
-        whole, lean, peft = (falls[i] for falls in begun["loss_drops"].values())
-        numbers |= {f"rate_{i}": rate, f"fall_{i}": whole, f"lean_{i}": lean / whole, f"peft_{i}": peft / whole}
+        numbers[f"rate_{i}"] = rate
+        for base, ways in begun["loss_drops"].items():
+            whole, lean, peft = (falls[i] for falls in ways.values())
+            numbers |= {f"{base}_fall_{i}": whole, f"{base}_lean_{i}": lean / whole, f"{base}_peft_{i}": peft / whole}
     return numbers
 
 

@@ -248,3 +248,16 @@ def test_the_readme_tells_what_was_measured(name, format_, apart):
     assert ours["peak_memory_gib"] < 0.55 * min(theirs["peak_memory_gib"], tuned["peak_memory_gib"])
     assert max(row["largest_loss_difference"] for row in content["rows"]) < apart
     assert content["setting"]["peers"]["trl"].startswith("1.16")
+
+
+def test_the_readme_tells_what_rounding_leaves():
+    content = json.loads(Path("benchmarks/results/rounding.json").read_text("utf-8"))
+    text = " ".join(Path("README.md").read_text("utf-8").split())
+    whole, _, peft = content["loss_drops"]["trained"].values()
+    left = {rate: 100 * peft[i] / whole[i] for i, rate in enumerate(content["learning_rates"])}
+    assert (
+        f"{left[2e-4]:.0f} % of the loss's fall is left after one update at 2e-4, and {left[5e-5]:.0f} % at 5e-5"
+        in text
+    )
+    for whole, lean, _ in (ways.values() for ways in content["loss_drops"].values()):
+        assert all(abs(a / b - 1) < 0.02 for a, b in zip(lean, whole, strict=True))

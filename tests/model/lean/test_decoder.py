@@ -25,7 +25,7 @@ from luthier.model.forward import summed_loss
 from luthier.model.lean.decoder import LeanDecoder
 from luthier.model.lean.fit import obstacle
 from luthier.model.lean.pieces import PLAIN, rotate, swiglu_backward
-from luthier.model.lean.proof import prove_lean
+from luthier.model.lean.proof import _sizes, prove_lean
 from tests.rows import MemoryRow
 
 MODELS = {
@@ -229,3 +229,13 @@ def test_the_proof_sees_what_is_not_the_same(dtype, broken):
     (problem,) = caught.value.problems
     assert problem.code == "E-MODEL-014"
     assert problem.fix == "write lean_path: false"
+
+
+def test_a_gradient_that_is_all_but_nothing_is_measured_by_its_kind():
+    ones = torch.ones(4)
+    found = _sizes(
+        {"layers.0.q.A": ones, "layers.1.q.A": 1e-3 * ones, "layers.2.q.A": 3 * ones, "layers.1.k.A": 1e-3 * ones}
+    )
+    usual = float((torch.tensor([2.0, 2e-3, 6.0]).square().mean()).sqrt())
+    wanted = {"layers.0.q.A": usual, "layers.1.q.A": usual, "layers.2.q.A": 6.0, "layers.1.k.A": 2e-3}
+    assert {name: float(size) for name, size in found.items()} == pytest.approx(wanted)
