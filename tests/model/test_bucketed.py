@@ -110,3 +110,13 @@ def test_a_shared_beginning_is_what_copies_of_it_compute(shared, heads):
     for mine, theirs in zip(inputs, copies, strict=True):
         summed = torch.zeros_like(mine).index_add_(0, torch.cat(rows), theirs.grad)
         torch.testing.assert_close(mine.grad, summed)
+
+
+def test_autocast_changes_no_format_in_it():
+    bounds = offsets(LENGTHS["mixed"])
+    query, key, value = tensors(bounds[-1], 4, 2, torch.float32)
+    inputs = (3 * query, 3 * key, value.bfloat16())
+    wanted = bucketed_attention(*inputs, 0.2, bounds)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = bucketed_attention(*inputs, 0.2, bounds)
+    assert torch.equal(found, wanted)

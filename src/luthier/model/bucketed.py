@@ -8,10 +8,11 @@ Documents of similar length are padded to a rectangle and attended to in one bat
     forward     P = softmax(c Q K^T + causal)      O = P V      c = 1 / sqrt(D)
     backward    dV = P^T dO      dP = dO V^T      dZ = P (dP - sum(P dP))      dQ = c dZ K      dK = c dZ^T Q
 
-Scores are made for at most `TILE` queries of a document and `PIECE` bytes at a time, so that they stay in the
-processor's caches, and keys that lie behind all queries of a tile are left out. The backward pass makes P once more;
-nothing is kept for it. Q K^T, the softmax and dP are computed in float32, also in 16 bits; there P and dZ are rounded
-before they are multiplied, as flash attention rounds them.
+Scores are made for at most `TILE` queries of a document at a time, and for as many documents and heads as `PIECE` bytes
+hold (one key/value head at least), so that those of short documents stay in the processor's caches. Keys that lie
+behind all queries of a tile are left out. The backward pass makes P once more;
+nothing is kept for it. All of it is computed in float32, also in 16 bits: nearer to the truth than flash attention, and
+faster than 16 bits, since each size of a product there costs its own machine code (`luthier.model.lean.filling`).
 
 Documents may share their beginning: the first `shared` tokens lie there once, as a document of their own, and every
 other document attends to them before its own tokens. In exact arithmetic that is what each with a copy of its own would
@@ -130,7 +131,7 @@ class _Piece:
 @lru_cache(maxsize=4)  # the layers of a model ask for the same micro-batch one after another
 def layout(offsets: tuple[int, ...], shared: int, heads: int, key_heads: int) -> Layout:
     """Where the documents of a micro-batch lie; arguments as those of `attend`."""
-    spans = list(pairwise(offsets))
+    spans = [(start, end) for start, end in pairwise(offsets) if end > start]
     groups = _similar(spans[1:] if shared else spans)
     buckets: list[Bucket] = []
     queries: list[Rows] = []
@@ -205,28 +206,28 @@ def attend(heads: Heads, scale: float, offsets: tuple[int, ...], shared: int = 0
         Output of shape (T, H, D) in the values' format.
     """
     where, (query_XD, key_XD, value_XD) = _gathered(heads, offsets, shared)
-    output_XD = torch.empty_like(query_XD, dtype=value_XD.dtype)
+    output_XD = torch.empty_like(query_XD)
     for piece, weights in _weights(where, heads, query_XD, key_XD, scale):
-        torch.bmm(weights.to(value_XD.dtype), piece.of_keys(value_XD), out=piece.of_queries(output_XD))
-    return output_XD.index_select(0, where.query_back).view(heads[0].shape)
+        torch.bmm(weights, piece.of_keys(value_XD), out=piece.of_queries(output_XD))
+    return output_XD.to(heads[2].dtype).index_select(0, where.query_back).view(heads[0].shape)
 
 
 def attend_backward(grad_THD: Tensor, heads: Heads, scale: float, offsets: tuple[int, ...], shared: int = 0) -> Heads:
     """Gradients of queries, keys and values in the values' format, given that of the output of `attend`."""
     where, (query_XD, key_XD, value_XD) = _gathered(heads, offsets, shared)
-    dtype, wide = value_XD.dtype, query_XD.dtype
     grad_XD = _rows(grad_THD, where, "queries").index_fill_(0, where.padding, 0)
-    grad_query_XD = torch.empty_like(query_XD, dtype=dtype)
+    grad_query_XD = torch.empty_like(query_XD)
     grad_key_XD, grad_value_XD = (torch.zeros_like(key_XD) for _ in range(2))
     for piece, weights in _weights(where, heads, query_XD, key_XD, scale):
-        grad, value = piece.of_queries(grad_XD), piece.of_keys(value_XD)
-        query, key = ((x * scale).to(dtype) for x in (piece.of_queries(query_XD), piece.of_keys(key_XD)))
-        piece.of_keys(grad_value_XD).add_(weights.to(dtype).transpose(1, 2) @ grad)
-        grad_weights = grad.to(wide) @ value.to(wide).transpose(1, 2)
-        grad_scores = torch._softmax_backward_data(grad_weights, weights, -1, wide).to(dtype)
+        grad, value = piece.of_queries(grad_XD).to(weights.dtype), piece.of_keys(value_XD)
+        query, key = piece.of_queries(query_XD), piece.of_keys(key_XD)
+        piece.of_keys(grad_value_XD).add_(weights.transpose(1, 2) @ grad)
+        grad_weights = grad @ value.transpose(1, 2)
+        grad_scores = torch._softmax_backward_data(grad_weights, weights, -1, weights.dtype).mul_(scale)
         torch.bmm(grad_scores, key, out=piece.of_queries(grad_query_XD))
         piece.of_keys(grad_key_XD).add_(grad_scores.transpose(1, 2) @ query)
-    grad_query = grad_query_XD.index_select(0, where.query_back).view(heads[0].shape)
+    dtype = heads[2].dtype
+    grad_query = grad_query_XD.to(dtype).index_select(0, where.query_back).view(heads[0].shape)
     grad_key, grad_value = (_added(x_XD, where, heads[1].shape).to(dtype) for x_XD in (grad_key_XD, grad_value_XD))
     return grad_query, grad_key, grad_value
 
@@ -234,7 +235,7 @@ def attend_backward(grad_THD: Tensor, heads: Heads, scale: float, offsets: tuple
 def _weights(
     where: Layout, heads: Heads, query_XD: Tensor, key_XD: Tensor, scale: float
 ) -> Iterator[tuple[_Piece, Tensor]]:
-    """Attention weights (M, G l, s) piece by piece; each is written over when the next is asked for."""
+    """Attention weights (M, G l, s) piece by piece."""
     for piece in _pieces(where, heads[0].shape[1], heads[1].shape[1], query_XD.element_size()):
         _, groups, rows = piece.sizes
         query, key = piece.of_queries(query_XD), piece.of_keys(key_XD)
@@ -267,12 +268,12 @@ def _pieces(where: Layout, heads: int, key_heads: int, bytes_each: int) -> Itera
 
 
 def _gathered(heads: Heads, offsets: tuple[int, ...], shared: int) -> tuple[Layout, Heads]:
-    """Rows of D numbers in the order of `Layout`; queries and keys in the format of the scores."""
+    """Rows of D numbers in the order of `Layout`, in the format of the scores."""
     query_THD, key_TKD, value_TKD = heads
     where = layout(offsets, shared, query_THD.shape[1], key_TKD.shape[1])
     wide = torch.promote_types(query_THD.dtype, torch.float32)
     query_XD, key_XD = _rows(query_THD, where, "queries").to(wide), _rows(key_TKD, where, "keys").to(wide)
-    return where, (query_XD, key_XD, _rows(value_TKD, where, "keys"))
+    return where, (query_XD, key_XD, _rows(value_TKD, where, "keys").to(wide))
 
 
 def _rows(x_THD: Tensor, where: Layout, side: str) -> Tensor:
@@ -310,12 +311,14 @@ class _Attention(torch.autograd.Function):
     def forward(ctx: Any, query_THD: Tensor, key_TKD: Tensor, value_TKD: Tensor, *where: Any) -> Tensor:
         ctx.save_for_backward(query_THD, key_TKD, value_TKD)
         ctx.where = where
-        return attend((query_THD, key_TKD, value_TKD), *where)
+        with torch.autocast(query_THD.device.type, enabled=False):  # formats are chosen here
+            return attend((query_THD, key_TKD, value_TKD), *where)
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Any, ...]:
         heads: Heads = ctx.saved_tensors
-        found = attend_backward(grad_outputs[0], heads, *ctx.where)
+        with torch.autocast(heads[0].device.type, enabled=False):
+            found = attend_backward(grad_outputs[0], heads, *ctx.where)
         return *(grad.to(x.dtype) for grad, x in zip(found, heads, strict=True)), None, None, None
 
 

@@ -14,24 +14,31 @@ import warnings
 from collections.abc import Sequence
 from functools import cache
 from math import prod
+from threading import Lock
 
 import bitsandbytes
 import torch
 from torch import Tensor
 
 _NAME = "dequantize_4bit"
+_one_at_a_time = Lock()
 _ON_CPU = torch._C.DispatchKeySet(torch._C.DispatchKey.CPU)
 # what it replaces lasts as long as it does
 _library = torch.library.Library("bitsandbytes", "IMPL")  # type: ignore[no-untyped-call]
 
 
-@cache
 def unpack_rightly() -> bool:
-    """Try the operator on rows of one and a half blocks, and put another in its place if it fails.
+    """Try the operator on rows of one and a half blocks, and put another in its place if it fails; once a process.
 
     Returns:
         Whether it did fail.
     """
+    with _one_at_a_time:
+        return _unpack_rightly()
+
+
+@cache
+def _unpack_rightly() -> bool:
     weight = torch.linspace(-1, 1, 2 * 96).square().view(2, 96)
     packed, state = bitsandbytes.functional.quantize_4bit(weight, blocksize=64, quant_type="nf4")
     by_rows, by_blocks = (

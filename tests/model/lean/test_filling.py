@@ -31,6 +31,13 @@ def test_loss_and_gradients_are_the_same_in_float64(monkeypatch, kind, share):
     torch.testing.assert_close(alone, lean_loss(filled, batch).detach())
 
 
+def test_a_pass_of_such_a_size_is_left_as_it_is():
+    batch = collate_packed(rows(9))
+    inputs, positions = in_few_sizes(batch.model_inputs(), batch.positions_N)
+    again, same = in_few_sizes(inputs | {"cu_seq_lens": None}, positions)
+    assert again["document_offsets"] == inputs["document_offsets"] and len(same) == len(positions)
+
+
 def test_many_batches_come_in_few_sizes(monkeypatch):
     sizes = set()
     monkeypatch.setattr(lean, "nll", lambda x, *args, **options: sizes.add(len(x)) or nll(x, *args, **options))

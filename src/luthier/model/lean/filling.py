@@ -30,7 +30,10 @@ def fills_up(device: torch.device, dtype: torch.dtype) -> bool:
 
 
 def in_few_sizes(inputs: dict[str, Any], positions_N: Tensor) -> tuple[dict[str, Any], Tensor]:
-    """A batch for a CPU: `filled`, and its last document among the others."""
+    """A batch for a CPU: `filled`, and its last document among the others; one of such a size already as it is."""
+    tokens = inputs["input_ids"].shape[1]
+    if _rounded(tokens, _PARTS_ON_A_CPU) == tokens:
+        return inputs, positions_N
     inputs, positions_N = filled(inputs, positions_N, _PARTS_ON_A_CPU)
     offsets = (*inputs["document_offsets"], inputs["input_ids"].shape[1])
     known = {name: value for name, value in inputs.items() if name not in ("cu_seq_lens", "longest")}

@@ -73,7 +73,7 @@ def _sizes(gradients: dict[str, Tensor]) -> dict[str, Tensor]:
     kinds: dict[str, list[str]] = {}
     for name in gradients:
         kinds.setdefault(_LAYER.sub(".", name), []).append(name)
-    sizes = {}
+    sizes: dict[str, Tensor] = {}
     for names in kinds.values():
         norms = torch.stack([gradients[name].norm() for name in names])
         sizes |= dict(zip(names, torch.maximum(norms, norms.square().mean().sqrt()) + 1e-9, strict=True))
