@@ -68,7 +68,8 @@ def test_it_answers_until_a_signal_ends_it(run, number):
     server = Process(run)
     assert "run" in server.greeting and "the base" in server.greeting and "curl" in server.greeting
     client = server.client()
-    assert ask(client, max_tokens=3).usage.completion_tokens == 3
+    answer = ask(client, max_tokens=3)  # drawn: now and then its end comes before the third token
+    assert answer.usage.completion_tokens == 3 or answer.choices[0].finish_reason == "stop"
     stream = ask(client, max_tokens=100, temperature=0, stream=True)
     next(iter(stream))
     server.child.send_signal(number)
@@ -97,7 +98,7 @@ def test_a_key_from_the_environment_is_asked_for_and_not_shown(run):
     server.until_ready()
     with pytest.raises(openai.AuthenticationError):
         ask(server.client("wrong"))
-    assert ask(server.client(KEY), max_tokens=2).usage.completion_tokens == 2
+    assert ask(server.client(KEY), max_tokens=2).usage.completion_tokens in (1, 2)
     server.child.send_signal(signal.SIGINT)
     code, out, err = server.ended()
     assert code == 0 and KEY not in server.greeting + out + err and "no API key" not in server.greeting
