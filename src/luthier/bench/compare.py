@@ -109,10 +109,11 @@ def compare(request: Request, folder: Path, say: Callable[[str], None]) -> Compa
             say(f"run {repeat + 1} of {request.repeats}: {label(name)}")
             result, seconds = run_arm(name, folder, hide_gpus=True)
             runs[name].append(result | {"wall_seconds": seconds})
-    reference = runs[request.arms[0]][0]["losses"]
-    if facts["dtype"] != "float32":
+    compared_with = request.arms[0] if facts["dtype"] == "float32" else REFERENCE
+    if compared_with not in runs:
         say("the same steps in float32, for the losses")
-        reference = run_arm(REFERENCE, folder, hide_gpus=True)[0]["losses"]
+        runs[compared_with] = [run_arm(compared_with, folder, hide_gpus=True)[0]]
+    reference = runs[compared_with][0]["losses"]
     rows = tuple(row(name, runs[name], facts, request.warm_up, reference) for name in request.arms)
     setting = {
         "command": list(request.overrides),
@@ -121,7 +122,7 @@ def compare(request: Request, folder: Path, say: Callable[[str], None]) -> Compa
         "steps": len(facts["tokens"]),
         "tokens_per_step": statistics.mean(facts["tokens"]),
         "trained_tokens_per_step": statistics.mean(facts["trained_tokens"]),
-        "losses_compared_with": label(request.arms[0]) if facts["dtype"] == "float32" else label(REFERENCE),
+        "losses_compared_with": label(compared_with),
         "reference_losses": reference,
         **{key: facts[key] for key in ("dtype", "plan", "limit_flops", "surroundings")},
         "peers": {name: version(name) for name in ("peft", "bitsandbytes", *_systems(request.arms))},

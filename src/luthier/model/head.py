@@ -54,9 +54,9 @@ def nll(
     grad_hidden_ND = torch.empty_like(hidden_ND) if hidden else None
     grad_weight_VD = torch.zeros_like(weight_VD, dtype=wide) if weight else None
     total = torch.zeros((), dtype=wide, device=hidden_ND.device)
-    device, in_32_bits = hidden_ND.device.type, max(4, hidden_ND.element_size())
-    chunk = chunk_rows(device, size, hidden_ND.element_size() if in_place else in_32_bits)
-    rows, block = min(chunk, len(hidden_ND)), block_rows(device, size, in_32_bits)
+    device = hidden_ND.device.type
+    chunk = chunk_rows(device, size, hidden_ND.element_size() if in_place else wide.itemsize)
+    rows, block = min(chunk, len(hidden_ND)), block_rows(device, size, wide.itemsize)
     logits_CV = hidden_ND.new_empty(rows, size)
     room_2BV = None if in_place else hidden_ND.new_empty(2, min(rows, block), size, dtype=wide)
     for start in range(0, len(hidden_ND), chunk):

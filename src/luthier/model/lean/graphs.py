@@ -7,8 +7,8 @@ own shapes and at its own places, so a batch is padded to one of few sizes and c
     tokens, positions   as `luthier.model.lean.filling` does it, with the target `luthier.model.head.NO_TARGET`
     documents           more of them, without tokens
 
-A shape is recorded when it is seen the
-second time; a batch is padded the first time too, so that a resumed run, which has seen nothing yet, computes the same.
+A shape is recorded when it is seen the second time; a batch is padded the first time too, so that a resumed run, which
+has seen nothing yet, computes the same.
 
 Shape letters: T tokens, N trained tokens.
 """
