@@ -12,7 +12,8 @@ from luthier.errors import EXIT_REFUSED, EXIT_RESUMABLE, ConfigError, Problem
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from luthier.learn.lesson import Lesson
+    from luthier.config.load import Loaded
+    from luthier.learn.lesson import Lesson, Outcome
 
 
 def learn(
@@ -52,12 +53,9 @@ def _show(lesson: Lesson, guess: str, place: Path, console: Console) -> None:
         raise ConfigError(
             Problem("E-LEARN-001", f'"{guess}" is no answer', f"one of {', '.join(lesson.choices)}", "guess")
         )
-    from luthier.learn.study import exercise_file, study  # takes seconds, in which the question can be read
-    from luthier.training.signals import stop_on_signals
+    from luthier.learn.study import exercise_file  # takes seconds, in which the question can be read
 
-    with stop_on_signals() as stop:
-        stop.shown = console.is_terminal  # a step is short: what is said at the end is soon enough
-        came = screen.follow(study(lesson, place, stop=stop), console)
+    came = _run(lesson, place, console)
     if len(came) < len(lesson.arms):
         _stopped()
     console.print(screen.results(lesson, came, console.width), screen.answer(lesson, came, guess, console.width))
@@ -69,19 +67,26 @@ def _show(lesson: Lesson, guess: str, place: Path, console: Console) -> None:
 def _check(lesson: Lesson, file: Path, place: Path, console: Console) -> None:
     from luthier.learn import screen
     from luthier.learn.lesson import YOURS
-    from luthier.learn.study import checked, judged, study
-    from luthier.training.signals import stop_on_signals
+    from luthier.learn.study import checked, judged
 
-    mine = checked(lesson, file, place)
-    with stop_on_signals() as stop:
-        stop.shown = console.is_terminal  # a step is short: what is said at the end is soon enough
-        came = screen.follow(study(lesson, place, mine, stop), console)
+    came = _run(lesson, place, console, checked(lesson, file, place))
     if YOURS not in came:
         _stopped()
     passed, shows = judged(lesson, came)
     console.print(screen.results(lesson, came, console.width), screen.verdict(passed, shows, console.width))
     if not passed:
         raise typer.Exit(EXIT_REFUSED)
+
+
+def _run(lesson: Lesson, place: Path, console: Console, mine: Loaded | None = None) -> dict[str, Outcome]:
+    """The outcomes of a lesson's runs, of those that ended before a signal."""
+    from luthier.learn.screen import follow
+    from luthier.learn.study import study
+    from luthier.training.signals import stop_on_signals
+
+    with stop_on_signals() as stop:
+        stop.shown = console.is_terminal  # a step is short: what is said at the end is soon enough
+        return follow(study(lesson, place, mine, stop), console)
 
 
 def _stopped() -> None:
