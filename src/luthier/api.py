@@ -11,6 +11,7 @@ The command line calls these same functions and adds the screen.
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
@@ -226,9 +227,10 @@ def _train(
         notices += record.compare()
         settings = parts.plan.config.logging
         logging_dir = Path(settings.logging_dir or output_dir / "logs")
-        sinks = Sinks() if ranks.rank() else open_sinks(settings.report_to, output_dir, logging_dir, output_dir.name)
+        attempt, name = secrets.token_hex(4), output_dir.name
+        sinks = Sinks() if ranks.rank() else open_sinks(settings.report_to, output_dir, logging_dir, name, attempt)
         stack.enter_context(sinks)
-        job = _Job(parts, output_dir, checkpoint, now, allowed, stop, record, hash_base, hashes)
+        job = _Job(parts, output_dir, attempt, checkpoint, now, allowed, stop, record, hash_base, hashes)
         yield from _recorded(_events(job, notices), sinks)
 
 
@@ -259,6 +261,7 @@ class _Job:
 
     parts: Ingredients
     output_dir: Path
+    attempt: str
     checkpoint: Checkpoint | None
     identity: dict[str, Any]
     allowed: frozenset[str]
@@ -278,7 +281,8 @@ def _events(job: _Job, notices: Sequence[str]) -> Iterator[Event]:
     job.record.facts["allowed"] = [check.name for check in of("allowed", checks)]
     first_step = checkpoint.step if checkpoint else 0
     epochs = resolved.total_steps / resolved.steps_per_epoch
-    yield RunStarted(output_dir.name, resolved.total_steps, first_step, epochs, plan_as_dict(resolved))
+    events = f"{output_dir / 'events.jsonl'}#{job.attempt}"
+    yield RunStarted(output_dir.name, resolved.total_steps, first_step, epochs, plan_as_dict(resolved), record=events)
     if (memory := resolved.memory) is not None:
         parts_gib = {part.name: part.gib for part in memory.parts}
         yield MemoryForecast(memory.gib, parts_gib, memory.moment, memory.tokens, memory.room_gib)

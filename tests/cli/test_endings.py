@@ -53,5 +53,6 @@ def test_a_start_that_was_refused_is_told_and_turns_no_end_around(capsys, tiny_m
     assert redirected(tmp_path, config, mode="a") == 0
     assert redirected(tmp_path, config, mode="a") == 2  # it is there already
     assert "E-CKPT-005" in log.read_text()
-    assert {found["severity"] for found in diagnosis(capsys, log)} <= {"info"}
+    found = diagnosis(capsys, log)
+    assert found == diagnosis(capsys, tmp_path / "out") and "run-failed" not in {one["rule"] for one in found}
     assert "  done  " in run_here(capsys, "watch", "--once", log).out

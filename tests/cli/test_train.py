@@ -63,7 +63,7 @@ def test_the_log_has_one_dict_a_step_and_nothing_of_the_libraries(finished):
     assert {"loss", "grad_norm", "learning_rate", "epoch", "step", "num_tokens"} <= first.keys()
     assert result.out.endswith(f"\nresult: {out}/final_model; ask it: luthier chat {out}\n")
     known = r"\{'|result: |run out|warning: |info[: ]|model: |memory: |rehearsal of |saved |sample at step|  > |    "
-    known += r"|  change: "
+    known += r"|  change: |  record: "
     strangers = [line for line in result.out.splitlines() if not re.match(known, line)]
     assert strangers == []
     for name in ("transformers", "bitsandbytes", "UserWarning", "FutureWarning", "it/s"):

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from luthier.events.codecs import lines
 from luthier.events.follow import open_log
 from luthier.events.line import format_line
 from luthier.events.record import to_record
-from luthier.events.types import Log, Notice, RunStarted
+from luthier.events.types import Log, Notice, RunStarted, Timing
 from luthier.monitor.state import RunState, fold
 from tests.events.stream import evaluated, finished, log, started, whole_run
 
@@ -49,6 +50,93 @@ def settled(follower):
 def plain(told):
     """Comparable: nan is not equal to itself, and times depend on when one looks."""
     return [repr(item.event) + item.attempt for item in told]
+
+
+class TestNamedRecord:
+    """A training.log that says where its events are."""
+
+    @staticmethod
+    def run(folder, attempt="a1b2", first_step=0, to=20):
+        """What a run writes: its events, and the lines of its log."""
+        (folder / "checkpoints").mkdir(exist_ok=True)
+        start = replace(started(first_step=first_step), record=f"checkpoints/events.jsonl#{attempt}")
+        events = [
+            start,
+            *(log(step) for step in range(first_step + 10, to + 1, 10)),
+            Timing(to, 0.0, 0.1, 0.2, 0.3, 0.4),
+        ]
+        with (folder / "checkpoints" / "events.jsonl").open("ab") as file:
+            file.writelines(record(event, attempt) for event in events)
+        with (folder / "training.log").open("ab") as file:
+            file.writelines(line(event) for event in events if format_line(event))
+        return events
+
+    def test_the_events_are_read_instead_with_plan_and_timing(self, tmp_path):
+        events = self.run(tmp_path)
+        follower = open_log(tmp_path / "training.log")
+        assert [item.event for item in follower.poll()] == events
+        assert follower.source == "Luthier events.jsonl, named by training.log"
+        whole = open_log(tmp_path / "training.log", whole=True)
+        assert [item.event for item in whole.everything()] == events
+
+    def test_a_live_run_is_followed_there(self, tmp_path):
+        self.run(tmp_path)
+        follower = open_log(tmp_path / "training.log")
+        follower.poll()
+        with (tmp_path / "checkpoints" / "events.jsonl").open("ab") as file:
+            file.write(record(log(30), "a1b2"))
+        assert steps(follower.poll()) == [30]
+        assert [item for _ in range(20) for item in follower.poll()] == [], "looking again tells nothing twice"
+
+    def test_events_that_are_named_later_take_over(self, tmp_path):
+        (tmp_path / "training.log").write_bytes(line(Notice("info", "loading")))
+        follower = open_log(tmp_path / "training.log")
+        state = RunState()
+        for item in settled(follower):
+            state = fold(state, item.event, item.time)
+        self.run(tmp_path)
+        for _ in range(20):
+            for item in follower.poll():
+                state = fold(state, item.event, item.time)
+        assert state.plan == started().plan
+        assert [point.step for point in state.history] == [10, 20]
+        assert len(state.timings) == 1
+
+    @pytest.mark.parametrize("what", ["gone", "another attempt", "another file", "torn line"])
+    def test_the_log_itself_is_read_where_they_are_not_its_own(self, tmp_path, what):
+        self.run(tmp_path)
+        path, events = tmp_path / "training.log", tmp_path / "checkpoints" / "events.jsonl"
+        if what == "gone":
+            events.unlink()
+        elif what == "another attempt":
+            with events.open("ab") as file:
+                file.write(record(started(), "c3d4") + record(log(10), "c3d4"))
+        elif what == "another file":
+            path.write_text(path.read_text().replace("events.jsonl#", "secrets.txt#"))
+        else:
+            path.write_bytes(path.read_bytes().partition(b"a1b2")[0])
+        told = settled(open_log(path))
+        assert told[0].event == replace(started(), plan={})
+        assert steps(told) == ([] if what == "torn line" else [10, 20])
+
+    def test_an_attempt_that_goes_on_in_the_same_log_is_the_one(self, tmp_path):
+        self.run(tmp_path)
+        again = self.run(tmp_path, "c3d4", first_step=20, to=40)
+        told = open_log(tmp_path / "training.log").poll()
+        assert [item.event for item in told][-len(again) :] == again
+        assert steps(told) == [10, 20, 30, 40]
+
+    def test_another_run_is_redirected_into_the_same_log(self, tmp_path):
+        self.run(tmp_path)
+        follower = open_log(tmp_path / "training.log")
+        follower.poll()
+        (tmp_path / "training.log").write_bytes(line(Notice("info", "loading")))
+        told = [item.event for _ in range(20) for item in follower.poll()]
+        assert told == [Notice("info", "loading")]
+        (tmp_path / "checkpoints").rename(tmp_path / "checkpoints-1")
+        events = self.run(tmp_path, "e5f6", to=30)
+        told = [item.event for _ in range(20) for item in follower.poll()]
+        assert told[-len(events) :] == events
 
 
 class TestLive:

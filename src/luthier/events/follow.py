@@ -10,6 +10,10 @@ The format is found from the content. Of a folder the best log is taken: events.
 trainer_log.jsonl, else the newest `*.log` with a loss in it, else TensorBoard's files, else the trainer_state.json of
 the newest checkpoint, else any `*.log`. A better one that appears later takes over, with a `RunStarted` of its own.
 
+The training.log of a run that has its events.jsonl still at hand is read there: a log line has no plan, no gradients
+and no GPU. It names that file and the attempt that it tells of; where the file's latest attempt is another one, or
+the file is not there (a log that was copied), the log itself is read.
+
 What comes after a step back is told after a `RunStarted` or `Resumed` that says up to which step the earlier events
 stand; `luthier.monitor.state.fold` then forgets the others.
 
@@ -36,10 +40,13 @@ from luthier.events.codecs.base import Told
 from luthier.events.codecs.lines import LineSource
 from luthier.events.codecs.records import is_record_file
 from luthier.events.codecs.state import StateSource, is_state, latest_state
+from luthier.events.line import RECORD
 
 __all__ = ["Follower", "Source", "Told", "open_log", "runs_in", "written"]
 
 _SNIFF = 64 * 1024
+_LATEST = 16 * 1024 * 1024
+_NAMED = f"\n{RECORD}".encode()
 _HEADER = 12
 _LOOK_AROUND = 8
 _BOARD_FOLDERS = ("logs", "runs")
@@ -75,13 +82,15 @@ class Follower:
         self._whole = whole
         self._source: Source | None = None
         self._rank = len(_RANKS)
+        self._named = ""
         self._polls = 0
         self._trouble = f"waiting for {path}"
 
     @property
     def source(self) -> str:
         """What is read, in words for the screen: the format, or what is waited for."""
-        return self._source.words if self._source else self._trouble
+        words = self._source.words if self._source else self._trouble
+        return f"{words}, named by {self._path.name}" if self._named and self._rank == 0 else words
 
     def poll(self) -> list[Told]:
         """The events since the last call, in order; empty where nothing is new. Never blocks and never raises."""
@@ -105,7 +114,7 @@ class Follower:
     def _look(self) -> None:
         """Choose what to follow, and from time to time whether there is something better by now."""
         self._polls += 1
-        if self._source and (self._rank == 0 or self._polls % _LOOK_AROUND):
+        if self._source and self._polls % _LOOK_AROUND:
             return
         try:
             about = self._path.stat()
@@ -113,15 +122,28 @@ class Follower:
                 self._choose(self._path)
             elif not stat.S_ISREG(about.st_mode):
                 self._trouble = f"cannot read {self._path}: not a file"
-            elif self._source is None and about.st_size:
-                self._source = _source_of(self._path, self._whole)
-                self._rank = 0
-            elif self._source is None:
+            elif about.st_size or self._source:
+                self._take(self._path)
+            else:
                 self._trouble = "an empty file"
         except FileNotFoundError:
             pass
         except (OSError, ValueError) as error:
             self._trouble = f"cannot read {self._path}: {getattr(error, 'strerror', None) or error}"
+
+    def _take(self, log: Path) -> None:
+        """A file, or the record that it names: looked at again, for the next run may be redirected into it."""
+        named = _named_in(log)
+        if named != self._named:
+            self._named = named
+            if self._rank == 0:
+                self.close()
+                self._source, self._rank = None, len(_RANKS)
+        if self._rank and (record := _record(named, log)):
+            self.close()
+            self._source, self._rank = LineSource(record, _name(record.parent), self._whole), 0
+        elif self._source is None:
+            self._source = _source_of(log, self._whole)
 
     def _choose(self, folder: Path) -> None:
         for rank, make in enumerate(_RANKS[: self._rank]):
@@ -181,6 +203,35 @@ def _source_of(path: Path, whole: bool) -> Source | None:
     if is_state(first_bytes) or path.name == "trainer_state.json":
         return StateSource(lambda: path if path.is_file() else None, path, _name(path.parent))
     return LineSource(path, path.stem, whole)
+
+
+def _named_in(log: Path) -> str:
+    """The record that a training.log names last, with its attempt; empty where it names none."""
+    with log.open("rb") as file:
+        text = file.read(_SNIFF)
+        if _NAMED not in text:
+            return ""
+        file.seek(max(0, log.stat().st_size - _LATEST))
+        latest = file.read()
+    text = latest if _NAMED in latest else text
+    name, ended, _ = text.rpartition(_NAMED)[2].partition(b"\n")
+    return name.decode("utf-8", "replace").strip() if ended else ""
+
+
+def _record(named: str, log: Path) -> Path | None:
+    """The events.jsonl of that name, from the log's folder or from here, whose latest attempt is the named one."""
+    name, _, attempt = named.rpartition("#")
+    if Path(name).name != "events.jsonl":
+        return None
+    places = (log.parent / name, Path(name))
+    return next((place for place in places if place.is_file() and _latest_attempt(place) == attempt), None)
+
+
+def _latest_attempt(events: Path) -> str:
+    with events.open("rb") as file:
+        file.seek(max(0, events.stat().st_size - _LATEST))
+        _, found, after = file.read().rpartition(b'"attempt":"')
+    return after.partition(b'"')[0].decode("utf-8", "replace") if found else ""
 
 
 def _board(find: Callable[[], list[Path]], place: Path, run: str, whole: bool) -> Source:

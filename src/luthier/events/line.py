@@ -35,6 +35,9 @@ from luthier.events.types import (
 
 Value = int | float | str | bool | None
 
+RECORD = "  record: "
+"""What stands before the place of the events, in the line after that of the run."""
+
 _LONGEST_LINE = 64 * 1024
 _KEY = r"""\s*(?:'(?P<key1>[^'\\]*)'|"(?P<key2>[^"\\]*)")\s*:"""
 # Thousands of digits are no number that a run has.
@@ -164,7 +167,8 @@ def _result(final_model: str) -> str:
 
 def _run_started(event: RunStarted) -> str:
     start = f", from step {event.first_step:,}" if event.first_step else ""
-    return f"run {one_line(event.run)}: {event.total_steps:,} steps, {event.epochs:.3g} epochs{start}"
+    record = f"\n{RECORD}{one_line(event.record)}" if event.record else ""
+    return f"run {one_line(event.run)}: {event.total_steps:,} steps, {event.epochs:.3g} epochs{start}{record}"
 
 
 def _architecture(event: Architecture) -> str:

@@ -43,6 +43,8 @@ class RunStarted(Event):
     """Dotted key -> value, as in plan.yaml (the hyper-parameters); empty in a text log."""
     program: str = "luthier"
     """Whose keys the run's YAML has; empty for another program."""
+    record: str = ""
+    """Its events.jsonl and, behind a `#`, this attempt's name there; empty where there is none, and in a text log."""
 
 
 @dataclass(frozen=True)

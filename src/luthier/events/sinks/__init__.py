@@ -101,6 +101,7 @@ def open_sinks(
     output_dir: str | Path,
     logging_dir: str | Path | None,
     run_name: str,
+    attempt: str = "",
 ) -> Sinks:
     """The sinks of a run: events.jsonl always, and what `logging.report_to` names.
 
@@ -109,6 +110,7 @@ def open_sinks(
         output_dir: Folder of the run; made if it is not there.
         logging_dir: TensorBoard folder; None for `logs` in `output_dir`.
         run_name: Name of the run in the trackers.
+        attempt: Name of this start of the run in events.jsonl; by default one that is drawn.
 
     Raises:
         MissingError: An extra is not installed (E-ENV-001), a folder cannot be written (E-ENV-002), or a tracker does
@@ -121,7 +123,7 @@ def open_sinks(
     try:
         try:
             output_dir.mkdir(parents=True, exist_ok=True)
-            sinks.add("events.jsonl", JsonlSink(output_dir / "events.jsonl"))
+            sinks.add("events.jsonl", JsonlSink(output_dir / "events.jsonl", attempt))
             for name in dict.fromkeys(report_to):
                 sinks.add(name, _open(name, output_dir, logging_dir, run_name))
         except OSError as error:

@@ -18,13 +18,14 @@ class JsonlSink:
 
     Args:
         path: The file; made if it is not there. A last line that an earlier crash tore is ended first.
+        attempt: The name of this start of the run in its events.
 
     Raises:
         OSError: The file cannot be opened, or (in `write`) the disk is full.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        self.attempt = secrets.token_hex(4)
+    def __init__(self, path: str | Path, attempt: str = "") -> None:
+        self.attempt = attempt or secrets.token_hex(4)
         self._file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
         size = os.fstat(self._file).st_size
         if size and os.pread(self._file, 1, size - 1) != b"\n":
