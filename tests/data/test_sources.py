@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from luthier.errors import DataError
 from tests.data.support import alpaca, make_tokenizer, problems, run, write_jsonl
 
 GOOD = b'{"instruction": "Q", "output": "A"}\n'
+COMMA = f"column {29 if sys.version_info >= (3, 13) else 30}"
+"""Where Python says that a comma is one too many: at it, or behind it."""
 
 
 @pytest.fixture(scope="module")
@@ -220,7 +223,7 @@ def test_splits_that_a_file_does_not_have(tmp_path: Path, tokenizer: Any, split:
         ("E-DATA-010", "a.jsonl", b'{"instruction": "Q\n", "output": "A"}\n', "control character at column 19"),
         ("E-DATA-010", "a.jsonl", b'[\n{"instruction": "Q", "output": "A"}\n]', "JSON array"),
         ("E-DATA-010", "a.jsonl", b"<!DOCTYPE html>\n", "DOCTYPE"),
-        ("E-DATA-010", "a.json", b'[{"text": "x"}, {"text": "y",}]', "column 30"),
+        ("E-DATA-010", "a.json", b'[{"text": "x"}, {"text": "y",}]', COMMA),
         ("E-DATA-010", "a.json", b'[{"text": "x"} {"text": "y"}]', "','"),
         ("E-DATA-010", "a.json", b'[{"text": "x"},', "column 16"),
         ("E-DATA-010", "a.json", b'[{"text": "x"},\n]', "column 1"),

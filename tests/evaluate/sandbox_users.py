@@ -24,6 +24,7 @@ linux.become(int(sys.argv[3]))
 os.chdir("/mnt/project")
 python = f"/mnt/python/bin/python{sys.version_info[0]}.{sys.version_info[1]}"
 environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": "/mnt/project/src:/mnt/project", "PYTHONDONTWRITEBYTECODE": "1"}
+environment["LD_LIBRARY_PATH"] = "/mnt/python/lib"  # where the interpreter's own shared library may lie
 os.execve(python, [python, *sys.argv[4:]], environment)
 """
 

@@ -116,6 +116,20 @@ def test_a_recording_that_cuda_refuses_leaves_the_device_as_it_was():
     assert torch.equal(drawn, torch.rand(3, device="cuda"))
 
 
+def test_recordings_of_one_run_do_not_hang_on_those_of_another():
+    a, b = torch.randn(2, 512, 512, device="cuda")
+    records = CudaRecorder(), CudaRecorder()
+    gone, stays = records[0](lambda: (a @ b).sum()), records[1](lambda: (b @ a).sum())
+    expected = (b @ a).sum()
+    assert torch.allclose(gone(), (a @ b).sum(), rtol=1e-3)
+    del gone
+    gc.collect()
+    torch.cuda.empty_cache()  # with cuBLAS's memory of the other one's stream
+    records[1](lambda: (a @ a).sum())()
+    for _ in range(3):
+        assert torch.allclose(stays(), expected, rtol=1e-3)
+
+
 @pytest.mark.parametrize("refused", [False, True], ids=["as it is", "after a recording that was refused"])
 def test_memory_that_runs_out_costs_recordings_then_large_passes_and_no_loss(tmp_path, model_dir, rows, refused):
     clean()

@@ -8,6 +8,8 @@ import pytest
 import torch
 import transformers
 
+from luthier.export.run import load_plain
+from luthier.generate.weights import Base, load_base
 from tests.model.support import loaded_model, our_loss, plain_loss, planned
 from tests.tiny import build_tokenizer
 
@@ -87,6 +89,18 @@ def test_experts_get_adapters_by_the_names_that_single_experts_have(tmp_path):
     assert any("q_proj.lora_A" in name for name in trained)
     assert any("mlp.experts" in name and "lora_A" in name for name in trained)
     assert not any("k_proj" in name for name in trained)
+
+
+def test_soft_caps_stay_where_transformers_would_lose_them(tmp_path, monkeypatch):
+    kind = "gemma2 with soft-capping"
+    build(tmp_path, kind)
+    expected = plain_loss(transformers.AutoModelForCausalLM.from_pretrained(tmp_path, attn_implementation="eager"))
+    # as in transformers 5.17, where that leaves them out; later ones raise an error
+    monkeypatch.setattr(transformers.models.gemma2.modeling_gemma2.Gemma2PreTrainedModel, "_supports_sdpa", True)
+    plan, model = loaded_model(tmp_path, finetuning_type="full")
+    assert our_loss(plan, model.eval()).item() == pytest.approx(expected.item(), abs=1e-4)
+    for loaded in (load_plain(tmp_path, torch.float32), load_base(Base(str(tmp_path), dtype="float32"))):
+        assert plain_loss(loaded).item() == pytest.approx(expected.item(), abs=1e-4)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -24,6 +24,7 @@ from luthier.generate.load import Tuned, final_folder, load
 from luthier.generate.weights import Base, load_tuned
 from luthier.machine.memory import free_memory
 from luthier.machine.probe import probe
+from luthier.model.attention import with_capped_scores
 from luthier.training.final import FINAL
 
 
@@ -194,7 +195,7 @@ def load_plain(name: str | Path, dtype: torch.dtype, revision: str | None = None
         use_safetensors=True,
         trust_remote_code=False,
     )
-    return model.eval()
+    return with_capped_scores(model).eval()
 
 
 def described(model: Merged) -> str:

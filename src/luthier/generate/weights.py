@@ -33,6 +33,7 @@ from luthier.config.schema import ModelSection
 from luthier.errors import LuthierError, ModelError, Problem
 from luthier.errors.trace import brief
 from luthier.machine.probe import probe
+from luthier.model.attention import with_capped_scores
 from luthier.model.forward import DTYPES, to_evaluation
 from luthier.model.hashes import base_hashes, differing, weights_of
 from luthier.model.lean.fp8 import round_as_fp8
@@ -177,6 +178,7 @@ def load_base(base: Base, called: str = "the run's base model", elsewhere: str =
             use_safetensors=True,
             trust_remote_code=False,  # left out, transformers would ask on the terminal
         )
+        model = with_capped_scores(model)
     except SafetensorError as error:
         found = f"a weights file of {base.name} is damaged: {brief(error)}"
         raise ModelError(Problem("E-MODEL-010", found, "delete it and fetch it again")) from error
@@ -235,6 +237,7 @@ def load_tuned(folder: Path, base: Base, *, float32_adapter: bool = False) -> nn
             model = AutoModelForCausalLM.from_pretrained(
                 folder, dtype=dtype, device_map=device, use_safetensors=True, trust_remote_code=False
             )
+            model = with_capped_scores(model)
         else:
             _check_rank(folder)
             # In the format of the base, as autocast computed it in training; peft by default would take float32.

@@ -18,7 +18,7 @@ Shape letters: B batch (1), H query heads, K key/value heads, T tokens of the mi
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
@@ -28,11 +28,27 @@ from luthier.model.bucketed import bucketed_attention
 from luthier.model.flash import kernel_for
 
 NAME = "luthier_documents"
+_Model = TypeVar("_Model", bound=Any)
 _UNSUPPORTED = ("softcap", "s_aux", "position_bias")
 
 
 class UnsupportedAttentionError(NotImplementedError):
     """The model needs something of its attention that the packed form does not compute."""
+
+
+def caps_scores(config: Any) -> bool:
+    """Whether a model of transformers, by its config, caps the scores of its attention softly."""
+    return getattr(config.get_text_config(), "attn_logit_softcapping", None) is not None
+
+
+def with_capped_scores(model: _Model) -> _Model:
+    """The model, with an attention that caps where its config says so.
+
+    transformers 5.17 takes torch's `scaled_dot_product_attention` for such models, which leaves the caps out unsaid.
+    """
+    if caps_scores(model.config):
+        model.set_attn_implementation("eager")
+    return model
 
 
 def document_attention(

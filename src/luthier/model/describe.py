@@ -15,6 +15,7 @@ from luthier.config.schema import Config
 from luthier.errors import ModelError, Problem
 from luthier.errors.trace import brief
 from luthier.model.adapter import add_adapter
+from luthier.model.attention import caps_scores
 from luthier.model.forward import unwrap
 from luthier.model.hub import KEY
 from luthier.model.lean.fit import obstacle as lean_obstacle
@@ -22,7 +23,6 @@ from luthier.model.lean.layer import window_of
 from luthier.model.vet import check_size
 
 _RECURRENT = ("mamba", "rwkv", "recurrent", "linear_attention", "conv", "gated_delta", "kda")
-_ATTENTION_EXTRAS = ("attn_logit_softcapping",)
 
 
 def describe(config: Config, model_config: PretrainedConfig) -> ModelFacts:
@@ -93,4 +93,4 @@ def _can_isolate(model: nn.Module) -> bool:
         return False
     if any(hasattr(module, "sinks") for module in model.modules()):
         return False
-    return all(getattr(config, name, None) is None for name in _ATTENTION_EXTRAS)
+    return not caps_scores(config)

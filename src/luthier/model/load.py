@@ -57,6 +57,7 @@ def load_model(plan: Plan, model_config: PretrainedConfig) -> nn.Module:
         ).to(device)
     else:
         model = _load_weights(plan, model_config, dtype, device)
+    model = attention.with_capped_scores(model)
     if lora and not plan.sharded:
         for parameter in model.parameters():
             parameter.requires_grad_(False)
@@ -79,8 +80,7 @@ def use_passes(model: nn.Module, plan: Plan) -> None:
     lean: LeanDecoder | None = getattr(model, LEAN, None)
     if lean is not None:
         lean.checkpointed_layers = plan.checkpointed_layers
-        if lean.graphs is not None:
-            lean.graphs.forget()
+        forget_recordings(model)
         if not plan.unpack_once:
             lean.unpack_at_each_use()
     elif plan.checkpointed_layers:
@@ -88,6 +88,13 @@ def use_passes(model: nn.Module, plan: Plan) -> None:
         # transformers 5.23 renamed it; the older name is what 5.17 has
         enable = getattr(causal_lm, "activation_checkpointing_enable", None) or causal_lm.gradient_checkpointing_enable
         enable({"use_reentrant": False})
+
+
+def forget_recordings(model: nn.Module) -> None:
+    """Free the recorded passes of a model, where there are any."""
+    lean: LeanDecoder | None = getattr(model, LEAN, None)
+    if lean is not None and lean.graphs is not None:
+        lean.graphs.forget()
 
 
 def what_failed(model: nn.Module, plan: Plan) -> Iterator[tuple[str, str]]:

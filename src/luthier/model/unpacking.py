@@ -66,5 +66,5 @@ def _unpack_rightly() -> bool:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch says that a kernel is being replaced
-        _library.impl(_NAME, ours, "CPU")  # type: ignore[no-untyped-call]
+        _library.impl(_NAME, ours, "CPU", allow_override=True)  # type: ignore[no-untyped-call]
     return True

@@ -19,7 +19,7 @@ from luthier.errors import CheckpointError, Problem, RunError
 from luthier.events.types import Event, Gradients, Notice, Resumed
 from luthier.machine.ranks import only_on_rank_0, rank, watch_for_hangs, world_size
 from luthier.machine.seed import rng_state, set_rng_state
-from luthier.model.load import recording_failed
+from luthier.model.load import forget_recordings, recording_failed
 from luthier.training.checkpoint import (
     Checkpoint,
     NotFiniteError,
@@ -59,6 +59,7 @@ def run(job: Run) -> Iterator[Event]:
         yield from finish(job, ending)
     finally:
         leave(job)
+        forget_recordings(job.model)
         job.watchdog.close()
 
 

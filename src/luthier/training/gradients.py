@@ -12,31 +12,45 @@ from luthier.machine.shards import whole
 from luthier.model.adapter import layer_name, tensor_name
 
 BUCKETS = 30
+_EXACT = 2**24
+"""A float32 counts no further one by one."""
 
 
 def gradient_flow(model: nn.Module, step: int) -> Gradients:
     """Norms per layer and histograms of every trained tensor and its gradient, before clipping.
 
+    Everything is computed where the tensors lie and brought over at once: hundreds of tensors would be as many waits.
     Of a sharded model all ranks call it.
     """
-    squares: dict[str, float] = defaultdict(float)
-    histograms: dict[str, list[list[float]]] = {}
+    layers, tags, columns = [], [], []
     for name, parameter in model.named_parameters():
         if parameter.grad is None:
             continue
-        gradient = whole(parameter.grad)
-        squares[layer_name(name)] += float(gradient.float().square().sum())
-        histograms[f"weights/{tensor_name(name)}"] = _histogram(whole(parameter.detach()))
-        histograms[f"gradients/{tensor_name(name)}"] = _histogram(gradient)
+        gradient = whole(parameter.grad).float()
+        layers.append(layer_name(name))
+        tags += [f"weights/{tensor_name(name)}", f"gradients/{tensor_name(name)}"]
+        columns += [_counts(whole(parameter.detach()).float()), _counts(gradient)]
+        columns[-1][0] = gradient.square().sum()
+    squares: dict[str, float] = defaultdict(float)
+    table = torch.stack(columns).tolist() if columns else []
+    for layer, (square, *_) in zip(layers, table[1::2], strict=True):
+        squares[layer] += square
+    histograms = {tag: _histogram(low, high, row) for tag, (_, low, high, *row) in zip(tags, table, strict=True)}
     return Gradients(step=step, norms={name: value**0.5 for name, value in squares.items()}, histograms=histograms)
 
 
-def _histogram(tensor: torch.Tensor) -> list[list[float]]:
+def _counts(values: torch.Tensor) -> torch.Tensor:
+    """[0, lowest, highest, numbers in each bucket between the two], where they lie: nothing waits for the device."""
+    low, high = values.aminmax()
+    share = (values - low) / torch.where(high > low, high - low, 1.0)
+    parts = torch.split(share.flatten(), _EXACT)
+    buckets = torch.stack([torch.histc(part, BUCKETS, 0.0, 1.0) for part in parts]).sum(0)
+    return torch.cat((torch.stack((low.new_zeros(()), low, high)), buckets))
+
+
+def _histogram(low: float, high: float, counts: list[float]) -> list[list[float]]:
     """[left, right, count] per bucket, over the tensor's own range."""
-    values = tensor.float().cpu().flatten()
-    low, high = values.min().item(), values.max().item()
     if low == high:
-        return [[low, high, float(values.numel())]]
-    counts = torch.histc(values, BUCKETS, low, high)
-    edges = torch.linspace(low, high, BUCKETS + 1)
-    return [[edges[i].item(), edges[i + 1].item(), counts[i].item()] for i in range(BUCKETS)]
+        return [[low, high, sum(counts)]]
+    edges = torch.linspace(low, high, BUCKETS + 1).tolist()
+    return [[left, right, count] for left, right, count in zip(edges, edges[1:], counts, strict=False)]

@@ -34,13 +34,17 @@ _T = TypeVar("_T")
 
 
 class Stopwatch:
-    """Adds up the seconds of each phase over the steps since the last `timing`."""
+    """Adds up the seconds of each phase over the steps since the last `timing`.
 
-    def __init__(self) -> None:
+    Args:
+        device: What computes, as torch names its type.
+    """
+
+    def __init__(self, device: str = "cpu") -> None:
         self._seconds: dict[Phase, float] = dict.fromkeys(PHASES, 0.0)
         self._steps = 0
         self._marks: list[tuple[Phase, Any]] = []
-        self._on_cuda = torch.cuda.is_available()
+        self._on_cuda = device == "cuda"
 
     def fetched(self, items: Iterable[_T]) -> Iterator[_T]:
         """The items; each starts a step, and the wait for it is the phase `data`."""

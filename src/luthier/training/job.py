@@ -118,7 +118,6 @@ class Run:
     state: TrainState = field(default_factory=TrainState)
     stop: Callable[[], bool] = lambda: False
     clock: Clock = field(default_factory=lambda: Clock(0.0))
-    watch: Stopwatch = field(default_factory=Stopwatch)
     cost: CostModel = field(default_factory=CostModel)
     saving: Saving = field(default_factory=Saving)
     abandoned: bool = False
@@ -128,6 +127,7 @@ class Run:
 
     def __post_init__(self) -> None:
         self.trained = [p for p in self.model.parameters() if p.requires_grad]  # looking for them takes milliseconds
+        self.watch = Stopwatch(next(self.model.parameters()).device.type)
         self.reader = MachineReader(self.output_dir)
         self.ahead = TimeLeft(self.plan, self.data.train, self.data.eval)
         self.watchdog = Watchdog(self.output_dir, self.plan.config.training.hang_seconds)

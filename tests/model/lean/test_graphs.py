@@ -208,6 +208,26 @@ def test_a_recording_that_fails_leaves_those_before_it(monkeypatch):
     ]
 
 
+def test_a_recording_that_is_broken_off_takes_those_before_it_along():
+    _, plain, recorded, made = decoders()
+
+    def record(work):
+        if made:
+            try:
+                raise ValueError("operation not permitted")
+            except ValueError:
+                raise RuntimeError("the end of it")  # noqa: B904
+        made.append(work)
+        return lambda: work() * torch.nan  # a replay that cannot be relied on any more
+
+    recorded.graphs = Graphs(recorded, record)
+    small, large = of_two_sizes()
+    lean_loss(recorded, small), lean_loss(recorded, small)
+    for batch in (large, large, small, small):
+        assert lean_loss(recorded, batch).item() == pytest.approx(lean_loss(plain, batch).item(), rel=1e-12)
+    assert recorded.graphs.refused == "operation not permitted" and len(made) == 1
+
+
 @pytest.mark.parametrize(
     ("limit", "why"),
     [({"MOST_SHAPES": 1}, "there are 1 recordings"), ({"_room_for_another": lambda *_, first: first}, "little memory")],

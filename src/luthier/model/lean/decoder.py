@@ -11,6 +11,8 @@ Shape letters: T tokens, N trained tokens, D hidden size, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -96,7 +98,7 @@ class LeanDecoder:
 
     def summed_loss(self, inputs: dict[str, Any], positions_N: Tensor, targets_N: Tensor) -> Tensor:
         """Sum of the negative log-likelihoods (nats, float32); see `luthier.model.forward.summed_loss`."""
-        with torch.autocast(positions_N.device.type, enabled=False):
+        with _as_written(positions_N.device.type):
             if self._fills_up:
                 inputs, positions_N = in_few_sizes(inputs, positions_N)
             batch = (inputs, positions_N, targets_N)
@@ -125,8 +127,8 @@ class LeanDecoder:
         if "longest" not in packed:
             packed["longest"] = max(end - start for start, end in pairwise(packed["document_offsets"]))
         x_TD = self._embedding(inputs["input_ids"])[0].to(self._dtype)
-        wide = x_TD.to(torch.promote_types(self._dtype, torch.float32))  # the format of the angles follows it
-        cos_BTS, sin_BTS = self._rotation(wide[None], position_ids=inputs["position_ids"])
+        wide = x_TD.new_empty(1, dtype=torch.promote_types(self._dtype, torch.float32))  # the angles take its format
+        cos_BTS, sin_BTS = self._rotation(wide, position_ids=inputs["position_ids"])
         tape = Tape(Layout(cos_BTS[0], sin_BTS[0], packed, positions_N))
         for number, layer in enumerate(self.layers):
             tape.inputs.append(x_TD)
@@ -157,6 +159,22 @@ class LeanDecoder:
             grad_TD = layer.backward(grad_TD, x_TD, kept, tape.layout, rooms[number * each :][:each], **ends)
 
 
+@contextmanager
+def _as_written(device: str) -> Iterator[None]:
+    """Formats are those that the code names, and products add up in float32, also where cuBLAS splits a long sum."""
+    matmul: Any = torch.backends.cuda.matmul
+    names = ("allow_bf16_reduced_precision_reduction", "allow_fp16_reduced_precision_reduction")
+    before = [getattr(matmul, name) for name in names]
+    for name in names:
+        setattr(matmul, name, False)
+    try:
+        with torch.autocast(device, enabled=False):
+            yield
+    finally:
+        for name, value in zip(names, before, strict=True):
+            setattr(matmul, name, value)
+
+
 class _Lean(torch.autograd.Function):
     """The decoder as one differentiable function of its adapters' matrices."""
 
@@ -180,7 +198,7 @@ class _Lean(torch.autograd.Function):
                 "a pass has one backward pass, and a recorded one before the next begins"
             )  # it would lie
         ctx.turn = None
-        with torch.autocast(grad_outputs[0].device.type, enabled=False):
+        with _as_written(grad_outputs[0].device.type):
             if tape is not None:
                 decoder.backward(tape)
             return (None, None, *decoder.gradients.scaled(grad_outputs[0]))

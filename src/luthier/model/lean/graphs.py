@@ -59,7 +59,7 @@ class Graphs:
 
     Attributes:
         refused: Why no more are made, when recording failed or memory ran out. Those that there are stay, unless it was
-            in a pass that memory ran out.
+            in a pass that memory ran out, or CUDA broke the recording off.
 
     Args:
         decoder: Whose passes they are.
@@ -134,29 +134,38 @@ class Graphs:
         batch = (inputs | dict(zip(_TENSORS, named, strict=True)), positions_N, targets_N)
         try:
             replay = self._recorder(lambda: self._decoder.whole_pass(batch))
-        except RuntimeError as error:  # out of memory is one
-            # the end of a recording that failed raises too, and says less
-            self.refused = one_line(str(error.__context__ or error))
+        except Exception as error:  # out of memory, or a kernel that cannot be compiled for this size
+            # where CUDA has broken the recording off, its end raises too, and says less
+            reason, broken_off = error.__context__ or error, error.__context__ is not None
+            self.refused = one_line(str(reason))
             self._say(self.refused)
+            if broken_off:
+                self.forget()  # they share its memory, and torch's record of it has no end
             return
         self._recorded[key] = _Recorded(tensors, replay)
 
 
 class CudaRecorder:
-    """Records on the device. All recordings share the memory of what is forgotten at the end of a pass."""
+    """Records on the device. All recordings share the memory of what is forgotten at the end of a pass.
+
+    They have a stream of their own: torch keeps cuBLAS's memory for each stream, and frees that of a stream whose
+    recording goes. On the stream that all processes' recordings share by default, one run would free another's.
+    """
 
     def __init__(self) -> None:
         self._last: Callable[[], Any] = lambda: None
+        self._stream: torch.cuda.Stream | None = None
 
     def __call__(self, work: Callable[[], Tensor]) -> Callable[[], Tensor]:
         """See `Recorder`. Nothing is computed yet."""
         graph, last = torch.cuda.CUDAGraph(), self._last()
+        self._stream = stream = self._stream or torch.cuda.Stream()  # type: ignore[no-untyped-call]
         pool = torch.cuda.graph_pool_handle() if last is None else last.pool()
         try:
             # the outer one brings the stream back when a recording fails; other threads use the device meanwhile
             with (
                 torch.cuda.stream(torch.cuda.current_stream()),
-                torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local"),
+                torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"),
             ):
                 loss = work()
         except BaseException:
@@ -181,6 +190,10 @@ def _stop_recording_into(pool: Any) -> None:
     with suppress(RuntimeError):  # nothing is recorded into it
         torch._C._cuda_endAllocateToPool(device, pool)
         torch._C._cuda_releasePool(device, pool)
+    # torch 2.11 would take its random numbers for recorded until the next recording ends as it should
+    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    with suppress(RuntimeError), torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
+        torch.zeros(1, device="cuda")
 
 
 def can_record(rotation: Any) -> bool:
