@@ -93,6 +93,51 @@ def test_overlong_rows_are_cut(tmp_path: Path, tokenizer: Any) -> None:
     assert (dropped.kind, report.kept_rows) == ("unlabelled", 3)
 
 
+def test_long_texts_are_split_into_parts_that_are_the_whole(tmp_path: Path, tokenizer: Any) -> None:
+    texts = [{"text": " ".join(f"word {number}" for number in range(count))} for count in (400, 5, 90, 1000)]
+    path = write_jsonl(tmp_path / "a.jsonl", texts)
+    whole = run(tokenizer, path, max_seq_length=100_000).train
+    prepared = run(tokenizer, path, max_seq_length=300, overlong_rows="split")
+    parts, report = prepared.train, prepared.report
+    lines = [parts.row(number).place.partition(" (")[0] for number in range(len(parts))]
+    needed = [-(-int(length) // 300) for length in whole.lengths]
+    assert max(needed) > 3 and lines == [f"{path}:{n + 1}" for n, count in enumerate(needed) for _ in range(count)]
+    for number, count in enumerate(needed):
+        rows = [parts.row(index) for index in range(len(parts)) if lines[index] == f"{path}:{number + 1}"]
+        joined = np.concatenate([row.input_ids for row in rows])
+        assert joined.tolist() == whole.row(number).input_ids.tolist()
+        assert {len(row.input_ids) for row in rows} <= {len(joined) // count, -(-len(joined) // count)}
+        assert all(row.trained[1:].all() and not row.trained[0] for row in rows)
+    assert parts.trained.tolist() == [int(parts.row(index).trained.sum()) for index in range(len(parts))]
+    assert parts.row(0).place == f"{path}:1 (part 1 of {needed[0]})"
+    cut = [count for count in needed if count > 1]
+    assert (report.split_rows, report.split_parts) == (len(cut), sum(cut))
+    assert (report.duplicate_rows, report.contradicting_prompts, report.dropped) == (0, 0, ())
+    assert report.eos_share == 1.0
+    assert any(
+        line.startswith(f"plain text: {len(cut)} long rows are cut into {sum(cut)} parts") for line in report.lines()
+    )
+
+
+def test_parts_of_a_text_are_all_trained_or_all_held_out(tmp_path: Path, tokenizer: Any) -> None:
+    texts = [{"text": " ".join(f"{start} word {number}" for number in range(300))} for start in range(12)]
+    path = write_jsonl(tmp_path / "a.jsonl", texts)
+    prepared = run(tokenizer, path, max_seq_length=300, overlong_rows="split", val_set_size=30)
+    assert prepared.eval is not None
+    sides = [
+        {rows.row(number).place.partition(" (")[0] for number in range(len(rows))}
+        for rows in (prepared.train, prepared.eval)
+    ]
+    assert all(sides) and not sides[0] & sides[1]
+
+
+def test_questions_with_answers_are_never_split(tmp_path: Path, tokenizer: Any) -> None:
+    path = write_jsonl(tmp_path / "a.jsonl", long_and_short())
+    prepared = run(tokenizer, path, max_seq_length=300, overlong_rows="split")
+    (dropped,) = prepared.report.dropped
+    assert (len(prepared.train), dropped.rows, dropped.kind, prepared.report.split_rows) == (2, 2, "overlong", 0)
+
+
 def test_overlong_rows_are_an_error(tmp_path: Path, tokenizer: Any) -> None:
     path = write_jsonl(tmp_path / "a.jsonl", long_and_short() * 4)
     found = problems(tokenizer, path, max_seq_length=300, overlong_rows="error")

@@ -131,9 +131,10 @@ class DataSection(Section):
     model is then asked with a text as it is. Or `alpaca`, `chat`, or a path to a .jinja file."""
     max_seq_length: Annotated[int, Field(ge=8)] = 2048
     """Longest row in tokens. Memory grows with it; see `overlong_rows`."""
-    overlong_rows: Literal["drop", "truncate", "error"] = "drop"
+    overlong_rows: Literal["drop", "truncate", "split", "error"] = "drop"
     """Rows longer than max_seq_length: leave them out (counted and reported), cut the end (the model then never sees
-    how they stop), or refuse to train."""
+    how they stop), cut plain text into parts of about equal length (questions with answers are left out), or refuse to
+    train."""
     bad_rows: Literal["error", "drop"] = "error"
     """Rows that cannot be trained on (an empty answer, a missing field, roles in a wrong order): refuse to train and
     name them, or leave them out, counted and named. A file that cannot be read is always an error."""

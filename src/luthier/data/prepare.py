@@ -103,9 +103,8 @@ def prepare(
     read = tokenized.all(wanted)
     if data.prompt_template == "auto" and not any(shard.found.rendered for shard, _ in read):
         template = template.as_it_is
-    store = RowStore(shard.table for shard, _ in read)
-    owner = np.repeat(np.arange(len(read)), [shard.table.num_rows for shard, _ in read])
-    for_eval = owner == len(data.datasets)
+    store = RowStore((shard.table for shard, _ in read), data.max_seq_length if data.overlong_rows == "split" else None)
+    for_eval = store.table == len(data.datasets)
 
     usable, dropped = _usable(store, data)
     dropped = [*(drop for shard, _ in read for drop in _bad(shard)), *dropped]
@@ -121,7 +120,7 @@ def prepare(
     trained = usable & ~for_eval & ~held
     chosen = np.concatenate(
         [
-            draw(np.flatnonzero(trained & (owner == number)), source.weight, seed + number)
+            draw(np.flatnonzero(trained & (store.table == number)), source.weight, seed + number)
             for number, source in enumerate(data.datasets)
         ]
     )
@@ -206,7 +205,7 @@ def _usable(store: RowStore, data: DataSection) -> tuple[Bool, list[Dropped]]:
     if data.overlong_rows == "error" and over.any():
         rows = np.flatnonzero(over)
         longest = int(store.lengths.max())
-        fix = f"write `max_seq_length: {longest}`, or `overlong_rows: drop`"
+        fix = f"write `max_seq_length: {longest}`, or `overlong_rows: drop` (plain text: `split`)"
         shown = [
             Problem("E-DATA-040", f"{int(store.lengths[row]):,} tokens, over {limit:,}", fix, store.place(int(row)))
             for row in rows[:SHOWN_PER_KIND]
@@ -217,7 +216,7 @@ def _usable(store: RowStore, data: DataSection) -> tuple[Bool, list[Dropped]]:
             shown[-1] = Problem(last.code, found, fix, last.where)
         raise DataError(*shown)
     dropped: list[Dropped] = []
-    left = ~over if data.overlong_rows == "drop" else np.ones(len(store), dtype=np.bool_)
+    left = np.ones(len(store), dtype=np.bool_) if data.overlong_rows == "truncate" else ~over
     if not left.all():
         dropped.append(_dropped(store, ~left, "overlong", f"longer than max_seq_length ({limit:,} tokens)"))
     untrained = left & (store.trained_within(limit) == 0)
@@ -255,7 +254,10 @@ def _nothing_left(store: RowStore, dropped: list[Dropped], data: DataSection) ->
     reasons = ", ".join(f"{drop.rows:,} {drop.reason}" for drop in dropped)
     longest = int(store.lengths.max())
     found = f"0 usable rows (of {len(store):,}: {reasons}); the longest row has {longest:,} tokens"
-    return refuse("E-DATA-041", found, f"write `max_seq_length: {longest}`", "data.max_seq_length")
+    fix = f"write `max_seq_length: {longest}`"
+    if longest > data.max_seq_length and data.overlong_rows != "split":
+        fix += ", or `overlong_rows: split`, which cuts plain text into parts"
+    return refuse("E-DATA-041", found, fix, "data.max_seq_length")
 
 
 def _fingerprint(keys: list[str], data: DataSection, seed: int) -> str:
@@ -304,10 +306,12 @@ def _report(
         truncated_rows=int((store.lengths[kept] > limit).sum()),
         completion_tokens_cut=cut,
         completion_share_cut=cut / int(whole),
-        duplicate_rows=repeated(store.row_keys[kept]),
-        contradicting_prompts=contradicted(store.prompt_keys[kept], store.row_keys[kept]),
+        duplicate_rows=repeated(store.row_keys[kept & store.begins]),
+        contradicting_prompts=contradicted(store.prompt_keys[kept & store.begins], store.row_keys[kept & store.begins]),
         bos_share=_bos_share(store, kept, template.source if rendered else "", template, tokenizer),
-        eos_share=float(store.ends_trained(template.stop_ids(tokenizer), limit)[kept].mean()),
+        eos_share=float(store.ends_trained(template.stop_ids(tokenizer), limit)[kept & store.ends].mean()),
+        split_rows=int((store.begins & ~store.ends).sum()),
+        split_parts=int((~(store.begins & store.ends)).sum()),
         tokens=int(train.lengths.sum(dtype=np.int64)),
         trained_tokens=int(train.trained.sum(dtype=np.int64)),
         length_p50=p50,
@@ -328,4 +332,4 @@ def _bos_share(
     bos = tokenizer.bos_token_id
     if bos is None or not (adds_bos(tokenizer) or "bos_token" in used):
         return None
-    return float(store.begins_once(bos, ends_too=bos in template.stop_ids(tokenizer))[kept].mean())
+    return float(store.begins_once(bos, ends_too=bos in template.stop_ids(tokenizer))[kept & store.begins].mean())

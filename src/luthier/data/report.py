@@ -64,13 +64,16 @@ class DataReport:
     """Share of rows that begin with exactly one BOS; ``None`` where the model uses none."""
     eos_share: float
     """Share of rows whose last token ends the answer and is trained."""
+    split_rows: int
+    """Rows of plain text that were cut into parts (`overlong_rows: split`), and how many parts there are of them."""
+    split_parts: int
     tokens: int
     trained_tokens: int
     length_p50: int
     length_p90: int
     length_p99: int
     length_max: int
-    """Lengths of all rows read, before any are dropped or cut."""
+    """Lengths of all rows read, or parts of them, before any are dropped or cut."""
     special_tokens: dict[str, int]
     """Special token -> rows that hold it as part of their text."""
     special_places: tuple[str, ...]
@@ -94,6 +97,9 @@ class DataReport:
         if self.leaves_chat_template:
             lines.append("final_model will not have the model's own chat template; `prompt_template: chat` keeps it")
         few = "; a loss over so few is mostly chance" if 0 < self.eval_rows < FEW_HELD_OUT else ""
+        if self.split_rows:
+            cut = f"{self.split_parts:,} parts of at most {self.max_seq_length:,} tokens"
+            lines.append(f"plain text: {self.split_rows:,} long rows are cut into {cut}")
         lines.append(f"rows: {self.train_rows:,} to train on, {self.eval_rows:,} held out{few}")
         share = self.trained_tokens / self.tokens if self.tokens else 0.0
         lines.append(f"tokens: {self.tokens:,} an epoch, {self.trained_tokens:,} of them trained ({share:.0%})")

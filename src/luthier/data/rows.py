@@ -1,6 +1,7 @@
 """Tokenized rows as numpy views on memory-mapped Arrow.
 
-    RowStore   all rows of all sources, numbered through      tokens stay on disk until a row is asked for
+    RowStore   all rows of all sources, numbered through      tokens stay on disk until a row is asked for;
+               long rows of plain text can be several of them
     TokenRows  a selection of them, cut to max_seq_length     what training sees
 
 Shapes: N rows of the store, R rows of a selection, T tokens of a row.
@@ -9,7 +10,7 @@ Shapes: N rows of the store, R rows of a selection, T tokens of a row.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -40,25 +41,52 @@ class TokenRow:
 
 @dataclass(frozen=True)
 class _Chunk:
-    """One Arrow batch, without copies; row r has ids[ids_at[r]:ids_at[r+1]] and likewise spans."""
+    """One Arrow batch, its ids without copies; row r has ids[ids_at[r]:ids_at[r+1]] and likewise spans.
+
+    It may be a part of a row that was read: part `part[r]`, from 0, of the `parts[r]` of row `of[r]`.
+    """
 
     ids: Int32
     ids_at: Int32
     spans: Int32
     spans_at: Int32
     places: pa.StringArray
+    prompt_keys: Keys
+    row_keys: Keys
+    of: Int64
+    part: Int64
+    parts: Int64
+
+    def __len__(self) -> int:
+        return len(self.of)
 
 
 class RowStore:
-    """All rows, numbered from 0 through all tables."""
+    """All rows, numbered from 0 through all tables.
 
-    def __init__(self, tables: Iterable[pa.Table]) -> None:
-        batches = [batch for table in tables for batch in table.to_batches() if batch.num_rows]
-        self._chunks = [_chunk(batch) for batch in batches]
-        self._first = np.cumsum([0, *(batch.num_rows for batch in batches)])
-        self.prompt_keys: Keys = _joined([batch.column("prompt_key").to_numpy() for batch in batches], np.uint64)
-        self.row_keys: Keys = _joined([batch.column("row_key").to_numpy() for batch in batches], np.uint64)
-        self.lengths: Int32 = _joined([np.diff(chunk.ids_at) for chunk in self._chunks], np.int32)
+    Args:
+        tables: As `luthier.data.cache` writes them.
+        split_at: Cut rows of plain text that are longer than so many tokens into parts, each a row of its own.
+
+    Attributes:
+        lengths: Tokens of each row [N].
+        prompt_keys: 64-bit hash of each row's question [N]; all parts of a row have the same.
+        row_keys: The same of question and answer [N]; each part has its own.
+        table: From which table each row is [N].
+        begins, ends: Whether each row [N] has the beginning and the end of what was read.
+    """
+
+    def __init__(self, tables: Iterable[pa.Table], split_at: int | None = None) -> None:
+        read = [(number, _chunk(batch)) for number, table in enumerate(tables) for batch in table.to_batches()]
+        read = [(number, chunk) for number, chunk in read if len(chunk)]
+        self._chunks = chunks = [_split(chunk, split_at) if split_at else chunk for _, chunk in read]
+        self._first = np.cumsum([0, *map(len, chunks)])
+        self.prompt_keys: Keys = _joined([chunk.prompt_keys for chunk in chunks], np.uint64)
+        self.row_keys: Keys = _joined([chunk.row_keys for chunk in chunks], np.uint64)
+        self.lengths: Int32 = _joined([np.diff(chunk.ids_at) for chunk in chunks], np.int32)
+        self.table: Int64 = np.repeat([number for number, _ in read], [len(chunk) for chunk in chunks])
+        self.begins: Bool = _joined([chunk.part == 0 for chunk in chunks], np.bool_)
+        self.ends: Bool = _joined([chunk.part == chunk.parts - 1 for chunk in chunks], np.bool_)
 
     def __len__(self) -> int:
         return int(self._first[-1])
@@ -97,8 +125,7 @@ class RowStore:
 
     def place(self, number: int) -> str:
         """Where row `number` comes from."""
-        chunk, row = self._find(number)
-        return str(chunk.places[row].as_py())
+        return _place(*self._find(number))
 
     def row(self, number: int, limit: int) -> TokenRow:
         """Row `number`, cut to `limit` tokens."""
@@ -107,7 +134,7 @@ class RowStore:
         trained = np.zeros(len(ids), dtype=np.bool_)
         for start, end in chunk.spans[chunk.spans_at[row] : chunk.spans_at[row + 1]].reshape(-1, 2):
             trained[start:end] = True
-        return TokenRow(ids, trained, str(chunk.places[row].as_py()))
+        return TokenRow(ids, trained, _place(chunk, row))
 
     def _find(self, number: int) -> tuple[_Chunk, int]:
         if not 0 <= number < len(self):
@@ -150,10 +177,43 @@ class TokenRows:
 
 def _chunk(batch: pa.RecordBatch) -> _Chunk:
     ids, spans = batch.column("input_ids"), batch.column("spans")
+    rows, once = np.arange(batch.num_rows), np.ones(batch.num_rows, dtype=np.int64)
     return _Chunk(
         ids.values.to_numpy(), ids.offsets.to_numpy(), spans.values.to_numpy(), spans.offsets.to_numpy(),
-        batch.column("place"),
+        batch.column("place"), batch.column("prompt_key").to_numpy(), batch.column("row_key").to_numpy(),
+        rows, 0 * once, once,
     )  # fmt: skip
+
+
+def _split(chunk: _Chunk, limit: int) -> _Chunk:
+    """Rows of plain text over `limit` tokens in as few parts as it takes, all of about the same length.
+
+    The first token of a part is its context and is not trained, as the first one of a row is not.
+    """
+    lengths = np.diff(chunk.ids_at).astype(np.int64)
+    firsts, lasts = chunk.spans[chunk.spans_at[:-1]], chunk.spans[chunk.spans_at[1:] - 1]
+    is_text = (np.diff(chunk.spans_at) == 2) & (firsts <= 1) & (lasts == lengths)
+    parts = np.where(is_text, -(-lengths // limit), 1)
+    if (parts == 1).all():
+        return chunk
+    of = np.repeat(np.arange(len(parts)), parts)
+    part, parts = np.arange(len(of)) - np.repeat(np.cumsum(parts) - parts, parts), parts[of]
+    ids_at = np.append(chunk.ids_at[of] + lengths[of] * part // parts, chunk.ids_at[-1]).astype(np.int32)
+    numbers = np.diff(chunk.spans_at)[of]
+    spans_at = np.cumsum([0, *numbers]).astype(np.int32)
+    spans = chunk.spans[np.repeat(chunk.spans_at[of] - spans_at[:-1], numbers) + np.arange(spans_at[-1])]
+    cut = parts > 1
+    spans[spans_at[:-1][cut]], spans[spans_at[:-1][cut] + 1] = 1, np.diff(ids_at)[cut]
+    row_keys = chunk.row_keys[of] ^ part.astype(np.uint64)
+    return replace(
+        chunk, ids_at=ids_at, spans=spans, spans_at=spans_at, prompt_keys=chunk.prompt_keys[of], row_keys=row_keys,
+        of=of, part=part, parts=parts,
+    )  # fmt: skip
+
+
+def _place(chunk: _Chunk, row: int) -> str:
+    part = f" (part {chunk.part[row] + 1} of {chunk.parts[row]})" if chunk.parts[row] > 1 else ""
+    return f"{chunk.places[int(chunk.of[row])].as_py()}{part}"
 
 
 def _joined(parts: list[Any], dtype: type[T]) -> NDArray[T]:

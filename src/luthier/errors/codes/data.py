@@ -204,7 +204,8 @@ DATA: dict[str, Explanation] = {
     "E-DATA-040": Explanation(
         "rows longer than max_seq_length",
         "You asked with `overlong_rows: error` not to lose or cut any row.",
-        "Raise `data.max_seq_length` to the longest row named, or choose `overlong_rows: drop` or `truncate`.",
+        "Raise `data.max_seq_length` to the longest row named, or choose `overlong_rows: drop`, `truncate` or, for "
+        "plain text, `split`.",
     ),
     "E-DATA-041": Explanation(
         "no usable rows",
