@@ -204,9 +204,9 @@ def rules_table() -> str:
 
 def log_lines() -> str:
     """The three lines of training.log that have numbers, and every key of them with its text."""
-    log = Log(20, 0.018, 2.3871, 0.91, 1.98e-4, 61_300, 1_480.0, 520.0, 2.1, 9.62, 6_900.0)
+    log = Log(20, 0.018, 2.3871, 0.91, 4e-05, 61_300, 1_480.0, 520.0, 2.1, 9.62, 6_900.0)
     end = RunFinished("done", 3_315, 3.0, 1.1432, 6_948.0, 10_160_000, 9.7, "", predicted_runtime=6_900.0)
-    lines = (log, Evaluated(200, 0.178, 1.0312, 4_000, 35.0, True), end)
+    lines = (log, Evaluated(276, 0.25, 1.0312, 4_000, 35.0, True), end)
     told = [str(line) for line in lines]
     keys = dict.fromkeys(key for line in told for key in parse_line(line) or {})
     table = [f"| `{key}` | {NUMBERS[key].idea} |" for key in keys]

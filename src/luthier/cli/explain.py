@@ -13,7 +13,7 @@ from luthier.errors import CODES, EXIT_WRONG_REQUEST
 from luthier.errors.terminal import width
 
 if TYPE_CHECKING:
-    from luthier.config.glossary import Term
+    from luthier.config.words.term import Term
 
 
 def explain(

@@ -76,10 +76,12 @@ def _high_rate(case: Case) -> Finding:
 
 def _high_alpha(case: Case) -> Finding:
     r, alpha = case.get("lora.r"), case.get("lora.lora_alpha")
-    if _is_full(case) or case.get("lora.use_rslora") or alpha / r <= 8:
+    divisor = r**0.5 if case.get("lora.use_rslora") else r
+    if _is_full(case) or alpha / divisor <= 8:
         return None
-    scale = number(round(alpha / r, 2))
-    said = f"{case.said('lora.lora_alpha')} over {case.said('lora.r')}"
+    scale = number(round(alpha / divisor, 2))
+    root = " its square root (use_rslora) of" if case.get("lora.use_rslora") else ""
+    said = f"{case.said('lora.lora_alpha')} over{root} {case.said('lora.r')}"
     return f"{said} scales the adapter by {scale}; 1 to 2 is usual, and every gradient step grows with it."
 
 

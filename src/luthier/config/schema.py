@@ -51,8 +51,8 @@ class ModelSection(Section):
     from_scratch: bool = False
     """Start from random weights: the model folder holds only `config.json` and a tokenizer."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Number format of frozen weights and activations. `auto`: bfloat16 where the device computes it, else float32.
-    Trainable parameters are always kept in float32."""
+    """Number format of frozen weights and activations. `auto`: bfloat16 where the device computes it, float16 on a CUDA
+    card that does not (before Ampere), else float32. Trainable parameters are always kept in float32."""
 
 
 class QuantizationSection(Section):
@@ -160,10 +160,11 @@ class TrainingSection(Section):
     num_train_epochs: Annotated[float, Field(gt=0, le=1e6)] = 3.0
     """How often each row is seen. Steps are whole: rows that would fill a part of one at the end are left out."""
     max_steps: Positive | None = None
-    """Stop after this many optimizer steps, whatever num_train_epochs says."""
+    """Stop after this many optimizer steps, whatever num_train_epochs says. Warm-up and decay are then made for this
+    many: it is a short run of its own, not the beginning of the long one."""
     per_device_train_batch_size: Positive = 4
-    """Times gradient_accumulation_steps: the examples of a step. The product decides what is learned; memory and speed
-    it decides with auto: false alone, see max_tokens_per_micro_batch."""
+    """Times gradient_accumulation_steps: the examples of a step. The product decides what is learned. Alone, this key
+    matters for memory and speed only with auto: false, see max_tokens_per_micro_batch."""
     gradient_accumulation_steps: Positive = 4
     """How many such batches make one optimizer step. Only the product matters: Luthier packs the examples of a step
     into as few passes as memory allows, with the same gradient."""
@@ -218,7 +219,8 @@ class TrainingSection(Section):
     adam_epsilon: Annotated[float, Field(gt=0)] = 1e-8
     """Added to what AdamW divides by, so that a weight whose gradients are all near 0 is not moved by noise."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    """Pulls trained weights towards zero, a little each step (not biases and norms)."""
+    """Pulls trained weights towards zero, a little each step (not biases and norms). With LoRA these are A and B: the
+    model is pulled towards its base."""
     max_grad_norm: Annotated[float, Field(ge=0)] = 1.0
     """Gradients longer than this are shortened to it. 0: never."""
     bad_steps_limit: NonNegative = 3

@@ -149,7 +149,9 @@ NUMBERS: dict[str, Number] = {
     ),
     "gpu_memory_used_gib": Number("GPU memory of all programs, caches included: more than memory_gib.", "", "gpu.md"),
     "gpu_memory_total_gib": Number("The memory that the GPU has.", "", "gpu.md"),
-    "gpu_temperature_c": Number("How hot the GPU is, in °C.", "Above 85 °C it slows itself down.", "gpu.md"),
+    "gpu_temperature_c": Number(
+        "How hot the GPU is, in °C.", "At its own limit, mostly 83 to 90 °C, it slows itself down.", "gpu.md"
+    ),
     "gpu_power_w": Number("What the GPU draws, in watts.", "", "gpu.md"),
     "cpu_utilization": Number("How busy all cores of the processor are together, in percent; the whole machine."),
     "ram_used_gib": Number("Main memory in use, by all programs."),

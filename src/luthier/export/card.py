@@ -83,7 +83,7 @@ def hub_card(about: Published) -> str:
     settings = rest[rest.find(SETTINGS) :] if SETTINGS in rest else ""
     use = how_to_use(about.name)
     if not about.merged:
-        use = how_to_use(about.name, about.base_name, about.revision, about.base.quantization)
+        use = how_to_use(about.name, about.base_name, about.revision, about.base.quantization, about.base.dtype)
     sections = [before.strip(), use, _near(about), _results(about.results), _limits(about, licence), settings.strip()]
     card.text = "\n" + "\n\n".join(section for section in sections if section) + "\n"
     text = str(card)

@@ -1,8 +1,8 @@
 """GPUs that a plan can be made for without having them: what NVIDIA says of them, and what follows from it.
 
 Memory is that of the datasheets (NVIDIA H200 Tensor Core GPU; NVIDIA H100, A100 and V100 Tensor Core GPU, SXM; NVIDIA
-L40S, L4, A10 and T4; GeForce RTX 4090, 3090, 4060 and 3060 of 12 GB, product pages), in GB of 10^9 bytes. Compute
-capabilities: developer.nvidia.com/cuda-gpus.
+L40S, L4, A10 and T4; GeForce RTX 4090, 3090, 4060 and 3060 of 12 GB, product pages), a GB taken as 10^9 bytes: many
+cards report up to 7 % more. Compute capabilities: developer.nvidia.com/cuda-gpus.
 
 Not covered: what driver, desktop and other programs take of the memory; other cards.
 """

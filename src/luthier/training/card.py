@@ -51,7 +51,11 @@ print(tokenizer.decode(model.generate(**inputs, max_new_tokens=200)[0]))
 
 
 def how_to_use(
-    folder: str, base: str = "", revision: str | None = None, four_bits: Mapping[str, Any] | None = None
+    folder: str,
+    base: str = "",
+    revision: str | None = None,
+    four_bits: Mapping[str, Any] | None = None,
+    dtype: str = "auto",
 ) -> str:
     """The section of a card that shows how plain transformers and peft load the model.
 
@@ -60,13 +64,15 @@ def how_to_use(
         base: Of an adapter; empty for a whole model.
         revision: The base's commit on the hub, where the run pinned one.
         four_bits: How bitsandbytes stored the base in training; the adapter belongs on these values. None: it did not.
+        dtype: In which format they are multiplied; `auto`: nobody knows.
     """
     names = ["AutoModelForCausalLM", "AutoTokenizer", *(["BitsAndBytesConfig"] if four_bits else [])]
     imports = f"from transformers import {', '.join(names)}\n"
     pinned = f', revision="{revision}"' if base and revision else ""
     load = f'model = AutoModelForCausalLM.from_pretrained("{base or folder}"{pinned})'
     if base and four_bits:
-        stored = ", ".join(f"{name}={value!r}" for name, value in four_bits.items())
+        told = {**four_bits} | ({} if dtype == "auto" else {"bnb_4bit_compute_dtype": dtype})
+        stored = ", ".join(f"{name}={value!r}" for name, value in told.items())
         load = (
             f"four_bits = BitsAndBytesConfig({stored})  # as in training\n{load[:-1]}, quantization_config=four_bits)"
         )
@@ -103,6 +109,7 @@ def card(plan: Plan, state: TrainState) -> str:
             base if adapter else "",
             config.model.revision,
             quantization.model_dump(exclude={"base_precision"}) if adapter and quantization.load_in_4bit else None,
+            config.model.dtype,
         ),
         plan=dump_plan_yaml(plan, {}).strip(),
     )

@@ -15,12 +15,13 @@ def _answer(results: Results) -> str:
 def _why(results: Results) -> str:
     small, middle, large = (results[name] for name in _RATES)
     return (
-        f"All three begin at the same loss, {middle.first:.2f}: step 1 is measured before anything is learned. At the "
-        f"end the loss on rows that none has seen is {middle.held_out:.2f} with 2e-3, {small.held_out:.2f} with 1e-7 "
-        f"and {large.held_out:.2f} with 0.5. The steps of 1e-7 go the right way, too, but they are 20,000 times as "
-        "short. Those of 0.5 are too long: the gradient says which way is down only for the place where the weights "
-        "are, and so long a step lands where it says nothing any more. Too small wastes time; too large destroys "
-        "what there was."
+        f"Step 1 shows the same loss for all three, {middle.first:.2f}: that of its sixteen rows, measured before "
+        "anything is learned. Other rows are harder or easier, so compare held-out losses with each other only: at the "
+        f"end {middle.held_out:.2f} with 2e-3, {small.held_out:.2f} with 1e-7, {large.held_out:.2f} with 0.5. The run "
+        "with 1e-7 ends about where the untouched model is: its steps go the right way, too, and are 20,000 times too "
+        "short to show. Those of 0.5 are too long: the gradient says which way is down only for the place where the "
+        "weights are, and so long a step lands where it says nothing any more. Too small wastes time; too large "
+        "destroys what there was."
     )
 
 
@@ -39,7 +40,7 @@ LESSON = Lesson(
     question="What does the loss of the run with 0.5 do?",
     choices={
         "a": "It falls fastest: larger steps arrive sooner.",
-        "b": "It ends at or above where it began.",
+        "b": "It ends at or above that of 1e-7, which hardly moves.",
         "c": "It falls, but less far than with 2e-3.",
     },
     arms=tuple(

@@ -24,8 +24,8 @@ LESSON = Lesson(
     name="masks",
     title="What is learned: the mask",
     idea=(
-        "A row is a question and an answer. The model reads both; the mask says of which tokens it has to foretell "
-        "the next one. completion_only_loss: true trains the answers, false all of it. Two runs, the same rows."
+        "A row is a question and an answer. The model reads both; the mask says which tokens it has to predict. "
+        "completion_only_loss: true trains the answers, false all of it. Two runs, the same rows."
     ),
     question="Before the first update, which of the two shows the lower loss?",
     choices={"a": "The one that trains everything.", "b": "The one that trains the answers only."},

@@ -41,7 +41,7 @@ LESSON = Lesson(
         "Sixteen rows make one step. They go through the model at once, in four passes of four, or one by one; the "
         "weights are moved once, after the last. In memory that is a large difference."
     ),
-    question="What of the losses of the three runs?",
+    question="How do the losses of the three runs compare?",
     choices={
         "a": "They are the same.",
         "b": "Smaller passes learn worse: each sees less.",

@@ -304,7 +304,7 @@ ANSWERS = {
     "gpu": Answer(
         "How busy the GPU is, how hot, and what it draws. A GPU that waits trains nothing.",
         _gpu,
-        "Below 90 % for long: look at where a step's seconds go. Above 85 °C it slows itself down.",
+        "Below 90 % for long: look at where a step's seconds go. At its limit, mostly 83 to 90 °C, it slows down.",
     ),
     "tokens": _logged("num_tokens", _tokens),
     "checkpoint": Answer(

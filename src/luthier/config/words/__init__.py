@@ -1,0 +1,1 @@
+"""The texts of the glossary, as data; `luthier.config.glossary` finds them."""
