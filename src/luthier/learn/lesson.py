@@ -131,7 +131,8 @@ class Lesson:
         common: `key=value` of all runs, on top of `luthier.learn.study.COMMON`.
         arms: The runs.
         answer: The letter that the results say is right.
-        why: What the results show and why, with their numbers.
+        why: What the results show and why, with their numbers; in words for the usual answer.
+        usual: The letter of that.
         exercise: None where there is nothing to change.
         words: For `luthier explain`.
     """
@@ -144,6 +145,7 @@ class Lesson:
     arms: tuple[Arm, ...]
     answer: Callable[[Results], str]
     why: Callable[[Results], str]
+    usual: str
     common: tuple[str, ...] = ()
     exercise: Exercise | None = None
     words: tuple[str, ...] = ()

@@ -25,6 +25,7 @@ _STYLES, _MARKS = (ACCENT, "yellow", "green", "magenta"), "①②③④"
 _MOST_COLUMNS, _ROWS, _BAR = 100, 12, 16
 _HANGING = " " * 11
 _REFRESH_SECONDS = 0.2
+_UNUSUAL = "Mostly it comes out as {}, and what follows was written for that; its numbers are those of your runs."
 
 
 def contents() -> RenderableType:
@@ -106,13 +107,16 @@ def _table(lesson: Lesson, shown: Mapping[str, Outcome]) -> Table:
 
 
 def answer(lesson: Lesson, came: Results, guess: str, width: int) -> RenderableType:
-    """What the runs say, beside what was guessed, and why."""
+    """What the runs say, beside what was guessed, and why; where they say something unusual, that they do."""
     width = min(width, _MOST_COLUMNS)
     right = lesson.answer(came)
     head = Text.assemble((f"{right}  {lesson.choices[right]}", "bold green"))
     if guess:
         head.append("   as you said" if guess == right else f"   you said {guess}", "dim")
-    return Group(_rule("The answer"), head, Text(), Text(wrapped(lesson.why(came), "", "", width)), Text())
+    why = lesson.why(came)
+    if right != lesson.usual:
+        why = f"{_UNUSUAL.format(lesson.usual)} {why}"
+    return Group(_rule("The answer"), head, Text(), Text(wrapped(why, "", "", width)), Text())
 
 
 def whats_next(lesson: Lesson, folder: Path, width: int) -> RenderableType:

@@ -47,6 +47,7 @@ LESSON = Lesson(
     arms=(Arm("many", (), "1,160 rows"), Arm("few", (_FEW,), "20 rows")),
     answer=_answer,
     why=_why,
+    usual="a",
     exercise=Exercise(
         task="There are no more rows. End at the lowest held-out loss of the run with 20 rows (3 % more is enough).",
         start=(_FEW,),

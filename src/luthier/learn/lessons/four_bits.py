@@ -34,5 +34,6 @@ LESSON = Lesson(
     arms=(Arm("whole", ()), Arm("nf4", ("load_in_4bit=true",))),
     answer=_answer,
     why=_why,
+    usual="a",
     words=("qlora", "nf4", "load_in_4bit"),
 )

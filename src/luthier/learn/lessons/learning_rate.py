@@ -49,6 +49,7 @@ LESSON = Lesson(
     ),
     answer=_answer,
     why=_why,
+    usual="b",
     exercise=Exercise(
         task="This run hardly learns. Make its held-out loss as low as that of the middle run (5 % more is enough).",
         start=("learning_rate=1e-5", "min_learning_rate=0"),

@@ -32,5 +32,6 @@ LESSON = Lesson(
     arms=(Arm("answers", ()), Arm("everything", ("completion_only_loss=false",))),
     answer=_answer,
     why=_why,
+    usual="b",
     words=("mask", "completion_only_loss", "loss"),
 )

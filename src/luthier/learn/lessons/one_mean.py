@@ -54,6 +54,7 @@ LESSON = Lesson(
     ),
     answer=_answer,
     why=_why,
+    usual="a",
     exercise=Exercise(
         task="Memory is short: two rows in a pass at most. Let every loss stay as it is with sixteen at once.",
         start=("per_device_train_batch_size=16", "gradient_accumulation_steps=1"),

@@ -42,6 +42,7 @@ LESSON = Lesson(
     arms=tuple(Arm(f"r{r}", (f"r={r}", f"lora_alpha={2 * r}")) for r in _RANKS),
     answer=_answer,
     why=_why,
+    usual="b",
     exercise=Exercise(
         task="Come within 3 % of rank 64's held-out loss with at most a quarter of its trained numbers.",
         start=("r=4", "lora_alpha=8"),

@@ -42,5 +42,6 @@ LESSON = Lesson(
     arms=(Arm("straight", ()), Arm("stopped", (), "stopped after step 17", stop_at=17)),
     answer=_answer,
     why=_why,
+    usual="a",
     words=("checkpoint", "optimizer step", "resume_from_checkpoint"),
 )
