@@ -25,6 +25,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import luthier
@@ -85,8 +86,10 @@ def measured() -> dict[str, dict[str, Any]]:
     screens = [screen for screen in watch.values() if isinstance(screen, dict)]
     shares = {name: max(screen[name]["share_of_all_cores"] for screen in screens) for name in ("idle", "growing")}
     runs = json.loads((ROOT / "benchmarks" / "results" / "quickstart_cpu.json").read_text(encoding="utf-8"))["runs"]
-    phrasing = [100 * run["tuned"]["phrasing"] for run in runs if run["load_in_4bit"]]
-    seeds = {"count": len(phrasing), "lowest": min(phrasing), "highest": max(phrasing)}
+    tuned = [run["tuned"] for run in runs if run["load_in_4bit"]]
+    phrasing = [100 * shares["phrasing"] for shares in tuned]
+    seeds = {"count": len(tuned), "lowest": min(phrasing), "highest": max(phrasing)}
+    seeds |= {split: 100 * fmean(shares[split] for shares in tuned) for split in tuned[0]}
     canonical = json.loads((ROOT / "benchmarks" / "results" / "canonical.json").read_text(encoding="utf-8"))
     sets = {name.partition(":")[0]: one for name, one in canonical["sets"].items()}
     broken = {f"{name}_broken": {k: len(v["passed"]) for k, v in one["broken"].items()} for name, one in sets.items()}

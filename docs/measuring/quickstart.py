@@ -18,6 +18,9 @@ from measuring.runs import WORK, of
 
 PACKAGE = Path(luthier.__file__).parent
 SHOWN_STEP = 400
+SHARES = (1, 5, 25, 50, 100)
+"""Percent of the run at which its course is told."""
+Curve = list[tuple[int, float]]
 
 
 def quickstart() -> dict[str, Any]:
@@ -48,12 +51,24 @@ def quickstart() -> dict[str, Any]:
         "first_loss": logs[0].loss,
         "last_loss": logs[-1].loss,
         "eval_loss": evaluated[-1].eval_loss,
+        **course([(e.step, e.loss) for e in logs], [(e.step, e.eval_loss) for e in evaluated], numbers["steps"]),
         "instruction": tuned.tasks[shown].instruction,
         "before": "\n".join(base.scores.outcomes[shown].answer.split("\n")[:6]),
         "after": tuned.scores.outcomes[shown].answer,
         **{f"base_{split}": share * 100 for split, share in numbers["base"].items()},
         **{f"tuned_{split}": share * 100 for split, share in numbers["tuned"].items()},
     }
+
+
+def course(losses: Curve, eval_losses: Curve, steps: int) -> dict[str, float]:
+    """At each share of the run: the nearest log line, and the newest evaluation at that time, if there was one."""
+    numbers: dict[str, float] = {}
+    for share in SHARES:
+        at = steps * share / 100
+        numbers[f"step_{share}"], numbers[f"loss_{share}"] = min(losses, key=lambda point: abs(point[0] - at))
+        if known := [point for point in eval_losses if point[0] <= at]:
+            numbers[f"eval_step_{share}"], numbers[f"eval_{share}"] = known[-1]
+    return numbers
 
 
 def draw() -> None:
