@@ -140,6 +140,8 @@ def test_export_hub_the_adapter_with_a_card(run, tmp_path, capsys):
     assert card.data.base_model == "tiny/Llama" and card.data.library_name == "peft"
     assert card.data.to_dict()["base_model_relation"] == "adapter"
     assert "50.0 % (40 to 60)" in card.text and "It raised pass@1." in card.text and "load_in_4bit=True" in card.text
+    trained_in = json.loads(files["luthier.json"])["dtype"]
+    assert f"bnb_4bit_compute_dtype={trained_in!r})  # as in training" in card.text and trained_in != "auto"
     assert "licence of the base is not known" in card.text and "on nothing else" in card.text
     assert card.text.index("## Use") < card.text.index("## Results") < card.text.index("## Limits")
     settings = yaml.safe_load(card.text.rpartition("```yaml")[2].rpartition("```")[0])

@@ -109,6 +109,7 @@ def test_the_place_of_a_clash_is_the_line_that_the_user_wrote(plan):
         (["r=2048"], {}),
         (["min_learning_rate=2e-4"], {}),
         (["init_lora_weights=pissa"], {}),
+        (["lora_alpha=64", "r=256", "use_rslora=true"], {}),
         (["max_tokens_per_micro_batch=1800"], {}),
         (["packing=true", "r=100000", "warmup_steps=100000"], {"model": None, "data": None}),
     ],
@@ -172,6 +173,11 @@ def test_who_puts_a_key_over_the_file_is_not_told_that_it_wins(plan):
     written = given | {"training": {"num_train_epochs": 7, "warmup_ratio": 0.1}}
     assert plan("max_steps=5", "warmup_steps=2", config=written).warnings == ()
     assert len(plan(config=given | {"training": {"num_train_epochs": 7, "max_steps": 5}}).warnings) == 1
+
+
+def test_a_large_alpha_is_seen_with_rslora_too(plan):
+    (said,) = plan("lora_alpha=128", "r=64", "use_rslora=true").warnings
+    assert "over the square root of r: 64 (override) scales the adapter by 16; 2 to 4 is plenty" in said
 
 
 def test_every_advice_is_provoked_here():

@@ -76,13 +76,13 @@ def _high_rate(case: Case) -> Finding:
 
 def _high_alpha(case: Case) -> Finding:
     r, alpha = case.get("lora.r"), case.get("lora.lora_alpha")
-    divisor = r**0.5 if case.get("lora.use_rslora") else r
-    if _is_full(case) or alpha / divisor <= 8:
+    rooted = case.get("lora.use_rslora")
+    scale = alpha / (r**0.5 if rooted else r)
+    if _is_full(case) or scale <= 8:
         return None
-    scale = number(round(alpha / divisor, 2))
-    root = " its square root (use_rslora) of" if case.get("lora.use_rslora") else ""
-    said = f"{case.said('lora.lora_alpha')} over{root} {case.said('lora.r')}"
-    return f"{said} scales the adapter by {scale}; 1 to 2 is usual, and every gradient step grows with it."
+    root, usual = ("the square root of ", "2 to 4 is plenty") if rooted else ("", "1 to 2 is usual")
+    said = f"{case.said('lora.lora_alpha')} over {root}{case.said('lora.r')}"
+    return f"{said} scales the adapter by {number(round(scale, 2))}; {usual}, and every gradient step grows with it."
 
 
 def _one_wins(case: Case, winner: str, other: str) -> Finding:

@@ -99,9 +99,10 @@ A_TO_L: dict[str, Term] = {
         ("lora_dropout",), "concepts/lora.md",
     ),
     "early stopping": Term(
-        "Ending a run when the loss on held-out rows has not become lower for some evaluations. The weights of the "
-        "best evaluation are kept in any case.",
-        ("early_stopping_patience", "load_best_model_at_end"), "concepts/loss.md",
+        "Ending a run when the loss on held-out rows has not become lower for some evaluations. Off unless "
+        "early_stopping_patience says for how many. Without it, too, final_model holds the weights of the best "
+        "evaluation, unless load_best_model_at_end is false.",
+        ("early_stopping_patience", "early_stopping_threshold", "load_best_model_at_end"), "concepts/loss.md",
     ),
     "embedding": Term(
         "The table that turns a token's number into the numbers that the layers work on: one learned line for each "
@@ -165,6 +166,11 @@ A_TO_L: dict[str, Term] = {
         "Adding the gradients of several passes before one step. Two passes of 8 rows give the step of 16 rows, in the "
         "memory of 8; the gradient is the same.",
         ("gradient_accumulation_steps",), "concepts/epoch-and-steps.md",
+    ),
+    "gradient checkpointing": Term(
+        "Forgetting what the layers computed on the way forward, and computing it again in the backward pass: far "
+        "less memory, more time, the same gradient. It has nothing to do with a checkpoint on the disk.",
+        ("gradient_checkpointing", "activation"), "memory.md", ("activation checkpointing", "recomputation"),
     ),
     "gradient clipping": Term(
         "Shortening a gradient that is longer than a limit, direction kept. It keeps one strange row from throwing the "

@@ -24,7 +24,7 @@ M_TO_Z: dict[str, Term] = {
     "moment": Term(
         "One of the two running averages that AdamW keeps of each trained weight: of its gradient (the first) and "
         "of the gradient's square (the second).",
-        ("adamw", "adam_beta1", "adam_beta2"), "concepts/learning-rate.md", ("moments", "momentum"),
+        ("adamw", "adam_beta1", "adam_beta2"), "concepts/learning-rate.md", ("moments",),
     ),
     "nat": Term(
         "The unit of the loss: minus the natural logarithm of a probability. 0.69 nats is a guess between two equally "
@@ -163,8 +163,8 @@ M_TO_Z: dict[str, Term] = {
         ("report_to", "histogram_steps"), "watch.md",
     ),
     "throughput": Term(
-        "Tokens a second: prompts included, padding excluded.",
-        ("tokens_per_second",), "performance.md",
+        "How much is done in a second: in training, tokens, prompts included and padding excluded.",
+        ("tokens_per_second",), "performance.md", ("speed",),
     ),
     "token": Term(
         "A piece of text that the model reads as one number: about four letters of English, less of code. Length, "
