@@ -9,9 +9,10 @@ import math
 from collections.abc import Sequence
 
 from luthier.config.tree import shown as told_value
+from luthier.events.durations import duration
 from luthier.events.page import page as document
 from luthier.events.page import table, text
-from luthier.monitor.drawing import decimal, duration
+from luthier.monitor.drawing import decimal
 from luthier.monitor.statistics import elapsed
 from luthier.report.curves import COLOURS, Line, held_out, svg, trend_line
 from luthier.report.page import STYLE
