@@ -14,6 +14,7 @@ from luthier.cli.bench import bench
 from luthier.cli.chat import chat
 from luthier.cli.compare import compare
 from luthier.cli.doctor import doctor
+from luthier.cli.env import env
 from luthier.cli.evaluate import evaluate
 from luthier.cli.explain import explain
 from luthier.cli.export import export
@@ -27,6 +28,7 @@ from luthier.cli.plan import plan
 from luthier.cli.quickstart import quickstart
 from luthier.cli.report import report
 from luthier.cli.request import Verbs
+from luthier.cli.runs import runs
 from luthier.cli.schema import schema
 from luthier.cli.serve import serve
 from luthier.cli.sweep import sweep
@@ -47,7 +49,7 @@ app = typer.Typer(
 )
 COMMANDS = (
     quickstart, learn, train, chat, generate, serve, evaluate, compare, merge, export, sweep, launch, plan, inspect,
-    schema, explain, gpu, watch, doctor, report, bench,
+    schema, explain, gpu, watch, doctor, report, runs, env, bench,
 )  # fmt: skip
 for command in COMMANDS:
     app.command()(command)
