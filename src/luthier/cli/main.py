@@ -20,6 +20,7 @@ from luthier.cli.explain import explain
 from luthier.cli.export import export
 from luthier.cli.generate import generate
 from luthier.cli.gpu import gpu
+from luthier.cli.init import init
 from luthier.cli.inspect import inspect
 from luthier.cli.launch import launch
 from luthier.cli.learn import learn
@@ -48,8 +49,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 COMMANDS = (
-    quickstart, learn, train, chat, generate, serve, evaluate, compare, merge, export, sweep, launch, plan, inspect,
-    schema, explain, gpu, watch, doctor, report, runs, env, bench,
+    quickstart, learn, init, train, chat, generate, serve, evaluate, compare, merge, export, sweep, launch, plan,
+    inspect, schema, explain, gpu, watch, doctor, report, runs, env, bench,
 )  # fmt: skip
 for command in COMMANDS:
     app.command()(command)
