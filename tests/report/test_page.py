@@ -181,7 +181,9 @@ def test_a_resume_forgets_what_was_done_again(tmp_path):
 
 
 def test_predicted_beside_taken(tmp_path):
-    told = rows(page(read_run(whole_run(tmp_path / "run")), NOW))
+    html = page(read_run(whole_run(tmp_path / "run")), NOW)
+    assert "nothing was measured yet" not in plain(html), "a sentence of the plan for who has not begun"
+    told = rows(html)
     assert ("memory, before the model was loaded", "1.20 GiB", "1.25 GiB", "-4 %") in told
     assert ("memory of the largest step, in the rehearsal", "1.20 GiB", "1.00 GiB", "+20 %") in told
     assert ("time, after 20 steps", "4 min 10 s", "3 min 20 s", "+25 %") in told
