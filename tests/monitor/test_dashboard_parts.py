@@ -122,6 +122,7 @@ def test_time_left_counts_down_and_knows_what_it_cannot_know():
     assert time_left(RunState(), 0.0) is None
     expected = state_of([started(), forecast(remaining_seconds=90.0)])
     assert time_left(expected, expected.updated + 30).seconds == pytest.approx(60.0)
+    assert time_left(expected, expected.updated + 91) is None
     assert math.isnan(time_left(timed([1.0] * 3), 200.0).margin)
     assert time_left(timed([math.nan] * 9), 200.0) is None
 

@@ -121,7 +121,8 @@ def time_left(state: RunState, now: float) -> TimeLeft | None:
     if log is None or not state.logged_at:
         if (forecast := state.forecast) is None:
             return None
-        return TimeLeft(max(0.0, forecast.remaining_seconds - max(0.0, now - state.forecast_at)), math.nan)
+        left = forecast.remaining_seconds - max(0.0, now - state.forecast_at)
+        return TimeLeft(left, math.nan) if left > 0 else None  # it should have ended, and has not begun: nobody knows
     lines = timed_lines(state)
     times = [point.step_seconds for point in lines]
     seconds = log.remaining_seconds
