@@ -133,11 +133,13 @@ CHILD = """
 import json, math, sys
 from luthier import api
 from luthier.events.line import format_line
-from luthier.events.types import MemoryForecast, Rehearsed, RunFinished
+from luthier.events.types import MemoryForecast, Rehearsed, RunFinished, TimeForecast
 from luthier.machine.record import surroundings
 found = {}
 for event in api.train(json.loads(sys.argv[1]), sys.argv[2:], overwrite=True):
-    found[type(event)] = event
+    if not (isinstance(event, TimeForecast) and event.fitted_steps):  # the one before step 1
+        found[type(event)] = event
+before = found[TimeForecast].remaining_seconds
 memory, rehearsed, finished = found[MemoryForecast], found[Rehearsed], found[RunFinished]
 seconds = finished.predicted_runtime if math.isfinite(finished.predicted_runtime) else None
 print(json.dumps({
@@ -147,6 +149,7 @@ print(json.dumps({
     "peak_gib": finished.peak_memory_gib, "memory_error": memory.gib / finished.peak_memory_gib - 1,
     "steps": finished.step, "predicted_seconds": seconds, "seconds": finished.train_runtime,
     "time_error": seconds and seconds / finished.train_runtime - 1,
+    "rehearsed_seconds": before, "rehearsed_time_error": before / finished.train_runtime - 1,
     "rehearsal_seconds": rehearsed.step_seconds + rehearsed.eval_seconds + rehearsed.save_seconds,
     "surroundings": surroundings(),
 }))

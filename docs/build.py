@@ -8,6 +8,7 @@ A page may hold these blanks, so that nothing in it can go stale:
     {{ file configs/mbpp_small.yaml }}         a whole file as a code block
     {{ arithmetic }}                           the derived numbers of the shipped config, as the plan shows them
     {{ rates }}                                its learning rate at some steps
+    {{ time_lines }}                           the two lines of the log that predict the time
     {{ gate checks }}                          the checks of the gate
     {{ doctor rules }}                         the rules of the doctor, and how they did on the labelled runs:
     {{ doctor scores }}                        tests/doctor/runs/scores.json
@@ -21,8 +22,10 @@ from __future__ import annotations
 import ast
 import gzip
 import json
+import math
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import fmean
@@ -41,7 +44,7 @@ from luthier.errors import CODES
 from luthier.events.line import parse_line
 from luthier.events.numbers import NUMBERS
 from luthier.events.record import from_record
-from luthier.events.types import EVENTS, Evaluated, Log, RunFinished
+from luthier.events.types import EVENTS, Evaluated, Log, RunFinished, TimeForecast
 from luthier.gate.checks import CHECKS
 from luthier.training.schedule import learning_rate
 
@@ -51,7 +54,7 @@ GENERATED = DOCS / "generated"
 PICTURES = DOCS / "pictures"
 RUNS = ROOT / "tests" / "doctor" / "runs"
 BLANK = re.compile(
-    r"\{\{ (?:(?P<verb>source|file|doctor|gate) (?P<what>\S+)|(?P<plan>arithmetic|rates|lines)"
+    r"\{\{ (?:(?P<verb>source|file|doctor|gate) (?P<what>\S+)|(?P<plan>arithmetic|rates|lines|time_lines)"
     r"|(?P<number>[a-z_]+\.\w+)(?::(?P<format>[^ }]+))?) \}\}"
 )
 MARKS = re.compile(r"  # (?:type: ignore|noqa).*")
@@ -131,7 +134,8 @@ def filled(text: str, numbers: dict[str, dict[str, Any]]) -> str:
         if blank["verb"] == "gate":
             return checks_table()
         if blank["plan"]:
-            return {"arithmetic": arithmetic, "rates": rates, "lines": log_lines}[blank["plan"]]()
+            makers = {"arithmetic": arithmetic, "rates": rates, "lines": log_lines, "time_lines": time_lines}
+            return makers[blank["plan"]]()
         experiment, _, name = blank["number"].partition(".")
         if name not in numbers.get(experiment, {}):
             raise KeyError(f"{blank['number']} is not measured; run: python docs/measure.py {experiment}")
@@ -214,6 +218,14 @@ def log_lines() -> str:
     keys = dict.fromkeys(key for line in told for key in parse_line(line) or {})
     table = [f"| `{key}` | {NUMBERS[key].idea} |" for key in keys]
     return "\n".join(("```text", *told, "```", "", "| key | meaning |", "|---|---|", *table))
+
+
+def time_lines() -> str:
+    """The two lines of training.log that predict the time."""
+    ends = time.mktime((2026, 3, 2, 16, 40, 0, 0, 0, -1))
+    first = TimeForecast(0, 7_226.0, ends, 3_315, 2.1, 17, 15.0, 18, 0.5, 0, math.nan, 2_408.0, 0, math.nan)
+    then = TimeForecast(20, 6_853.0, ends - 360, 3_295, 2.0, 17, 15.0, 17, 0.5, 0, math.nan, 2_284.0, 17, 0.04)
+    return "\n".join(map(str, (first, then)))
 
 
 def checks_table() -> str:

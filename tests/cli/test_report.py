@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from luthier.events.durations import duration
 from luthier.events.read import read
-from luthier.events.types import Evaluated, MemoryForecast, RunFinished
+from luthier.events.types import Evaluated, MemoryForecast, RunFinished, TimeForecast
 from tests.cli.support import run_here, write_config
 from tests.report.reading import insist_safe, plain, rows
 from tests.report.runs import logs, plan_of, started, write_events
@@ -43,7 +44,10 @@ def test_a_real_run(tmp_path, monkeypatch, capsys):
             case MemoryForecast():
                 assert any(row[0].startswith("memory, before") and row[1] == f"{event.gib:.2f} GiB" for row in told)
             case RunFinished():
-                assert any(row[0] == "time" for row in told)
+                assert any(row[0] == "time, after 20 steps" for row in told)
+            case TimeForecast():
+                expected = duration(event.remaining_seconds)
+                assert any(row[:2] == ("time, before step 1", expected) for row in told)
     record = yaml.safe_load(Path("out/plan.yaml").read_text())
     assert record["record"]["inputs"]["base"]["model.safetensors"] in words
     assert ("training.learning_rate", "0.002", "2e-4", f"{config}:{line_of(config, 'learning_rate')}") in told

@@ -27,6 +27,18 @@ def test_the_arithmetic_of_the_headline_job(plan):
     assert p.value("max_tokens_per_micro_batch").how == "8,192 tokens, derived from free memory"
 
 
+def test_no_time_is_said_before_anything_was_measured(plan):
+    def said(resolved):
+        return next(
+            " ".join(line.split()) for line in render_plan(resolved, 300).split("\n") if line.startswith("  Time")
+        )
+
+    nothing = "Time nothing was measured yet; `luthier train` says it"
+    rehearsed = f"{nothing} before step 1, from the rehearsal of the largest step, and after the first steps."
+    assert said(plan(*HEADLINE)) == rehearsed
+    assert said(plan(*HEADLINE, "max_steps=20")) == f"{nothing} after the first steps."
+
+
 def test_a_share_that_does_not_explain_the_rows_is_not_claimed(plan):
     how = plan("val_set_size=0.05", data={"train_rows": 1000, "eval_rows": 500}).value("total_steps").how
     assert how == "1,500 rows - 500 held out = 1,000; 1,000 x 3 / 16 = 187 steps"

@@ -21,6 +21,7 @@ from luthier.events.types import (
     RunFinished,
     RunStarted,
     Sampled,
+    TimeForecast,
     Timing,
 )
 
@@ -68,6 +69,13 @@ def log(step: int, loss: float = 1.5, total_steps: int = 100) -> Log:
     )
 
 
+def forecast(step: int = 0, **changes: float) -> TimeForecast:
+    values = {"remaining_seconds": 7800.0, "ends_at": 1_767_225_600.0, "steps": 3315 - step, "step_seconds": 2.1,
+              "evaluations": 12, "eval_seconds": 20.0, "saves": 13, "save_seconds": 0.3, "samples": 0,
+              "sample_seconds": math.nan, "epoch_seconds": 2600.0, "fitted_steps": 0, "error": math.nan}  # fmt: skip
+    return TimeForecast(step, **{**values, **changes})  # type: ignore[arg-type]
+
+
 def evaluated(step: int, loss: float, best: bool = True) -> Evaluated:
     return Evaluated(step=step, epoch=3 * step / 100, eval_loss=loss, eval_tokens=500, eval_runtime=1.234, best=best)
 
@@ -99,6 +107,7 @@ def whole_run(hostile: str = ESCAPES) -> Iterator[Event]:
     yield Checked("one-bos", "passed", "<s> stands once in each of 9 rows")
     yield Checked("rows-cut", "warning", f"1 of 9 rows {hostile}", "write", "data.max_seq_length: 99")
     yield Checked("duplicates", "allowed", f"{hostile}", f"keep one {hostile}")
+    yield forecast()
     yield Sampled(step=0, prompt="Add two numbers.", text=f"``` {hostile}\n````\nend")
     for step in range(10, 101, 10):
         yield log(step, 2.5 * math.exp(-step / 60))
@@ -137,6 +146,7 @@ events = st.one_of(
     st.builds(Notice, severity=_severities, text=texts, change=texts, step=st.none() | counts),
     st.builds(Checked, texts, _verdicts, texts, texts, texts),
     st.builds(Architecture, parameters=counts, trainable_parameters=counts, modules=st.lists(_modules, max_size=3)),
+    st.builds(TimeForecast, counts, numbers, numbers, *[counts, numbers] * 4, numbers, counts, numbers),
     st.builds(Log, counts, *[numbers] * 4, counts, *[numbers] * 5),
     st.builds(Timing, counts, *[numbers] * 5),
     st.builds(Machine, counts, *[numbers] * 9),

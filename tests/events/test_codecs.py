@@ -9,6 +9,7 @@ import math
 import os
 import re
 import shutil
+import time
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -37,7 +38,7 @@ from luthier.events.types import (
 )
 from luthier.monitor.state import RunState, fold
 from tests.events.stream import events as any_event
-from tests.events.stream import log, whole_run
+from tests.events.stream import forecast, log, whole_run
 
 LOGS = Path(__file__).parent / "logs"
 STEPS = [2, 4, 6, 8, 10, 12]
@@ -564,11 +565,14 @@ class TestLuthier:
         assert (state.status, state.total_steps) == ("done", 9)
 
     def test_sentences_come_back(self, tmp_path):
+        noon = time.mktime((2026, 1, 2, 12, 0, 0, 0, 0, -1))
         said = [
             RunStarted("run-1a2b", 3315, 200, 3.0, {}),
             Architecture(1_240_000_000, 11_272_192, []),
             Notice("warning", "eval loss rises", change="training.num_train_epochs: 1", step=1100),
             Notice("info", "loading model"),
+            forecast(ends_at=noon, epoch_seconds=2580.0, fitted_steps=17, error=0.04, samples=3, sample_seconds=1.2),
+            forecast(1100, ends_at=noon, epoch_seconds=2580.0, fitted_steps=17, error=0.1),
             Resumed(1100, "checkpoint-1100", ["checkpoint-1200: torn", "checkpoint-1300: torn"]),
             Sampled(1100, "Add\ntwo numbers.", "def add(a, b):\n    return a + b"),
             CheckpointSaved(1200, "out/checkpoint-1200", 12_300_000, 0.5, ["checkpoint-1100", "checkpoint-1000"]),

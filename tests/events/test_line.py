@@ -1,14 +1,16 @@
 import dataclasses
 import math
+import re
 import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from luthier.events.durations import DURATION, duration, each, seconds_of
 from luthier.events.line import format_line, parse_line
 from luthier.events.types import Log
-from tests.events.stream import ESCAPES, evaluated, events, finished, gradients, log, started, whole_run
+from tests.events.stream import ESCAPES, evaluated, events, finished, forecast, gradients, log, started, whole_run
 
 
 def test_a_log_line_is_the_dict_that_hugging_face_users_know():
@@ -37,6 +39,37 @@ def test_the_command_that_asks_the_result_can_be_pasted():
 def test_a_stopped_run_is_a_sentence():
     assert format_line(finished("stopped", 40)) == "stopped at step 40: a signal came"
     assert format_line(started(50)) == "run run-1a2b: 100 steps, 3 epochs, from step 50"
+
+
+def test_the_time_of_a_run_is_a_sentence():
+    noon = time.mktime((2026, 1, 2, 16, 40, 0, 0, 0, -1))
+    line = format_line(forecast(ends_at=noon))
+    assert line == (
+        "time: about 2 h 10 min, done at about 2026-01-02 16:40: 3,315 steps of 2.1 s, 12 evaluations of 20 s, "
+        "13 saves of 0.30 s; 43 min 20 s an epoch (rough: scaled from the rehearsal)"
+    )
+    later = forecast(3000, ends_at=noon, fitted_steps=17, error=0.04, evaluations=1, samples=2, epoch_seconds=math.nan)
+    assert format_line(later) == (
+        "time: about 2 h 10 min from step 3,000 on, done at about 2026-01-02 16:40: 315 steps of 2.1 s, "
+        "1 evaluation of 20 s, 13 saves of 0.30 s, 2 samples not counted yet (by 17 steps, each 4% off)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.0, "0.0 s"), (0.034, "0.034 s"), (0.5, "0.50 s"), (1.0, "1.0 s"), (9.97, "10 s"), (75, "1 min 15 s")],
+)
+def test_the_seconds_of_one_step_have_two_digits(seconds, text):
+    assert each(seconds) == text
+    assert seconds_of(text) == pytest.approx(seconds, rel=0.05)
+
+
+@given(st.floats(0, 1e12))
+def test_durations_come_back(seconds):
+    text = duration(seconds)
+    assert re.fullmatch(DURATION, text)
+    assert seconds_of(text) == pytest.approx(seconds, rel=0.05, abs=0.5)
+    assert re.fullmatch(DURATION, each(seconds))
 
 
 @pytest.mark.parametrize("steps_per_epoch", [10, 100, 1163, 20_000])

@@ -30,7 +30,7 @@ from luthier.monitor.drawing import count
 from luthier.monitor.state import RECENT, Point, RunState, fold
 from luthier.monitor.statistics import BANDS, band, shares, smooth, time_left, trend
 from luthier.monitor.view import render
-from tests.events.stream import events, finished, log, started, whole_run
+from tests.events.stream import events, finished, forecast, log, started, whole_run
 from tests.monitor.dash import RECORDED, Clock, write
 
 
@@ -120,6 +120,9 @@ def test_time_left_counts_down_and_knows_what_it_cannot_know():
     assert time_left(state, 230.0).seconds == pytest.approx(970.0)
     assert time_left(state, 9e9).seconds == 0
     assert time_left(RunState(), 0.0) is None
+    expected = state_of([started(), forecast(remaining_seconds=90.0)])
+    assert time_left(expected, expected.updated + 30).seconds == pytest.approx(60.0)
+    assert time_left(expected, expected.updated + 91) is None
     assert math.isnan(time_left(timed([1.0] * 3), 200.0).margin)
     assert time_left(timed([math.nan] * 9), 200.0) is None
 

@@ -9,11 +9,12 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
 
+from luthier.events.durations import duration
 from luthier.events.types import Notice, Sampled
-from luthier.monitor.drawing import bar, count, decimal, duration, sparkline
+from luthier.monitor.drawing import bar, count, decimal, sparkline
 from luthier.monitor.state import RunState, fold
 from luthier.monitor.view import LOWEST, render, summary
-from tests.events.stream import ESCAPES, evaluated, events, finished, log, started, whole_run
+from tests.events.stream import ESCAPES, evaluated, events, finished, forecast, log, started, whole_run
 
 
 def state_of(stream):
@@ -146,6 +147,17 @@ def test_time_left_runs_down_between_two_log_lines():
     assert "0 s left" in screen(state, 100, 30, now=state.updated + 1000)
     after = fold(state, evaluated(10, 1.0), state.updated + 20)
     assert "16 s left" in screen(after, 100, 30, now=after.updated), "an evaluation gives no time back"
+
+
+def test_before_the_first_log_line_the_rehearsal_says_how_long_it_takes():
+    state = state_of([started(), forecast()])
+    assert "2 h 10 min left" in (shown := screen(state, 100, 30, now=state.updated))
+    assert "as the rehearsal predicts" in shown and "3,315 steps of 2.1 s" in shown
+    assert "2 h 00 min left" in screen(state, 100, 30, now=state.updated + 600)
+    logged = fold(state, log(10), state.updated + 20)
+    assert "36 s left" in screen(logged, 100, 30, now=logged.updated)
+    again = fold(logged, started(50), logged.updated + 1)
+    assert "left" not in screen(again, 100, 30, now=again.updated), "what was predicted of an attempt goes with it"
 
 
 def test_the_summary():

@@ -21,6 +21,7 @@ from luthier.events.types import (
 )
 from luthier.report.page import page
 from luthier.report.run import read_run
+from tests.events.stream import forecast
 from tests.report.reading import curve, figure, insist_safe, plain, rows
 from tests.report.runs import (
     HOSTILE,
@@ -180,10 +181,16 @@ def test_a_resume_forgets_what_was_done_again(tmp_path):
 
 
 def test_predicted_beside_taken(tmp_path):
-    told = rows(page(read_run(whole_run(tmp_path / "run")), NOW))
+    html = page(read_run(whole_run(tmp_path / "run")), NOW)
+    assert "nothing was measured yet" not in plain(html), "a sentence of the plan for who has not begun"
+    told = rows(html)
     assert ("memory, before the model was loaded", "1.20 GiB", "1.25 GiB", "-4 %") in told
     assert ("memory of the largest step, in the rehearsal", "1.20 GiB", "1.00 GiB", "+20 %") in told
-    assert ("time", "4 min 10 s", "3 min 20 s", "+25 %") in told
+    assert ("time, after 20 steps", "4 min 10 s", "3 min 20 s", "+25 %") in told
+    assert not [row for row in told if row[0] == "time, before step 1"], "said of an attempt, and this run had two"
+    write_events(tmp_path / "one", started(plan_of()), forecast(remaining_seconds=240.0), logs(1, 40), finished())
+    told = rows(page(read_run(tmp_path / "one"), NOW))
+    assert ("time, before step 1", "4 min 00 s", "3 min 20 s", "+20 %") in told
 
 
 def test_how_to_do_it_again(tmp_path):

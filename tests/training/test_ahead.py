@@ -9,7 +9,7 @@ import pytest
 
 from luthier.data.loader import step_passes
 from luthier.training.ahead import TimeLeft
-from luthier.training.cost import FIRST_STEPS
+from luthier.training.cost import FIRST_STEPS, WARM_UP
 from luthier.training.engine import due
 from tests.rows import MemoryRows, plan_for
 
@@ -54,6 +54,50 @@ def lived(tiny_model_dir, steps=100, first=0, noise=0.0, eval_every=12, save_eve
 def test_after_20_steps_the_end_is_known(tiny_model_dir, noise):
     predicted, real, _, _ = lived(tiny_model_dir, noise=noise)
     assert predicted == pytest.approx(real, rel=0.01 if not noise else 0.04)
+
+
+def test_before_step_1_the_rehearsed_pass_is_scaled_by_tokens(tiny_model_dir):
+    rows, held_out = MemoryRows(300, longest=200), MemoryRows(60, longest=200, seed=1)
+    plan = plan_for(tiny_model_dir, rows, 300, max_steps=100, per_device_train_batch_size=1)
+    plan = replace(plan, eval_every=12, save_every=30, steps_per_epoch=25.0)
+    ahead = TimeLeft(plan, rows, held_out)
+    ahead.rehearsed(500, 500 * TOKEN, 0.02)
+    ahead.expect("saving", SAVE)
+    ahead.expect("evaluation", EVALUATION)
+    tokens = sum(int(rows.lengths[group].sum()) for s in range(100) for group in step_passes(rows, plan, s, 0, 1))
+    said = ahead.forecast(0)
+    assert (said.step, said.steps, said.fitted_steps, said.samples) == (0, 100, 0, 0)
+    assert said.step_seconds == pytest.approx(tokens * TOKEN / 100 + 0.02)
+    assert (said.evaluations, said.eval_seconds) == (9, EVALUATION)
+    assert (said.saves, said.save_seconds) == (4 + 1 + 1, SAVE), "after step 1, three times, at the end; final_model"
+    parts = 100 * said.step_seconds + 9 * EVALUATION + 6 * SAVE
+    assert said.remaining_seconds == pytest.approx(parts)
+    assert said.epoch_seconds == pytest.approx(parts / 4)
+    assert math.isnan(said.error)
+
+
+def test_steps_replace_the_rehearsal_once_they_are_warm(tiny_model_dir):
+    rows = MemoryRows(300, longest=200)
+    plan = plan_for(tiny_model_dir, rows, 300, max_steps=100, per_device_train_batch_size=1)
+    now = [0.0]
+    ahead = TimeLeft(plan, rows, clock=lambda: now[0])
+    ahead.rehearsed(500, 500 * TOKEN, 0.0)
+    ahead.start()
+    before, left, spoke = ahead.forecast(0), {}, []
+    for step in range(1, 31):
+        groups = step_passes(rows, plan, step - 1, 0, 1)
+        tokens = sum(int(rows.lengths[group].sum()) for group in groups)
+        seconds = 2 * TOKEN * tokens * (10 if step <= WARM_UP else 1)  # twice as slow as rehearsed, and a slow start
+        now[0] += seconds
+        ahead.add(len(groups), tokens, seconds, step)
+        left[step] = ahead.forecast(step)
+        spoke += [step] * ahead.speaks(step)
+    assert spoke == [FIRST_STEPS]
+    assert [left[step].fitted_steps for step in (1, WARM_UP, WARM_UP + 1, FIRST_STEPS)] == [0, 0, 1, 17]
+    assert left[WARM_UP].step_seconds == pytest.approx(before.step_seconds, rel=0.1)
+    assert left[FIRST_STEPS].step_seconds == pytest.approx(2 * before.step_seconds, rel=0.1)
+    assert left[FIRST_STEPS].error == pytest.approx(0, abs=1e-6)
+    assert left[FIRST_STEPS].remaining_seconds == pytest.approx(ahead.predicted_seconds - now[0], rel=0.2)
 
 
 def test_the_seconds_left_are_right_at_every_step(tiny_model_dir):

@@ -18,7 +18,16 @@ from luthier.config.resolve import resolve
 from luthier.data.largest import find_largest
 from luthier.data.loader import collate, evaluation_batches, training_steps
 from luthier.errors import RunError
-from luthier.events.types import CheckpointSaved, Log, MemoryForecast, Notice, Rehearsed, RunFinished, RunStarted
+from luthier.events.types import (
+    CheckpointSaved,
+    Log,
+    MemoryForecast,
+    Notice,
+    Rehearsed,
+    RunFinished,
+    RunStarted,
+    TimeForecast,
+)
 from luthier.machine import probe
 from luthier.training import rehearsal
 from tests.rows import MemoryRows, machine, plan_for
@@ -123,6 +132,11 @@ def test_it_says_what_it_found(tmp_path, tiny_model_dir, alpaca_file):
     assert found.parts == forecast.parts
     assert 0.1 < found.measured_gib <= only(events, RunFinished).peak_memory_gib + 1e-9
     assert min(found.step_seconds, found.eval_seconds, found.save_seconds) > 0
+    time_of_it = only(events, TimeForecast)
+    assert events.index(found) + 1 == events.index(time_of_it)
+    assert (time_of_it.step, time_of_it.fitted_steps) == (0, 0)
+    assert time_of_it.remaining_seconds > time_of_it.steps * time_of_it.step_seconds > 0
+    assert time_of_it.evaluations > 0 and time_of_it.saves > 0
     saved = [event for event in events if isinstance(event, CheckpointSaved)]
     assert found.checkpoint_bytes == pytest.approx(saved[0].bytes, rel=0.1)
 
@@ -137,6 +151,14 @@ def test_a_short_run_is_not_kept_waiting(tmp_path, tiny_model_dir, alpaca_file):
     longer = resolve(loaded, machine(), None, None)
     assert longer.config.training.rehearsal is True
     assert longer.value("training.rehearsal").how == "60 steps: less than a twentieth of the run"
+
+
+def test_without_it_the_first_steps_tell_the_time(tmp_path, tiny_model_dir, alpaca_file):
+    values = settings(tmp_path / "run", tiny_model_dir, alpaca_file, "dropout", rehearsal=False, max_steps=40)
+    events, _ = trained(values)
+    said = only(events, TimeForecast)
+    assert (said.step, said.steps, said.fitted_steps) == (20, 20, 17)
+    assert said.remaining_seconds > 0 and said.error >= 0
 
 
 @pytest.mark.parametrize("where", ["backward", "evaluate", "save_checkpoint"])

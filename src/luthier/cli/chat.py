@@ -12,11 +12,12 @@ import typer
 
 from luthier.cli.request import Base
 from luthier.cli.sampling_options import MaxNewTokens, Seed, Stop, System, Temperature, TopP
+from luthier.cli.usual_run import Run, usual_run
 from luthier.events.printable import one_line
 
 
 def chat(
-    run: str = typer.Argument(metavar="RUN", help="Output folder of a finished run."),
+    run: str = Run,
     compare: bool = typer.Option(False, "--compare", help="The base answers first, then the tuned model."),
     temperature: float = Temperature,
     top_p: float = TopP,
@@ -32,6 +33,7 @@ def chat(
 
     Example: luthier chat checkpoints --compare
     """
+    run = run or usual_run("chat")
     from rich.console import Console
     from rich.text import Text
 

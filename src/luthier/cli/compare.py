@@ -21,6 +21,7 @@ from luthier.cli.tasks_options import (
     Unsafe,
     resumable,
 )
+from luthier.cli.usual_run import WITHOUT, usual_run
 from luthier.errors import EXIT_REFUSED
 
 _ON_PAGE = 12
@@ -28,7 +29,9 @@ _ON_PAGE = 12
 
 def compare(
     models: list[str] = typer.Argument(
-        metavar="[BASE] RUN...", help="Finished runs, each beside its own base; or first a base model for all of them."
+        None,
+        metavar="[BASE] [RUN]...",
+        help=f"Finished runs, each beside its own base; or first a base model for all of them. {WITHOUT}",
     ),
     tasks: str = Tasks,
     prompt: Prompt = PromptStyle,
@@ -54,6 +57,7 @@ def compare(
     for path, option in ((json_file, "--json"), (html_file, "--html")):
         if path:
             check_writable(path, option)
+    models = models or [usual_run("compare")]
     from rich.console import Console
 
     from luthier.evaluate.compare import record

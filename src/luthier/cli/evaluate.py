@@ -21,10 +21,13 @@ from luthier.cli.tasks_options import (
     Unsafe,
     resumable,
 )
+from luthier.cli.usual_run import WITHOUT, usual_run
 
 
 def evaluate(
-    model: str = typer.Argument(metavar="RUN_OR_MODEL", help="A finished run, a model's folder, or its hub name."),
+    model: str = typer.Argument(
+        None, metavar="[RUN_OR_MODEL]", help=f"A finished run, a model's folder, or its hub name. {WITHOUT}"
+    ),
     tasks: str = Tasks,
     samples: int = typer.Option(1, "--samples", min=1, help="Answers to each task."),
     temperature: float = typer.Option(0.0, "--temperature", min=0.0, max=100.0, help="0: always the likeliest token."),
@@ -51,6 +54,7 @@ def evaluate(
     from luthier.evaluate.tasks import load_sets
 
     sets = load_sets(tasks, limit)
+    model = model or usual_run("evaluate")
     from rich.console import Console
 
     from luthier.evaluate.forgetting import read_passages

@@ -9,8 +9,9 @@ from pathlib import Path
 import typer
 
 from luthier.cli.json_file import check_writable, write_json
-from luthier.cli.merge import AsJson, Onto, OntoIs, Overwrite, Prompts, Run, say
+from luthier.cli.merge import AsJson, Onto, OntoIs, Overwrite, Prompts, say
 from luthier.cli.request import Base
+from luthier.cli.usual_run import Run, usual_run
 
 
 class Form(StrEnum):
@@ -66,6 +67,7 @@ def export(
     _refuse(form, (Form.gguf, Form.ollama), {"--quant": quant is not Quant.f16, "--allow": allow})
     if as_json:
         check_writable(as_json)
+    run = run or usual_run(f"export --to {form.value}")
     from luthier.export import screen
     from luthier.export.gguf_run import export_gguf
     from luthier.export.hub_run import export_hub

@@ -13,11 +13,12 @@ import typer
 
 from luthier.cli.request import Base
 from luthier.cli.sampling_options import MaxNewTokens, Seed, Stop, System, Temperature, TopP
+from luthier.cli.usual_run import Run, usual_run
 from luthier.events.printable import one_line
 
 
 def generate(
-    run: str = typer.Argument(metavar="RUN", help="Output folder of a finished run."),
+    run: str = Run,
     prompt: str = typer.Argument(None, metavar="[PROMPT]", help="The instruction; without it: what comes by a pipe."),
     file: Path = typer.Option(None, "--file", metavar="FILE", help="Read the instruction from there."),
     compare: bool = typer.Option(False, "--compare", help="The base answers first, then the tuned model."),
@@ -32,11 +33,14 @@ def generate(
 ) -> None:
     """Ask RUN one thing. On a terminal the answer shows as it is written.
 
+    RUN comes before PROMPT, and can be left out where the instruction comes from a file or a pipe.
+
     Example: luthier generate checkpoints "Write a function that reverses a string" --compare
     """
-    if prompt and os.path.isdir(prompt) and not os.path.exists(run):  # noqa: PTH110, PTH112 (they raise nothing)
+    if run and prompt and os.path.isdir(prompt) and not os.path.exists(run):  # noqa: PTH110, PTH112 (they raise nothing)
         raise typer.BadParameter(f"RUN comes first: luthier generate {prompt} {run!r}")
     text = _instruction(prompt, file)
+    run = run or usual_run("generate")
     at_terminal = sys.stdout.isatty() and not as_json
     from rich.console import Console
     from rich.text import Text

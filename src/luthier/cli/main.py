@@ -14,11 +14,13 @@ from luthier.cli.bench import bench
 from luthier.cli.chat import chat
 from luthier.cli.compare import compare
 from luthier.cli.doctor import doctor
+from luthier.cli.env import env
 from luthier.cli.evaluate import evaluate
 from luthier.cli.explain import explain
 from luthier.cli.export import export
 from luthier.cli.generate import generate
 from luthier.cli.gpu import gpu
+from luthier.cli.init import init
 from luthier.cli.inspect import inspect
 from luthier.cli.launch import launch
 from luthier.cli.learn import learn
@@ -27,6 +29,7 @@ from luthier.cli.plan import plan
 from luthier.cli.quickstart import quickstart
 from luthier.cli.report import report
 from luthier.cli.request import Verbs
+from luthier.cli.runs import runs
 from luthier.cli.schema import schema
 from luthier.cli.serve import serve
 from luthier.cli.sweep import sweep
@@ -46,8 +49,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 COMMANDS = (
-    quickstart, learn, train, chat, generate, serve, evaluate, compare, merge, export, sweep, launch, plan, inspect,
-    schema, explain, gpu, watch, doctor, report, bench,
+    quickstart, learn, init, train, chat, generate, serve, evaluate, compare, merge, export, sweep, launch, plan,
+    inspect, schema, explain, gpu, watch, doctor, report, runs, env, bench,
 )  # fmt: skip
 for command in COMMANDS:
     app.command()(command)

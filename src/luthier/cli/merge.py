@@ -11,8 +11,8 @@ import typer
 
 from luthier.cli.json_file import check_writable, write_json
 from luthier.cli.request import Base
+from luthier.cli.usual_run import Run, usual_run
 
-Run: Any = typer.Argument(metavar="RUN", help="Output folder of a finished run.")
 To: Any = typer.Option(None, "--to", metavar="FOLDER", help="Where to; a folder that is not there yet.")
 Prompts: Any = typer.Option(
     None, "--prompts", metavar="FILE", help="Compare on these, one a line; else on held-out rows of the run."
@@ -59,6 +59,7 @@ def merge(
     """
     if as_json:
         check_writable(as_json)
+    run = run or usual_run("merge")
     from luthier.export import screen
     from luthier.export.run import Options, merge_run
     from luthier.machine.libraries import library_output_to

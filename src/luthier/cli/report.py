@@ -9,6 +9,7 @@ import typer
 
 from luthier.cli.json_file import check_writable, write_text
 from luthier.cli.log_file import NO_LOG, no_log, trouble
+from luthier.cli.usual_run import WITHOUT, has_begun, usual_run
 from luthier.errors import MissingError
 
 PAGE = "report.html"
@@ -16,7 +17,7 @@ PAGE = "report.html"
 
 def report(
     paths: list[Path] = typer.Argument(
-        ..., metavar="RUN...", help="Folders of runs, or logs. Several: beside each other."
+        None, metavar="[RUN]...", help=f"Folders of runs, or logs. Several: beside each other. {WITHOUT}"
     ),
     out: Path = typer.Option(
         None, "--out", metavar="FILE", help="Where to; else report.html in the folder of RUN, or here."
@@ -39,6 +40,7 @@ def report(
     from luthier.report.run import read_run
     from luthier.report.several import several
 
+    paths = paths or [Path(usual_run("report", has_begun))]
     found = [run for path in paths for run in runs_in(path) or [path]]
     folder = paths[0] if len(paths) == 1 and paths[0].is_dir() else Path()
     place = out or folder / PAGE

@@ -10,6 +10,7 @@ from pathlib import Path
 import typer
 
 from luthier.cli.request import Base
+from luthier.cli.usual_run import WITHOUT, usual_run
 from luthier.errors import MissingError, Problem
 from luthier.errors.extras import install
 from luthier.events.printable import one_line
@@ -18,7 +19,9 @@ KEY = "LUTHIER_API_KEY"
 
 
 def serve(
-    runs: list[str] = typer.Argument(metavar="RUN...", help="Output folders of finished runs, or NAME=FOLDER."),
+    runs: list[str] = typer.Argument(
+        None, metavar="[RUN]...", help=f"Output folders of finished runs, or NAME=FOLDER. {WITHOUT}"
+    ),
     host: str = typer.Option("127.0.0.1", "--host", help="Address to listen on; 0.0.0.0: all of this machine."),
     port: int = typer.Option(8000, "--port", min=0, max=65535, help="0: any that is free."),
     api_key: str = typer.Option(
@@ -36,6 +39,7 @@ def serve(
 
     Example: luthier serve checkpoints --port 8000
     """
+    runs = runs or [usual_run("serve")]
     if print_vllm:
         from luthier.serve.models import named, vllm_line
 

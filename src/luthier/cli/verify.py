@@ -8,8 +8,9 @@ from pathlib import Path
 import typer
 
 from luthier.cli.json_file import check_writable, write_json
-from luthier.cli.merge import Prompts, Run, say
+from luthier.cli.merge import Prompts, say
 from luthier.cli.request import Allow, Base, Request, loaded
+from luthier.cli.usual_run import Run, usual_run
 from luthier.errors import EXIT_REFUSED
 
 verify = typer.Typer(help="Check a promise on your own config and machine.", no_args_is_help=True)
@@ -58,6 +59,7 @@ def merge(
     """
     if as_json:
         check_writable(as_json)
+    run = run or usual_run("verify merge")
     from luthier.machine.libraries import library_output_to
     from luthier.verify import screen
     from luthier.verify.merge import verify_merge

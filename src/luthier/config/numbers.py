@@ -22,7 +22,7 @@ UNKNOWN = "unknown yet"
 LEAST_KEPT = 2
 """Whole checkpoints that always stay: one may be damaged later, and is then not the only one."""
 REHEARSED_FROM = 60
-"""Steps from which a rehearsal, at most three passes with a save, is less than a twentieth of a run."""
+"""Steps from which a rehearsal, at most four passes with a save, is less than a twentieth of a run."""
 UNKNOWN_DATA = "unknown until the rows are counted"
 UNKNOWN_MEMORY = "unknown until model and rows are read"
 _EPS = 1e-9

@@ -144,12 +144,20 @@ def plan_in_words(plan: Plan, width: int = WIDTH) -> list[str]:
         "Data": _data(plan),
         "Step": _step(plan),
         "Length": f"{plan.value('total_steps').how}.",
+        "Time": _time(plan),
         "Schedule": _schedule(plan),
         "Evaluation": _evaluation(plan),
         "Samples": _samples(plan),
         "Checkpoints": _checkpoints(plan),
     }
     return [_wrapped(text, f"  {name:<12} ", " " * 15, width) for name, text in lines.items()]
+
+
+def _time(plan: Plan) -> str:
+    """Seconds are a matter of the machine at work: none are known before something of the run was done."""
+    rehearsed = plan.config.training.rehearsal is True and plan.machine.is_here
+    when = "before step 1, from the rehearsal of the largest step, and " if rehearsed else ""
+    return f"nothing was measured yet; `luthier train` says it {when}after the first steps."
 
 
 def _machine(plan: Plan) -> str:

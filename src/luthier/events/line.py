@@ -12,10 +12,12 @@ from __future__ import annotations
 import math
 import re
 import shlex
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from luthier.events.durations import duration, each
 from luthier.events.printable import one_line, printable
 from luthier.events.types import (
     Architecture,
@@ -31,6 +33,7 @@ from luthier.events.types import (
     RunFinished,
     RunStarted,
     Sampled,
+    TimeForecast,
 )
 
 Value = int | float | str | bool | None
@@ -204,6 +207,41 @@ def rehearsed_line(event: Rehearsed) -> str:
     )
 
 
+def time_line(event: TimeForecast) -> str:
+    """How long it will go on, what that is made of, and how rough it is, in one line."""
+    work = [f"{_counted(event.steps, 'step')} of {each(event.step_seconds)}"]
+    pauses = (
+        (event.evaluations, "evaluation", event.eval_seconds),
+        (event.saves, "save", event.save_seconds),
+        (event.samples, "sample", event.sample_seconds),
+    )
+    for number, name, seconds in pauses:
+        if number:
+            took = f"of {each(seconds)}" if math.isfinite(seconds) else "not counted yet"
+            work.append(f"{_counted(number, name)} {took}")
+    start = f" from step {event.step:,} on" if event.step else ""
+    epoch = f"; {duration(event.epoch_seconds)} an epoch" if math.isfinite(event.epoch_seconds) else ""
+    basis = "rough: scaled from the rehearsal"
+    if event.fitted_steps:
+        basis = f"by {_counted(event.fitted_steps, 'step')}, each {event.error:.0%} off"
+    left = f"time: about {duration(event.remaining_seconds)}{start}, done at about {_moment(event.ends_at)}"
+    return f"{left}: {', '.join(work)}{epoch} ({basis})"
+
+
+MOMENT = "%Y-%m-%d %H:%M"
+
+
+def _moment(seconds: float) -> str:
+    try:
+        return time.strftime(MOMENT, time.localtime(seconds))
+    except (ValueError, OverflowError, OSError):  # no date of a calendar
+        return "–"
+
+
+def _counted(number: int, name: str) -> str:
+    return f"{number:,} {name}{'s' * (number != 1)}"
+
+
 def _sampled(event: Sampled) -> str:
     prompt, answer = (printable(part).strip("\n").split("\n") for part in (event.prompt, event.text))
     lines = [*(f"  > {line}" for line in prompt), *(f"    {line}" for line in answer)]
@@ -227,6 +265,7 @@ _FORMATTERS: dict[type[Event], Callable[[Any], str | None]] = {
     Architecture: _architecture,
     MemoryForecast: memory_line,
     Rehearsed: rehearsed_line,
+    TimeForecast: time_line,
     Log: _log,
     Evaluated: _evaluated,
     Sampled: _sampled,

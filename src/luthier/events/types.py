@@ -141,6 +141,38 @@ class Rehearsed(Event):
 
 
 @dataclass(frozen=True)
+class TimeForecast(Event):
+    """How long this attempt will go on: before its first step by the rehearsal, and once more by its first steps."""
+
+    kind: ClassVar[str] = "time_forecast"
+    step: int
+    """Steps done when it was made."""
+    remaining_seconds: float
+    """From then on to the end: `steps` x `step_seconds`, and what is below, each with its count."""
+    ends_at: float
+    """That moment, in epoch seconds."""
+    steps: int
+    """To come."""
+    step_seconds: float
+    """Mean of them, by their tokens; the time between two steps included, once steps were seen."""
+    evaluations: int
+    eval_seconds: float
+    """Of each."""
+    saves: int
+    """Checkpoints and final_model."""
+    save_seconds: float
+    samples: int
+    sample_seconds: float
+    """nan before the first one: then nothing is counted for them."""
+    epoch_seconds: float
+    """All of it for an epoch's steps; nan where less than an epoch is to come."""
+    fitted_steps: int
+    """Steps that it was fitted on; 0: it is scaled from the rehearsal."""
+    error: float
+    """Mean relative distance of these steps from the fit; nan: unknown."""
+
+
+@dataclass(frozen=True)
 class Log(Event):
     """One log step: the mean since the one before."""
 
@@ -307,7 +339,7 @@ class RunFinished(Event):
 EVENTS: dict[str, type[Event]] = {
     cls.kind: cls
     for cls in (
-        RunStarted, Notice, Checked, Architecture, MemoryForecast, Rehearsed, Log, Timing, Machine, Gradients,
-        Evaluated, Sampled, CheckpointSaved, Resumed, RunFinished,
+        RunStarted, Notice, Checked, Architecture, MemoryForecast, Rehearsed, TimeForecast, Log, Timing, Machine,
+        Gradients, Evaluated, Sampled, CheckpointSaved, Resumed, RunFinished,
     )
 }  # fmt: skip

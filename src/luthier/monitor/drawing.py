@@ -43,20 +43,6 @@ def bar(share: float, width: int) -> tuple[str, str]:
     return full, "─" * (width - len(full))
 
 
-def duration(seconds: float) -> str:
-    """`42 s`, `3 min 05 s`, `2 h 07 min`, `3 d 04 h`; a dash when it is not known."""
-    if not math.isfinite(seconds) or seconds < 0:
-        return "–"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02} s"
-    if whole < 86400:
-        return f"{whole // 3600} h {whole % 3600 // 60:02} min"
-    return f"{whole // 86400:,} d {whole % 86400 // 3600:02} h"
-
-
 def count(number: float) -> str:
     """`812`, `35.2 k`, `1.24 G`: three digits that can be read at a glance."""
     if not math.isfinite(number):

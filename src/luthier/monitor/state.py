@@ -21,7 +21,7 @@ from typing import Any, Literal, NamedTuple
 
 from luthier.doctor.evidence import level
 from luthier.doctor.history import thinned
-from luthier.events.line import memory_line, rehearsed_line
+from luthier.events.line import memory_line, rehearsed_line, time_line
 from luthier.events.types import (
     Architecture,
     Checked,
@@ -37,6 +37,7 @@ from luthier.events.types import (
     RunFinished,
     RunStarted,
     Sampled,
+    TimeForecast,
     Timing,
 )
 
@@ -75,6 +76,7 @@ class RunState:
         first_loss: None until a finite loss was seen.
         lowest: The log line with the least loss.
         log, machine: The latest of each.
+        forecast: Of this attempt's time, the latest one; `forecast_at` is when it came, on the same clock.
         timings: The latest ones, oldest first.
         evaluations: All, oldest first; of many, the older half is thinned out.
         samples, notices: The latest ones, oldest first.
@@ -101,6 +103,8 @@ class RunState:
     lowest: Point | None = None
     log: Log | None = None
     machine: Machine | None = None
+    forecast: TimeForecast | None = None
+    forecast_at: float = 0.0
     timings: tuple[Timing, ...] = ()
     evaluations: tuple[Evaluated, ...] = ()
     best: Evaluated | None = None
@@ -141,9 +145,8 @@ def fold(state: RunState, event: Event, time: float) -> RunState:
             return replace(_at(state, event.step, event.epoch), evaluations=kept, best=best)
         case Sampled():
             return replace(_at(state, event.step), samples=(*state.samples, event)[-_KEPT:])
-        case Notice() | Checked() | MemoryForecast() | Rehearsed():
-            notice = _noticed(event)
-            return replace(state, notices=_said(state, notice)) if notice else state
+        case Notice() | Checked() | MemoryForecast() | Rehearsed() | TimeForecast():
+            return _told(state, event, time)
         case CheckpointSaved():
             return replace(_at(state, event.step), checkpoint=event)
         case Resumed():
@@ -154,7 +157,16 @@ def fold(state: RunState, event: Event, time: float) -> RunState:
             return state
 
 
-def _noticed(event: Notice | Checked | MemoryForecast | Rehearsed) -> Notice | None:
+def _told(
+    state: RunState, event: Notice | Checked | MemoryForecast | Rehearsed | TimeForecast, time: float
+) -> RunState:
+    if isinstance(event, TimeForecast):
+        state = replace(state, forecast=event, forecast_at=time)
+    notice = _noticed(event)
+    return replace(state, notices=_said(state, notice)) if notice else state
+
+
+def _noticed(event: Notice | Checked | MemoryForecast | Rehearsed | TimeForecast) -> Notice | None:
     """What is shown as a sentence among the others; None for what went well."""
     match event:
         case Checked():
@@ -163,6 +175,8 @@ def _noticed(event: Notice | Checked | MemoryForecast | Rehearsed) -> Notice | N
             return Notice("info" if event.gib <= event.room_gib else "warning", memory_line(event))
         case Rehearsed():
             return Notice("info", rehearsed_line(event))
+        case TimeForecast():
+            return Notice("info", time_line(event), step=event.step or None)
         case _:
             return event
 
@@ -191,6 +205,8 @@ def _started(state: RunState, event: RunStarted, time: float) -> RunState:
         started=time,
         updated=time,
         logged_at=0.0,
+        forecast=None,
+        forecast_at=0.0,
         finished=None,
     )
 

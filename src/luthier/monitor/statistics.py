@@ -109,13 +109,20 @@ def elapsed(state: RunState, now: float) -> float:
 def time_left(state: RunState, now: float) -> TimeLeft | None:
     """How long the run still takes, counted down from its latest log line; None when nobody can tell.
 
+    Before the first log line of an attempt: what was predicted before its first step.
+
     Args:
         state: The run.
         now: The moment, on the clock that the state was folded with.
     """
     log, remaining = state.log, state.total_steps - state.step
-    if log is None or not state.logged_at or remaining < 0 or state.status not in ("starting", "training"):
+    if remaining < 0 or state.status not in ("starting", "training"):
         return None
+    if log is None or not state.logged_at:
+        if (forecast := state.forecast) is None:
+            return None
+        left = forecast.remaining_seconds - max(0.0, now - state.forecast_at)
+        return TimeLeft(left, math.nan) if left > 0 else None  # it should have ended, and has not begun: nobody knows
     lines = timed_lines(state)
     times = [point.step_seconds for point in lines]
     seconds = log.remaining_seconds

@@ -17,10 +17,11 @@ from rich.console import Group
 from rich.panel import Panel as Box
 from rich.text import Text
 
+from luthier.events.durations import duration
 from luthier.events.line import significant
 from luthier.events.printable import one_line, printable, short_name
 from luthier.events.types import Notice, Sampled
-from luthier.monitor.drawing import ACCENT, bar, count, decimal, duration, sparkline
+from luthier.monitor.drawing import ACCENT, bar, count, decimal, sparkline
 from luthier.monitor.state import RunState
 from luthier.monitor.statistics import elapsed, time_left
 
@@ -279,7 +280,8 @@ def _time_row(state: RunState, now: float) -> _Row:
     if left is not None:
         value.append(duration(left.seconds), "bold").append(" left  ")
     value.append(f"{duration(gone)} gone")
-    return _Row("time", value, ("at the speed of the last steps", "at this speed") if left else (), 1)
+    meanings = ("at the speed of the last steps", "at this speed") if left else ()
+    return _Row("time", value, meanings if state.logged_at else ("as the rehearsal predicts",) * (left is not None), 1)
 
 
 def _reserved(notices: tuple[Notice, ...], inner: int, room: int) -> int:

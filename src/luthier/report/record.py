@@ -91,7 +91,8 @@ class Recorded:
     def in_words(self) -> list[tuple[str, str]]:
         """(about, sentences): what was planned, as `luthier plan` says it."""
         lines = [line.strip().partition(" ") for line in plan_in_words(self.plan, _NO_PLACE)] if self.plan else []
-        return [(about, words.strip()) for about, _, words in lines]
+        # what will be known of the time once it runs is no word about a run
+        return [(about, words.strip()) for about, _, words in lines if about != "Time"]
 
 
 def told(value: Any) -> Any:

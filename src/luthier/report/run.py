@@ -28,6 +28,7 @@ from luthier.events.types import (
     RunFinished,
     RunStarted,
     Sampled,
+    TimeForecast,
 )
 from luthier.monitor.state import RunState, fold
 from luthier.report.record import Recorded, recorded
@@ -72,6 +73,7 @@ class Run:
         kept: Which step final_model holds, where that was said.
         forecast: Of the memory.
         rehearsed: The largest step, run before the first one.
+        expected: Of the latest attempt's time, before its first step.
         warnings: Notices that were no mere information, the first `_MOST_SAID`.
         record: Its plan.yaml; None where there is none that can be read.
         trouble: Why there is none.
@@ -89,6 +91,7 @@ class Run:
     kept: str = ""
     forecast: MemoryForecast | None = None
     rehearsed: Rehearsed | None = None
+    expected: TimeForecast | None = None
     warnings: list[Notice] = field(default_factory=list)
     record: Recorded | None = None
     trouble: str = ""
@@ -151,6 +154,8 @@ def _take(run: Run, told: Told) -> None:
             run.forecast = event
         case Rehearsed():
             run.rehearsed = event
+        case TimeForecast() if not event.fitted_steps:
+            run.expected = event
         case Notice() if event.text.startswith("final_model holds"):
             run.kept = event.text
         case Notice() if event.severity != "info" and len(run.warnings) < _MOST_SAID:

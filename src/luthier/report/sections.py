@@ -16,10 +16,11 @@ from typing import Any
 from luthier.config.tree import shown
 from luthier.doctor import findings, unjudged
 from luthier.doctor.report import changes
+from luthier.events.durations import duration
 from luthier.events.line import memory_line
 from luthier.events.page import facts, lines, table, text
 from luthier.events.types import Checked
-from luthier.monitor.drawing import decimal, duration
+from luthier.monitor.drawing import decimal
 from luthier.monitor.statistics import time_left
 from luthier.report.results import Row, Share
 from luthier.report.run import Attempt, Run
@@ -164,7 +165,10 @@ def forecasts(run: Run, now: float) -> str:
         cells.append(_against("memory", math.nan, peak, _gib))
     if state.finished:
         finished = state.finished
-        cells.append(_against("time", finished.predicted_runtime, finished.train_runtime, duration))
+        if run.expected and len(run.attempts) == 1:
+            before = run.expected.remaining_seconds
+            cells.append(_against("time, before step 1", before, finished.train_runtime, duration))
+        cells.append(_against("time, after 20 steps", finished.predicted_runtime, finished.train_runtime, duration))
     parts = [table(("", "predicted", "taken", "off by"), cells)] if cells else []
     if run.forecast:
         parts.append(f"<p>{text(memory_line(run.forecast))}</p>")

@@ -9,9 +9,10 @@ import math
 from collections.abc import Sequence
 
 from luthier.config.tree import shown as told_value
+from luthier.events.durations import duration
 from luthier.events.page import page as document
 from luthier.events.page import table, text
-from luthier.monitor.drawing import decimal, duration
+from luthier.monitor.drawing import decimal
 from luthier.monitor.statistics import elapsed
 from luthier.report.curves import COLOURS, Line, held_out, svg, trend_line
 from luthier.report.page import STYLE
@@ -21,6 +22,7 @@ from luthier.report.words import done
 
 _ROOM = 75
 """Letters of a legend beside the title."""
+NOT_TOLD = "not told"
 _OF_A_PLACE = ("training.output_dir", "logging.logging_dir", "data.cache_dir", "machine.")
 
 
@@ -83,14 +85,18 @@ def _outcomes(names: Sequence[str], runs: Sequence[Run]) -> str:
     return table(heads, cells)
 
 
-def _differences(names: Sequence[str], runs: Sequence[Run]) -> str:
+def differing(runs: Sequence[Run]) -> dict[str, list[str]]:
+    """Key of the plan -> its value in each run, of those that differ; places and the machine aside."""
     plans = [run.state.plan or {} for run in runs]
     keys = [key for key in dict.fromkeys(key for plan in plans for key in plan) if not key.startswith(_OF_A_PLACE)]
-    cells = []
-    for key in keys:
-        values = [told_value(told(plan[key]), 80) if key in plan else "not told" for plan in plans]
-        if len(set(values)) > 1:
-            cells.append((text(key), *map(text, values)))
+    told_values = {
+        key: [told_value(told(plan[key]), 80) if key in plan else NOT_TOLD for plan in plans] for key in keys
+    }
+    return {key: values for key, values in told_values.items() if len(set(values)) > 1}
+
+
+def _differences(names: Sequence[str], runs: Sequence[Run]) -> str:
+    cells = [(text(key), *map(text, values)) for key, values in differing(runs).items()]
     if not cells:
         return '<p class="unknown">Nothing, as far as their records tell.</p>'
     return table(("key", *map(text, names)), cells)

@@ -9,7 +9,8 @@ import math
 from pathlib import PurePath
 from typing import Any
 
-from luthier.monitor.drawing import decimal, duration
+from luthier.events.durations import duration
+from luthier.monitor.drawing import decimal
 from luthier.monitor.statistics import elapsed
 from luthier.report.run import Run
 

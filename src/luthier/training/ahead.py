@@ -3,13 +3,15 @@
     seconds left = sum over steps to come of (a passes + b tokens) + steps (time between steps)
                  + evaluations, saves, samples to come, each x its mean so far (final_model counts as a save)
 
-Before the first evaluation its time is what the rehearsal found, or its tokens x b x the share of a forward pass.
+Before the first steps b is what the rehearsal found, a is 0, and an update is counted for each step. Before the first
+evaluation its time is what the rehearsal found, or its tokens x b x the share of a forward pass; what a sample takes is
+not known before the first one.
 
 Which rows a step takes is a pure function of the seed, so passes and tokens of every step to come are known. a and b
 are fitted on this attempt's steps (`luthier.training.cost.fit`) and get better as it goes; time between steps is what
 is left of the clock when all that is known is taken off it: logging, and whoever reads the events.
 
-Not covered: early stopping; other programs that come and go.
+Not covered: early stopping; checkpoints of evaluations that are the best so far; other programs that come and go.
 """
 
 from __future__ import annotations
@@ -21,8 +23,9 @@ from typing import Literal
 
 from luthier.config.plan import Plan
 from luthier.data.loader import Rows, step_passes
+from luthier.events.types import TimeForecast
 from luthier.machine.ranks import rank, world_size
-from luthier.training.cost import FIRST_STEPS, WARM_UP, fit
+from luthier.training.cost import FIRST_STEPS, WARM_UP, Cost, fit
 
 Pause = Literal["evaluation", "saving", "sampling"]
 _MOST_STEPS = 2000
@@ -51,6 +54,8 @@ class TimeLeft:
         self._expected: dict[Pause, float] = {}
         self._work: dict[int, tuple[int, int]] = {}
         self._guess = 0.0
+        self._rehearsed: Cost | None = None
+        self._update_seconds = 0.0
         self.predicted_seconds = math.nan
 
     def start(self) -> None:
@@ -65,6 +70,10 @@ class TimeLeft:
     def expect(self, pause: Pause, seconds: float) -> None:
         """How long something takes that has not happened yet."""
         self._expected[pause] = seconds
+
+    def rehearsed(self, tokens: int, seconds: float, update_seconds: float) -> None:
+        """What one pass took before the first step, and the update of a step."""
+        self._rehearsed, self._update_seconds = Cost(0.0, seconds / max(1, tokens), math.nan), update_seconds
 
     def took(self, pause: Pause, seconds: float) -> None:
         """Something between two steps has happened."""
@@ -87,16 +96,53 @@ class TimeLeft:
 
     def remaining(self, step: int) -> float:
         """Seconds that are left after `step` steps; its own evaluation, save and sample are still to come."""
-        total = self._plan.total_steps
-        if not self._steps:
-            return 0.0
-        cost = fit(self._steps[min(WARM_UP, len(self._steps) - 1) :])
+        return self._step_seconds_left(step) + self._pause_seconds(step)
+
+    def forecast(self, step: int) -> TimeForecast:
+        """The same with all that it is made of, for who reads it before or after `step`."""
+        left, steps = self.remaining(step), self._plan.total_steps - step
+        counts, epoch = self._pauses_to_come(step), self._plan.steps_per_epoch
+        by_steps = self._timed() > 0
+        samples_known = self._pauses["sampling"] or not counts["sampling"]
+        return TimeForecast(
+            step=step,
+            remaining_seconds=left,
+            ends_at=time.time() + left,
+            steps=steps,
+            step_seconds=(left - self._pause_seconds(step)) / max(1, steps),
+            evaluations=counts["evaluation"],
+            eval_seconds=self._mean("evaluation"),
+            saves=counts["saving"],
+            save_seconds=self._mean("saving"),
+            samples=counts["sampling"],
+            sample_seconds=self._mean("sampling") if samples_known else math.nan,
+            epoch_seconds=left / steps * epoch if steps >= epoch else math.nan,
+            fitted_steps=self._timed() if by_steps else 0,
+            error=self._cost().error,
+        )
+
+    def speaks(self, step: int) -> bool:
+        """Whether the forecast by the first steps is due after `step`: now, and where enough of the run is left."""
+        return self._done == FIRST_STEPS and self._plan.total_steps - step >= FIRST_STEPS
+
+    def _timed(self) -> int:
+        """How many steps tell what one costs; 0: the rehearsal is asked, for the first ones warm up."""
+        if self._done <= WARM_UP and self._rehearsed is not None:
+            return 0
+        return min(len(self._steps), max(1, self._done - WARM_UP))
+
+    def _cost(self) -> Cost:
+        timed = self._timed()
+        return fit(self._steps[-timed:]) if timed else self._rehearsed or Cost(0.0, 0.0, math.nan)
+
+    def _step_seconds_left(self, step: int) -> float:
+        cost, left = self._cost(), self._plan.total_steps - step
         self._guess = FORWARD * cost.token_seconds * self._held_out_tokens
         passes, tokens = self._to_come(step)
         between = self._clock() - self._started - self._step_seconds - sum(sum(p) for p in self._pauses.values())
-        left = cost.pass_seconds * passes + cost.token_seconds * tokens
-        left += max(0.0, between) / self._done * (total - step)
-        return left + self._pause_seconds(step)
+        seconds = cost.pass_seconds * passes + cost.token_seconds * tokens
+        seconds += max(0.0, between) / self._done * left if self._done else 0.0
+        return seconds + (0.0 if self._timed() else self._update_seconds * left)
 
     def _pause_seconds(self, step: int) -> float:
         return sum(self._mean(pause) * count for pause, count in self._pauses_to_come(step).items())
@@ -110,6 +156,7 @@ class TimeLeft:
         plan, total = self._plan, self._plan.total_steps
         evaluations = _due(plan.eval_every, step, total) + (plan.eval_every > 0 and total % plan.eval_every > 0)
         saves = _due(plan.save_every, step, total) + (not plan.save_every or total % plan.save_every > 0) + 1
+        saves += not step and plan.save_every > 1 and plan.config.checkpointing.save_first_step
         settings = plan.config.evaluation
         samples = len({s for s in settings.sample_steps if step <= s <= total} | {total})
         return {
@@ -140,5 +187,5 @@ class TimeLeft:
 
 
 def _due(every: int, first: int, last: int) -> int:
-    """How many multiples of `every` there are from `first` to `last`; 0 never."""
-    return last // every - (first - 1) // every if every else 0
+    """How many multiples of `every` there are from `first` to `last`, 0 not counted; 0 never."""
+    return last // every - max(0, first - 1) // every if every else 0

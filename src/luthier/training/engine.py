@@ -113,6 +113,8 @@ def optimizer_step(job: Run, batches: list[MicroBatch]) -> Iterator[Event]:
     computed = sum(batch.input_ids_BT.numel() for batch in batches)
     whole = sum(batch.num_tokens for batch in batches)
     job.ahead.add(len(batches), whole, seconds, state.step)
+    if job.ahead.speaks(state.step):
+        yield job.ahead.forecast(state.step)
     said = job.cost.add(len(batches), computed, whole, seconds, state.step)
     if said and job.plan.config.training.auto:
         yield said

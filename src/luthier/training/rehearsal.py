@@ -1,13 +1,15 @@
 """The largest step of a run, really done before the first one, and nothing of it kept.
 
     moments of the optimizer -> forward and backward of the largest passes -> length, clipping, update
+                             -> the largest pass again, for the clock
                              -> the largest evaluation batch -> a checkpoint into a folder that is deleted
 
 So a run that does not fit into memory or onto the disk fails in its first minute, and the forecast of its memory is
-measured before it matters. What the run would compute without it stays the same, bit for bit: the random generators
-are put back, the gradients are dropped, and the update is made by an optimizer of the rehearsal's own with gradients,
-learning rate and decay of 0, which leaves each weight as it is. A run that is resumed has its moments already and
-updates nothing.
+measured before it matters. The first passes of a process are slower than those that follow, so the time of the run is
+scaled from the pass that is made a second time. What the run would compute without it stays the same, bit for bit: the
+random generators are put back, the gradients are dropped, and the update is made by an optimizer of the rehearsal's own
+with gradients, learning rate and decay of 0, which leaves each weight as it is. A run that is resumed has its moments
+already and updates nothing.
 
 Not covered: what sampling holds; memory that other programs take later.
 """
@@ -47,13 +49,15 @@ if TYPE_CHECKING:
 @dataclass
 class _Measured:
     step_seconds: float = 0.0
+    pass_seconds: float = 0.0
+    update_seconds: float = 0.0
     eval_seconds: float = 0.0
     save_seconds: float = 0.0
     checkpoint_bytes: int = 0
 
 
 def rehearse(job: Run) -> Iterator[Event]:
-    """Do the largest step and forget it; yields `Rehearsed`, or a notice that it was left out.
+    """Do the largest step and forget it; yields `Rehearsed` and `TimeForecast`, or a notice that it was left out.
 
     Args:
         job: The run, ready for its next step. Nothing that its numbers depend on is changed.
@@ -80,6 +84,8 @@ def rehearse(job: Run) -> Iterator[Event]:
     largest, meter, measured = yield from job.within_memory(
         lambda: _tried(job), passes, job.state.step + 1, "the rehearsal before step"
     )
+    tokens = int(job.data.train.lengths[list(largest.passes[0])].sum())
+    job.ahead.rehearsed(tokens, measured.pass_seconds, measured.update_seconds)
     job.ahead.expect("saving", measured.save_seconds)
     if largest.evaluation and job.data.eval is not None:
         lengths = job.data.eval.lengths
@@ -101,6 +107,7 @@ def rehearse(job: Run) -> Iterator[Event]:
         save_seconds=measured.save_seconds,
         checkpoint_bytes=measured.checkpoint_bytes,
     )
+    yield job.ahead.forecast(job.state.step)
 
 
 def _largest(job: Run) -> Largest:
@@ -129,12 +136,13 @@ def _run(job: Run, largest: Largest) -> _Measured:
     passes = all_or_none(lambda: [collate(job.data.train, rows, plan) for rows in largest.passes], is_out_of_memory)
     backward(model, passes, plan)
     norm = norm_of_gradients(job.trained, plan)
-    if fresh:
-        _update(optimizer, job)
     norm.item()
+    if fresh:
+        begun = time.monotonic()
+        _update(optimizer, job)
+        measured.update_seconds = time.monotonic() - begun
     measured.step_seconds = time.monotonic() - started
-    for parameter in job.trained:
-        parameter.grad = None
+    measured.pass_seconds = _once_more(job, passes[0])
     if job.data.eval is not None and plan.eval_every:
         started, rows = time.monotonic(), largest.evaluation
         held_out = job.data.eval
@@ -143,6 +151,19 @@ def _run(job: Run, largest: Largest) -> _Measured:
     if saved := _saved(job, optimizer):
         measured.save_seconds, measured.checkpoint_bytes = saved.seconds, saved.bytes
     return measured
+
+
+def _once_more(job: Run, batch: MicroBatch) -> float:
+    """Seconds of a pass that was made before: what is made and filled on first use is there."""
+    for parameter in job.trained:
+        parameter.grad = None
+    started = time.monotonic()
+    backward(job.model, [batch], job.plan)
+    norm_of_gradients(job.trained, job.plan).item()
+    seconds = time.monotonic() - started
+    for parameter in job.trained:
+        parameter.grad = None
+    return seconds
 
 
 def _saved(job: Run, optimizer: torch.optim.Optimizer) -> CheckpointSaved | None:

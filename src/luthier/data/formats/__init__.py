@@ -14,7 +14,7 @@ from luthier.data.formats import alpaca, messages, prompt_completion, sharegpt, 
 from luthier.data.messages import Content
 from luthier.data.problems import refuse
 
-__all__ = ["FORMATS", "Format", "choose_format", "detect", "renamed"]
+__all__ = ["FORMATS", "Format", "choose_format", "detect", "guess", "renamed"]
 
 
 class Format(Protocol):
@@ -90,6 +90,23 @@ def detect(columns: frozenset[str], where: str = "") -> Format:
     raise refuse("E-DATA-020", found, _suggest(columns), where)
 
 
+def guess(columns: frozenset[str], where: str = "") -> tuple[list[Format], dict[str, str]]:
+    """What rows with these columns probably are.
+
+    Returns:
+        Formats that fit, the likeliest first; and {expected: yours} where columns have to be renamed for it.
+
+    Raises:
+        DataError: E-DATA-020 when no column looks like a question and none like its answer.
+    """
+    fitting = [format for format in FORMATS.values() if format.matches(columns)]
+    if fitting:
+        return fitting, {}
+    if meant := _question_and_answer(columns):
+        return [alpaca], meant
+    return [detect(columns, where)], {}
+
+
 def renamed(row: dict[str, Any], columns: dict[str, str]) -> dict[str, Any]:
     """The row under the names that the format expects ({expected: yours})."""
     if not columns:
@@ -105,15 +122,19 @@ _ANSWERS = ("answer", "response", "completion", "solution", "code", "target", "o
 
 def _suggest(columns: frozenset[str]) -> str:
     """The YAML line that probably repairs it."""
-    question, answer = _first(_QUESTIONS, columns), _first(_ANSWERS, columns)
-    if question and answer:
-        return f"write `format: alpaca` and `{_mapping({'instruction': question, 'output': answer})}`"
+    if meant := _question_and_answer(columns):
+        return f"write `format: alpaca` and `{_mapping(meant)}`"
     for format in FORMATS.values():
         for needed in format.REQUIRED:
             close = _nearest(needed, columns, 0.75)
             if close and close != needed:
                 return f"write `format: {format.NAME}` and `{_mapping({needed: close})}`"
     return "name your columns: `format: alpaca` and `columns: {instruction: YOUR_QUESTION, output: YOUR_ANSWER}`"
+
+
+def _question_and_answer(columns: frozenset[str]) -> dict[str, str]:
+    question, answer = _first(_QUESTIONS, columns), _first(_ANSWERS, columns)
+    return {"instruction": question, "output": answer} if question and answer else {}
 
 
 def _meant(needed: str, columns: frozenset[str]) -> str:

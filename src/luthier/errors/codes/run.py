@@ -42,7 +42,7 @@ RUN: dict[str, Explanation] = {
         why="this should not happen with any input; the full traceback is in the file that the message names",
         text=(
             "Go on with --resume auto after removing the cause if you can tell it from the message. If not, "
-            "please report it with the traceback file, plan.yaml and the command."
+            "please report it with the traceback file, plan.yaml, the command, and what luthier env prints."
         ),
     ),
     "E-RUN-005": Explanation(
@@ -70,6 +70,16 @@ RUN: dict[str, Explanation] = {
         text=(
             "luthier report --results takes a file that luthier compare or luthier evaluate wrote with --json. Those "
             "that lie in the folder of the run are found without it."
+        ),
+    ),
+    "E-RUN-010": Explanation(
+        title="which run is meant",
+        why="a guess could talk to, measure or publish another model than the one you think of",
+        text=(
+            "Commands that work on a run take its output folder (training.output_dir) as RUN. Left out, RUN is "
+            "checkpoints, or else the only run in a folder whose name begins so, or one level below it; which one it "
+            "is stands on the screen. Here there is none, or there are several: name the folder. luthier runs lists "
+            "what there is."
         ),
     ),
     "E-RUN-020": Explanation(

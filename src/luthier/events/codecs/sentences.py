@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import math
 import re
+import time
 from collections.abc import Callable
 from dataclasses import replace
 
+from luthier.events.durations import DURATION, seconds_of
+from luthier.events.line import MOMENT
 from luthier.events.types import (
     Architecture,
     CheckpointSaved,
@@ -20,6 +23,7 @@ from luthier.events.types import (
     RunFinished,
     RunStarted,
     Sampled,
+    TimeForecast,
 )
 
 _COUNT = r"(\d[\d,]{0,24})"
@@ -31,6 +35,13 @@ _SAVED = re.compile(r"saved (.*) \(([\d,.]+) MB in ([\d,.]+) s\)(?:, removed (.*
 _STEP_OF_FOLDER = re.compile(r"checkpoint-(\d{1,18})$")
 _RESUMED = re.compile(rf"resumed at step {_COUNT} from (.*)$")
 _ENDED = re.compile(rf"(stopped|failed) at step {_COUNT}(?:: (.*))?$")
+_EACH = rf"(?:of ({DURATION})|not counted yet)"
+_TIME = re.compile(
+    rf"time: about ({DURATION})(?: from step {_COUNT} on)?, done at about ([\d -]{{0,20}}:\d\d|–)"
+    rf": {_COUNT} steps? of ({DURATION})(?:, {_COUNT} evaluations? {_EACH})?(?:, {_COUNT} saves? {_EACH})?"
+    rf"(?:, {_COUNT} samples? {_EACH})?(?:; ({DURATION}) an epoch)?"
+    rf" \((?:rough: |by {_COUNT} steps?, each (\S{{1,25}})% off)"
+)
 _LONGEST_SAMPLE = 64 * 1024
 
 
@@ -114,6 +125,31 @@ def _notice(match: re.Match[str], step: int) -> Event:
     return Notice(match[1], match[3], step=where)  # type: ignore[arg-type]
 
 
+def _time(match: re.Match[str], step: int) -> Event:
+    remaining, done, end, steps, seconds, *pauses, epoch, fitted, error = match.groups()
+    evaluation, save, sample = zip(pauses[::2], pauses[1::2], strict=True)
+    try:
+        ends_at = time.mktime(time.strptime(end, MOMENT))
+    except (ValueError, OverflowError):
+        ends_at = math.nan
+    return TimeForecast(
+        step=_int(done),
+        remaining_seconds=seconds_of(remaining),
+        ends_at=ends_at,
+        steps=_int(steps),
+        step_seconds=seconds_of(seconds),
+        evaluations=_int(evaluation[0]),
+        eval_seconds=seconds_of(evaluation[1] or ""),
+        saves=_int(save[0]),
+        save_seconds=seconds_of(save[1] or ""),
+        samples=_int(sample[0]),
+        sample_seconds=seconds_of(sample[1] or ""),
+        epoch_seconds=seconds_of(epoch or ""),
+        fitted_steps=_int(fitted),
+        error=_float(error or "nan") / 100,
+    )
+
+
 def _sampled(match: re.Match[str], step: int) -> Event:
     return Sampled(_int(match[1]), prompt="", text="")
 
@@ -152,6 +188,7 @@ def _ended(match: re.Match[str], step: int) -> Event:
 _PATTERNS: tuple[tuple[str, re.Pattern[str], Callable[[re.Match[str], int], Event]], ...] = (
     ("run ", _RUN, _run),
     ("model: ", _MODEL, _model),
+    ("time: ", _TIME, _time),
     ("info", _NOTICE, _notice),
     ("warning", _NOTICE, _notice),
     ("critical", _NOTICE, _notice),

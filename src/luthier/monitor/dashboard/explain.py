@@ -12,12 +12,13 @@ from dataclasses import dataclass
 
 from rich.text import Text
 
+from luthier.events.durations import duration
 from luthier.events.line import significant
 from luthier.events.numbers import NUMBERS
 from luthier.monitor.dashboard.metrics import LEARNING, MACHINE, has_gpu, step_times
 from luthier.monitor.dashboard.palette import ACCENT
 from luthier.monitor.dashboard.scene import Run
-from luthier.monitor.drawing import count, decimal, duration
+from luthier.monitor.drawing import count, decimal
 from luthier.monitor.statistics import BANDS, band, shares, time_left
 
 KEYS = (

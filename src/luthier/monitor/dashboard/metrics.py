@@ -12,11 +12,12 @@ from dataclasses import dataclass
 
 from rich.text import Text
 
+from luthier.events.durations import duration
 from luthier.events.line import significant
 from luthier.events.types import Machine
 from luthier.monitor.dashboard.palette import BAD, GOOD, WARNING, strong
 from luthier.monitor.dashboard.scene import Run
-from luthier.monitor.drawing import count, decimal, duration
+from luthier.monitor.drawing import count, decimal
 from luthier.monitor.statistics import band, deviation, elapsed, shares, time_left, timed_lines
 from luthier.monitor.view import perplexity, rate_trend
 

@@ -17,11 +17,12 @@ from rich.cells import cell_len
 from rich.text import Text
 
 from luthier.doctor import Change, Finding
+from luthier.events.durations import duration
 from luthier.events.printable import one_line, printable
 from luthier.events.types import Notice, Timing
 from luthier.monitor.dashboard.palette import ACCENT, GOOD, SEVERITY, STATUS, WARNING
 from luthier.monitor.dashboard.scene import Run, Scene
-from luthier.monitor.drawing import bar, count, duration
+from luthier.monitor.drawing import bar, count
 from luthier.monitor.state import RunState
 from luthier.monitor.statistics import elapsed, shares, time_left
 

@@ -1,0 +1,197 @@
+"""A first config for a user's own rows: what the rows and the model show, and for the rest what is usual.
+
+    MODEL, ROWS -> format, renamed columns, number of rows, longest text of the model -> a short YAML with its reasons
+
+Not covered: which values are best for these rows (`luthier sweep`), and whether all of them can be used: the gate.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import Any
+
+from luthier.config.render import dump_config_yaml
+from luthier.config.schema import Config, DatasetSource, ModelSection
+from luthier.config.values import packaged
+from luthier.data.formats import choose_format, guess, renamed
+from luthier.data.messages import Message, Segment
+from luthier.data.problems import Problems, RowError, refuse
+from luthier.data.sources import open_source
+from luthier.events.printable import one_line, short_name
+from luthier.model.hub import load_config
+
+_MOST_COUNTED = 200_000
+_LONGEST_PROMPT = 200
+_COLUMN = 52
+"""Where reasons begin."""
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What a first look at rows shows.
+
+    Attributes:
+        source: As the config names it.
+        fits: Names of the formats that fit, the chosen one first.
+        count: Rows; that many or more from `_MOST_COUNTED` on, and for a dataset of the hub 0: not counted.
+        prompt: The first row's question, where it is short and stands alone; else empty.
+        final_text: Whether rows are texts as they stand, with no template around them.
+    """
+
+    source: dict[str, Any]
+    fits: tuple[str, ...]
+    count: int
+    prompt: str
+    final_text: bool
+
+
+def look(rows: str) -> Looked:
+    """Open rows, read the first, count them.
+
+    Args:
+        rows: A local file or folder, or a dataset of the hub.
+
+    Raises:
+        DataError: Nothing can be read there, or its columns look like nothing that is known.
+    """
+    opened = open_source(DatasetSource(path=rows), "train", Path.cwd())
+    problems = Problems()
+    stream = opened.rows(problems)
+    first = next(stream, None)
+    if first is None:
+        problems.raise_if_any()
+        raise refuse("E-DATA-008", "there is no row in it", "give a file with rows", rows)
+    where, row = first
+    formats, columns = guess(frozenset(row), where)
+    source: dict[str, Any] = {"path": rows, "format": formats[0].NAME} | ({"columns": columns} if columns else {})
+    count = 0
+    if Path(packaged(rows)).expanduser().exists():
+        count = 1 + sum(1 for _, _ in zip(range(_MOST_COUNTED - 1), stream, strict=False))
+    prompt, final_text = "", False
+    with suppress(RowError):
+        content = choose_format(DatasetSource(**source), row, where).read(renamed(row, columns))
+        final_text = isinstance(content[0], Segment)
+        question = next((one for one in content if isinstance(one, Message) and one.role == "user"), None)
+        if question and not question.context and len(question.content) <= _LONGEST_PROMPT:
+            prompt = one_line(question.content)
+    return Looked(source, tuple(format.NAME for format in formats), count, prompt, final_text)
+
+
+def first_config(model: str, seen: Looked, file: Path) -> str:
+    """The text of the YAML.
+
+    Args:
+        model: A folder or a name on the hub.
+        seen: What `look` found.
+        file: Where it will be, for the commands in it.
+
+    Raises:
+        ModelError: A folder that is no model.
+    """
+    own_template, longest = _of_model(model)
+    share = 0.05 if not seen.count or seen.count >= 500 else 0.1 if seen.count >= 20 else 0
+    output_dir = f"checkpoints/{_stem(seen.source['path'])}"
+    default = Config().data.max_seq_length
+    values: dict[str, dict[str, Any]] = {
+        "model": {"model_name_or_path": model},
+        "quantization": {"load_in_4bit": False},
+        "lora": {"r": 16, "lora_alpha": 32},
+        "data": {
+            "datasets": [seen.source],
+            "prompt_template": "auto",
+            "max_seq_length": min(default, longest or default),
+            "val_set_size": share,
+        },
+        "training": {"output_dir": output_dir, "num_train_epochs": 3, "learning_rate": 2e-4},
+    }
+    if seen.prompt:
+        values["evaluation"] = {"sample_prompts": [seen.prompt]}
+    reasons = {
+        "model_name_or_path": "whose weights are adapted: a hub id or a local folder",
+        "load_in_4bit": "true: frozen weights in 4 bits, a quarter of their memory",
+        "r": "the rank: more of it, more capacity, more memory",
+        "lora_alpha": "the adapter is scaled by lora_alpha / r",
+        "format": _format_reason(seen.fits),
+        "columns": "{expected: yours}",
+        "prompt_template": "none around texts as they stand" if seen.final_text else own_template,
+        "max_seq_length": "longest row in tokens; longer ones are left out and counted",
+        "val_set_size": _held_out(share),
+        "output_dir": "log, checkpoints and result",
+        "num_train_epochs": "how often each row is seen",
+        "learning_rate": "the usual one for an adapter",
+        "sample_prompts": "answered at milestones, so that you see it learn",
+    }
+    body = dump_config_yaml(values).rstrip("\n").split("\n")
+    lines = [("\n" if not line.startswith(" ") else "") + _with_reason(line, reasons) for line in body]
+    return "\n".join((*_head(model, seen, file, output_dir), *lines)) + "\n"
+
+
+def next_commands(file: Path) -> tuple[str, str]:
+    """What to type then."""
+    name = shlex.quote(str(file))
+    return f"luthier plan {name} --check", f"luthier train {name}"
+
+
+def _head(model: str, seen: Looked, file: Path, output_dir: str) -> list[str]:
+    plan, train = next_commands(file)
+    many = " or more" * (seen.count >= _MOST_COUNTED)
+    count = f"{seen.count:,}{many} rows" if seen.count != 1 else "1 row"
+    rows = f"{count} of " if seen.count else ""
+    chat = f"luthier chat {shlex.quote(output_dir)} --compare"
+    width = max(map(len, (plan, train, chat))) + 3
+    return [
+        f"# {short_name(model)}, taught with {rows}{one_line(str(seen.source['path']))}",
+        "#",
+        f"#   {plan:<{width}}what will happen, and whether the rows are read as meant; trains nothing",
+        f"#   {train:<{width}}run it",
+        f"#   {chat:<{width}}ask it, base and tuned side by side",
+        "#",
+        "# Keys that are left out have their default: luthier explain",
+        "# Relative paths count from the folder where luthier is started.",
+    ]
+
+
+def _with_reason(line: str, reasons: Mapping[str, str]) -> str:
+    """A line of YAML with its reason behind it; the lines of a list below their key have none."""
+    key, colon, _ = line.strip().removeprefix("- ").partition(":")
+    reason = reasons.get(key, "") if colon else ""
+    return f"{line:<{_COLUMN}}  # {reason}" if reason else line
+
+
+def _format_reason(fits: tuple[str, ...]) -> str:
+    others = f"; {', '.join(fits[1:])} would fit, too" if fits[1:] else ""
+    return f"as the columns show{others}"
+
+
+def _held_out(share: float) -> str:
+    if not share:
+        return "so few rows: none is held out, so nothing tells whether learning carries over"
+    return f"{share:.0%} of the rows are never trained on: does learning carry over?"
+
+
+def _of_model(model: str) -> tuple[str, int]:
+    """What to say of the prompt template, and the longest text; 0 where that is not known before it is fetched."""
+    place = Path(packaged(model)).expanduser()
+    looks_local = model.startswith((".", "/", "~")) or model.count("/") > 1
+    if not (place.is_dir() or looks_local):
+        return "the tokenizer's chat template if it has one, else Alpaca's", 0
+    config = load_config(ModelSection(model_name_or_path=packaged(model)))
+    has_own = (place / "chat_template.jinja").is_file() or bool(_json(place / "tokenizer_config.json", "chat_template"))
+    longest = getattr(config, "max_position_embeddings", 0) or 0
+    return "the tokenizer's own" if has_own else "this tokenizer has none: Alpaca's", int(longest)
+
+
+def _json(path: Path, key: str) -> Any:
+    with suppress(OSError, ValueError, AttributeError):
+        return json.loads(path.read_text("utf-8")).get(key)
+    return None
+
+
+def _stem(rows: str) -> str:
+    name = PurePath(rows).stem or "run"
+    return "".join(letter if letter.isalnum() or letter in "._-" else "-" for letter in name)

@@ -1,0 +1,121 @@
+"""A config for a user's own rows: it says what the rows show, it runs, and it replaces nothing."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from luthier.config.load import load
+from tests.cli.support import run_here
+from tests.tiny import build_tokenizer
+
+QUESTIONS = [{"question": f"Add {n} and {n + 1}", "answer": f"{2 * n + 1}", "id": n} for n in range(30)]
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    return path
+
+
+def test_what_is_written_is_read_as_meant(capsys, here, tiny_model_dir):
+    write(here / "my rows.jsonl", QUESTIONS)
+    result = run_here(capsys, "init", tiny_model_dir, "my rows.jsonl")
+    assert result.code == 0 and result.err == ""
+    assert result.out.splitlines() == [
+        "written: my rows.yaml", "look at it, then: luthier plan 'my rows.yaml' --check",
+        "                  luthier train 'my rows.yaml'",
+    ]  # fmt: skip
+    text = (here / "my rows.yaml").read_text("utf-8")
+    config = load(here / "my rows.yaml").config
+    (source,) = config.data.datasets
+    assert (source.path, source.format) == ("my rows.jsonl", "alpaca")
+    assert source.columns == {"instruction": "question", "output": "answer"}
+    assert config.model.model_name_or_path == str(tiny_model_dir)
+    assert (config.data.max_seq_length, config.data.val_set_size) == (512, 0.1), "the model's context; few rows"
+    assert config.training.output_dir == "checkpoints/my-rows"
+    assert config.evaluation.sample_prompts == ["Add 0 and 1"]
+    assert "30 rows of my rows.jsonl" in text and "this tokenizer has none: Alpaca's" in text
+    assert "luthier chat checkpoints/my-rows --compare" in text
+    assert max(map(len, text.splitlines()[4:])) <= 160
+    checked = run_here(capsys, "plan", "my rows.yaml", "--check", "max_seq_length=128")
+    assert "27 rows to train on, 3 held out" in " ".join(checked.out.split())
+
+
+@pytest.mark.parametrize(
+    ("rows", "fits", "said"),
+    [
+        ([{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}], "messages", "0"),
+        ([{"text": "once upon a time"}], "text", "none around texts as they stand"),
+        ([{"prompt": "a", "completion": "b"}], "prompt-completion", "none around texts as they stand"),
+        ([{"instruction": "a", "output": "b", "prompt": "c", "completion": "d"}], "alpaca",
+         "prompt-completion would fit, too"),
+        ([{"instruction": "a", "output": "b", "input": "c"}], "alpaca", "so few rows: none is held out"),
+    ],
+)  # fmt: skip
+def test_every_shape_is_known(capsys, here, tiny_model_dir, rows, fits, said):
+    write(here / "r.jsonl", rows)
+    assert run_here(capsys, "init", tiny_model_dir, "r.jsonl", "--out", "c.yaml").code == 0
+    text = (here / "c.yaml").read_text("utf-8")
+    config = load(here / "c.yaml").config
+    assert config.data.datasets[0].format == fits and config.data.datasets[0].columns == {}
+    assert said in text and config.data.val_set_size == 0
+
+
+def test_a_model_of_the_hub_need_not_be_here(capsys, here):
+    write(here / "r.jsonl", QUESTIONS * 20)
+    assert run_here(capsys, "init", "meta-llama/Llama-3.2-1B", "r.jsonl").code == 0
+    config = load(here / "r.yaml").config
+    assert (config.model.model_name_or_path, config.data.max_seq_length) == ("meta-llama/Llama-3.2-1B", 2048)
+    assert config.data.val_set_size == 0.05
+
+
+def test_a_template_of_its_own_is_said(capsys, here, tiny_model_dir):
+    folder = here / "model"
+    folder.mkdir()
+    for file in tiny_model_dir.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    tokenizer = build_tokenizer(folder)
+    tokenizer.chat_template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+    tokenizer.save_pretrained(folder)
+    write(here / "r.jsonl", QUESTIONS)
+    assert run_here(capsys, "init", "./model", "r.jsonl").code == 0
+    assert "the tokenizer's own" in (here / "r.yaml").read_text("utf-8")
+
+
+def test_nothing_is_replaced(capsys, here, tiny_model_dir):
+    write(here / "r.jsonl", QUESTIONS)
+    (here / "r.yaml").write_text("mine", "utf-8")
+    (here / "gone.yaml").symlink_to(here / "nowhere.yaml")
+    for options in ((), ("--out", "r.yaml"), ("--out", "gone.yaml")):
+        result = run_here(capsys, "init", tiny_model_dir, "r.jsonl", *options)
+        assert result.code == 2 and "E-ENV-002" in result.err and "--out FILE" in result.err
+    assert (here / "r.yaml").read_text("utf-8") == "mine" and not (here / "nowhere.yaml").exists()
+
+
+@pytest.mark.parametrize(
+    ("model", "rows", "code"),
+    [
+        ("MODEL", "nothing.jsonl", "E-DATA-001"),
+        ("MODEL", "empty.jsonl", "E-DATA-008"),
+        ("MODEL", "odd.jsonl", "E-DATA-020"),
+        ("MODEL", "broken.jsonl", "E-DATA-01"),
+        ("./nothing", "r.jsonl", "E-MODEL-004"),
+        ("./none", "r.jsonl", "E-MODEL-00"),
+    ],
+)
+def test_what_cannot_be_read_is_one_error_and_no_file(capsys, here, tiny_model_dir, model, rows, code):
+    write(here / "r.jsonl", QUESTIONS)
+    write(here / "odd.jsonl", [{"a": 1}])
+    (here / "empty.jsonl").write_text("", "utf-8")
+    (here / "broken.jsonl").write_text("{no\n", "utf-8")
+    (here / "none").mkdir()
+    result = run_here(capsys, "init", str(tiny_model_dir) if model == "MODEL" else model, rows, "--out", "c.yaml")
+    assert result.code == 2 and code in result.err and "Traceback" not in result.err
+    assert result.out == "" and not (here / "c.yaml").exists()

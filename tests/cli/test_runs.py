@@ -1,0 +1,75 @@
+"""The runs of a folder beside each other."""
+
+from __future__ import annotations
+
+import json
+
+from luthier.evaluate.compare import compare, record
+from luthier.evaluate.tasks import TaskSet
+from luthier.report.overview import entries
+from tests.cli.support import run_here
+from tests.evaluate.test_compare import TASKS, names, scores
+from tests.report.runs import HOSTILE, evaluated, finished, logs, plan_of, started, write_events
+
+BEGAN = 1_767_225_600.0
+SET = TaskSet("mine", TASKS)
+
+
+def two_runs(folder):
+    """One that is done and was compared; one that says nothing more."""
+    one, two = plan_of(), plan_of(learning_rate=5e-4, output_dir="elsewhere")
+    ended = (evaluated(20, 1.5), evaluated(40, 1.75, best=False), finished())
+    first = write_events(folder / "a", started(one), logs(1, 40), *ended)
+    write_events(folder / "b" / "c", started(two), logs(1, 20))
+    better = compare(scores(names(0, 1)), scores(names(0, *range(2, 12))), SET, "runs/a", "small", "float32")
+    (first / "comparison.json").write_text(json.dumps(record([better]), default=str), "utf-8")
+    write_events(folder / ".trash" / "d", started(one), logs(1, 20))
+    return folder
+
+
+def test_a_row_for_each_run_and_what_differs(tmp_path):
+    done, open_end = entries(two_runs(tmp_path), now=BEGAN + 60)
+    assert [done.run, open_end.run] == [str(tmp_path / "a"), str(tmp_path / "b" / "c")], "the latest first"
+    assert (done.status, done.step, done.last_eval_loss, done.best_eval_loss, done.best_step) == (
+        "done", 40, 1.75, 1.5, 20,
+    )  # fmt: skip
+    assert (open_end.status, open_end.step, open_end.last_eval_loss) == ("training", 19, None)
+    assert (done.base, done.measured, open_end.measured) == ("small/model", "mine 10% → 55%", "")
+    assert done.differs == {"training.learning_rate": "0.001"}, "places and derived numbers aside"
+    assert open_end.differs == {"training.learning_rate": "5e-4"}
+    assert entries(tmp_path, now=BEGAN + 1e6)[1].status == "silent"
+    (alone,) = entries(tmp_path / "b", now=BEGAN)
+    assert alone.differs == {}
+
+
+def test_the_screen(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(two_runs(tmp_path))
+    result = run_here(capsys, "runs")
+    assert result.code == 0
+    lines = [line.split() for line in result.out.splitlines()]
+    assert lines[1][:8] == ["a", "done", "40", "of", "40", "1.7500", "1.5000", "(20)"] and lines[1][-4:] == [
+        "mine", "10%", "→", "55%",
+    ]  # fmt: skip
+    assert lines[2][:3] == ["b/c", "silent", "19"]
+    assert ["a", "learning_rate=0.001"] in lines and ["b/c", "learning_rate=5e-4"] in lines
+    told = json.loads(run_here(capsys, "runs", "b", "--json").out)
+    assert [(one["run"], one["step"]) for one in told] == [("b/c", 19)]
+
+
+def test_no_run_is_no_failure(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = run_here(capsys, "runs")
+    assert result.code == 0 and result.out == "no run here yet; make one: luthier quickstart, or luthier train CONFIG\n"
+    assert run_here(capsys, "runs", "--json").out == "[]\n"
+    result = run_here(capsys, "runs", "nowhere")
+    assert result.code == 2 and "E-RUN-005" in result.err and "Traceback" not in result.err
+
+
+def test_what_a_log_holds_cannot_reach_the_terminal(capsys, tmp_path):
+    write_events(tmp_path / "x", started(plan_of(), name=HOSTILE), logs(1, 9), evaluated(9, float("nan")), finished(9))
+    (tmp_path / "y").mkdir()
+    (tmp_path / "y" / "events.jsonl").write_bytes(b"\xff\x00 no log at all\n")
+    result = run_here(capsys, "runs", tmp_path)
+    assert result.code == 0 and "\x1b" not in result.out
+    (told,) = json.loads(run_here(capsys, "runs", tmp_path, "--json").out)
+    assert told["last_eval_loss"] is None
