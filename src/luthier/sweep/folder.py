@@ -15,6 +15,7 @@ import uuid
 from pathlib import Path
 
 import optuna
+from sqlalchemy.pool import NullPool
 
 from luthier.config.load import Loaded
 from luthier.config.render import dump_config_yaml
@@ -59,7 +60,8 @@ def open_study(space: Space, folder: Path) -> optuna.Study:
     path = (folder / STUDY).absolute()
     try:
         connect = {"creator": lambda: sqlite3.connect(path, check_same_thread=False)}  # no URL holds every name
-        storage = optuna.storages.RDBStorage(f"sqlite:///{STUDY}", engine_kwargs=connect)
+        # closed after each use: nobody would close what a pool keeps
+        storage = optuna.storages.RDBStorage(f"sqlite:///{STUDY}", engine_kwargs={**connect, "poolclass": NullPool})
         study = optuna.create_study(storage=storage, study_name="luthier", load_if_exists=True)
         if "asked" not in study.user_attrs:
             study.set_user_attr("asked", asked)
