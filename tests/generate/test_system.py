@@ -74,6 +74,7 @@ def test_generation_asks_in_the_tokens_that_the_rows_began_with(trained):
     tuned = load(run)
     assert tuned.system == SYSTEM and len(kept) == 36
     prompts = [tuned.prompt_ids(question) for question in QUESTIONS]
+    assert f'{{"role": "system", "content": {SYSTEM!r}}}, ' in (run / "final_model" / "README.md").read_text()
     assert sum(begin(kept, ids) for ids in prompts) == 36, "each row begins with the prompt of its question"
     assert all(SYSTEM in tuned.tokenizer.decode(ids) for ids in prompts)
     assert begin(kept, tuned.prompt_ids(first_turn(QUESTIONS[0]))) == 0, "without it none does"

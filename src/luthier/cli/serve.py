@@ -10,6 +10,7 @@ from pathlib import Path
 import typer
 
 from luthier.cli.request import Base
+from luthier.cli.sampling_options import System
 from luthier.errors import MissingError, Problem
 from luthier.errors.extras import install
 from luthier.events.printable import one_line
@@ -27,12 +28,7 @@ def serve(
     queue: int = typer.Option(64, "--queue", min=1, help="Requests that may wait; more are told to come back (429)."),
     max_tokens: int = typer.Option(1024, "--max-tokens", min=1, help="Longest answer, whatever a request asks for."),
     timeout: float = typer.Option(600.0, "--timeout", min=1, help="Seconds after which an answer is cut short."),
-    system: str = typer.Option(
-        None,
-        "--system",
-        metavar="TEXT",
-        help="For conversations without a system message; '': none. Default: the training's.",
-    ),
+    system: str = System,
     base: str = Base,
     print_vllm: bool = typer.Option(False, "--print-vllm", help="Print the command that serves them with vLLM."),
 ) -> None:

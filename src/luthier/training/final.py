@@ -73,7 +73,7 @@ def save_final(
         ).save_pretrained(folder)
         written = {**trained_on(plan), "system": data.system or None, "base_files": weights_of(base_hashes)}
         (folder / TRAINED_ON).write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
-        (folder / "README.md").write_text(card(plan, state), encoding="utf-8")
+        (folder / "README.md").write_text(card(plan, state, data.system), encoding="utf-8")
 
     commit(output_dir / FINAL, fill)
 
