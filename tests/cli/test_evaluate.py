@@ -9,6 +9,7 @@ import shutil
 import pytest
 
 from luthier.evaluate import candidate
+from luthier.evaluate.sandbox import Sandbox
 from tests.cli.support import process, run_here
 from tests.evaluate.support import write_tasks
 from tests.generate.support import train_tiny
@@ -58,6 +59,30 @@ def test_a_run_that_learned_solves_what_it_learned(capsys, taught, tmp_path):
     assert content["prompt_style"] == "template" and content["forgetting"]["low"] > 0
     assert scores["pass_at"]["1"]["share"] == 1 and scores["outcomes"][1]["answer"] == "def f2():\n    return 2"
     assert content["tasks"][0]["count"] == 8
+
+
+def test_tasks_of_text_answers_need_no_sandbox(capsys, taught, tmp_path, monkeypatch):
+    monkeypatch.setattr(Sandbox, "__enter__", lambda self: pytest.fail("a sandbox was started"))
+    rows = [
+        {"prompt": "Write f1", "answer": "DEF f1():  return 1", "split": "a"},
+        {"prompt": "Write f2", "answer": [7, 2], "match": "number", "split": "b"},
+        {"prompt": "Write f3", "answer": r"return \d$", "match": "regex", "split": "b"},
+        {"prompt": "Write f4", "answer": "return 5", "match": "contains", "split": "b"},
+    ]
+    tasks = ("--tasks", write_tasks(tmp_path / "texts.jsonl", *rows), "--max-new-tokens", 24)
+    result = run_here(capsys, "evaluate", taught / "run", *tasks, "--json", tmp_path / "e.json")
+    assert result.code == 0, result.err
+    assert re.search(r"^ +b +3 +66.7 ", result.out, re.M) and "Python" not in result.out
+    assert "3 passed, 1 wrong answer; written in" in result.out and "none was needed: nothing was run" in result.out
+    content = json.loads((tmp_path / "e.json").read_text())
+    (scores,) = content["scores"].values()
+    assert scores["valid_syntax"] is None and scores["sandbox"] == ""
+    assert scores["outcomes"][3]["detail"] == "expected return 5"
+    assert content["tasks"][0]["asked"][1]["expected"] == {"texts": ["7", "2"], "match": "number"}
+    pages = ("--html", tmp_path / "c.html", "--json", tmp_path / "c.json", "--show", 4)
+    result = run_here(capsys, "compare", taught / "run", *tasks, *pages)
+    assert result.code == 0 and "judged by comparing its text" in result.out and "Python" not in result.out
+    assert "contains: return 5" in (tmp_path / "c.html").read_text()
 
 
 def test_a_plain_model_is_asked_with_texts_to_go_on_from(capsys, taught, tiny_model_dir):

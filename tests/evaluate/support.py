@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from luthier.evaluate.tasks import Task
+from luthier.generate.system import Conversation
 
 DOUBLE = Task("double", "phrasing", "Write double", ("assert double(2) == 4",), "double")
 HALVE = Task("halve", "phrasing", "Write halve", ("assert halve(4) == 2",), "halve")
@@ -26,9 +27,10 @@ class Known:
         self.answers = answers
         self.asked: list[str] = []
 
-    def generate_many(self, instructions: Sequence[str], *how: float) -> list[str]:
+    def generate_many(self, conversations: Sequence[Conversation], *how: float) -> list[str]:
         texts = []
-        for instruction in instructions:
+        for conversation in conversations:
+            instruction = conversation if isinstance(conversation, str) else conversation[-1]["content"]
             answer = self.answers[instruction]
             texts.append(answer if isinstance(answer, str) else answer[self.asked.count(instruction) % len(answer)])
             self.asked.append(instruction)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from importlib.metadata import version
 
 import pytest
@@ -12,12 +13,14 @@ import luthier
 from luthier.errors import ModelError
 from luthier.evaluate import candidate
 from luthier.evaluate.candidate import Asked, Candidate
-from luthier.evaluate.runs import Options, compare_models, evaluate_model
+from luthier.evaluate.matching import Expected
+from luthier.evaluate.runs import Options, compare_models, evaluate_model, sandbox_for
 from luthier.evaluate.sandbox import Sandbox
 from luthier.evaluate.tasks import Task, TaskSet
 from luthier.export.run import Options as ExportOptions
 from luthier.export.run import merge_run
 from luthier.generate.load import load
+from luthier.generate.system import first_turn
 from luthier.generate.weights import Base
 from tests.evaluate.support import write_tasks
 from tests.generate.support import train_tiny
@@ -176,6 +179,103 @@ def test_drawn_answers_differ_and_their_seed_repeats_them(tiny_model_dir, option
     first, again = (evaluate_model(str(tiny_model_dir), [SET], drawn, ks=[1, 3]).scores[0][1] for _ in range(2))
     assert len(first.outcomes) == 6 and len(set(answers_of(first))) == 6
     assert answers_of(first) == answers_of(again) and again.remembered == 0
+
+
+# Answers that are texts, and system messages --------------------------------------------------------------------------
+
+SYSTEM = "Be a poet."
+
+
+def texts(**changes):
+    """Tasks whose answers are compared, not run."""
+    return tuple(Task(name, "", f"Write {name}", (), expected=Expected(("add",)), **changes) for name in ("add", "sum"))
+
+
+def test_no_sandbox_is_started_where_all_answers_are_texts(run, options, monkeypatch):
+    monkeypatch.setattr(Sandbox, "__enter__", lambda self: pytest.fail("a sandbox was started"))
+    with sandbox_for([TaskSet("t", texts())], False) as none:
+        (one,) = compare_models([str(run)], [TaskSet("t", texts())], replace(options, sandbox=none))
+    assert none is None and one.tuned.tier == "" and one.tuned.valid_syntax is None
+    assert "judged by comparing its text" in one.verdict
+    with pytest.raises(pytest.fail.Exception), sandbox_for([TaskSet("t", texts()), SET], False):
+        pass
+
+
+def test_a_set_of_both_kinds_is_judged_in_both_ways(run, options):
+    mixed = TaskSet("m", (texts()[0], *SET.tasks, texts()[1]))
+    scores = evaluate_model(str(run), [mixed], options).scores[0][1]
+    assert [outcome.is_text for outcome in scores.outcomes] == [True, False, False, True] and scores.tier
+    assert [outcome.task_id for outcome in scores.outcomes] == ["add", "a", "b", "sum"]
+    assert scores.judged == "judged by running it or comparing its text"
+    both = {outcome.verdict.cause for outcome in scores.outcomes[::3]}
+    assert both == {"wrong answer"} and scores.valid_syntax is not None
+
+
+def with_system(run, folder, system):
+    """A copy of a run that says it was trained with this message."""
+    file = shutil.copytree(run, folder) / "final_model" / "luthier.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "system": system}))
+    return str(folder)
+
+
+def test_both_are_asked_with_the_system_message_of_the_training(run, tmp_path, options):
+    name, tuned = with_system(run, tmp_path / "run", SYSTEM), load(run)
+    questions = [first_turn(task.instruction, SYSTEM) for task in SET.tasks]
+    (one,) = compare_models([name], [SET], options)
+    assert answers_of(one.tuned) == tuned.generate_many(questions, 8)
+    with tuned.as_base():
+        assert answers_of(one.base) == tuned.generate_many(questions, 8)
+    assert one.tuned.settings.system == one.base.settings.system == SYSTEM
+    assert f'in its chat template, with the system message "{SYSTEM}"' in one.verdict
+    (none,) = compare_models([name], [SET], replace(options, system=""))
+    (plain,) = compare_models([str(run)], [SET], options)
+    assert answers_of(none.tuned) == answers_of(plain.tuned) != answers_of(one.tuned)
+    assert none.base.remembered == 0 and plain.tuned.remembered == 2, "one prompt, known by one key"
+    (again,) = compare_models([name], [SET], options)
+    assert again.tuned.remembered == again.base.remembered == 2
+    completion = evaluate_model(name, [SET], replace(options, prompt="completion")).settings
+    assert completion.system == "", "a text to go on from has no messages"
+
+
+def test_a_tasks_own_system_message_wins(run, tmp_path, options):
+    name, tuned = with_system(run, tmp_path / "run", SYSTEM), load(run)
+    tasks = (
+        texts()[0],
+        *texts(system="Be kind.")[1:],
+        Task("c", "", "Write c", (), expected=Expected(("c",)), system=""),
+    )
+    scores = evaluate_model(name, [TaskSet("t", tasks)], replace(options, sandbox=None)).scores[0][1]
+    asked = [first_turn("Write add", SYSTEM), first_turn("Write sum", "Be kind."), first_turn("Write c")]
+    assert answers_of(scores) == tuned.generate_many(asked, 8)
+    given = evaluate_model(name, [TaskSet("t", tasks)], replace(options, sandbox=None, system="Be brief."))
+    asked[0] = first_turn("Write add", "Be brief.")
+    assert answers_of(given.scores[0][1]) == tuned.generate_many(asked, 8) and given.scores[0][1].remembered == 2
+    assert given.as_dict()["settings"]["system"] == "Be brief."
+
+
+def test_as_texts_to_go_on_from_they_stand_as_they_are(run, options):
+    tasks = (*texts(), *texts(system="Be kind."), Task("n", "", "1+1=", (), expected=Expected(("2",), "number")))
+    tasks = tuple(replace(task, task_id=str(number)) for number, task in enumerate(tasks))
+    how = replace(options, sandbox=None, prompt="completion")
+    tuned, found = load(run), evaluate_model(str(run), [TaskSet("t", tasks)], how).scores[0][1]
+    prompts = ["Write add", "Write sum", "Be kind.\n\nWrite add", "Be kind.\n\nWrite sum"]
+    assert answers_of(found) == [
+        *tuned.complete_many(prompts, ("\n",), 8),
+        *tuned.complete_many(["1+1="], ("\n\n",), 8),
+    ]
+
+
+def test_e_eval_029_a_task_with_a_system_message_that_the_template_has_no_place_for(run, tmp_path, options):
+    single = shutil.copytree(run / "final_model", tmp_path / "single")
+    (single / "chat_template.jinja").write_text("{{ messages[-1]['content'] }}:")
+    for tasks, given, where in (
+        (texts(system="Be kind."), None, "the tasks' system"),
+        (texts(), "Be kind.", "--system"),
+    ):
+        with pytest.raises(ModelError, match="E-EVAL-029") as caught:
+            evaluate_model(str(single), [TaskSet("t", tasks)], replace(options, sandbox=None, system=given))
+        assert caught.value.problems[0].where == where
+    assert evaluate_model(str(single), [TaskSet("t", texts())], replace(options, sandbox=None)).scores
 
 
 # What answers depend on -----------------------------------------------------------------------------------------------

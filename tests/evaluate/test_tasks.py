@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from luthier.errors import DataError
+from luthier.evaluate import matching
+from luthier.evaluate.matching import Expected
 from luthier.evaluate.sandbox import Program, Sandbox
 from luthier.evaluate.score import Settings, score
 from luthier.evaluate.tasks import Task, load_sets, load_tasks
@@ -37,6 +39,27 @@ def test_a_prompt_is_an_instruction(tmp_path):
     assert load_tasks(str(path))[0].instruction == "Write double"
 
 
+def test_an_answer_is_a_text_or_one_of_several_and_asked_with_a_system_message(tmp_path):
+    rows = [
+        {"prompt": "Which?", "answer": "this", "system": "Be brief."},
+        {"prompt": "How many?", "answer": [1, "1,000.5"], "match": "number", "tests": [], "system": ""},
+        {"prompt": "Whose?", "answer": "mine|ours", "match": "regex", "tests": None, "split": "s"},
+    ]
+    which, many, whose = load_tasks(str(write_tasks(tmp_path / "tasks.jsonl", *rows)))
+    assert which == Task("line 1", "", "Which?", (), expected=Expected(("this",)), system="Be brief.")
+    assert many == Task("line 2", "", "How many?", (), expected=Expected(("1", "1000.5"), "number"), system="")
+    assert whose == Task("line 3", "s", "Whose?", (), expected=Expected(("mine|ours",), "regex"))
+
+
+def test_a_pattern_that_takes_for_ever_to_read_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(matching, "PATTERN_SECONDS", 0.3)
+    slow = "(?i)" + "[\x00-\U0010ffff]" * 600
+    rows = [{**GOOD}, *({"instruction": "x", "answer": slow, "match": "regex"} for _ in range(3)), {"tests": 1}]
+    one, other = problems_of(write_tasks(tmp_path / "tasks.jsonl", *rows))
+    assert one.where.endswith(":2") and "takes more than 0.3 s to read" in one.found and "3)" in one.found
+    assert other.where.endswith(":5")
+
+
 def test_line_separators_inside_a_text_end_no_line(tmp_path):
     path = tmp_path / "tasks.jsonl"
     path.write_text('\ufeff{"instruction": "a\u2028b\x85c", "tests": ["assert f()"]}\r\n', "utf-8")
@@ -50,8 +73,29 @@ def test_line_separators_inside_a_text_end_no_line(tmp_path):
         ("[1]", "no JSON object"),
         ({"tests": ["assert f()"]}, "instruction is missing or empty"),
         ({"instruction": 3, "tests": ["assert f()"]}, "instruction is no text"),
-        ({"instruction": "x"}, "tests is missing or empty"),
+        ({"instruction": "x"}, "it has neither tests nor an answer"),
+        ({"instruction": "x", "expected": "y"}, "it has expected: call that answer"),
         ({"instruction": "x", "tests": []}, "tests is missing or empty"),
+        ({**GOOD, "answer": "x"}, "it has tests and an answer"),
+        ({**GOOD, "match": "exact"}, "match is there, and no answer"),
+        ({**GOOD, "system": 1}, "system is no text"),
+        ({**GOOD, "system": "half \ud800"}, "system has half a character"),
+        ({"instruction": "x", "answer": " "}, "answer is empty"),
+        ({"instruction": "x", "answer": []}, "answer is empty"),
+        ({"instruction": "x", "answer": ["y", ""]}, "answer is empty"),
+        ({"instruction": "x", "answer": "", "match": "number"}, "answer is empty"),
+        ({"instruction": "x", "answer": 3}, 'answer is a number: add "match": "number"'),
+        ({"instruction": "x", "answer": True}, "answer is no text, and no list of texts"),
+        ({"instruction": "x", "answer": "half \ud800"}, "answer has half a character"),
+        ({"instruction": "x", "answer": "4 or 5", "match": "number"}, "answer is not one number: 4 or 5"),
+        ({"instruction": "x", "answer": [4, True], "match": "number"}, "answer is not one number: True"),
+        ({"instruction": "x", "answer": "1e999", "match": "number"}, "answer is not one number: 1e999"),
+        (
+            {"instruction": "x", "answer": "y", "match": "fuzzy"},
+            "match is 'fuzzy', not exact, contains, number or regex",
+        ),
+        ({"instruction": "x", "answer": "(y", "match": "regex"}, "answer is no usable pattern: missing )"),
+        ({"instruction": "x", "answer": ["y", "z*"], "match": "regex"}, "it is found in an empty answer too: z*"),
         ({"instruction": "x", "tests": "assert f()"}, "tests is no list"),
         ({"instruction": "x", "tests": [1]}, "a test is no text"),
         ({"instruction": "x", "tests": ["assert f("]}, "a test is no Python: assert f("),

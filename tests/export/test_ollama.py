@@ -9,7 +9,8 @@ from transformers.utils.chat_template_utils import render_jinja_template
 
 from luthier.data.template import AS_IT_IS
 from luthier.errors import RefusedError
-from luthier.export.ollama import find_pieces, go_template, modelfile
+from luthier.export.ollama import find_pieces, go_template, modelfile, modelfile_of
+from tests.data.support import make_tokenizer
 from tests.export.go_template import render as go
 
 ALPACA = files("luthier.data").joinpath("templates/alpaca.jinja").read_text(encoding="utf-8")
@@ -109,3 +110,15 @@ def test_the_modelfile():
     assert "# Not as in training: a b" in lines and "FROM ./model.gguf" in lines and "PARAMETER num_ctx 2048" in lines
     assert 'PARAMETER stop "<|im_end|>"' in lines and 'PARAMETER stop "\\""' in lines
     assert text.count('"""') == 2
+
+
+@pytest.mark.parametrize(
+    ("system", "told"),
+    [('Be a poet,\nand "brief".', True), ('Say """', False), (" Be a poet.", False), ('Say "yes"', False)],
+)
+def test_the_system_message_of_the_training_is_in_it_or_missed_aloud(system, told):
+    tokenizer = make_tokenizer(chat_template=CHATML)
+    text, said = modelfile_of("model.gguf", tokenizer, [1], 2048, "", system)
+    assert (f'\nSYSTEM """{system}"""\n' in text) is told
+    assert ("its system message" in said) is not told and ("# Not as in training" in text) is not told
+    assert "SYSTEM" not in modelfile_of("model.gguf", tokenizer, [1], 2048, "")[0]

@@ -69,6 +69,7 @@ def whole_run(folder):
         finished(),
     )
     write_record(folder, plan, resumed_with=["torch: 2.12.0 then, 2.13.0 now"])
+    (folder / "final_model").mkdir()
     return folder
 
 

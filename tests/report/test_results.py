@@ -6,12 +6,14 @@ import json
 
 import pytest
 
+from luthier.config.render import plan_as_dict
 from luthier.errors import DataError
 from luthier.evaluate.compare import compare, corrected, record
 from luthier.evaluate.forgetting import Forgetting
 from luthier.evaluate.runs import Evaluation
 from luthier.evaluate.score import Settings
 from luthier.evaluate.tasks import TaskSet
+from luthier.events.types import RunStarted
 from luthier.report.page import page
 from luthier.report.run import read_run
 from tests.evaluate.test_compare import TASKS, names, scores
@@ -59,6 +61,36 @@ def test_scores_of_a_model_alone(tmp_path):
     assert ("pass@1", "55.0 (34 to 74)") in rows(html) and ("pass@1, even", "60.0 (31 to 83)") in rows(html)
     assert "It solves 55.0 % on mine; whether it answers better than its base was not measured." in plain(html)
     assert "Not measured: base and tuned model were not compared" in plain(html)
+
+
+@pytest.mark.parametrize(
+    ("rows", "final", "command"),
+    [
+        ("/opt/luthier/quickstart/rows/train.jsonl", True, "luthier compare PLACE --tasks quickstart --json PLACE/"),
+        ("rows.jsonl", True, "luthier compare PLACE --tasks tasks.jsonl --json PLACE/"),
+        ("rows.jsonl", False, ""),
+    ],
+)
+def test_the_command_that_is_named_can_work(tmp_path, rows, final, command):
+    plan = plan_as_dict(plan_of()) | {"data.datasets": [{"path": rows}]}
+    folder = write_events(tmp_path / "mine", RunStarted("mine", 40, 0, 0.7, plan), logs(1, 9))
+    if final:
+        (folder / "final_model").mkdir()
+    html = plain(page(read_run(folder), 0.0))
+    assert ("There is no final_model here" in html) is not final
+    assert (command.replace("PLACE", str(folder)) or "Not measured") in html
+    assert ("luthier compare" in html) is final
+
+
+def test_another_programs_log_and_a_run_without_a_base_are_sent_to_no_comparison(tmp_path):
+    log = tmp_path / "training.log"
+    log.write_text("{'loss': 2.4, 'grad_norm': 0.9, 'learning_rate': 0.0002, 'epoch': 0.01}\n" * 3)
+    plan = plan_as_dict(plan_of()) | {"model.from_scratch": True}
+    folder = write_events(tmp_path / "new", RunStarted("new", 40, 0, 0.7, plan), logs(1, 9))
+    (folder / "final_model").mkdir()
+    for path, why in ((log, "There is no final_model here"), (folder, "so it has no base of its own")):
+        html = plain(page(read_run(path), 0.0))
+        assert why in html and "luthier compare" not in html
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"comparisons": [{}]}', '{"comparisons": 3}', "[" * 100_000, "7"])

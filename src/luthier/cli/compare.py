@@ -1,4 +1,4 @@
-"""`luthier compare`: tuned models beside their base, by running what they write."""
+"""`luthier compare`: tuned models beside their base, by running what they write or comparing their text."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from luthier.cli.tasks_options import (
     MaxNewTokens,
     Prompt,
     PromptStyle,
+    System,
     Tasks,
     Unsafe,
     resumable,
@@ -35,6 +36,7 @@ def compare(
     ),
     tasks: str = Tasks,
     prompt: Prompt = PromptStyle,
+    system: str = System,
     base: str = Base,
     json_file: Path = JsonFile,
     html_file: Path = typer.Option(None, "--html", metavar="FILE", help="Write a page that opens anywhere there."),
@@ -45,7 +47,7 @@ def compare(
     fresh: bool = Fresh,
     unsafe: bool = Unsafe,
 ) -> None:
-    """Ask each RUN and its base the same tasks, run the code they write, and say whether fine-tuning helped.
+    """Ask each RUN and its base the same tasks, run the code or compare the text they write: did fine-tuning help?
 
     Exit code 3 when a run is significantly worse than its base.
 
@@ -63,8 +65,7 @@ def compare(
     from luthier.evaluate.compare import record
     from luthier.evaluate.forgetting import read_passages
     from luthier.evaluate.page import page
-    from luthier.evaluate.runs import Options, compare_all
-    from luthier.evaluate.sandbox import Sandbox
+    from luthier.evaluate.runs import Options, compare_all, sandbox_for
     from luthier.evaluate.screen import PLAIN_WIDTH, show, show_summary, telling
     from luthier.events.console import open_console
     from luthier.machine.libraries import library_output_to
@@ -73,10 +74,12 @@ def compare(
     with (
         resumable(),
         library_output_to(Path(os.devnull)),
-        Sandbox(unsafe=unsafe) as sandbox,
+        sandbox_for(sets, unsafe) as sandbox,
         telling(Console(stderr=True)) as say,
     ):
-        options = Options(sandbox, max_new_tokens, prompt=prompt, passages=passages, fresh=fresh, say=say)
+        options = Options(
+            sandbox, max_new_tokens, prompt=prompt, passages=passages, fresh=fresh, say=say, system=system
+        )
         comparisons, failure = compare_all(models, sets, options, base=base)
     for comparison in comparisons:
         show(console, comparison, samples)

@@ -1,4 +1,4 @@
-"""`luthier evaluate`: how many tasks a model solves, by running what it writes."""
+"""`luthier evaluate`: how many tasks a model solves, by running what it writes or comparing its text."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from luthier.cli.tasks_options import (
     MaxNewTokens,
     Prompt,
     PromptStyle,
+    System,
     Tasks,
     Unsafe,
     resumable,
@@ -34,6 +35,7 @@ def evaluate(
     k: str = typer.Option("1", "--k", metavar="K,K", help="For which k pass@k is told; at most --samples."),
     seed: int = typer.Option(0, "--seed", min=0, help="Repeats the draws of a temperature."),
     prompt: Prompt = PromptStyle,
+    system: str = System,
     base: str = Base,
     json_file: Path = JsonFile,
     limit: int = Limit,
@@ -42,7 +44,7 @@ def evaluate(
     fresh: bool = Fresh,
     unsafe: bool = Unsafe,
 ) -> None:
-    """Ask a model tasks, run the code it writes, and say how many it solves.
+    """Ask a model tasks, run the code or compare the text it writes, and say how many it solves.
 
     Answers are kept as they come: what was stopped goes on, and what was answered before is not asked again.
 
@@ -58,8 +60,7 @@ def evaluate(
     from rich.console import Console
 
     from luthier.evaluate.forgetting import read_passages
-    from luthier.evaluate.runs import Options, evaluate_model
-    from luthier.evaluate.sandbox import Sandbox
+    from luthier.evaluate.runs import Options, evaluate_model, sandbox_for
     from luthier.evaluate.screen import PLAIN_WIDTH, show_evaluation, telling
     from luthier.events.console import open_console
     from luthier.machine.libraries import library_output_to
@@ -68,10 +69,10 @@ def evaluate(
     with (
         resumable(),
         library_output_to(Path(os.devnull)),
-        Sandbox(unsafe=unsafe) as sandbox,
+        sandbox_for(sets, unsafe) as sandbox,
         telling(Console(stderr=True)) as say,
     ):
-        options = Options(sandbox, max_new_tokens, samples, temperature, seed, prompt, passages, fresh, say)
+        options = Options(sandbox, max_new_tokens, samples, temperature, seed, prompt, passages, fresh, say, system)
         evaluation = evaluate_model(model, sets, options, base=base, ks=ks)
     if json_file:
         write_json(json_file, evaluation.as_dict())

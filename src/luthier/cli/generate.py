@@ -51,6 +51,7 @@ def generate(
         from luthier.generate.chat import Chat, Speaker, once
         from luthier.generate.choosing import Sampling
         from luthier.generate.load import load
+        from luthier.generate.system import in_words
         from luthier.generate.talk import speak
         from luthier.machine.libraries import library_output_to
 
@@ -62,8 +63,13 @@ def generate(
     with library_output_to(Path(os.devnull)):
         if as_json:
             answers = once(tuned, text, speakers, sampling, system)
-            typer.echo(json.dumps({"run": run, "system": system or None, "prompt": text, "answers": answers}))
-        elif not speak(Chat(tuned, speakers, sampling, False, system), text, Console(highlight=False)):
+            used = tuned.system if system is None else system
+            typer.echo(json.dumps({"run": run, "system": used or None, "prompt": text, "answers": answers}))
+            return
+        chat = Chat(tuned, speakers, sampling, False, system)
+        if at_terminal and chat.system:
+            Console(stderr=True).print(Text(f"asked {in_words(chat.system)}", "dim"), soft_wrap=True)
+        if not speak(chat, text, Console(highlight=False)):
             raise KeyboardInterrupt
 
 

@@ -11,4 +11,9 @@ TopP: Any = typer.Option(1.0, "--top-p", min=0.0, max=1.0, help="Draw among the 
 Seed: Any = typer.Option(None, "--seed", min=0, max=2**63 - 1, help="Repeats the draws of a temperature.")
 MaxNewTokens: Any = typer.Option(256, "--max-new-tokens", min=1, help="Longest answer.")
 Stop: Any = typer.Option([], "--stop", metavar="TEXT", help="Ends the answer, which does not hold it (repeatable).")
-System: Any = typer.Option("", "--system", metavar="TEXT", help="A system message, before the first question.")
+System: Any = typer.Option(
+    None,
+    "--system",
+    metavar="TEXT",
+    help="A system message, before the first question; '': none. Default: the training's.",
+)

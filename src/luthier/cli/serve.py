@@ -10,6 +10,7 @@ from pathlib import Path
 import typer
 
 from luthier.cli.request import Base
+from luthier.cli.sampling_options import System
 from luthier.cli.usual_run import WITHOUT, usual_run
 from luthier.errors import MissingError, Problem
 from luthier.errors.extras import install
@@ -30,6 +31,7 @@ def serve(
     queue: int = typer.Option(64, "--queue", min=1, help="Requests that may wait; more are told to come back (429)."),
     max_tokens: int = typer.Option(1024, "--max-tokens", min=1, help="Longest answer, whatever a request asks for."),
     timeout: float = typer.Option(600.0, "--timeout", min=1, help="Seconds after which an answer is cut short."),
+    system: str = System,
     base: str = Base,
     print_vllm: bool = typer.Option(False, "--print-vllm", help="Print the command that serves them with vLLM."),
 ) -> None:
@@ -71,7 +73,7 @@ def serve(
             listening = open_things.enter_context(listen(host, port))
             address = listening.getsockname()
             open_things.enter_context(library_output_to(Path(os.devnull)))
-            models = load_models(named_runs, base)
+            models = load_models(named_runs, base, system)
         limits = Limits(max_tokens, timeout)
         shown_key = f"${KEY}" if api_key == os.environ.get(KEY) else "YOUR_KEY" * bool(api_key)
 

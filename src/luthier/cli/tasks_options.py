@@ -23,13 +23,17 @@ class Prompt(StrEnum):
 Tasks: Any = typer.Option(
     "quickstart",
     "--tasks",
-    help="`quickstart`, `mbpp[:SPLIT][=FILE]`, `humaneval[=FILE]`, your own JSON lines file; commas between several.",
+    help="`quickstart`, `mbpp[:SPLIT][=FILE]`, `humaneval[=FILE]`, or your own JSON lines file of questions with "
+    "`tests` (answers are code, and run) or `answer` (they are text); commas between several.",
 )
 JsonFile: Any = typer.Option(None, "--json", metavar="FILE", help="Write every answer and number there.")
 Limit: Any = typer.Option(None, "--limit", min=1, help="Ask only so many tasks of each set, spread evenly over it.")
 MaxNewTokens: Any = typer.Option(384, "--max-new-tokens", min=1, help="Longest answer.")
 PromptStyle: Any = typer.Option(
     Prompt.auto, "--prompt", help="In its chat template, or as text to go on from. auto: by what the model has."
+)
+System: Any = typer.Option(
+    None, "--system", metavar="TEXT", help="For tasks without a system message; '': none. Default: the training's."
 )
 General: Any = typer.Option(
     "general", "--forgetting", metavar="FILE", help="General text to read, to see what was forgotten; `none`: no."

@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from itertools import chain
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -63,6 +63,8 @@ def load_shard(folder: Path, key: str) -> Shard | None:
         with (folder / f"{key}.arrow").open("rb") as stream:
             if hashlib.file_digest(stream, "sha256").hexdigest() != note["sha256"]:
                 return None
+        if set(note["found"]) != {field.name for field in fields(Found)}:
+            return None  # of a version that noticed something else
         return Shard(_mapped(folder / f"{key}.arrow"), Found(**note["found"]), hit=True)
     except (OSError, ValueError, KeyError, TypeError, pa.ArrowException):
         return None

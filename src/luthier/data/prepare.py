@@ -19,6 +19,7 @@ import numpy as np
 from luthier.config.plan import DataFacts
 from luthier.config.schema import Config, DataSection, DatasetSource
 from luthier.data.cache import ROWS_VERSION, Shard, build_shard, cache_folder, load_shard
+from luthier.data.messages import Message
 from luthier.data.problems import SHOWN_PER_KIND, Problems, refuse
 from luthier.data.report import DataReport, Dropped, Kind, SourceReport
 from luthier.data.rows import Bool, RowStore, TokenRows
@@ -56,6 +57,16 @@ class Prepared:
     fingerprint: str
     contents: dict[str, str]
     tokenizer_hash: str
+
+    @property
+    def system(self) -> str:
+        """The system message that all rows of the training have; empty where they have none, or several."""
+        return self.report.system
+
+    def prompt_ids(self, tokenizer: PreTrainedTokenizerBase, instruction: str) -> list[int]:
+        """Token ids of an instruction as the rows of the training begin, their system message included."""
+        asked = [*([Message("system", self.system)] if self.system else []), Message("user", instruction)]
+        return self.template.prompt_ids(tokenizer, asked)
 
     @property
     def facts(self) -> DataFacts:
@@ -322,7 +333,14 @@ def _report(
         touching_rows=sum(shard.found.touching_rows for shard, _ in read),
         touching_example=next((shard.found.touching_example for shard, _ in read if shard.found.touching_rows), ""),
         special_places=tuple(place for shard, _ in read for place in shard.found.special_places)[:SHOWN_PER_KIND],
+        system=_shared_system([shard for shard, _ in read[: len(data.datasets)]]),
     )
+
+
+def _shared_system(trained: list[Shard]) -> str:
+    """The system message that all rows of all sources have."""
+    systems = {system for shard in trained for system in shard.found.systems}
+    return systems.pop() if len(systems) == 1 else ""
 
 
 def _bos_share(

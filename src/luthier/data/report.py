@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from luthier.events.printable import beginning
+
 FEW_HELD_OUT = 10
 
 Kind = Literal["overlong", "unlabelled", "bad", "overlap"]
@@ -80,6 +82,8 @@ class DataReport:
     touching_rows: int
     """Rows of prompt and completion with nothing between them."""
     touching_example: str
+    system: str
+    """The system message that all rows of the training have; empty where they have none, or several."""
 
     @property
     def rows_read(self) -> int:
@@ -94,6 +98,9 @@ class DataReport:
             for source in self.sources
         ]
         lines.append(f"prompt template: {self.template}")
+        if self.system:
+            shown = beginning(self.system)
+            lines.append(f'all rows have one system message; samples and final_model are asked with it: "{shown}"')
         if self.leaves_chat_template:
             lines.append("final_model will not have the model's own chat template; `prompt_template: chat` keeps it")
         few = "; a loss over so few is mostly chance" if 0 < self.eval_rows < FEW_HELD_OUT else ""

@@ -89,9 +89,9 @@ class Template:
         messages = [Message("user", conversation)] if isinstance(conversation, str) else conversation
         return self._render(messages, add_generation_prompt=True)
 
-    def prompt_ids(self, tokenizer: PreTrainedTokenizerBase, instruction: str) -> list[int]:
+    def prompt_ids(self, tokenizer: PreTrainedTokenizerBase, conversation: str | list[Message]) -> list[int]:
         """Token ids of `prompt_text`: exactly what a training row with this question begins with."""
-        return with_bos(tokenizer, plain_ids(tokenizer, [self.prompt_text(instruction)])[0])
+        return with_bos(tokenizer, plain_ids(tokenizer, [self.prompt_text(conversation)])[0])
 
     def stop_ids(self, tokenizer: PreTrainedTokenizerBase) -> list[int]:
         """Tokens that end an answer: EOS, and the template's own end of turn."""

@@ -68,6 +68,7 @@ class Found:
         touching_example: The first of these places.
         bad_rows: Error code -> rows that were left out because of it (`data.bad_rows: drop`).
         bad_places: Error code -> the first of these rows.
+        systems: What the rows' system messages say, empty for a row without one; the first two different ones.
     """
 
     format: str = ""
@@ -79,6 +80,13 @@ class Found:
     touching_example: str = ""
     bad_rows: dict[str, int] = field(default_factory=dict)
     bad_places: dict[str, list[str]] = field(default_factory=dict)
+    systems: list[str] = field(default_factory=list)
+
+    def note_system(self, messages: list[Message]) -> None:
+        """Whether all rows have one and the same is known as soon as two differ."""
+        system = next((message.content for message in messages if message.role == "system"), "")
+        if len(self.systems) < 2 and system not in self.systems:
+            self.systems.append(system)
 
     def leave_out(self, code: str, place: str) -> None:
         """Count a row that cannot be used."""
@@ -161,6 +169,7 @@ class RowTokenizer:
         messages = [item for item in content if isinstance(item, Message)]
         segments = self._template.segments(messages) if messages else _only_segments(content)
         found.rendered |= bool(messages)
+        found.note_system(messages)
         if not messages and (example := _touching(segments)):
             found.touching_rows += 1
             found.touching_example = found.touching_example or example

@@ -29,6 +29,7 @@ from luthier.errors import ModelError, Problem
 from luthier.evaluate.score import STYLES, Style
 from luthier.generate.load import Tuned, final_folder
 from luthier.generate.plain import is_run, load_any
+from luthier.generate.system import Conversation, trained_system
 from luthier.generate.weights import Base, require_trained_on
 from luthier.generate.writing import WRITING_VERSION
 from luthier.machine.memory import free_memory
@@ -110,6 +111,15 @@ class Candidate:
             self._loaded.beside = self.origin if self._beside else None
             self._folder = self._folder or self._model_folder()
         return self._loaded
+
+    @property
+    def system(self) -> str:
+        """The system message that it was trained with; empty for none.
+
+        Raises:
+            ModelError: E-MODEL-012, the file that says so is damaged.
+        """
+        return trained_system(self._folder) if self.is_run and self._folder else ""
 
     def close(self) -> None:
         """Free its memory for the next one."""
@@ -248,11 +258,11 @@ class Asked:
             yield tuned
 
     def generate_many(
-        self, instructions: Sequence[str], max_new_tokens: int, temperature: float, seed: int
+        self, conversations: Sequence[Conversation], max_new_tokens: int, temperature: float, seed: int
     ) -> list[str]:
-        """The answers to many instructions, in their order."""
+        """The answers to many conversations that end with the user, in their order."""
         with self.ready() as tuned:
-            return tuned.generate_many(instructions, max_new_tokens, temperature, seed)
+            return tuned.generate_many(conversations, max_new_tokens, temperature, seed)
 
     def complete_many(
         self, texts: Sequence[str], stops: Sequence[str], max_new_tokens: int, temperature: float, seed: int

@@ -15,7 +15,7 @@ from typing import Any
 
 from luthier.evaluate.answers import hashed
 from luthier.evaluate.forgetting import Forgetting
-from luthier.evaluate.score import STYLES, Rate, Scores, as_dict
+from luthier.evaluate.score import Rate, Scores, as_dict
 from luthier.evaluate.statistics import holm, mcnemar, newcombe
 from luthier.evaluate.tasks import TaskSet
 from luthier.version import __version__
@@ -106,7 +106,7 @@ class Comparison:
             f"exact McNemar p {_p(change.p)}{holms if self.at_once > 1 else ''}, "
             f"{len(change.gained)} tasks gained, {len(change.lost)} lost)"
         )
-        asked = f"{settings.decoding}, asked {STYLES[settings.style]}, judged by running it"
+        asked = f"{settings.decoding}, asked {settings.asked}, {self.tuned.judged}"
         how = f"On {change.base.tasks} tasks ({self.tasks.name}; {asked})"
         if change.better or change.worse:
             verb = "raised" if change.better else "lowered"

@@ -10,7 +10,7 @@ from html import escape
 from itertools import islice
 
 from luthier.evaluate.compare import Change, Comparison
-from luthier.evaluate.score import STYLES, Outcome, Rate, Scores
+from luthier.evaluate.score import Outcome, Rate, Scores
 from luthier.evaluate.screen import outcome_of, p_value, points, telling_tasks
 from luthier.evaluate.tasks import Task
 from luthier.events.page import facts, lines, table, text
@@ -103,7 +103,7 @@ def _facts(one: Comparison) -> str:
         ("base", _causes(one.base)),
         ("tuned", _causes(one.tuned)),
         ("weights", f"{one.numbers}, the same for both"),
-        ("asked", f"{STYLES[settings.style]}, both in the same words; at most {settings.max_new_tokens} tokens"),
+        ("asked", f"{settings.asked}, both in the same words; at most {settings.max_new_tokens} tokens"),
         *([("general text", str(one.forgetting))] if one.forgetting else []),
         ("sandbox", one.base.held),
         (f"gained {len(one.overall.gained)}", ", ".join(one.overall.gained) or "none"),
@@ -114,7 +114,7 @@ def _facts(one: Comparison) -> str:
 
 def _causes(scores: Scores) -> str:
     causes = ", ".join(f"{count} {cause}" for cause, count in scores.causes.items())
-    return f"{causes}; {scores.valid_syntax:.0%} of the answers are Python"
+    return causes if scores.valid_syntax is None else f"{causes}; {scores.valid_syntax:.0%} of the answers are Python"
 
 
 def _side_by_side(one: Comparison, task: Task) -> str:
@@ -122,7 +122,7 @@ def _side_by_side(one: Comparison, task: Task) -> str:
         f"<div>{who} {_verdict(outcome)}<pre>{lines(outcome.answer)}</pre></div>"
         for who, outcome in (("base", outcome_of(one.base, task)), ("tuned", outcome_of(one.tuned, task)))
     )
-    tests = lines("\n".join(task.tests))
+    tests = lines(str(task.expected or "\n".join(task.tests)))
     asked = f"<details><summary>{text(task.instruction)}</summary><pre>{tests}</pre></details>"
     return f'<h3>{text(task.task_id)}</h3>\n{asked}\n<div class="sides">{sides}</div>'
 

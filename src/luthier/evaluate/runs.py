@@ -1,7 +1,8 @@
-"""Models from disk, one after the other: each is asked, its answers are run; tuned ones stand beside their base.
+"""Models from disk, one after the other: each is asked, its answers judged; tuned ones stand beside their base.
 
     evaluate_model   one model: its scores on each set, and what it lost on general text
     compare_models   each tuned model beside its base, asked in the same words
+    sandbox_for      where answers are run, if any are
 
 Answers are kept as they come (`answers`), so what was stopped goes on, and nothing is asked twice; a model whose
 answers are all known is not loaded. Not covered: several devices; one model is in memory at a time (two after full
@@ -11,7 +12,7 @@ fine-tuning).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -21,10 +22,22 @@ from luthier.evaluate.answers import Answers, hashed
 from luthier.evaluate.candidate import Asked, Candidate
 from luthier.evaluate.compare import Comparison, compare, corrected, sets_as_dicts
 from luthier.evaluate.forgetting import Forgetting, Passages, forgotten, losses
-from luthier.evaluate.score import MAX_NEW_TOKENS, Rate, Runner, Scores, Settings, as_dict, score, unanswered
+from luthier.evaluate.sandbox import Sandbox
+from luthier.evaluate.score import (
+    MAX_NEW_TOKENS,
+    Rate,
+    Runner,
+    Scores,
+    Settings,
+    as_dict,
+    score,
+    system_of,
+    unanswered,
+)
 from luthier.evaluate.tasks import TaskSet
 from luthier.generate.load import final_folder
 from luthier.generate.plain import is_run
+from luthier.generate.system import check_system
 from luthier.generate.weights import Base
 from luthier.version import __version__
 
@@ -37,7 +50,7 @@ class Options:
     """How models are asked and judged.
 
     Attributes:
-        sandbox: Runs the answers' code.
+        sandbox: Runs the answers' code; None will do where all answers are texts (`sandbox_for`).
         max_new_tokens: Longest answer.
         samples: Answers to each task.
         temperature: 0 is greedy.
@@ -46,9 +59,11 @@ class Options:
         passages: General text that is read; None: none.
         fresh: Ask again what was answered before.
         say: Told how far it is.
+        system: The system message of tasks that have none of their own, empty for none; None: that of the run, in its
+            chat template.
     """
 
-    sandbox: Runner
+    sandbox: Runner | None
     max_new_tokens: int = MAX_NEW_TOKENS
     samples: int = 1
     temperature: float = 0.0
@@ -57,6 +72,7 @@ class Options:
     passages: Passages | None = None
     fresh: bool = False
     say: Say = lambda what, done, total: None
+    system: str | None = None
 
 
 @dataclass(frozen=True)
@@ -117,8 +133,9 @@ class _Session:
         return self._known[key]
 
     def settings(self, candidate: Candidate) -> Settings:
-        o = self.options
-        return Settings(candidate.style(o.prompt), o.max_new_tokens, o.samples, o.temperature, o.seed)
+        o, style = self.options, candidate.style(self.options.prompt)
+        system = (candidate.system if style == "template" else "") if o.system is None else o.system
+        return Settings(style, o.max_new_tokens, o.samples, o.temperature, o.seed, system)
 
     def scores(self, asked: Asked, settings: Settings, who: str) -> list[Scores]:
         """On each set; runs on one base that ask in the same words share its scores."""
@@ -130,7 +147,7 @@ class _Session:
     def _scored(self, asked: Asked, settings: Settings, who: str) -> list[Scores]:
         answers, found = self.answers(asked), []
         if any(unanswered(one.tasks, settings, answers) for one in self.sets):
-            asked.candidate.loaded()
+            self._check_systems(asked, settings)
         for one in self.sets:
             where = f"{who}: " if len(self.sets) == 1 else f"{who}: {one.name}, "
 
@@ -139,6 +156,14 @@ class _Session:
 
             found.append(score(asked, one.tasks, self.options.sandbox, settings, answers=answers, progress=tell))
         return found
+
+    def _check_systems(self, asked: Asked, settings: Settings) -> None:
+        """Load it, and see whether its template has a place for the system messages that it will be asked with."""
+        tuned = asked.candidate.loaded()
+        own = {task.system: "the tasks' system" for one in self.sets for task in one.tasks if task.system}
+        used = {system_of(task, settings) for one in self.sets for task in one.tasks}
+        for system in sorted(used) if settings.style == "template" else ():
+            check_system(tuned, system, own.get(system, "--system"))
 
     def forgetting(self, tuned: Asked, base: Asked | None) -> Forgetting | None:
         passages = self.options.passages
@@ -154,6 +179,20 @@ class _Session:
         candidate = Candidate(name, base, lambda: self.options.say(f"{name}: loading", 0, 0), beside)
         candidate.check_trained_on()
         return candidate
+
+
+@contextmanager
+def sandbox_for(sets: Sequence[TaskSet], unsafe: bool) -> Iterator[Sandbox | None]:
+    """The sandbox; None where every answer is compared as a text, so that nothing here has to hold a program.
+
+    Raises:
+        MissingError: E-EVAL-001, none holds.
+    """
+    if all(task.expected for one in sets for task in one.tasks):
+        yield None
+        return
+    with Sandbox(unsafe=unsafe) as sandbox:
+        yield sandbox
 
 
 def evaluate_model(

@@ -1,6 +1,7 @@
-"""How many tasks a model solves: it answers, its code is run in the sandbox, the tests decide.
+"""How many tasks a model solves: it answers; its code is run in the sandbox, or its text compared; that decides.
 
-    tasks --generate_many--> answers --code_of--> programs --sandbox--> verdicts --> Scores
+    tasks --generate_many--> answers --+--code_of--> programs --sandbox--+--> verdicts --> Scores
+                                       `-------- matching.judge ---------'
 
 Greedy by default: one answer a task, the same each time. With several answers a task (a temperature above 0), pass@k
 is estimated without bias. The seed of a batch comes from what is asked in it, so that answers to one task are never
@@ -22,11 +23,13 @@ import psutil
 
 from luthier.evaluate.answers import Answers, hashed
 from luthier.evaluate.extract import code_of
+from luthier.evaluate.matching import judge
 from luthier.evaluate.sandbox import MEMORY_MIB, Program, Verdict
 from luthier.evaluate.sandbox.canaries import NAMES as ATTEMPTS
 from luthier.evaluate.sandbox.tiers import UNSAFE
 from luthier.evaluate.statistics import bootstrap_mean, pass_at_k, wilson
 from luthier.evaluate.tasks.task import Task
+from luthier.generate.system import Conversation, first_turn, in_words
 from luthier.machine.probe import probe
 
 Progress = Callable[[str, int, int], None]
@@ -51,6 +54,7 @@ class Settings:
         samples: Answers to each task; more than one needs a temperature above 0.
         temperature: 0 is greedy and repeatable.
         seed: Of a temperature above 0.
+        system: The system message of tasks that have none of their own; empty: none.
     """
 
     style: Style = "template"
@@ -58,6 +62,12 @@ class Settings:
     samples: int = 1
     temperature: float = 0.0
     seed: int = 0
+    system: str = ""
+
+    @property
+    def asked(self) -> str:
+        """In words: `in its chat template, with the system message "..."`."""
+        return ", ".join(filter(None, (STYLES[self.style], in_words(self.system))))
 
     @property
     def decoding(self) -> str:
@@ -71,9 +81,9 @@ class Writer(Protocol):
     """Who answers; `luthier.generate.load.Tuned` is one."""
 
     def generate_many(
-        self, instructions: Sequence[str], max_new_tokens: int, temperature: float, seed: int
+        self, conversations: Sequence[Conversation], max_new_tokens: int, temperature: float, seed: int
     ) -> list[str]:
-        """The answers to many instructions, in their order."""
+        """The answers to many conversations that end with the user, in their order."""
 
     def complete_many(
         self, texts: Sequence[str], stops: Sequence[str], max_new_tokens: int, temperature: float, seed: int
@@ -92,12 +102,13 @@ class Runner(Protocol):
 
 @dataclass(frozen=True)
 class Outcome:
-    """One answer and what became of it."""
+    """One answer and what became of it; `is_text` where it was compared as a text, and not run."""
 
     task_id: str
     split: str
     answer: str
     verdict: Verdict
+    is_text: bool = False
 
 
 @dataclass(frozen=True)
@@ -123,10 +134,10 @@ class Scores:
 
     Attributes:
         outcomes: One an answer, in the order of the tasks; the answers to one task lie together.
-        tier: How well the sandbox kept the code away from this machine.
+        tier: How well the sandbox kept the code away from this machine; empty where no code was run.
         settings: How it was asked.
         writing_seconds: Time the model took.
-        running_seconds: Time the sandbox took.
+        running_seconds: Time that judging took.
         remembered: How many of the answers were known from before, and not written now.
     """
 
@@ -140,6 +151,8 @@ class Scores:
     @property
     def held(self) -> str:
         """The tier in words."""
+        if not self.tier:
+            return "none was needed: nothing was run"
         walls = f"held all {len(ATTEMPTS)} attempts to get out"
         return f"{self.tier} ({'no walls' if self.tier == UNSAFE else walls})"
 
@@ -154,9 +167,17 @@ class Scores:
         return dict(Counter(outcome.verdict.cause for outcome in self.outcomes).most_common())
 
     @property
-    def valid_syntax(self) -> float:
-        """Share of answers that are Python at all."""
-        return 1 - self.causes.get("syntax", 0) / len(self.outcomes)
+    def valid_syntax(self) -> float | None:
+        """Share of answers that are Python at all, of those that were to be; None where none was."""
+        programs = sum(not outcome.is_text for outcome in self.outcomes)
+        return 1 - self.causes.get("syntax", 0) / programs if programs else None
+
+    @property
+    def judged(self) -> str:
+        """In words: how answers became right or wrong."""
+        ways = ["running it"] if self.valid_syntax is not None else []
+        ways += ["comparing its text"] if any(outcome.is_text for outcome in self.outcomes) else []
+        return f"judged by {' or '.join(ways)}"
 
     @property
     def pass_at_1(self) -> Rate:
@@ -182,19 +203,19 @@ class Scores:
 def score(
     writer: Writer,
     tasks: Sequence[Task],
-    sandbox: Runner,
+    sandbox: Runner | None,
     settings: Settings | None = None,
     *,
     answers: Answers | None = None,
     workers: int | None = None,
     progress: Progress | None = None,
 ) -> Scores:
-    """Ask all tasks, run all answers, count.
+    """Ask all tasks, judge all answers, count.
 
     Args:
         writer: Answers.
         tasks: At least one; those of one set.
-        sandbox: Runs the answers' code.
+        sandbox: Runs the answers' code; None will do where all answers are texts.
         settings: How it is asked; default: greedily, in the chat template.
         answers: What the writer has answered before; new answers are added as they come. Default: nothing.
         workers: Programs that run at once; None: `at_once`.
@@ -206,18 +227,28 @@ def score(
     texts, remembered = ask(writer, tasks, settings, answers, tell)
     generated = time.monotonic()
     asked = [task for task in tasks for _ in range(settings.samples)]
-    programs = [_program(task, text, settings) for task, text in zip(asked, texts, strict=True)]
+    answered = list(zip(asked, texts, strict=True))
+    programs = [_program(task, text, settings) for task, text in answered if task.expected is None]
+    ran = iter(_run(programs, sandbox, workers or at_once(), tell))
+    compared = iter(judge([(task.expected, text) for task, text in answered if task.expected is not None]))
+    outcomes = tuple(
+        Outcome(task.task_id, task.split, text, next(compared if task.expected else ran), task.expected is not None)
+        for task, text in answered
+    )
+    tier = sandbox.tier if sandbox and programs else ""
+    return Scores(outcomes, tier, settings, generated - started, time.monotonic() - generated, remembered)
+
+
+def _run(programs: Sequence[Program], sandbox: Runner | None, workers: int, tell: Progress) -> list[Verdict]:
     verdicts: list[Verdict] = []
-    workers = workers or at_once()
+    if not programs:
+        return verdicts
+    assert sandbox is not None, "code is run in a sandbox"
     tell("runs", 0, len(programs))
     while len(verdicts) < len(programs):
         verdicts += sandbox.run(programs[len(verdicts) : len(verdicts) + _AT_ONCE], workers)
         tell("runs", len(verdicts), len(programs))
-    outcomes = tuple(
-        Outcome(task.task_id, task.split, text, verdict)
-        for task, text, verdict in zip(asked, texts, verdicts, strict=True)
-    )
-    return Scores(outcomes, sandbox.tier, settings, generated - started, time.monotonic() - generated, remembered)
+    return verdicts
 
 
 def at_once() -> int:
@@ -231,7 +262,8 @@ def ask(
 ) -> tuple[list[str], int]:
     """The answers to all tasks, those to one task together, and how many of them were known before.
 
-    Each round asks every task once, in batches of prompts of like length; a batch is kept before the next begins.
+    Each round asks every task once, in batches of prompts of like length that end at the same stop texts; a batch is
+    kept before the next begins.
     """
     keys = _keys(tasks, settings)
     total = len(tasks) * settings.samples
@@ -239,9 +271,11 @@ def ask(
     tell("answers", remembered, total)
     order = sorted(range(len(tasks)), key=lambda place: (-len(_asked(tasks[place], settings)), place))
     for draw in keys:
-        missing = list({draw[place]: place for place in order if draw[place] not in answers}.values())
-        for start in range(0, len(missing), _BATCH):
-            batch = missing[start : start + _BATCH]
+        missing = {draw[place]: place for place in order if draw[place] not in answers}.values()
+        alike: dict[tuple[str, ...], list[int]] = {}
+        for place in missing:
+            alike.setdefault(_stops(tasks[place], settings), []).append(place)
+        for batch in (some[start : start + _BATCH] for some in alike.values() for start in range(0, len(some), _BATCH)):
             names = [draw[place] for place in batch]
             texts = _written(writer, [tasks[place] for place in batch], settings, seed=int(hashed(names)[:15], 16))
             answers.add(dict(zip(names, texts, strict=True)))
@@ -262,14 +296,29 @@ def _known(keys: list[list[str]], answers: Answers) -> int:
     return sum(key in answers for draw in keys for key in draw)
 
 
+def system_of(task: Task, settings: Settings) -> str:
+    """The system message that a task is asked with: its own, or else that of the settings."""
+    return settings.system if task.system is None else task.system
+
+
 def _asked(task: Task, settings: Settings) -> str:
-    return task.instruction if settings.style == "template" else task.as_completion.prompt
+    """The instruction, or the text to go on from; there a system message stands above it, for want of another place."""
+    if settings.style == "template":
+        return task.instruction
+    system = system_of(task, settings)
+    return f"{system}\n\n{task.as_completion.prompt}" if system else task.as_completion.prompt
+
+
+def _stops(task: Task, settings: Settings) -> tuple[str, ...]:
+    return () if settings.style == "template" else task.as_completion.stops
 
 
 def _key(task: Task, settings: Settings, draw: int) -> str:
     """Hash of what an answer depends on besides the model; draws of tasks with one text are draws of their own."""
     asked = [settings.style, _asked(task, settings), settings.max_new_tokens]
-    stops = [] if settings.style == "template" else list(task.as_completion.stops)
+    if settings.style == "template" and system_of(task, settings):
+        asked.append(system_of(task, settings))
+    stops = list(_stops(task, settings))
     drawn = [settings.temperature, settings.seed, draw, task.task_id] if settings.temperature > 0 else []
     return hashed([asked, stops, drawn])
 
@@ -277,9 +326,8 @@ def _key(task: Task, settings: Settings, draw: int) -> str:
 def _written(writer: Writer, tasks: Sequence[Task], settings: Settings, seed: int) -> list[str]:
     how = settings.max_new_tokens, settings.temperature, seed
     if settings.style == "template":
-        return writer.generate_many([task.instruction for task in tasks], *how)
-    completions = [task.as_completion for task in tasks]
-    return writer.complete_many([one.prompt for one in completions], completions[0].stops, *how)
+        return writer.generate_many([first_turn(task.instruction, system_of(task, settings)) for task in tasks], *how)
+    return writer.complete_many([_asked(task, settings) for task in tasks], _stops(tasks[0], settings), *how)
 
 
 def _program(task: Task, text: str, settings: Settings) -> Program:

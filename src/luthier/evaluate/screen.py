@@ -21,7 +21,7 @@ from rich.text import Text
 
 from luthier.evaluate.compare import Change, Comparison
 from luthier.evaluate.runs import Evaluation, Say
-from luthier.evaluate.score import STYLES, Outcome, Rate, Scores
+from luthier.evaluate.score import Outcome, Rate, Scores
 from luthier.evaluate.tasks.task import Task
 from luthier.events.printable import one_line, printable
 
@@ -125,12 +125,13 @@ def show_evaluation(console: Console, evaluation: Evaluation) -> None:
     console.print(table)
     for one, scores in evaluation.scores:
         name = f"{one.name}: " if len(evaluation.scores) > 1 else ""
-        said = f"{name}{_causes(scores)}; {scores.valid_syntax:.0%} are Python; {_seconds(scores)}"
-        _tell(console, "answers", said)
+        python = "" if scores.valid_syntax is None else f"{scores.valid_syntax:.0%} are Python; "
+        _tell(console, "answers", f"{name}{_causes(scores)}; {python}{_seconds(scores)}")
     settings = evaluation.settings
-    facts = [("asked", f"{STYLES[settings.style]}, {settings.decoding}")]
+    facts = [("asked", f"{settings.asked}, {settings.decoding}")]
     facts += [("general", str(evaluation.forgetting))] if evaluation.forgetting else []
-    for label, text in (*facts, ("sandbox", evaluation.scores[0][1].held)):
+    held = next((scores.held for _, scores in evaluation.scores if scores.tier), evaluation.scores[0][1].held)
+    for label, text in (*facts, ("sandbox", held)):
         _tell(console, label, text)
 
 
@@ -183,14 +184,15 @@ def _rate(rate: Rate, wide: bool = True) -> str:
 
 def _facts(comparison: Comparison) -> Iterator[tuple[str, str]]:
     base, tuned = comparison.base, comparison.tuned
-    yield (
-        "syntax",
-        f"{base.valid_syntax:.0%} of the base's answers are Python, {tuned.valid_syntax:.0%} of the tuned's",
-    )
+    if base.valid_syntax is not None and tuned.valid_syntax is not None:
+        yield (
+            "syntax",
+            f"{base.valid_syntax:.0%} of the base's answers are Python, {tuned.valid_syntax:.0%} of the tuned's",
+        )
     for who, scores in (("base", base), ("tuned", tuned)):
         yield (who, f"{_causes(scores)}; {_seconds(scores)}")
     yield ("weights", f"{comparison.numbers}, the same for both")
-    yield ("asked", f"{STYLES[tuned.settings.style]}, both in the same words")
+    yield ("asked", f"{tuned.settings.asked}, both in the same words")
     if comparison.forgetting:
         yield ("general", str(comparison.forgetting))
     yield ("sandbox", base.held)
@@ -205,7 +207,8 @@ def _seconds(scores: Scores) -> str:
     written = f"written in {scores.writing_seconds:.1f} s"
     if known:
         written = "written earlier" if known == count else f"{known} written earlier, the rest in {written[11:]}"
-    return f"{written}, run in {scores.running_seconds:.1f} s"
+    how = "run" if scores.tier else "compared"
+    return f"{written}, {how} in {scores.running_seconds:.1f} s"
 
 
 def _tell(console: Console, label: str, value: str) -> None:

@@ -15,8 +15,7 @@ from typing import Literal
 from luthier.errors import ModelError, Problem
 from luthier.evaluate.compare import Comparison
 from luthier.evaluate.forgetting import GENERAL, read_passages
-from luthier.evaluate.runs import Evaluation, Options, Say, compare_all, evaluate_model
-from luthier.evaluate.sandbox import Sandbox
+from luthier.evaluate.runs import Evaluation, Options, Say, compare_all, evaluate_model, sandbox_for
 from luthier.evaluate.score import MAX_NEW_TOKENS
 from luthier.evaluate.tasks import load_sets
 
@@ -43,8 +42,9 @@ def score(
     fresh: bool = False,
     unsafe: bool = False,
     say: Say = _silent,
+    system: str | None = None,
 ) -> Evaluation:
-    """How many tasks a model solves, by running the code that it writes.
+    """How many tasks a model solves, by running the code that it writes or comparing its text.
 
     Args:
         model: Output folder of a run, a model's folder, or its name on the hub.
@@ -61,13 +61,15 @@ def score(
         fresh: Ask again what was answered before.
         unsafe: Run answers with limits only where no sandbox holds.
         say: Told what is being done, how far it is, and of how many.
+        system: The system message of tasks that have none of their own, empty for none; None: that of the training.
 
     Raises:
-        LuthierError: DataError for tasks and texts, ModelError for models, MissingError where no sandbox holds.
+        LuthierError: DataError for tasks and texts, ModelError for models, MissingError where no sandbox holds,
+            RunError where patterns cannot be tried.
     """
     sets, passages = load_sets(tasks, limit), read_passages(forgetting)
-    with Sandbox(unsafe=unsafe) as sandbox:
-        options = Options(sandbox, max_new_tokens, samples, temperature, seed, prompt, passages, fresh, say)
+    with sandbox_for(sets, unsafe) as sandbox:
+        options = Options(sandbox, max_new_tokens, samples, temperature, seed, prompt, passages, fresh, say, system)
         return evaluate_model(str(model), sets, options, base=base, ks=ks)
 
 
@@ -82,6 +84,7 @@ def compare(
     fresh: bool = False,
     unsafe: bool = False,
     say: Say = _silent,
+    system: str | None = None,
 ) -> list[Comparison]:
     """Runs beside their base on the same tasks: one comparison for each run and set, corrected for their number.
 
@@ -96,15 +99,19 @@ def compare(
         fresh: Ask again what was answered before.
         unsafe: Run answers with limits only where no sandbox holds.
         say: Told what is being done, how far it is, and of how many.
+        system: The system message of tasks that have none of their own, empty for none; None: that of the training.
 
     Raises:
-        LuthierError: DataError for tasks and texts, ModelError for models, MissingError where no sandbox holds.
+        LuthierError: DataError for tasks and texts, ModelError for models, MissingError where no sandbox holds,
+            RunError where patterns cannot be tried.
     """
     if not models:
         raise ModelError(Problem("E-MODEL-012", "no model is named", 'luthier.compare("checkpoints")'))
     sets, passages = load_sets(tasks, limit), read_passages(forgetting)
-    with Sandbox(unsafe=unsafe) as sandbox:
-        options = Options(sandbox, max_new_tokens, prompt=prompt, passages=passages, fresh=fresh, say=say)
+    with sandbox_for(sets, unsafe) as sandbox:
+        options = Options(
+            sandbox, max_new_tokens, prompt=prompt, passages=passages, fresh=fresh, say=say, system=system
+        )
         comparisons, failure = compare_all([str(model) for model in models], sets, options, base=base)
     if failure:
         raise failure

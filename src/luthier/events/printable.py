@@ -41,3 +41,9 @@ def short_name(place: str) -> str:
 def one_line(text: str) -> str:
     """The same, on one line."""
     return " ".join(printable(text).split())
+
+
+def beginning(text: str, most: int = 60) -> str:
+    """The same, cut after so many characters."""
+    line = one_line(text)
+    return line if len(line) <= most else f"{line[:most].rstrip()}..."

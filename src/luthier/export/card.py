@@ -26,6 +26,7 @@ from luthier.errors import DataError, Problem
 from luthier.errors.secrets import hide
 from luthier.events.printable import one_line
 from luthier.export.agree import Agreement
+from luthier.generate.system import trained_system
 from luthier.generate.weights import Base
 from luthier.model.hashes import base_folder
 from luthier.training.card import SETTINGS, USE, how_to_use
@@ -81,9 +82,11 @@ def hub_card(about: Published) -> str:
         setattr(card.data, key, value)
     before, _, rest = card.text.partition(USE)
     settings = rest[rest.find(SETTINGS) :] if SETTINGS in rest else ""
-    use = how_to_use(about.name)
-    if not about.merged:
-        use = how_to_use(about.name, about.base_name, about.revision, about.base.quantization, about.base.dtype)
+    base = about.base
+    adapter = (
+        ("", None, None, "auto") if about.merged else (about.base_name, about.revision, base.quantization, base.dtype)
+    )
+    use = how_to_use(about.name, *adapter, trained_system(about.folder))
     sections = [before.strip(), use, _near(about), _results(about.results), _limits(about, licence), settings.strip()]
     card.text = "\n" + "\n\n".join(section for section in sections if section) + "\n"
     text = str(card)

@@ -33,6 +33,7 @@ from torch import nn
 
 from luthier.errors import ModelError, Problem
 from luthier.generate.load import final_folder
+from luthier.generate.system import trained_system
 from luthier.generate.weights import FILES, TRAINED_ON, Base, format_of_files, load_tuned
 from luthier.model.forward import DTYPES
 from luthier.model.store import save_trained
@@ -141,5 +142,6 @@ def write_folder(merged: Merged, folder: Path) -> None:
             shutil.copyfile(file, folder / file.name)
     base = merged.base
     origin = {"base": base.name or None, "revision": base.revision, "merged_onto": merged.onto or None}
-    written = {**origin, "dtype": str(merged.dtype).removeprefix("torch."), "quantization": None, FILES: base.files}
+    numbers = {"dtype": str(merged.dtype).removeprefix("torch."), "quantization": None, FILES: base.files}
+    written = {**origin, **numbers, "system": trained_system(merged.run) or None}
     (folder / TRAINED_ON).write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")

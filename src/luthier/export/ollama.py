@@ -187,7 +187,9 @@ def _text(text: str) -> str:
     return text
 
 
-def modelfile(gguf: str, pieces: Pieces, stops: Sequence[str], context: int, odd: Sequence[str]) -> str:
+def modelfile(
+    gguf: str, pieces: Pieces, stops: Sequence[str], context: int, odd: Sequence[str], system: str = ""
+) -> str:
     """The Modelfile.
 
     Args:
@@ -196,15 +198,19 @@ def modelfile(gguf: str, pieces: Pieces, stops: Sequence[str], context: int, odd
         stops: Texts that end an answer.
         context: Longest text in tokens.
         odd: For which contents the template is not the one of the training.
+        system: The message of conversations that bring none; empty for none.
     """
     lines = ["# Made by Luthier. ollama create NAME -f Modelfile"]
     lines += [f"# Not as in training: {one_line(kind)}" for kind in odd]
     lines += [f"FROM ./{gguf}", f'TEMPLATE """{go_template(pieces)}"""', f"PARAMETER num_ctx {context}"]
+    lines += [f'SYSTEM """{system}"""'] if system else []
     lines += [f"PARAMETER stop {json.dumps(stop, ensure_ascii=False)}" for stop in stops]
     return "\n".join(lines) + "\n"
 
 
-def modelfile_of(gguf: str, tokenizer: Any, stop_ids: Sequence[int], context: int, bos: str) -> tuple[str, str]:
+def modelfile_of(
+    gguf: str, tokenizer: Any, stop_ids: Sequence[int], context: int, bos: str, system: str = ""
+) -> tuple[str, str]:
     """The Modelfile of a run, and what there is to say of it.
 
     Args:
@@ -213,6 +219,7 @@ def modelfile_of(gguf: str, tokenizer: Any, stop_ids: Sequence[int], context: in
         stop_ids: What ends an answer.
         context: Longest text in tokens.
         bos: Text that Ollama will put in front itself, because the file says so; empty where it does not.
+        system: The system message of the training; empty for none.
 
     Raises:
         RefusedError: E-EXPORT-005.
@@ -222,8 +229,10 @@ def modelfile_of(gguf: str, tokenizer: Any, stop_ids: Sequence[int], context: in
         return str(tokenizer.apply_chat_template(messages, add_generation_prompt=generate, tokenize=False))
 
     pieces, odd = find_pieces(render)
+    if '"""' in system or system != system.strip().strip('"'):  # a Modelfile knows no way to write them
+        odd, system = [*odd, "its system message, which Ollama has to be given with each request"], ""
     stops = [tokenizer.decode([token], skip_special_tokens=False) for token in stop_ids]
-    text = modelfile(gguf, pieces.without(bos) if bos else pieces, stops, context, odd)
+    text = modelfile(gguf, pieces.without(bos) if bos else pieces, stops, context, odd, system)
     exact = f"the template of the training, tried on {len(_ROLES) * len(_PLAIN)} conversations"
     return text, f"{MODELFILE}: {exact}" + (f"; NOT for {', '.join(odd)}." if odd else ".")
 
@@ -233,7 +242,7 @@ def _companion(tuned: Tuned) -> Companion:
 
     bos = tuned.tokenizer.bos_token if adds_bos(tuned.tokenizer) else ""
     context = context_length(unwrap(tuned.model).config)
-    return Companion(MODELFILE, *modelfile_of(FILE, tuned.tokenizer, tuned.stop_ids, context, bos))
+    return Companion(MODELFILE, *modelfile_of(FILE, tuned.tokenizer, tuned.stop_ids, context, bos, tuned.system))
 
 
 export_ollama = partial(export_gguf, name="ollama", companion=_companion)

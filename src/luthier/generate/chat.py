@@ -13,12 +13,10 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from luthier.data.template import adds_nothing
-from luthier.errors import ModelError, Problem
-from luthier.errors.trace import brief
 from luthier.events.printable import printable
 from luthier.generate.choosing import Sampling
 from luthier.generate.load import Tuned
+from luthier.generate.system import check_system, first_turn
 
 Speaker = Literal["base", "tuned"]
 _PROBE = [
@@ -63,7 +61,7 @@ class Chat:
         speakers: In which order: `("tuned",)`, or `("base", "tuned")`.
         sampling: How they write.
         remembers: Whether earlier turns are part of the prompt.
-        system: What a system message says, before the first turn; empty: none.
+        system: What a system message says, before the first turn; empty: none. None: as in training.
 
     Raises:
         ModelError: E-EVAL-029 when the run's template has no place for a system message.
@@ -73,11 +71,13 @@ class Chat:
     speakers: tuple[Speaker, ...] = ("tuned",)
     sampling: Sampling = field(default_factory=Sampling)
     remembers: bool = True
-    system: str = ""
+    system: str | None = None
     _turns: dict[Speaker, list[dict[str, str]]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.remembers = self.remembers and holds_conversations(self.tuned)
+        if self.system is None:
+            self.system = self.tuned.system
         check_system(self.tuned, self.system)
 
     def reset(self) -> None:
@@ -118,41 +118,8 @@ class Chat:
         return whole
 
     def _messages(self, speaker: Speaker, text: str) -> list[dict[str, str]]:
-        return [*self._turns[speaker], _user(text)] if speaker in self._turns else first_turn(text, self.system)
-
-
-def first_turn(text: str, system: str = "") -> list[dict[str, str]]:
-    """The messages of a question, with a system message where there is one."""
-    return [*([{"role": "system", "content": system}] if system else []), _user(text)]
-
-
-def _user(text: str) -> dict[str, str]:
-    return {"role": "user", "content": text}
-
-
-def check_system(tuned: Tuned, system: str) -> None:
-    """Whether the run's template writes a system message where the model reads it.
-
-    Raises:
-        ModelError: E-EVAL-029, it does not.
-    """
-    if not system:
-        return
-    found = ""
-    try:
-        template = tuned.tokenizer.get_chat_template()
-        shown, other = (
-            tuned.tokenizer.apply_chat_template(first_turn("Add", text), add_generation_prompt=True, tokenize=False)
-            for text in (system, f"{system} And so on.")
-        )
-        if adds_nothing(template):
-            found = "the run was trained on texts as they are, and knows no system message"
-        elif shown == other:
-            found = "the run's chat template leaves a system message out"
-    except Exception as error:  # a template is a program: it may raise anything
-        found = f"the run's chat template refuses a system message: {brief(error)}"
-    if found:
-        raise ModelError(Problem("E-EVAL-029", found, "leave --system out, or write it into the question", "--system"))
+        earlier = self._turns.get(speaker)
+        return first_turn(text, self.system or "") if earlier is None else [*earlier, *first_turn(text)]
 
 
 def holds_conversations(tuned: Tuned) -> bool:
@@ -168,14 +135,15 @@ def holds_conversations(tuned: Tuned) -> bool:
 
 
 def once(
-    tuned: Tuned, text: str, speakers: Sequence[Speaker], sampling: Sampling, system: str = ""
+    tuned: Tuned, text: str, speakers: Sequence[Speaker], sampling: Sampling, system: str | None = None
 ) -> list[dict[str, Any]]:
-    """One answer of each speaker, as it is, for programs.
+    """One answer of each speaker, as it is, for programs; `system` is as in `Chat`.
 
     Raises:
         ModelError: E-EVAL-020 when there is no room for an answer; E-EVAL-023 when there is no base; E-EVAL-029 when
             the template has no place for a system message.
     """
+    system = tuned.system if system is None else system
     check_system(tuned, system)
     answers = []
     for speaker in speakers:

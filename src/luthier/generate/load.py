@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,6 +32,7 @@ from luthier.data.template_limits import exceeded
 from luthier.errors import ModelError, Problem
 from luthier.errors.trace import brief
 from luthier.generate.choosing import Sampling
+from luthier.generate.system import Conversation, first_turn, trained_system
 from luthier.generate.weights import Base, add_adapter, fits_beside, load_base, load_tuned
 from luthier.generate.writing import Answer, Hear
 from luthier.generate.writing import write as write_answers
@@ -51,6 +52,7 @@ class Tuned:
         base: The model that the run started from.
         adapter: Name of its adapter in `model`, which others may share.
         beside: Another model that `as_base` answers with in place of `base`.
+        system: The system message that a bare instruction is asked with: that of the training, where all rows had one.
     """
 
     model: nn.Module
@@ -59,6 +61,7 @@ class Tuned:
     base: Base
     adapter: str = "default"
     beside: Base | None = None
+    system: str = ""
     _base_model: nn.Module | None = None
 
     def __repr__(self) -> str:
@@ -78,7 +81,7 @@ class Tuned:
 
     def generate_many(
         self,
-        instructions: Sequence[str],
+        instructions: Sequence[Conversation],
         max_new_tokens: int = 256,
         temperature: float = 0.0,
         seed: int | None = None,
@@ -87,7 +90,7 @@ class Tuned:
         """The answers to many instructions, in their order; several are written at once, which is many times faster.
 
         Args:
-            instructions: What the user wants.
+            instructions: What the user wants; any may be a conversation, as in `prompt_ids`.
             max_new_tokens: Longest answer.
             temperature: 0 is greedy and repeatable; higher is more varied.
             seed: Makes a temperature repeatable.
@@ -98,7 +101,7 @@ class Tuned:
 
     def stream(
         self,
-        conversation: str | Sequence[Mapping[str, str]],
+        conversation: Conversation,
         write: Callable[[str], None],
         max_new_tokens: int = 256,
         temperature: float = 0.0,
@@ -123,9 +126,7 @@ class Tuned:
         self.say(conversation, hear, Sampling(max_new_tokens, temperature))
         return "".join(said)
 
-    def say(
-        self, conversation: str | Sequence[Mapping[str, str]], write: Callable[[str], None], sampling: Sampling
-    ) -> Answer:
+    def say(self, conversation: Conversation, write: Callable[[str], None], sampling: Sampling) -> Answer:
         """As `stream`, in any way that `Sampling` knows.
 
         Returns:
@@ -177,18 +178,17 @@ class Tuned:
         prompts = [self.tokenizer(text).input_ids for text in texts]
         return self._written(prompts, Sampling(max_new_tokens, temperature, seed=seed, stop=tuple(stops)), progress)
 
-    def prompt_ids(self, conversation: str | Sequence[Mapping[str, str]]) -> list[int]:
+    def prompt_ids(self, conversation: Conversation) -> list[int]:
         """Token ids of the prompt, as the rows of the training began.
 
         Args:
-            conversation: An instruction, or messages that end with the user.
+            conversation: An instruction, asked with `system`; or messages that end with the user, as they are.
         """
-        user_only = isinstance(conversation, str)
-        messages = [{"role": "user", "content": conversation}] if user_only else list(conversation)
+        messages = first_turn(conversation, self.system) if isinstance(conversation, str) else list(conversation)
         text = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
         return with_bos(self.tokenizer, plain_ids(self.tokenizer, [text])[0])
 
-    def fits(self, conversation: str | Sequence[Mapping[str, str]]) -> bool:
+    def fits(self, conversation: Conversation) -> bool:
         """Whether the model's context has room for an answer to it."""
         try:
             rooms(self.model, [self.prompt_ids(conversation)], 1)
@@ -305,7 +305,7 @@ def _tuned(folder: Path, origin: Base, model: nn.Module, adapter: str) -> Tuned:
         stop_ids = tuple(stops) if isinstance(stops, list) else (stops,)
         if not _are_ids(stops):
             raise ValueError(f"eos_token_id is {stops!r}")
-        tuned = Tuned(model, load_tokenizer(folder), stop_ids, origin, adapter)
+        tuned = Tuned(model, load_tokenizer(folder), stop_ids, origin, adapter, system=trained_system(folder))
         try_prompt(tuned)
     except Exception as error:  # tokenizers raise everything from KeyError to bare Exception for a broken file
         found = f"tokenizer, chat template or generation config is damaged: {brief(error)}"

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from luthier.events.printable import one_line, short_name
 from luthier.generate.chat import Chat, Speaker
+from luthier.generate.system import in_words
 
 HELP = """\
 /reset   forget the conversation so far
@@ -70,6 +71,8 @@ def _greeting(chat: Chat, run: str) -> Text:
     greeting = Text.assemble(("Luthier", "bold cyan"), "  ", (one_line(run), "bold"))
     if base:
         greeting.append(f"  on {base}, {chat.tuned.base.numbers}", "dim")
+    if chat.system:
+        greeting.append(f"\nIt is asked {in_words(chat.system)}.", "dim")
     memory = "" if chat.remembers else "  Each question stands alone: the run's template holds no conversation."
     return greeting.append(f"\n/help lists the commands, Ctrl-C stops an answer, Ctrl-D ends.{memory}", "dim")
 

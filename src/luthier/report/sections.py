@@ -11,6 +11,7 @@ import math
 import shlex
 import time
 from collections.abc import Sequence
+from pathlib import PurePath
 from typing import Any
 
 from luthier.config.tree import shown
@@ -25,6 +26,9 @@ from luthier.monitor.statistics import time_left
 from luthier.report.results import Row, Share
 from luthier.report.run import Attempt, Run
 
+FINAL = "final_model"
+_QUICKSTART = ("luthier", "quickstart", "rows")
+"""Where its rows lie in the package, on whatever machine it was."""
 _MOST_SAMPLES = 8
 _LONGEST_VALUE = 200
 
@@ -232,13 +236,25 @@ def measured(run: Run) -> str:
         )
         parts.append(table(("", "in % (95 % CI)"), [(text(name), _share(share)) for name, share in scored.shares]))
     if not run.results.compared:
-        place = shlex.quote(str(run.path))
-        command = f"luthier compare {place} --tasks quickstart --json {place}/comparison.json"
-        parts.append(
-            _unknown("Not measured: base and tuned model were not compared, or no file says so. This does it:")
-        )
-        parts.append(f"<pre>{lines(command)}</pre>\n<p>Then make this page again.</p>")
+        parts.append(_not_compared(run))
     return "\n".join(parts)
+
+
+def _not_compared(run: Run) -> str:
+    """What would have to be done; only what can be done with what lies here."""
+    said = "Not measured: base and tuned model were not compared, or no file says so."
+    folder = run.path if run.path.is_dir() else run.path.parent
+    if run.get("model.from_scratch"):
+        return _unknown(f"{said} It was trained from random weights, so it has no base of its own.")
+    if not (folder / FINAL).is_dir():
+        return _unknown(f"{said} There is no {FINAL} here to be compared.")
+    sources: Any = run.get("data.datasets") or []
+    at_home = [PurePath(str(one["path"])).parts[-4:-1] == _QUICKSTART for one in sources if isinstance(one, dict)]
+    tasks = "quickstart" if at_home and all(at_home) else "tasks.jsonl"
+    about = "" if tasks == "quickstart" else " tasks.jsonl is a file of yours: a question and its answer in each line."
+    place = shlex.quote(str(folder))
+    command = f"luthier compare {place} --tasks {tasks} --json {place}/comparison.json"
+    return f"{_unknown(f'{said} This does it:')}\n<pre>{lines(command)}</pre>\n<p>Then make this page again.{about}</p>"
 
 
 def _compared(row: Row) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ from typing import Any
 
 from luthier.errors import ModelError, Problem
 from luthier.generate.load import Tuned, final_folder, load_several
+from luthier.generate.system import check_system
 from luthier.generate.weights import Base, read_json, require_trained_on
 from luthier.serve.refusals import ApiError
 
@@ -51,13 +52,16 @@ class Served:
     def chat_ids(self, conversation: Sequence[Mapping[str, str]]) -> list[int]:
         """Token ids of a conversation in the template of the training.
 
+        A conversation without a system message of its own begins with that of the training, if there was one.
+
         Raises:
             ApiError: 400 when the template cannot hold it.
         """
+        asked = list(conversation)
+        if self.tuned.system and not any(turn["role"] == "system" for turn in asked):
+            asked.insert(0, {"role": "system", "content": self.tuned.system})
         try:
-            shown = self.tuned.tokenizer.apply_chat_template(
-                list(conversation), add_generation_prompt=True, tokenize=False
-            )
+            shown = self.tuned.tokenizer.apply_chat_template(asked, add_generation_prompt=True, tokenize=False)
         except Exception as error:  # a template is a program: it may raise anything
             message = f"the chat template of '{self.name}' cannot hold this conversation: {error}"
             raise ApiError(400, message, param="messages", code="unsupported_conversation") from error
@@ -69,7 +73,7 @@ class Served:
             if not place and said not in shown:
                 message = f"the chat template of '{self.name}' leaves out the {turn['role']} message {number}"
                 raise ApiError(400, message, param=f"messages.{number}", code="unsupported_conversation")
-        return self.tuned.prompt_ids(conversation)
+        return self.tuned.prompt_ids(asked)
 
     def text_ids(self, prompt: str | Sequence[int]) -> list[int]:
         """Token ids of a plain prompt.
@@ -110,19 +114,23 @@ def short_name(path: str) -> str:
     return parts[-1]
 
 
-def load_models(runs: Mapping[str, str], base: str | None = None) -> dict[str, Served]:
+def load_models(runs: Mapping[str, str], base: str | None = None, system: str | None = None) -> dict[str, Served]:
     """Load all runs and name them and their bases.
 
     Args:
         runs: Name -> folder.
         base: Where the base model of all of them is, when it is not where it was in training.
+        system: The system message of conversations that have none, empty for none; None: that of each run's training.
 
     Raises:
-        ModelError: Of `generate.load`.
+        ModelError: Of `generate.load`; E-EVAL-029 when a template has no place for a system message.
     """
     models = {
         name: Served(name, tuned) for name, tuned in zip(runs, load_several(list(runs.values()), base), strict=True)
     }
+    for served in models.values() if system is not None else ():
+        check_system(served.tuned, system or "")
+        served.tuned.system = system or ""
     seen: list[Any] = []
     for served in list(models.values()):
         model = served.tuned.model

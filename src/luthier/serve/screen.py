@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from luthier.events.printable import one_line, short_name
+from luthier.generate.system import in_words
 from luthier.serve.door import is_local
 from luthier.serve.models import Served
 
@@ -34,6 +35,7 @@ def greet(console: Console, models: Mapping[str, Served], address: tuple[Any, ..
     for name, model in models.items():
         base = short_name(model.tuned.base.name)
         what = f"the base, {model.tuned.base.numbers}" if model.is_base else f"on {base}" if base else "its own weights"
+        what = ", ".join(filter(None, (what, in_words(model.tuned.system))))
         table.add_row("", Text(one_line(name), "bold"), Text(what, "dim"))
     console.print(table)
     first = one_line(next(iter(models)))

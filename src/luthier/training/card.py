@@ -42,7 +42,7 @@ _USE = """## Use
 {imports}
 tokenizer = AutoTokenizer.from_pretrained("{folder}")
 {load}
-messages = [{{"role": "user", "content": "Write a Python function that reverses a string"}}]
+messages = [{system}{{"role": "user", "content": "Write a Python function that reverses a string"}}]
 inputs = tokenizer.apply_chat_template(
     messages, add_generation_prompt=True, return_tensors="pt", return_dict=True
 )
@@ -56,6 +56,7 @@ def how_to_use(
     revision: str | None = None,
     four_bits: Mapping[str, Any] | None = None,
     dtype: str = "auto",
+    system: str = "",
 ) -> str:
     """The section of a card that shows how plain transformers and peft load the model.
 
@@ -65,6 +66,7 @@ def how_to_use(
         revision: The base's commit on the hub, where the run pinned one.
         four_bits: How bitsandbytes stored the base in training; the adapter belongs on these values. None: it did not.
         dtype: In which format they are multiplied; `auto`: nobody knows.
+        system: The system message that all rows had; empty for none.
     """
     names = ["AutoModelForCausalLM", "AutoTokenizer", *(["BitsAndBytesConfig"] if four_bits else [])]
     imports = f"from transformers import {', '.join(names)}\n"
@@ -79,11 +81,12 @@ def how_to_use(
     if base:
         imports += "from peft import PeftModel\n"
         load += f'\nmodel = PeftModel.from_pretrained(model, "{folder}")'
-    return _USE.format(folder=folder, imports=imports, load=load)
+    before = f'{{"role": "system", "content": {system!r}}}, ' if system else ""
+    return _USE.format(folder=folder, imports=imports, load=load, system=before)
 
 
-def card(plan: Plan, state: TrainState) -> str:
-    """README.md of the final model, in the format of the hub."""
+def card(plan: Plan, state: TrainState, system: str = "") -> str:
+    """README.md of the final model, in the format of the hub; `system` as in `how_to_use`."""
     config = plan.config
     base = config.model.model_name_or_path
     adapter = config.training.finetuning_type == "lora"
@@ -110,6 +113,7 @@ def card(plan: Plan, state: TrainState) -> str:
             config.model.revision,
             quantization.model_dump(exclude={"base_precision"}) if adapter and quantization.load_in_4bit else None,
             config.model.dtype,
+            system,
         ),
         plan=dump_plan_yaml(plan, {}).strip(),
     )

@@ -1,7 +1,8 @@
 """`final_model/`: the adapter, its tokenizer and exact chat template, how to generate, and a model card.
 
 `luthier.json` adds what neither adapter_config.json nor config.json says: which base it was, the hashes of its weights,
-and in which number format they were frozen while the adapter learned to work with them.
+in which number format they were frozen while the adapter learned to work with them, and the system message that all
+rows had, if they had one.
 
 Everything that comes after training reads this folder and nothing else, and so does any tool that reads peft's format.
 """
@@ -70,9 +71,9 @@ def save_final(
             pad_token_id=tokenizer.pad_token_id,
             do_sample=False,
         ).save_pretrained(folder)
-        written = {**trained_on(plan), "base_files": weights_of(base_hashes)}
+        written = {**trained_on(plan), "system": data.system or None, "base_files": weights_of(base_hashes)}
         (folder / TRAINED_ON).write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
-        (folder / "README.md").write_text(card(plan, state), encoding="utf-8")
+        (folder / "README.md").write_text(card(plan, state, data.system), encoding="utf-8")
 
     commit(output_dir / FINAL, fill)
 

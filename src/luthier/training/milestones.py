@@ -215,7 +215,7 @@ def _answers(job: Run) -> Iterator[Sampled | Notice]:
             options["synced_gpus"] = True  # who is done goes on until all are
         try:
             stop_ids = job.data.template.stop_ids(job.tokenizer)
-            ids = job.data.template.prompt_ids(job.tokenizer, prompt)
+            ids = job.data.prompt_ids(job.tokenizer, prompt)
             with autocast(job.plan), job.watchdog.watching("a sample", state.step):
                 answer = continue_ids(job.model, ids, stop_ids, settings.sample_max_new_tokens, **options)
             text = job.tokenizer.decode(answer)

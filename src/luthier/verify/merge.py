@@ -29,6 +29,7 @@ from luthier.export.agree import Agreement, agreement, reference
 from luthier.export.prompts import BUILT_IN
 from luthier.export.run import Options, ask, load_plain
 from luthier.generate.load import Tuned, final_folder, load
+from luthier.generate.system import first_turn
 from luthier.generate.weights import TRAINED_ON, Base, read_json
 from luthier.machine.memory import free_memory
 from luthier.model.vet import vet
@@ -137,7 +138,7 @@ def _same_ids(tuned: Tuned, folder: Path) -> list[bool]:
             raise ModelError(Problem("E-MODEL-012", found, "merge again", str(folder)))
 
         def ids(tokenizer: Any, text: str) -> Any:
-            messages = [{"role": "user", "content": text}]
+            messages = first_turn(text, tuned.system)
             return tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)["input_ids"]
 
         return [tuned.prompt_ids(text) == ids(tuned.tokenizer, text) == ids(saved, text) for text in BUILT_IN]

@@ -34,21 +34,25 @@ EVALUATE: dict[str, Explanation] = {
     ),
     "E-EVAL-021": Explanation(
         title="the tasks cannot be read",
-        why="a comparison needs questions whose answers can be checked by running them",
+        why="a comparison needs questions whose answers can be checked",
         text=(
             "Tasks are sets (`quickstart`, `mbpp`, `humaneval`, with a split `mbpp:validation` and a file "
             "`mbpp=mbpp.jsonl` where you like), or a file of yours with one JSON object a line, each with an "
-            "`instruction` or `prompt` (what to ask) and `tests` (a list of assert statements that the answer must "
-            "pass). Check the path, and that the file is UTF-8 text and not empty; a file named .gz is unpacked."
+            "`instruction` or `prompt` (what to ask), and `tests` (a list of assert statements that the answer must "
+            "pass) or `answer` (the text that it must be). Check the path, and that the file is UTF-8 text and not "
+            "empty; a file named .gz is unpacked."
         ),
     ),
     "E-EVAL-022": Explanation(
         title="a task is wrong",
         why="a question without a sound test would count as passed or failed for the wrong reason",
         text=(
-            "A line of your tasks file is not a JSON object with `instruction` (text) and `tests` (a list of assert "
-            "statements in Python, at least one). `task_id` (each only once), `split`, `entry_point` and `output` may "
-            "be there too. A context such as alpaca's `input` is part of the question: write it into the instruction. "
+            "A line of your tasks file is not a JSON object with `instruction` (text) and either `tests` (a list of "
+            "assert statements in Python, at least one) or `answer` (a text, or a list of texts of which any counts; "
+            "`match` says how it is compared: exact, contains, number or regex). A pattern that cannot be read, takes "
+            "more than two seconds or is found in an empty answer is refused. `system`, `task_id` (each only once), "
+            "`split`, `entry_point` and `output` may be there too. A context such as alpaca's `input` is part of the "
+            "question: write it into the instruction. "
             "The message names the line and what is wrong with it."
         ),
     ),
@@ -107,9 +111,19 @@ EVALUATE: dict[str, Explanation] = {
         title="the template has no place for a system message",
         why="words that the model is not given would seem to have been asked",
         text=(
-            "--system puts a system message before the first question, as rows of messages with one are trained. The "
+            "--system, or `system` in a task, puts a system message before the first question, as rows of messages "
+            "with one are trained. The "
             "run's chat template refuses such messages or leaves them out, or the run was trained on texts as they "
             "are. Write what it should say into the question."
+        ),
+    ),
+    "E-EVAL-030": Explanation(
+        title="patterns cannot be tried here",
+        why="a pattern may take for ever on a text that nobody foresaw, so none is tried where it could not be ended",
+        text=(
+            "Tasks with `match: regex` are judged in a process of its own, with little time and memory for an answer. "
+            "It did not start, or ended without a verdict; the message says what it said last. Usually memory or "
+            "processes are short: free some and run the same command again. Answers are kept."
         ),
     ),
 }

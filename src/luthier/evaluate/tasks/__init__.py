@@ -1,9 +1,9 @@
-"""Tasks: questions whose answers are checked by running them. One small file a set; this is their registry.
+"""Tasks: questions whose answers are run, or compared with a text. One small file a set; this is their registry.
 
     --tasks quickstart,mbpp:validation,humaneval=data/HumanEval.jsonl.gz,mine.jsonl
             set        set  split      set       its file                user's own file
 
-Not covered: tasks that are judged by another model, or by comparing text; paths with a comma in them.
+Not covered: tasks that are judged by another model; paths with a comma in them.
 """
 
 from __future__ import annotations

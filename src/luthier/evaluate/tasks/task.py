@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from luthier.errors import DataError, Problem
+from luthier.evaluate.matching import MATCHES, Expected, only_number, wrong_patterns
 from luthier.evaluate.sandbox.verdict import parsed, read_tests
 
 _OPTIONAL = ("task_id", "split", "entry_point", "output")
-FIX = "one JSON object a line with instruction (text) and tests (a list of assert statements)"
+_MEANT = ("expected", "answers", "label", "target", "reference", "output", "completion", "response")
+FIX = "one JSON object a line with instruction (text), and tests (a list of assert statements) or answer (text)"
 DOCSTRING_STOPS = ("\nclass", "\nassert", '\n"""', "\nprint", "\nif", "\n```")
 
 
@@ -33,17 +35,19 @@ class Completion:
 
 @dataclass(frozen=True)
 class Task:
-    """A question whose answer is code, and the statements that the code must pass.
+    """A question, and what its answer must be: code that passes statements, or a text.
 
     Attributes:
         task_id: Its name, unique in its set.
         split: The group that it is counted in; empty where there are none.
         instruction: What the model is asked.
-        tests: Assert statements in Python, each by itself.
+        tests: Assert statements in Python, each by itself; empty where the answer is a text.
         entry_point: Name of the function that the tests call; empty where nobody has said.
         reference: An answer that passes; empty where there is none.
         preamble: Code that the question gives and the tests need (imports, helpers); it comes before the answer's code.
         completion: The same question for a model without a chat template; None: `as_completion` makes it.
+        expected: What the answer must be where it is a text; None where it is code.
+        system: The system message that it is asked with, empty for none; None: that of the run.
     """
 
     task_id: str
@@ -54,10 +58,19 @@ class Task:
     reference: str = ""
     preamble: str = ""
     completion: Completion | None = None
+    expected: Expected | None = None
+    system: str | None = None
 
     @property
     def as_completion(self) -> Completion:
-        """The set's own; else the instruction as a docstring, under which code follows (Fried et al. 2022, InCoder)."""
+        """The set's own; else the instruction as a docstring, under which code follows (Fried et al. 2022, InCoder).
+
+        One whose answer is a text is gone on from as it stands, up to an empty line, or to the end of the line where
+        all of an answer of one line is compared.
+        """
+        if self.expected is not None:
+            lines = self.expected.match != "exact" or any("\n" in text.strip() for text in self.expected.texts)
+            return Completion(self.instruction, ("\n\n",) if lines else ("\n",))
         return self.completion or Completion(f'"""\n{self.instruction.strip()}\n"""\n', DOCSTRING_STOPS)
 
 
@@ -72,14 +85,16 @@ def read_tasks(lines: Iterable[str], name: str, make: Make | None = None, fix: s
     Args:
         lines: One JSON object each.
         name: Of the file, for error messages and for the ids of tasks without one.
-        make: What a row means. Default: `instruction` or `prompt`, `tests`, and perhaps `task_id`, `split`,
-            `entry_point`, `output`.
+        make: What a row means. Default: `instruction` or `prompt`, `tests` or `answer` (with `match`), and perhaps
+            `system`, `task_id`, `split`, `entry_point`, `output`.
         fix: What a wrong line should have been.
 
     Raises:
         DataError: E-EVAL-022 for each kind of wrong line (the first ten), E-EVAL-021 when there is no task at all.
+        RunError: E-EVAL-030, patterns cannot be tried here.
     """
     tasks: list[Task] = []
+    patterns: dict[str, list[int]] = {}
     wrong: dict[str, list[int]] = {}
     first_line: dict[str, int] = {}
     for number, line in enumerate(lines, 1):
@@ -94,8 +109,13 @@ def read_tasks(lines: Iterable[str], name: str, make: Make | None = None, fix: s
             continue
         first_line[task.task_id] = number
         tasks.append(task)
+        if task.expected and task.expected.match == "regex":
+            for pattern in task.expected.texts:
+                patterns.setdefault(pattern, []).append(number)
+    for pattern, found in wrong_patterns(list(patterns)).items():
+        wrong.setdefault(found, []).extend(patterns[pattern])
     if wrong:
-        kinds = list(wrong.items())[:_MOST_KINDS]
+        kinds = sorted(wrong.items(), key=lambda kind: kind[1][0])[:_MOST_KINDS]
         raise DataError(
             *(Problem("E-EVAL-022", found + _more(lines), fix, f"{name}:{lines[0]}") for found, lines in kinds)
         )
@@ -122,14 +142,20 @@ def _task(row: dict[str, Any], number: int) -> Task:
     instruction = row.get("instruction") or row.get("prompt")
     if not (isinstance(instruction, str) and instruction.strip()):
         raise ValueError("instruction is missing or empty" if not instruction else "instruction is no text")
-    tests = sound_tests(row.get("tests"))
+    expected = _expected(row)
+    tests = sound_tests(row.get("tests")) if expected is None else ()
     if row.get("input"):
         raise ValueError("it has an input; write it into the instruction")
     for key in _OPTIONAL:
         if not isinstance(row.get(key, ""), str):
             raise ValueError(f"{key} is no text")
-    if any("\ud800" <= letter <= "\udfff" for letter in instruction):
-        raise ValueError("instruction has half a character in it (a surrogate)")
+    system = row.get("system")
+    if not isinstance(system, str | None):
+        raise ValueError("system is no text")
+    for name, texts in (("instruction", (instruction,)), ("system", (system or "",)),
+                        ("answer", expected.texts if expected else ())):  # fmt: skip
+        if any("\ud800" <= letter <= "\udfff" for letter in "".join(texts)):
+            raise ValueError(f"{name} has half a character in it (a surrogate)")
     return Task(
         task_id=row.get("task_id") or f"line {number}",
         split=row.get("split", ""),
@@ -137,7 +163,43 @@ def _task(row: dict[str, Any], number: int) -> Task:
         tests=tests,
         entry_point=row.get("entry_point", ""),
         reference=row.get("output", ""),
+        expected=expected,
+        system=system,
     )
+
+
+def _expected(row: dict[str, Any]) -> Expected | None:
+    """What the answer of a user's row must be; None where it has tests. Raises ValueError with what is wrong."""
+    answer, tests, match = (row.get(key) for key in ("answer", "tests", "match"))
+    if answer is None and "tests" not in row:
+        meant = next((f"; it has {name}: call that answer" for name in _MEANT if row.get(name)), "")
+        raise ValueError(f"it has neither tests nor an answer{meant}")
+    if answer is None:
+        if match is not None:
+            raise ValueError("match is there, and no answer that it could be about")
+        return None
+    if tests:
+        raise ValueError("it has tests and an answer; one of them decides, so leave the other out")
+    match = "exact" if match is None else match
+    if match not in MATCHES:
+        raise ValueError(f"match is {match!r:.60}, not {', '.join(MATCHES[:-1])} or {MATCHES[-1]}")
+    texts = answer if isinstance(answer, list) else [answer]
+    if not texts or any(isinstance(text, str) and not text.strip() for text in texts):
+        raise ValueError("answer is empty")
+    return Expected(tuple(_answer(text, match) for text in texts), match)
+
+
+def _answer(text: object, match: str) -> str:
+    if match == "number":
+        number = only_number(str(text)) if isinstance(text, str | int | float) and not isinstance(text, bool) else ""
+        if not number:
+            raise ValueError(f"answer is not one number: {str(text)[:60]}")
+        return number
+    if isinstance(text, int | float) and not isinstance(text, bool):
+        raise ValueError('answer is a number: add "match": "number", or write it in quotes')
+    if not isinstance(text, str):
+        raise ValueError("answer is no text, and no list of texts")
+    return text
 
 
 def text(row: dict[str, Any], key: str) -> str:

@@ -118,7 +118,7 @@ def sample_prompts(subject: Subject) -> Result:
     prompts, longest = subject.plan.config.evaluation.sample_prompts, 0
     for number, prompt in enumerate(prompts, 1):
         try:
-            ids = subject.data.template.prompt_ids(subject.tokenizer, prompt)
+            ids = subject.data.prompt_ids(subject.tokenizer, prompt)
         except Exception:  # `template_saved` says so
             continue
         if context is not None and len(ids) >= context:
