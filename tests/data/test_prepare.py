@@ -382,3 +382,19 @@ def test_a_source_of_bad_rows_only_is_an_error_even_when_they_are_dropped(tmp_pa
     with pytest.raises(DataError) as error:
         run(tokenizer, path, bad_rows="drop")
     assert {problem.code for problem in error.value.problems} == {"E-DATA-041"}
+
+
+def test_rows_in_the_cache_that_say_nothing_of_system_messages_are_read_again(tmp_path: Path, tokenizer: Any) -> None:
+    turns = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "One?"}]
+    rows = [{"messages": [*turns, {"role": "assistant", "content": str(number)}]} for number in range(3)]
+    path = write_jsonl(tmp_path / "a.jsonl", rows)
+    first = run(tokenizer, path)
+    assert first.system == "Be short." and run(tokenizer, path).report.sources[0].cached
+    (note,) = (tmp_path / "cache").glob("*.json")
+    content = json.loads(note.read_text())
+    del content["found"]["systems"]
+    note.write_text(json.dumps(content))
+    again = run(tokenizer, path)
+    assert again.system == "Be short." and not again.report.sources[0].cached
+    assert again.fingerprint == first.fingerprint, "the tokens are the same, so a run may go on"
+    assert texts(tokenizer, again.train)[0].startswith(tokenizer.decode(again.prompt_ids(tokenizer, "One?")))

@@ -71,12 +71,8 @@ def compare(
     from luthier.machine.libraries import library_output_to
 
     passages, console = read_passages(forgetting), open_console(plain_width=PLAIN_WIDTH)
-    with (
-        resumable(),
-        library_output_to(Path(os.devnull)),
-        sandbox_for(sets, unsafe) as sandbox,
-        telling(Console(stderr=True)) as say,
-    ):
+    quiet, screen = library_output_to(Path(os.devnull)), telling(Console(stderr=True))
+    with resumable(), quiet, sandbox_for(sets, unsafe) as sandbox, screen as say:
         options = Options(
             sandbox, max_new_tokens, prompt=prompt, passages=passages, fresh=fresh, say=say, system=system
         )
@@ -85,12 +81,12 @@ def compare(
         show(console, comparison, samples)
     if len(comparisons) > 1:
         show_summary(console, comparisons)
-    written = [(json_file, "every answer and number"), (html_file, "the page")] if comparisons else []
-    for path, what in written:
-        if path is not None:
-            text = path is html_file
-            write_text(path, page(comparisons, _ON_PAGE), "--html") if text else write_json(path, record(comparisons))
-            console.print(f"\n{what}: {path}", markup=False, soft_wrap=True)
+    if json_file and comparisons:
+        write_json(json_file, record(comparisons))
+        console.print(f"\nevery answer and number: {json_file}", markup=False, soft_wrap=True)
+    if html_file and comparisons:
+        write_text(html_file, page(comparisons, _ON_PAGE), "--html")
+        console.print(f"\nthe page: {html_file}", markup=False, soft_wrap=True)
     if failure:
         raise failure
     if any(comparison.overall.worse for comparison in comparisons):
