@@ -158,7 +158,7 @@ def footprint(
         # gate|up, its gradient and their product
         working = 6 * hidden + 6 * intermediate + 2 * (shape.queries + 2 * shape.keys)
         if on_cpu:  # of attention: queries, keys, their gradients and that of the output, gathered, most in float32
-            gathered = shape.queries * (4 + 2 * number) + shape.keys * (12 + number)
+            gathered = shape.queries * (8 + number) + shape.keys * 16
             working = max(working, 4 * hidden + 4 * (shape.queries + shape.keys) + int(_PADDED * gathered) // number)
         copied = (2 * trainable + layers * _beside(config, shape)) * number
     else:
