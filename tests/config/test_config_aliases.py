@@ -76,6 +76,20 @@ def test_every_renamed_key_sets_its_key_and_is_reported(write, name):
         ("evaluation_strategy: steps\neval_steps: 50", {"evaluation.eval_steps": 50}),
         ("save_strategy: no", {"checkpointing.save_steps": 0}),
         ("evals_per_epoch: 0", {"evaluation.eval_steps": 0}),
+        ("eval_strategy: epoch", {"evaluation.eval_steps": "epoch"}),
+        ("evaluation_strategy: epoch\neval_steps: null", {"evaluation.eval_steps": "epoch"}),
+        ("eval_steps:\neval_strategy: epoch", {"evaluation.eval_steps": "epoch"}),
+        ("evaluation_strategy: epoch\neval_strategy: epoch", {"evaluation.eval_steps": "epoch"}),
+        ("eval_strategy: steps", {"evaluation.eval_steps": None}),
+        ("eval_strategy: steps\neval_steps: 0.25", {"evaluation.eval_steps": 0.25}),
+        ("evals_per_epoch: 1", {"evaluation.eval_steps": "epoch"}),
+        ("save_strategy: epoch", {"checkpointing.save_steps": "epoch"}),
+        ("save_strategy: steps", {"checkpointing.save_steps": 500}),
+        ("save_strategy: steps\nsave_steps: 0.5", {"checkpointing.save_steps": 0.5}),
+        ("save_strategy: best", {"checkpointing.save_steps": 0}),
+        ("saves_per_epoch: 1", {"checkpointing.save_steps": "epoch"}),
+        ("logging_strategy: epoch", {"logging.logging_steps": "epoch"}),
+        ("logging_strategy: steps", {"logging.logging_steps": 10}),
         ("do_eval: false", {"evaluation.eval_steps": 0}),
         ("resume_from_checkpoint: true", {"checkpointing.resume_from_checkpoint": "auto"}),
         ("lora_target: all", {"lora.target_modules": "all-linear"}),
@@ -140,8 +154,9 @@ def test_e_cfg_009_keys_that_cannot_be_honoured(write, refused, name):
 @pytest.mark.parametrize(
     "line",
     [
-        "load_in_8bit: true", "quantization_bit: 8", "eval_strategy: epoch", "save_strategy: best",
-        "evals_per_epoch: 2",
+        "load_in_8bit: true", "quantization_bit: 8", "eval_strategy: best", "logging_strategy: no",
+        "save_strategy: epochs",
+        "evals_per_epoch: 2", "saves_per_epoch: 2",
         "lr_scheduler_kwargs: {num_cycles: 2}", "template: llama3",
     ],
 )  # fmt: skip
@@ -158,6 +173,20 @@ def test_e_cfg_006_an_alias_and_its_key_that_disagree(refused, write):
     (problem,) = refused("datasets: [{path: a, file: b}]\n")
     assert problem.code == "E-CFG-006"
     assert load(write("adapter: qlora\nload_in_4bit: true\n")).config.quantization.load_in_4bit
+
+
+def test_e_cfg_006_a_strategy_and_steps_that_say_something_else(refused, write):
+    for strategy, steps in (("epoch", 500), ("no", 0.5)):
+        (problem,) = refused(f"save_strategy: {strategy}\nsave_steps: {steps}\n")
+        assert problem.code == "E-CFG-006" and "save_strategy" in problem.found and problem.where.endswith(":2")
+    path = write("save_strategy: epoch\neval_steps: 50\n")
+    config = load(path, ["save_steps=0.5", "eval_strategy=epoch"]).config
+    assert (config.checkpointing.save_steps, config.evaluation.eval_steps) == (0.5, "epoch")
+
+
+def test_a_strategy_of_steps_says_how_many_that_is(write):
+    (note,) = load(write("eval_strategy: steps\n")).notes
+    assert "eval_steps says after how many, by default four times an epoch" in note
 
 
 @pytest.mark.parametrize(

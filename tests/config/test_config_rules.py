@@ -174,6 +174,26 @@ def test_who_puts_a_key_over_the_file_is_not_told_that_it_wins(plan):
     assert len(plan(config=given | {"training": {"num_train_epochs": 7, "max_steps": 5}}).warnings) == 1
 
 
+@pytest.mark.parametrize("off", ["val_set_size=0", "eval_steps=0", "eval_strategy=no"])
+def test_who_switches_evaluation_off_over_the_file_is_told_what_that_ends(plan, off):
+    given = {"model": {"model_name_or_path": "m"}, "data": {"datasets": ["d"]}}
+    written = given | {"evaluation": {"load_best_model_at_end": True, "early_stopping_patience": 3}}
+    facts = {"data": {"eval_rows": 0}} if "val_set" in off else {}
+    made = plan(off, config=written, **facts)
+    said = [warning for warning in made.warnings if "has no effect" in warning]
+    assert [warning.partition(":")[0] for warning in said] == ["early_stopping_patience", "load_best_model_at_end"]
+    assert all("0 (override" in warning for warning in said)
+    e = made.config.evaluation
+    assert (e.load_best_model_at_end, e.early_stopping_patience) == (False, None)
+
+
+def test_e_cfg_025_a_file_that_asks_for_the_best_of_nothing(plan):
+    with pytest.raises(ConfigError) as caught:
+        plan(config={"evaluation": {"load_best_model_at_end": True, "eval_strategy": "no"}})
+    (problem,) = caught.value.problems
+    assert problem.code == "E-CFG-025" and problem.fix == "load_best_model_at_end: false (or eval_steps: 100)"
+
+
 def test_every_advice_is_provoked_here():
     assert len(WARNED) == len(ADVICE) + 2  # one more rule warns (bfloat16 on CPU), and one advice is shown twice
 

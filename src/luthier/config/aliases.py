@@ -184,7 +184,6 @@ DECIDED: dict[str, str] = {
     "run_name": "a run is named after its output folder",
     "sample_packing_eff_est": _ITSELF,
     "save_on_each_node": _ITSELF,
-    "saves_per_epoch": "checkpoints are written every checkpointing.save_steps steps",
     "show_progress": "the screen follows the terminal",
     "strict": "unknown keys are always errors",
     "tf32": "Luthier picks matrix precision from the device",

@@ -52,11 +52,11 @@ class Placed:
     problems: list[Problem] = field(default_factory=list)
 
     def add(self, setting: Setting) -> None:
-        """Keep `setting`; the same key twice is fine only when both say the same."""
+        """Keep `setting`; the same key twice is fine only when both say the same, or one is null: not set."""
         first = self.settings.get(setting.key)
-        if first is None:
+        if first is None or first.node.value is None:
             self.settings[setting.key] = setting
-        elif first.node.plain() != setting.node.plain():
+        elif setting.node.value is not None and first.node.plain() != setting.node.plain():
             found = (
                 f"{printable(setting.spelled)} sets {setting.key}, which "
                 f"{printable(first.spelled)} ({first.node.place}) set to another value"
@@ -153,7 +153,7 @@ def _apply(placed: Placed, meaning: meanings.Meaning, spelled: str, node: Node) 
     became = " and ".join(f"{key}: {shown(value)}" for key, value in meaning.sets)
     reason = f" ({meaning.note})" if meaning.note else ""
     placed.notes.append(
-        f"{said} ({node.place}) " + (f"is {became} here{reason}." if became else "asks for nothing here.")
+        f"{said} ({node.place}) " + (f"is {became} here{reason}." if became else f"asks for nothing here{reason}.")
     )
 
 
