@@ -107,6 +107,9 @@ def test_the_place_of_a_clash_is_the_line_that_the_user_wrote(plan):
         (["load_best_model_at_end=false", "eval_steps=0"], {}),
         (["finetuning_type=full", "from_scratch=true"], {}),
         (["r=2048"], {}),
+        (["learning_rate=2e-3"], {"model": {"parameters": 5_800_000}}),
+        (["learning_rate=2e-3"], {"model": None}),
+        (["learning_rate=1e-3"], {}),
         (["min_learning_rate=2e-4"], {}),
         (["init_lora_weights=pissa"], {}),
         (["max_tokens_per_micro_batch=1800"], {}),
@@ -121,6 +124,7 @@ WARNED = [
     (["dtype=bfloat16"], {"machine": CPU}, "emulated"),
     (["max_seq_length=4096"], {"model": {"max_position_embeddings": 2048}}, "2,048 positions"),
     (["learning_rate=0.02"], {}, "very high for an adapter"),
+    (["learning_rate=2e-3"], {}, "0.002 (override) is high for an adapter on a base of 1,236 million parameters; 1e-4"),
     (["learning_rate=2e-3", "finetuning_type=full"], {}, "very high for full fine-tuning"),
     (["dtype=float16"], {}, "has not been measured"),
     (["lora_alpha=160"], {}, "scales the adapter by 10"),
@@ -195,7 +199,7 @@ def test_e_cfg_025_a_file_that_asks_for_the_best_of_nothing(plan):
 
 
 def test_every_advice_is_provoked_here():
-    assert len(WARNED) == len(ADVICE) + 2  # one more rule warns (bfloat16 on CPU), and one advice is shown twice
+    assert len(WARNED) == len(ADVICE) + 3  # one more rule warns (bfloat16 on CPU); one advice is shown three times
 
 
 def test_keys_with_their_default_are_never_called_useless(plan):
