@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import re
 
 import pytest
 
-from luthier.config import aliases, meanings
+from luthier.config import aliases, meanings, placing
 from luthier.config.keys import SECTIONS, by_name, keys, source_keys
 from luthier.config.load import load
 
@@ -195,7 +196,15 @@ def test_a_strategy_of_steps_says_how_many_that_is(write):
         ("learning_rat: 1", 'did you mean "learning_rate"? It belongs to the section training'),
         ("training:\n  learning_rat: 1", 'did you mean "learning_rate"?'),
         ("lora:\n  learning_rat: 1", "section training"),
-        ("micro_batch_siz: 1", "per_device_train_batch_size (section training)"),
+        (
+            "micro_batch_siz: 1",
+            'did you mean "per_device_train_batch_size" (section training)? micro_batch_size is its',
+        ),
+        ("eval_stratgy: epoch", 'did you mean "eval_strategy"? Here that is eval_steps: "epoch"'),
+        ("quantisation_bit: 8", "load_in_4bit: true"),
+        ("deepsped: true", "remove the line (deepspeed is another engine)"),
+        ("torch_compil: true", "remove the line: torch_compile has no effect here (Luthier brings its own kernels)"),
+        ("datasets: [{path: a, subst: main}]", 'did you mean "name"?'),
         ("quantizaton: 4bit", 'did you mean "quantization" (a section)?'),
         ("training.learning_rat: 1", 'did you mean "learning_rate"?'),
         ("datasets: [{path: a, formt: text}]", 'did you mean "format"?'),
@@ -203,7 +212,7 @@ def test_a_strategy_of_steps_says_how_many_that_is(write):
         ("lora:\n  use_rora: true", 'did you mean "use_dora"?'),
         ("data:\n  datasetn: [a]", 'did you mean "datasets"?'),
         ("lora:\n  rr: 8", 'did you mean "r"?'),
-        ("lora:\n  rnak: 8", 'did you mean "rank"? Here it is called r (section lora)'),
+        ("lora:\n  rnak: 8", 'did you mean "r" (section lora)? rank is its name in other tools'),
         ("zzzzzz: 1", "luthier schema"),
         ("<<: 1", "luthier schema"),
         ("pad_tokn: x", None),
@@ -213,3 +222,38 @@ def test_e_cfg_008_unknown_keys(refused, text, says):
     (problem,) = refused(text + "\n")
     assert problem.code == "E-CFG-008"
     assert says is None or says in problem.fix
+
+
+@pytest.mark.parametrize("name", [*aliases.UNSUPPORTED, *aliases.DECIDED])
+@pytest.mark.parametrize("more", ["new_{}", "{}_arguments", "no_{}_please"])
+def test_no_key_that_is_refused_or_without_effect_is_ever_suggested(refused, name, more):
+    word = more.format(name)
+    if word in placing._known(""):
+        pytest.skip("is known itself")
+    (problem,) = refused(f"{word}: 3\n")
+    suggested = re.findall('did you mean "([^"]+)"', problem.fix)
+    assert not set(suggested) & ({*aliases.UNSUPPORTED, *aliases.DECIDED, *aliases.RENAMED} - set(by_name()))
+
+
+@pytest.mark.parametrize(
+    ("line", "fix"),
+    [
+        ("max_train_samples: 500", 'split: "train[:500]"'),
+        ("use_cpu: true", "CUDA_VISIBLE_DEVICES"),
+        ("dataset_format: alpaca", "format: alpaca"),
+        ("use_loftq: true", "init_lora_weights: pissa"),
+        ("chat_template: qwen", "prompt_template: auto"),
+        ("rl: dpo", "remove the line"),
+    ],
+)
+def test_what_is_written_in_place_of_a_refused_key_is_no_refused_key(refused, write, line, fix):
+    (problem,) = refused(line + "\n")
+    assert problem.code == "E-CFG-009" and fix in problem.fix
+    written = problem.fix.removeprefix("remove the line").strip(" ()").partition(" (")[0].partition(", with")[0]
+    if not written.startswith("for the CPU"):
+        load(write(written.removeprefix("or ") + "\n"))
+
+
+def test_padding_side_and_unsloths_name_for_the_loss_on_answers(write):
+    loaded = load(write("padding_side: left\ntrain_on_responses_only: false\n"))
+    assert not loaded.config.data.completion_only_loss and "padding_side" in loaded.notes[0]

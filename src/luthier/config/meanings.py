@@ -136,7 +136,8 @@ def _template(value: Any) -> Meaning:
     if value is None or (isinstance(value, str) and (value in known or value.endswith(".jinja"))):
         return _one("data.prompt_template", known.get(value, value))
     return Meaning(
-        refused="names a template of another tool; Luthier uses the tokenizer's own", fix="prompt_template: chat"
+        refused="names a template of another tool; Luthier takes the tokenizer's own, or Alpaca's where it has none",
+        fix="prompt_template: auto (or the path of a .jinja file)",
     )
 
 
