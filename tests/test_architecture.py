@@ -198,5 +198,6 @@ def test_the_wheel_holds_luthier_and_nothing_else(tmp_path):
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.partition("/")[0] for name in names if ".dist-info/" not in name} == {"luthier"}
     assert {"luthier/py.typed", "luthier/data/templates/alpaca.jinja", "luthier/cli/main.py"} <= set(names)
-    assert {"luthier/configs/quickstart.yaml", "luthier/quickstart/base/model.safetensors"} <= set(names)
+    assert {"luthier/configs/quickstart.yaml", "luthier/configs/my_rows.yaml"} <= set(names)
+    assert "luthier/quickstart/base/model.safetensors" in names
     assert any(name.endswith("licenses/LICENSE") for name in names)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import re
 
 import pytest
 
-from luthier.config import aliases, meanings
+from luthier.config import aliases, meanings, placing
 from luthier.config.keys import SECTIONS, by_name, keys, source_keys
 from luthier.config.load import load
 
@@ -76,6 +77,20 @@ def test_every_renamed_key_sets_its_key_and_is_reported(write, name):
         ("evaluation_strategy: steps\neval_steps: 50", {"evaluation.eval_steps": 50}),
         ("save_strategy: no", {"checkpointing.save_steps": 0}),
         ("evals_per_epoch: 0", {"evaluation.eval_steps": 0}),
+        ("eval_strategy: epoch", {"evaluation.eval_steps": "epoch"}),
+        ("evaluation_strategy: epoch\neval_steps: null", {"evaluation.eval_steps": "epoch"}),
+        ("eval_steps:\neval_strategy: epoch", {"evaluation.eval_steps": "epoch"}),
+        ("evaluation_strategy: epoch\neval_strategy: epoch", {"evaluation.eval_steps": "epoch"}),
+        ("eval_strategy: steps", {"evaluation.eval_steps": None}),
+        ("eval_strategy: steps\neval_steps: 0.25", {"evaluation.eval_steps": 0.25}),
+        ("evals_per_epoch: 1", {"evaluation.eval_steps": "epoch"}),
+        ("save_strategy: epoch", {"checkpointing.save_steps": "epoch"}),
+        ("save_strategy: steps", {"checkpointing.save_steps": 500}),
+        ("save_strategy: steps\nsave_steps: 0.5", {"checkpointing.save_steps": 0.5}),
+        ("save_strategy: best", {"checkpointing.save_steps": 0}),
+        ("saves_per_epoch: 1", {"checkpointing.save_steps": "epoch"}),
+        ("logging_strategy: epoch", {"logging.logging_steps": "epoch"}),
+        ("logging_strategy: steps", {"logging.logging_steps": 10}),
         ("do_eval: false", {"evaluation.eval_steps": 0}),
         ("resume_from_checkpoint: true", {"checkpointing.resume_from_checkpoint": "auto"}),
         ("lora_target: all", {"lora.target_modules": "all-linear"}),
@@ -140,8 +155,9 @@ def test_e_cfg_009_keys_that_cannot_be_honoured(write, refused, name):
 @pytest.mark.parametrize(
     "line",
     [
-        "load_in_8bit: true", "quantization_bit: 8", "eval_strategy: epoch", "save_strategy: best",
-        "evals_per_epoch: 2",
+        "load_in_8bit: true", "quantization_bit: 8", "eval_strategy: best", "logging_strategy: no",
+        "save_strategy: epochs",
+        "evals_per_epoch: 2", "saves_per_epoch: 2",
         "lr_scheduler_kwargs: {num_cycles: 2}", "template: llama3",
     ],
 )  # fmt: skip
@@ -160,13 +176,35 @@ def test_e_cfg_006_an_alias_and_its_key_that_disagree(refused, write):
     assert load(write("adapter: qlora\nload_in_4bit: true\n")).config.quantization.load_in_4bit
 
 
+def test_e_cfg_006_a_strategy_and_steps_that_say_something_else(refused, write):
+    for strategy, steps in (("epoch", 500), ("no", 0.5)):
+        (problem,) = refused(f"save_strategy: {strategy}\nsave_steps: {steps}\n")
+        assert problem.code == "E-CFG-006" and "save_strategy" in problem.found and problem.where.endswith(":2")
+    path = write("save_strategy: epoch\neval_steps: 50\n")
+    config = load(path, ["save_steps=0.5", "eval_strategy=epoch"]).config
+    assert (config.checkpointing.save_steps, config.evaluation.eval_steps) == (0.5, "epoch")
+
+
+def test_a_strategy_of_steps_says_how_many_that_is(write):
+    (note,) = load(write("eval_strategy: steps\n")).notes
+    assert "eval_steps says after how many, by default four times an epoch" in note
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
         ("learning_rat: 1", 'did you mean "learning_rate"? It belongs to the section training'),
         ("training:\n  learning_rat: 1", 'did you mean "learning_rate"?'),
         ("lora:\n  learning_rat: 1", "section training"),
-        ("micro_batch_siz: 1", "per_device_train_batch_size (section training)"),
+        (
+            "micro_batch_siz: 1",
+            'did you mean "per_device_train_batch_size" (section training)? micro_batch_size is its',
+        ),
+        ("eval_stratgy: epoch", 'did you mean "eval_strategy"? Here that is eval_steps: "epoch"'),
+        ("quantisation_bit: 8", "load_in_4bit: true"),
+        ("deepsped: true", "remove the line (deepspeed is another engine)"),
+        ("torch_compil: true", "remove the line: torch_compile has no effect here (Luthier brings its own kernels)"),
+        ("datasets: [{path: a, subst: main}]", 'did you mean "name"?'),
         ("quantizaton: 4bit", 'did you mean "quantization" (a section)?'),
         ("training.learning_rat: 1", 'did you mean "learning_rate"?'),
         ("datasets: [{path: a, formt: text}]", 'did you mean "format"?'),
@@ -174,7 +212,7 @@ def test_e_cfg_006_an_alias_and_its_key_that_disagree(refused, write):
         ("lora:\n  use_rora: true", 'did you mean "use_dora"?'),
         ("data:\n  datasetn: [a]", 'did you mean "datasets"?'),
         ("lora:\n  rr: 8", 'did you mean "r"?'),
-        ("lora:\n  rnak: 8", 'did you mean "rank"? Here it is called r (section lora)'),
+        ("lora:\n  rnak: 8", 'did you mean "r" (section lora)? rank is its name in other tools'),
         ("zzzzzz: 1", "luthier schema"),
         ("<<: 1", "luthier schema"),
         ("pad_tokn: x", None),
@@ -184,3 +222,38 @@ def test_e_cfg_008_unknown_keys(refused, text, says):
     (problem,) = refused(text + "\n")
     assert problem.code == "E-CFG-008"
     assert says is None or says in problem.fix
+
+
+@pytest.mark.parametrize("name", [*aliases.UNSUPPORTED, *aliases.DECIDED])
+@pytest.mark.parametrize("more", ["new_{}", "{}_arguments", "no_{}_please"])
+def test_no_key_that_is_refused_or_without_effect_is_ever_suggested(refused, name, more):
+    word = more.format(name)
+    if word in placing._known(""):
+        pytest.skip("is known itself")
+    (problem,) = refused(f"{word}: 3\n")
+    suggested = re.findall('did you mean "([^"]+)"', problem.fix)
+    assert not set(suggested) & ({*aliases.UNSUPPORTED, *aliases.DECIDED, *aliases.RENAMED} - set(by_name()))
+
+
+@pytest.mark.parametrize(
+    ("line", "fix"),
+    [
+        ("max_train_samples: 500", 'split: "train[:500]"'),
+        ("use_cpu: true", "CUDA_VISIBLE_DEVICES"),
+        ("dataset_format: alpaca", "format: alpaca"),
+        ("use_loftq: true", "init_lora_weights: pissa"),
+        ("chat_template: qwen", "prompt_template: auto"),
+        ("rl: dpo", "remove the line"),
+    ],
+)
+def test_what_is_written_in_place_of_a_refused_key_is_no_refused_key(refused, write, line, fix):
+    (problem,) = refused(line + "\n")
+    assert problem.code == "E-CFG-009" and fix in problem.fix
+    written = problem.fix.removeprefix("remove the line").strip(" ()").partition(" (")[0].partition(", with")[0]
+    if not written.startswith("for the CPU"):
+        load(write(written.removeprefix("or ") + "\n"))
+
+
+def test_padding_side_and_unsloths_name_for_the_loss_on_answers(write):
+    loaded = load(write("padding_side: left\ntrain_on_responses_only: false\n"))
+    assert not loaded.config.data.completion_only_loss and "padding_side" in loaded.notes[0]

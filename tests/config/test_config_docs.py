@@ -20,6 +20,19 @@ ROOT = Path(__file__).parents[2]
 SHIPPED = ROOT / "configs" / "training_config.yaml"
 
 
+def test_the_config_for_ones_own_rows_is_the_headline_job_on_other_rows(plan):
+    """Few lines, each with what it is for, and nothing that only suits the small base of the quickstart."""
+    path = ROOT / "configs" / "my_rows.yaml"
+    mine, headline = load(path), load(SHIPPED)
+    for key in ("learning_rate", "min_learning_rate", "warmup_ratio", "num_train_epochs", "adam_beta2"):
+        assert getattr(mine.config.training, key) == getattr(headline.config.training, key), key
+    assert (mine.config.lora, mine.config.quantization) == (headline.config.lora, headline.config.quantization)
+    assert mine.config.model == headline.config.model and mine.config.evaluation.sample_prompts == []
+    assert mine.notes == () and plan(config=mine.written).warnings == ()
+    said = [line for line in path.read_text("utf-8").splitlines() if line.startswith("  ") and ": " in line]
+    assert sum("#" in line for line in said) >= len(said) - 3 and len(said) < 20
+
+
 def test_the_schema_lists_every_key_with_its_text_and_nothing_else():
     schema = json.loads(json.dumps(json_schema()))
     assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"

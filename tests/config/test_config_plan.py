@@ -12,6 +12,7 @@ from luthier.config.load import from_dict, load
 from luthier.config.plan import MachineFacts
 from luthier.config.render import DERIVED, dump_plan_yaml, plan_as_dict, render_plan
 from luthier.data.order import step_rows
+from luthier.errors import ConfigError
 
 HEADLINE = ["num_train_epochs=3", "warmup_ratio=0.03", "load_in_4bit=true", "min_learning_rate=5e-5"]
 
@@ -114,6 +115,57 @@ def test_without_rows_to_evaluate_the_last_weights_are_kept(plan):
         assert p.eval_every == 0
         assert p.config.evaluation.load_best_model_at_end is False
     assert plan("eval_steps=50").eval_every == 50
+
+
+INTERVALS = {"save_steps": "save_every", "eval_steps": "eval_every", "logging_steps": "log_every"}
+
+
+@pytest.mark.parametrize("share", [0.25, 0.01, 0.3, 0.07, 0.999])
+def test_a_share_of_all_steps_is_what_it_is_in_transformers(plan, share):
+    from transformers import TrainerState, TrainingArguments
+
+    made = plan(*(f"{key}={share}" for key in INTERVALS), "max_steps=250")
+    state = TrainerState()
+    state.compute_steps(TrainingArguments(**dict.fromkeys(INTERVALS, share), use_cpu=True), 250)
+    for key, name in INTERVALS.items():
+        assert getattr(made, name) == getattr(state, key), key
+    assert made.config.checkpointing.save_steps == made.save_every and made.config.logging.logging_steps
+
+
+@pytest.mark.parametrize("rows", [160, 168, 8, 161, 175])
+def test_epochs_end_with_whole_steps_and_the_last_one_with_the_run(plan, rows):
+    p = plan(*(f"{key}=epoch" for key in INTERVALS), data={"train_rows": rows, "eval_rows": 8})
+    ends = [-(-rows * epoch // p.examples_per_step) for epoch in (1, 2)]
+    for name in INTERVALS.values():
+        every = getattr(p, name)
+        first, second, *more = range(every, p.total_steps, every)
+        assert (first, more) == (ends[0], []) and 0 <= second - ends[1] <= 1
+    assert p.config.evaluation.eval_steps == p.eval_every
+
+
+def test_shares_and_epochs_tell_their_arithmetic(plan):
+    p = plan("save_steps=0.5", "eval_steps=epoch", "logging_steps=0.3", "max_steps=31", data={"train_rows": 168})
+    assert p.value("save_every").how == "0.5 x 31 = 15.5, rounded up: every 16 steps, and at the end"
+    assert p.value("evaluation.eval_steps").how == "10.5 steps an epoch, rounded up: every 11 steps, and at the end"
+    assert p.value("log_every").how == "0.3 x 31 = 9.3, rounded up: every 10 steps"
+    assert p.value("evaluation.eval_steps").source == "override"
+    whole = plan("eval_steps=epoch", data={"train_rows": 160}).value("eval_every").how
+    assert whole == "10.0 steps an epoch: every 10 steps, and at the end"
+    assert "every 16 steps and at the end" in render_plan(p)
+    offline = plan("save_steps=epoch", "eval_steps=0.5", data=None)
+    assert (offline.save_every, offline.eval_every) == (0, 0)
+    said = " ".join(render_plan(offline, values=False).split())
+    assert "save_steps: epoch, in steps unknown until the rows are counted" in said
+    assert plan("eval_steps=epoch", "val_set_size=0", data={"eval_rows": 0}).eval_every == 0
+
+
+@pytest.mark.parametrize("value", ["1.5", "1.0", "-0.5", "epochs", "true"])
+@pytest.mark.parametrize("key", INTERVALS)
+def test_other_intervals_are_refused(key, value):
+    with pytest.raises(ConfigError) as error:
+        from_dict({}, [f"{key}={value}"])
+    (problem,) = error.value.problems
+    assert problem.code in ("E-CFG-010", "E-CFG-011") and "`epoch`" in problem.found and key in problem.fix
 
 
 def test_offline_the_plan_says_what_is_missing(plan):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -10,6 +11,7 @@ import yaml
 from luthier.config.load import load
 from luthier.config.record import load_record, seal
 from luthier.config.render import dump_plan_yaml
+from luthier.config.resolve import resolve
 from luthier.errors import ConfigError
 
 FACTS = {
@@ -66,6 +68,25 @@ def test_it_goes_beside_the_run_unless_told_otherwise(recorded):
     other = load_record(path, ["output_dir=b", "seed=7"])
     assert other.config.training.output_dir == "b" and other.config.training.seed == 7
     assert set(other.record.changed) == {"training.output_dir", "training.seed"}
+
+
+def test_epochs_and_shares_are_counted_anew(recorded):
+    made, path = recorded("save_steps=epoch", "eval_steps=0.25", "logging_steps=0.01", "max_steps=100")
+    assert (made.save_every, made.eval_every, made.log_every) == (1106, 25, 1)
+    config = load_record(path).config
+    asked = (config.checkpointing.save_steps, config.evaluation.eval_steps, config.logging.logging_steps)
+    assert asked == ("epoch", 0.25, 0.01)
+    assert load_record(path, ["eval_steps=7"]).config.evaluation.eval_steps == 7
+
+
+def test_evaluation_that_was_switched_off_is_off_again(plan, recorded, tmp_path):
+    config = {"evaluation": {"load_best_model_at_end": True, "early_stopping_patience": 3}}
+    made = plan("val_set_size=0", config=config, data={"eval_rows": 0})
+    path = tmp_path / "off.yaml"
+    path.write_text(seal(dump_plan_yaml(made, {"record": FACTS})))
+    again = load_record(path)
+    data = replace(made.data, eval_rows=0)
+    assert resolve(again, made.machine, made.model, data).config.evaluation == made.config.evaluation
 
 
 def test_what_was_written_stays_as_it_was_written(recorded):

@@ -107,6 +107,9 @@ def test_the_place_of_a_clash_is_the_line_that_the_user_wrote(plan):
         (["load_best_model_at_end=false", "eval_steps=0"], {}),
         (["finetuning_type=full", "from_scratch=true"], {}),
         (["r=2048"], {}),
+        (["learning_rate=2e-3"], {"model": {"parameters": 5_800_000}}),
+        (["learning_rate=2e-3"], {"model": None}),
+        (["learning_rate=1e-3"], {}),
         (["min_learning_rate=2e-4"], {}),
         (["init_lora_weights=pissa"], {}),
         (["lora_alpha=64", "r=256", "use_rslora=true"], {}),
@@ -122,6 +125,7 @@ WARNED = [
     (["dtype=bfloat16"], {"machine": CPU}, "emulated"),
     (["max_seq_length=4096"], {"model": {"max_position_embeddings": 2048}}, "2,048 positions"),
     (["learning_rate=0.02"], {}, "very high for an adapter"),
+    (["learning_rate=2e-3"], {}, "0.002 (override) is high for an adapter on a base of 1,236 million parameters; 1e-4"),
     (["learning_rate=2e-3", "finetuning_type=full"], {}, "very high for full fine-tuning"),
     (["dtype=float16"], {}, "has not been measured"),
     (["lora_alpha=160"], {}, "scales the adapter by 10"),
@@ -180,8 +184,28 @@ def test_a_large_alpha_is_seen_with_rslora_too(plan):
     assert "over the square root of r: 64 (override) scales the adapter by 16; 2 to 4 is plenty" in said
 
 
+@pytest.mark.parametrize("off", ["val_set_size=0", "eval_steps=0", "eval_strategy=no"])
+def test_who_switches_evaluation_off_over_the_file_is_told_what_that_ends(plan, off):
+    given = {"model": {"model_name_or_path": "m"}, "data": {"datasets": ["d"]}}
+    written = given | {"evaluation": {"load_best_model_at_end": True, "early_stopping_patience": 3}}
+    facts = {"data": {"eval_rows": 0}} if "val_set" in off else {}
+    made = plan(off, config=written, **facts)
+    said = [warning for warning in made.warnings if "has no effect" in warning]
+    assert [warning.partition(":")[0] for warning in said] == ["early_stopping_patience", "load_best_model_at_end"]
+    assert all("0 (override" in warning for warning in said)
+    e = made.config.evaluation
+    assert (e.load_best_model_at_end, e.early_stopping_patience) == (False, None)
+
+
+def test_e_cfg_025_a_file_that_asks_for_the_best_of_nothing(plan):
+    with pytest.raises(ConfigError) as caught:
+        plan(config={"evaluation": {"load_best_model_at_end": True, "eval_strategy": "no"}})
+    (problem,) = caught.value.problems
+    assert problem.code == "E-CFG-025" and problem.fix == "load_best_model_at_end: false (or eval_steps: 100)"
+
+
 def test_every_advice_is_provoked_here():
-    assert len(WARNED) == len(ADVICE) + 2  # one more rule warns (bfloat16 on CPU), and one advice is shown twice
+    assert len(WARNED) == len(ADVICE) + 3  # one more rule warns (bfloat16 on CPU); one advice is shown three times
 
 
 def test_keys_with_their_default_are_never_called_useless(plan):

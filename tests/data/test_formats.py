@@ -214,3 +214,43 @@ def test_e_data_023_messages_in_another_form(messages: Any, says: str) -> None:
     with pytest.raises(RowError, match=says) as error:
         FORMATS["messages"].read({"messages": messages})
     assert error.value.code == "E-DATA-023"
+
+
+CHAT = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}]
+PREFERENCES = [
+    ({"prompt": "Q", "chosen": "A", "rejected": "B"}, "alpaca", {"instruction": "prompt", "output": "chosen"}),
+    ({"question": "Q", "chosen": "A", "rejected": "B", "id": 1}, "alpaca",
+     {"instruction": "question", "output": "chosen"}),
+    ({"chosen": CHAT, "rejected": CHAT}, "messages", {"messages": "chosen"}),
+    ({"prompt": "Q", "chosen": CHAT, "rejected": CHAT}, "messages", {"messages": "chosen"}),
+    ({"prompt": CHAT[:1], "chosen": CHAT[1:], "rejected": CHAT[1:]}, "prompt-completion",
+     {"prompt": "prompt", "completion": "chosen"}),
+    ({"chosen": "Q A", "rejected": "Q B"}, "text", {"text": "chosen"}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("row", "format", "columns"), PREFERENCES)
+@pytest.mark.parametrize("given", ["auto", "sharegpt"])
+def test_e_data_028_preference_rows_are_named_and_what_is_advised_reads_the_good_answers(row, format, columns, given):
+    with pytest.raises(DataError) as error:
+        choose_format(DatasetSource(path="x", format=given), row, "x:1")
+    (problem,) = error.value.problems
+    assert problem.code == "E-DATA-028" and problem.where == "x:1" and "DPO, ORPO, KTO" in problem.found
+    said = ", ".join(f"{expected}: {yours}" for expected, yours in columns.items())
+    assert problem.fix.endswith(f"write `format: {format}` and `columns: {{{said}}}`")
+    source = DatasetSource(path="x", format=format, columns=columns)
+    content = str(choose_format(source, row, "x:1").read(renamed(row, columns)))
+    assert "A" in content and "B" not in content
+
+
+def test_e_data_028_answers_with_a_label_are_not_learned_whatever_it_says():
+    row = {"prompt": "Q", "completion": "A", "label": False}
+    with pytest.raises(DataError, match="E-DATA-028"):
+        choose_format(DatasetSource(path="x"), row, "x:1")
+    assert choose_format(DatasetSource(path="x", format="prompt-completion"), row, "x:1").NAME == "prompt-completion"
+    assert choose_format(DatasetSource(path="x"), row | {"label": "news"}, "x:1").NAME == "prompt-completion"
+
+
+def test_rows_that_hold_a_conversation_besides_are_read_as_that():
+    row = {"messages": CHAT, "chosen": CHAT, "rejected": CHAT}
+    assert choose_format(DatasetSource(path="x"), row, "x:1").NAME == "messages"

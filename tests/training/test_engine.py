@@ -57,6 +57,21 @@ def test_the_first_step_is_logged_and_the_rest_in_intervals(tmp_path, tiny_model
     assert started.epochs == pytest.approx(events[-1].epoch)
 
 
+def test_what_is_due_after_each_epoch_and_share(tmp_path, tiny_model_dir, alpaca_file):
+    values = config(tmp_path / "run", tiny_model_dir, alpaca_file)
+    values["logging"]["logging_steps"] = "epoch"
+    values["evaluation"] = {"eval_steps": "epoch"}
+    values["checkpointing"] = {"save_strategy": "steps", "save_steps": 0.5, "save_first_step": False}
+    events = train(values)
+    steps, an_epoch = events[-1].step, round(events[-1].step / events[-1].epoch)
+    ends = sorted({*range(an_epoch, steps, an_epoch), steps})
+    assert [event.step for event in evaluated(events)] == ends
+    logged = [event.step for event in events if isinstance(event, Log)]
+    assert logged == sorted({1, *range(an_epoch, steps + 1, an_epoch)})
+    kept = {int(folder.name.partition("-")[2]) for folder in (tmp_path / "run").glob("checkpoint-*")}
+    assert {-(-steps // 2), steps} <= kept
+
+
 def test_the_runtime_is_that_of_all_attempts(tmp_path, tiny_model_dir, alpaca_file):
     values = config(tmp_path / "run", tiny_model_dir, alpaca_file)
     whole = train(values)[-1].train_runtime

@@ -47,6 +47,9 @@ def _has_no_prompts(case: Case) -> bool:
     return not case.get("evaluation.sample_prompts")
 
 
+A_LARGE_BASE = 100e6
+"""Parameters from which a base wants the learning rates that are usual for adapters; tiny ones learn with more."""
+HIGH_FOR_A_LARGE_BASE = 1e-3
 MOST_LEFT = 0.02
 """Of the rows: so few are no matter."""
 LORA_KEYS = (
@@ -66,11 +69,16 @@ def _long_rows(case: Case) -> Finding:
 def _high_rate(case: Case) -> Finding:
     full, rate = _is_full(case), case.get("training.learning_rate")
     limit = 1e-3 if full else 1e-2
-    if rate > limit and not case.get("model.from_scratch"):
-        kind = "full fine-tuning" if full else "an adapter"
-        usual = "1e-5 to 5e-5" if full else "1e-4 to 5e-4"
-        usual = f"{usual} is usual, and above {number(limit)} the loss mostly blows up"
-        return f"{case.said('training.learning_rate')} is very high for {kind}; {usual}."
+    kind, usual = ("full fine-tuning", "1e-5 to 5e-5") if full else ("an adapter", "1e-4 to 5e-4")
+    if case.get("model.from_scratch"):
+        return None
+    said = case.said("training.learning_rate")
+    if rate > limit:
+        return f"{said} is very high for {kind}; {usual} is usual, and above {number(limit)} the loss mostly blows up."
+    size = case.model.parameters if case.model else 0
+    if not full and rate > HIGH_FOR_A_LARGE_BASE and size > A_LARGE_BASE:
+        base = f"a base of {size / 1e6:,.0f} million parameters"
+        return f"{said} is high for an adapter on {base}; {usual} is usual, and 2e-4 a good start."
     return None
 
 

@@ -64,6 +64,7 @@ RENAMED: dict[str, str] = {
     "dataset_path": "data.datasets",
     "train_file": "data.datasets",
     "assistant_only_loss": "data.completion_only_loss",
+    "train_on_responses_only": "data.completion_only_loss",
     "train_on_completions": "data.completion_only_loss",
     "cutoff_len": "data.max_seq_length",
     "max_length": "data.max_seq_length",
@@ -176,6 +177,7 @@ DECIDED: dict[str, str] = {
     "overwrite_output_dir": "nothing is overwritten without --resume",
     "pad_to_multiple_of": "nothing is padded",
     "pad_to_sequence_len": "nothing is padded",
+    "padding_side": "padding is neither read nor learned, whatever its side",
     "padding_free": "nothing is padded",
     "plot_loss": "curves are in TensorBoard and in the report",
     "preprocessing_num_workers": "rows are tokenized once and cached",
@@ -184,7 +186,6 @@ DECIDED: dict[str, str] = {
     "run_name": "a run is named after its output folder",
     "sample_packing_eff_est": _ITSELF,
     "save_on_each_node": _ITSELF,
-    "saves_per_epoch": "checkpoints are written every checkpointing.save_steps steps",
     "show_progress": "the screen follows the terminal",
     "strict": "unknown keys are always errors",
     "tf32": "Luthier picks matrix precision from the device",
@@ -205,13 +206,26 @@ DECIDED: dict[str, str] = {
 """Keys without a meaning here: accepted, and reported with the reason."""
 
 _OFF: tuple[Any, ...] = (None, False, 0, "", "no", "none", "false")
+_DEVICE = "is no matter of the config: Luthier computes on the GPU where there is one"
+_ON_THE_CPU = 'remove the line (for the CPU: CUDA_VISIBLE_DEVICES="" luthier train CONFIG)'
+_LOFTQ = "is not supported"
+_PREFERENCES = "belongs to preference training, which Luthier does not do: it trains on answers"
+_SLICE = 'datasets: [{path: owner/name, split: "train[:500]"}]'
 UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str, str]] = {
+    "beta": (_OFF, _PREFERENCES, "remove the line"),
+    "pref_beta": (_OFF, _PREFERENCES, "remove the line"),
+    "pref_loss": (_OFF, _PREFERENCES, "remove the line"),
+    "device": ((None, "", "auto"), _DEVICE, _ON_THE_CPU),
+    "device_map": ((None, "", "auto"), _DEVICE, _ON_THE_CPU),
+    "no_cuda": (_OFF, _DEVICE, _ON_THE_CPU),
+    "use_cpu": (_OFF, _DEVICE, _ON_THE_CPU),
     "batch_size": ((), "means one device's batch in some tools and the whole step's in others",
                    "per_device_train_batch_size: 4 and gradient_accumulation_steps: 4"),
     "cosine_min_lr_ratio": (_OFF, "is a share of the learning rate; Luthier takes the rate itself",
                             "min_learning_rate: 5e-5"),
     "data_files": (_OFF, "is part of path", "path: train.jsonl"),
     "dataset_config": (_OFF, "belongs to one dataset", "datasets: [{path: owner/name, name: subset}]"),
+    "dataset_format": ((None, "", "auto"), "belongs to one dataset", "datasets: [{path: train.jsonl, format: alpaca}]"),
     "dataset_dir": (_OFF, "is part of the path of a dataset", "datasets: [{path: folder/train.jsonl}]"),
     "dataset_text_field": (("text", None), "belongs to one dataset",
                            "datasets: [{path: train.jsonl, format: text, columns: {text: yours}}]"),
@@ -225,16 +239,20 @@ UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str, str]] = {
     "load_in_8bit": (_OFF, "is not supported: 4 bits or 16", "load_in_4bit: true"),
     "lora_bias": (_OFF, "is not supported", "remove the line"),
     "bias": (_OFF, "is not supported", "remove the line"),
+    "loftq_config": ((*_OFF, {}), _LOFTQ, "remove the line (or init_lora_weights: pissa, with load_in_4bit: false)"),
+    "use_loftq": (_OFF, _LOFTQ, "remove the line (or init_lora_weights: pissa, with load_in_4bit: false)"),
     "lora_model_dir": (_OFF, "would go on from another adapter", "resume_from_checkpoint: checkpoints/checkpoint-500"),
     "loss_watchdog_patience": (_OFF, "is not supported", "remove the line"),
     "loss_watchdog_threshold": (_OFF, "is not supported", "remove the line"),
     "loraplus_lr_ratio": (_OFF, "is not supported", "remove the line"),
-    "max_samples": (_OFF, "is a slice of the split", 'datasets: [{path: owner/name, split: "train[:500]"}]'),
+    "max_eval_samples": (_OFF, "is what is held out", "val_set_size: 200 (or a slice: eval_split: test[:200])"),
+    "max_samples": (_OFF, "is a slice of the split", _SLICE),
+    "max_train_samples": (_OFF, "is a slice of the split", _SLICE),
     "metric_for_best_model": ((None, "loss", "eval_loss"), "is always eval_loss", "remove the line"),
     "neftune_noise_alpha": (_OFF, "is not supported: noise on embeddings helps chat style, not correctness",
                             "remove the line"),
     "push_to_hub": (_OFF, "would upload the model; Luthier sends nothing", "upload final_model yourself"),
-    "rl": (_OFF, "is not supported: Luthier trains on answers", "remove the line"),
+    "rl": (_OFF, _PREFERENCES, "remove the line"),
     "save_only_model": (_OFF, "would make checkpoints that cannot be resumed", "remove the line"),
     "save_safetensors": ((True, None), "is always on", "remove the line"),
     "special_tokens": ((*_OFF, {}), "come from the tokenizer", "remove the line (or save them with the tokenizer)"),

@@ -170,7 +170,7 @@ def _nearby(path: Path) -> str:
             continue
         if names:
             return "there is " + ", ".join(map(printable, names[:5]))
-    return "check the path; Luthier brings configs/training_config.yaml and configs/quickstart.yaml"
+    return "check the path; Luthier brings configs/my_rows.yaml and configs/quickstart.yaml"
 
 
 def build(placed: Placed, overrides: Sequence[str], path: Path) -> Loaded:

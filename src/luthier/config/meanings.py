@@ -70,27 +70,49 @@ def _flag(dtype: str) -> Callable[[Any], Meaning]:
     return meaning
 
 
-def _strategy(key: str, name: str) -> Callable[[Any], Meaning]:
+def _strategy(key: str, by_default: str, **more: Meaning) -> Callable[[Any], Meaning]:
+    name = key.rpartition(".")[2]
+    words = {
+        "no": _one(key, 0),
+        "steps": Meaning(note=f"{name} says after how many, by default {by_default}"),
+        "epoch": _one(key, "epoch"),
+        **more,
+    }
+
     def meaning(value: Any) -> Meaning:
-        if value in ("no", False):
-            return _one(key, 0)
-        if value == "steps":
-            return Meaning()
-        return Meaning(refused="can be `no` or `steps` only: Luthier counts in optimizer steps", fix=f"{name}: 500")
+        word = "no" if value is False else value
+        if isinstance(word, str) and word in words:
+            return words[word]
+        known = " or ".join(f"`{word}`" for word, meaning in words.items() if not meaning.refused)
+        return Meaning(refused=f"can be {known}", fix=f"{name}: epoch")
 
     return meaning
+
+
+_BEST = Meaning(
+    sets=(("checkpointing.save_steps", 0),), note="load_best_model_at_end saves after each evaluation that is the best"
+)
+_NO_LOG = Meaning(
+    refused="would leave a run of which nobody can say how it went", fix="logging_steps: epoch (or remove the line)"
+)
 
 
 def _evaluates(value: Any) -> Meaning:
     return _one("evaluation.eval_steps", 0) if value is False else Meaning()
 
 
-def _evals_per_epoch(value: Any) -> Meaning:
-    if value == 4 or value is None:
-        return Meaning()
-    if value == 0:
-        return _one("evaluation.eval_steps", 0)
-    return Meaning(refused="is 4 here, or write the steps", fix="eval_steps: 100")
+def _per_epoch(key: str, by_default: int | None) -> Callable[[Any], Meaning]:
+    name = key.rpartition(".")[2]
+
+    def meaning(value: Any) -> Meaning:
+        if value in (by_default, None):
+            return Meaning()
+        if value in (0, 1):
+            return _one(key, "epoch" if value else 0)
+        number = "1" if by_default is None else f"1 or {by_default}"
+        return Meaning(refused=f"can be {number}; else write the steps, or the share of the run", fix=f"{name}: 0.25")
+
+    return meaning
 
 
 def _scheduler_arguments(value: Any) -> Meaning:
@@ -114,7 +136,8 @@ def _template(value: Any) -> Meaning:
     if value is None or (isinstance(value, str) and (value in known or value.endswith(".jinja"))):
         return _one("data.prompt_template", known.get(value, value))
     return Meaning(
-        refused="names a template of another tool; Luthier uses the tokenizer's own", fix="prompt_template: chat"
+        refused="names a template of another tool; Luthier takes the tokenizer's own, or Alpaca's where it has none",
+        fix="prompt_template: auto (or the path of a .jinja file)",
     )
 
 
@@ -123,19 +146,20 @@ KEYS: dict[str, Callable[[Any], Meaning]] = {
     "bf16": _flag("bfloat16"),
     "chat_template": _template,
     "do_eval": _evaluates,
-    "eval_strategy": _strategy("evaluation.eval_steps", "eval_steps"),
-    "evals_per_epoch": _evals_per_epoch,
-    "evaluation_strategy": _strategy("evaluation.eval_steps", "eval_steps"),
+    "eval_strategy": _strategy("evaluation.eval_steps", "four times an epoch"),
+    "evals_per_epoch": _per_epoch("evaluation.eval_steps", 4),
+    "evaluation_strategy": _strategy("evaluation.eval_steps", "four times an epoch"),
     "float16": _flag("float16"),
     "fp16": _flag("float16"),
     "full_finetuning": _full,
-    "logging_strategy": _strategy("logging.logging_steps", "logging_steps"),
+    "logging_strategy": _strategy("logging.logging_steps", "10", no=_NO_LOG),
     "lora_target_linear": _all_linear,
     "lr_scheduler_kwargs": _scheduler_arguments,
     "mask_prompt": lambda value: _one("data.completion_only_loss", value),
     "pissa_init": _pissa,
     "quantization_bit": _bits,
-    "save_strategy": _strategy("checkpointing.save_steps", "save_steps"),
+    "save_strategy": _strategy("checkpointing.save_steps", "500", best=_BEST),
+    "saves_per_epoch": _per_epoch("checkpointing.save_steps", None),
     "template": _template,
     "train_on_input": _inverted,
     "train_on_inputs": _inverted,

@@ -5,6 +5,10 @@
     warmup          = warmup_steps, or warmup_ratio x steps, rounded up
     decay           = the steps after the warmup (cosine, linear); decay_ratio x steps (wsd)
     evaluation      = eval_steps, or a quarter of an epoch
+    saving, logging = save_steps, logging_steps; of all three: a share x steps, or an epoch, rounded up
+
+Of an epoch that is no whole number of steps the end lies within a step; rounded up, that step is done, and the last
+epoch ends with the run.
 
 A number that rests on facts which are not there yet is 0 and its text says what is missing.
 """
@@ -13,6 +17,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 from luthier.config.plan import DataFacts
 from luthier.config.schema import Config
@@ -47,6 +52,7 @@ class Numbers:
     decay_steps: Number
     eval_every: Number
     save_every: Number
+    log_every: Number
 
 
 def wants_evaluation(config: Config) -> bool:
@@ -68,15 +74,17 @@ def derive(config: Config, data: DataFacts | None, world_size: int) -> Numbers:
     per_epoch = _steps_per_epoch(data, examples)
     total = _total(config, data, examples)
     warmup = _warmup(config, int(total.value))
-    save = config.checkpointing.save_steps
+    save, log = config.checkpointing.save_steps, config.logging.logging_steps
+    steps, length = int(total.value), per_epoch.value
     return Numbers(
         examples_per_step=per_step,
         steps_per_epoch=per_epoch,
         total_steps=total,
         warmup_steps=warmup,
-        decay_steps=_decay(config, int(total.value), int(warmup.value)),
-        eval_every=_eval_every(config, data, per_epoch.value),
-        save_every=Number(save, "save_steps, and at the end" if save else "save_steps: 0"),
+        decay_steps=_decay(config, steps, int(warmup.value)),
+        eval_every=_eval_every(config, data, steps, length),
+        save_every=_every(save, steps, length) if save else Number(0, "save_steps: 0"),
+        log_every=_every(log, steps, length, last=""),
     )
 
 
@@ -146,14 +154,29 @@ def _decay(config: Config, total: int, warmup: int) -> Number:
     return Number(steps, how) if steps <= rest else Number(rest, f"{how}, of which the warmup leaves {rest:,}")
 
 
-def _eval_every(config: Config, data: DataFacts | None, per_epoch: float) -> Number:
+def _every(wanted: float | Literal["epoch"], total: int, per_epoch: float, last: str = ", and at the end") -> Number:
+    """After how many steps something happens that is to happen every so many, every share of a run or every epoch."""
+    if not isinstance(wanted, str) and wanted >= 1:
+        return Number(wanted, f"every {steps_in_words(int(wanted))}{last}")
+    if not (per_epoch if wanted == "epoch" else total):
+        return Number(0, UNKNOWN_DATA)
+    exact = per_epoch if isinstance(wanted, str) else round(wanted * total, 6)
+    steps = max(1, math.ceil(exact - _EPS))
+    how = f"{per_epoch:,.1f} steps an epoch"
+    if not isinstance(wanted, str):
+        how = f"{number(wanted)} x {total:,} = {number(round(exact, 2))}"
+    rounded = "" if abs(steps - exact) < _EPS else ", rounded up"
+    return Number(steps, f"{how}{rounded}: every {steps_in_words(steps)}{last}")
+
+
+def _eval_every(config: Config, data: DataFacts | None, total: int, per_epoch: float) -> Number:
     wanted = config.evaluation.eval_steps
     if wanted == 0:
         return Number(0, "eval_steps: 0 switches evaluation off")
     if not wants_evaluation(config) or (data is not None and data.eval_rows == 0):
         return Number(0, "no rows are held out")
     if wanted is not None:
-        return Number(wanted, f"every {steps_in_words(wanted)}, and at the end")
+        return _every(wanted, total, per_epoch)
     if data is None:
         return Number(0, UNKNOWN_DATA)
     steps = max(1, math.floor(per_epoch / 4 + _EPS))

@@ -18,7 +18,7 @@ from functools import cache
 from typing import Any
 
 from luthier.config import aliases, meanings
-from luthier.config.keys import SECTIONS, by_name, closest, keys, source_keys
+from luthier.config.keys import SECTIONS, by_name, closest, is_one_slip, keys, source_keys
 from luthier.config.tree import Node, from_python, printable, shown
 from luthier.errors import Problem
 
@@ -52,11 +52,11 @@ class Placed:
     problems: list[Problem] = field(default_factory=list)
 
     def add(self, setting: Setting) -> None:
-        """Keep `setting`; the same key twice is fine only when both say the same."""
+        """Keep `setting`; the same key twice is fine only when both say the same, or one is null: not set."""
         first = self.settings.get(setting.key)
-        if first is None:
+        if first is None or first.node.value is None:
             self.settings[setting.key] = setting
-        elif first.node.plain() != setting.node.plain():
+        elif setting.node.value is not None and first.node.plain() != setting.node.plain():
             found = (
                 f"{printable(setting.spelled)} sets {setting.key}, which "
                 f"{printable(first.spelled)} ({first.node.place}) set to another value"
@@ -153,7 +153,7 @@ def _apply(placed: Placed, meaning: meanings.Meaning, spelled: str, node: Node) 
     became = " and ".join(f"{key}: {shown(value)}" for key, value in meaning.sets)
     reason = f" ({meaning.note})" if meaning.note else ""
     placed.notes.append(
-        f"{said} ({node.place}) " + (f"is {became} here{reason}." if became else "asks for nothing here.")
+        f"{said} ({node.place}) " + (f"is {became} here{reason}." if became else f"asks for nothing here{reason}.")
     )
 
 
@@ -191,6 +191,7 @@ def _source(placed: Placed, node: Node) -> Node:
             placed.notes.append(f"{name} ({item.place}) is called {key} here.")
         if key not in source_keys():
             near = closest(name, dict.fromkeys(source_keys(), 0.01) | dict.fromkeys(aliases.SOURCE_NAMES, 0.0))
+            near = aliases.SOURCE_NAMES.get(near or "", near)
             placed.problems.append(_unknown_source_key(name, item, near))
             misspelt[near or ""] = item
         elif key in keys_:
@@ -217,7 +218,7 @@ def unknown_key(name: str, node: Node, section: str) -> Problem:
         found = f'"{printable(name)[:80]}" looks like a secret'
         fix = "remove the line and set the environment variable instead (HF_TOKEN, WANDB_API_KEY, ...)"
         return Problem("E-CFG-013", found, fix, node.place)
-    fix = _suggest(_nearest(name, section), section)
+    fix = _suggest(name, _nearest(name, section), node, section)
     return Problem("E-CFG-008", f'unknown key "{printable(name)[:80]}"', fix, node.place)
 
 
@@ -225,17 +226,25 @@ def _nearest(name: str, section: str) -> str | None:
     return closest(name.rpartition(".")[2], _known(section)) or closest(name, _known(section))
 
 
-def _suggest(near: str | None, section: str) -> str:
-    if near is None:
+def _suggest(word: str, near: str | None, node: Node, section: str) -> str:
+    """What to write for a word that nobody knows: one of our keys, and of other tools' what becomes of it here."""
+    slip = near is not None and is_one_slip(word.rpartition(".")[2].lower(), near.lower())
+    if near is None or (not slip and (near in aliases.UNSUPPORTED or near in aliases.DECIDED)):
         return "see all keys with `luthier schema`, or remove the line"
     if near in SECTIONS:
         return f'did you mean "{near}" (a section)?'
-    target = by_name().get(near) or aliases.RENAMED.get(near)
-    if target is None:
-        return f'did you mean "{near}"?'
-    home, _, name = target.partition(".")
+    if near in aliases.UNSUPPORTED:
+        _, why, fix = aliases.UNSUPPORTED[near]
+        return f"{fix} ({near} {why})"
+    if near in aliases.DECIDED:
+        return f"remove the line: {near} has no effect here ({aliases.DECIDED[near]})"
+    if near in meanings.KEYS:
+        meaning = meanings.KEYS[near](node.plain())
+        became = " and ".join(f"{key.partition('.')[2]}: {shown(value)}" for key, value in meaning.sets)
+        return meaning.fix or (f'did you mean "{near}"? Here that is {became}' if became else f'did you mean "{near}"?')
+    home, _, name = by_name().get(near, aliases.RENAMED.get(near, "")).partition(".")
     if name != near:
-        return f'did you mean "{near}"? Here it is called {name} (section {home})'
+        return f'did you mean "{name}" (section {home})? {near} is its name in other tools'
     return f'did you mean "{near}"?' + ("" if home == section else f" It belongs to the section {home}")
 
 

@@ -122,12 +122,14 @@ class Value:
         source: ``configs/training_config.yaml:14``, ``override``, ``dict``, ``default`` or ``derived``.
         how: For derived and ``auto`` values the arithmetic or the reason, e.g.
             ``4 x 4 accumulation x 1 device = 16 examples a step``.
+        asked: What the user wrote where `value` is made of it: ``epoch`` for save_steps; else None.
     """
 
     key: str
     value: Any
     source: str
     how: str = ""
+    asked: Any = None
 
 
 @dataclass(frozen=True, repr=False)
@@ -157,6 +159,7 @@ class Plan:
     """0: never."""
     save_every: int
     """0: at the end, and after an evaluation that is the best."""
+    log_every: int
     max_tokens_per_micro_batch: int
     """Tokens in one forward and backward pass."""
     checkpointed_layers: int = 0

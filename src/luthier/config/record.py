@@ -2,6 +2,7 @@
 
     config     as resolved. What the machine decided stays decided (dtype, packing, tokens of a pass, ...); what follows
                from other keys (warmup steps, evaluation steps, ...) is derived anew, so that it follows overrides
+    asked      what the user wrote where `config` has what was made of it: `save_steps: epoch`
     record     versions, hashes, passes: what the new run is compared with (`luthier.training.record`)
     sha256     of all lines above it; a record that was changed is refused
 
@@ -56,11 +57,12 @@ def load_record(path: Path | str, overrides: Sequence[str] = ()) -> Loaded:
         lowered = bool(facts["passes"].get("lowered"))
         passes = Passes(int(tokens), int(layers), bool(once), "as recorded", lowered)
         decided = set(parts["decided"].plain())
+        asked = parts["asked"].value if "asked" in parts else {}
         places = {key: node.place for key, node in parts["config"].value["training"].value.items()}
         then = {**parts["config"].value}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _no_record(f"lacks {printable(str(error))[:80]}", shown) from None
-    settings = Node({name: _section(name, node, decided, facts) for name, node in then.items()}, shown)
+    settings = Node({name: _section(name, node, decided, asked, facts) for name, node in then.items()}, shown)
     loaded = build(place_settings(settings), overrides, path)
     changed = tuple(key for key, source in loaded.sources.items() if source == "override")
     if "training.max_tokens_per_micro_batch" in changed:
@@ -102,7 +104,7 @@ def _unsealed(text: str, shown: str) -> str:
     return body
 
 
-def _section(name: str, node: Node, decided: set[Any], facts: dict[str, Any]) -> Node:
+def _section(name: str, node: Node, decided: set[Any], asked: dict[str, Node], facts: dict[str, Any]) -> Node:
     """A section of the config as it is to be loaded: without what is derived anew."""
     if not isinstance(node.value, dict):
         return node
@@ -110,6 +112,9 @@ def _section(name: str, node: Node, decided: set[Any], facts: dict[str, Any]) ->
     kept: dict[str, Node] = {}
     for key, item in node.value.items():
         dotted = f"{name}.{key}"
+        if dotted in asked and dotted not in _BY_THE_MACHINE:
+            kept[key] = asked[dotted]
+            continue
         if dotted in _NOT_AGAIN or (dotted in decided and not (dotted in _BY_THE_MACHINE and auto)):
             continue
         took = facts.get("lean_path")

@@ -21,7 +21,7 @@ from luthier.errors.terminal import WIDTH, wrapped
 
 DERIVED = (
     "examples_per_step", "steps_per_epoch", "total_steps", "warmup_steps", "decay_steps", "eval_every", "save_every",
-    "max_tokens_per_micro_batch", "checkpointed_layers",
+    "log_every", "max_tokens_per_micro_batch", "checkpointed_layers",
 )  # fmt: skip
 
 
@@ -81,6 +81,7 @@ def dump_plan_yaml(plan: Plan, extra: Mapping[str, Any] | None = None) -> str:
         "config": config,
         "derived": {name: {"value": _plain(getattr(plan, name)), "how": plan.value(name).how} for name in DERIVED},
         "decided": [value.key for value in plan.values if "." in value.key and value.how not in ("", UNKNOWN)],
+        "asked": {value.key: value.asked for value in plan.values if value.asked is not None},
         "sources": {value.key: value.source for value in plan.values if "." in value.key},
         "machine": asdict(plan.machine),
         "model": asdict(plan.model) if plan.model else None,
@@ -286,4 +287,6 @@ def _checkpoints(plan: Plan) -> str:
     best = plan.eval_every and plan.config.evaluation.load_best_model_at_end
     rarely = f"at the end {'and after an evaluation that is the best' if best else 'only'}"
     every = f"{_every(plan.save_every)} and at the end" if plan.save_every else rarely
+    if (how := plan.value("save_every").how).startswith("unknown"):
+        every = f"save_steps: {plan.config.checkpointing.save_steps}, in steps {how}"
     return f"{every}, in {plan.config.training.output_dir}; {kept}."

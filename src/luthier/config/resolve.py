@@ -67,6 +67,7 @@ def resolve(
         decay_steps=int(numbers.decay_steps.value),
         eval_every=int(numbers.eval_every.value),
         save_every=int(numbers.save_every.value),
+        log_every=int(numbers.log_every.value),
         max_tokens_per_micro_batch=int(tokens.value),
         checkpointed_layers=int(layers.value),
         unpack_once=lean and passes is not None and passes.unpack_once,
@@ -120,6 +121,7 @@ def _decide(
     """What stands in place of each ``auto``; keys whose facts are missing are left out."""
     t, e = config.training, config.evaluation
     made: dict[str, Decision] = decide_passes(config, machine, model) | _rehearsal(config, numbers)
+    made |= _intervals(config, numbers) | _without_evaluation(config, numbers)
     if t.gradient_checkpointing == "auto" and not _unknown(layers):
         made["training.gradient_checkpointing"] = (layers.value > 0, layers.how)
     if config.model.dtype == "auto":
@@ -130,15 +132,37 @@ def _decide(
         made["training.max_tokens_per_micro_batch"] = (int(tokens.value), tokens.how)
     if t.warmup_steps is None and not _unknown(numbers.warmup_steps):
         made["training.warmup_steps"] = (int(numbers.warmup_steps.value), numbers.warmup_steps.how)
-    if e.eval_steps is None and not _unknown(numbers.eval_every):
-        made["evaluation.eval_steps"] = (int(numbers.eval_every.value), numbers.eval_every.how)
     if e.per_device_eval_batch_size is None:
         reason = "as per_device_train_batch_size"
         made["evaluation.per_device_eval_batch_size"] = (t.per_device_train_batch_size, reason)
-    if e.load_best_model_at_end and not numbers.eval_every.value and not _unknown(numbers.eval_every):
-        made["evaluation.load_best_model_at_end"] = (False, "nothing is evaluated, so the last weights are kept")
     if config.logging.logging_dir is None:
         made["logging.logging_dir"] = (str(PurePath(t.output_dir, "logs")), "`logs` in output_dir")
+    return made
+
+
+def _intervals(config: Config, numbers: Numbers) -> dict[str, Decision]:
+    """Shares of the run, epochs and the default of eval_steps, in steps."""
+    intervals = {
+        "evaluation.eval_steps": (config.evaluation.eval_steps, numbers.eval_every),
+        "checkpointing.save_steps": (config.checkpointing.save_steps, numbers.save_every),
+        "logging.logging_steps": (config.logging.logging_steps, numbers.log_every),
+    }
+    return {
+        key: (int(every.value), every.how)
+        for key, (wanted, every) in intervals.items()
+        if not isinstance(wanted, int) and not _unknown(every)
+    }
+
+
+def _without_evaluation(config: Config, numbers: Numbers) -> dict[str, Decision]:
+    """What compares evaluations, where there are none."""
+    made: dict[str, Decision] = {}
+    if numbers.eval_every.value or _unknown(numbers.eval_every):
+        return made
+    if config.evaluation.load_best_model_at_end:
+        made["evaluation.load_best_model_at_end"] = (False, "nothing is evaluated, so the last weights are kept")
+    if config.evaluation.early_stopping_patience:
+        made["evaluation.early_stopping_patience"] = (None, "nothing is evaluated, so nothing stops the run early")
     return made
 
 
@@ -188,7 +212,9 @@ def _values(
         value = getattr(getattr(config, section), name)
         value = [item.model_dump() for item in value] if key == "data.datasets" else value
         how = decisions[key][1] if key in decisions else UNKNOWN if value == "auto" and _waits(key) else ""
-        values.append(Value(key, value, loaded.sources[key], how))
+        asked = getattr(getattr(loaded.config, section), name) if key in decisions else None
+        counted = isinstance(asked, str | float) and asked != "auto"
+        values.append(Value(key, value, loaded.sources[key], how, asked if counted else None))
     derived = {**vars(numbers), "max_tokens_per_micro_batch": tokens, "checkpointed_layers": layers}
     for name, number in derived.items():
         value = number.value if name == "steps_per_epoch" else int(number.value)

@@ -197,23 +197,23 @@ def _no_evaluation(case: Case) -> tuple[str, str] | None:
     return None
 
 
-def _patience(case: Case) -> Finding:
+def _needs_evaluation(case: Case, asks: str, off: str) -> Finding:
+    """A key that asks for evaluations where there are none; who switches them off over a file means that."""
     nothing = _no_evaluation(case)
-    if nothing and case.get("evaluation.early_stopping_patience") is not None:
-        key, fix = nothing
-        fix = f"{fix} (or early_stopping_patience: null)"
-        return case.clash("E-CFG-025", "evaluation.early_stopping_patience", key, fix)
-    return None
+    if nothing is None or not case.wrote(asks) or not case.get(asks):
+        return None
+    key, fix = nothing
+    if case.get(key) == 0 and case.loaded.sources[key] == "override" != case.loaded.sources[asks]:
+        return f"{case.said(asks)} has no effect: with {case.said(key)} nothing is evaluated."
+    return case.clash("E-CFG-025", asks, key, f"{off} (or {fix})")
+
+
+def _patience(case: Case) -> Finding:
+    return _needs_evaluation(case, "evaluation.early_stopping_patience", "early_stopping_patience: null")
 
 
 def _best_model(case: Case) -> Finding:
-    nothing = _no_evaluation(case)
-    if nothing and case.wrote("evaluation.load_best_model_at_end") and case.get("evaluation.load_best_model_at_end"):
-        key, fix = nothing
-        return case.clash(
-            "E-CFG-025", "evaluation.load_best_model_at_end", key, f"load_best_model_at_end: false (or {fix})"
-        )
-    return None
+    return _needs_evaluation(case, "evaluation.load_best_model_at_end", "load_best_model_at_end: false")
 
 
 def _val_set_size(case: Case) -> Finding:

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 Positive = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(gt=0.0, lt=1.0)]
 
 DatasetFormat = Literal["auto", "alpaca", "sharegpt", "messages", "prompt-completion", "text"]
 Schedule = Literal["cosine", "linear", "constant", "wsd"]
@@ -241,8 +242,9 @@ class TrainingSection(Section):
 class EvaluationSection(Section):
     """Looking at rows that are not trained on, and at what the model writes."""
 
-    eval_steps: NonNegative | None = None
-    """Evaluate every this many steps, and at the end. 0: never. Default: four times an epoch."""
+    eval_steps: NonNegative | Share | Literal["epoch"] | None = None
+    """Evaluate every this many steps, and at the end. Below 1: this share of all steps. `epoch`: after each epoch.
+    0: never. Default: four times an epoch."""
     per_device_eval_batch_size: Positive | None = None
     """Examples in an evaluation pass. Default: per_device_train_batch_size."""
     load_best_model_at_end: bool = True
@@ -262,9 +264,10 @@ class EvaluationSection(Section):
 class CheckpointSection(Section):
     """What survives a crash."""
 
-    save_steps: NonNegative = 500
-    """Write a resumable checkpoint every this many steps, and at the end. 0: only at the end, and with
-    load_best_model_at_end after each evaluation that is the best, whatever save_minutes and save_first_step say."""
+    save_steps: NonNegative | Share | Literal["epoch"] = 500
+    """Write a resumable checkpoint every this many steps, and at the end. Below 1: this share of all steps. `epoch`:
+    after each epoch. 0: only at the end, and with load_best_model_at_end after each evaluation that is the best,
+    whatever save_minutes and save_first_step say."""
     save_minutes: Annotated[float, Field(ge=0)] = 15
     """Write a checkpoint also when the last one is this many minutes old. 0: never."""
     save_first_step: bool = True
@@ -280,8 +283,9 @@ class CheckpointSection(Section):
 class LoggingSection(Section):
     """What the run says of itself."""
 
-    logging_steps: Positive = 10
-    """Write a log line every this many steps; its loss is the mean over them."""
+    logging_steps: Positive | Share | Literal["epoch"] = 10
+    """Write a log line every this many steps; its loss is the mean over them. Below 1: this share of all steps.
+    `epoch`: after each epoch."""
     logging_dir: str | None = None
     """TensorBoard folder. Default: `logs` in output_dir."""
     report_to: list[Reporter] = ["tensorboard"]

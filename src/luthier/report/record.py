@@ -128,6 +128,9 @@ def _resolved(content: dict[str, Any], config: dict[str, Any]) -> Plan | None:
             name: {key: value for key, value in part.items() if f"{name}.{key}" not in decided}
             for name, part in content["config"].items()
         }
+        for key, value in (content.get("asked") or {}).items():
+            section, _, name = key.partition(".")
+            written[section][name] = value
         plan = resolve(
             replace(from_dict(written), sources=content["sources"]),
             MachineFacts(**content["machine"]),

@@ -54,7 +54,7 @@ def between_steps(job: Run) -> Iterator[Event]:
     if state.bad_in_a_row and not why_it_ends(job):
         return
     # the first step is logged too: it shows that the run is alive, and where the loss begins
-    if state.log_steps and (state.step == 1 or due(state.step, plan.config.logging.logging_steps)):
+    if state.log_steps and (state.step == 1 or due(state.step, plan.log_every)):
         yield from log(job)
     if state.step and plan.eval_every and (due(state.step, plan.eval_every) or is_last(job)):
         yield from evaluation(job)

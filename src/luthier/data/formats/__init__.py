@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Any, Protocol
 
 from luthier.config.schema import DatasetSource
-from luthier.data.formats import alpaca, messages, prompt_completion, sharegpt, text
+from luthier.data.formats import alpaca, messages, preference, prompt_completion, sharegpt, text
 from luthier.data.messages import Content
 from luthier.data.problems import refuse
 
@@ -48,19 +48,26 @@ def choose_format(source: DatasetSource, row: dict[str, Any], where: str) -> For
     """The format that the config names, or the one that a first row's columns show.
 
     Raises:
-        DataError: A column is missing, or detection finds none or several formats.
+        DataError: A column is missing, none or several formats fit, or the rows are for preference training.
     """
     for expected, yours in source.columns.items():
         if yours not in row:
             found = f'`columns` renames "{yours}" to {expected}, but there is no such column; found: {_listed(row)}'
             mapped = source.columns | {expected: _nearest(yours, row) or "YOUR_COLUMN"}
             raise refuse("E-DATA-022", found, f"write `{_mapping(mapped)}`", where)
-    columns = frozenset(renamed(row, source.columns))
+    row = renamed(row, source.columns)
+    columns = frozenset(row)
+    preferences = preference.pair(row)
     if source.format == "auto":
+        fits = any(format.matches(columns) for format in FORMATS.values())
+        if preferences := preference.labelled(row) or (None if fits else preferences):
+            raise refuse("E-DATA-028", *preferences, where)
         return detect(columns, where)
     chosen = FORMATS[source.format]
     missing = [column for column in chosen.REQUIRED if column not in columns]
     if missing and not chosen.matches(columns):
+        if preferences:
+            raise refuse("E-DATA-028", *preferences, where)
         found = f"format {chosen.NAME} needs {_listed(chosen.REQUIRED)}; found: {_listed(columns)}"
         free = columns.difference(chosen.REQUIRED)
         mapped = dict(source.columns)

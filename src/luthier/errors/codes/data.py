@@ -157,6 +157,15 @@ DATA: dict[str, Explanation] = {
         "The prompt is empty or only white space. For rows that are plain text without question and answer, use "
         "`format: text` and a column `text`. `bad_rows: drop` leaves such rows out.",
     ),
+    "E-DATA-028": Explanation(
+        "rows for preference training",
+        "Which answer is the worse one would be lost: it would be left out, or learned like the better one.",
+        "Luthier trains on answers. Rows with a chosen and a rejected answer, or with an answer and a label, are made "
+        "for DPO, ORPO or KTO, which compare answers. TRL trains so, and a model tuned on answers is where it usually "
+        "starts. To learn the good answers alone, name the format and map the columns: `format: alpaca` and `columns: "
+        "{instruction: prompt, output: chosen}`; where chosen is a list of messages, `format: messages` and `columns: "
+        "{messages: chosen}`.",
+    ),
     "E-DATA-030": Explanation(
         "tokenizer has no chat template",
         "Without it nobody can say how the model expects a conversation to be written.",
