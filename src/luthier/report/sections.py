@@ -136,7 +136,7 @@ def diagnosis(run: Run, now: float) -> str:
         change = "\n".join(changes(one.change))
         parts.append(
             f'<section class="finding {one.severity}"><h3>{one.severity.upper()}: {text(one.title)} {about}</h3>\n'
-            f"{facts((('seen', one.evidence), ('why', one.why)))}"
+            f"{facts((('seen', one.evidence), ('why', one.why), *((('fix', one.fix),) if one.fix else ())))}"
             + (f"\n<pre>{lines(change)}</pre>" if change else "")
             + "</section>"
         )

@@ -114,7 +114,9 @@ def digest(scene: Scene, width: int, height: int) -> Text:
             block[0].append(f"  {one_line(finding.evidence)}", "not bold dim")
         else:
             block += [Text(f"   {part}", "dim") for part in _wrapped(finding.evidence, width - 4)]
-        block += [_change(change, width) for change in finding.change[:1]] or _fix(finding, width)
+        todo = [_change(change, width) for change in finding.change[:1]] or _fix(finding, width)
+        if not lines or len(lines) + len(block) + len(todo) <= height or finding.change:
+            block += todo
         if lines and len(lines) + len(block) > height:
             break
         lines += block
