@@ -21,7 +21,7 @@ from luthier.events.printable import one_line, printable
 from luthier.events.types import Notice, Timing
 from luthier.monitor.dashboard.palette import ACCENT, GOOD, SEVERITY, STATUS, WARNING
 from luthier.monitor.dashboard.scene import Run, Scene
-from luthier.monitor.drawing import bar, count, duration
+from luthier.monitor.drawing import bar, count, duration, epochs
 from luthier.monitor.state import RunState
 from luthier.monitor.statistics import elapsed, shares, time_left
 
@@ -83,8 +83,8 @@ def progress(scene: Scene, width: int) -> Text:
 def _epoch(state: RunState) -> Text:
     if not math.isfinite(state.epoch):
         return Text()
-    of = f"/{state.epochs:.3g}" if math.isfinite(state.epochs) and state.epochs > 0 else ""
-    return Text.assemble(("epoch ", "dim"), (f"{state.epoch:.2f}", "bold"), of)
+    done, of = epochs(state.epoch, state.epochs)
+    return Text.assemble(("epoch ", "dim"), (done, "bold"), f"/{of}" if of else "")
 
 
 def _times(run: Run) -> tuple[Text, Text]:
