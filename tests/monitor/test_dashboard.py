@@ -76,6 +76,17 @@ def test_charts_without_a_number_in_the_log_are_not_there(tmp_path):
     assert "tokens a second" not in shown and "checkpoint not in this log" in " ".join(shown.split())
 
 
+def test_what_is_too_short_to_judge_says_how_long_to_wait_in_two_lines(tmp_path):
+    path = tmp_path / "training.log"
+    path.write_text(
+        "{'loss': 2.451, 'epoch': 0.1}\n{'loss': 2.447, 'epoch': 0.2}\n{'loss': 2.445, 'epoch': 0.3}\n", "utf-8"
+    )
+    watch = Watch([path])
+    watch.settle()
+    shown = " ".join(look(watch).split())
+    assert "(3 of 8 log lines): wait until there are 8 log lines, about epoch 0.8, and look again" in shown
+
+
 def test_a_narrow_terminal_has_one_column_of_whole_numbers():
     seen = tour(in_the_middle(), {"overview": (), "findings": ("3",)}, (40, 40))
     shown = seen["overview"]

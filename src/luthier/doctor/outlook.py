@@ -26,7 +26,7 @@ def unsettled(run: History, missing: Mapping[str, str]) -> str:
     lacking = [missing[name] for name in DECISIVE if name in missing]
     if not lacking:
         return ""
-    said = f"nothing found that is wrong, but too little seen to judge the loss ({lacking[-1]})"
+    said = f"nothing wrong found, but too little seen to judge the loss ({lacking[-1]})"
     if run.finished is not None or 0 < run.total_steps <= run.step:
         return f"{said}, and the run has ended: more epochs, or a smaller logging_steps, tell more"
     if not run.whole:

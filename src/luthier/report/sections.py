@@ -15,6 +15,7 @@ from typing import Any
 
 from luthier.config.tree import shown
 from luthier.doctor import findings, unjudged
+from luthier.doctor.outlook import unsettled
 from luthier.doctor.report import changes
 from luthier.events.line import memory_line
 from luthier.events.page import facts, lines, table, text
@@ -140,10 +141,12 @@ def diagnosis(run: Run, now: float) -> str:
             + (f"\n<pre>{lines(change)}</pre>" if change else "")
             + "</section>"
         )
+    missing = unjudged(run.history)
     if not found:
-        seen = run.history.step
-        parts.append(_unknown(f"Healthy: {seen:,} steps seen." if seen else "Nothing to judge yet: no step seen."))
-    if missing := unjudged(run.history):
+        seen, doubt = run.history.step, unsettled(run.history, missing)
+        said = f"{doubt[:1].upper()}{doubt[1:]}." if doubt else f"Healthy: {seen:,} steps seen."
+        parts.append(_unknown(said if seen else "Nothing to judge yet: no step seen."))
+    if missing:
         named = ", ".join(f"{text(rule)} ({text(lacks)})" for rule, lacks in missing.items())
         parts.append(f"<details><summary>{len(missing)} rules could not be judged</summary><p>{named}</p></details>")
     return "\n".join(parts)

@@ -103,7 +103,8 @@ def digest(scene: Scene, width: int, height: int) -> Text:
     run = scene.run
     lines: list[Text] = []
     if not run.findings:
-        words = run.unsettled or "nothing found that is wrong"
+        doubt = run.unsettled if height >= _ROOMY else run.unsettled.partition(". ")[0]
+        words = doubt or "nothing found that is wrong"
         mark = "✓  " if run.state.logged and not run.unsettled else "   "
         first, *rest = _wrapped(words if run.state.logged else "the doctor waits for log lines", width - 4)
         lines += [Text.assemble((mark, GOOD), (first, "dim")), *(Text(f"   {part}", "dim") for part in rest)]
