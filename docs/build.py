@@ -251,7 +251,7 @@ def diagnosis(name: str) -> str:
         for event, about in (from_record(json.loads(line)) for line in file):
             last = about["time"]
             run = fold(run, event, last)
-    return f"```text\n{as_text(findings(run, last), {}, run.step)}\n```"
+    return f"```text\n{as_text(findings(run, last), '', run.step)}\n```"
 
 
 def errors_page() -> str:

@@ -11,6 +11,7 @@ import pytest
 from luthier.config.load import load
 from luthier.doctor import RULES
 from luthier.events.sinks.jsonl import JsonlSink
+from luthier.events.types import RunFinished
 from tests.cli.support import ROOT, run_here
 from tests.doctor.runs_of import curve, evaluated, failed, falling, log, started, steps
 
@@ -36,7 +37,8 @@ def test_a_sick_run_shows_evidence_reason_and_the_line_to_change(tmp_path, capsy
     lines = "  change  training:\n          - learning_rate: 0.02\n          + learning_rate: 0.0002\n"
     assert lines in done.out
     words = " ".join(done.out.split())
-    assert "rules that could not be judged:" in words and "gpu-idle (0 of 5 readings of gpu_utilization)" in words
+    assert re.search(r"\b(\d+) of (\d+) rules judged; luthier doctor \S+ --all says why not the others$", words)
+    assert "readings" not in words
 
 
 def test_a_healthy_run_is_said_to_be_healthy(tmp_path, capsys):
@@ -51,12 +53,38 @@ def test_what_is_too_short_to_judge_is_not_called_healthy(tmp_path, capsys):
     """The guide's own lines for a loss that does not fall, given as they stand there."""
     (tmp_path / "training.log").write_text(GUIDE, "utf-8")
     words = " ".join(run_here(capsys, "doctor", tmp_path / "training.log").out.split())
-    assert "healthy" not in words and "too little seen to judge the loss: diverged (3 of 5 log lines)" in words
+    doubt = "too little seen to judge the loss (3 of 8 log lines): wait until there are 8 log lines, about epoch 0.8"
+    assert "healthy" not in words and doubt in words
+    assert "So far it is flat" in words and "If it still is then: learning_rate: 0.0002" in words
     shown = " ".join(run_here(capsys, "watch", "--once", tmp_path / "training.log").out.split())
     assert "too little seen to judge the loss" in shown and "The doctor has found nothing" not in shown
     warming = [replace(line, learning_rate=2e-4 * line.step / 300) for line in curve(steps(last=160))]
     words = " ".join(run_here(capsys, "doctor", write(tmp_path / "warming", started(), warming)).out.split())
-    assert "too little seen to judge the loss: loss-stuck (10 of 50 steps, 2 of 8 log lines after the warm-up)" in words
+    assert "(10 of 50 steps, 2 of 8 log lines after the warm-up): wait until step 220, and look again" in words
+    assert "it is flat" not in words
+
+
+def test_the_guides_own_lines_for_a_loss_that_goes_up_are_a_finding(tmp_path, capsys):
+    (tmp_path / "training.log").write_text(
+        "{'loss': 1.234, 'epoch': 0.5}\n{'loss': 1.456, 'epoch': 0.6}  Going up!\n{'loss': 1.789, 'epoch': 0.7}\n",
+        "utf-8",
+    )
+    done = run_here(capsys, "doctor", tmp_path / "training.log")
+    assert done.code == 0 and "WARNING   The loss rises  (loss-rising, confidence low)" in done.out
+    assert "1.234 at epoch 0.5, 1.789 at epoch 0.7" in " ".join(done.out.split())
+    assert "+ learning_rate: 7e-05\n" in done.out and "third of the usual 0.0002" in " ".join(done.out.split())
+
+
+def test_all_tells_what_each_rule_lacks_and_names_none_that_cannot_apply(tmp_path, capsys):
+    plan = started(**{"machine.device": "cpu", "machine.world_size": 1})
+    done = RunFinished("done", 100, 3.0, 1.0, 1.0, 1, 1.0, "final_model")
+    run = write(tmp_path / "run", plan, curve(steps(last=100)), done)
+    short, long = (run_here(capsys, "doctor", run, *options).out for options in ((), ("--all",)))
+    assert "overfitting" not in short and re.search(r"(?m)^  overfitting +0 of 3 evaluations$", long)
+    judged, count = map(int, re.search(r"(\d+) of (\d+) rules judged", short).groups())
+    assert count - judged == len(re.findall(r"(?m)^  [a-z-]+  +\S", long)) > 0
+    never = {"gpu-idle", "gpu-hot", "checkpointing-needless", "straggler", "slowing-down", "stalled", "resume-jump"}
+    assert not never & {*re.findall(r"[a-z-]+", long)} and count == len(RULES) - len(never)
 
 
 @pytest.mark.parametrize(("rate", "lines"), [(0.5, 1), (3e-4, 2)])

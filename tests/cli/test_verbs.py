@@ -10,9 +10,12 @@ import sys
 from dataclasses import fields, replace
 
 import pytest
+import yaml
 
+from luthier.cli.topics import MEANT
 from luthier.config.glossary import TERMS
 from luthier.config.keys import keys
+from luthier.config.record import seal
 from luthier.doctor import RULES
 from luthier.errors import CODES
 from luthier.events.line import format_line, parse_line
@@ -122,13 +125,71 @@ def test_explain_something_that_does_not_exist(capsys):
     assert result.err.startswith('luthier explain: nothing is called "learning_rat"; did you mean "learning_rate"?\n')
 
 
-@pytest.mark.parametrize("topic", ["E-CFG-999", "nothing-of-that-kind"])
-def test_an_unknown_topic_is_told_all_topics(capsys, topic):
+@pytest.mark.parametrize(
+    ("topic", "listing"), [("E-CFG-999", "E-"), ("nothing-of-that-kind", "topics"), ("gradien_normm", "topics")]
+)
+def test_an_unknown_topic_is_told_what_is_near_and_where_all_are_listed(capsys, topic, listing):
     result = run_here(capsys, "explain", topic)
-    assert result.code == 2 and max(map(len, result.err.splitlines())) <= 100
-    named = re.findall(r"[\w-]+", result.err)
+    assert result.code == 2 and not result.out
+    said, more = result.err.splitlines()
+    assert len(said) <= 140 and said.count('"') <= 2 * 4
+    assert more == f"All that there are: luthier explain {listing}"
+    for near in re.findall(r'"([^"]+)"', said.partition("did you mean")[2]):
+        assert run_here(capsys, "explain", near).code == 0, near
+
+
+def test_all_topics_are_listed(capsys):
+    result = run_here(capsys, "explain", "topics")
+    assert result.code == 0 and max(map(len, result.out.splitlines())) <= 100
     topics = {"learning_rate", "E-CFG-003", "eval_loss", "perplexity", *(rule.name for rule in RULES), *BY_NAME}
-    assert topics <= {*named}
+    assert topics <= {*re.findall(r"[\w-]+", result.out)}
+
+
+@pytest.mark.parametrize("word", [*MEANT, "OOM", "pad token"])
+def test_words_that_people_type_lead_to_the_right_texts(capsys, word):
+    result = run_here(capsys, "explain", word)
+    assert result.code == 0 and not result.err
+    for topic in MEANT["_".join(word.lower().split())]:
+        told = run_here(capsys, "explain", topic)
+        assert told.code == 0 and told.out.strip() in result.out
+
+
+def test_a_key_is_explained_in_a_run(capsys, tmp_path):
+    run = ROOT / "tests" / "monitor" / "runs" / "by_heart"
+    told = " ".join(run_here(capsys, "explain", "r", run).out.split())
+    assert told.startswith("r (section lora)") and re.search(r"In by_heart \(Luthier events.jsonl\) it is \d+\.", told)
+    rate, both = (" ".join(run_here(capsys, "explain", word, run).out.split()) for word in ("lr", "learning_rate"))
+    assert "it is 0.002" in rate
+    assert "it is 0.002" in both and "learning_rate (number of the log)" in both and "of the highest so far" in both
+    speed = run_here(capsys, "explain", "speed", run).out
+    assert speed.count("In by_heart") == 2
+    nan = run_here(capsys, "explain", "nan", run)
+    assert nan.code == 2 and nan.err.startswith('luthier explain: "nan" is no key and no number of a log')
+    (tmp_path / "training.log").write_text("{'loss': 1.2, 'epoch': 0.1}\n", "utf-8")
+    foreign = run_here(capsys, "explain", "r", tmp_path / "training.log")
+    assert foreign.code == 0 and "this log does not tell it" in foreign.out
+
+
+def test_where_a_value_of_a_run_came_from(capsys, tmp_path):
+    copied = shutil.copytree(ROOT / "tests" / "monitor" / "runs" / "by_heart", tmp_path / "run")
+    sources = {
+        "lora.r": "configs/x.yaml:22",
+        "model.dtype": "default",
+        "training.learning_rate": "override",
+        "training.packing": "default",
+    }
+    record = {"config": {}, "sources": sources, "decided": ["training.packing"]}
+    (copied / "plan.yaml").write_text(seal(yaml.safe_dump(record)), "utf-8")
+    for key, words in (
+        ("r", ", from configs/x.yaml:22."),
+        ("dtype", ", the default."),
+        ("lr", ", from the command line."),
+        ("packing", ", as the plan worked it out."),
+    ):
+        for path in (copied, copied / "events.jsonl"):
+            assert words in " ".join(run_here(capsys, "explain", key, path).out.split())
+    (copied / "plan.yaml").write_text("no: record\n", "utf-8")
+    assert " it is " in run_here(capsys, "explain", "r", copied).out
 
 
 @pytest.mark.parametrize("begin", ["E-", "e-ckpt"])
@@ -182,7 +243,7 @@ def test_a_number_is_explained_in_a_run(capsys):
 
 def test_what_cannot_be_looked_up_in_a_run(capsys, tmp_path):
     word = run_here(capsys, "explain", "held", tmp_path)
-    assert word.code == 2 and word.err.startswith('luthier explain: "held" is no number of a log')
+    assert word.code == 2 and word.err.startswith('luthier explain: "held" is no key and no number of a log')
     assert run_here(capsys, "explain", "held", "out").out.startswith("held out (word)")
     for path in (tmp_path, tmp_path / "nowhere", ROOT / "configs" / "quickstart.yaml"):
         nothing = run_here(capsys, "explain", "loss", path)

@@ -140,9 +140,11 @@ def seen(*events: Event | Iterable[Event], seconds: float = 5.0) -> History:
 
 
 def found(*events: Event | Iterable[Event], after: float = 1.0) -> dict[str, Finding]:
-    """Rule -> finding, `after` seconds after the last event."""
+    """Rule -> finding, `after` seconds after the last event. None leaves the reader without a next thing to do."""
     run = seen(*events)
-    return {finding.rule: finding for finding in findings(run, run.updated + after)}
+    named = {finding.rule: finding for finding in findings(run, run.updated + after)}
+    assert [name for name, finding in named.items() if not (finding.change or finding.fix)] == []
+    return named
 
 
 def changed(finding: Finding) -> dict[str, tuple[str, str]]:

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from luthier.doctor import History, findings, fold, unjudged
 from luthier.doctor.history import LONGEST, RECENT
-from luthier.doctor.report import as_json, as_text
+from luthier.doctor.outlook import unsettled
+from luthier.doctor.report import as_json, as_text, lacking
 from luthier.doctor.statistics import noise, trend
 from luthier.events.types import Resumed, RunStarted
 from tests.doctor.runs_of import NAN, architecture, curve, evaluated, log, machine, seen, started, steps
@@ -28,7 +29,8 @@ def test_no_sequence_of_events_breaks_the_doctor(told, now):
         run = fold(run, event, when)
     found = findings(run, now)
     assert len({finding.rule for finding in found}) == len(found)
-    assert as_text(found, unjudged(run), run.step)
+    missing = unjudged(run)
+    assert as_text(found, unsettled(run, missing), run.step) and lacking(missing)
     assert len(as_json(found)) == len(found)
 
 

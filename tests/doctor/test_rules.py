@@ -12,8 +12,11 @@ from dataclasses import replace
 
 import pytest
 
+from luthier.config.keys import keys
 from luthier.config.load import from_dict
 from luthier.doctor import RULES, findings, unjudged
+from luthier.doctor.elsewhere import ELSEWHERE, name_in
+from luthier.doctor.outlook import unsettled
 from luthier.events.types import Gradients, Notice, Resumed, RunFinished, RunStarted
 from tests.doctor.runs_of import (
     NAN,
@@ -66,7 +69,8 @@ def test_loss_stuck_by_the_evaluations():
 def test_loss_stuck_by_the_trend_alone():
     finding = found(started(), curve(steps(), lambda step: 1.3))["loss-stuck"]
     assert "more than 5 % over 399 steps" in finding.evidence
-    assert finding.severity == "warning" and finding.change == ()
+    assert finding.severity == "warning" and changed(finding) == {RATE: ("0.0002", "0.0005")}
+    assert finding.fix.startswith("luthier inspect CONFIG --row 1")
     assert found(started(), curve(steps(last=40), lambda step: 1.3)) == {}, "too early to say"
     assert found(started(), curve(steps(), lambda step: 1.3, noise=0.3)) == {}, "too noisy to say"
     assert found(started(), curve(steps(), lambda step: 1.3 if step < 10 else 0.8)) == {}, (
@@ -91,6 +95,119 @@ def test_loss_rising():
     finding = found(started(), rising)["loss-rising"]
     assert "rose by" in finding.evidence
     assert changed(finding)[RATE] == ("0.0002", "7e-05"), "a third; a tenth is for what has blown up"
+
+
+FEW = (1.234, 1.456, 1.789)
+
+
+def few(*losses, every=10, first=0.5, apart=0.1, **changes):
+    """Log lines of many steps each."""
+    return [log(every * (i + 1), loss, epoch=first + apart * i, **changes) for i, loss in enumerate(losses)]
+
+
+def test_a_few_lines_that_rise_are_a_finding_where_each_is_of_many_steps():
+    finding = found(started(), few(*FEW))["loss-rising"]
+    assert finding.confidence == "low" and changed(finding)[RATE] == ("0.0002", "7e-05")
+    assert "1.234 at step 10, 1.789 at step 30 (45 % more)" in finding.evidence
+    assert "loss-rising" in found(started(), few(*FEW, 1.9, 2.0))
+    assert "loss-rising" in found(started(**{"plan.examples_per_step": 64}), few(1.0, 1.1, 1.2))
+    counted = found(FOREIGN, few(*FEW, every=1, learning_rate=NAN))["loss-rising"]
+    assert "1.234 at epoch 0.5, 1.789 at epoch 0.7" in counted.evidence
+    assert changed(counted) == {"learning_rate": ("", "7e-05")} and "a third of the usual" in counted.why
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        few(*FEW[:2]),
+        few(1.234, 1.456, 1.40),
+        few(1.23, 1.27, 1.30),
+        few(0.04, 0.05, 0.06),
+        few(1.0, 1.1, 1.2),
+        few(*FEW, every=5),
+        few(2.0, 1.5, 1.234, 1.3, 1.37),
+    ],
+    ids=[
+        "two",
+        "down again",
+        "little",
+        "next to nothing",
+        "the noise of 40 rows",
+        "a few steps each",
+        "after a fall, within its noise",
+    ],
+)
+def test_a_few_lines_that_are_no_rise(lines):
+    assert "loss-rising" not in found(started(), lines)
+
+
+@pytest.mark.parametrize("apart", [0.01, NAN])
+def test_a_few_lines_of_which_nobody_knows_how_many_steps_they_are_tell_no_rise(apart):
+    assert found(FOREIGN, few(*FEW, every=1, apart=apart)) == {}
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_a_few_lines_that_fall_and_wobble_are_healthy_at_every_moment(seed):
+    rng = random.Random(seed)
+    lines = few(*(falling(10 * i) * rng.lognormvariate(0, 0.06) for i in range(12)))
+    for end in range(1, 13):
+        assert "loss-rising" not in found(started(), lines[:end]), end
+
+
+@pytest.mark.parametrize(
+    ("lines", "plan", "until"),
+    [
+        (few(2.451, 2.447, 2.445), {"plan.warmup_steps": 100}, "step 170"),
+        (few(2.451, 2.447, 2.445), {"plan.warmup_steps": 0}, "step 80"),
+        (few(2.451, every=1), {"plan.warmup_steps": 0}, "step 51"),
+    ],
+)
+def test_what_is_too_short_to_judge_says_how_long_to_wait_and_what_then(lines, plan, until):
+    run = seen(started(**plan), lines)
+    words = unsettled(run, unjudged(run))
+    assert f"wait until {until}, and look again" in words
+    flat = len(lines) > 1
+    assert ("it is flat" in words) == flat == ("training.learning_rate: 0.0005; and luthier inspect" in words)
+    assert ("warm-ups" in words) == (plan["plan.warmup_steps"] == 100)
+
+
+def test_a_run_that_is_over_is_not_to_be_waited_for():
+    run = seen(started(total_steps=30), few(2.451, 2.447, 2.445))
+    assert "the run has ended" in unsettled(run, unjudged(run))
+    run = seen(started(), curve(steps()))
+    assert unsettled(run, unjudged(run)) == ""
+
+
+def test_a_warm_up_of_another_program_is_seen_by_its_rates():
+    rising = [replace(line, learning_rate=1e-6 * line.step) for line in few(2.45, 2.45, 2.45)]
+    run = seen(FOREIGN, rising)
+    assert "wait until 50 steps after the warm-up" in unsettled(run, unjudged(run))
+
+
+def test_a_loss_that_stays_at_a_high_rate_gets_no_higher_one():
+    finding = found(started(**{RATE: 1e-3}), curve(steps(), lambda step: 1.3, learning_rate=1e-3))["loss-stuck"]
+    assert finding.change == () and "luthier inspect CONFIG --row 1" in finding.fix
+
+
+@pytest.mark.parametrize(
+    ("program", "key"),
+    [
+        ("", "max_length (Axolotl: sequence_len, LLaMA-Factory: cutoff_len, Unsloth: max_seq_length)"),
+        ("Axolotl", "sequence_len"),
+        ("LLaMA-Factory", "cutoff_len"),
+        ("Unsloth", "max_seq_length"),
+    ],
+)
+def test_the_key_of_another_program_has_its_name_there(program, key):
+    zero = [log(step, 0.0, grad_norm=NAN) for step in range(10, 50, 10)]
+    finding = found(replace(FOREIGN, program=program), zero)["nothing-trained"]
+    assert [change.key for change in finding.change] == [key]
+
+
+def test_names_elsewhere_are_of_keys_that_exist():
+    assert {*ELSEWHERE} <= {*keys()}
+    assert all({*names} == {"Trainer", "Axolotl", "LLaMA-Factory", "Unsloth"} for names in ELSEWHERE.values())
+    assert name_in(RATE) == name_in(RATE, "Axolotl") == "learning_rate"
 
 
 def test_a_lower_rate_takes_the_end_of_its_schedule_along():
@@ -193,7 +310,8 @@ def test_first_loss_of_random_weights(loss, named):
 def test_nothing_trained():
     zero = [log(step, 0.0, grad_norm=NAN, trained_tokens_per_second=NAN) for step in (10, 20, 30)]
     finding = found(RunStarted("x", 100, 0, 1.0, {}, program=""), zero)["nothing-trained"]
-    assert finding.severity == "critical" and "(or " in finding.change[0].key
+    assert finding.severity == "critical" and finding.change[0].key.startswith("max_length (Axolotl: sequence_len, ")
+    assert "loss 0.0 from step 10 to 30" in finding.evidence
     learned = [log(step, loss) for step, loss in ((10, 0.5), (20, 0.001), (30, 0.0), (40, 0.0), (50, 0.0))]
     assert "nothing-trained" not in found(started(), learned), "four digits of a loss that became small"
 
@@ -296,7 +414,7 @@ def test_gradients_that_are_no_numbers_are_the_cause_of_a_loss_of_0():
     filtered = [log(step, 0.0, grad_norm=NAN) for step in range(210, 410, 10)]
     names = found(FOREIGN, healthy, filtered)
     assert list(names) == ["not-finite"] and names["not-finite"].severity == "critical"
-    assert "grad_norm nan and loss 0 from step 380 to 400" in names["not-finite"].evidence
+    assert "grad_norm nan and loss 0 from step 210 to 400" in names["not-finite"].evidence
     assert "not-finite" in found(FOREIGN, curve(range(10, 210, 10)), curve(range(210, 400, 10), grad_norm=math.inf))
     skipped = [replace(line, grad_norm=math.inf) if line.step in (190, 200) else line for line in healthy]
     assert found(FOREIGN, skipped) == {}, "scaling for float16 leaves out a step now and then"
@@ -402,7 +520,7 @@ def test_where_the_yaml_decides_the_passes_their_size_is_not_proposed():
 def test_out_of_memory_in_the_log_of_another_program(said):
     finding = found(FOREIGN, said)["out-of-memory"]
     assert [change.key for change in finding.change] == [
-        "per_device_train_batch_size (or micro_batch_size)",
+        "per_device_train_batch_size (Axolotl: micro_batch_size)",
         "gradient_accumulation_steps",
     ]
 

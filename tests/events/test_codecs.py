@@ -244,12 +244,13 @@ class TestTrainer:
     def test_what_unsloth_and_peft_say_first(self, tmp_path):
         # Unsloth 2025.9, models/llama.py; peft 0.21, print_trainable_parameters.
         banner = (
+            "==((====))==  Unsloth 2025.9.1: Fast Llama patching.\n"
             "   \\\\   /|    Num examples = 51,760 | Num Epochs = 2 | Total steps = 1,060\n"
             ' "-____-"     Trainable parameters = 24,313,856 of 3,237,063,680 (0.75% trained)\n'
             "trainable params: 11,272,192 || all params: 1,247,086,592 || trainable%: 0.9039\n"
         )
         start, *architectures = events_of(write(tmp_path / "a.log", banner))
-        assert (start.total_steps, start.epochs) == (1060, 2.0)
+        assert (start.total_steps, start.epochs, start.program) == (1060, 2.0, "Unsloth")
         assert architectures == [
             Architecture(3_237_063_680, 24_313_856, []),
             Architecture(1_247_086_592, 11_272_192, []),
@@ -275,7 +276,7 @@ class TestAxolotl:
 
     def test_it(self, tmp_path):
         warning, start, step, saved = events_of(write(tmp_path / "axolotl.log", self.TEXT))
-        assert start.total_steps == 200
+        assert (start.total_steps, start.program) == (200, "Axolotl")
         assert warning == Notice("warning", "`pad_to_sequence_len: true` is recommended")
         assert (step.step, step.loss, step.num_tokens, step.memory_gib) == (1, 1.549, 8192, 14.5)
         assert (step.trained_tokens_per_second, step.step_seconds, step.remaining_seconds) == (1820, 2.48, 493.0)
@@ -299,6 +300,7 @@ class TestFactory:
         told, source = told_of(path)
         assert source == "LLaMA-Factory trainer_log.jsonl"
         start, first, evaluation, second, end = (item.event for item in told)
+        assert start.program == "LLaMA-Factory"
         assert (start.total_steps, start.first_step) == (20, 0)
         assert (first.step, first.loss, first.learning_rate, first.epoch) == (5, 1.5, 5e-5, 0.5)
         assert (first.tokens_per_second, first.num_tokens, first.remaining_seconds) == (1234.5, 500, 75.0)

@@ -55,6 +55,38 @@ def test_the_screens_of_the_recorded_run(size, promised):
     assert [words for words in promised if words not in shown["overview"]] == []
 
 
+@pytest.mark.parametrize("size", [(120, 40), (140, 44), (150, 45), (200, 60)])
+def test_no_meaning_of_a_number_is_cut_on_a_wide_terminal(size):
+    rows = look(in_the_middle(), size=size).split("\n")
+    numbers = [row.rpartition("│")[2] for row in rows] if size[0] >= 140 else rows
+    assert not [row for row in numbers if row.rstrip().endswith("…")]
+    wide = [row for row in numbers if "on rows it never trains on; rising = overfitting" in row]
+    assert bool(wide) == (size[0] >= 140)
+
+
+def test_charts_without_a_number_in_the_log_are_not_there(tmp_path):
+    path = tmp_path / "training.log"
+    path.write_text("\n".join(str({"loss": 2 - step / 50, "epoch": step / 50}) for step in range(1, 20)), "utf-8")
+    watch = Watch([path])
+    watch.settle()
+    shown = look(watch, "2", size=(140, 44))
+    assert "loss" in shown and "not in this log" not in shown
+    assert "gradient norm" not in shown and "GPU busy" not in shown
+    shown = look(watch, size=(140, 44))
+    assert "tokens a second" not in shown and "checkpoint not in this log" in " ".join(shown.split())
+
+
+def test_what_is_too_short_to_judge_says_how_long_to_wait_in_two_lines(tmp_path):
+    path = tmp_path / "training.log"
+    path.write_text(
+        "{'loss': 2.451, 'epoch': 0.1}\n{'loss': 2.447, 'epoch': 0.2}\n{'loss': 2.445, 'epoch': 0.3}\n", "utf-8"
+    )
+    watch = Watch([path])
+    watch.settle()
+    shown = " ".join(look(watch).split())
+    assert "(3 of 8 log lines): wait until there are 8 log lines, about epoch 0.8, and look again" in shown
+
+
 def test_a_narrow_terminal_has_one_column_of_whole_numbers():
     seen = tour(in_the_middle(), {"overview": (), "findings": ("3",)}, (40, 40))
     shown = seen["overview"]

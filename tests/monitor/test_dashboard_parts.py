@@ -16,11 +16,11 @@ from rich.console import Console
 
 from luthier.doctor import Change, Finding, History, findings
 from luthier.doctor import fold as fold_history
-from luthier.events.types import CheckpointSaved, Resumed, Timing
+from luthier.events.types import CheckpointSaved, Evaluated, Resumed, Timing
 from luthier.machine.gpu import Gpu, Readings
 from luthier.monitor.dashboard import panes, watching
 from luthier.monitor.dashboard.canvas import Curve, Picture, draw
-from luthier.monitor.dashboard.charts import CHARTS, chart, legend, picture
+from luthier.monitor.dashboard.charts import CHARTS, chart, is_worth_a_place, legend, picture
 from luthier.monitor.dashboard.explain import ANSWERS, answer
 from luthier.monitor.dashboard.metrics import LEARNING, MACHINE, fitting, line, step_times
 from luthier.monitor.dashboard.report import report
@@ -249,7 +249,10 @@ def test_a_log_that_does_not_tell_says_nothing_wrong():
     unknown = replace(started(), epochs=math.nan), replace(log(10), epoch=math.nan)
     assert "epoch" not in panes.progress(Scene((run_of(unknown),)), 100).plain
     shown = panes.progress(Scene((run_of([replace(started(), epochs=0.1341161), log(10)]),)), 100).plain
-    assert "epoch 0.30/0.134 " in shown
+    assert "epoch 0.30/0.13 " in shown
+    of_little = [replace(started(), epochs=0.0268), replace(log(10), epoch=0.0263)]
+    assert "epoch 0.026/0.027 " in panes.progress(Scene((run_of(of_little),)), 100).plain
+    assert "epoch 0.30/3 " in panes.progress(Scene((run_of([started(), log(10)]),)), 100).plain
     untimed = run_of(unknown, now=900.0), run_of([started(), log(10)], now=900.0)
     assert ["gone" in panes.progress(Scene((run,)), 100).plain for run in untimed] == [True, True]
     at_once = replace(untimed[0], state=state_of(unknown, every=0.0))
@@ -400,7 +403,74 @@ def test_every_chart_fits(key, shown):
         assert len(lines) <= 9 and all(cell_len(text) <= 39 for text in lines)
 
 
+@pytest.mark.parametrize("width", [25, 39, 80])
+def test_no_title_of_a_chart_is_cut(width):
+    stream = whole_run()
+    for key, limit in ((key, limit) for key in CHARTS for limit in (Settings(), Settings(3, 50, True))):
+        title = chart(key, Scene((run_of(stream),), settings=limit), width, 9).plain.split("\n")[0]
+        assert title.startswith(CHARTS[key].title) and "…" not in title
+
+
+def test_a_chart_without_a_number_of_its_own_gives_up_its_place():
+    unknown = {"grad_norm": math.nan, "tokens_per_second": math.nan, "step_seconds": math.nan, "memory_gib": math.nan}
+    lines = [replace(log(step), **unknown) for step in (10, 20)]
+    foreign = Scene((run_of([replace(started(), program="", plan={}), *lines]),))
+    kept = {key for key in CHARTS if is_worth_a_place(key, foreign)}
+    assert kept == {"loss", "learning_rate", "step"}, "seconds a step are those between two log lines"
+    assert all(is_worth_a_place(key, Scene((run_of([started()]),))) for key in CHARTS), "nothing is known yet"
+    assert is_worth_a_place("gradient", Scene((*foreign.runs, run_of(whole_run())))), "one of several has it"
+    narrow = replace(Scene((run_of([*whole_run(), log(5000)]),)), settings=Settings(span=20))
+    assert is_worth_a_place("eval", narrow), "a closer look hides no chart"
+
+
 # Words
+
+
+def test_a_foreign_log_has_no_checkpoints_to_tell_of():
+    foreign = run_of([replace(started(), program="Axolotl", plan={}), log(10)])
+    assert words_of(foreign)["checkpoint"] == "not in this log"
+    assert (
+        "does not tell" in meanings_of(foreign)["checkpoint"]
+        and "costs all of it" not in answer("checkpoint", foreign).plain
+    )
+    told = run_of([replace(started(), program="", plan={}), log(10), CheckpointSaved(10, "c", 0, math.nan)])
+    assert words_of(told)["checkpoint"].startswith("step 10")
+
+
+@pytest.mark.parametrize(
+    ("loss", "evaluated", "words"),
+    [
+        (0.03, None, "outstanding; overfitting?"),
+        (0.03, 0.039, "outstanding, and it carries over: eval 0.039"),
+        (0.03, 0.9, "learned by heart: eval 0.9 beside 0.03"),
+        (0.2, 0.45, "outstanding; less so on held-out rows: eval 0.45"),
+        (0.4, 0.9, "learned by heart: eval 0.9 beside 0.4"),
+        (0.4, 0.5, "excellent: well trained"),
+        (1.2, 3.0, "good progress"),
+        (0.03, math.nan, "outstanding; overfitting?"),
+    ],
+)
+def test_held_out_rows_answer_whether_a_low_loss_is_overfitting(loss, evaluated, words):
+    stream = [started(), *(log(step, loss) for step in range(10, 80, 10))]
+    if evaluated is not None:
+        stream.append(Evaluated(70, 1.0, evaluated, 5000, 3.0, True))
+    run = run_of(stream)
+    assert words_of(run)["band"] == words
+    assert f"In words: {words}." in ANSWERS["band"].here(run)
+
+
+@pytest.mark.parametrize("width", [65, 76])
+@pytest.mark.parametrize("scale", [1e-9, 1.0, 1e9])
+def test_no_meaning_is_cut(width, scale):
+    """65 cells, with a frame, are what the wide screen has for them at its narrowest."""
+    rng = random.Random(0)
+    lines = [replace(log(1000 * step, scale * rng.uniform(1, 2)), learning_rate=scale) for step in range(1, 90)]
+    run = replace(run_of([replace(started(), total_steps=10**6), *lines], now=1e6), local=None)
+    for metric in (*LEARNING, *MACHINE):
+        meaning = line(metric, run, width - 3, 2, False).plain.split("\n")[1]
+        assert meaning.strip() and "…" not in meaning, meaning
+    shown = report(Scene((run,)), 120).plain
+    assert not [row for row in shown.split("\n") if row.endswith("…")]
 
 
 @settings(deadline=None, max_examples=60)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from luthier.cli.topics import MEANT, listed, nothing
 from luthier.errors import CODES, EXIT_WRONG_REQUEST
 from luthier.errors.terminal import width
 
@@ -22,7 +23,7 @@ def explain(
         metavar="[TOPIC] [RUN_OR_LOG]",
         help="A key (learning_rate), a number of the log (eval_loss), a word (perplexity, held out), an error code "
         "(E-CFG-003; E-CFG lists those that begin so), a doctor's rule (loss-stuck), or a gate's check (rows-cut). "
-        "The folder of a run, or its log, behind a number: also what it says there.",
+        "The folder of a run, or its log, behind a key or a number: also what it is there.",
     ),
 ) -> None:
     """Explain a key, a number, a word, a code, a doctor's rule or a check; without TOPIC, list all keys.
@@ -40,12 +41,13 @@ def explain(
         typer.echo("\nAlso numbers of the log, words, rules, checks and error codes: luthier explain topics")
         return
     if topic == "topics":
-        typer.echo(_topics(room))
+        typer.echo(listed(room))
         return
     try:
         typer.echo(_code(topic.upper(), room) if topic.upper().startswith("E-") else _explained(topic, run, room))
     except KeyError as error:
-        typer.echo(f"luthier explain: {error.args[0]}\n{_topics(room)}", err=True)
+        every = "luthier explain E-" if topic.upper().startswith("E-") else "luthier explain topics"
+        typer.echo(f"luthier explain: {error.args[0]}\nAll that there are: {every}", err=True)
         raise typer.Exit(EXIT_WRONG_REQUEST) from None
 
 
@@ -73,9 +75,20 @@ def _explained(topic: str, run: Path | None, room: int) -> str:
 
     Args:
         topic: As it was typed.
-        run: The log to look a number up in.
+        run: The log to look a key or a number up in.
         room: Columns.
     """
+    from luthier.events.numbers import NUMBERS
+
+    names = {other: "_".join(other.split()) for other in MEANT.get("_".join(topic.lower().split()), (topic,))}
+    runs = {other: run for other, name in names.items() if name in NUMBERS or _dotted(name)}
+    if run is not None and not runs:
+        raise KeyError(f'"{topic}" is no key and no number of a log, and only those are looked up in a run')
+    return "\n\n\n".join(_called(other, runs.get(other), room) for other in names)
+
+
+def _called(topic: str, run: Path | None, room: int) -> str:
+    """As `_explained`, of one topic by its own name."""
     from luthier.config.docs import explain_key
     from luthier.config.glossary import TERMS, find
     from luthier.doctor import RULES, report
@@ -83,13 +96,13 @@ def _explained(topic: str, run: Path | None, room: int) -> str:
     from luthier.gate.gate import BY_NAME, explained
 
     name, texts = "_".join(topic.split()), []
-    if run is not None and name not in NUMBERS:
-        raise KeyError(f'"{topic}" is no number of a log, and only those are looked up in a run')
     try:
         lines = explain_key(name).splitlines()
         texts.append("\n".join(textwrap.fill(line, room, subsequent_indent="  ") for line in lines))
     except KeyError:
         pass
+    if run is not None and (key := _dotted(name)):
+        texts[-1] += "\n\n" + textwrap.fill(_in_run(key, run), room, break_on_hyphens=False)
     if name in NUMBERS:
         texts.append(_number(name, run, room))
     texts += [report.explained(rule, room) for rule in RULES if rule.name == topic]
@@ -98,8 +111,54 @@ def _explained(topic: str, run: Path | None, room: int) -> str:
     if word := find(topic):
         texts.append(_word(word, TERMS[word], room))
     if not texts:
-        raise KeyError(_nothing(topic))
+        raise KeyError(nothing(topic))
     return "\n\n\n".join(texts)
+
+
+def _dotted(name: str) -> str:
+    """The key that is called so, here or in another program; empty: none is."""
+    from luthier.config.aliases import RENAMED
+    from luthier.config.keys import by_name, keys
+
+    name = RENAMED.get(name, name)
+    return name if name in keys() else by_name().get(name, "")
+
+
+def _in_run(key: str, run: Path) -> str:
+    """What a key was in a run, and where its value came from."""
+    from luthier.cli.watch import settled
+    from luthier.config.tree import shown
+    from luthier.events.printable import one_line
+
+    seen = settled(run, f"explain {key.rpartition('.')[2]}")
+    plan, where = seen.state.plan or {}, f"In {one_line(seen.name)} ({one_line(seen.source)})"
+    if key not in plan:
+        return f"{where}: this log does not tell it."
+    return f"{where} it is {one_line(shown(plan[key], 200))}{_origin(key, run)}."
+
+
+def _origin(key: str, run: Path) -> str:
+    """Where a value came from, by the plan.yaml beside a log; empty where there is none that tells."""
+    from luthier.config.record import read_record
+    from luthier.errors import ConfigError
+    from luthier.events.printable import one_line
+
+    path = (run if run.is_dir() else run.parent) / "plan.yaml"
+    try:
+        record = read_record(path) if path.is_file() else {}
+    except ConfigError:
+        return ""
+    sources, decided = record.get("sources"), record.get("decided")
+    source = one_line(str(sources.get(key, ""))) if isinstance(sources, dict) else ""
+    if isinstance(decided, list) and key in decided and source in ("default", ""):
+        return ", as the plan worked it out"
+    words = {
+        "default": ", the default",
+        "override": ", from the command line",
+        "dict": ", from the call in Python",
+        "": "",
+    }
+    return words.get(source, f", from {source}")
 
 
 def _number(name: str, run: Path | None, room: int) -> str:
@@ -125,36 +184,3 @@ def _word(name: str, term: Term, room: int) -> str:
     see = [f"luthier explain {other}" for other in term.see if other != name] + [f"docs/{term.page}"] * bool(term.page)
     more = [textwrap.fill(f"More: {', '.join(see)}", room, break_on_hyphens=False)] if see else []
     return "\n\n".join((f"{name} (word)", textwrap.fill(term.text, room), *more))
-
-
-def _nothing(topic: str) -> str:
-    """That nothing is called so, and what may be meant."""
-    from luthier.config.glossary import TERMS
-    from luthier.config.keys import SECTIONS, by_name, closest
-    from luthier.doctor import RULES
-    from luthier.events.numbers import NUMBERS
-    from luthier.gate.gate import BY_NAME
-
-    topics = (*by_name(), *SECTIONS, *NUMBERS, *TERMS, *(rule.name for rule in RULES), *BY_NAME)
-    near = closest(topic.rpartition(".")[2], dict.fromkeys(topics, 0.0))
-    return f'nothing is called "{topic}"' + (f'; did you mean "{near}"?' if near else "")
-
-
-def _topics(room: int) -> str:
-    """What kinds of topics there are, and what is in each."""
-    from luthier.config.glossary import TERMS
-    from luthier.doctor import RULES
-    from luthier.events.numbers import NUMBERS
-    from luthier.gate.gate import BY_NAME
-
-    kinds = {
-        "a key": "learning_rate; all of them: luthier explain",
-        "a number": ", ".join(NUMBERS),
-        "a word": ", ".join(TERMS),
-        "an error code": "E-CFG-003; all of them: luthier explain E-",
-        "a doctor's rule": ", ".join(rule.name for rule in RULES),
-        "a check": ", ".join(BY_NAME),
-    }
-    rows = (f"  {kind:<17}{names}" for kind, names in kinds.items())
-    filled = (textwrap.fill(row, room, subsequent_indent=" " * 19, break_on_hyphens=False) for row in rows)
-    return "\n".join(("A topic is", *filled))

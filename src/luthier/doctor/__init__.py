@@ -20,7 +20,7 @@ from luthier.doctor.finding import WORST_FIRST, Change, Finding, Rule
 from luthier.doctor.history import History, fold
 from luthier.doctor.rules import RULES
 
-__all__ = ["RULES", "Change", "Finding", "History", "Rule", "findings", "fold", "unjudged"]
+__all__ = ["RULES", "Change", "Finding", "History", "Rule", "applying", "findings", "fold", "unjudged"]
 
 
 def findings(run: History, now: float) -> tuple[Finding, ...]:
@@ -37,6 +37,11 @@ def findings(run: History, now: float) -> tuple[Finding, ...]:
     return tuple(sorted(kept, key=lambda finding: WORST_FIRST.index(finding.severity)))
 
 
+def applying(run: History) -> tuple[Rule, ...]:
+    """The rules that can say anything of a run of this kind."""
+    return tuple(rule for rule in RULES if rule.applies(run))
+
+
 def unjudged(run: History) -> dict[str, str]:
-    """Rule -> what is missing to judge it, for the rules that cannot be judged yet."""
-    return {rule.name: missing for rule in RULES if (missing := rule.needs(run))}
+    """Rule -> what is missing to judge it, for the rules that apply and cannot be judged yet."""
+    return {rule.name: missing for rule in applying(run) if (missing := rule.needs(run))}

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
 from typing import Any, Protocol
 
-from luthier.config.aliases import RENAMED
+from luthier.doctor.elsewhere import name_in
 from luthier.doctor.finding import Change, Needs
 from luthier.doctor.history import History
 from luthier.doctor.statistics import median, noise
@@ -16,6 +17,12 @@ SMALLEST = 1e-3
 """Nats: below, a loss is as good as 0."""
 FEWEST = 7
 """Log lines that tell anything of the noise."""
+RAISED = 2.5
+"""Times the usual rate: where a rank of 16 or less still trains calmly, and all that one line can do."""
+USUAL_ROWS = 16
+"""In a step, where nobody tells."""
+FAR_STEPS, FAR_EPOCHS = 10, 0.1
+"""From one log line to the next: the loss of one is then a mean over many rows."""
 SHIPPED_END = 5e-5
 """The min_learning_rate of configs/training_config.yaml."""
 USUAL_RATES = {"lora": 2e-4, "full": 2e-5, "scratch": 1e-3}
@@ -58,6 +65,11 @@ def readings(kind: str, field: str, count: int) -> Needs:
         return "" if found >= count else f"{found} of {count} readings of {field}"
 
     return missing
+
+
+def has_gpu(run: History) -> bool:
+    """Whether it runs on a GPU, or may."""
+    return str(run.get("machine.device", "cuda")) == "cuda"
 
 
 def finite(values: Iterable[float]) -> list[float]:
@@ -139,14 +151,52 @@ def warm(run: History) -> tuple[Log, ...]:
     return ()
 
 
+def first_of(run: History, holds: Callable[[Log], bool]) -> int:
+    """The step of the first log line from which on all hold; that of a long run as finely as its lines are kept."""
+    kept = {line.step: line for line in (*run.beginning, *run.whole, *run.recent)}
+    first = run.step
+    for step in sorted(kept, reverse=True):
+        if not holds(kept[step]):
+            break
+        first = step
+    return first
+
+
+def counted(run: History) -> bool:
+    """Whether the steps are numbers of log lines: another program's log that tells no step at all."""
+    lines = run.whole
+    one_by_one = all(b.step - a.step == run.stride for a, b in pairwise(lines))
+    return not run.ours and not run.plan and not run.total_steps and one_by_one and lines[:1] == run.beginning[:1]
+
+
+def far_apart(run: History) -> bool:
+    """Whether each log line tells of many steps: ten at least, or a tenth of an epoch where steps are not known."""
+    pairs = list(pairwise(run.whole))
+    if counted(run):
+        return bool(pairs) and min(b.epoch - a.epoch for a, b in pairs) > FAR_EPOCHS - 1e-6  # false for NaN
+    return bool(pairs) and min(b.step - a.step for a, b in pairs) >= FAR_STEPS
+
+
+def rows_a_line(run: History) -> float:
+    """Over how many rows the loss of a log line is a mean, at least; infinite where the log tells no steps."""
+    if counted(run) or len(run.whole) < 2:
+        return math.inf
+    rows = run.get("plan.examples_per_step") or run.get("training.per_device_train_batch_size") or USUAL_ROWS
+    return float(rows) * min(b.step - a.step for a, b in pairwise(run.whole))
+
+
+def place(run: History, line: Log) -> str:
+    """Where a log line is: its step; its epoch where steps are not known and epochs are."""
+    if counted(run) and math.isfinite(line.epoch):
+        return f"at epoch {line.epoch:g}"
+    return f"at step {line.step:,}"
+
+
 def change(run: History, key: str, new: Any, old: Any = None) -> Change:
-    """The line to change; `old` is what is known without a plan of another program, whose names then stand there."""
+    """The line to change; `old` is what is known without a plan, and the name is that of the program that trains."""
     if run.ours or key in run.plan:
         return Change(key, yaml_value(run.plan[key]) if key in run.plan else "", yaml_value(new))
-    names = sorted((name for name, target in RENAMED.items() if target == key), key=len, reverse=True)[:2]
-    bare = key.rpartition(".")[2]
-    elsewhere = f" (or {', '.join(names)})" if names else ""
-    return Change(bare + elsewhere, "" if old is None else yaml_value(old), yaml_value(new))
+    return Change(name_in(key, run.program), "" if old is None else yaml_value(old), yaml_value(new))
 
 
 def lower_rate(run: History, factor: float = 10) -> tuple[Change, ...]:
@@ -162,6 +212,34 @@ def lower_rate(run: History, factor: float = 10) -> tuple[Change, ...]:
     if run.get("training.min_learning_rate", SHIPPED_END if run.ours and not run.plan else 0.0) > new:
         return line, change(run, "training.min_learning_rate", rounded(new / 10))
     return (line,)
+
+
+def higher_rate(run: History) -> tuple[Change, ...]:
+    """For a loss that does not fall: the usual rate, or two and a half times as much; none where it is higher."""
+    peak, usual = peak_rate(run), usual_rate(run)
+    if not peak >= usual / 2:
+        return (change(run, "training.learning_rate", usual, peak if math.isfinite(peak) else None),)
+    new = rounded(RAISED * usual, 2)
+    return (change(run, "training.learning_rate", new, peak),) if peak < new else ()
+
+
+def rows_fix(run: History, question: str = "is the answer trained, and does it follow from the question?") -> str:
+    """What to do where the rows are to be looked at; other programs have no command for it.
+
+    Args:
+        run: The history.
+        question: What to look for.
+    """
+    if run.ours:
+        return f"luthier inspect CONFIG --row 1 shows a row as the model sees it: {question}"
+    return f"look at some rows as tokens, with their labels: {question}"
+
+
+def resume_fix(run: History, checkpoint: str = "auto") -> str:
+    """How to go on from a checkpoint."""
+    if run.ours:
+        return f"luthier train CONFIG --resume {checkpoint}"
+    return "go on from a checkpoint: resume_from_checkpoint in the Trainer, TRL, Axolotl and LLaMA-Factory"
 
 
 def less_memory(run: History, longest: int = 0) -> tuple[Change, ...]:
@@ -181,8 +259,8 @@ def less_memory(run: History, longest: int = 0) -> tuple[Change, ...]:
         return (change(run, "training.max_tokens_per_micro_batch", tokens // 2, tokens),)
     if not run.plan:
         return (
-            Change("per_device_train_batch_size (or micro_batch_size)", "", "half of it"),
-            Change("gradient_accumulation_steps", "", "twice as many, so that a step stays the same"),
+            change(run, "training.per_device_train_batch_size", "half of it"),
+            change(run, "training.gradient_accumulation_steps", "twice as many, so that a step stays the same"),
         )
     if not run.get("training.gradient_checkpointing") and not run.get("plan.checkpointed_layers"):
         return (change(run, "training.gradient_checkpointing", True),)

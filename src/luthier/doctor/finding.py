@@ -54,7 +54,8 @@ class Finding:
         evidence: Steps and numbers.
         why: What it means, in plain words.
         change: The lines of YAML to change; empty where no line helps.
-        fix: What the run's own error says to do; empty where there is none.
+        fix: What to do besides, or where no line helps: the next command; what the run's own error says to do. No
+            finding has neither a change nor this.
         confidence: How sure the rule is.
     """
 
@@ -88,6 +89,11 @@ class Symptom:
 
 Needs = Callable[[History], str]
 Judge = Callable[[History], Symptom | None]
+Applies = Callable[[History], bool]
+
+
+def _always(_: History) -> bool:
+    return True
 
 
 @dataclass(frozen=True)
@@ -100,6 +106,7 @@ class Rule:
         when: What it looks for.
         needs: Says in words what is missing to judge; empty when nothing is.
         replaces: Rules that say less about the same thing: their findings are left out beside one of this.
+        applies: Whether it can say anything of a run of this kind at all: a rule about GPUs cannot of one on a CPU.
     """
 
     name: str
@@ -110,10 +117,11 @@ class Rule:
     needs: Needs
     judge: Judge
     replaces: tuple[str, ...] = ()
+    applies: Applies = _always
 
     def examine(self, run: History) -> Finding | None:
         """What this rule finds; None also when it cannot judge."""
-        if self.needs(run):
+        if not self.applies(run) or self.needs(run):
             return None
         symptom = self.judge(run)
         if symptom is None:
@@ -131,12 +139,14 @@ class Rule:
         )
 
 
-def rule(severity: Severity, *, needs: Needs, replaces: tuple[str, ...] = ()) -> Callable[[Judge], Rule]:
+def rule(
+    severity: Severity, *, needs: Needs, replaces: tuple[str, ...] = (), applies: Applies = _always
+) -> Callable[[Judge], Rule]:
     """Make a rule of a function: name and texts are the function's own."""
 
     def made(judge: Judge) -> Rule:
         title, why, when = (" ".join(part.split()) for part in (inspect.getdoc(judge) or "").split("\n\n"))
         name = judge.__name__.replace("_", "-")
-        return Rule(name, severity, title.rstrip("."), why, when, needs, judge, replaces)
+        return Rule(name, severity, title.rstrip("."), why, when, needs, judge, replaces, applies)
 
     return made

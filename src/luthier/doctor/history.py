@@ -45,6 +45,7 @@ class History:
     Attributes:
         plan: Dotted key -> value; empty for a text log and for another program's.
         ours: Whether Luthier trains it, so that its YAML has Luthier's keys.
+        program: The name of the one that trains it, as in `luthier.doctor.elsewhere`; empty: Luthier, or not known.
         vocabulary: Entries of the model's vocabulary; 0 where it is not known.
         beginning, whole, recent: Log lines with a finite loss: the first ones, all thinned, and the latest.
         not_finite: The first log line whose loss is NaN or infinite.
@@ -57,6 +58,7 @@ class History:
 
     plan: Mapping[str, Any] = field(default_factory=dict)
     ours: bool = False
+    program: str = ""
     total_steps: int = 0
     epochs: float = 0.0
     vocabulary: int = 0
@@ -165,6 +167,7 @@ def _started(run: History, event: RunStarted) -> History:
         earlier,
         plan=event.plan,
         ours=event.program == "luthier",
+        program="" if event.program == "luthier" else event.program,
         total_steps=event.total_steps,
         epochs=event.epochs,
         step=event.first_step,

@@ -17,40 +17,49 @@ from dataclasses import asdict
 from typing import Any
 
 from luthier.doctor.finding import Change, Finding, Rule
-from luthier.doctor.rules import DECISIVE
 from luthier.errors.terminal import WIDTH, wrapped
 from luthier.events.printable import one_line
 
 INDENT = " " * 10
 
 
-def as_text(found: Sequence[Finding], missing: Mapping[str, str], steps: int, width: int = WIDTH) -> str:
-    """All findings, worst first, and what could not be judged.
+def as_text(found: Sequence[Finding], doubt: str, steps: int, width: int = WIDTH) -> str:
+    """All findings, worst first; without any, whether the run is healthy.
 
     Args:
         found: The findings.
-        missing: Rule -> what it lacks.
+        doubt: Why a run without findings cannot be called healthy yet (`luthier.doctor.outlook`); empty: it can.
         steps: Steps seen.
         width: Columns.
     """
-    blocks = ["\n".join(_finding(finding, width)) for finding in found]
-    if not found:
-        said = unsettled(missing) or f"healthy: {steps:,} steps seen"
-        blocks.append(wrapped(said if steps else "nothing to judge yet: no step seen", "", "  ", width))
-    if missing:
-        rules = ", ".join(f"{name} ({one_line(text)})" for name, text in missing.items())
-        blocks.append(wrapped(f"rules that could not be judged: {rules}", "", "  ", width))
-    return "\n\n".join(blocks)
+    if found:
+        return "\n\n".join("\n".join(_finding(finding, width)) for finding in found)
+    said = one_line(doubt) or f"healthy: {steps:,} steps seen"
+    return wrapped(said if steps else "nothing to judge yet: no step seen", "", "  ", width)
 
 
-def unsettled(missing: Mapping[str, str]) -> str:
-    """Why a run in which nothing was found cannot be called healthy yet; empty when it can.
+def judged(count: int, missing: Mapping[str, str], more: str, width: int = WIDTH) -> str:
+    """One line: how many rules could be judged, and the command that says why not the others; empty: all were.
 
     Args:
+        count: Rules that apply to the run.
         missing: Rule -> what it lacks.
+        more: The command.
+        width: Columns.
     """
-    lacking = ", ".join(f"{name} ({one_line(missing[name])})" for name in DECISIVE if name in missing)
-    return f"nothing found that is wrong, but too little seen to judge the loss: {lacking}" if lacking else ""
+    if not missing:
+        return ""
+    said = f"{count - len(missing)} of {count} rules judged; {one_line(more)} says why not the others"
+    return wrapped(said, "", "  ", width)
+
+
+def lacking(missing: Mapping[str, str], width: int = WIDTH) -> str:
+    """A line for each rule that could not be judged: what it lacks."""
+    if not missing:
+        return "every rule that applies could be judged"
+    room = max(map(len, missing))
+    rows = (wrapped(one_line(text), f"  {name:<{room}}  ", " " * (room + 4), width) for name, text in missing.items())
+    return "\n".join(("rules that could not be judged, and what they lack:", *rows))
 
 
 def as_json(found: Sequence[Finding]) -> list[dict[str, Any]]:

@@ -42,7 +42,7 @@ class RunStarted(Event):
     plan: dict[str, Any]
     """Dotted key -> value, as in plan.yaml (the hyper-parameters); empty in a text log."""
     program: str = "luthier"
-    """Whose keys the run's YAML has; empty for another program."""
+    """Whose keys the run's YAML has: luthier, Axolotl, LLaMA-Factory, Unsloth; empty where the log does not tell."""
     record: str = ""
     """Its events.jsonl and, behind a `#`, this attempt's name there; empty where there is none, and in a text log."""
 

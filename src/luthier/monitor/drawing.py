@@ -54,6 +54,17 @@ def count(number: float) -> str:
     return f"{number:,.0f}" if abs(number) >= 100 else f"{number:.3g}"
 
 
+def epochs(done: float, total: float) -> tuple[str, str]:
+    """How many are done and how many there will be, rounded alike: two decimals, more where that is most of it.
+
+    The second is empty where it is not known.
+    """
+    known = math.isfinite(total) and total > 0
+    places = 2 if not known or total >= 1 else min(9, 1 - math.floor(math.log10(total)))
+    of = f"{total:.{places}f}" if known else ""
+    return f"{done:.{places}f}", of.rstrip("0").rstrip(".") if "." in of else of
+
+
 def decimal(number: float) -> str:
     """A loss or a length: four decimals, few enough digits to read."""
     if not math.isfinite(number):

@@ -67,6 +67,7 @@ class RunState:
     """What there is to know of a run at one moment.
 
     Attributes:
+        ours: Whether Luthier trains it, whose log tells of every checkpoint.
         started, updated: Clock of the caller, in seconds, at the first and the latest event of this attempt.
         logged_at: The same clock at the latest log line of this attempt; 0 before it.
         first_step: The step that this attempt goes on from.
@@ -85,6 +86,7 @@ class RunState:
     status: Status = "starting"
     run: str = ""
     plan: dict[str, Any] | None = None
+    ours: bool = True
     total_steps: int = 0
     epochs: float = 0.0
     step: int = 0
@@ -198,6 +200,7 @@ def _started(state: RunState, event: RunStarted, time: float) -> RunState:
         status="training",
         run=event.run,
         plan=event.plan,
+        ours=event.program == "luthier",
         total_steps=event.total_steps,
         epochs=event.epochs,
         step=event.first_step,

@@ -31,13 +31,17 @@ _LARGEST = 1e30
 
 Direction = Literal["falling", "rising", "level"]
 
+OUTSTANDING = "outstanding"
+WELL_TRAINED, FAR_ABOVE = 0.5, 0.3
+"""A loss below the first, with an eval loss that lies higher by the second, is that of rows known by heart."""
+
 BANDS: tuple[tuple[float, str, str], ...] = (
     (2.5, "above 2.5", "very bad, as at the start"),
     (1.5, "1.5 to 2.5", "getting better"),
     (1.0, "1.0 to 1.5", "good progress"),
     (0.5, "0.5 to 1.0", "very good"),
     (0.3, "0.3 to 0.5", "excellent: well trained"),
-    (-math.inf, "below 0.3", "outstanding; overfitting?"),
+    (-math.inf, "below 0.3", f"{OUTSTANDING}; overfitting?"),
 )
 """(lower end, range, words) of the guide's bands of the loss, worst first. A rule of thumb for code and models of
 about a billion parameters; another vocabulary or other rows shift them."""
@@ -176,6 +180,26 @@ def band(loss: float) -> tuple[str, str]:
     if not math.isfinite(loss):
         return "no number", "broken: the loss is not a number"
     return next((span, words) for low, span, words in BANDS if loss >= low)
+
+
+def in_words(loss: float, evaluated: float | None) -> tuple[str, ...]:
+    """The guide's words for a loss, longest form first; what held-out rows say answers its question of overfitting.
+
+    Args:
+        loss: Where the training loss stands.
+        evaluated: The latest eval loss; None: there is none.
+    """
+    words = band(loss)[1]
+    if evaluated is None or not usable(evaluated) or not usable(loss) or loss >= WELL_TRAINED:
+        return (words,)
+    seen, here = f"eval {evaluated:.2g}", f"{loss:.2g}"
+    if evaluated - loss > FAR_ABOVE:
+        return f"learned by heart: {seen} beside {here}", f"by heart: {seen} beside {here}", f"by heart: {seen}"
+    if loss >= BANDS[-2][0]:
+        return (words,)
+    if evaluated < BANDS[-2][0] or evaluated - loss < FAR_ABOVE / 3:
+        return f"{OUTSTANDING}, and it carries over: {seen}", f"{OUTSTANDING}, {seen} too", f"good: {seen} too"
+    return f"{OUTSTANDING}; less so on held-out rows: {seen}", f"{OUTSTANDING}; {seen}", f"{here}; {seen}"
 
 
 def deviation(values: Sequence[float]) -> float:

@@ -21,7 +21,7 @@ from luthier.events.durations import duration
 from luthier.events.line import significant
 from luthier.events.printable import one_line, printable, short_name
 from luthier.events.types import Notice, Sampled
-from luthier.monitor.drawing import ACCENT, bar, count, decimal, sparkline
+from luthier.monitor.drawing import ACCENT, bar, count, decimal, epochs, sparkline
 from luthier.monitor.state import RunState
 from luthier.monitor.statistics import elapsed, time_left
 
@@ -149,9 +149,10 @@ def _title(state: RunState, inner: int) -> Text:
 
 def _progress(state: RunState, inner: int) -> Text:
     share = state.step / state.total_steps if state.total_steps else 0.0
+    done, of = epochs(state.epoch, state.epochs)
     where = Text.assemble(
         ("step ", "dim"), (f"{state.step:,}", "bold"), (f" / {state.total_steps:,}", ""),
-        ("   epoch ", "dim"), (f"{state.epoch:.2f}", "bold"), (f" / {state.epochs:.3g}", ""),
+        ("   epoch ", "dim"), (done, "bold"), (f" / {of}" if of else "", ""),
     )  # fmt: skip
     percent = f" {share:4.0%}"
     width = inner - where.cell_len - len(percent) - 3

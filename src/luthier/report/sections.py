@@ -16,6 +16,7 @@ from typing import Any
 
 from luthier.config.tree import shown
 from luthier.doctor import findings, unjudged
+from luthier.doctor.outlook import unsettled
 from luthier.doctor.report import changes
 from luthier.events.durations import duration
 from luthier.events.line import memory_line
@@ -141,14 +142,16 @@ def diagnosis(run: Run, now: float) -> str:
         change = "\n".join(changes(one.change))
         parts.append(
             f'<section class="finding {one.severity}"><h3>{one.severity.upper()}: {text(one.title)} {about}</h3>\n'
-            f"{facts((('seen', one.evidence), ('why', one.why)))}"
+            f"{facts((('seen', one.evidence), ('why', one.why), *((('fix', one.fix),) if one.fix else ())))}"
             + (f"\n<pre>{lines(change)}</pre>" if change else "")
             + "</section>"
         )
+    missing = unjudged(run.history)
     if not found:
-        seen = run.history.step
-        parts.append(_unknown(f"Healthy: {seen:,} steps seen." if seen else "Nothing to judge yet: no step seen."))
-    if missing := unjudged(run.history):
+        seen, doubt = run.history.step, unsettled(run.history, missing)
+        said = f"{doubt[:1].upper()}{doubt[1:]}." if doubt else f"Healthy: {seen:,} steps seen."
+        parts.append(_unknown(said if seen else "Nothing to judge yet: no step seen."))
+    if missing:
         named = ", ".join(f"{text(rule)} ({text(lacks)})" for rule, lacks in missing.items())
         parts.append(f"<details><summary>{len(missing)} rules could not be judged</summary><p>{named}</p></details>")
     return "\n".join(parts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from luthier.doctor.evidence import change, finite, less_memory, percent, readings
+from luthier.doctor.evidence import change, finite, has_gpu, less_memory, percent, readings
 from luthier.doctor.finding import Severity, Symptom, rule
 from luthier.doctor.history import History
 from luthier.doctor.statistics import median
@@ -15,7 +15,8 @@ HELD = 0.97
 """Of the memory held by this process and all others; torch keeps what it once had, so this alone is normal."""
 WARM, HOT = 84.0, 92.0
 """°C: data-centre GPUs slow down from the high eighties on; below 80 all is well (the training guide)."""
-OTHERS = "Here other programs hold most of it: end some of them."
+OTHERS = "other programs hold most of it: end some of them"
+COOL = "luthier gpu shows heat, fans and clocks; clear the fans, or lower the power limit: nvidia-smi -pl"
 ENOUGH = 3
 CHECKPOINTS_AHEAD = 1.1
 GIB = 2**30
@@ -44,11 +45,11 @@ def memory_nearly_full(run: History) -> Symptom | None:
     if others:
         evidence += f"; {box.gpu_memory_used_gib:.1f} GiB with what other programs hold"
     if not on_gpu and peak < used / 2:
-        return Symptom(run.step, f"{evidence}; {peak:.1f} GiB of them this run's", advice=OTHERS)
+        return Symptom(run.step, f"{evidence}; {peak:.1f} GiB of them this run's", fix=OTHERS)
     return Symptom(run.step, evidence, less_memory(run))
 
 
-@rule("warning", needs=readings("machines", "gpu_temperature_c", ENOUGH))
+@rule("warning", needs=readings("machines", "gpu_temperature_c", ENOUGH), applies=has_gpu)
 def gpu_hot(run: History) -> Symptom | None:
     """The GPU is hot.
 
@@ -61,7 +62,7 @@ def gpu_hot(run: History) -> Symptom | None:
     if heat < WARM:
         return None
     severity: Severity = "critical" if heat >= HOT else "warning"
-    return Symptom(run.step, f"{heat:.0f} °C at step {run.step:,}", severity=severity, confidence="high")
+    return Symptom(run.step, f"{heat:.0f} °C at step {run.step:,}", severity=severity, confidence="high", fix=COOL)
 
 
 @rule("critical", needs=readings("machines", "disk_free_gib", 1))
@@ -83,7 +84,8 @@ def disk_filling(run: History) -> Symptom | None:
     evidence = f"{free:.1f} GiB free; {ahead} more checkpoint{'s' * (ahead > 1)} of {size:.2g} GiB will be on the disk"
     limit = run.get("checkpointing.save_total_limit")
     lines = (change(run, "checkpointing.save_total_limit", 2),) if limit is None or limit > 2 else ()
-    return Symptom(saved.step, evidence, lines, "high")
+    fix = "make room there, or let training.output_dir lie on another disk"
+    return Symptom(saved.step, evidence, lines, "high", fix=fix)
 
 
 def _checkpoints_ahead(run: History) -> int:

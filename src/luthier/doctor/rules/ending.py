@@ -8,7 +8,19 @@ from dataclasses import replace
 from typing import Any
 
 from luthier.config.keys import by_name
-from luthier.doctor.evidence import SMALLEST, change, less_memory, losses, lower_rate, percent, ratio, wobble
+from luthier.doctor.evidence import (
+    SMALLEST,
+    change,
+    first_of,
+    less_memory,
+    losses,
+    lower_rate,
+    percent,
+    ratio,
+    resume_fix,
+    rows_fix,
+    wobble,
+)
 from luthier.doctor.finding import Change, Severity, Symptom, rule
 from luthier.doctor.history import History
 from luthier.doctor.silence import patience
@@ -28,7 +40,8 @@ LINE = re.compile(r"\b(\w+): (\d[\d.e+-]*|true|false)(?=[,;]? |[,;]?$)")
 LEFT_OUT = re.compile(r"^left out step [\d,]+: .*\b(?:loss|norm) (?:nan|-?inf)\b")
 """What Luthier says of a step that it did not apply."""
 NAN_EVALUATION = "The loss of the held-out rows is not a number"
-SPARED = "This step was not applied, so the weights are sound; look at its rows, and lower the rate if more follow."
+SPARED = "This step was not applied, so the weights are sound."
+LOOK_THERE = "look at its rows; if more steps follow, a lower learning_rate"
 LATELY, OFTEN = 100, 3
 """Steps for which one that was left out is news; so many of them in that time are no accident."""
 HELPED = "The run has helped itself and went on; these lines spare the next one what did not fit."
@@ -43,6 +56,7 @@ NO_ROOM = re.compile(r"No space left|Disk quota exceeded|Read-only file system|E
 JUMP = 0.1
 LARGE_JUMP = 0.5
 JUMP_SIGMAS = 5.0
+BACK = "go on from the checkpoint before, and compare config, rows and versions with those of the run's beginning"
 LINES_BEFORE, LINES_AFTER = 8, 4
 
 
@@ -63,13 +77,14 @@ def _code(run: History) -> str:
     return run.finished.code if run.finished else ""
 
 
-def _ended(run: History, lines: tuple[Change, ...] = (), title: str = "") -> Symptom:
-    """A run that died: what its own error says counts; `lines` are for one that says nothing of what to do."""
+def _ended(run: History, lines: tuple[Change, ...] = (), title: str = "", otherwise: str = "") -> Symptom:
+    """A run that died: what its own error says counts; `lines` or `otherwise` are for one that says nothing to do."""
     assert run.finished is not None
     words, why, fix = run.finished.reason, run.finished.why, run.finished.fix
     written = tuple(change(run, by_name()[key], value) for key, value in LINE.findall(fix) if key in by_name())
     step = run.step or None
-    return Symptom(step, words[:300], written if fix else lines, "high", title=title, why=_sentence(why), fix=fix)
+    shown, fix = (written, fix) if fix else (lines, otherwise)
+    return Symptom(step, words[:300], shown, "high", title=title, why=_sentence(why), fix=fix)
 
 
 @rule("critical", needs=_always, replaces=("run-failed",))
@@ -93,7 +108,8 @@ def out_of_memory(run: History) -> Symptom | None:
     newest, went_on = said[-1], sum(line.step > (said[-1].step or 0) for line in run.recent)
     lines = tuple(change(run, key, new) for key, new in lowered.items()) if run.ours else less_memory(run)
     severity: Severity = "info" if run.finished or went_on >= SOUND_LINES else "warning"
-    return Symptom(newest.step, newest.text[:300], lines, "high", severity, advice=HELPED if lowered else "")
+    fix = "" if lines else "nothing: the run has helped itself, and no line asks for what it gave up"
+    return Symptom(newest.step, newest.text[:300], lines, "high", severity, advice=HELPED if lowered else "", fix=fix)
 
 
 def _lowered(said: list[Notice]) -> dict[str, Any]:
@@ -125,9 +141,9 @@ def not_finite(run: History) -> Symptom | None:
     if (bad := run.not_finite) is not None:
         return Symptom(bad.step, f"loss {bad.loss:g} at step {bad.step:,}", lines, "high")
     if lost := _lost_gradients(run):
-        first, last = lost[0], lost[-1]
-        evidence = f"grad_norm {last.grad_norm:g} and loss {last.loss:g} from step {first.step:,} to {last.step:,}"
-        return Symptom(first.step, evidence, lines, "high")
+        last, first = lost[-1], first_of(run, lambda line: not math.isfinite(line.grad_norm))
+        evidence = f"grad_norm {last.grad_norm:g} and loss {last.loss:g} from step {first:,} to {last.step:,}"
+        return Symptom(first, evidence, lines, "high")
     return _evaluation_not_finite(run, lines) or _left_out(run, lines)
 
 
@@ -139,7 +155,9 @@ def _left_out(run: History, lines: tuple[Change, ...]) -> Symptom | None:
     often = len(said) >= OFTEN
     evidence = f"{len(said)} steps of the last {LATELY}; {said[-1].text}" if often else said[-1].text
     severity: Severity = "warning" if often else "info"
-    return Symptom(said[-1].step, evidence[:300], lines if often else (), "high", severity, advice=SPARED)
+    return Symptom(
+        said[-1].step, evidence[:300], lines if often else (), "high", severity, advice=SPARED, fix=LOOK_THERE
+    )
 
 
 def _lost_gradients(run: History) -> tuple[Log, ...]:
@@ -159,7 +177,8 @@ def _evaluation_not_finite(run: History, lines: tuple[Change, ...]) -> Symptom |
     after = [line for line in run.recent if line.step >= event.step]
     if any(line.loss > 0 and math.isfinite(line.grad_norm) for line in after):
         advice = "Training goes on, so the weights are sound: held-out rows in which no token counts give NaN, too."
-        return Symptom(event.step, evidence, severity="warning", title=NAN_EVALUATION, advice=advice)
+        fix = rows_fix(run, "has each held-out row an answer that is trained?")
+        return Symptom(event.step, evidence, severity="warning", title=NAN_EVALUATION, advice=advice, fix=fix)
     return Symptom(event.step, evidence, lines)
 
 
@@ -177,17 +196,19 @@ def run_failed(run: History) -> Symptom | None:
         return None
     known = CODES.get(_code(run))
     title = "The disk is full" if NO_ROOM.search(words) else f"The run ended: {known.title}" if known else ""
-    return _ended(run, title=title)
+    return _ended(run, title=title, otherwise=resume_fix(run))
 
 
-def _unfinished(run: History) -> str:
-    if run.finished is not None or 0 < run.total_steps <= run.step:
-        return "the run has ended"
+def _unfinished(run: History) -> bool:
+    return run.finished is None and not 0 < run.total_steps <= run.step
+
+
+def _timed(run: History) -> str:
     untimed = not run.updated > 0 or (run.logged > 1 and not any(run.log_gaps))
     return "the log has no times" if untimed else ""
 
 
-@rule("critical", needs=_unfinished)
+@rule("critical", needs=_timed, applies=_unfinished)
 def stalled(run: History) -> Symptom | None:
     """The run says nothing any more.
 
@@ -204,8 +225,8 @@ def stalled(run: History) -> Symptom | None:
         return None
     evidence = f"nothing for {_time(silent)}, since step {run.step:,}"
     evidence += f"; a log line came every {_time(median(run.log_gaps))}" if run.log_gaps else ""
-    advice = "If no process is left, `--resume auto` goes on from the newest checkpoint."
-    return Symptom(run.step, evidence, confidence="high" if silent > 10 * limit else "medium", advice=advice)
+    fix = f"if no process is left, {resume_fix(run)}"
+    return Symptom(run.step, evidence, confidence="high" if silent > 10 * limit else "medium", fix=fix)
 
 
 def _time(seconds: float) -> str:
@@ -214,9 +235,8 @@ def _time(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 3600 else f"{seconds / 3600:.3g} h"
 
 
-def _resumed(run: History) -> str:
-    if run.resumed is None:
-        return "the run was not resumed"
+def _lines_around_resume(run: History) -> str:
+    assert run.resumed is not None
     if not run.before_resume:
         return "no log lines before the resume"
     after = sum(line.step > run.resumed.step for line in run.whole)
@@ -225,7 +245,8 @@ def _resumed(run: History) -> str:
 
 @rule(
     "warning",
-    needs=_resumed,
+    needs=_lines_around_resume,
+    applies=lambda run: run.resumed is not None,
     replaces=("diverged", "learning-rate-too-high", "warmup-missing", "loss-rising", "loss-spikes"),
 )
 def resume_jump(run: History) -> Symptom | None:
@@ -249,7 +270,7 @@ def resume_jump(run: History) -> Symptom | None:
     if rates[1] > 3 * rates[0]:
         evidence += f"; learning rate {rates[0]:.2g} before, {rates[1]:.2g} after"
         return Symptom(after[0].step, evidence, lower_rate(run), "high", severity)
-    return Symptom(after[0].step, evidence, severity=severity)
+    return Symptom(after[0].step, evidence, severity=severity, fix=BACK)
 
 
 RULES = (out_of_memory, not_finite, run_failed, stalled, resume_jump)

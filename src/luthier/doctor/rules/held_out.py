@@ -58,16 +58,19 @@ def overfitting(run: History) -> Symptom | None:
     lines = shorter(run, best.step, best.epoch)
     if run.get("evaluation.early_stopping_patience") is None:
         lines += (change(run, "evaluation.early_stopping_patience", 3),)
-    return Symptom(now.step, evidence, lines, "high", advice=advice)
+    fix = "" if lines else "more rows, or a lower lora.r, leave less to learn by heart"
+    return Symptom(now.step, evidence, lines, "high", advice=advice, fix=fix)
+
+
+def _trained_before(run: History) -> bool:
+    return not run.get("model.from_scratch")
 
 
 def _untouched(run: History) -> str:
-    if run.get("model.from_scratch"):
-        return "the model starts from random weights"
     return "" if run.beginning and run.beginning[0].step <= 2 else "the loss of the first step is not in the log"
 
 
-@rule("warning", needs=all_of(logs(5), evaluations(1), _untouched))
+@rule("warning", needs=all_of(logs(5), evaluations(1), _untouched), applies=_trained_before)
 def worse_than_base(run: History) -> Symptom | None:
     """The model has become worse than it was.
 

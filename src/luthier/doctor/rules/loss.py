@@ -6,32 +6,40 @@ tests are those of `luthier.doctor.statistics`.
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 
 from luthier.doctor.evidence import (
     SMALLEST,
     all_of,
     change,
+    far_apart,
     first_loss,
+    higher_rate,
+    known,
     level,
     logs,
     losses,
     lower_rate,
     peak_rate,
     percent,
+    place,
     points,
     ratio,
     rounded,
+    rows_a_line,
+    rows_fix,
     usual_rate,
     warm,
     wobble,
 )
-from luthier.doctor.finding import Change, Symptom, rule
+from luthier.doctor.finding import Symptom, rule
 from luthier.doctor.history import History
 from luthier.doctor.statistics import latest, median, trend
+from luthier.events.types import Log
 
-ENOUGH_STEPS = 50
-"""Before so many steps after the warm-up a flat curve says nothing."""
+ENOUGH_STEPS, ENOUGH_LINES = 50, 8
+"""Before so many steps, and log lines, after the warm-up a flat curve says nothing."""
 FELL = 0.05
 """A fall of less than this share of the loss is no progress."""
 FLAT_EVALUATION, FELL_EVALUATION = 1e-4, 0.005
@@ -42,6 +50,10 @@ ROSE = 0.05
 WORSE_THAN_START = 0.15
 BLOWN_UP = 0.5
 """A loss that is higher by this share than at the start, or than its best, is not the order of the rows."""
+CLEAR_RISE, FEWEST_RISING = 0.1, 3
+"""A rise by more than this share, over so many log lines of many steps each, is none of the order of the rows."""
+ROW_NOISE = 0.35
+"""How far the loss of one row lies from the mean of all, as a share of it: one standard deviation."""
 LEAST_RISE = 0.2
 """Nats: when the loss is near 0, half as much again is nothing."""
 SIGMAS = 5.0
@@ -62,12 +74,12 @@ BEFORE_SPIKE = 12
 def _past_warm_up(run: History) -> str:
     lines = warm(run)
     steps = lines[-1].step - lines[0].step if lines else 0
-    if len(lines) >= 8 and steps >= ENOUGH_STEPS:
+    if len(lines) >= ENOUGH_LINES and steps >= ENOUGH_STEPS:
         return ""
-    return f"{steps:,} of {ENOUGH_STEPS} steps, {len(lines)} of 8 log lines after the warm-up"
+    return f"{steps:,} of {ENOUGH_STEPS} steps, {len(lines)} of {ENOUGH_LINES} log lines after the warm-up"
 
 
-@rule("warning", needs=all_of(logs(8, steps=ENOUGH_STEPS), _past_warm_up), replaces=("loss-high",))
+@rule("warning", needs=all_of(logs(ENOUGH_LINES, steps=ENOUGH_STEPS), _past_warm_up), replaces=("loss-high",))
 def loss_stuck(run: History) -> Symptom | None:
     """The loss does not fall.
 
@@ -85,7 +97,7 @@ def loss_stuck(run: History) -> Symptom | None:
         fell = 1 - seen[-1].eval_loss / max(seen[0].eval_loss, SMALLEST)
         if abs(fell) < FLAT_EVALUATION:
             evidence = f"eval_loss {seen[0].eval_loss:.4f} at step {seen[0].step:,}, {seen[-1].eval_loss:.4f} at "
-            return Symptom(run.step, f"{evidence}step {seen[-1].step:,}", _raise_rate(run), "high")
+            return Symptom(run.step, f"{evidence}step {seen[-1].step:,}", higher_rate(run), "high", fix=rows_fix(run))
         if fell > FELL_EVALUATION:
             return None
     curve = trend(points(lines))
@@ -94,15 +106,37 @@ def loss_stuck(run: History) -> Symptom | None:
     if most_fall > FELL * now or ratio(start, now) > FELL + doubt / 2:
         return None
     evidence = f"loss {now:.3f}: a fall of more than {percent(FELL)} {steps} is ruled out"
-    return Symptom(run.step, evidence, _raise_rate(run))
+    return Symptom(run.step, evidence, higher_rate(run), fix=rows_fix(run))
 
 
-def _raise_rate(run: History) -> tuple[Change, ...]:
-    peak, usual = peak_rate(run), usual_rate(run)
-    return (change(run, "training.learning_rate", usual, peak),) if peak < usual / 2 else ()
+_enough_to_rise = logs(12, steps=30)
 
 
-@rule("warning", needs=logs(12, steps=30))
+def _trend_or_few(run: History) -> str:
+    return "" if _few_that_rise(run) else _enough_to_rise(run)
+
+
+def _few_that_rise(run: History) -> tuple[Log, ...]:
+    """Log lines that are too few for a trend, of many steps each, every one higher than the one before; else none.
+
+    From the first line on, a tenth more is no chance where a line is the mean of many rows: a healthy run falls there.
+    Later, or where it is of few rows, it has to stand out.
+    """
+    lines = run.whole
+    if not _enough_to_rise(run) or not far_apart(run):
+        return ()
+    first = len(lines) - 1
+    while first and lines[first - 1].loss < lines[first].loss:
+        first -= 1
+    rising = lines[first:]
+    chance = 3 * math.sqrt(2) * ROW_NOISE / math.sqrt(rows_a_line(run))
+    least = max(math.log1p(CLEAR_RISE), chance, SIGMAS * wobble(lines) if first else 0.0)
+    if len(rising) < FEWEST_RISING or rising[-1].loss < rising[0].loss + LEAST_RISE / 4:
+        return ()
+    return rising if ratio(rising[-1].loss, rising[0].loss) > least else ()
+
+
+@rule("warning", needs=_trend_or_few)
 def loss_rising(run: History) -> Symptom | None:
     """The loss rises.
 
@@ -110,8 +144,11 @@ def loss_rising(run: History) -> Symptom | None:
     large for where the weights are now, or that the rows have changed.
 
     Fires when the trend over the last two fifths of the run is upwards beyond chance, by 5 % or more, and the loss
-    is above its best.
+    is above its best; of fewer than twelve log lines when three or more of them, of at least ten steps or a tenth of
+    an epoch each, rise one after the other by more than 10 %.
     """
+    if few := _few_that_rise(run):
+        return _rise_of_few(run, few)
     lines = latest(run.whole)
     span, now = lines[-1].step - lines[0].step, level(lines)
     rise = trend(points(lines)).low * span
@@ -123,6 +160,20 @@ def loss_rising(run: History) -> Symptom | None:
         f"from step {lines[0].step:,} to {lines[-1].step:,} the loss rose by {rise:.2f} or more, to {now:.2f}",
         lower_rate(run, 3),
     )
+
+
+def _rise_of_few(run: History, lines: tuple[Log, ...]) -> Symptom:
+    before, now = lines[0], lines[-1]
+    more = percent(now.loss / max(before.loss, SMALLEST) - 1)
+    evidence = f"{len(lines)} log lines, each higher than the one before: loss {before.loss:.3f} {place(run, before)}, "
+    evidence += f"{now.loss:.3f} {place(run, now)} ({more} more)"
+    advice = ""
+    change_to = lower_rate(run, 3)
+    if not math.isfinite(peak_rate(run)):
+        usual = usual_rate(run)
+        advice = f"This log does not tell the learning rate: the line is a third of the usual {usual:g}."
+        change_to = (change(run, "training.learning_rate", rounded(usual / 3)),)
+    return Symptom(now.step, evidence, change_to, "low", advice=advice)
 
 
 def _blown_up(run: History) -> tuple[int, str] | None:
@@ -248,16 +299,17 @@ def loss_spikes(run: History) -> Symptom | None:
     evidence = (
         f"{len(spikes)} in {len(lines)} log lines; loss {last.loss:.2f} at step {last.step:,}, before {usual:.2f}"
     )
-    return Symptom(last.step, evidence, severity="warning" if len(spikes) >= MANY_SPIKES else "info")
+    fix = rows_fix(run, f"those of step {last.step:,}, and the longest: are they broken, or of another kind?")
+    clip = () if run.get("training.max_grad_norm", 1.0) else (change(run, "training.max_grad_norm", 1.0),)
+    return Symptom(last.step, evidence, clip, severity="warning" if len(spikes) >= MANY_SPIKES else "info", fix=fix)
 
 
-def _instructions(run: History) -> str:
-    if run.get("model.from_scratch") or not run.get("data.completion_only_loss"):
-        return "only the answers of a trained model have a usual loss"
-    return ""
+def _instructions(run: History) -> bool:
+    """Only the answers of a trained model have a usual loss."""
+    return not run.get("model.from_scratch") and bool(run.get("data.completion_only_loss", True))
 
 
-@rule("info", needs=all_of(logs(16, steps=HIGH_STEPS), _instructions))
+@rule("info", needs=all_of(logs(16, steps=HIGH_STEPS), known("data.completion_only_loss")), applies=_instructions)
 def loss_high(run: History) -> Symptom | None:
     """The loss stays high.
 
@@ -276,7 +328,8 @@ def loss_high(run: History) -> Symptom | None:
     most_fall = seen[0] - seen[-1] if len(seen) > 1 else -trend(points(half)).low * span
     if most_fall > FELL * now:
         return None
-    return Symptom(run.step, f"loss {now:.2f} from step {half[0].step:,} to {half[-1].step:,}", confidence="low")
+    evidence = f"loss {now:.2f} from step {half[0].step:,} to {half[-1].step:,}"
+    return Symptom(run.step, evidence, confidence="low", fix=rows_fix(run))
 
 
 RULES = (learning_rate_too_high, diverged, warmup_missing, loss_rising, loss_stuck, loss_high, loss_spikes)

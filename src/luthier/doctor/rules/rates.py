@@ -14,6 +14,7 @@ from luthier.doctor.evidence import (
     level,
     logs,
     losses,
+    lower_rate,
     peak_rate,
     percent,
     points,
@@ -76,6 +77,14 @@ def _moves(run: History, lines: Sequence[Log]) -> bool:
     return trend(points(lines)).high < 0
 
 
+def frozen_fix(run: History) -> str:
+    """How to see what is trained, and the line that says what should be."""
+    if not run.ours:
+        return "print the names of the parameters that require a gradient, and look at target_modules"
+    adapted = "" if run.get("training.finetuning_type") == "full" else "; lora.target_modules says what is trained"
+    return f"luthier inspect CONFIG --row 1 --step takes one step and shows its gradient{adapted}"
+
+
 @rule("warning", needs=logs(5, steps=5), replaces=("loss-stuck", "loss-high"))
 def gradients_vanish(run: History) -> Symptom | None:
     """There is next to no gradient.
@@ -93,11 +102,12 @@ def gradients_vanish(run: History) -> Symptom | None:
     if not (now < NO_GRADIENT or now < VANISHED * first):
         return None
     lines: tuple[Change, ...] = ()
+    fix = frozen_fix(run)
     alpha, r = run.get("lora.lora_alpha"), run.get("lora.r")
     if run.get("training.finetuning_type") == "lora" and alpha and r and alpha / r < 0.01:
-        lines = (change(run, "lora.lora_alpha", 2 * r),)
+        lines, fix = (change(run, "lora.lora_alpha", 2 * r),), ""
     evidence = f"grad_norm {now:.1e} at step {run.step:,} (at first {first:.1e}), loss {level(run.recent):.2f}"
-    return Symptom(run.step, evidence, lines, "high")
+    return Symptom(run.step, evidence, lines, "high", fix=fix)
 
 
 @rule("warning", needs=logs(16, steps=16))
@@ -115,12 +125,15 @@ def gradients_explode(run: History) -> Symptom | None:
     usual = median(norms[: -len(norms) // 4])
     if min(latest) < EXPLODED * max(usual, 1e-3):
         return None
-    peak = peak_rate(run)
-    lines = (change(run, "training.learning_rate", float(f"{peak / 3:.1g}"), peak),) if peak == peak else ()
-    return Symptom(run.step, f"grad_norm {median(latest):.3g} at step {run.step:,}, {usual:.3g} before", lines)
+    evidence = f"grad_norm {median(latest):.3g} at step {run.step:,}, {usual:.3g} before"
+    return Symptom(run.step, evidence, lower_rate(run, 3))
 
 
-@rule("info", needs=all_of(logs(12, steps=12), known("training.max_grad_norm")))
+@rule(
+    "info",
+    needs=all_of(logs(12, steps=12), known("training.max_grad_norm")),
+    applies=lambda run: run.get("training.max_grad_norm", 1.0) != 0,
+)
 def always_clipped(run: History) -> Symptom | None:
     """Every gradient is clipped.
 
@@ -160,7 +173,8 @@ def layers_without_gradient(run: History) -> Symptom | None:
         return None
     names = ", ".join(dead[:LAYERS_NAMED]) + (", ..." if len(dead) > LAYERS_NAMED else "")
     step = run.gradients[-1].step
-    return Symptom(step, f"{len(dead)} of {len(norms[-1])} layers at step {step:,}: {names}", confidence="high")
+    evidence = f"{len(dead)} of {len(norms[-1])} layers at step {step:,}: {names}"
+    return Symptom(step, evidence, confidence="high", fix=frozen_fix(run))
 
 
 RULES = (learning_rate_too_low, gradients_vanish, gradients_explode, always_clipped, layers_without_gradient)

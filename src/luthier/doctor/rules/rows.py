@@ -9,11 +9,13 @@ from luthier.doctor.evidence import (
     change,
     finite,
     first_loss,
+    first_of,
     level,
     logs,
     losses,
     percent,
     ratio,
+    rows_fix,
     shorter,
     wobble,
 )
@@ -27,6 +29,7 @@ FOREIGN_TEXT = 5.0
 """Nats: with 128,000 entries the share above is 8; text of any language that a model knows is below 5."""
 FRESH_HIGH, FRESH_LOW = 1.25, 0.7
 """Random weights guess: their first loss is ln(vocabulary), a little more when they start large."""
+READABLE = "is it text that the model was made for, in its own template?"
 FEW_TRAINED = 0.01
 MASKED_LINES = 3
 KNOWN_BY_HEART = 0.3
@@ -62,19 +65,23 @@ def first_loss_off(run: History) -> Symptom | None:
         if not run.vocabulary or line.step > 2 or FRESH_LOW * guess < loss < FRESH_HIGH * guess:
             return None
         title = "The first loss is not that of random weights"
-        return Symptom(line.step, f"{where}; guessing among {run.vocabulary:,} tokens is {guess:.2f}", title=title)
+        evidence = f"{where}; guessing among {run.vocabulary:,} tokens is {guess:.2f}"
+        fix = "the weights do not look random, or start far too large: see model_name_or_path and from_scratch"
+        return Symptom(line.step, evidence, title=title, fix=fix)
     limit = min(FOREIGN_TEXT, GUESSING * guess) if guess == guess else FOREIGN_TEXT
     if loss < limit:
         return None
     if not run.plan:
-        return Symptom(line.step, f"{where}; a trained model begins below {limit:g}", confidence="low", severity="info")
+        evidence = f"{where}; a trained model begins below {limit:g}"
+        return Symptom(line.step, evidence, confidence="low", severity="info", fix=rows_fix(run, READABLE))
     guessing = f"; guessing among {run.vocabulary:,} tokens is {guess:.2f}" if guess == guess else ""
     template = run.get("data.prompt_template")
     lines: tuple[Change, ...] = () if template in (None, "auto") else (change(run, "data.prompt_template", "auto"),)
     tokenizer = run.get("model.tokenizer_name_or_path")
     lines += (change(run, "model.tokenizer_name_or_path", None),) if tokenizer else ()
     severity: Severity = "critical" if guess == guess and loss > 0.8 * guess else "warning"
-    return Symptom(line.step, f"{where}; a trained model begins below {limit:.2g}{guessing}", lines, severity=severity)
+    evidence = f"{where}; a trained model begins below {limit:.2g}{guessing}"
+    return Symptom(line.step, evidence, lines, severity=severity, fix=rows_fix(run, READABLE))
 
 
 @rule("critical", needs=logs(MASKED_LINES), replaces=("loss-stuck", "gradients-vanish", "first-loss-off"))
@@ -93,7 +100,9 @@ def nothing_trained(run: History) -> Symptom | None:
     if earlier and min(earlier) < LEARNED_ALL:
         return None
     lines = (change(run, "data.max_seq_length", 2 * run.get("data.max_seq_length", 1024)),)
-    return Symptom(latest[0].step, f"loss 0.0 from step {latest[0].step:,} to {latest[-1].step:,}", lines, "high")
+    first = first_of(run, lambda line: line.loss == 0.0 and not 0 < line.grad_norm < math.inf)
+    evidence = f"loss 0.0 from step {first:,} to {latest[-1].step:,}"
+    return Symptom(first, evidence, lines, "high", fix=rows_fix(run, "is any token of the answer trained?"))
 
 
 LEARNED_ALL = 0.01
@@ -118,7 +127,8 @@ def few_trained_tokens(run: History) -> Symptom | None:
         return None
     length = run.get("data.max_seq_length")
     lines = (change(run, "data.max_seq_length", 2 * length),) if length else ()
-    return Symptom(run.step, f"{percent(median(shares))} of the tokens count in the loss", lines, "low")
+    evidence = f"{percent(median(shares))} of the tokens count in the loss"
+    return Symptom(run.step, evidence, lines, "low", fix=rows_fix(run, "is the answer whole, and is it trained?"))
 
 
 @rule("info", needs=logs(4 * STAIR_LINES))
@@ -145,7 +155,10 @@ def memorised(run: History) -> Symptom | None:
         return None  # held-out rows gain as well, or have not been asked since
     sizes = ", ".join(f"{percent(drop)} at step {step:,}" for step, drop in drops[-3:] if drop)
     lines = shorter(run, drops[-1][0], float(len(drops)))
-    return Symptom(drops[-1][0], f"the loss fell between two epochs by {sizes}", lines)
+    fix = "" if lines else "no line makes this run shorter: more rows, or a lower lora.r, leave less to know by heart"
+    if not run.evaluations and not lines:
+        lines, fix = (change(run, "data.val_set_size", 0.05),), ""
+    return Symptom(drops[-1][0], f"the loss fell between two epochs by {sizes}", lines, fix=fix)
 
 
 def _drop(run: History, border: int) -> tuple[int, float] | None:

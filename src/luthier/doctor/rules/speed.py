@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from luthier.doctor.evidence import all_of, change, finite, known, logs, percent, readings
+from luthier.doctor.evidence import all_of, change, finite, has_gpu, known, logs, percent, readings
 from luthier.doctor.finding import Symptom, rule
 from luthier.doctor.history import History
+from luthier.doctor.rules.box import COOL
 from luthier.doctor.statistics import median
 from luthier.events.types import Log, Timing
 
@@ -33,7 +34,8 @@ SLOWER = 0.3
 SLOW_LINES = 8
 SLOW_SECONDS = 60.0
 """The slow stretch must last: other programs come and go."""
-HOT = 80.0
+HOT, HOT_TITLE = 80.0, "The GPU is hot and slows down"
+SEE_GPU = "luthier gpu, on that machine, shows what else runs there, its temperature and its clocks"
 STRAGGLES = 1.25
 
 
@@ -73,7 +75,7 @@ def data_bound(run: History) -> Symptom | None:
     return Symptom(run.step, evidence, lines, "high")
 
 
-@rule("warning", needs=readings("machines", "gpu_utilization", ENOUGH))
+@rule("warning", needs=readings("machines", "gpu_utilization", ENOUGH), applies=has_gpu)
 def gpu_idle(run: History) -> Symptom | None:
     """The GPU is idle half of the time.
 
@@ -105,9 +107,11 @@ def gpu_idle(run: History) -> Symptom | None:
     cpu = finite(event.cpu_utilization for event in seen)
     if cpu and median(cpu) > CPU_BUSY:
         advice = "The processor is at its limit: other programs take it, or too few cores feed the GPU."
-        return Symptom(run.step, f"{evidence}; processor {median(cpu):.0f} % busy", advice=advice)
+        fix = "luthier gpu and top show what else runs: end it, or take a machine with more cores"
+        return Symptom(run.step, f"{evidence}; processor {median(cpu):.0f} % busy", advice=advice, fix=fix)
     if not free:
-        return Symptom(run.step, evidence, confidence="low")
+        fix = f"{SEE_GPU}; `spent on` in luthier watch names the slow part"
+        return Symptom(run.step, evidence, confidence="low", fix=fix)
     line = change(run, "training.per_device_train_batch_size", 2 * batch if batch else "twice as many")
     advice = "More rows at once give it longer pieces of work. They make steps larger and fewer: look at the loss."
     return Symptom(run.step, evidence, (line,), "low", advice=advice)
@@ -127,11 +131,7 @@ def _memory_used(run: History) -> float:
     return peaks[0] / total if peaks and total else 1.0
 
 
-def _on_gpu(run: History) -> str:
-    return "" if run.get("machine.device") == "cuda" else "no CUDA device in the plan"
-
-
-@rule("info", needs=all_of(logs(ENOUGH, steps=10), _on_gpu))
+@rule("info", needs=all_of(logs(ENOUGH, steps=10), known("machine.device")), applies=has_gpu)
 def checkpointing_needless(run: History) -> Symptom | None:
     """Gradient checkpointing is not needed.
 
@@ -147,11 +147,11 @@ def checkpointing_needless(run: History) -> Symptom | None:
     return Symptom(run.step, f"peak memory is {percent(used)} of the device's", (line,))
 
 
-def _own_device(run: History) -> str:
-    return "on a CPU other programs set the pace" if run.get("machine.device") == "cpu" else ""
-
-
-@rule("warning", needs=all_of(logs(3 * SLOW_LINES), known("machine.device"), _own_device))
+@rule(
+    "warning",
+    needs=all_of(logs(3 * SLOW_LINES), known("machine.device")),
+    applies=lambda run: run.get("machine.device") != "cpu",  # there other programs set the pace
+)
 def slowing_down(run: History) -> Symptom | None:
     """Training has become slower.
 
@@ -175,11 +175,15 @@ def slowing_down(run: History) -> Symptom | None:
     evidence = f"{now:,.0f} tokens a second since step {latest[0].step:,}, {usual:,.0f} before"
     heat = finite(event.gpu_temperature_c for event in run.machines[-ENOUGH:])
     if heat and median(heat) >= HOT:
-        return Symptom(run.step, f"{evidence}; GPU at {median(heat):.0f} °C", title="The GPU is hot and slows down")
-    return Symptom(run.step, evidence)
+        return Symptom(run.step, f"{evidence}; GPU at {median(heat):.0f} °C", title=HOT_TITLE, fix=COOL)
+    return Symptom(run.step, evidence, fix=SEE_GPU)
 
 
-@rule("warning", needs=lambda run: "" if any(t.own_seconds for t in run.timings) else "no rank has seconds of its own")
+@rule(
+    "warning",
+    needs=lambda run: "" if any(t.own_seconds for t in run.timings) else "no rank has seconds of its own",
+    applies=lambda run: run.get("machine.world_size", 2) > 1,
+)
 def straggler(run: History) -> Symptom | None:
     """One rank holds the others up.
 
@@ -198,8 +202,7 @@ def straggler(run: History) -> Symptom | None:
     if not all(mine > STRAGGLES * theirs for mine, theirs in zip(own, others, strict=True)):
         return None
     evidence = f"rank {rank} takes {median(own):.3g} s a step, the others {median(others):.3g} s"
-    advice = "See what else runs on that device, its temperature and its clocks: luthier gpu on its machine."
-    return Symptom(run.step, evidence, confidence="high", advice=advice)
+    return Symptom(run.step, evidence, confidence="high", fix=SEE_GPU)
 
 
 def _duration(lines: Sequence[Log]) -> float:

@@ -81,7 +81,7 @@ class FactoryDecoder(LineDecoder):
         self._ended = False
         self._step = self._first_step = first
         self._elapsed = 0.0 if goes_on or not first else math.nan
-        return RunStarted(self._run, total, first, math.nan, plan={}, program="")
+        return RunStarted(self._run, total, first, math.nan, plan={}, program="LLaMA-Factory")
 
     def _log(self, values: dict[str, Any], step: int, elapsed: float) -> Log:
         steps, seconds = step - self._step, elapsed - self._elapsed

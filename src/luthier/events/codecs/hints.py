@@ -32,6 +32,13 @@ _LOGGED = re.compile(r"\[[^\]]{0,40}\] \[(WARNING|ERROR|CRITICAL)\] (?:\[[^\]]{0
 _LOGGED_BY_TRANSFORMERS = re.compile(r"\[(WARNING|ERROR|CRITICAL)\|[^\]]{0,200}\] [^>]{0,40}>> (.*)")
 _WARNED = re.compile(r"\S{1,400}\.py:\d{1,9}: (\w{0,40}Warning: .*)")
 _LONGEST = 500
+_PROGRAMS = (
+    ("[axolotl.", "Axolotl"),
+    ("llamafactory.", "LLaMA-Factory"),
+    ("🦥 Unsloth", "Unsloth"),
+    ("==((====))==  Unsloth", "Unsloth"),
+)
+"""(what its lines have, whose log it is)."""
 
 
 @dataclass
@@ -40,9 +47,12 @@ class Hints:
 
     total_steps: int = 0
     epochs: float = math.nan
+    program: str = ""
 
     def take(self, line: str) -> bool:
         """Read one line; returns whether it said how many steps there will be."""
+        if not self.program:
+            self.program = next((name for mark, name in _PROGRAMS if mark in line), "")
         if " = " not in line:
             return False
         if match := _EPOCHS.search(line):

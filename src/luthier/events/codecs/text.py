@@ -245,8 +245,9 @@ class TextDecoder(LineDecoder):
         if not first_step:
             self._step = self._tokens = 0
             self._best = math.nan
-        self._announced = self._hints.total_steps
-        self._tell(RunStarted(self._run, self._announced, first_step, self._hints.epochs, plan={}, program=""))
+        hints = self._hints
+        self._announced = hints.total_steps
+        self._tell(RunStarted(self._run, self._announced, first_step, hints.epochs, plan={}, program=hints.program))
 
     def _draw(self, bar: Bar) -> None:
         if self._luthier:

@@ -177,6 +177,8 @@ class Dashboard(App[None]):
             self.scene = Scene(self.scene.runs, self._selected, self._settings)
         for widget in (*self._always, *self._in_pane[self._tabbed.active]):
             widget.show(self.scene)
+        side = self.query_one("#side-curves")
+        side.set_class(not any(chart.display for chart in side.children), "-empty")
         self._label()
 
     def _label(self) -> None:

@@ -9,7 +9,7 @@ Not covered: the drawing (`canvas`).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rich.text import Text
 
@@ -51,17 +51,27 @@ CHARTS = {
 def chart(key: str, scene: Scene, width: int, height: int) -> Text:
     """A title line and the picture below it: at most `height` lines of at most `width` cells."""
     found = CHARTS[key]
-    text = _title(found, scene)
-    text.truncate(width, overflow="ellipsis")
+    text = _title(found, scene, width)
     if height < 2:
         return text
     drawn = picture(key, scene)
     if not any(usable(y) for curve in drawn.curves for _, y in curve.points):
-        logged = any(run.state.logged for run in scene.runs)
-        below = Text("\n  not in this log" if logged else "\n  waiting for log lines", "dim")
+        below = Text("\n  not in these steps" if _logged(scene) else "\n  waiting for log lines", "dim")
     else:
         below = draw(drawn, width, height - 1)
     return Text("\n", no_wrap=True).join((text, below))
+
+
+def _logged(scene: Scene) -> bool:
+    return any(run.state.logged for run in scene.runs)
+
+
+def is_worth_a_place(key: str, scene: Scene) -> bool:
+    """Whether a chart has, or may get, anything to show: one whose number the logs do not have is left out."""
+    if key == "loss" or not _logged(scene):
+        return True
+    whole = replace(scene, settings=replace(scene.settings, span=None))
+    return any(usable(y) for curve in picture(key, whole).curves for _, y in curve.points)
 
 
 def picture(key: str, scene: Scene) -> Picture:
@@ -99,19 +109,24 @@ def _limit(run: Run) -> float:
     return float(limit) if isinstance(limit, int | float) and limit > 0 else math.nan
 
 
-def _title(found: Chart, scene: Scene) -> Text:
-    settings = scene.settings
-    title = Text.assemble((found.title, "bold"), no_wrap=True)
+def _title(found: Chart, scene: Scene, width: int) -> Text:
+    """The name, and of what stands behind it as much as fits."""
+    settings, parts = scene.settings, []
     if len(scene.runs) == 1 and found.smoothed and settings.weight < 1:
-        title.append("  ━", QUIET).append(" each line", "dim").append("  ━", ACCENT).append(" mean", "dim")
+        parts.append(Text.assemble(("  ━", QUIET), (" each line", "dim"), ("  ━", ACCENT), (" mean", "dim")))
     if found.key == "loss" and scene.run.state.evaluations:
-        title.append("  ◆", WARNING if len(scene.runs) == 1 else "").append(" eval", "dim")
+        parts.append(Text.assemble(("  ◆", WARNING if len(scene.runs) == 1 else ""), (" eval", "dim")))
     if found.key == "gradient" and math.isfinite(_limit(scene.run)):
-        title.append("  ╌ limit", "dim")
+        parts.append(Text("  ╌ limit", "dim"))
     if settings.span:
-        title.append(f"  last {settings.span:,} steps", "dim")
+        parts.append(Text(f"  last {settings.span:,} steps", "dim"))
     if settings.logarithmic:
-        title.append("  log", "dim")
+        parts.append(Text("  log", "dim"))
+    title = Text.assemble((found.title, "bold"), no_wrap=True)
+    for part in parts:
+        if title.cell_len + part.cell_len <= width:
+            title.append_text(part)
+    title.truncate(width, overflow="ellipsis")
     return title
 
 

@@ -19,7 +19,7 @@ from luthier.monitor.dashboard.metrics import LEARNING, MACHINE, has_gpu, step_t
 from luthier.monitor.dashboard.palette import ACCENT
 from luthier.monitor.dashboard.scene import Run
 from luthier.monitor.drawing import count, decimal
-from luthier.monitor.statistics import BANDS, band, shares, time_left
+from luthier.monitor.statistics import BANDS, band, in_words, shares, time_left
 
 KEYS = (
     ("1 to 5", "Overview, Charts, Findings, Samples, Run; ← and → too"),
@@ -100,7 +100,8 @@ def _band(run: Run) -> str:
     scale = "; ".join(f"{span}: {words}" for _, span, words in BANDS)
     here = ""
     if loss is not None and run.trend is not None:
-        here = f"This run stands at {decimal(loss)}, which is {band(loss)[0]}. "
+        latest = run.state.evaluations[-1].eval_loss if run.state.evaluations else None
+        here = f"This run stands at {decimal(loss)}, which is {band(loss)[0]}. In words: {in_words(loss, latest)[0]}. "
     return f"{here}The whole scale: {scale}"
 
 
@@ -231,6 +232,8 @@ def _tokens(run: Run) -> str:
 
 def _checkpoint(run: Run) -> str:
     saved = run.state.checkpoint or run.state.resumed
+    if saved is None and not run.state.ours:
+        return "The log does not tell it."
     if saved is None:
         return "This run has none yet: a crash now costs all of it."
     return f"The newest is of step {saved.step:,}: a crash now costs {run.state.step - saved.step:,} steps."

@@ -18,7 +18,7 @@ from luthier.events.types import Machine
 from luthier.monitor.dashboard.palette import BAD, GOOD, WARNING, strong
 from luthier.monitor.dashboard.scene import Run
 from luthier.monitor.drawing import count, decimal
-from luthier.monitor.statistics import band, deviation, elapsed, shares, time_left, timed_lines
+from luthier.monitor.statistics import band, deviation, elapsed, in_words, shares, time_left, timed_lines
 from luthier.monitor.view import perplexity, rate_trend
 
 LABEL_WIDTH = 13
@@ -48,7 +48,7 @@ def line(metric: Metric, run: Run, width: int, height: int, focused: bool) -> Te
     text.append_text(fitting(metric.value(run), width - LABEL_WIDTH))
     text.truncate(width, overflow="ellipsis")
     if height > 1:
-        below = Text(f"{'':<{LABEL_WIDTH}}{metric.meaning(run)}", "dim italic", no_wrap=True)
+        below = Text(f"{'':<{LABEL_WIDTH}}{whole_parts(metric.meaning(run), width - LABEL_WIDTH)}", "dim italic")
         below.truncate(width, overflow="ellipsis")
         text.append("\n").append_text(below)
     return text
@@ -61,6 +61,13 @@ def fitting(value: Value, room: int) -> Text:
     while text.cell_len > room and "  " in text.plain.rstrip():
         text = text[: text.plain.rstrip().rindex("  ")]
     return text
+
+
+def whole_parts(words: str, room: int) -> str:
+    """As much of a meaning as fits, without the part of a sentence (after `; `) that does not."""
+    while len(words) > room and "; " in words:
+        words = words.rpartition("; ")[0]
+    return words
 
 
 def _unknown(words: str = "not in this log") -> Text:
@@ -95,15 +102,18 @@ def _eval(run: Run) -> Value:
     return value.copy().append(f" at {best.step:,}"), value
 
 
-def _band(run: Run) -> Text:
+def _band(run: Run) -> Value:
     loss = run.state.smoothed_loss
     if loss is None:
         return _unknown("no loss yet")
     if math.isfinite(loss) and run.trend is None:
         return _unknown("too early")
     color = BAD if not math.isfinite(loss) else GOOD if 0.3 <= loss < 1.5 else WARNING if loss >= 2.5 else ""
-    words = WORSE if loss > max(2.5, 1.1 * (run.state.first_loss or loss)) else band(loss)[1]
-    return Text(words, f"bold {color}".strip())
+    if loss > max(2.5, 1.1 * (run.state.first_loss or loss)):
+        return Text(WORSE, f"bold {color}")
+    latest = run.state.evaluations[-1].eval_loss if run.state.evaluations else None
+    forms = tuple(Text(words, f"bold {color}".strip()) for words in in_words(loss, latest))
+    return forms if len(forms) > 1 else forms[0]
 
 
 def _band_meaning(run: Run) -> str:
@@ -277,10 +287,14 @@ def _checkpoint(run: Run) -> Text:
     saved, resumed = run.state.checkpoint, run.state.resumed
     if saved is not None:
         return strong(f"step {saved.step:,}").append(f"  {count(saved.bytes)}B")
-    return strong(f"step {resumed.step:,}").append("  resumed") if resumed else _unknown("none yet")
+    if resumed is not None:
+        return strong(f"step {resumed.step:,}").append("  resumed")
+    return _unknown("none yet") if run.state.ours else _unknown()
 
 
 def _checkpoint_meaning(run: Run) -> str:
+    if not (run.state.ours or run.state.checkpoint or run.state.resumed):
+        return "what a crash leaves; this log does not tell"
     return "the run is done" if run.state.status == "done" else "a crash costs the steps since then"
 
 

@@ -22,7 +22,7 @@ from luthier.events.printable import one_line, printable
 from luthier.events.types import Notice, Timing
 from luthier.monitor.dashboard.palette import ACCENT, GOOD, SEVERITY, STATUS, WARNING
 from luthier.monitor.dashboard.scene import Run, Scene
-from luthier.monitor.drawing import bar, count
+from luthier.monitor.drawing import bar, count, epochs
 from luthier.monitor.state import RunState
 from luthier.monitor.statistics import elapsed, shares, time_left
 
@@ -84,8 +84,8 @@ def progress(scene: Scene, width: int) -> Text:
 def _epoch(state: RunState) -> Text:
     if not math.isfinite(state.epoch):
         return Text()
-    of = f"/{state.epochs:.3g}" if math.isfinite(state.epochs) and state.epochs > 0 else ""
-    return Text.assemble(("epoch ", "dim"), (f"{state.epoch:.2f}", "bold"), of)
+    done, of = epochs(state.epoch, state.epochs)
+    return Text.assemble(("epoch ", "dim"), (done, "bold"), f"/{of}" if of else "")
 
 
 def _times(run: Run) -> tuple[Text, Text]:
@@ -104,7 +104,8 @@ def digest(scene: Scene, width: int, height: int) -> Text:
     run = scene.run
     lines: list[Text] = []
     if not run.findings:
-        words = run.unsettled or "nothing found that is wrong"
+        doubt = run.unsettled if height >= _ROOMY else run.unsettled.partition(". ")[0]
+        words = doubt or "nothing found that is wrong"
         mark = "✓  " if run.state.logged and not run.unsettled else "   "
         first, *rest = _wrapped(words if run.state.logged else "the doctor waits for log lines", width - 4)
         lines += [Text.assemble((mark, GOOD), (first, "dim")), *(Text(f"   {part}", "dim") for part in rest)]
@@ -115,7 +116,9 @@ def digest(scene: Scene, width: int, height: int) -> Text:
             block[0].append(f"  {one_line(finding.evidence)}", "not bold dim")
         else:
             block += [Text(f"   {part}", "dim") for part in _wrapped(finding.evidence, width - 4)]
-        block += [_change(change, width) for change in finding.change[:1]] or _fix(finding, width)
+        todo = [_change(change, width) for change in finding.change[:1]] or _fix(finding, width)
+        if not lines or len(lines) + len(block) + len(todo) <= height or finding.change:
+            block += todo
         if lines and len(lines) + len(block) > height:
             break
         lines += block

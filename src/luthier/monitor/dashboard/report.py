@@ -8,7 +8,7 @@ from __future__ import annotations
 from rich.text import Text
 
 from luthier.monitor.dashboard import panes
-from luthier.monitor.dashboard.metrics import LEARNING, MACHINE, Metric, fitting
+from luthier.monitor.dashboard.metrics import LEARNING, MACHINE, Metric, fitting, whole_parts
 from luthier.monitor.dashboard.scene import Run, Scene
 from luthier.monitor.view import summary
 
@@ -40,7 +40,9 @@ def _line(metric: Metric, run: Run, width: int) -> Text:
     shown = next((form for form in forms if form.cell_len <= column), fitting(forms[0], width - _LABEL_WIDTH - 2))
     text = Text.assemble((f"  {metric.label:<{_LABEL_WIDTH}}", "dim"), shown, no_wrap=True)
     if shown.cell_len <= column and width > _MEANING_AT:
-        text.append(" " * (_MEANING_AT - text.cell_len)).append(metric.meaning(run), "not bold dim italic")
+        text.append(" " * (_MEANING_AT - text.cell_len)).append(
+            whole_parts(metric.meaning(run), width - _MEANING_AT), "not bold dim italic"
+        )
     text.rstrip()
     text.truncate(width, overflow="ellipsis")
     return text

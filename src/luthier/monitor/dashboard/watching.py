@@ -18,7 +18,7 @@ from typing import Protocol
 
 from luthier.doctor import History, findings, unjudged
 from luthier.doctor import fold as fold_history
-from luthier.doctor.report import unsettled
+from luthier.doctor.outlook import unsettled
 from luthier.doctor.silence import patience
 from luthier.events.follow import Told, open_log
 from luthier.events.types import Event, Machine
@@ -147,7 +147,7 @@ class _Watched:
             found, self.examined = findings(self.seen, now), now
         name = self.state.run or Path(self.path).name or self.path
         limit = patience(self.seen)
-        doubt = "" if found else unsettled(unjudged(self.seen))
+        doubt = "" if found else unsettled(self.seen, unjudged(self.seen))
         self.run = Run(name, self.path, self.feed.source, self.state, found, now, self.local, limit, doubt)
         return self.run
 

@@ -114,6 +114,11 @@ class Chart(Explained):
     def __init__(self, key: str) -> None:
         super().__init__(key, lambda scene, width, height: charts.chart(key, scene, width, height))
 
+    def show(self, scene: Scene) -> None:
+        """Draw a scene; without anything to draw it leaves its place to the others."""
+        self.display = charts.is_worth_a_place(self.key, scene)
+        super().show(scene)
+
     def depends_on(self, scene: Scene) -> object:
         """The curves of all runs."""
         return scene.settings, scene.selected, tuple((run.state.recent, run.state.evaluations) for run in scene.runs)
