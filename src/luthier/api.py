@@ -26,11 +26,12 @@ from luthier.config.load import load as load_config_file
 from luthier.config.plan import MachineFacts, Plan
 from luthier.config.render import plan_as_dict
 from luthier.config.resolve import resolve
+from luthier.config.schema import Config
 from luthier.data.prepare import Progress
 from luthier.data.sources import unopened
 from luthier.errors import ConfigError, LuthierError, Problem
 from luthier.evaluate.simple import compare, score
-from luthier.events.sinks import Sinks, open_sinks
+from luthier.events.sinks import Named, Sinks, open_sinks
 from luthier.events.types import Checked, Event, MemoryForecast, Notice, Resumed, RunFinished, RunStarted
 from luthier.gate.gate import BY_NAME, examine, known, of, refuse, told
 from luthier.generate.load import Tuned, load
@@ -227,8 +228,9 @@ def _train(
         notices += record.compare()
         settings = parts.plan.config.logging
         logging_dir = Path(settings.logging_dir or output_dir / "logs")
-        attempt, name = secrets.token_hex(4), output_dir.name
-        sinks = Sinks() if ranks.rank() else open_sinks(settings.report_to, output_dir, logging_dir, name, attempt)
+        attempt = secrets.token_hex(4)
+        named = Named(settings.run_name or _telling_name(output_dir), settings.project)
+        sinks = Sinks() if ranks.rank() else open_sinks(settings.report_to, output_dir, logging_dir, named, attempt)
         stack.enter_context(sinks)
         job = _Job(parts, output_dir, attempt, checkpoint, now, allowed, stop, record, hash_base, hashes)
         yield from _recorded(_events(job, notices), sinks)
@@ -271,6 +273,11 @@ class _Job:
     base_hashes: Future[dict[str, str]]
 
 
+def _telling_name(output_dir: Path) -> str | None:
+    """The folder's name, unless all runs have it whose folder nobody named."""
+    return output_dir.name if output_dir.name != Config().training.output_dir else None
+
+
 def _events(job: _Job, notices: Sequence[str]) -> Iterator[Event]:
     """Everything that a run says, from the plan to the last line."""
     parts, output_dir, checkpoint = job.parts, job.output_dir, job.checkpoint
@@ -282,7 +289,8 @@ def _events(job: _Job, notices: Sequence[str]) -> Iterator[Event]:
     first_step = checkpoint.step if checkpoint else 0
     epochs = resolved.total_steps / resolved.steps_per_epoch
     events = f"{output_dir / 'events.jsonl'}#{job.attempt}"
-    yield RunStarted(output_dir.name, resolved.total_steps, first_step, epochs, plan_as_dict(resolved), record=events)
+    name = resolved.config.logging.run_name or output_dir.name
+    yield RunStarted(name, resolved.total_steps, first_step, epochs, plan_as_dict(resolved), record=events)
     if (memory := resolved.memory) is not None:
         parts_gib = {part.name: part.gib for part in memory.parts}
         yield MemoryForecast(memory.gib, parts_gib, memory.moment, memory.tokens, memory.room_gib)

@@ -243,6 +243,8 @@ def test_no_key_that_is_refused_or_without_effect_is_ever_suggested(refused, nam
         ("dataset_format: alpaca", "format: alpaca"),
         ("use_loftq: true", "init_lora_weights: pissa"),
         ("chat_template: qwen", "prompt_template: auto"),
+        ("chat_template: chatml", "prompt_template: auto"),
+        ("prompt_template: chatml", "prompt_template: auto"),
         ("rl: dpo", "remove the line"),
     ],
 )

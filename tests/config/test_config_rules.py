@@ -141,6 +141,7 @@ WARNED = [
     (["eval_steps=10", "val_set_size=0"], {}, "eval_steps: 10"),
     (["per_device_eval_batch_size=2", "val_set_size=0"], {}, "per_device_eval_batch_size: 2"),
     (["max_tokens_per_micro_batch=4096", "auto=false"], {}, "max_tokens_per_micro_batch: 4096"),
+    (["project=lutes"], {}, 'project: "lutes" (override) has no effect: report_to names none of wandb'),
     (["fsdp=true"], {}, "fsdp: true (override) has no effect: there is one process"),
     (["bnb_4bit_quant_type=fp4"], {}, "load_in_4bit is false"),
     (["bnb_4bit_use_double_quant=false"], {}, "load_in_4bit is false"),

@@ -1,4 +1,5 @@
 import io
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,8 +10,8 @@ from luthier.errors import MissingError
 from luthier.errors.extras import install
 from luthier.events.line import parse_line
 from luthier.events.read import read
-from luthier.events.sinks import Sinks, open_sinks
-from luthier.events.sinks.extra import EXTRAS, require_extras, starting
+from luthier.events.sinks import Named, Sinks, open_sinks
+from luthier.events.sinks.extra import EXTRAS, missing_extras, require_extras, starting
 from luthier.events.sinks.jsonl import JsonlSink
 from luthier.events.sinks.metrics import metrics
 from luthier.events.sinks.text import TextSink
@@ -163,7 +164,7 @@ def test_metrics_have_the_names_of_tensorboard():
 
 
 def test_open_sinks_writes_the_files_of_a_run(tmp_path):
-    with open_sinks(["tensorboard"], tmp_path / "run", None, "run") as sinks:
+    with open_sinks(["tensorboard"], tmp_path / "run", None, Named()) as sinks:
         assert sinks.names == ("events.jsonl", "tensorboard")
         for event in whole_run():
             sinks.write(event)
@@ -178,7 +179,7 @@ def test_e_env_001_a_tracker_that_is_not_installed(name, tmp_path, monkeypatch):
     # What a tracker leaves behind looks like a package; it is none.
     (tmp_path / name).mkdir()
     with pytest.raises(MissingError) as caught:
-        open_sinks(["tensorboard", name], tmp_path / "run", None, "run")
+        open_sinks(["tensorboard", name], tmp_path / "run", None, Named())
     (problem,) = caught.value.problems
     assert (problem.code, problem.fix) == ("E-ENV-001", install(name))
     assert not (tmp_path / "run").exists()
@@ -194,14 +195,57 @@ def test_e_env_001_names_every_missing_tracker_at_once(monkeypatch, tmp_path):
 def test_e_env_002_a_file_where_the_folder_should_be(tmp_path):
     (tmp_path / "run").write_text("")
     with pytest.raises(MissingError, match="E-ENV-002") as caught:
-        open_sinks([], tmp_path / "run", None, "run")
+        open_sinks([], tmp_path / "run", None, Named())
     assert caught.value.problems[0].where == str(tmp_path / "run")
 
 
 def test_e_env_002_a_file_where_the_tensorboard_folder_should_be(tmp_path):
     (tmp_path / "logs").write_text("")
     with pytest.raises(MissingError, match="E-ENV-002"):
-        open_sinks(["tensorboard"], tmp_path, tmp_path / "logs", "run")
+        open_sinks(["tensorboard"], tmp_path, tmp_path / "logs", Named())
+
+
+def test_a_project_is_that_of_the_config_of_the_environment_or_luthier(monkeypatch):
+    monkeypatch.delenv("WANDB_PROJECT", raising=False)
+    assert Named().project_or("WANDB_PROJECT") == "luthier"
+    monkeypatch.setenv("WANDB_PROJECT", "theirs")
+    assert Named().project_or("WANDB_PROJECT") == "theirs"
+    assert Named(project="mine").project_or("WANDB_PROJECT") == "mine"
+
+
+TRIED = """
+import os, sys
+from pathlib import Path
+from luthier.events.sinks import Named, open_sinks
+name, folder = sys.argv[1:3]
+os.chdir(folder)
+with open_sinks([name], "run", None, Named("first try", "lutes")) as sinks:
+    assert sinks.names == ("events.jsonl", name)
+    if name == "wandb":
+        import wandb
+        assert (wandb.run.name, wandb.run.project) == ("first try", "lutes")
+    elif name == "mlflow":
+        import mlflow
+        active = mlflow.active_run().info
+        assert active.run_name == "first try"
+        assert mlflow.get_experiment(active.experiment_id).name == "lutes"
+    else:
+        import trackio
+        run = trackio.context_vars.current_run.get()
+        assert (run.name, run.project) == ("first try", "lutes")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", EXTRAS)
+def test_trackers_call_the_run_and_its_project_as_the_config_does(name, tmp_path):
+    """In a process of its own, on this machine alone."""
+    if missing_extras([name]):
+        pytest.skip(f"{name} is not installed")
+    alone = {"WANDB_MODE": "offline", "TRACKIO_DIR": str(tmp_path), "MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path}/m.db"}
+    command = [sys.executable, "-c", TRIED, name, str(tmp_path)]
+    done = subprocess.run(command, env=os.environ | alone, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_e_env_003_a_tracker_that_does_not_start():

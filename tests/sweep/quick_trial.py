@@ -51,7 +51,7 @@ def main(path, *words):
         (folder / f"stopped-{attempt}").touch()
         sys.exit(75)
     sink = JsonlSink(folder / "events.jsonl")
-    sink.write(RunStarted("run", 40, 0, 1.0, {}))
+    sink.write(RunStarted(config.logging.run_name or "run", 40, 0, 1.0, {}))
     say(started=40)
     losses = []
     for step in (10, 20, 30, 40):

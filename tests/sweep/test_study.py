@@ -18,6 +18,7 @@ import pytest
 from luthier.config.load import from_dict, load
 from luthier.errors import EXIT_REFUSED, EXIT_WRONG_REQUEST, CheckpointError, ConfigError, RunError
 from luthier.errors.extras import install
+from luthier.events.read import read
 from luthier.events.sinks.jsonl import JsonlSink
 from luthier.events.types import Evaluated, RunFinished, RunStarted
 from luthier.sweep import process
@@ -87,6 +88,13 @@ def test_interruptions_at_every_place_change_nothing(config, tmp_path):
         if last is None:
             break
     assert last is None and told(ends(config, *words, trials=6)) == told(straight)
+
+
+def test_trials_of_a_named_run_have_names_of_their_own(config):
+    work = sweep(config, "lora.r=4,8", "logging.run_name='first: try'")
+    list(work.run())
+    names = [next(iter(read(folder / "events.jsonl")))[0].run for folder in sorted(work.folder.glob("trial-???"))]
+    assert names == ["first: try-trial-000", "first: try-trial-001"]
 
 
 def test_e_ckpt_006_the_same_sweep_twice_at_a_time(config):

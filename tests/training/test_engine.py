@@ -57,6 +57,15 @@ def test_the_first_step_is_logged_and_the_rest_in_intervals(tmp_path, tiny_model
     assert started.epochs == pytest.approx(events[-1].epoch)
 
 
+def test_a_run_is_called_as_the_config_says_or_as_its_folder(tmp_path, tiny_model_dir, alpaca_file):
+    values = config(tmp_path / "run", tiny_model_dir, alpaca_file, max_steps=4)
+    names = []
+    for more in ({}, {"run_name": "the first: 2 steps, 3 epochs"}):
+        values["logging"] |= more
+        names += [event.run for event in train(values, overwrite=True) if isinstance(event, RunStarted)]
+    assert names == ["run", "the first: 2 steps, 3 epochs"]
+
+
 def test_what_is_due_after_each_epoch_and_share(tmp_path, tiny_model_dir, alpaca_file):
     values = config(tmp_path / "run", tiny_model_dir, alpaca_file)
     values["logging"]["logging_steps"] = "epoch"

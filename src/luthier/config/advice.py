@@ -172,6 +172,11 @@ ADVICE: tuple[Rule, ...] = (
     _unused("training.fsdp", "there is one process, and nothing to share", lambda c: c.machine.world_size == 1),
     _unused("training.max_tokens_per_micro_batch", "auto is false", lambda c: not c.get("training.auto")),
     _unused("evaluation.per_device_eval_batch_size", "nothing is evaluated", _never_evaluates),
+    _unused(
+        "logging.project",
+        "report_to names none of wandb, mlflow and trackio",
+        lambda c: set(c.get("logging.report_to")) <= {"tensorboard"},
+    ),
     _defaulted("model.model_name_or_path", "the model is"),
     _defaulted("data.datasets", "the rows are those of"),
     _both_warmups, _both_splits, _both_ends, _rows_left_over, _long_rows, _high_rate, _high_alpha, _half_precision,

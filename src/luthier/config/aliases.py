@@ -108,6 +108,12 @@ RENAMED: dict[str, str] = {
     "resume_from": "checkpointing.resume_from_checkpoint",
     "tensorboard_dir": "logging.logging_dir",
     "log_interval": "logging.logging_steps",
+    "mlflow_experiment_name": "logging.project",
+    "mlflow_run_name": "logging.run_name",
+    "trackio_project": "logging.project",
+    "wandb_name": "logging.run_name",
+    "wandb_project": "logging.project",
+    "wandb_run_name": "logging.run_name",
 }
 """Another name for one of Luthier's keys; the value means the same."""
 
@@ -136,6 +142,7 @@ SOURCE_DECIDED = frozenset({"ds_type"})
 """Keys of one dataset that mean nothing here."""
 
 _ITSELF = "Luthier decides this itself"
+_PUSH = "nothing is uploaded in training; afterwards `luthier export checkpoints --to hub --push OWNER/NAME` does it"
 DECIDED: dict[str, str] = {
     "attn_implementation": "Luthier picks the attention kernel from the model and the device",
     "auto_find_batch_size": "Luthier fills the memory by itself and keeps the step as it is",
@@ -162,9 +169,9 @@ DECIDED: dict[str, str] = {
     "full_determinism": "training.seed fixes the run",
     "gradient_checkpointing_kwargs": _ITSELF,
     "group_by_length": "packing leaves no padding to save",
-    "hub_model_id": "nothing is uploaded",
-    "hub_private_repo": "nothing is uploaded",
-    "hub_strategy": "nothing is uploaded",
+    "hub_model_id": _PUSH,
+    "hub_private_repo": _PUSH,
+    "hub_strategy": _PUSH,
     "include_num_input_tokens_seen": "tokens are always counted",
     "is_llama_derived_model": _ITSELF,
     "length_column_name": _ITSELF,
@@ -183,7 +190,6 @@ DECIDED: dict[str, str] = {
     "preprocessing_num_workers": "rows are tokenized once and cached",
     "ray_run_name": _ITSELF,
     "remove_unused_columns": "only the columns of the format are read",
-    "run_name": "a run is named after its output folder",
     "sample_packing_eff_est": _ITSELF,
     "save_on_each_node": _ITSELF,
     "show_progress": "the screen follows the terminal",
@@ -198,8 +204,6 @@ DECIDED: dict[str, str] = {
     "wandb_entity": "set WANDB_ENTITY in the environment",
     "wandb_log_model": "nothing is uploaded",
     "wandb_mode": "set WANDB_MODE in the environment",
-    "wandb_name": "a run is named after its output folder",
-    "wandb_project": "set WANDB_PROJECT in the environment",
     "wandb_watch": "gradients are logged to every sink",
     "xformers_attention": "Luthier picks the attention kernel from the model and the device",
 }
@@ -251,7 +255,8 @@ UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str, str]] = {
     "metric_for_best_model": ((None, "loss", "eval_loss"), "is always eval_loss", "remove the line"),
     "neftune_noise_alpha": (_OFF, "is not supported: noise on embeddings helps chat style, not correctness",
                             "remove the line"),
-    "push_to_hub": (_OFF, "would upload the model; Luthier sends nothing", "upload final_model yourself"),
+    "push_to_hub": (_OFF, "would upload the model in training",
+                    "luthier export checkpoints --to hub --push OWNER/NAME, once it is trained"),
     "rl": (_OFF, _PREFERENCES, "remove the line"),
     "save_only_model": (_OFF, "would make checkpoints that cannot be resumed", "remove the line"),
     "save_safetensors": ((True, None), "is always on", "remove the line"),

@@ -49,6 +49,8 @@ _TYPICAL: dict[str, Any] = {
     "evaluation.sample_prompts": ["Write a Python function to reverse a string"],
     "checkpointing.resume_from_checkpoint": "auto",
     "logging.logging_dir": "checkpoints/logs",
+    "logging.run_name": "first_try",
+    "logging.project": "luthier",
     "training.min_learning_rate": 5e-5,
     "data.datasets": [{"path": "train.jsonl"}],
     "source.path": "train.jsonl",

@@ -131,7 +131,20 @@ def _pissa(value: Any) -> Meaning:
     return _one("lora.init_lora_weights", "pissa") if value is True else Meaning()
 
 
+_CHATML = Meaning(
+    refused="cannot be ChatML by name: tokenizers with its marks as tokens mostly bring a chat template, and with any "
+    "other a model would learn to write <|im_end|> as text",
+    fix="prompt_template: auto (the tokenizer's own, or Alpaca's where it has none; or the path of a .jinja file)",
+)
+
+
+def _prompt_template(value: Any) -> Meaning | None:
+    return _CHATML if isinstance(value, str) and value.lower() == "chatml" else None
+
+
 def _template(value: Any) -> Meaning:
+    if chatml := _prompt_template(value):
+        return chatml
     known = {"tokenizer_default": "chat", "default": "auto", "alpaca": "alpaca", None: "auto"}
     if value is None or (isinstance(value, str) and (value in known or value.endswith(".jinja"))):
         return _one("data.prompt_template", known.get(value, value))
@@ -232,6 +245,7 @@ VALUES: dict[str, Callable[[Any], Meaning | None]] = {
         "checkpointing.resume_from_checkpoint", {True: "auto", False: None, "true": "auto", "latest": "auto"}
     ),
     "data.overlong_rows": _table("data.overlong_rows", {"raise": "error"}),
+    "data.prompt_template": _prompt_template,
     "logging.report_to": _report_to,
     "lora.init_lora_weights": _table("lora.init_lora_weights", {True: "default"}),
     "lora.target_modules": _targets,

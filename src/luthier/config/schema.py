@@ -290,6 +290,12 @@ class LoggingSection(Section):
     """TensorBoard folder. Default: `logs` in output_dir."""
     report_to: list[Reporter] = ["tensorboard"]
     """Where metrics go besides the terminal and events.jsonl. Nothing leaves this machine unless you name it here."""
+    run_name: str | None = None
+    """Name of the run in trackers, log and report. Default: that of the output folder; where that has its default, too,
+    trackers choose a name."""
+    project: str | None = None
+    """Project of the run in W&B and trackio, experiment in MLflow. Default: what WANDB_PROJECT, TRACKIO_PROJECT and
+    MLFLOW_EXPERIMENT_NAME say; without them `luthier`, and MLflow's own."""
     histogram_steps: NonNegative = 100
     """Write gradient norms per layer and histograms of the trained weights every this many steps. 0: never."""
 

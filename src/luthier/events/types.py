@@ -34,7 +34,7 @@ class RunStarted(Event):
 
     kind: ClassVar[str] = "run_started"
     run: str
-    """Name of the run: that of its output folder."""
+    """Name of the run: `logging.run_name`, or that of its output folder."""
     total_steps: int
     first_step: int
     """0, or the step of the checkpoint that this attempt resumes."""

@@ -210,6 +210,8 @@ class Sweep:
             return
         words = [*self.space.fixed, *(f"{r.key}={_text(trial.params[r.key])}" for r in self.space.ranges)]
         words.append(f"training.output_dir={json.dumps(str(folder), ensure_ascii=False)}")
+        if name := self.space.loaded.config.logging.run_name:
+            words.append(f"logging.run_name={json.dumps(f'{name}-{folder.name}', ensure_ascii=False)}")
         words += [word for name in self.allow for word in ("--allow", name)]
         row = self._row(self.study.get_trials(deepcopy=False)[trial.number])
         runs = self._start(trial.number, [str(self.folder / CONFIG), *words], folder.with_suffix(".log"))
@@ -359,8 +361,8 @@ def _refused(what: str, code: int, problem: str, log: Path) -> LuthierError:
 
 def _pruner(space: Space, random_trials: int) -> optuna.pruners.BasePruner:
     """None where all trials are wanted whole, or their evaluations do not come after as many rows."""
-    other_steps = space.loaded.config.evaluation.eval_steps and any(r.key in _BATCH for r in space.ranges)
-    if space.finder or other_steps:
+    in_steps = isinstance(space.loaded.config.evaluation.eval_steps, int)  # an epoch, or a share, has the same rows
+    if space.finder or (in_steps and any(r.key in _BATCH for r in space.ranges)):
         return optuna.pruners.NopPruner()
     return optuna.pruners.MedianPruner(n_startup_trials=random_trials, n_warmup_steps=1)
 

@@ -20,11 +20,11 @@ from typing import Protocol, Self
 from luthier.errors import LuthierError, MissingError, Problem
 from luthier.errors.secrets import hide_in
 from luthier.events.printable import one_line
-from luthier.events.sinks.extra import require_extras
+from luthier.events.sinks.extra import Named, require_extras
 from luthier.events.sinks.jsonl import JsonlSink
 from luthier.events.types import Event, Gradients, Notice
 
-__all__ = ["Sink", "Sinks", "open_sinks"]
+__all__ = ["Named", "Sink", "Sinks", "open_sinks"]
 
 
 class Sink(Protocol):
@@ -100,7 +100,7 @@ def open_sinks(
     report_to: Sequence[str],
     output_dir: str | Path,
     logging_dir: str | Path | None,
-    run_name: str,
+    named: Named,
     attempt: str = "",
 ) -> Sinks:
     """The sinks of a run: events.jsonl always, and what `logging.report_to` names.
@@ -109,7 +109,7 @@ def open_sinks(
         report_to: Any of tensorboard, wandb, mlflow, trackio.
         output_dir: Folder of the run; made if it is not there.
         logging_dir: TensorBoard folder; None for `logs` in `output_dir`.
-        run_name: Name of the run in the trackers.
+        named: What the trackers call the run.
         attempt: Name of this start of the run in events.jsonl; by default one that is drawn.
 
     Raises:
@@ -125,7 +125,7 @@ def open_sinks(
             output_dir.mkdir(parents=True, exist_ok=True)
             sinks.add("events.jsonl", JsonlSink(output_dir / "events.jsonl", attempt))
             for name in dict.fromkeys(report_to):
-                sinks.add(name, _open(name, output_dir, logging_dir, run_name))
+                sinks.add(name, _open(name, output_dir, logging_dir, named))
         except OSError as error:
             raise error if isinstance(error, LuthierError) else MissingError(_unwritable(output_dir, error)) from error
     except BaseException:
@@ -143,7 +143,7 @@ def _without_secrets(event: Event) -> Event:
     return replace(event, **changed) if changed else event
 
 
-def _open(name: str, output_dir: Path, logging_dir: Path, run_name: str) -> Sink:
+def _open(name: str, output_dir: Path, logging_dir: Path, named: Named) -> Sink:
     # Each is imported only when it is named: none of them is needed to train.
     if name == "tensorboard":
         from luthier.events.sinks.tensorboard import TensorBoardSink
@@ -152,15 +152,15 @@ def _open(name: str, output_dir: Path, logging_dir: Path, run_name: str) -> Sink
     if name == "wandb":
         from luthier.events.sinks.wandb import WandbSink
 
-        return WandbSink(run_name, output_dir)
+        return WandbSink(named, output_dir)
     if name == "mlflow":
         from luthier.events.sinks.mlflow import MlflowSink
 
-        return MlflowSink(run_name)
+        return MlflowSink(named)
     if name == "trackio":
         from luthier.events.sinks.trackio import TrackioSink
 
-        return TrackioSink(run_name)
+        return TrackioSink(named)
     raise ValueError(f"no sink is called {name!r}")
 
 

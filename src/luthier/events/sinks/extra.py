@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.util import find_spec
 from netrc import NetrcParseError, netrc
 from pathlib import Path
@@ -14,7 +15,25 @@ from luthier.errors import MissingError, Problem
 from luthier.errors.extras import install
 from luthier.events.printable import one_line
 
+DEFAULT_PROJECT = "luthier"
 EXTRAS = ("wandb", "mlflow", "trackio")
+
+
+@dataclass(frozen=True)
+class Named:
+    """What trackers call a run.
+
+    Attributes:
+        run: Its name; None: they choose one.
+        project: `logging.project`; None: what their own environment variables say.
+    """
+
+    run: str | None = None
+    project: str | None = None
+
+    def project_or(self, variable: str) -> str:
+        """The project: as configured, as the environment variable says, or `luthier`."""
+        return self.project or os.environ.get(variable) or DEFAULT_PROJECT
 
 
 def require_extras(report_to: Sequence[str]) -> None:

@@ -5,7 +5,7 @@ Its own environment variables decide the rest: MLFLOW_TRACKING_URI, MLFLOW_EXPER
 
 from __future__ import annotations
 
-from luthier.events.sinks.extra import starting
+from luthier.events.sinks.extra import Named, starting
 from luthier.events.sinks.metrics import metrics
 from luthier.events.types import Event, RunFinished, RunStarted
 
@@ -16,12 +16,14 @@ _LONGEST_PARAM = 500
 class MlflowSink:
     """One run in MLflow: hyper-parameters and metrics."""
 
-    def __init__(self, run_name: str) -> None:
+    def __init__(self, named: Named) -> None:
         with starting("mlflow", "set MLFLOW_TRACKING_URI to a server that answers, or unset it to stay local"):
             import mlflow
 
             self._mlflow = mlflow
-            mlflow.start_run(run_name=run_name)
+            if named.project:
+                mlflow.set_experiment(named.project)
+            mlflow.start_run(run_name=named.run)
         self._status = "FAILED"
 
     def write(self, event: Event) -> None:

@@ -1,13 +1,11 @@
 """trackio, for those who name it in logging.report_to. An extra: `luthier[trackio]`.
 
-It writes to a local database; its own environment variables (TRACKIO_PROJECT, TRACKIO_SPACE_ID) decide the rest.
+It writes to a local database; its own environment variables (TRACKIO_SPACE_ID and others) decide the rest.
 """
 
 from __future__ import annotations
 
-import os
-
-from luthier.events.sinks.extra import starting
+from luthier.events.sinks.extra import Named, starting
 from luthier.events.sinks.metrics import metrics
 from luthier.events.types import Event, RunStarted
 
@@ -15,11 +13,11 @@ from luthier.events.types import Event, RunStarted
 class TrackioSink:
     """One run in trackio: hyper-parameters and metrics."""
 
-    def __init__(self, run_name: str) -> None:
+    def __init__(self, named: Named) -> None:
         with starting("trackio", "unset TRACKIO_SPACE_ID to log to this machine, or run `hf auth login`"):
             import trackio
 
-            self._run = trackio.init(project=os.environ.get("TRACKIO_PROJECT", "luthier"), name=run_name)
+            self._run = trackio.init(project=named.project_or("TRACKIO_PROJECT"), name=named.run)
 
     def write(self, event: Event) -> None:
         """Send the numbers of one event."""

@@ -1,14 +1,13 @@
 """Weights & Biases, for those who name it in logging.report_to. An extra: `luthier[wandb]`.
 
-Its own environment variables decide the rest: WANDB_PROJECT, WANDB_MODE=offline, WANDB_API_KEY.
+Its own environment variables decide the rest: WANDB_ENTITY, WANDB_MODE=offline, WANDB_API_KEY.
 """
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
-from luthier.events.sinks.extra import starting
+from luthier.events.sinks.extra import Named, starting
 from luthier.events.sinks.metrics import metrics
 from luthier.events.types import Event, RunFinished, RunStarted
 
@@ -16,12 +15,12 @@ from luthier.events.types import Event, RunFinished, RunStarted
 class WandbSink:
     """One run in W&B: hyper-parameters and metrics."""
 
-    def __init__(self, run_name: str, directory: Path) -> None:
+    def __init__(self, named: Named, directory: Path) -> None:
         with starting("wandb", "run `wandb login`, or set WANDB_MODE=offline to keep the run on this machine"):
             import wandb
 
-            project = os.environ.get("WANDB_PROJECT", "luthier")
-            self._run = wandb.init(project=project, name=run_name, dir=str(directory))
+            project = named.project_or("WANDB_PROJECT")
+            self._run = wandb.init(project=project, name=named.run, dir=str(directory))
         self._exit_code = 1
 
     def write(self, event: Event) -> None:
