@@ -580,7 +580,7 @@ class TestLuthier:
             CheckpointSaved(1200, "out/checkpoint-1200", 12_300_000, 0.5, ["checkpoint-1100", "checkpoint-1000"]),
         ]
         text = "".join(f"{format_line(event)}\n" for event in said)
-        assert events_of(write(tmp_path / "training.log", text)) == said
+        assert repr(events_of(write(tmp_path / "training.log", text))) == repr(said)  # nan is not itself
 
     def test_blank_lines_of_a_sample_come_back(self, tmp_path):
         sample = Sampled(5, "Add\n\ntwo.", "import math\n\n\ndef add(a, b):\n    return a + b")
