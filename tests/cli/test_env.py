@@ -8,6 +8,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+import torch  # noqa: F401  a CUDA build reads PYTORCH_CUDA_ALLOC_CONF as it loads, and aborts on nonsense
 
 from luthier.machine import environment as of
 from luthier.version import __version__
