@@ -1,12 +1,14 @@
-"""Seconds as people say them, and back."""
+"""Seconds, of durations and of the clock, as people say them, and back."""
 
 from __future__ import annotations
 
 import math
 import re
+import time
 
 _UNITS = {"s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _NUMBER = r"\d[\d,]{0,24}(?:\.\d{1,9})?"
+_MOMENT = "%Y-%m-%d %H:%M"
 _PART = re.compile(rf"({_NUMBER}) (s|min|h|d)")
 DURATION = rf"(?:{_NUMBER} (?:s|min|h|d)(?: \d\d (?:s|min|h))?|–)"
 """What `duration` and `each` write, as a pattern without groups."""
@@ -38,3 +40,19 @@ def seconds_of(text: str) -> float:
     """What `duration` and `each` write, as seconds again; nan for what they do not write."""
     parts = _PART.findall(text)
     return sum(float(number.replace(",", "")) * _UNITS[unit] for number, unit in parts) if parts else math.nan
+
+
+def moment(seconds: float) -> str:
+    """Epoch seconds as `2026-01-31 16:40`, by the clock here; a dash for what is no date."""
+    try:
+        return time.strftime(_MOMENT, time.localtime(seconds))
+    except (ValueError, OverflowError, OSError):
+        return "–"
+
+
+def seconds_at(text: str) -> float:
+    """What `moment` writes, as epoch seconds again; nan for what it does not write."""
+    try:
+        return time.mktime(time.strptime(text, _MOMENT))
+    except (ValueError, OverflowError):
+        return math.nan

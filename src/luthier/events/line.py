@@ -12,12 +12,11 @@ from __future__ import annotations
 import math
 import re
 import shlex
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from luthier.events.durations import duration, each
+from luthier.events.durations import duration, each, moment
 from luthier.events.printable import one_line, printable
 from luthier.events.types import (
     Architecture,
@@ -224,18 +223,8 @@ def time_line(event: TimeForecast) -> str:
     basis = "rough: scaled from the rehearsal"
     if event.fitted_steps:
         basis = f"by {_counted(event.fitted_steps, 'step')}, each {event.error:.0%} off"
-    left = f"time: about {duration(event.remaining_seconds)}{start}, done at about {_moment(event.ends_at)}"
+    left = f"time: about {duration(event.remaining_seconds)}{start}, done at about {moment(event.ends_at)}"
     return f"{left}: {', '.join(work)}{epoch} ({basis})"
-
-
-MOMENT = "%Y-%m-%d %H:%M"
-
-
-def _moment(seconds: float) -> str:
-    try:
-        return time.strftime(MOMENT, time.localtime(seconds))
-    except (ValueError, OverflowError, OSError):  # no date of a calendar
-        return "–"
 
 
 def _counted(number: int, name: str) -> str:

@@ -19,6 +19,7 @@ from typing import Any
 from luthier.errors.secrets import hide_in
 from luthier.errors.terminal import wrapped
 from luthier.errors.trace import brief
+from luthier.machine import cores
 from luthier.machine.gpu import read_gpus, read_system
 from luthier.version import __version__
 
@@ -79,15 +80,11 @@ def _system() -> dict[str, str]:
     libc = " ".join(part for part in platform.libc_ver() if part)
     return {
         "system": f"{platform.system()} {platform.release()} {platform.machine()}" + (f", {libc}" if libc else ""),
-        "cores": f"{_cores()} of {os.cpu_count() or '?'} for this process",
+        "cores": f"{cores()} of {os.cpu_count() or '?'} for this process",
         "memory": f"{total - used:.1f} of {total:.1f} GiB free",
         "swap": f"{here.swap_used_gib:.1f} of {here.swap_total_gib:.1f} GiB used",
         "disk of this folder": f"{here.disk_free_gib:.0f} of {here.disk_total_gib:.0f} GiB free",
     }
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _torch() -> dict[str, str]:

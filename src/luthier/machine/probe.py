@@ -13,6 +13,7 @@ import psutil
 import torch
 
 from luthier.config.plan import MachineFacts
+from luthier.machine import cores
 from luthier.machine.cards import computes_bfloat16, multiplies_fp8
 from luthier.machine.ranks import world_size
 
@@ -36,7 +37,7 @@ def probe() -> MachineFacts:
         supports_bfloat16=_supports_bfloat16(device),
         memory_gib=total / GIB,
         free_memory_gib=free / GIB,
-        cpu_cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        cpu_cores=cores(),
         has_bitsandbytes=importlib.util.find_spec("bitsandbytes") is not None,
         supports_fp8=_supports_fp8(device),
     )

@@ -6,7 +6,6 @@ Not covered: curves and statistics (`several`); logs of other programs; runs mor
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ from rich.text import Text
 
 from luthier.config.keys import SECTIONS
 from luthier.doctor.silence import patience
+from luthier.events.durations import moment
 from luthier.events.printable import one_line, short_name
 from luthier.monitor.drawing import decimal
 from luthier.report.run import Run, read_run
@@ -149,7 +149,7 @@ def _cells(entry: Entry) -> tuple[str, ...]:
         f"{entry.step:,} of {entry.total_steps:,}" if entry.total_steps else f"{entry.step:,}",
         decimal(entry.last_eval_loss) if entry.last_eval_loss is not None else "–",
         best,
-        time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.updated)),
+        moment(entry.updated),
         short_name(entry.base) or "–",
         entry.measured or "–",
     )

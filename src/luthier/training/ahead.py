@@ -102,7 +102,6 @@ class TimeLeft:
         """The same with all that it is made of, for who reads it before or after `step`."""
         left, steps = self.remaining(step), self._plan.total_steps - step
         counts, epoch = self._pauses_to_come(step), self._plan.steps_per_epoch
-        by_steps = self._timed() > 0
         samples_known = self._pauses["sampling"] or not counts["sampling"]
         return TimeForecast(
             step=step,
@@ -117,7 +116,7 @@ class TimeLeft:
             samples=counts["sampling"],
             sample_seconds=self._mean("sampling") if samples_known else math.nan,
             epoch_seconds=left / steps * epoch if steps >= epoch else math.nan,
-            fitted_steps=self._timed() if by_steps else 0,
+            fitted_steps=self._timed(),
             error=self._cost().error,
         )
 

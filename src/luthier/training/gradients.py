@@ -29,8 +29,7 @@ def gradient_flow(model: nn.Module, step: int) -> Gradients:
         gradient = whole(parameter.grad).float()
         layers.append(layer_name(name))
         tags += [f"weights/{tensor_name(name)}", f"gradients/{tensor_name(name)}"]
-        columns += [_counts(whole(parameter.detach()).float()), _counts(gradient)]
-        columns[-1][0] = gradient.square().sum()
+        columns += [_summary(whole(parameter.detach()).float()), _summary(gradient)]
     squares: dict[str, float] = defaultdict(float)
     table = torch.stack(columns).tolist() if columns else []
     for layer, (square, *_) in zip(layers, table[1::2], strict=True):
@@ -39,13 +38,13 @@ def gradient_flow(model: nn.Module, step: int) -> Gradients:
     return Gradients(step=step, norms={name: value**0.5 for name, value in squares.items()}, histograms=histograms)
 
 
-def _counts(values: torch.Tensor) -> torch.Tensor:
-    """[0, lowest, highest, numbers in each bucket between the two], where they lie: nothing waits for the device."""
+def _summary(values: torch.Tensor) -> torch.Tensor:
+    """[sum of squares, lowest, highest, numbers in each bucket between the two], where the values lie; nobody waits."""
     low, high = values.aminmax()
     share = (values - low) / torch.where(high > low, high - low, 1.0)
     parts = torch.split(share.flatten(), _EXACT)
     buckets = torch.stack([torch.histc(part, BUCKETS, 0.0, 1.0) for part in parts]).sum(0)
-    return torch.cat((torch.stack((low.new_zeros(()), low, high)), buckets))
+    return torch.cat((torch.stack((values.square().sum(), low, high)), buckets))
 
 
 def _histogram(low: float, high: float, counts: list[float]) -> list[list[float]]:

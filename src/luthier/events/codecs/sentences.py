@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import math
 import re
-import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from luthier.events.durations import DURATION, seconds_of
-from luthier.events.line import MOMENT
+from luthier.events.durations import DURATION, seconds_at, seconds_of
 from luthier.events.types import (
     Architecture,
     CheckpointSaved,
@@ -128,14 +126,10 @@ def _notice(match: re.Match[str], step: int) -> Event:
 def _time(match: re.Match[str], step: int) -> Event:
     remaining, done, end, steps, seconds, *pauses, epoch, fitted, error = match.groups()
     evaluation, save, sample = zip(pauses[::2], pauses[1::2], strict=True)
-    try:
-        ends_at = time.mktime(time.strptime(end, MOMENT))
-    except (ValueError, OverflowError):
-        ends_at = math.nan
     return TimeForecast(
         step=_int(done),
         remaining_seconds=seconds_of(remaining),
-        ends_at=ends_at,
+        ends_at=seconds_at(end),
         steps=_int(steps),
         step_seconds=seconds_of(seconds),
         evaluations=_int(evaluation[0]),
