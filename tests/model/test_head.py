@@ -5,7 +5,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from luthier.model import head
-from luthier.model.head import chunked_nll
+from luthier.model.head import chunked_nll, token_nll
 
 
 class Reads(TorchDispatchMode):
@@ -42,6 +42,25 @@ def test_loss_and_gradients_equal_float64(monkeypatch, chunk_bytes, block_bytes)
     expected = reference(hidden64, weight64, targets)
     (expected / 45).backward()
     assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+    torch.testing.assert_close(hidden.grad.double(), hidden64.grad, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(weight.grad.double(), weight64.grad, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("block_bytes", [5 * 4 * 300, 2**30], ids=["many blocks", "one block"])
+@pytest.mark.parametrize("chunk_bytes", [1, 2**30], ids=["many chunks", "one chunk"])
+def test_each_loss_and_gradients_of_any_function_of_them_equal_float64(monkeypatch, chunk_bytes, block_bytes):
+    monkeypatch.setitem(head.CHUNK_BYTES, "cpu", chunk_bytes)
+    monkeypatch.setitem(head.BLOCK_BYTES, "cpu", block_bytes)
+    generator = torch.Generator().manual_seed(1)
+    hidden = torch.randn(45, 24, generator=generator, requires_grad=True)
+    weight = torch.randn(300, 24, generator=generator, requires_grad=True)
+    targets = torch.randint(300, (45,), generator=generator)
+    hidden64, weight64 = hidden.detach().double().requires_grad_(), weight.detach().double().requires_grad_()
+    expected = torch.nn.functional.cross_entropy(hidden64 @ weight64.T, targets, reduction="none")
+    found = token_nll(hidden, weight, targets)
+    torch.testing.assert_close(found.double(), expected, atol=1e-5, rtol=1e-6)
+    for losses in (found, expected):
+        ((losses[:20].sum() - losses[20:].sum()) / 50).sigmoid().log().backward()
     torch.testing.assert_close(hidden.grad.double(), hidden64.grad, atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(weight.grad.double(), weight64.grad, atol=1e-6, rtol=1e-5)
 

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from luthier.config.plan import Plan
-from luthier.model.head import chunked_nll, plain_head
+from luthier.model.head import chunked_nll, plain_head, token_nll
 from luthier.model.lean.decoder import LeanDecoder
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -58,27 +58,44 @@ def summed_loss(model: nn.Module, batch: Batch) -> torch.Tensor:
 
 
 def _summed_loss(causal_lm: Any, batch: Batch) -> torch.Tensor:
-    inputs = batch.model_inputs()
     head = plain_head(causal_lm)
     if head is None:
         return _losses_by_logits(causal_lm, batch, "sum")
-    hidden_BTD = causal_lm.get_decoder()(**inputs, use_cache=False).last_hidden_state
-    return chunked_nll(hidden_BTD.flatten(0, 1)[batch.positions_N], head.weight, batch.targets_N)
+    return chunked_nll(_hidden_states(causal_lm, batch), head.weight, batch.targets_N)
+
+
+def _hidden_states(causal_lm: Any, batch: Batch) -> torch.Tensor:
+    """Those before each trained token (N, D)."""
+    hidden_BTD = causal_lm.get_decoder()(**batch.model_inputs(), use_cache=False).last_hidden_state
+    return hidden_BTD.flatten(0, 1)[batch.positions_N]  # type: ignore[no-any-return]
 
 
 def token_losses(model: nn.Module, batch: Batch) -> torch.Tensor:
-    """Negative log-likelihood (nats, float32, shape (N,)) of each trained token, by the model's own layers.
+    """Negative log-likelihood (nats, float32, shape (N,)) of each trained token; differentiable.
 
     Args:
-        model: As for `summed_loss`, on one device.
+        model: As for `summed_loss`; not sharded.
         batch: Packed or padded; on the model's device.
     """
+    lean: LeanDecoder | None = getattr(model, LEAN, None)
+    if lean is not None:
+        return lean.token_losses(batch.model_inputs(), batch.positions_N, batch.targets_N)
+    causal_lm = unwrap(model)
+    head = plain_head(causal_lm)
+    if head is None:
+        return _losses_by_logits(causal_lm, batch, "none")
+    return token_nll(_hidden_states(causal_lm, batch), head.weight, batch.targets_N)
+
+
+def own_token_losses(model: nn.Module, batch: Batch) -> torch.Tensor:
+    """The same by the model's own layers and all logits at once, to compare with."""
     return _losses_by_logits(unwrap(model), batch, "none")
 
 
 def _losses_by_logits(causal_lm: Any, batch: Batch, reduction: str) -> torch.Tensor:
     logits_NV = causal_lm(**batch.model_inputs(), use_cache=False).logits.flatten(0, 1)[batch.positions_N]
-    return nn.functional.cross_entropy(logits_NV.float(), batch.targets_N, reduction=reduction)
+    wide = torch.promote_types(logits_NV.dtype, torch.float32)
+    return nn.functional.cross_entropy(logits_NV.to(wide), batch.targets_N, reduction=reduction)
 
 
 def as_one_pass(causal_lm: Any, work: Callable[[], _T]) -> _T:

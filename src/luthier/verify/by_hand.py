@@ -27,7 +27,7 @@ from luthier.gate.xray import XRay, xray
 from luthier.ingredients import Ingredients
 from luthier.machine.probe import probe, resident_gib
 from luthier.machine.seed import seed_everything
-from luthier.model.forward import autocast, inference, token_losses
+from luthier.model.forward import autocast, inference, own_token_losses
 from luthier.model.load import load_model
 from luthier.model.memory import forecast
 from luthier.training.failures import named_failures
@@ -202,7 +202,7 @@ def adamw(plan: Plan, step: ByHand) -> AdamW:
 def _losses(model: nn.Module, batch: MicroBatch, plan: Plan) -> tuple[float, ...]:
     device = next(model.parameters()).device
     with inference(model), autocast(plan):
-        return tuple(token_losses(model, batch.to(device)).tolist())
+        return tuple(own_token_losses(model, batch.to(device)).tolist())
 
 
 def _strongest(trained: dict[str, nn.Parameter]) -> tuple[str, tuple[int, int]]:

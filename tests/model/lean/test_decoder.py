@@ -21,7 +21,7 @@ from transformers import (
 from luthier.data.collate import collate_packed
 from luthier.errors import ModelError
 from luthier.model import attention
-from luthier.model.forward import summed_loss
+from luthier.model.forward import own_token_losses, summed_loss, token_losses
 from luthier.model.lean.decoder import LeanDecoder
 from luthier.model.lean.fit import obstacle
 from luthier.model.lean.pieces import PLAIN, rotate, swiglu_backward
@@ -105,6 +105,28 @@ def test_loss_and_every_gradient_are_those_of_the_models_own_layers(kind, checkp
     assert found.item() == pytest.approx(loss.item(), rel=1e-9)
     assert set(wanted) == trained
     assert worst(gradients(model, found), wanted) < EXACT
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("share", [False, True], ids=["apart", "shared beginning"])
+def test_gradients_of_any_function_of_the_tokens_losses_are_those_of_the_models_own_layers(share, dtype):
+    model = build(dtype=dtype)
+    apart, batch = collate_packed(rows(12)), collate_packed(rows(12), share=share)
+
+    def objective(losses):  # some count more than others, some less than nothing
+        return (losses.double() * torch.linspace(-1e-3, 2e-3, len(losses), dtype=torch.float64)).sum().sigmoid()
+
+    wanted = gradients(model, objective(own_token_losses(model, apart)))
+    plain = token_losses(model, apart)
+    decoder = LeanDecoder(model.get_base_model(), dtype)
+    found = decoder.token_losses(batch.model_inputs(), batch.positions_N, batch.targets_N)
+    rounding, sizes = (EXACT, 1e-7) if dtype == torch.float64 else (0.1, 0.02)
+    for losses in (plain, found):
+        torch.testing.assert_close(losses.double(), own_token_losses(model, apart).double(), rtol=sizes, atol=sizes)
+        assert worst(gradients(model, objective(losses)), wanted) < rounding
+    with torch.no_grad():
+        quiet = decoder.token_losses(batch.model_inputs(), batch.positions_N, batch.targets_N)
+    torch.testing.assert_close(quiet, found.detach(), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("targets", [["q_proj"], ["v_proj", "down_proj"], ["o_proj", "up_proj"]], ids=str)

@@ -104,8 +104,22 @@ class LeanDecoder:
             batch = (inputs, positions_N, targets_N)
             if not torch.is_grad_enabled():  # inside of a Function it never is
                 self.refresh()
-                return self.forward(batch, train=False)[0]
+                return self.forward(batch, train=False)[0].sum()
             return _Lean.apply(self, batch, *self.parameters())  # type: ignore[no-any-return, no-untyped-call]
+
+    def token_losses(self, inputs: dict[str, Any], positions_N: Tensor, targets_N: Tensor) -> Tensor:
+        """The negative log-likelihood (N) of each trained token; see `luthier.model.forward.token_losses`.
+
+        What each counts is known only in the backward pass, so these passes are not recorded.
+        """
+        with _as_written(positions_N.device.type):
+            if self._fills_up:
+                inputs, positions_N = in_few_sizes(inputs, positions_N)
+            batch = (inputs, positions_N, targets_N)
+            if not torch.is_grad_enabled():
+                self.refresh()
+                return self.forward(batch, train=False)[0]
+            return _LeanTokens.apply(self, batch, *self.parameters())  # type: ignore[no-any-return, no-untyped-call]
 
     def refresh(self) -> None:
         """Read the adapters' values: they may have changed since the last pass."""
@@ -115,13 +129,13 @@ class LeanDecoder:
     def whole_pass(self, batch: Batch) -> Tensor:
         """The loss; the gradients are left in `gradients`, not scaled yet."""
         self.refresh()
-        loss, tape = self.forward(batch, train=True)
+        loss_N, tape = self.forward(batch, train=True)
         assert tape is not None
         self.backward(tape)
-        return loss
+        return loss_N.sum()
 
     def forward(self, batch: Batch, *, train: bool) -> tuple[Tensor, Tape | None]:
-        """The loss, and what `backward` needs when it will be asked for."""
+        """The loss of each trained token, and what `backward` needs when it will be asked for."""
         inputs, positions_N, targets_N = batch
         packed = {key: value for key, value in inputs.items() if key not in ("input_ids", "position_ids")}
         if "longest" not in packed:
@@ -138,10 +152,10 @@ class LeanDecoder:
                 tape = Tape(tape.layout)
         tape.inputs.append(x_TD)
         normed_ND = self.pieces.rms_norm(x_TD, self._norm, self._eps)
-        loss, tape.grad_normed_ND, _ = nll(
+        loss_N, tape.grad_normed_ND, _ = nll(
             normed_ND, self._head.weight.detach(), targets_N, hidden=train, in_place=self.pieces.cross_entropy
         )
-        return loss, tape if train else None
+        return loss_N, tape if train else None
 
     def backward(self, tape: Tape) -> None:
         """Write the gradients of `parameters()` into `gradients`. The tape is used up."""
@@ -185,7 +199,8 @@ class _Lean(torch.autograd.Function):
             loss, ctx.tape = decoder.graphs.run(batch), None
         else:
             decoder.refresh()
-            loss, ctx.tape = decoder.forward(batch, train=True)
+            loss_N, ctx.tape = decoder.forward(batch, train=True)
+            loss = loss_N.sum()
         ctx.turn = decoder.turn = object()
         return loss
 
@@ -202,3 +217,28 @@ class _Lean(torch.autograd.Function):
             if tape is not None:
                 decoder.backward(tape)
             return (None, None, *decoder.gradients.scaled(grad_outputs[0]))
+
+
+class _LeanTokens(torch.autograd.Function):
+    """The same of each token's loss: its gradient at the head is multiplied by what the loss turned out to count."""
+
+    @staticmethod
+    def forward(ctx: Any, decoder: LeanDecoder, batch: Batch, *parameters: nn.Parameter) -> Tensor:
+        ctx.decoder = decoder
+        decoder.refresh()
+        loss_N, ctx.tape = decoder.forward(batch, train=True)
+        return loss_N
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        decoder: LeanDecoder = ctx.decoder
+        tape, ctx.tape = ctx.tape, None
+        if tape is None:
+            raise RuntimeError("a pass has one backward pass")
+        shares_N = grad_outputs[0]
+        largest = shares_N.abs().amax().clamp_min(torch.finfo(shares_N.dtype).tiny)  # the rest stays near 1 in 16 bits
+        with _as_written(shares_N.device.type):
+            grad_ND = tape.grad_normed_ND[: len(shares_N)]
+            grad_ND.copy_(grad_ND * (shares_N / largest)[:, None])
+            decoder.backward(tape)
+            return (None, None, *decoder.gradients.scaled(largest))
