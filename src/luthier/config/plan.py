@@ -25,6 +25,14 @@ class DataFacts:
     longest_row_tokens: int
     template: str
     fingerprint: str
+    pairs: bool = False
+    """Whether rows are counted in pairs of a chosen and a rejected answer (`objective: dpo`); `longest_row_tokens` is
+    of one answer with its prompt in either case."""
+
+    @property
+    def largest_example_tokens(self) -> int:
+        """What one example takes of a pass at most: a row, or a pair padded to the longer of its two."""
+        return self.longest_row_tokens * (2 if self.pairs else 1)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ Positive = Annotated[int, Field(ge=1)]
 NonNegative = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(gt=0.0, lt=1.0)]
 
-DatasetFormat = Literal["auto", "alpaca", "sharegpt", "messages", "prompt-completion", "text"]
+DatasetFormat = Literal["auto", "alpaca", "sharegpt", "messages", "prompt-completion", "text", "preference"]
 Schedule = Literal["cosine", "linear", "constant", "wsd"]
 Optimizer = Literal["auto", "adamw_torch_fused", "adamw_torch", "paged_adamw_8bit"]
 Reporter = Literal["tensorboard", "wandb", "mlflow", "trackio"]
@@ -156,6 +156,9 @@ class TrainingSection(Section):
 
     output_dir: str = "checkpoints"
     """Folder for everything that the run writes."""
+    objective: Literal["sft", "dpo"] = "sft"
+    """What is learned: `sft`, answers, token by token; or `dpo`, to prefer the chosen answer of a pair to the rejected
+    one (direct preference optimization), for rows of the format `preference`. It usually follows a run with `sft`."""
     finetuning_type: Literal["lora", "full"] = "lora"
     """`lora` trains a small adapter; `full` trains every weight (much more memory)."""
     num_train_epochs: Annotated[float, Field(gt=0, le=1e6)] = 3.0
@@ -239,6 +242,17 @@ class TrainingSection(Section):
     """Fixes the order of rows, the split, dropout and the start of the adapter."""
 
 
+class DpoSection(Section):
+    """Direct preference optimization (Rafailov et al. 2023), for `objective: dpo`; keys as in `trl.DPOConfig`."""
+
+    beta: Annotated[float, Field(gt=0)] = 0.1
+    """How strongly the model is held to the one it began as. Low, it may go far for a better margin between chosen and
+    rejected answers; high, it stays near. 0.1 is the paper's and the usual one; 0.01 to 0.5 is common."""
+    label_smoothing: Annotated[float, Field(ge=0.0, lt=0.5)] = 0.0
+    """The share of pairs that are thought to be labelled the wrong way round (conservative DPO): above 0 no margin pays
+    beyond what that share allows. 0: all pairs are trusted."""
+
+
 class EvaluationSection(Section):
     """Looking at rows that are not trained on, and at what the model writes."""
 
@@ -308,6 +322,7 @@ class Config(Section):
     lora: LoraSection = LoraSection()
     data: DataSection = DataSection()
     training: TrainingSection = TrainingSection()
+    dpo: DpoSection = DpoSection()
     evaluation: EvaluationSection = EvaluationSection()
     checkpointing: CheckpointSection = CheckpointSection()
     logging: LoggingSection = LoggingSection()

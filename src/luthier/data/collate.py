@@ -47,6 +47,9 @@ class MicroBatch:
         cu_seq_lens: The same as int32 tensor, for CUDA kernels; None when padded.
         num_tokens: Tokens of the rows: padding not counted, a shared beginning counted once a row.
         shared_tokens: Length of the first document, when it is the beginning of all others (which go on after it).
+        pairs: Where rows come in pairs of a chosen and a rejected answer: each pair's index in the selection. Its rows
+            are then chosen_0, rejected_0, chosen_1, rejected_1, ...
+        row_of_N: int64, with `pairs`: to which of these rows each trained token belongs; ascending.
     """
 
     input_ids_BT: torch.Tensor
@@ -58,11 +61,18 @@ class MicroBatch:
     cu_seq_lens: torch.Tensor | None
     num_tokens: int
     shared_tokens: int = 0
+    pairs: tuple[int, ...] = ()
+    row_of_N: torch.Tensor | None = None
 
     @property
     def num_trained(self) -> int:
-        """Trained tokens: what the loss is a mean over."""
+        """Trained tokens."""
         return len(self.targets_N)
+
+    @property
+    def num_losses(self) -> int:
+        """What the step's loss is a mean over: pairs where there are any, else trained tokens."""
+        return len(self.pairs) or self.num_trained
 
     @property
     def rows(self) -> int:
@@ -114,6 +124,12 @@ def collate_packed(rows: Sequence[Row], *, share: bool = False) -> MicroBatch:
         num_tokens=sum(len(row.input_ids) for row in rows),
         shared_tokens=shared,
     )
+
+
+def in_pairs(batch: MicroBatch, rows: Sequence[Row], pairs: Sequence[int]) -> MicroBatch:
+    """The batch of `rows`, two for each of `pairs`, with what a loss over pairs needs to know."""
+    counts = torch.tensor([int(_trained(row).sum()) for row in rows])
+    return replace(batch, pairs=tuple(pairs), row_of_N=torch.arange(len(rows)).repeat_interleave(counts))
 
 
 @dataclass(frozen=True)

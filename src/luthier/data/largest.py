@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from luthier.config.plan import Plan
 from luthier.data.loader import Rows, collate, evaluation_passes, step_passes
+from luthier.data.pairs import single_lengths
 
 MOST_STEPS = 20_000
 """Steps that are looked at; a run that is longer has seen all its rows several times by then."""
@@ -28,7 +29,7 @@ class CountedRows(Rows, Protocol):
 
     @property
     def trained(self) -> NDArray[np.int32]:
-        """Trained tokens of each row."""
+        """Trained tokens of each row; of a pair those of both."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,9 @@ class Largest:
     Attributes:
         tokens: Computed in the largest one, padding included, a shared beginning counted once.
         trained_tokens: Most trained tokens in one pass.
-        longest_row_tokens: Of all rows that are drawn.
-        passes: Rows of the passes in which that happens: one to three of them.
-        evaluation: Rows of the largest evaluation pass; empty when nothing is held out.
+        longest_row_tokens: Of all rows that are drawn; of pairs, of each of their two rows.
+        passes: Rows (or pairs) of the passes in which that happens: one to three of them.
+        evaluation: Those of the largest evaluation pass; empty when nothing is held out.
         most_passes: Most passes in one step.
         usual_row_tokens: Length of a token's row on average in the largest pass, padding included: sum of squares over
             sum of lengths.
@@ -68,9 +69,9 @@ def find_largest(train: CountedRows, held_out: Rows | None, plan: Plan, rank: in
     steps = [step_passes(train, plan, s, rank, world_size) for s in range(min(plan.total_steps, MOST_STEPS))]
     passes = list(dict.fromkeys(tuple(rows) for step in steps for rows in step))
     fullest, tokens = _most_tokens(train, passes, plan)
-    longest = max(passes, key=lambda rows: int(train.lengths[list(rows)].max()))
+    longest = max(passes, key=lambda rows: int(single_lengths(train, rows).max()))
     trained = max(passes, key=lambda rows: int(train.trained[list(rows)].sum()))
-    lengths = train.lengths[list(fullest)].astype(np.float64)
+    lengths = single_lengths(train, fullest).astype(np.float64)
     if plan.config.training.packing is not True:
         lengths[:] = lengths.max()
     evaluation: tuple[int, ...] = ()
@@ -80,7 +81,7 @@ def find_largest(train: CountedRows, held_out: Rows | None, plan: Plan, rank: in
     return Largest(
         tokens=tokens,
         trained_tokens=int(train.trained[list(trained)].sum()),
-        longest_row_tokens=int(train.lengths[list(longest)].max()),
+        longest_row_tokens=int(single_lengths(train, longest).max()),
         passes=tuple(dict.fromkeys((fullest, longest, trained))),
         evaluation=evaluation,
         most_passes=max(len(step) for step in steps),
@@ -94,7 +95,7 @@ def _most_tokens(rows: Rows, passes: Iterable[tuple[int, ...]], plan: Plan) -> t
     passes = list(passes)
     if not passes:
         return (), 0
-    sized = sorted(((_tokens(rows.lengths, group, packed=packed), group) for group in passes), reverse=True)
+    sized = sorted(((_tokens(rows, group, packed=packed), group) for group in passes), reverse=True)
     if not plan.share_beginnings:
         return sized[0][1], sized[0][0]
     best, most = sized[0][1], 0
@@ -107,6 +108,6 @@ def _most_tokens(rows: Rows, passes: Iterable[tuple[int, ...]], plan: Plan) -> t
     return best, most
 
 
-def _tokens(lengths: NDArray[np.int32], group: Sequence[int], *, packed: bool) -> int:
-    own = lengths[list(group)]
-    return int(own.sum() if packed else len(own) * own.max())
+def _tokens(rows: Rows, group: Sequence[int], *, packed: bool) -> int:
+    own = single_lengths(rows, group)
+    return int(own.sum() if packed else own.size * own.max())

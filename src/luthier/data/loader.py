@@ -15,33 +15,36 @@ import numpy as np
 from numpy.typing import NDArray
 
 from luthier.config.plan import Plan
-from luthier.data.collate import MicroBatch, Row, collate_packed, collate_padded
+from luthier.data.collate import MicroBatch, Row, collate_packed, collate_padded, in_pairs
 from luthier.data.order import deal, step_rows
 from luthier.data.pack import pack, pad
+from luthier.data.pairs import Pair, single_lengths
 
 _ROWS_AT_ONCE = 256
 
 
 class Rows(Protocol):
-    """Tokenized rows: their lengths in memory, the rest on disk."""
+    """Tokenized rows, or pairs of them: their lengths in memory, the rest on disk. A pair is never torn."""
 
     @property
     def lengths(self) -> NDArray[np.int32]:
-        """Tokens of each row."""
+        """Tokens of each row; of a pair those of both."""
 
     def __len__(self) -> int:
-        """Number of rows."""
+        """Number of rows, or of pairs."""
 
-    def row(self, index: int) -> Row:
-        """One row."""
+    def row(self, index: int) -> Row | Pair:
+        """One row, or one pair."""
 
 
 def split(rows: Rows, indices: Sequence[int], plan: Plan, most_rows: int) -> list[list[int]]:
     """The given rows in groups, each one a pass within the plan's token budget."""
     if plan.config.training.auto:
-        lengths, budget = [int(rows.lengths[i]) for i in indices], plan.max_tokens_per_micro_batch
-        packed = plan.config.training.packing is True
-        groups = pack(lengths, budget) if packed else pad(lengths, budget, most_rows)
+        lengths, budget = single_lengths(rows, indices), plan.max_tokens_per_micro_batch
+        if plan.config.training.packing is True:
+            groups = pack(lengths.sum(axis=1).tolist(), budget)
+        else:  # both rows of a pair are padded to the longer one
+            groups = pad((lengths.max(axis=1) * lengths.shape[1]).tolist(), budget, most_rows)
     else:
         numbers = range(len(indices))
         groups = [list(numbers[start : start + most_rows]) for start in numbers[::most_rows]]
@@ -49,11 +52,12 @@ def split(rows: Rows, indices: Sequence[int], plan: Plan, most_rows: int) -> lis
 
 
 def collate(rows: Rows, indices: Sequence[int], plan: Plan) -> MicroBatch:
-    """The given rows as one micro-batch."""
+    """The given rows, or pairs, as one micro-batch."""
     read = [rows.row(i) for i in indices]
-    if plan.config.training.packing is True:
-        return collate_packed(read, share=plan.share_beginnings)
-    return collate_padded(read)
+    single = [row for item in read for row in ((item.chosen, item.rejected) if isinstance(item, Pair) else (item,))]
+    packed = plan.config.training.packing is True
+    batch = collate_packed(single, share=plan.share_beginnings) if packed else collate_padded(single)
+    return in_pairs(batch, single, indices) if len(single) > len(read) else batch
 
 
 def evaluation_batches(rows: Rows, plan: Plan, rank: int, world_size: int) -> Iterator[MicroBatch]:
