@@ -61,6 +61,7 @@ from luthier.training.identity import check_identity, identity
 from luthier.training.job import Run
 from luthier.training.optimizer import build_optimizer
 from luthier.training.record import RunRecord, differences, start_record
+from luthier.training.reference import ask_reference
 from luthier.training.rehearsal import rehearse
 from luthier.training.watchdog import STACKS
 
@@ -328,6 +329,7 @@ def _events(job: _Job, notices: Sequence[str]) -> Iterator[Event]:
         yield from _base_recorded(job, hasattr(model, LEAN))
         for text, instead in what_failed(model, resolved):
             yield Notice("warning", text, instead)
+        yield from ask_reference(run)  # the model is as it was before step 1
         if checkpoint:
             if abandoned := go_on_from(run, checkpoint):
                 yield Notice("info", f"kept as abandoned-..., as the run goes on before them: {', '.join(abandoned)}")

@@ -317,7 +317,14 @@ def committed(make: Callable[[Any], Any]) -> Plant:
     )
 
 
-LOG_EMPTY = {"log_loss_sum": 0.0, "log_trained_tokens": 0, "log_num_tokens": 0, "log_steps": 0, "log_seconds": 0.0}
+LOG_EMPTY = {
+    "log_sums": [],
+    "log_losses": 0,
+    "log_trained_tokens": 0,
+    "log_num_tokens": 0,
+    "log_steps": 0,
+    "log_seconds": 0.0,
+}
 MUTANTS = (
     Mutant("random generators not restored",
            replaced("training.checkpoint", "set_rng_state", nothing), "kills", "lora"),

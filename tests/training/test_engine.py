@@ -31,7 +31,7 @@ def test_the_lowest_finite_loss_is_the_best(tmp_path, tiny_model_dir, alpaca_fil
     values = config(tmp_path / "run", tiny_model_dir, alpaca_file, max_steps=6)
     values["evaluation"] = {"eval_steps": 2, "early_stopping_threshold": 0.5, "early_stopping_patience": 9}
     answers = iter(losses)
-    monkeypatch.setattr(milestones, "evaluate", lambda *_: (next(answers), 1))
+    monkeypatch.setattr(milestones, "evaluate", lambda *_: ([next(answers)], Counted(1, 1, 1)))
     assert [event.best for event in evaluated(train(values))] == best
 
 
@@ -39,7 +39,7 @@ def test_patience_counts_gains_smaller_than_the_threshold(tmp_path, tiny_model_d
     values = config(tmp_path / "run", tiny_model_dir, alpaca_file)
     values["evaluation"] = {"eval_steps": 1, "early_stopping_threshold": 0.5, "early_stopping_patience": 2}
     answers = iter([5.0, 4.0, 3.9, 3.8, 3.7, 3.6])
-    monkeypatch.setattr(milestones, "evaluate", lambda *_: (next(answers), 1))
+    monkeypatch.setattr(milestones, "evaluate", lambda *_: ([next(answers)], Counted(1, 1, 1)))
     events = train(values)
     assert events[-1].step == 4
     assert "early stopping" in events[-1].reason

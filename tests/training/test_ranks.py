@@ -136,15 +136,15 @@ def too_large(at: int) -> None:
     """The first pass of several rows does not fit into memory."""
     from luthier.training import step
 
-    real, first = step.summed_loss, [True]
+    real, first = step.sums, [True]
 
-    def summed_loss(model, batch):
+    def sums(model, batch, *rest):
         if batch.rows > 1 and first[0]:
             first[0] = False
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        return real(model, batch)
+        return real(model, batch, *rest)
 
-    step.summed_loss = summed_loss
+    step.sums = sums
 
 
 def once_too_large(module: str, name: str) -> Callable[[int], None]:
@@ -210,7 +210,7 @@ PLANTED = {
     "memory for the rehearsal": once_too_large("luthier.training.rehearsal", "collate"),
     "memory for the norm": once_too_large("luthier.training.step", "gradient_norm"),
     "moment": an_infinite_moment,
-    "frozen in a pass": sent(signal.SIGSTOP, "luthier.training.step", "summed_loss"),
+    "frozen in a pass": sent(signal.SIGSTOP, "luthier.training.step", "sums"),
     "frozen in the norm": sent(signal.SIGSTOP, "luthier.training.step", "gradient_norm"),
     "frozen in a save": sent(signal.SIGSTOP, "luthier.machine.shards", "whole"),
     "killed in the norm": sent(signal.SIGKILL, "luthier.training.step", "gradient_norm"),

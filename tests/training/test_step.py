@@ -16,7 +16,8 @@ from luthier.events.types import Notice, Resumed
 from luthier.model.forward import autocast, summed_loss
 from luthier.model.load import load_model
 from luthier.training import engine, step
-from luthier.training.step import _zero, backward, evaluate, read
+from luthier.training.objective import widest
+from luthier.training.step import backward, evaluate, read
 from tests.rows import MemoryRows, micro_batches, plan_for
 from tests.training.test_resume import config
 
@@ -36,8 +37,8 @@ def trained_gradients(model):
 def our_gradients(folder, **keys):
     plan, model = model_for(folder, **keys)
     batches = micro_batches(ROWS, range(16), plan, plan.config.training.per_device_train_batch_size)
-    loss_sum, trained, _ = backward(model, batches, plan)
-    return loss_sum.item() / trained, trained_gradients(model), len(batches)
+    sums, counted = backward(model, batches, plan)
+    return sums[0].item() / counted.losses, trained_gradients(model), len(batches)
 
 
 def plain_loss(model, indices):
@@ -138,18 +139,21 @@ def test_evaluation_does_not_disturb_training_on_4_bit_weights(tiny_model_dir):
     backward(model, batches, plan)
     before = trained_gradients(model)
     model.zero_grad(set_to_none=True)
-    loss_sum, tokens = evaluate(model, batches, plan)
+    (loss_sum,), counted = evaluate(model, batches, plan)
     assert model.training
     backward(model, batches, plan)
     for name, gradient in trained_gradients(model).items():
         assert torch.equal(gradient, before[name]), name
-    assert loss_sum / tokens == pytest.approx(sum(summed_loss(model, b).item() for b in batches) / tokens, rel=1e-6)
+    wanted = sum(summed_loss(model, b).item() for b in batches) / counted.trained_tokens
+    assert loss_sum / counted.losses == pytest.approx(wanted, rel=1e-6)
 
 
 @pytest.mark.parametrize("norm", [0.1, 3.0e-39, float("inf"), float("nan")])
 def test_loss_and_norm_are_read_as_they_are(norm):
-    loss, length = torch.tensor(1 / 3, dtype=torch.float64), torch.tensor(norm)
-    assert read(loss, length) == pytest.approx((loss.item(), length.item()), abs=0, rel=0, nan_ok=True)
+    sums, length = torch.tensor([1 / 3, -7.0], dtype=torch.float64), torch.tensor(norm)
+    numbers, found = read(sums, length)
+    assert numbers == sums.tolist()
+    assert found == pytest.approx(length.item(), abs=0, rel=0, nan_ok=True)
 
 
 class Readings(TorchDispatchMode):
@@ -232,5 +236,5 @@ def test_a_pass_of_16_bits_does_not_round_the_mean(tiny_model_dir, kind):
 
 def test_losses_are_added_in_a_format_that_the_device_has():
     with FakeTensorMode():  # shapes and formats of a Mac's GPU, without one
-        assert _zero(torch.device("mps")).dtype == torch.float32
-    assert _zero(torch.device("cpu")).dtype == torch.float64
+        assert widest(torch.device("mps")) == torch.float32
+    assert widest(torch.device("cpu")) == torch.float64

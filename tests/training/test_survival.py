@@ -67,13 +67,13 @@ def ordinary(folder, model, rows, **changes):
 def too_large(most_tokens, calls):
     """`backward` on a device that holds so many tokens in a pass."""
 
-    def backward(model, batches, plan, lap):
+    def backward(model, batches, plan, lap, reference):
         calls.append([batch.num_tokens for batch in batches])
         for batch in batches:
             if batch.num_tokens > most_tokens and batch.rows > 1:
                 real_backward(model, [batch], plan)  # leaves half a gradient behind, as a real failure does
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        return real_backward(model, batches, plan, lap)
+        return real_backward(model, batches, plan, lap, reference)
 
     return backward
 
@@ -115,10 +115,10 @@ def test_what_was_lowered_is_kept_on_resume(tmp_path, tiny_model_dir, alpaca_fil
 def test_layers_are_checkpointed_when_smaller_passes_do_not_help(
     straight, tmp_path, tiny_model_dir, alpaca_file, monkeypatch
 ):
-    def backward(model, batches, plan, lap):
+    def backward(model, batches, plan, lap, reference):
         if plan.checkpointed_layers < 2:
             raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
-        return real_backward(model, batches, plan, lap)
+        return real_backward(model, batches, plan, lap, reference)
 
     monkeypatch.setattr(engine, "backward", backward)
     events = train(ordinary(tmp_path / "run", tiny_model_dir, alpaca_file))
@@ -176,7 +176,7 @@ def test_memory_that_never_suffices_is_a_named_error(tmp_path, tiny_model_dir, a
 def test_an_evaluation_that_does_not_fit_is_done_again(straight, tmp_path, tiny_model_dir, alpaca_file, monkeypatch):
     real = milestones.evaluate
 
-    def evaluate(model, batches, plan):
+    def evaluate(model, batches, plan, reference=None):
         def measured():
             for batch in batches:
                 if batch.num_tokens > 90 and batch.rows > 1:
@@ -249,9 +249,9 @@ def test_memory_that_the_system_refuses_is_survived(tmp_path):
 def damaged(steps, value=float("nan")):
     """`backward` whose gradient is not a number in these steps (1 is the first)."""
 
-    def backward(model, batches, plan, lap):
+    def backward(model, batches, plan, lap, reference):
         backward.step += 1
-        sums = real_backward(model, batches, plan, lap)
+        sums = real_backward(model, batches, plan, lap, reference)
         if backward.step in steps:
             next(p for p in model.parameters() if p.grad is not None).grad.view(-1)[0] = value
         return sums
@@ -442,10 +442,10 @@ def test_robust_z_is_the_textbook_one():
 
 @pytest.mark.parametrize("policy", ["report", "skip"])
 def test_spikes_in_a_run(tmp_path, tiny_model_dir, alpaca_file, monkeypatch, policy):
-    def backward(model, batches, plan, lap):
+    def backward(*those):
         backward.step += 1
-        loss_sum, trained, tokens = real_backward(model, batches, plan, lap)
-        return loss_sum * (50 if backward.step == 20 else 1), trained, tokens
+        sums, counted = real_backward(*those)
+        return sums * (50 if backward.step == 20 else 1), counted
 
     backward.step = 0
     monkeypatch.setattr(engine, "backward", backward)
@@ -475,7 +475,7 @@ def test_a_stop_between_steps_loses_nothing(straight, tmp_path, tiny_model_dir, 
         step = 5 if where == "evaluation" else 12
         real = milestones.evaluate
 
-        def evaluate(model, batches, plan):
+        def evaluate(model, batches, plan, reference=None):
             def some():
                 yield next(batches)
                 if steps[-1] == step:

@@ -180,7 +180,8 @@ class Log(Event):
     step: int
     epoch: float
     loss: float
-    """Mean negative log-likelihood (nats) over the trained tokens of the logged steps."""
+    """Mean negative log-likelihood (nats) over the trained tokens of the logged steps; of `objective: dpo` the mean of
+    its loss over their pairs."""
     grad_norm: float
     """Length of the gradient of the last step before clipping."""
     learning_rate: float
@@ -196,6 +197,15 @@ class Log(Event):
     """Peak so far: of the device on CUDA, of the process (resident set) on CPU."""
     remaining_seconds: float
     """Predicted from what steps cost by their tokens, and what evaluations, saves and samples took so far."""
+    reward_chosen: float | None = None
+    """Of `objective: dpo`, a mean over pairs as the three that follow: beta times how much more probable (in nats) the
+    chosen answer is than it was before step 1."""
+    reward_rejected: float | None = None
+    """The same of the rejected answer."""
+    reward_margin: float | None = None
+    """Chosen less rejected."""
+    reward_accuracy: float | None = None
+    """Share of the pairs whose chosen answer has the higher reward."""
 
 
 @dataclass(frozen=True)
@@ -275,6 +285,11 @@ class Evaluated(Event):
     eval_runtime: float
     """Seconds."""
     best: bool
+    reward_chosen: float | None = None
+    """As in `Log`, on the held-out pairs; also the three that follow."""
+    reward_rejected: float | None = None
+    reward_margin: float | None = None
+    reward_accuracy: float | None = None
 
 
 @dataclass(frozen=True)

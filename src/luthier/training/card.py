@@ -105,7 +105,7 @@ def card(plan: Plan, state: TrainState, system: str = "") -> str:
         examples=plan.examples_per_step,
         tokens=state.num_tokens,
         trained=state.trained_tokens,
-        loss=state.loss_sum / max(1, state.trained_tokens),
+        loss=state.mean_loss,
         best=best,
         use=how_to_use(
             "final_model",

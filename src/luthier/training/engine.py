@@ -34,6 +34,7 @@ from luthier.training.gradients import gradient_flow
 from luthier.training.guard import Judgement, judge, remember
 from luthier.training.job import Clock, Run, due
 from luthier.training.milestones import between_steps, finish, why_it_ends
+from luthier.training.objective import Counted
 from luthier.training.saving import landed, leave
 from luthier.training.step import backward, norm_of_gradients, read, update
 
@@ -88,11 +89,11 @@ def optimizer_step(job: Run, batches: list[MicroBatch]) -> Iterator[Event]:
         set_rng_state(random)
         batches = step_batches(job.data.train, job.plan, state.step, rank(), world_size())
 
-    loss_sum, trained_tokens, num_tokens, norm, length = yield from job.within_memory(
+    sums, counted, norm, length = yield from job.within_memory(
         lambda: gradients(job, batches), lambda: batches, state.step + 1, again=cut_anew
     )
     limit = job.plan.config.training.max_grad_norm
-    judgement = judge(state, loss := loss_sum / max(1, trained_tokens), length, limit)
+    judgement = judge(state, loss := sums[0] / max(1, counted.losses), length, limit)
     if leaves_out(job, judgement):
         yield from leave_out(job, judgement, loss, length)
         return
@@ -106,7 +107,7 @@ def optimizer_step(job: Run, batches: list[MicroBatch]) -> Iterator[Event]:
     state.grad_norm = norm.item()  # the device is done here
     job.agree()
     seconds = job.watch.stop()
-    state.count(loss_sum, trained_tokens, num_tokens, seconds)
+    state.count(sums, counted, seconds)
     state.add_data(batches)
     remember(state, loss, length)
     yield from said_of(job, judgement, flow)
@@ -120,13 +121,13 @@ def optimizer_step(job: Run, batches: list[MicroBatch]) -> Iterator[Event]:
         yield said
 
 
-def gradients(job: Run, batches: list[MicroBatch]) -> tuple[float, int, int, torch.Tensor, float]:
-    """Sum of the losses, trained tokens, tokens, and the gradient's norm twice."""
+def gradients(job: Run, batches: list[MicroBatch]) -> tuple[list[float], Counted, torch.Tensor, float]:
+    """The objective's sums, what they went over, and the gradient's norm twice."""
     with job.watchdog.watching("a step", job.state.step + 1):
-        summed, trained_tokens, num_tokens = backward(job.model, batches, job.plan, job.watch.lap)
+        summed, counted = backward(job.model, batches, job.plan, job.watch.lap, job.reference.train_P2)
         norm = norm_of_gradients(job.trained, job.plan)
-        loss_sum, length = read(summed, norm)
-        return loss_sum, trained_tokens, num_tokens, norm, length
+        sums, length = read(summed, norm)
+        return sums, counted, norm, length
 
 
 def said_of(job: Run, judgement: Judgement, flow: Gradients | None) -> Iterator[Event]:

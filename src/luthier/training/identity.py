@@ -40,7 +40,7 @@ _FIXES = {
     "surrounding.machine": "take machines with processors of one kind",
 }
 _EXAMPLES = ("training.per_device_train_batch_size", "training.gradient_accumulation_steps")
-_FIXED = ("model.", "quantization.", "lora.", "training.finetuning_type")
+FIXED = ("model.", "quantization.", "lora.", "training.finetuning_type")
 
 
 def identity(plan: Plan) -> dict[str, Any]:
@@ -124,7 +124,7 @@ def check_identity(then: dict[str, Any], now: dict[str, Any], where: str, allow_
     # an older checkpoint may name more keys, and lack newer ones
     before = flatten(Config().model_dump(mode="json")) | then["config"]
     changed = _differences(_decisive(before), now["config"])
-    fixed = {key: text for key, text in changed.items() if key.startswith(_FIXED)}
+    fixed = {key: text for key, text in changed.items() if key.startswith(FIXED)}
     if fixed:
         fix = "undo it, or start a new run in another training.output_dir"
         raise CheckpointError(*(Problem("E-CKPT-004", text, fix, where) for text in fixed.values()))

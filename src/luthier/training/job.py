@@ -25,6 +25,7 @@ from luthier.training.cost import CostModel
 from luthier.training.identity import identity
 from luthier.training.instruments import MachineReader, Stopwatch
 from luthier.training.memory import give_up
+from luthier.training.reference import Reference
 from luthier.training.schedule import learning_rate
 from luthier.training.state import TrainState
 from luthier.training.watchdog import Watchdog
@@ -104,6 +105,7 @@ class Run:
         remember: Told of a plan with smaller passes, and of the steps that were done with others.
         trained: The trained parameters in the model's order; they are the same ones to the end, as the optimizer's are.
         largest: The largest passes of the plan as it is, where they were looked for already.
+        reference: What answers of pairs are compared with.
         abandoned: A stop came in the middle of an evaluation or of samples; a resume does them first.
         stopping: All ranks know that a stop was asked for.
     """
@@ -120,6 +122,7 @@ class Run:
     clock: Clock = field(default_factory=lambda: Clock(0.0))
     cost: CostModel = field(default_factory=CostModel)
     saving: Saving = field(default_factory=Saving)
+    reference: Reference = field(default_factory=Reference)
     abandoned: bool = False
     stopping: bool = False
     largest: Largest | None = None

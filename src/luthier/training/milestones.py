@@ -39,6 +39,7 @@ from luthier.model.store import load_trained, trained
 from luthier.training.final import best_checkpoint, save_final
 from luthier.training.instruments import PHASES
 from luthier.training.job import Run, due
+from luthier.training.objective import Counted, Rewards, rewards
 from luthier.training.saving import arrived, landed, save, saves_now
 from luthier.training.step import evaluate
 
@@ -115,7 +116,7 @@ def log_line(job: Run) -> Log:
     event = Log(
         step=state.step,
         epoch=epoch(job),
-        loss=state.log_loss_sum / max(1, state.log_trained_tokens),
+        loss=(state.log_sums or [0.0])[0] / max(1, state.log_losses),
         grad_norm=state.grad_norm,
         learning_rate=job.learning_rate(state.step - 1),
         num_tokens=state.num_tokens,
@@ -124,9 +125,22 @@ def log_line(job: Run) -> Log:
         step_seconds=seconds / state.log_steps,
         memory_gib=peak_memory_gib(next(job.model.parameters()).device),
         remaining_seconds=job.ahead.remaining(state.step),
+        **_told(rewards(state.log_sums, state.log_losses)),
     )
     state.start_log_interval()
     return event
+
+
+def _told(found: Rewards | None) -> dict[str, float]:
+    """Rewards as an event has them; none of an objective without."""
+    if found is None:
+        return {}
+    return {
+        "reward_chosen": found.chosen,
+        "reward_rejected": found.rejected,
+        "reward_margin": found.margin,
+        "reward_accuracy": found.accuracy,
+    }
 
 
 def evaluation(job: Run) -> Iterator[Event]:
@@ -136,13 +150,13 @@ def evaluation(job: Run) -> Iterator[Event]:
         return
     started = time.monotonic()
     tried: list[MicroBatch] = []
-    loss_sum, tokens = yield from job.within_memory(
+    sums, counted = yield from job.within_memory(
         lambda: held_out_loss(job, tried), lambda: tried, state.step, "the evaluation after step"
     )
     yield from job.watchdog.said()
     if job.abandoned:
         return
-    loss = loss_sum / max(1, tokens)
+    loss = sums[0] / max(1, counted.losses)
     best = math.isfinite(loss) and (state.best_loss is None or loss < state.best_loss)
     if best:
         state.best_loss, state.best_step = loss, state.step
@@ -153,13 +167,14 @@ def evaluation(job: Run) -> Iterator[Event]:
     state.last_eval_step = state.step
     seconds = time.monotonic() - started
     job.ahead.took("evaluation", seconds)
-    yield Evaluated(state.step, epoch(job), loss, tokens, seconds, best)
+    told = _told(rewards(sums, counted.losses))
+    yield Evaluated(state.step, epoch(job), loss, counted.trained_tokens, seconds, best, **told)
     if best and settings.load_best_model_at_end:
         yield from save(job, why_it_ends(job))
 
 
-def held_out_loss(job: Run, tried: list[MicroBatch]) -> tuple[float, int]:
-    """Sum of the losses and tokens; `tried` holds the batch at work. A stop abandons it."""
+def held_out_loss(job: Run, tried: list[MicroBatch]) -> tuple[list[float], Counted]:
+    """The objective's sums and what they went over; `tried` holds the batch at work. A stop abandons it."""
     assert job.data.eval is not None
 
     def until_stopped(batches: Iterable[MicroBatch]) -> Iterator[MicroBatch]:
@@ -172,9 +187,9 @@ def held_out_loss(job: Run, tried: list[MicroBatch]) -> tuple[float, int]:
 
     with job.watchdog.watching("an evaluation", job.state.step):
         batches = until_stopped(evaluation_batches(job.data.eval, job.plan, rank(), world_size()))
-        sums = evaluate(job.model, batches, job.plan)
+        found = evaluate(job.model, batches, job.plan, job.reference.eval_P2)
         job.agree()  # a rank that was stopped has left the rest of its rows out
-        return sums
+        return found
 
 
 class _Stop(StoppingCriteria):  # type: ignore[misc]
@@ -258,7 +273,7 @@ def finish(job: Run, ending: str) -> Iterator[Event]:
         status="stopped" if ending == "stopped" else "done",
         step=state.step,
         epoch=epoch(job),
-        train_loss=state.loss_sum / max(1, state.trained_tokens),
+        train_loss=state.mean_loss,
         train_runtime=job.clock.runtime_seconds(),
         num_tokens=state.num_tokens,
         peak_memory_gib=peak_memory_gib(next(job.model.parameters()).device),

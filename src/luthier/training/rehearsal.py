@@ -134,7 +134,7 @@ def _run(job: Run, largest: Largest) -> _Measured:
         _update(optimizer, job)  # the moments are there in every step but the first
     started = time.monotonic()
     passes = all_or_none(lambda: [collate(job.data.train, rows, plan) for rows in largest.passes], is_out_of_memory)
-    backward(model, passes, plan)
+    backward(model, passes, plan, reference_P2=job.reference.train_P2)
     norm = norm_of_gradients(job.trained, plan)
     norm.item()
     if fresh:
@@ -146,7 +146,7 @@ def _run(job: Run, largest: Largest) -> _Measured:
     if job.data.eval is not None and plan.eval_every:
         started, rows = time.monotonic(), largest.evaluation
         held_out = job.data.eval
-        evaluate(model, (collate(held_out, each, plan) for each in [rows] if each), plan)
+        evaluate(model, (collate(held_out, each, plan) for each in [rows] if each), plan, job.reference.eval_P2)
         measured.eval_seconds = time.monotonic() - started
     if saved := _saved(job, optimizer):
         measured.save_seconds, measured.checkpoint_bytes = saved.seconds, saved.bytes
@@ -158,7 +158,7 @@ def _once_more(job: Run, batch: MicroBatch) -> float:
     for parameter in job.trained:
         parameter.grad = None
     started = time.monotonic()
-    backward(job.model, [batch], job.plan)
+    backward(job.model, [batch], job.plan, reference_P2=job.reference.train_P2)
     norm_of_gradients(job.trained, job.plan).item()
     seconds = time.monotonic() - started
     for parameter in job.trained:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from luthier.data.collate import MicroBatch
+from luthier.training.objective import Counted
 
 
 @dataclass
@@ -20,11 +21,15 @@ class TrainState:
     """Tokens seen, prompts included, padding excluded."""
     trained_tokens: int = 0
     loss_sum: float = 0.0
-    """Sum of the negative log-likelihoods (nats) over the whole run."""
-    log_loss_sum: float = 0.0
-    """The same since the last log line, ..."""
+    """Sum of the losses over the whole run: negative log-likelihoods (nats) of tokens, or those of pairs, ..."""
+    losses: int = 0
+    """... and how many they were."""
+    log_sums: list[float] = field(default_factory=list)
+    """The objective's sums since the last log line, the loss first, ..."""
+    log_losses: int = 0
+    """... how many losses that were, ..."""
     log_trained_tokens: int = 0
-    """... with its number of trained tokens, ..."""
+    """... the number of trained tokens, ..."""
     log_num_tokens: int = 0
     """... of tokens, ..."""
     log_steps: int = 0
@@ -77,18 +82,25 @@ class TrainState:
         names = {field.name for field in fields(cls)}
         return cls(**{name: value for name, value in values.items() if name in names})
 
-    def count(self, loss_sum: float, trained_tokens: int, num_tokens: int, seconds: float) -> None:
-        """Add one finished optimizer step."""
+    def count(self, sums: Sequence[float], counted: Counted, seconds: float) -> None:
+        """Add one finished optimizer step: the objective's sums, and what they went over."""
         self.step += 1
-        self.num_tokens += num_tokens
-        self.trained_tokens += trained_tokens
-        self.loss_sum += loss_sum
-        self.log_loss_sum += loss_sum
-        self.log_trained_tokens += trained_tokens
-        self.log_num_tokens += num_tokens
+        self.num_tokens += counted.tokens
+        self.trained_tokens += counted.trained_tokens
+        self.loss_sum += sums[0]
+        self.losses += counted.losses
+        self.log_sums = [before + more for before, more in zip(self.log_sums or [0.0] * len(sums), sums, strict=True)]
+        self.log_losses += counted.losses
+        self.log_trained_tokens += counted.trained_tokens
+        self.log_num_tokens += counted.tokens
         self.log_steps += 1
         self.log_seconds += seconds
         self.bad_in_a_row = 0
+
+    @property
+    def mean_loss(self) -> float:
+        """Of the whole run."""
+        return self.loss_sum / max(1, self.losses)
 
     def skip(self) -> None:
         """Add a step that was left out: it takes its place in the schedule and in the data."""
@@ -106,5 +118,5 @@ class TrainState:
 
     def start_log_interval(self) -> None:
         """Forget the sums of the interval that was just logged."""
-        self.log_loss_sum, self.log_seconds = 0.0, 0.0
+        self.log_sums, self.log_losses, self.log_seconds = [], 0, 0.0
         self.log_trained_tokens, self.log_num_tokens, self.log_steps = 0, 0, 0

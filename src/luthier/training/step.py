@@ -4,13 +4,15 @@ The loss of a step is one mean over all its trained tokens, on all ranks, howeve
 
     loss = sum over micro-batches, ranks of (sum of -log p) / (number of trained tokens in the whole step)
 
-A mean of means would weigh a token of a short batch more than one of a long batch. Sum and norm are read together, when
+or over all its pairs (`luthier.training.objective`). A mean of means would weigh a token of a short batch more than one
+of a long batch. Sum and norm are read together, when
 all of the step but its update is queued: each reading waits for the device.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -20,8 +22,9 @@ from luthier.data.collate import MicroBatch, untrained
 from luthier.machine.gradients import sum_gradients
 from luthier.machine.memory import is_out_of_memory
 from luthier.machine.ranks import all_or_none, in_step, on_any_rank, sum_over_ranks, together
-from luthier.model.forward import LEAN, autocast, inference, summed_loss
+from luthier.model.forward import LEAN, autocast, inference
 from luthier.training.instruments import Lap
+from luthier.training.objective import SUMS, Counted, counts, sums, widest
 from luthier.training.optimizer import clip_and_step, gradient_norm, set_learning_rate
 
 LOSS_SCALE = {"float16": 1024.0, "bfloat16": 1.0}
@@ -29,8 +32,12 @@ LOSS_SCALE = {"float16": 1024.0, "bfloat16": 1.0}
 
 
 def backward(
-    model: nn.Module, batches: Sequence[MicroBatch], plan: Plan, lap: Lap = lambda _: None
-) -> tuple[torch.Tensor, int, int]:
+    model: nn.Module,
+    batches: Sequence[MicroBatch],
+    plan: Plan,
+    lap: Lap = lambda _: None,
+    reference_P2: torch.Tensor | None = None,
+) -> tuple[torch.Tensor, Counted]:
     """Forward and backward over a step's micro-batches; gradients of the step's mean loss are left in `.grad`.
 
     Args:
@@ -38,22 +45,22 @@ def backward(
         batches: This rank's micro-batches of the step.
         plan: The plan.
         lap: Told the name of each phase when it ends.
+        reference_P2: Of all training pairs, where the objective is one of pairs.
 
     Returns:
-        Sum of the negative log-likelihoods (a scalar tensor, not waited for), trained tokens and tokens, each over all
-        ranks.
+        The objective's sums (K,), the loss first (not waited for), and what it went over, each over all ranks.
     """
-    counts = (sum(b.num_trained for b in batches), sum(b.num_tokens for b in batches))
-    trained_tokens, num_tokens = (int(n) for n in sum_over_ranks(*counts))
+    counted = Counted(*(int(n) for n in sum_over_ranks(*counts(batches))))
+    work = _Work(model, plan, reference_P2, counted.losses, lap)
     if plan.sharded:  # each pass adds up its gradients itself
-        own = in_step(lambda: _own_backward(model, _as_many(batches, plan), plan, trained_tokens, lap))
+        own = in_step(lambda: _own_backward(work, _as_many(batches, plan)))
     else:
-        own = all_or_none(lambda: _own_backward(model, batches, plan, trained_tokens, lap), is_out_of_memory)
+        own = all_or_none(lambda: _own_backward(work, batches), is_out_of_memory)
         sum_gradients((p for p in model.parameters() if p.requires_grad), is_out_of_memory)
     if together():
-        own = torch.tensor(sum_over_ranks(own.item())[0], dtype=torch.float64)
+        own = torch.tensor(sum_over_ranks(*own.tolist()), dtype=torch.float64)
         lap("ranks")
-    return own, trained_tokens, num_tokens
+    return own, counted
 
 
 def norm_of_gradients(trained: Sequence[nn.Parameter], plan: Plan) -> torch.Tensor:
@@ -63,10 +70,10 @@ def norm_of_gradients(trained: Sequence[nn.Parameter], plan: Plan) -> torch.Tens
     return all_or_none(lambda: gradient_norm(trained), is_out_of_memory)
 
 
-def read(loss_sum: torch.Tensor, norm: torch.Tensor) -> tuple[float, float]:
-    """The numbers of both, in one transfer; `loss_sum` has the wider format."""
-    loss, length = torch.stack([loss_sum, norm.to(loss_sum)]).tolist()
-    return loss, length
+def read(summed: torch.Tensor, norm: torch.Tensor) -> tuple[list[float], float]:
+    """The numbers of both, in one transfer; the sums have the wider format."""
+    *numbers, length = torch.cat([summed, norm.to(summed)[None]]).tolist()
+    return numbers, length
 
 
 def _as_many(batches: Iterable[MicroBatch], plan: Plan) -> Iterator[MicroBatch]:
@@ -76,43 +83,53 @@ def _as_many(batches: Iterable[MicroBatch], plan: Plan) -> Iterator[MicroBatch]:
         yield batch or untrained(packed=plan.config.training.packing is True)
 
 
-def _own_backward(
-    model: nn.Module, batches: Iterable[MicroBatch], plan: Plan, trained_tokens: int, lap: Lap
-) -> torch.Tensor:
-    """This rank's part of the loss and of the gradients; with others it is waited for, as they hear of what fails."""
+@dataclass(frozen=True)
+class _Work:
+    """A step's: `losses` is what its loss is a mean over, on all ranks."""
+
+    model: nn.Module
+    plan: Plan
+    reference_P2: torch.Tensor | None
+    losses: int
+    lap: Lap
+
+
+def _own_backward(work: _Work, batches: Iterable[MicroBatch]) -> torch.Tensor:
+    """This rank's part of the sums and of the gradients; with others it is waited for, as they hear of what fails."""
+    model, plan, lap = work.model, work.plan, work.lap
     device = next(model.parameters()).device
-    loss_sum = _zero(device)
-    share, rest = _shares(model, plan, trained_tokens)
+    total = _zeros(plan, device)
+    share, rest = _shares(model, plan, work.losses)
     for batch in batches:
         with autocast(plan):
-            loss = summed_loss(model, batch.to(device))
+            summed = sums(model, batch.to(device), plan, work.reference_P2)
         lap("forward")
-        (loss * share).backward()  # type: ignore[no-untyped-call]
-        loss_sum += loss.detach()
+        (summed[0] * share).backward()  # type: ignore[no-untyped-call]
+        total += summed.detach()
         lap("backward")
     if rest != 1.0:
         for parameter in model.parameters():
             if parameter.grad is not None:
                 parameter.grad *= rest
-    return loss_sum.cpu() if together() else loss_sum
+    return total.cpu() if together() else total
 
 
-def _shares(model: nn.Module, plan: Plan, trained_tokens: int) -> tuple[float, float]:
-    """What the loss is multiplied by before a backward pass, and its gradients after all: 1 / tokens together.
+def _shares(model: nn.Module, plan: Plan, losses: int) -> tuple[float, float]:
+    """What the loss is multiplied by before a backward pass, and its gradients after all: 1 / losses together.
 
     Any factor but a power of two would itself be rounded in a pass of 16 bits, and all gradients of the step with it
     (by up to 0.2 % in bfloat16). The lean path multiplies at its end, in the gradients' own float32.
     """
     scale = LOSS_SCALE.get(plan.config.model.dtype)
     if scale is None or hasattr(model, LEAN):
-        return 1 / trained_tokens, 1.0
-    share = scale / 2 ** trained_tokens.bit_length()
-    return share, 1 / (share * trained_tokens)
+        return 1 / losses, 1.0
+    share = scale / 2 ** losses.bit_length()
+    return share, 1 / (share * losses)
 
 
-def _zero(device: torch.device) -> torch.Tensor:
-    """What losses are added to: float64, which mps has not."""
-    return torch.zeros((), dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
+def _zeros(plan: Plan, device: torch.device) -> torch.Tensor:
+    """What sums (K,) are added to."""
+    return torch.zeros(SUMS[plan.config.training.objective], dtype=widest(device), device=device)
 
 
 def update(
@@ -128,23 +145,33 @@ def update(
     optimizer.zero_grad(set_to_none=True)
 
 
-def evaluate(model: nn.Module, batches: Iterable[MicroBatch], plan: Plan) -> tuple[float, int]:
-    """Sum of the negative log-likelihoods and number of trained tokens, over all ranks; no gradients, no dropout."""
+def evaluate(
+    model: nn.Module, batches: Iterable[MicroBatch], plan: Plan, reference_P2: torch.Tensor | None = None
+) -> tuple[list[float], Counted]:
+    """The objective's sums and what they went over, over all ranks; no gradients, no dropout.
+
+    Args:
+        model: The model.
+        batches: This rank's passes.
+        plan: The plan.
+        reference_P2: Of all pairs that `batches` are of, where the objective is one of pairs.
+    """
     if plan.sharded:
-        own = in_step(lambda: _own_loss(model, _as_many(batches, plan), plan))
+        own = in_step(lambda: _own_sums(model, _as_many(batches, plan), plan, reference_P2))
     else:
-        own = all_or_none(lambda: _own_loss(model, batches, plan), is_out_of_memory)
-    loss_sum, tokens = sum_over_ranks(*own)
-    return loss_sum, int(tokens)
+        own = all_or_none(lambda: _own_sums(model, batches, plan, reference_P2), is_out_of_memory)
+    *counted, losses, trained_tokens, tokens = sum_over_ranks(*own)
+    return counted, Counted(int(losses), int(trained_tokens), int(tokens))
 
 
-def _own_loss(model: nn.Module, batches: Iterable[MicroBatch], plan: Plan) -> tuple[float, int]:
-    """This rank's part of it."""
+def _own_sums(
+    model: nn.Module, batches: Iterable[MicroBatch], plan: Plan, reference_P2: torch.Tensor | None
+) -> list[float]:
+    """This rank's part of them."""
     device = next(model.parameters()).device
-    total = _zero(device)
-    trained_tokens = 0
+    total, seen = _zeros(plan, device), [0, 0, 0]
     with inference(model), autocast(plan):
         for batch in batches:
-            total += summed_loss(model, batch.to(device))
-            trained_tokens += batch.num_trained
-    return total.item(), trained_tokens
+            total += sums(model, batch.to(device), plan, reference_P2)
+            seen = [before + more for before, more in zip(seen, counts([batch]), strict=True)]
+    return [*total.tolist(), *seen]

@@ -168,7 +168,7 @@ def taken(plan: Plan, model: nn.Module, batch: MicroBatch) -> ByHand:
     optimizer = build_optimizer(model, plan)
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     before = _losses(model, batch, plan)
-    loss_sum, tokens, _ = backward(model, [batch], plan)
+    summed, counted = backward(model, [batch], plan)
     norm = norm_of_gradients([*trained.values()], plan)
     name, place = _strongest(trained)
     gradient, start = trained[name].grad[place].item(), trained[name][place].item()  # type: ignore[index]
@@ -179,7 +179,7 @@ def taken(plan: Plan, model: nn.Module, batch: MicroBatch) -> ByHand:
     return ByHand(
         before=before,
         after=_losses(model, batch, plan),
-        loss=loss_sum.item() / tokens,
+        loss=summed[0].item() / counted.losses,
         norm=length,
         factor=min(1.0, limit / length) if limit > 0 and length > 0 else 1.0,
         rate=training.learning_rate,
