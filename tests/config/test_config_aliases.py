@@ -245,7 +245,9 @@ def test_no_key_that_is_refused_or_without_effect_is_ever_suggested(refused, nam
         ("chat_template: qwen", "prompt_template: auto"),
         ("chat_template: chatml", "prompt_template: auto"),
         ("prompt_template: chatml", "prompt_template: auto"),
-        ("rl: dpo", "remove the line"),
+        ("rl: kto", "objective: dpo"),
+        ("stage: ppo", "objective: dpo"),
+        ("pref_loss: orpo", "objective: dpo"),
     ],
 )
 def test_what_is_written_in_place_of_a_refused_key_is_no_refused_key(refused, write, line, fix):

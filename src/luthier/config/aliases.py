@@ -99,6 +99,11 @@ RENAMED: dict[str, str] = {
     "use_gradient_checkpointing": "training.gradient_checkpointing",
     "adam_eps": "training.adam_epsilon",
     "lr_warmup_steps": "training.warmup_steps",
+    # preferences
+    "dpo_beta": "dpo.beta",
+    "dpo_label_smoothing": "dpo.label_smoothing",
+    "pref_beta": "dpo.beta",
+    "rl_beta": "dpo.beta",
     # evaluation
     "eval_batch_size": "evaluation.per_device_eval_batch_size",
     "early_stopping_min_delta": "evaluation.early_stopping_threshold",
@@ -187,6 +192,7 @@ DECIDED: dict[str, str] = {
     "padding_side": "padding is neither read nor learned, whatever its side",
     "padding_free": "nothing is padded",
     "plot_loss": "curves are in TensorBoard and in the report",
+    "precompute_ref_log_probs": _ITSELF,
     "preprocessing_num_workers": "rows are tokenized once and cached",
     "ray_run_name": _ITSELF,
     "remove_unused_columns": "only the columns of the format are read",
@@ -213,12 +219,9 @@ _OFF: tuple[Any, ...] = (None, False, 0, "", "no", "none", "false")
 _DEVICE = "is no matter of the config: Luthier computes on the GPU where there is one"
 _ON_THE_CPU = 'remove the line (for the CPU: CUDA_VISIBLE_DEVICES="" luthier train CONFIG)'
 _LOFTQ = "is not supported"
-_PREFERENCES = "belongs to preference training, which Luthier does not do: it trains on answers"
+_REFERENCE = "is always the model that the run begins as"
 _SLICE = 'datasets: [{path: owner/name, split: "train[:500]"}]'
 UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str, str]] = {
-    "beta": (_OFF, _PREFERENCES, "remove the line"),
-    "pref_beta": (_OFF, _PREFERENCES, "remove the line"),
-    "pref_loss": (_OFF, _PREFERENCES, "remove the line"),
     "device": ((None, "", "auto"), _DEVICE, _ON_THE_CPU),
     "device_map": ((None, "", "auto"), _DEVICE, _ON_THE_CPU),
     "no_cuda": (_OFF, _DEVICE, _ON_THE_CPU),
@@ -241,6 +244,8 @@ UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str, str]] = {
     "greater_is_better": (_OFF, "would keep the worst model: a loss is better when it is lower", "remove the line"),
     "label_smoothing_factor": (_OFF, "is not supported", "remove the line"),
     "load_in_8bit": (_OFF, "is not supported: 4 bits or 16", "load_in_4bit: true"),
+    "loss_type": (("sigmoid", ["sigmoid"], "nll", *_OFF), "is that of the objective: nll for sft, sigmoid for dpo",
+                  "objective: dpo (or sft)"),
     "lora_bias": (_OFF, "is not supported", "remove the line"),
     "bias": (_OFF, "is not supported", "remove the line"),
     "loftq_config": ((*_OFF, {}), _LOFTQ, "remove the line (or init_lora_weights: pissa, with load_in_4bit: false)"),
@@ -249,19 +254,22 @@ UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str, str]] = {
     "loss_watchdog_patience": (_OFF, "is not supported", "remove the line"),
     "loss_watchdog_threshold": (_OFF, "is not supported", "remove the line"),
     "loraplus_lr_ratio": (_OFF, "is not supported", "remove the line"),
+    "max_prompt_length": (_OFF, "is part of max_seq_length, which counts prompt and answer", "max_seq_length: 2048"),
     "max_eval_samples": (_OFF, "is what is held out", "val_set_size: 200 (or a slice: eval_split: test[:200])"),
     "max_samples": (_OFF, "is a slice of the split", _SLICE),
     "max_train_samples": (_OFF, "is a slice of the split", _SLICE),
     "metric_for_best_model": ((None, "loss", "eval_loss"), "is always eval_loss", "remove the line"),
     "neftune_noise_alpha": (_OFF, "is not supported: noise on embeddings helps chat style, not correctness",
                             "remove the line"),
+    "pref_ftx": (_OFF, "is not supported: chosen answers have no loss of their own beside the pairs",
+                 "remove the line"),
+    "pref_loss": (("sigmoid", *_OFF), "can only be sigmoid, the loss of DPO", "objective: dpo"),
     "push_to_hub": (_OFF, "would upload the model in training",
                     "luthier export checkpoints --to hub --push OWNER/NAME, once it is trained"),
-    "rl": (_OFF, _PREFERENCES, "remove the line"),
+    "ref_model": (_OFF, _REFERENCE, "remove the line (and train on the model that you want as a reference)"),
     "save_only_model": (_OFF, "would make checkpoints that cannot be resumed", "remove the line"),
     "save_safetensors": ((True, None), "is always on", "remove the line"),
     "special_tokens": ((*_OFF, {}), "come from the tokenizer", "remove the line (or save them with the tokenizer)"),
-    "stage": (("sft", None), "can only be sft", "remove the line"),
     "streaming": (_OFF, "is not supported", "split: train[:10%]"),
     "task_type": (("CAUSAL_LM", None), "can only be CAUSAL_LM", "remove the line"),
 }  # fmt: skip

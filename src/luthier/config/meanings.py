@@ -154,6 +154,14 @@ def _template(value: Any) -> Meaning:
     )
 
 
+def _objective(value: Any) -> Meaning:
+    if value in (None, False, "", "no", "none"):
+        return Meaning()
+    if value in ("sft", "dpo"):
+        return _one("training.objective", value)
+    return Meaning(refused="can be sft or dpo", fix="objective: dpo (or remove the line)")
+
+
 KEYS: dict[str, Callable[[Any], Meaning]] = {
     "adapter": _adapter,
     "bf16": _flag("bfloat16"),
@@ -171,8 +179,10 @@ KEYS: dict[str, Callable[[Any], Meaning]] = {
     "mask_prompt": lambda value: _one("data.completion_only_loss", value),
     "pissa_init": _pissa,
     "quantization_bit": _bits,
+    "rl": _objective,
     "save_strategy": _strategy("checkpointing.save_steps", "500", best=_BEST),
     "saves_per_epoch": _per_epoch("checkpointing.save_steps", None),
+    "stage": _objective,
     "template": _template,
     "train_on_input": _inverted,
     "train_on_inputs": _inverted,

@@ -19,6 +19,7 @@ NonNegative = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(gt=0.0, lt=1.0)]
 
 DatasetFormat = Literal["auto", "alpaca", "sharegpt", "messages", "prompt-completion", "text", "preference"]
+Objective = Literal["sft", "dpo"]
 Schedule = Literal["cosine", "linear", "constant", "wsd"]
 Optimizer = Literal["auto", "adamw_torch_fused", "adamw_torch", "paged_adamw_8bit"]
 Reporter = Literal["tensorboard", "wandb", "mlflow", "trackio"]
@@ -156,7 +157,7 @@ class TrainingSection(Section):
 
     output_dir: str = "checkpoints"
     """Folder for everything that the run writes."""
-    objective: Literal["sft", "dpo"] = "sft"
+    objective: Objective = "sft"
     """What is learned: `sft`, answers, token by token; or `dpo`, to prefer the chosen answer of a pair to the rejected
     one (direct preference optimization), for rows of the format `preference`. It usually follows a run with `sft`."""
     finetuning_type: Literal["lora", "full"] = "lora"

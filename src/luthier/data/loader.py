@@ -18,7 +18,7 @@ from luthier.config.plan import Plan
 from luthier.data.collate import MicroBatch, Row, collate_packed, collate_padded, in_pairs
 from luthier.data.order import deal, step_rows
 from luthier.data.pack import pack, pad
-from luthier.data.pairs import Pair, single_lengths
+from luthier.data.pairs import Pair, single_lengths, single_rows
 
 _ROWS_AT_ONCE = 256
 
@@ -53,11 +53,10 @@ def split(rows: Rows, indices: Sequence[int], plan: Plan, most_rows: int) -> lis
 
 def collate(rows: Rows, indices: Sequence[int], plan: Plan) -> MicroBatch:
     """The given rows, or pairs, as one micro-batch."""
-    read = [rows.row(i) for i in indices]
-    single = [row for item in read for row in ((item.chosen, item.rejected) if isinstance(item, Pair) else (item,))]
+    single = single_rows(rows.row(i) for i in indices)
     packed = plan.config.training.packing is True
     batch = collate_packed(single, share=plan.share_beginnings) if packed else collate_padded(single)
-    return in_pairs(batch, single, indices) if len(single) > len(read) else batch
+    return in_pairs(batch, single, indices) if len(single) > len(indices) else batch
 
 
 def evaluation_batches(rows: Rows, plan: Plan, rank: int, world_size: int) -> Iterator[MicroBatch]:

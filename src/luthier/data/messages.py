@@ -37,3 +37,11 @@ class Segment:
 
 
 Content = list[Message] | list[Segment]
+
+
+@dataclass(frozen=True, slots=True)
+class Preferred:
+    """Two conversations that begin alike and differ in their answers: the preferred one, and the other."""
+
+    chosen: list[Message]
+    rejected: list[Message]

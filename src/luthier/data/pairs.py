@@ -10,16 +10,17 @@ Shapes: R pairs of a selection, I of them chosen for something, K rows of each (
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from luthier.data.rows import Bool, Int32, Int64, RowStore, TokenRow
+from luthier.data.rows import Bool, Int32, Int64, Keys, RowStore, TokenRow
 
 ROWS_OF_A_PAIR = 2
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,11 @@ class PairRows:
         return Pair(self.store.row(first, self.limit), self.store.row(first + 1, self.limit))
 
 
+def named(each: int) -> str:
+    """What is counted where `each` rows belong together."""
+    return "pairs" if each == ROWS_OF_A_PAIR else "rows"
+
+
 class _Lengths(Protocol):
     @property
     def lengths(self) -> NDArray[np.int32]: ...
@@ -82,7 +88,40 @@ def single_lengths(rows: _Lengths, indices: Sequence[int]) -> Int32:
     return found
 
 
-def whole_pairs(rows: Bool) -> Bool:
-    """Which rows [N] of a store of pairs are left when a pair goes with either of its rows."""
-    left: Bool = rows.reshape(-1, ROWS_OF_A_PAIR).all(axis=1).repeat(ROWS_OF_A_PAIR)
+def single_rows(items: Iterable[R | Pair]) -> list[R | TokenRow]:
+    """Rows one by one: of a pair the chosen one and then the rejected one."""
+    return [row for item in items for row in ((item.chosen, item.rejected) if isinstance(item, Pair) else (item,))]
+
+
+def whole(rows: Bool, each: int) -> Bool:
+    """Which rows [N] are left when of `each` rows that stand together all go with any one that goes."""
+    left: Bool = rows.reshape(-1, each).all(axis=1).repeat(each)
     return left
+
+
+def alike(store: RowStore, limit: int) -> Bool:
+    """Which rows [N] of a store of pairs have the same tokens as the other one of their pair, cut to `limit`."""
+    lengths = np.minimum(store.lengths, limit).reshape(-1, ROWS_OF_A_PAIR)
+    same: Bool = lengths[:, 0] == lengths[:, 1]
+    for number in np.flatnonzero(same):
+        first = ROWS_OF_A_PAIR * int(number)
+        one, other = store.row(first, limit), store.row(first + 1, limit)
+        same[number] = np.array_equal(one.input_ids, other.input_ids)
+    return same.repeat(ROWS_OF_A_PAIR)
+
+
+def both_ways_round(prompt_keys: Keys, row_keys: Keys) -> int:
+    """Prompts of which two answers are preferred to each other, in different pairs.
+
+    Args:
+        prompt_keys: uint64 [N], two rows a pair.
+        row_keys: uint64 [N].
+    """
+    chosen, rejected = row_keys[::2], row_keys[1::2]
+    turned = np.isin(pair_keys(rejected, chosen), pair_keys(chosen, rejected))
+    return len(np.unique(prompt_keys[::2][turned]))
+
+
+def pair_keys(chosen: Keys, rejected: Keys) -> Keys:
+    """One key [R] for each pair; another one for the pair turned round."""
+    return chosen * np.uint64(0x9E3779B97F4A7C15) + rejected  # wraps round; any odd factor keeps all bits

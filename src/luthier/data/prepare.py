@@ -19,13 +19,15 @@ import numpy as np
 from luthier.config.plan import DataFacts
 from luthier.config.schema import Config, DataSection, DatasetSource
 from luthier.data.cache import ROWS_VERSION, Shard, build_shard, cache_folder, load_shard
+from luthier.data.count import count
 from luthier.data.messages import Message
+from luthier.data.pairs import ROWS_OF_A_PAIR, PairRows, alike, named, whole
 from luthier.data.problems import SHOWN_PER_KIND, Problems, refuse
-from luthier.data.report import DataReport, Dropped, Kind, SourceReport
-from luthier.data.rows import Bool, RowStore, TokenRows
+from luthier.data.report import DataReport, Dropped, Kind
+from luthier.data.rows import Bool, Int64, RowStore, TokenRows
 from luthier.data.sources import RowSource, open_source
-from luthier.data.split import contradicted, draw, hold_out, not_in, repeated
-from luthier.data.template import NO_TEMPLATE, Template, adds_bos, adds_nothing, load_template
+from luthier.data.split import draw, hold_out, not_in
+from luthier.data.template import Template, load_template
 from luthier.data.tokenize import Batch, Found, RowTokenizer, tokenizer_hash
 from luthier.errors import CODES, DataError, Problem
 
@@ -40,8 +42,8 @@ class Prepared:
     """Rows ready to be packed.
 
     Attributes:
-        train: Rows of an epoch, in no particular order.
-        eval: Held-out rows; ``None`` if none were asked for.
+        train: Rows of an epoch, or pairs of them (`objective: dpo`), in no particular order.
+        eval: Held-out ones; ``None`` if none were asked for.
         template: The prompt template, to be saved with the adapter. Where it rendered no row: the text as it is, or
             what the config names.
         report: What was found.
@@ -50,8 +52,8 @@ class Prepared:
         tokenizer_hash: SHA-256 over all of the tokenizer that decides ids.
     """
 
-    train: TokenRows
-    eval: TokenRows | None
+    train: TokenRows | PairRows
+    eval: TokenRows | PairRows | None
     template: Template
     report: DataReport
     fingerprint: str
@@ -71,7 +73,8 @@ class Prepared:
     @property
     def facts(self) -> DataFacts:
         """The numbers that the plan needs."""
-        longest = [int(rows.lengths.max()) for rows in (self.train, self.eval) if rows is not None]
+        both = [rows for rows in (self.train, self.eval) if rows is not None]
+        longest = [int((rows.both if isinstance(rows, PairRows) else rows.lengths).max()) for rows in both]
         return DataFacts(
             train_rows=len(self.train),
             eval_rows=len(self.eval) if self.eval is not None else 0,
@@ -80,6 +83,7 @@ class Prepared:
             longest_row_tokens=max(longest),
             template=self.report.template,
             fingerprint=self.fingerprint,
+            pairs=self.report.pairs,
         )
 
 
@@ -93,7 +97,7 @@ def prepare(
     """Read, check, tokenize (or find in the cache), split and count the rows of a config.
 
     Args:
-        config: Its `data` section and `training.seed` are used.
+        config: Its `data` section, `training.seed` and `training.objective` are used.
         tokenizer: The model's tokenizer; it is not changed.
         base_dir: Folder that relative paths start from; default: the working directory.
         progress: Called with what is being done and the rows done so far, about every 1,000 rows.
@@ -105,43 +109,45 @@ def prepare(
         DataError: Anything wrong with sources, rows or template; as many problems at once as can be found.
     """
     base_dir = base_dir or Path.cwd()
-    data, seed = config.data, config.training.seed
+    data, seed, pairs = config.data, config.training.seed, config.training.objective == "dpo"
+    each = ROWS_OF_A_PAIR if pairs else 1
     template = load_template(data.prompt_template, tokenizer, base_dir)
     wanted = [(source, source.split) for source in data.datasets]
     if data.eval_split is not None:
         wanted.append((data.datasets[0], data.eval_split))
-    tokenized = _Tokenized(data, tokenizer, template, base_dir, progress or (lambda *_: None))
+    tokenized = _Tokenized(config, tokenizer, template, base_dir, progress or (lambda *_: None))
     read = tokenized.all(wanted)
     if data.prompt_template == "auto" and not any(shard.found.rendered for shard, _ in read):
         template = template.as_it_is
     store = RowStore((shard.table for shard, _ in read), data.max_seq_length if data.overlong_rows == "split" else None)
     for_eval = store.table == len(data.datasets)
 
-    usable, dropped = _usable(store, data)
+    usable, dropped = _usable(store, data, each)
     dropped = [*(drop for shard, _ in read for drop in _bad(shard)), *dropped]
     if not usable[~for_eval].any():
-        raise _nothing_left(store, dropped, data)
-    held, overlap = _held_out(store, usable, for_eval, data, seed)
+        raise _nothing_left(store, dropped, data, each)
+    held, overlap = _held_out(store, usable, for_eval, data, seed, each)
     if overlap.any():
         reason = "their prompt is among the training rows (removed from evaluation)"
-        dropped.append(_dropped(store, overlap, "overlap", reason))
+        dropped.append(_dropped(store, overlap, "overlap", reason, each))
     if data.eval_split is not None and not held.any():
         found = f"no row of eval_split is usable ({', '.join(f'{drop.rows:,} {drop.reason}' for drop in dropped)})"
         raise refuse("E-DATA-042", found, "evaluate on other rows, or use val_set_size", "data.eval_split")
     trained = usable & ~for_eval & ~held
     chosen = np.concatenate(
         [
-            draw(np.flatnonzero(trained & (store.table == number)), source.weight, seed + number)
+            draw(np.flatnonzero(trained & (store.table == number))[::each], source.weight, seed + number)
             for number, source in enumerate(data.datasets)
         ]
     )
-    train = TokenRows(store, chosen, data.max_seq_length)
-    evaluated = TokenRows(store, np.flatnonzero(held), data.max_seq_length) if held.any() else None
+    selection = PairRows if pairs else TokenRows
+    train = selection(store, chosen, data.max_seq_length)
+    evaluated = selection(store, np.flatnonzero(held)[::each], data.max_seq_length) if held.any() else None
     return Prepared(
         train=train,
         eval=evaluated,
         template=template,
-        report=_report(store, train, trained | held, held, dropped, data, template, tokenizer, read),
+        report=count(train, trained | held, held, dropped, data, template, tokenizer, [shard for shard, _ in read]),
         fingerprint=_fingerprint([key for _, key in read], data, seed),
         contents=tokenized.contents,
         tokenizer_hash=tokenized.tokenizer_hash,
@@ -153,19 +159,26 @@ class _Tokenized:
 
     def __init__(
         self,
-        data: DataSection,
+        config: Config,
         tokenizer: PreTrainedTokenizerBase,
         template: Template,
         base_dir: Path,
         progress: Progress,
     ) -> None:
+        data, objective = config.data, config.training.objective
         self._rows = RowTokenizer(
-            tokenizer, template, completion_only=data.completion_only_loss, drop_bad=data.bad_rows == "drop"
+            tokenizer,
+            template,
+            completion_only=data.completion_only_loss,
+            drop_bad=data.bad_rows == "drop",
+            objective=objective,
         )
         self.contents: dict[str, str] = {}
         self.tokenizer_hash = tokenizer_hash(tokenizer)
         self._decided_by = [ROWS_VERSION, template.hash, self.tokenizer_hash, data.completion_only_loss]
         self._decided_by.append(data.bad_rows)
+        if objective != "sft":
+            self._decided_by.append(objective)
         self._folder = cache_folder(data.cache_dir, base_dir)
         self._base_dir = base_dir
         self._progress = progress
@@ -209,32 +222,43 @@ class _Tokenized:
             raise refuse("E-DATA-041", what, "write `bad_rows: error` to see what is wrong with each", "data.bad_rows")
 
 
-def _usable(store: RowStore, data: DataSection) -> tuple[Bool, list[Dropped]]:
-    """Which rows [N] can be trained on or evaluated, and why the others cannot."""
+def _usable(store: RowStore, data: DataSection, each: int) -> tuple[Bool, list[Dropped]]:
+    """Which rows [N] can be trained on or evaluated, and why the others cannot; of a pair both or none."""
     limit = data.max_seq_length
-    over = store.lengths > limit
-    if data.overlong_rows == "error" and over.any():
-        rows = np.flatnonzero(over)
-        longest = int(store.lengths.max())
-        fix = f"write `max_seq_length: {longest}`, or `overlong_rows: drop` (plain text: `split`)"
-        shown = [
-            Problem("E-DATA-040", f"{int(store.lengths[row]):,} tokens, over {limit:,}", fix, store.place(int(row)))
-            for row in rows[:SHOWN_PER_KIND]
-        ]
-        if len(rows) > len(shown):
-            last = shown[-1]
-            found = f"{last.found} (and {len(rows) - len(shown):,} more like this)"
-            shown[-1] = Problem(last.code, found, fix, last.where)
-        raise DataError(*shown)
+    fits = whole(store.lengths <= limit, each)
+    if data.overlong_rows == "error" and not fits.all():
+        raise _overlong(store, np.flatnonzero(~fits)[::each], limit, each)
     dropped: list[Dropped] = []
-    left = np.ones(len(store), dtype=np.bool_) if data.overlong_rows == "truncate" else ~over
+    left = np.ones(len(store), dtype=np.bool_) if data.overlong_rows == "truncate" else fits
     if not left.all():
-        dropped.append(_dropped(store, ~left, "overlong", f"longer than max_seq_length ({limit:,} tokens)"))
-    untrained = left & (store.trained_within(limit) == 0)
+        dropped.append(_dropped(store, ~left, "overlong", f"longer than max_seq_length ({limit:,} tokens)", each))
+    untrained = left & ~whole(store.trained_within(limit) > 0, each)
     if untrained.any():
         reason = f"nothing left to train (the prompt alone reaches max_seq_length, {limit:,} tokens)"
-        dropped.append(_dropped(store, untrained, "unlabelled", reason))
-    return left & ~untrained, dropped
+        dropped.append(_dropped(store, untrained, "unlabelled", reason, each))
+    left = left & ~untrained
+    same = left & alike(store, limit) if each == ROWS_OF_A_PAIR else np.zeros_like(left)
+    if same.any():
+        reason = f"the same answer twice, as tokens (of the first {limit:,})"
+        dropped.append(_dropped(store, same, "alike", reason, each))
+    return left & ~same, dropped
+
+
+def _overlong(store: RowStore, rows: Int64, limit: int, each: int) -> DataError:
+    """The first of the rows (of pairs, their first ones) that are too long, and how many more there are."""
+    longest = int(store.lengths.max())
+    split = " (plain text: `split`)" if each == 1 else ""
+    fix = f"write `max_seq_length: {longest}`, or `overlong_rows: drop`{split}"
+    tokens = [int(store.lengths[row : row + each].max()) for row in rows[:SHOWN_PER_KIND]]
+    shown = [
+        Problem("E-DATA-040", f"{length:,} tokens, over {limit:,}", fix, store.place(int(row)))
+        for length, row in zip(tokens, rows, strict=False)
+    ]
+    if len(rows) > len(shown):
+        last = shown[-1]
+        found = f"{last.found} (and {len(rows) - len(shown):,} more like this)"
+        shown[-1] = Problem(last.code, found, fix, last.where)
+    return DataError(*shown)
 
 
 def _bad(shard: Shard) -> list[Dropped]:
@@ -245,28 +269,30 @@ def _bad(shard: Shard) -> list[Dropped]:
     ]
 
 
-def _held_out(store: RowStore, usable: Bool, for_eval: Bool, data: DataSection, seed: int) -> tuple[Bool, Bool]:
+def _held_out(
+    store: RowStore, usable: Bool, for_eval: Bool, data: DataSection, seed: int, each: int
+) -> tuple[Bool, Bool]:
     """Rows [N] to evaluate on, and rows [N] of the eval split that are removed because they are trained on."""
     keys = store.prompt_keys
     if data.eval_split is not None:
         fresh = not_in(keys, keys[usable & ~for_eval])
         return usable & for_eval & fresh, usable & for_eval & ~fresh
     held = np.zeros(len(store), dtype=np.bool_)
-    held[usable] = hold_out(keys[usable], data.val_set_size, seed)
+    held[usable] = hold_out(keys[usable][::each], data.val_set_size, seed, each).repeat(each)
     return held, np.zeros(len(store), dtype=np.bool_)
 
 
-def _dropped(store: RowStore, rows: Bool, kind: Kind, reason: str) -> Dropped:
-    numbers = np.flatnonzero(rows)
+def _dropped(store: RowStore, rows: Bool, kind: Kind, reason: str, each: int) -> Dropped:
+    numbers = np.flatnonzero(rows)[::each]
     return Dropped(kind, reason, len(numbers), tuple(store.place(int(number)) for number in numbers[:SHOWN_PER_KIND]))
 
 
-def _nothing_left(store: RowStore, dropped: list[Dropped], data: DataSection) -> DataError:
+def _nothing_left(store: RowStore, dropped: list[Dropped], data: DataSection, each: int) -> DataError:
     reasons = ", ".join(f"{drop.rows:,} {drop.reason}" for drop in dropped)
     longest = int(store.lengths.max())
-    found = f"0 usable rows (of {len(store):,}: {reasons}); the longest row has {longest:,} tokens"
+    found = f"0 usable {named(each)} (of {len(store) // each:,}: {reasons}); the longest row has {longest:,} tokens"
     fix = f"write `max_seq_length: {longest}`"
-    if longest > data.max_seq_length and data.overlong_rows != "split":
+    if each == 1 and longest > data.max_seq_length and data.overlong_rows != "split":
         fix += ", or `overlong_rows: split`, which cuts plain text into parts"
     return refuse("E-DATA-041", found, fix, "data.max_seq_length")
 
@@ -276,78 +302,3 @@ def _fingerprint(keys: list[str], data: DataSection, seed: int) -> str:
     decided_by = [keys, [source.weight for source in data.datasets], data.max_seq_length, data.overlong_rows,
                   data.val_set_size, data.eval_split, seed, ROWS_VERSION]  # fmt: skip
     return hashlib.sha256(json.dumps(decided_by).encode()).hexdigest()
-
-
-def _report(
-    store: RowStore,
-    train: TokenRows,
-    kept: Bool,
-    held: Bool,
-    dropped: list[Dropped],
-    data: DataSection,
-    template: Template,
-    tokenizer: PreTrainedTokenizerBase,
-    read: list[tuple[Shard, str]],
-) -> DataReport:
-    limit = data.max_seq_length
-    whole = store.trained_within(int(store.lengths.max()))[kept].sum(dtype=np.int64)
-    cut = int(whole - store.trained_within(limit)[kept].sum(dtype=np.int64))
-    p50, p90, p99 = (int(value) for value in np.percentile(store.lengths, [50, 90, 99], method="higher"))
-    rendered = any(shard.found.rendered for shard, _ in read)
-    special: dict[str, int] = {}
-    for shard, _ in read:
-        for token, rows in shard.found.special_tokens.items():
-            special[token] = special.get(token, 0) + rows
-    entries = [*((source, source.split, "train") for source in data.datasets)]
-    if data.eval_split is not None:
-        entries.append((data.datasets[0], data.eval_split, "eval"))
-    own = tokenizer.chat_template
-    return DataReport(
-        sources=tuple(
-            SourceReport(source.path, split, use, shard.found.format, shard.table.num_rows, shard.hit)
-            for (source, split, use), (shard, _) in zip(entries, read, strict=True)
-        ),
-        template=template.name if rendered else NO_TEMPLATE,
-        leaves_chat_template=template.name == NO_TEMPLATE and bool(own) and not adds_nothing(own),
-        train_rows=len(train),
-        eval_rows=int(held.sum()),
-        dropped=tuple(dropped),
-        max_seq_length=limit,
-        kept_rows=int(kept.sum()),
-        truncated_rows=int((store.lengths[kept] > limit).sum()),
-        completion_tokens_cut=cut,
-        completion_share_cut=cut / int(whole),
-        duplicate_rows=repeated(store.row_keys[kept & store.begins]),
-        contradicting_prompts=contradicted(store.prompt_keys[kept & store.begins], store.row_keys[kept & store.begins]),
-        bos_share=_bos_share(store, kept, template.source if rendered else "", template, tokenizer),
-        eos_share=float(store.ends_trained(template.stop_ids(tokenizer), limit)[kept & store.ends].mean()),
-        split_rows=int((store.begins & ~store.ends).sum()),
-        split_parts=int((~(store.begins & store.ends)).sum()),
-        tokens=int(train.lengths.sum(dtype=np.int64)),
-        trained_tokens=int(train.trained.sum(dtype=np.int64)),
-        length_p50=p50,
-        length_p90=p90,
-        length_p99=p99,
-        length_max=int(store.lengths.max()),
-        special_tokens=special,
-        touching_rows=sum(shard.found.touching_rows for shard, _ in read),
-        touching_example=next((shard.found.touching_example for shard, _ in read if shard.found.touching_rows), ""),
-        special_places=tuple(place for shard, _ in read for place in shard.found.special_places)[:SHOWN_PER_KIND],
-        system=_shared_system([shard for shard, _ in read[: len(data.datasets)]]),
-    )
-
-
-def _shared_system(trained: list[Shard]) -> str:
-    """The system message that all rows of all sources have."""
-    systems = {system for shard in trained for system in shard.found.systems}
-    return systems.pop() if len(systems) == 1 else ""
-
-
-def _bos_share(
-    store: RowStore, kept: Bool, used: str, template: Template, tokenizer: PreTrainedTokenizerBase
-) -> float | None:
-    """Measured on the tokens themselves; ``None`` if neither the tokenizer nor the template in use write BOS."""
-    bos = tokenizer.bos_token_id
-    if bos is None or not (adds_bos(tokenizer) or "bos_token" in used):
-        return None
-    return float(store.begins_once(bos, ends_too=bos in template.stop_ids(tokenizer))[kept & store.begins].mean())

@@ -12,7 +12,7 @@ from luthier.events.printable import beginning
 
 FEW_HELD_OUT = 10
 
-Kind = Literal["overlong", "unlabelled", "bad", "overlap"]
+Kind = Literal["overlong", "unlabelled", "alike", "bad", "overlap"]
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,11 @@ class Dropped:
 
 @dataclass(frozen=True)
 class DataReport:
-    """Everything counted on the way from sources to rows. Tokens are those of one epoch of training rows."""
+    """Everything counted on the way from sources to rows. Tokens are those of one epoch of training rows.
+
+    With `pairs` each number of rows is one of pairs, but lengths and shares are those of single rows: a prompt with one
+    of its answers.
+    """
 
     sources: tuple[SourceReport, ...]
     template: str
@@ -61,7 +65,7 @@ class DataReport:
     duplicate_rows: int
     """Rows whose question and answer another row already has (case and white space aside)."""
     contradicting_prompts: int
-    """Questions with more than one answer."""
+    """Questions with more than one answer; of pairs, those with two answers that are preferred to each other."""
     bos_share: float | None
     """Share of rows that begin with exactly one BOS; ``None`` where the model uses none."""
     eos_share: float
@@ -84,6 +88,13 @@ class DataReport:
     touching_example: str
     system: str
     """The system message that all rows of the training have; empty where they have none, or several."""
+    pairs: bool = False
+    """Whether rows come in pairs of a chosen and a rejected answer."""
+
+    @property
+    def unit(self) -> str:
+        """What is counted."""
+        return "pairs" if self.pairs else "rows"
 
     @property
     def rows_read(self) -> int:
@@ -93,7 +104,7 @@ class DataReport:
     def lines(self) -> list[str]:
         """The report to read, one fact a line."""
         lines = [
-            f"{source.name} [{source.split}]: {source.rows:,} rows, format {source.format}, for {source.use}"
+            f"{source.name} [{source.split}]: {source.rows:,} {self.unit}, format {source.format}, for {source.use}"
             + (", from the cache" if source.cached else "")
             for source in self.sources
         ]
@@ -107,11 +118,12 @@ class DataReport:
         if self.split_rows:
             cut = f"{self.split_parts:,} parts of at most {self.max_seq_length:,} tokens"
             lines.append(f"plain text: {self.split_rows:,} long rows are cut into {cut}")
-        lines.append(f"rows: {self.train_rows:,} to train on, {self.eval_rows:,} held out{few}")
+        lines.append(f"{self.unit}: {self.train_rows:,} to train on, {self.eval_rows:,} held out{few}")
         share = self.trained_tokens / self.tokens if self.tokens else 0.0
+        of_what = " (a row is a prompt with one of its answers)" if self.pairs else ""
         lines.append(f"tokens: {self.tokens:,} an epoch, {self.trained_tokens:,} of them trained ({share:.0%})")
         lines.append(
-            f"length in tokens: half of the rows up to {self.length_p50:,}, 90% up to {self.length_p90:,}, "
+            f"length in tokens{of_what}: half of the rows up to {self.length_p50:,}, 90% up to {self.length_p90:,}, "
             f"99% up to {self.length_p99:,}, longest {self.length_max:,}"
         )
         return lines

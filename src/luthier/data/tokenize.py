@@ -17,9 +17,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from luthier.config.schema import DatasetSource
+from luthier.config.schema import DatasetSource, Objective
 from luthier.data.formats import Format, choose_format, renamed
-from luthier.data.messages import Content, Message, Segment
+from luthier.data.messages import Content, Message, Preferred, Segment
 from luthier.data.problems import SHOWN_PER_KIND, Problems, RowError
 from luthier.data.sources import RowSource
 from luthier.data.template import Template, adds_bos, plain_ids
@@ -104,12 +104,20 @@ class RowTokenizer:
         template: Renders conversations.
         completion_only: Train the answers only; else everything but BOS.
         drop_bad: Leave out and count rows that cannot be used, instead of noting them as problems.
+        objective: With `dpo` each row read is a pair, and becomes two: the chosen answer's, and the rejected one's.
     """
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, template: Template, *, completion_only: bool, drop_bad: bool = False
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        template: Template,
+        *,
+        completion_only: bool,
+        drop_bad: bool = False,
+        objective: Objective = "sft",
     ) -> None:
         self._tokenizer = tokenizer
+        self._objective = objective
         self._template = template
         self._completion_only = completion_only
         self._drop_bad = drop_bad
@@ -136,10 +144,10 @@ class RowTokenizer:
         for place, values in source.rows(problems):
             found.rows += 1
             if format is None:
-                format = choose_format(config, values, place)
+                format = choose_format(config, values, place, self._objective)
                 found.format = format.NAME
             try:
-                segments = self._segments(format.read(renamed(values, config.columns)), place, batch, found)
+                texts = self._texts(format.read(renamed(values, config.columns)), place, batch, found)
             except RowError as problem:
                 if self._drop_bad:
                     found.leave_out(problem.code, place)
@@ -149,23 +157,35 @@ class RowTokenizer:
             if problems:
                 batch, pending, characters = Batch(), [], 0
                 continue
-            pending.append(segments)
-            characters += sum(len(segment.text) for segment in segments)
+            pending += texts
+            characters += sum(len(segment.text) for segments in texts for segment in segments)
             if len(pending) >= _BATCH_ROWS or characters > _BATCH_CHARACTERS:
                 yield self._tokenized(batch, pending)
                 batch, pending, characters = Batch(), [], 0
         if pending and not problems:
             yield self._tokenized(batch, pending)
 
-    def _segments(self, content: Content, place: str, batch: Batch, found: Found) -> list[Segment]:
-        """Final text of a row; its keys and place go into the batch."""
-        texts = [item.content + item.context if isinstance(item, Message) else item.text for item in content]
-        _check_size(texts)
-        special = {token for text in texts for token in self._special_in(text)}
+    def _texts(self, read: Content | Preferred, place: str, batch: Batch, found: Found) -> list[list[Segment]]:
+        """Final text of a row, or of both rows of a pair; their keys and place go into the batch."""
+        contents: list[Content] = [read.chosen, read.rejected] if isinstance(read, Preferred) else [read]
+        special: set[str] = set()
+        for content in contents:
+            texts = [item.content + item.context if isinstance(item, Message) else item.text for item in content]
+            _check_size(texts)
+            special.update(token for text in texts for token in self._special_in(text))
+        rendered = [self._segments(content, found) for content in contents]
         for token in special:
             found.special_tokens[token] = found.special_tokens.get(token, 0) + 1
         if special and len(found.special_places) < SHOWN_PER_KIND:
             found.special_places.append(place)
+        for content in contents:
+            prompt, answer = _sides(content)
+            batch.prompt_keys.append(_key(prompt or answer))
+            batch.row_keys.append(_key(f"{prompt}\0{answer}"))
+            batch.places.append(place)
+        return rendered
+
+    def _segments(self, content: Content, found: Found) -> list[Segment]:
         messages = [item for item in content if isinstance(item, Message)]
         segments = self._template.segments(messages) if messages else _only_segments(content)
         found.rendered |= bool(messages)
@@ -173,10 +193,6 @@ class RowTokenizer:
         if not messages and (example := _touching(segments)):
             found.touching_rows += 1
             found.touching_example = found.touching_example or example
-        prompt, answer = _sides(content)
-        batch.prompt_keys.append(_key(prompt or answer))
-        batch.row_keys.append(_key(f"{prompt}\0{answer}"))
-        batch.places.append(place)
         return segments
 
     def _special_in(self, text: str) -> list[str]:

@@ -18,6 +18,7 @@ import numpy as np
 
 from luthier.config.load import RECORD
 from luthier.config.record import load_record
+from luthier.data.pairs import Pair
 from luthier.data.prepare import prepare
 from luthier.data.rows import TokenRow
 from luthier.errors import DataError, LuthierError, Problem
@@ -126,7 +127,8 @@ def _spread(there: int, most: int) -> list[int]:
     return [int(place) for place in np.linspace(0, there - 1, min(most, there)).round()]
 
 
-def _prompt(row: TokenRow) -> tuple[int, ...]:
+def _prompt(item: TokenRow | Pair) -> tuple[int, ...]:
     """What stands before the first trained token; where that is BOS at most (texts), the first half of the row."""
+    row = item.chosen if isinstance(item, Pair) else item
     before = int(np.argmax(row.trained))
     return tuple(row.input_ids[: before if before > 1 else len(row.input_ids) // 2].tolist())

@@ -16,10 +16,10 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from luthier.config.render import dump_config_yaml
-from luthier.config.schema import Config, DatasetSource, ModelSection
+from luthier.config.schema import Config, DatasetSource, ModelSection, Objective
 from luthier.config.values import packaged
-from luthier.data.formats import choose_format, guess, renamed
-from luthier.data.messages import Message, Segment
+from luthier.data.formats import FORMATS, choose_format, guess, renamed
+from luthier.data.messages import Message, Preferred, Segment
 from luthier.data.problems import Problems, RowError, refuse
 from luthier.data.sources import open_source
 from luthier.events.printable import one_line, short_name
@@ -74,7 +74,9 @@ def look(rows: str) -> Looked:
         count = 1 + sum(1 for _, _ in zip(range(_MOST_COUNTED - 1), stream, strict=False))
     prompt, final_text = "", False
     with suppress(RowError):
-        content = choose_format(DatasetSource(**source), row, where).read(renamed(row, columns))
+        objective: Objective = "dpo" if formats[0] is FORMATS["preference"] else "sft"
+        read = choose_format(DatasetSource(**source), row, where, objective).read(renamed(row, columns))
+        content = read.chosen if isinstance(read, Preferred) else read
         final_text = isinstance(content[0], Segment)
         question = next((one for one in content if isinstance(one, Message) and one.role == "user"), None)
         if question and not question.context and len(question.content) <= _LONGEST_PROMPT:

@@ -1,6 +1,9 @@
 """Shapes of a row. A format is one module with a NAME, its REQUIRED columns, `matches(columns)` and `read(row)`.
 
 To add one: write such a module and name it in FORMATS (and in `luthier.config.schema.DatasetFormat`).
+
+Rows of answers are for `training.objective: sft`, pairs of answers (`preference`) for `dpo`, and each of them for
+nothing else.
 """
 
 from __future__ import annotations
@@ -9,9 +12,9 @@ import difflib
 from collections.abc import Iterable
 from typing import Any, Protocol
 
-from luthier.config.schema import DatasetSource
+from luthier.config.schema import DatasetSource, Objective
 from luthier.data.formats import alpaca, messages, preference, prompt_completion, sharegpt, text
-from luthier.data.messages import Content
+from luthier.data.messages import Content, Preferred
 from luthier.data.problems import refuse
 
 __all__ = ["FORMATS", "Format", "choose_format", "detect", "guess", "renamed"]
@@ -30,8 +33,8 @@ class Format(Protocol):
         """Whether rows with these columns have this shape."""
         ...
 
-    def read(self, row: dict[str, Any]) -> Content:
-        """Messages or segments of a row.
+    def read(self, row: dict[str, Any]) -> Content | Preferred:
+        """Messages or segments of a row, or a pair of conversations.
 
         Raises:
             RowError: The row does not have the shape.
@@ -39,16 +42,15 @@ class Format(Protocol):
         ...
 
 
-FORMATS: dict[str, Format] = {
-    format.NAME: format for format in (alpaca, sharegpt, messages, prompt_completion, text)
-}  # fmt: skip
+_OF_ANSWERS: tuple[Format, ...] = (alpaca, sharegpt, messages, prompt_completion, text)
+FORMATS: dict[str, Format] = {format.NAME: format for format in (*_OF_ANSWERS, preference)}
 
 
-def choose_format(source: DatasetSource, row: dict[str, Any], where: str) -> Format:
+def choose_format(source: DatasetSource, row: dict[str, Any], where: str, objective: Objective = "sft") -> Format:
     """The format that the config names, or the one that a first row's columns show.
 
     Raises:
-        DataError: A column is missing, none or several formats fit, or the rows are for preference training.
+        DataError: A column is missing, none or several formats fit, or the rows are made for another objective.
     """
     for expected, yours in source.columns.items():
         if yours not in row:
@@ -56,25 +58,57 @@ def choose_format(source: DatasetSource, row: dict[str, Any], where: str) -> For
             mapped = source.columns | {expected: _nearest(yours, row) or "YOUR_COLUMN"}
             raise refuse("E-DATA-022", found, f"write `{_mapping(mapped)}`", where)
     row = renamed(row, source.columns)
+    if objective == "dpo":
+        return _of_pairs(source, row, where)
     columns = frozenset(row)
     preferences = preference.pair(row)
+    if source.format == "preference":
+        found = "format preference is one of pairs, and this run learns answers (training.objective: sft)"
+        raise refuse("E-DATA-028", *(preferences or (found, "write `training.objective: dpo`")), where)
     if source.format == "auto":
-        fits = any(format.matches(columns) for format in FORMATS.values())
+        fits = any(format.matches(columns) for format in _OF_ANSWERS)
         if preferences := preference.labelled(row) or (None if fits else preferences):
             raise refuse("E-DATA-028", *preferences, where)
         return detect(columns, where)
     chosen = FORMATS[source.format]
+    if preferences and not chosen.matches(columns):
+        raise refuse("E-DATA-028", *preferences, where)
+    _require_columns(chosen, source, columns, where)
+    return chosen
+
+
+def _of_pairs(source: DatasetSource, row: dict[str, Any], where: str) -> Format:
+    """The format of pairs, if the rows are pairs."""
+    columns = frozenset(row)
+    if source.format not in ("auto", preference.NAME):
+        found = f"format {source.format} is one of answers, and this run compares pairs (training.objective: dpo)"
+        fix = "write `training.objective: sft` to learn the answers, or `format: preference`"
+        raise refuse("E-DATA-029", found, fix, where)
+    if not preference.matches(columns):
+        if source.format == preference.NAME:
+            _require_columns(preference, source, columns, where)
+        found = f"rows of {_listed(columns)}, and this run compares pairs (training.objective: dpo)"
+        fix = "write `training.objective: sft` to learn answers, or give rows with prompt, chosen and rejected"
+        raise refuse("E-DATA-029", found, fix, where)
+    if isinstance(row["chosen"], list) or "prompt" in columns:
+        return preference
+    if question := preference.question_of(row):
+        found = f'two texts, and no "prompt" that they answer; found: {_listed(columns)}'
+        raise refuse("E-DATA-022", found, f"write `{_mapping(source.columns | {'prompt': question})}`", where)
+    found = "two texts without a prompt: where it ends, and the answers begin, cannot be seen from them"
+    fix = "part them into prompt, chosen and rejected, or write them as lists of messages"
+    raise refuse("E-DATA-039", found, fix, where)
+
+
+def _require_columns(chosen: Format, source: DatasetSource, columns: frozenset[str], where: str) -> None:
     missing = [column for column in chosen.REQUIRED if column not in columns]
     if missing and not chosen.matches(columns):
-        if preferences:
-            raise refuse("E-DATA-028", *preferences, where)
         found = f"format {chosen.NAME} needs {_listed(chosen.REQUIRED)}; found: {_listed(columns)}"
         free = columns.difference(chosen.REQUIRED)
         mapped = dict(source.columns)
         for column in missing:
             mapped[column] = _meant(column, free.difference(mapped.values())) or "YOUR_COLUMN"
         raise refuse("E-DATA-022", found, f"write `{_mapping(mapped)}`", where)
-    return chosen
 
 
 def detect(columns: frozenset[str], where: str = "") -> Format:
@@ -83,14 +117,14 @@ def detect(columns: frozenset[str], where: str = "") -> Format:
     Raises:
         DataError: None fits, or several do.
     """
-    fitting = [format for format in FORMATS.values() if format.matches(columns)]
+    fitting = [format for format in _OF_ANSWERS if format.matches(columns)]
     if len(fitting) == 1:
         return fitting[0]
     if fitting:
         names = " and ".join(format.NAME for format in fitting)
         found = f"the columns {_listed(columns)} fit {names}"
         raise refuse("E-DATA-021", found, f"write `format: {fitting[0].NAME}` or `format: {fitting[-1].NAME}`", where)
-    needed = "; ".join(f"{format.NAME}: {', '.join(format.REQUIRED)}" for format in FORMATS.values())
+    needed = "; ".join(f"{format.NAME}: {', '.join(format.REQUIRED)}" for format in _OF_ANSWERS)
     found = f"no format fits the columns {_listed(columns)} (needed for {needed})"
     if ".csv:" in where:
         found += "; line 1 of a .csv is read as the names of its columns"
@@ -106,9 +140,11 @@ def guess(columns: frozenset[str], where: str = "") -> tuple[list[Format], dict[
     Raises:
         DataError: E-DATA-020 when no column looks like a question and none like its answer.
     """
-    fitting = [format for format in FORMATS.values() if format.matches(columns)]
+    of_pairs: list[Format] = [preference] if preference.matches(columns) else []
+    fitting = of_pairs + [format for format in _OF_ANSWERS if format.matches(columns)]
     if fitting:
-        return fitting, {}
+        question = preference.question_of(columns) if of_pairs else "prompt"
+        return fitting, {} if question in ("", "prompt") else {"prompt": question}
     if meant := _question_and_answer(columns):
         return [alpaca], meant
     return [detect(columns, where)], {}
@@ -131,7 +167,7 @@ def _suggest(columns: frozenset[str]) -> str:
     """The YAML line that probably repairs it."""
     if meant := _question_and_answer(columns):
         return f"write `format: alpaca` and `{_mapping(meant)}`"
-    for format in FORMATS.values():
+    for format in _OF_ANSWERS:
         for needed in format.REQUIRED:
             close = _nearest(needed, columns, 0.75)
             if close and close != needed:

@@ -160,11 +160,19 @@ DATA: dict[str, Explanation] = {
     "E-DATA-028": Explanation(
         "rows for preference training",
         "Which answer is the worse one would be lost: it would be left out, or learned like the better one.",
-        "Luthier trains on answers. Rows with a chosen and a rejected answer, or with an answer and a label, are made "
-        "for DPO, ORPO or KTO, which compare answers. TRL trains so, and a model tuned on answers is where it usually "
-        "starts. To learn the good answers alone, name the format and map the columns: `format: alpaca` and `columns: "
-        "{instruction: prompt, output: chosen}`; where chosen is a list of messages, `format: messages` and `columns: "
-        "{messages: chosen}`.",
+        "Rows with a chosen and a rejected answer, or with an answer and a label, are made for DPO, ORPO or KTO, which "
+        "compare answers, and the config's objective is to learn answers. Luthier does DPO: write "
+        "`training.objective: dpo` for rows with prompt, chosen and rejected; a model tuned on answers is where it "
+        "usually starts. To learn the good answers alone, name the format and map the columns: `format: alpaca` and "
+        "`columns: {instruction: prompt, output: chosen}`; where chosen is a list of messages, `format: messages` and "
+        "`columns: {messages: chosen}`.",
+    ),
+    "E-DATA-029": Explanation(
+        "no pairs to compare",
+        "DPO learns from the difference between a better and a worse answer, and one answer has none.",
+        "`training.objective: dpo` needs rows with prompt, chosen and rejected (format preference) from every dataset. "
+        "For rows of questions and answers write `training.objective: sft`. Do not mix the two in one run: train on "
+        "answers first, and on pairs from the model that comes out.",
     ),
     "E-DATA-030": Explanation(
         "tokenizer has no chat template",
@@ -209,6 +217,26 @@ DATA: dict[str, Explanation] = {
         "tokenizer has no end-of-sequence token",
         "A model that never sees the end never learns to stop.",
         "Set `eos_token` in the tokenizer's tokenizer_config.json to the token that ends a text.",
+    ),
+    "E-DATA-037": Explanation(
+        "chosen and rejected are the same",
+        "A pair without a difference has a gradient of 0 and still takes its place in a step.",
+        "Both answers of the row say the same. Give it two different ones, or delete it; `bad_rows: drop` leaves such "
+        "rows out.",
+    ),
+    "E-DATA-038": Explanation(
+        "chosen and rejected do not part at an answer",
+        "The two would be compared as answers to different prompts.",
+        "Whole conversations in chosen and rejected have to be the same up to an answer of the assistant, and differ "
+        "from there on: what they share is the prompt. Here they part at a user's or system's turn, or one of them is "
+        "the beginning of the other. Correct or delete the rows named; `bad_rows: drop` leaves them out.",
+    ),
+    "E-DATA-039": Explanation(
+        "pairs without a prompt",
+        "The common beginning of two texts may go on into the answers, so that a part of them would not be compared.",
+        'chosen and rejected are texts that hold their prompt in themselves, as in "Human: ... Assistant: ...". Only '
+        "you know where it ends. Write three columns prompt, chosen and rejected, or lists of messages, which say who "
+        "speaks.",
     ),
     "E-DATA-040": Explanation(
         "rows longer than max_seq_length",

@@ -1,0 +1,119 @@
+"""Counts what came of the rows, for the report: lengths, cuts, duplicates, beginnings and ends.
+
+Not covered: reading and choosing them (`luthier.data.prepare`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from luthier.config.schema import DataSection
+from luthier.data.cache import Shard
+from luthier.data.pairs import ROWS_OF_A_PAIR, PairRows, both_ways_round, pair_keys, whole
+from luthier.data.problems import SHOWN_PER_KIND
+from luthier.data.report import DataReport, Dropped, SourceReport
+from luthier.data.rows import Bool, RowStore, TokenRows
+from luthier.data.split import contradicted, repeated
+from luthier.data.template import NO_TEMPLATE, Template, adds_bos, adds_nothing
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def count(
+    train: TokenRows | PairRows,
+    kept: Bool,
+    held: Bool,
+    dropped: list[Dropped],
+    data: DataSection,
+    template: Template,
+    tokenizer: PreTrainedTokenizerBase,
+    read: list[Shard],
+) -> DataReport:
+    """The report on rows, or pairs.
+
+    Args:
+        train: What is trained on.
+        kept: Which rows [N] of the store are trained on or held out.
+        held: Which are held out.
+        dropped: What was left out before.
+        data: The settings.
+        template: The prompt template, as it was used.
+        tokenizer: The model's.
+        read: Shards of the sources, that of `eval_split` last.
+    """
+    store, limit = train.store, data.max_seq_length
+    each = ROWS_OF_A_PAIR if isinstance(train, PairRows) else 1
+    trained = store.trained_within(int(store.lengths.max()))[kept].sum(dtype=np.int64)
+    cut = int(trained - store.trained_within(limit)[kept].sum(dtype=np.int64))
+    p50, p90, p99 = (int(value) for value in np.percentile(store.lengths, [50, 90, 99], method="higher"))
+    rendered = any(shard.found.rendered for shard in read)
+    special: dict[str, int] = {}
+    for shard in read:
+        for token, rows in shard.found.special_tokens.items():
+            special[token] = special.get(token, 0) + rows
+    duplicates, contradictions = _same_questions(store, kept & store.begins, each)
+    entries = [*((source, source.split, "train") for source in data.datasets)]
+    if data.eval_split is not None:
+        entries.append((data.datasets[0], data.eval_split, "eval"))
+    own = tokenizer.chat_template
+    return DataReport(
+        sources=tuple(
+            SourceReport(source.path, split, use, shard.found.format, shard.table.num_rows // each, shard.hit)
+            for (source, split, use), shard in zip(entries, read, strict=True)
+        ),
+        template=template.name if rendered else NO_TEMPLATE,
+        leaves_chat_template=template.name == NO_TEMPLATE and bool(own) and not adds_nothing(own),
+        train_rows=len(train),
+        eval_rows=int(held.sum()) // each,
+        dropped=tuple(dropped),
+        max_seq_length=limit,
+        kept_rows=int(kept.sum()) // each,
+        truncated_rows=int((kept & ~whole(store.lengths <= limit, each)).sum()) // each,
+        completion_tokens_cut=cut,
+        completion_share_cut=cut / int(trained),
+        duplicate_rows=duplicates,
+        contradicting_prompts=contradictions,
+        bos_share=_bos_share(store, kept, template.source if rendered else "", template, tokenizer),
+        eos_share=float(store.ends_trained(template.stop_ids(tokenizer), limit)[kept & store.ends].mean()),
+        split_rows=int((store.begins & ~store.ends).sum()),
+        split_parts=int((~(store.begins & store.ends)).sum()),
+        tokens=int(train.lengths.sum(dtype=np.int64)),
+        trained_tokens=int(train.trained.sum(dtype=np.int64)),
+        length_p50=p50,
+        length_p90=p90,
+        length_p99=p99,
+        length_max=int(store.lengths.max()),
+        special_tokens=special,
+        touching_rows=sum(shard.found.touching_rows for shard in read),
+        touching_example=next((shard.found.touching_example for shard in read if shard.found.touching_rows), ""),
+        special_places=tuple(place for shard in read for place in shard.found.special_places)[:SHOWN_PER_KIND],
+        system=_shared_system(read[: len(data.datasets)]),
+        pairs=isinstance(train, PairRows),
+    )
+
+
+def _same_questions(store: RowStore, kept: Bool, each: int) -> tuple[int, int]:
+    """Rows (or pairs) that stand there twice, and questions whose answers (or preferences) contradict each other."""
+    prompts, rows = store.prompt_keys[kept], store.row_keys[kept]
+    if each == 1:
+        return repeated(rows), contradicted(prompts, rows)
+    return repeated(pair_keys(rows[::2], rows[1::2])), both_ways_round(prompts, rows)
+
+
+def _shared_system(trained: list[Shard]) -> str:
+    """The system message that all rows of all sources have."""
+    systems = {system for shard in trained for system in shard.found.systems}
+    return systems.pop() if len(systems) == 1 else ""
+
+
+def _bos_share(
+    store: RowStore, kept: Bool, used: str, template: Template, tokenizer: PreTrainedTokenizerBase
+) -> float | None:
+    """Measured on the tokens themselves; ``None`` if neither the tokenizer nor the template in use write BOS."""
+    bos = tokenizer.bos_token_id
+    if bos is None or not (adds_bos(tokenizer) or "bos_token" in used):
+        return None
+    return float(store.begins_once(bos, ends_too=bos in template.stop_ids(tokenizer))[kept & store.begins].mean())
