@@ -7,6 +7,7 @@ import pytest
 from luthier import api
 from luthier.events.types import Architecture, Evaluated, Log, Notice, RunFinished, RunStarted
 from luthier.training import background, milestones
+from luthier.training.objective import Counted
 from tests.tiny import write_rows
 from tests.training.test_resume import config
 

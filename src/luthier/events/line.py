@@ -33,6 +33,7 @@ from luthier.events.types import (
     RunStarted,
     Sampled,
     TimeForecast,
+    rewards_of,
 )
 
 Value = int | float | str | bool | None
@@ -119,12 +120,14 @@ def _epoch(epoch: float, step: int) -> float:
 
 def _log(event: Log) -> str:
     speed = event.tokens_per_second
+    rewards = {name: round(value, 4) for name, value in rewards_of(event).items()}
     values: dict[str, Any] = {
         "loss": round(event.loss, 4),
         "grad_norm": significant(event.grad_norm, 4),
         "learning_rate": significant(event.learning_rate, 6),
         "epoch": _epoch(event.epoch, event.step),
         "step": event.step,
+        **rewards,
         "num_tokens": event.num_tokens,
         "tokens_per_second": round(speed, 1) if speed < 100 else _whole(speed),
         "memory_gib": round(event.memory_gib, 2),
@@ -137,6 +140,7 @@ def _evaluated(event: Evaluated) -> str:
     return str(
         {
             "eval_loss": round(event.eval_loss, 4),
+            **{f"eval_{name}": round(value, 4) for name, value in rewards_of(event).items()},
             "eval_runtime": round(event.eval_runtime, 2),
             "epoch": _epoch(event.epoch, event.step),
             "step": event.step,

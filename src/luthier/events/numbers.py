@@ -64,6 +64,31 @@ NUMBERS: dict[str, Number] = {
         "A layer that stays at 0 learns nothing; one far above all others decides alone how the gradient is clipped.",
         "concepts/gradients.md",
     ),
+    "rewards/chosen": Number(
+        "Of training on pairs (objective: dpo): beta times how much more probable the chosen answers are now than before "
+        "step 1 (the difference of the logarithms), a mean over the pairs since the line before.",
+        "It may fall below 0 as long as the rejected answers fall further: DPO looks at the difference alone. If it "
+        "falls far, chosen answers get improbable too: raise beta, lower learning_rate, or train on them first (sft).",
+        "concepts/preferences.md",
+    ),
+    "rewards/rejected": Number(
+        "The same of the rejected answers.",
+        "It should fall below rewards/chosen.",
+        "concepts/preferences.md",
+    ),
+    "rewards/margins": Number(
+        "How much further apart chosen and rejected answers are than before step 1: rewards/chosen less "
+        "rewards/rejected. It begins at 0.",
+        "It should rise. Does it stay at 0: a learning_rate three times higher. Does it rise on and on while "
+        "eval_rewards/accuracies no longer does: fewer epochs, or a larger beta.",
+        "concepts/preferences.md",
+    ),
+    "rewards/accuracies": Number(
+        "Of the pairs since the line before, the share whose chosen answer has the higher reward. Before step 1 there is "
+        "nothing to tell them by; then 0.5 would be chance.",
+        "Look at eval_rewards/accuracies, of pairs that are held out: if only this one rises, pairs are learned by heart.",
+        "concepts/preferences.md",
+    ),
     "epoch": Number(
         "How often all rows have been trained on: 1.5 is one and a half times.", "", "concepts/epoch-and-steps.md"
     ),

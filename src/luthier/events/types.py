@@ -172,6 +172,21 @@ class TimeForecast(Event):
     """Mean relative distance of these steps from the fit; nan: unknown."""
 
 
+REWARDS = {
+    "reward_chosen": "rewards/chosen",
+    "reward_rejected": "rewards/rejected",
+    "reward_margin": "rewards/margins",
+    "reward_accuracy": "rewards/accuracies",
+}
+"""Fields of `Log` and `Evaluated` that only `objective: dpo` fills -> what TRL, and so the log, calls them."""
+
+
+def rewards_of(event: Log | Evaluated) -> dict[str, float]:
+    """Those that are there, under the names of the log."""
+    told = {name: getattr(event, field) for field, name in REWARDS.items()}
+    return {name: value for name, value in told.items() if value is not None}
+
+
 @dataclass(frozen=True)
 class Log(Event):
     """One log step: the mean since the one before."""

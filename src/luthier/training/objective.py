@@ -8,9 +8,9 @@ r"""What the loss of a pass is a sum over: trained tokens (`sft`), or pairs of a
 
     d loss / d log p(chosen) = -beta sigmoid(-margin) = - d loss / d log p(rejected)             where s = 0
 
-So a step of `dpo` is one of `sft` whose tokens count by their pair: those of chosen answers more, those of rejected ones
-less than nothing, and all the less the better the pair is told apart already. Before step 1 every margin is 0 and the
-loss log 2 = 0.693.
+So a step of `dpo` is one of `sft` whose tokens count by their pair: those of chosen answers for, those of rejected ones
+against, and all of them less the better the pair is told apart already. Before step 1 every margin is 0 and the loss
+log 2 = 0.693.
 
 The log-probability of an answer is the sum over its trained tokens; a longer answer has a lower one, which p_0 takes
 off again. Sums over tokens, rewards and margins are computed in float64: they are small differences of large numbers.

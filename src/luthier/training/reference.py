@@ -77,7 +77,9 @@ def ask_reference(job: Run) -> Iterator[Event]:
 
 def _of_all(job: Run, rows: PairRows, what: str) -> Generator[Notice, None, torch.Tensor | None]:
     """The losses (P, 2) of all pairs, with word of how far it is; None after a stop."""
-    yield Notice("info", f"asking the model for both answers of {len(rows):,} {what}, once: training is compared with it")
+    yield Notice(
+        "info", f"asking the model as it is for both answers of {len(rows):,} {what}: the reference of training"
+    )
     losses: dict[int, list[float]] = {}
     said, at_once = time.monotonic(), _PAIRS_AT_ONCE * world_size()
     for start in range(0, len(rows), at_once):

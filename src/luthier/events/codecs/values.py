@@ -17,7 +17,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from luthier.events.types import Evaluated, Log, RunFinished
+from luthier.events.types import REWARDS, Evaluated, Log, RunFinished
 
 _TOKENS = ("num_tokens", "num_input_tokens_seen", "total_tokens", "tokens/total")
 _MEMORY = (
@@ -80,6 +80,7 @@ def log(
         step_seconds=or_else(number(values, "step_seconds"), step_seconds),
         memory_gib=number(values, *_MEMORY),
         remaining_seconds=or_else(number(values, "eta_seconds"), remaining_seconds),
+        **_rewards(values, ""),
     )
 
 
@@ -93,7 +94,13 @@ def evaluated(values: Mapping[str, Any], step: int, best: float) -> Evaluated:
         eval_tokens=0,
         eval_runtime=number(values, "eval_runtime", "eval_runtime_seconds"),
         best=math.isfinite(loss) and not loss >= best,
+        **_rewards(values, "eval_"),
     )
+
+
+def _rewards(values: Mapping[str, Any], prefix: str) -> dict[str, float]:
+    """Those of a run that learns from pairs of answers."""
+    return {field: number(values, prefix + name) for field, name in REWARDS.items() if prefix + name in values}
 
 
 def finished(values: Mapping[str, Any], step: int, num_tokens: int = 0, memory_gib: float = math.nan) -> RunFinished:

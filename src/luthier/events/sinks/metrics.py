@@ -6,7 +6,7 @@ import math
 from dataclasses import fields
 
 from luthier.events.numbers import NUMBERS
-from luthier.events.types import Evaluated, Event, Gradients, Log, Machine, RunFinished, Timing
+from luthier.events.types import Evaluated, Event, Gradients, Log, Machine, RunFinished, Timing, rewards_of
 
 
 def metrics(event: Event) -> dict[str, float]:
@@ -23,10 +23,12 @@ def metrics(event: Event) -> dict[str, float]:
                 "perf/trained_tokens_per_second": event.trained_tokens_per_second,
                 "perf/step_seconds": event.step_seconds,
                 "perf/memory_gib": event.memory_gib,
+                **{f"train/{name}": value for name, value in rewards_of(event).items()},
             }
         case Evaluated():
             best = {"eval/best_loss": event.eval_loss} if event.best else {}
-            return {"eval/loss": event.eval_loss, "eval/runtime_seconds": event.eval_runtime, **best}
+            rewards = {f"eval/{name}": value for name, value in rewards_of(event).items()}
+            return {"eval/loss": event.eval_loss, "eval/runtime_seconds": event.eval_runtime, **best, **rewards}
         case Timing() | Machine():
             group = "time" if isinstance(event, Timing) else "machine"
             values = {field.name: getattr(event, field.name) for field in fields(event) if field.name != "step"}
@@ -58,6 +60,7 @@ _ELSEWHERE = {
 
 def described(tag: str) -> str:
     """What the number of a tag is, and what to do when it is not well."""
-    group, name = tag.split("/")[:2]
+    group, name, *rest = tag.split("/")
+    name = "/".join([name, *rest]) if name == "rewards" else name
     told = NUMBERS[_ELSEWHERE.get(f"{group}/{name}", name)]
     return f"{told.idea} {told.care}".rstrip()
