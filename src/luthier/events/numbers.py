@@ -65,8 +65,8 @@ NUMBERS: dict[str, Number] = {
         "concepts/gradients.md",
     ),
     "rewards/chosen": Number(
-        "Of training on pairs (objective: dpo): beta times how much more probable the chosen answers are now than before "
-        "step 1 (the difference of the logarithms), a mean over the pairs since the line before.",
+        "Of training on pairs (objective: dpo): beta times how much more probable the chosen answers are now than they "
+        "were before step 1 (the difference of the logarithms), a mean over the pairs since the line before.",
         "It may fall below 0 as long as the rejected answers fall further: DPO looks at the difference alone. If it "
         "falls far, chosen answers get improbable too: raise beta, lower learning_rate, or train on them first (sft).",
         "concepts/preferences.md",
@@ -84,9 +84,10 @@ NUMBERS: dict[str, Number] = {
         "concepts/preferences.md",
     ),
     "rewards/accuracies": Number(
-        "Of the pairs since the line before, the share whose chosen answer has the higher reward. Before step 1 there is "
-        "nothing to tell them by; then 0.5 would be chance.",
-        "Look at eval_rewards/accuracies, of pairs that are held out: if only this one rises, pairs are learned by heart.",
+        "Of the pairs since the line before, the share whose chosen answer has the higher reward. 0.5 is chance; in the "
+        "first step no answer has a reward yet.",
+        "Look at eval_rewards/accuracies, of pairs that are held out: if only this one rises, pairs are learned by "
+        "heart.",
         "concepts/preferences.md",
     ),
     "epoch": Number(
