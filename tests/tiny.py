@@ -80,3 +80,16 @@ def write_rows(path: Path, count: int, seed: int = 0) -> None:
                 "output": f"def f{index}(x):\n    return " + " + ".join(rng.choices(WORDS, k=rng.randint(1, 12))),
             }
             file.write(json.dumps(row) + "\n")
+
+
+def write_pairs(path: Path, count: int, seed: int = 0) -> None:
+    """Write `count` preference rows as JSON lines; chosen and rejected answers differ in a way that can be learned."""
+    rng = random.Random(seed)
+    with path.open("w", encoding="utf-8") as file:
+        for index in range(count):
+            row = {
+                "prompt": f"Write a function number {index} to " + " ".join(rng.choices(WORDS, k=rng.randint(2, 9))),
+                "chosen": "return " + " + ".join(rng.choices(WORDS, k=rng.randint(1, 9))),
+                "rejected": "print " + " ".join(rng.choices(WORDS, k=rng.randint(1, 12))),
+            }
+            file.write(json.dumps(row) + "\n")

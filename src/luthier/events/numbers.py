@@ -84,8 +84,8 @@ NUMBERS: dict[str, Number] = {
         "concepts/preferences.md",
     ),
     "rewards/accuracies": Number(
-        "Of the pairs since the line before, the share whose chosen answer has the higher reward. 0.5 is chance; in the "
-        "first step no answer has a reward yet.",
+        "Of the pairs since the line before, the share whose chosen answer has the higher reward. 0.5 is chance; in "
+        "the first step no answer has a reward yet.",
         "Look at eval_rewards/accuracies, of pairs that are held out: if only this one rises, pairs are learned by "
         "heart.",
         "concepts/preferences.md",
