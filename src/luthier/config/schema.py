@@ -189,7 +189,8 @@ class TrainingSection(Section):
     both is found out before the first step. false: plain torch."""
     cuda_graphs: bool = True
     """With kernels and in 16 bits, record whole passes and replay them, so that the GPU never waits for Python. For it
-    batches are padded to few sizes, which changes rounding at most. false: launch each pass anew."""
+    batches are padded to few sizes, which changes rounding at most. false: launch each pass anew, as passes of pairs
+    (`objective: dpo`) are."""
     gradient_checkpointing: bool | Literal["auto"] = "auto"
     """Keep only each layer's input and compute the rest again in the backward pass: far less memory for one more
     forward pass, which is a third more time in full fine-tuning and up to a half with an adapter. `auto`: for as many

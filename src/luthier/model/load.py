@@ -156,8 +156,10 @@ def _reason(error: Exception) -> str:
 
 
 def _proven(model: nn.Module, plan: Plan, dtype: torch.dtype, pieces: Pieces) -> LeanDecoder:
-    records = plan.config.training.cuda_graphs and plan.machine.device == "cuda" and pieces is not PLAIN
-    recorder = CudaRecorder() if records else None
+    training = plan.config.training
+    records = training.cuda_graphs and plan.machine.device == "cuda" and pieces is not PLAIN
+    # what tokens of a pair count is known after the forward pass, so a whole pass is no one function of its batch
+    recorder = CudaRecorder() if records and training.objective == "sft" else None
     lean = LeanDecoder(unwrap(model), dtype, keep_unpacked=plan.unpack_once, pieces=pieces, recorder=recorder)
     with autocast(plan):
         prove_lean(model, lean, dtype)

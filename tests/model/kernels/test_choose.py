@@ -52,6 +52,21 @@ def test_loss_and_every_gradient_are_those_of_the_models_own_layers(triton, kind
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_gradients_of_a_function_of_the_tokens_losses_are_those_of_plain_torch(triton, dtype):
+    model, batch = build(dtype=dtype).to(DEVICE), collate_packed(rows(3)).to(torch.device(DEVICE))
+    found = []
+    for pieces in (triton, PLAIN):
+        decoder = LeanDecoder(model.get_base_model(), dtype, pieces=pieces)
+        losses = decoder.token_losses(batch.model_inputs(), batch.positions_N, batch.targets_N)
+        weights = torch.linspace(-1, 2, len(losses), device=DEVICE)
+        found.append((losses.detach().clone(), gradients(model, ((losses * weights).sum() / 100).sigmoid())))
+    (ours, own), (theirs, other) = found
+    rounding = 1e-5 if dtype is torch.float32 else 0.05
+    torch.testing.assert_close(ours, theirs, rtol=rounding, atol=rounding)
+    assert worst(own, other) < (1e-4 if dtype is torch.float32 else 0.1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_the_proof_passes(triton, dtype):
     model = build(dtype=dtype).to(DEVICE)
     with torch.autocast(DEVICE, dtype=torch.bfloat16, enabled=dtype is torch.bfloat16):
