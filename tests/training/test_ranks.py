@@ -32,7 +32,7 @@ from luthier.training import alike
 from luthier.training.checkpoint import checkpoints
 from luthier.training.identity import same_on_all_ranks
 from luthier.training.optimizer import gradient_norm
-from tests.tiny import write_rows
+from tests.tiny import write_pairs, write_rows
 from tests.torture.outcome import FORKS
 from tests.torture.runs import config, losses, weights
 
@@ -281,6 +281,19 @@ def test_the_same_in_4_bits_on_the_lean_path_and_in_full_fine_tuning(tmp_path, t
         assert start(n, values) == [0] * n
         curves.append(curve(tmp_path / str(n)))
     assert curves[1] == pytest.approx(curves[0], rel=1e-5)
+
+
+@pytest.mark.slow
+def test_pairs_on_two_ranks_train_what_one_trains(tmp_path, tiny_model_dir):
+    write_pairs(tmp_path / "pairs.jsonl", 40)
+    folders = [tmp_path / str(n) for n in (1, 2)]
+    for n, folder in enumerate(folders, 1):
+        values = of_ranks(n, folder, tiny_model_dir, tmp_path / "pairs.jsonl", max_steps=6, objective="dpo")
+        assert start(n, values) == [0] * n
+    for event, field in (("log", "loss"), ("log", "reward_margin"), ("evaluated", "eval_loss")):
+        one, two = (told(folder, event, field) for folder in folders)
+        assert len(one) > 1 and two == pytest.approx(one, abs=1e-5)
+    assert told(folders[1], "evaluated", "reward_accuracy") == told(folders[0], "evaluated", "reward_accuracy")
 
 
 @pytest.mark.parametrize("fault", ["kill", "error"])
