@@ -51,9 +51,9 @@ A_LARGE_BASE = 100e6
 """Parameters from which a base wants the learning rates that are usual for adapters; tiny ones learn with more."""
 HIGH_FOR_A_LARGE_BASE = 1e-3
 HIGH_FOR_PAIRS = {"lora": (1e-4, "5e-6 to 5e-5", "5e-6"), "full": (1e-5, "5e-7 to 5e-6", "5e-7")}
-"""With DPO on such a base: from where a rate is high, what is usual, and a good start. TRL's own runs take 5e-6 with LoRA and 5e-7
-without, and its DPOConfig 1e-6 by default (trl/scripts/dpo.py, trl/trainer/dpo_config.py); the examples of Axolotl,
-LLaMA-Factory and Unsloth take 5e-6 to 5e-5 with LoRA."""
+"""With DPO on such a base: from where a rate is high, what is usual, and a good start. TRL's own runs take 5e-6 with
+LoRA and 5e-7 without, and its DPOConfig 1e-6 by default (trl/scripts/dpo.py, trl/trainer/dpo_config.py); the examples
+of Axolotl, LLaMA-Factory and Unsloth take 5e-6 to 5e-5 with LoRA."""
 MOST_LEFT = 0.02
 """Of the rows: so few are no matter."""
 LORA_KEYS = (
