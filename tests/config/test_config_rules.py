@@ -60,6 +60,11 @@ PROVOKED = [
     ("E-CFG-037", ["fsdp=true"], {"machine": {"device": "mps"}}, ["fsdp", "mps"]),
     ("E-CFG-038", ["gradient_checkpointing=true", "lean_path=false"],
      {"model": {"supports_gradient_checkpointing": False}}, ["gradient_checkpointing", "LlamaForCausalLM"]),
+    ("E-CFG-039", ["objective=dpo", "completion_only_loss=false"], {}, ["objective: \"dpo\"", "completion_only_loss"]),
+    ("E-CFG-039", ["objective=dpo", "overlong_rows=split"], {}, ["objective", "overlong_rows"]),
+    ("E-CFG-039", ["objective=dpo", "fsdp=true"], {"machine": {"world_size": 2}}, ["objective", "fsdp"]),
+    ("E-CFG-031", ["objective=dpo", "learning_rate=5e-6"], {"tokens": 3000, "data": {"pairs": True}},
+     ["largest pair has 3,600 tokens", "max_seq_length"]),
     ("E-CFG-036", ["fsdp=true", "base_precision=fp8"], {"machine": {"world_size": 2}}, ["base_precision", "fsdp"]),
     ("E-CFG-034", ["fsdp=true", "lean_path=true"], {"machine": {"world_size": 2}}, ["lean_path", "fsdp"]),
 ]  # fmt: skip
@@ -81,8 +86,8 @@ def test_the_headline_facts_provoke_nothing(plan):
 
 
 def test_every_rule_that_refuses_is_provoked_here():
-    assert len(RULES) == 19
-    assert len({code for code, *_ in PROVOKED}) == 19
+    assert len(RULES) == 20
+    assert len({code for code, *_ in PROVOKED}) == 20
 
 
 def test_all_errors_are_told_at_once(plan):
@@ -114,6 +119,9 @@ def test_the_place_of_a_clash_is_the_line_that_the_user_wrote(plan):
         (["init_lora_weights=pissa"], {}),
         (["lora_alpha=64", "r=256", "use_rslora=true"], {}),
         (["max_tokens_per_micro_batch=1800"], {}),
+        (["objective=dpo", "learning_rate=5e-5", "beta=0.3", "overlong_rows=truncate"], {"data": {"pairs": True}}),
+        (["objective=dpo", "learning_rate=5e-6", "finetuning_type=full"], {}),
+        (["objective=dpo"], {"model": {"parameters": 5_800_000}}),
         (["packing=true", "r=100000", "warmup_steps=100000"], {"model": None, "data": None}),
     ],
 )
@@ -127,6 +135,14 @@ WARNED = [
     (["learning_rate=0.02"], {}, "very high for an adapter"),
     (["learning_rate=2e-3"], {}, "0.002 (override) is high for an adapter on a base of 1,236 million parameters; 1e-4"),
     (["learning_rate=2e-3", "finetuning_type=full"], {}, "very high for full fine-tuning"),
+    (["objective=dpo"], {}, "is high for DPO with an adapter; 5e-6 to 5e-5 is usual, and 5e-6 a good start"),
+    (
+        ["objective=dpo", "learning_rate=5e-5", "finetuning_type=full"],
+        {},
+        "5e-7 to 5e-6 is usual, and 5e-7 a good",
+    ),
+    (["beta=0.3"], {}, "beta: 0.3 (override) has no effect: objective is sft."),
+    (["label_smoothing=0.1"], {}, "label_smoothing: 0.1 (override) has no effect: objective is sft."),
     (["dtype=float16"], {}, "has not been measured"),
     (["lora_alpha=160"], {}, "scales the adapter by 10"),
     (["warmup_steps=5", "warmup_ratio=0.1"], {}, "warmup_ratio: 0.1"),
@@ -206,7 +222,7 @@ def test_e_cfg_025_a_file_that_asks_for_the_best_of_nothing(plan):
 
 
 def test_every_advice_is_provoked_here():
-    assert len(WARNED) == len(ADVICE) + 3  # one more rule warns (bfloat16 on CPU); one advice is shown three times
+    assert len(WARNED) == len(ADVICE) + 5  # one more rule warns (bfloat16 on CPU); one advice is shown five times
 
 
 def test_keys_with_their_default_are_never_called_useless(plan):

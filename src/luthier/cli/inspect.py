@@ -27,8 +27,9 @@ def inspect(
 
     Example: luthier inspect configs/quickstart.yaml --row 3
 
-    Without --row: the longest row, the shortest, and three that chance picks. With --step the model is loaded:
-    p and loss of each trained token, gradient, clipping, AdamW's arithmetic, and the same row after the step.
+    Without --row: the longest row, the shortest, and three that chance picks; of pairs both answers. With --step the
+    model is loaded: p and loss of each trained token, gradient, clipping, AdamW's arithmetic, and the same row after
+    the step.
     """
     if step and (len(row) != 1 or html):
         raise typer.BadParameter("--step takes one row, and prints it: --row N --step")
@@ -45,10 +46,10 @@ def inspect(
     from luthier.events.console import open_console
     from luthier.gate.page import page
     from luthier.gate.screen import show_lengths, show_rows
-    from luthier.gate.xray import length_bars, telling_rows, xray
+    from luthier.gate.xray import length_bars, telling_rows, xrays
 
     subject = api.gathered(loaded).subject
-    rows = [xray(subject, number) for number in row] or telling_rows(subject)
+    rows = [shown for number in row for shown in xrays(subject, number)] or telling_rows(subject)
     bars, limit = length_bars(subject), subject.data.train.limit
     if html:
         write_text(html, page(rows, bars, limit), "--html")

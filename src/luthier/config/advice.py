@@ -50,6 +50,10 @@ def _has_no_prompts(case: Case) -> bool:
 A_LARGE_BASE = 100e6
 """Parameters from which a base wants the learning rates that are usual for adapters; tiny ones learn with more."""
 HIGH_FOR_A_LARGE_BASE = 1e-3
+HIGH_FOR_PAIRS = {"lora": (1e-4, "5e-6 to 5e-5", "5e-6"), "full": (1e-5, "5e-7 to 5e-6", "5e-7")}
+"""With DPO on such a base: from where a rate is high, what is usual, and a good start. TRL's own runs take 5e-6 with
+LoRA and 5e-7 without, and its DPOConfig 1e-6 by default (trl/scripts/dpo.py, trl/trainer/dpo_config.py); the examples
+of Axolotl, LLaMA-Factory and Unsloth take 5e-6 to 5e-5 with LoRA."""
 MOST_LEFT = 0.02
 """Of the rows: so few are no matter."""
 LORA_KEYS = (
@@ -76,6 +80,9 @@ def _high_rate(case: Case) -> Finding:
     if rate > limit:
         return f"{said} is very high for {kind}; {usual} is usual, and above {number(limit)} the loss mostly blows up."
     size = case.model.parameters if case.model else 0
+    high, for_pairs, start = HIGH_FOR_PAIRS["full" if full else "lora"]
+    if case.get("training.objective") == "dpo" and rate > high and size > A_LARGE_BASE:
+        return f"{said} is high for DPO with {kind}; {for_pairs} is usual, and {start} a good start."
     if not full and rate > HIGH_FOR_A_LARGE_BASE and size > A_LARGE_BASE:
         base = f"a base of {size / 1e6:,.0f} million parameters"
         return f"{said} is high for an adapter on {base}; {usual} is usual, and 2e-4 a good start."
@@ -124,8 +131,9 @@ def _rows_left_over(case: Case) -> Finding:
         return None
     where = "are never seen" if epochs <= 1 else "are not seen in the last epoch"
     return (
-        f"{left:,} of {rows:,} rows {where}: {case.said('training.num_train_epochs')} is {steps_in_words(steps)}, and "
-        f"they would fill a part of one more. max_steps: {steps + 1} trains on them, too, as does a smaller batch."
+        f"{left:,} of {rows:,} {case.data.unit} {where}: {case.said('training.num_train_epochs')} is "
+        f"{steps_in_words(steps)}, and they would fill a part of one more. max_steps: {steps + 1} trains on them, too, "
+        "as does a smaller batch."
     )
 
 
@@ -144,6 +152,10 @@ ADVICE: tuple[Rule, ...] = (
     *(
         _unused(f"quantization.{key}", "load_in_4bit is false", _is_16_bit)
         for key in ("bnb_4bit_quant_type", "bnb_4bit_use_double_quant")
+    ),
+    *(
+        _unused(f"dpo.{key}", "objective is sft", lambda c: bool(c.get("training.objective") == "sft"))
+        for key in ("beta", "label_smoothing")
     ),
     _unused(
         "training.decay_ratio",

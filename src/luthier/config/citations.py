@@ -129,7 +129,17 @@ _FSDP = Reference(
     "journal = {Proceedings of the VLDB Endowment}", "2304.11277", "volume = {16}, number = {12}, pages = {3848--3860}",
 )  # fmt: skip
 
+_DPO = Reference(
+    "rafailov2023dpo",
+    "Rafailov, Rafael and Sharma, Archit and Mitchell, Eric and Ermon, Stefano and Manning, Christopher D. and "
+    "Finn, Chelsea",
+    "Direct Preference Optimization: Your Language Model is Secretly a Reward Model", 2023,
+    "booktitle = {Advances in Neural Information Processing Systems}", "2305.18290",
+    "volume = {36}, pages = {53728--53741}",
+)  # fmt: skip
+
 METHODS: dict[tuple[str, object], tuple[str, Reference]] = {
+    ("training.objective", "dpo"): ("DPO", _DPO),
     ("training.finetuning_type", "lora"): ("LoRA", _LORA),
     ("lora.use_rslora", True): ("rsLoRA", _RSLORA),
     ("lora.use_dora", True): ("DoRA", _DORA),

@@ -95,14 +95,15 @@ def _examples_per_step(config: Config, data: DataFacts | None, world_size: int) 
     how = f"{t.per_device_train_batch_size} x {t.gradient_accumulation_steps} accumulation x {world_size} {devices}"
     if data is None or not 0 < data.train_rows < asked:
         return Number(asked, f"{how} = {asked:,} examples a step")
-    return Number(data.train_rows, f"{how} = {asked:,}, and there are {data.train_rows:,}: all rows in each step")
+    there = f"there are {data.train_rows:,}: all {data.unit} in each step"
+    return Number(data.train_rows, f"{how} = {asked:,}, and {there}")
 
 
 def _steps_per_epoch(data: DataFacts | None, examples: int) -> Number:
     if data is None:
         return Number(0.0, UNKNOWN_DATA)
     steps = data.train_rows / examples
-    return Number(steps, f"{data.train_rows:,} rows / {examples:,} = {steps:,.1f} steps an epoch")
+    return Number(steps, f"{data.train_rows:,} {data.unit} / {examples:,} = {steps:,.1f} steps an epoch")
 
 
 def _total(config: Config, data: DataFacts | None, examples: int) -> Number:
@@ -116,12 +117,12 @@ def _total(config: Config, data: DataFacts | None, examples: int) -> Number:
     steps = max(1, math.floor(exact + _EPS))
     rows = data.train_rows + data.eval_rows
     share = 1 - config.data.val_set_size
-    head = f"{data.train_rows:,} rows"
+    head = f"{data.train_rows:,} {data.unit}"
     if data.eval_rows and config.data.eval_split is None:
-        head = f"{rows:,} rows - {data.eval_rows:,} held out = {data.train_rows:,}; {data.train_rows:,}"
+        head = f"{rows:,} {data.unit} - {data.eval_rows:,} held out = {data.train_rows:,}; {data.train_rows:,}"
         by_share = max(1, math.floor(rows * share * t.num_train_epochs / examples + _EPS))
         if config.data.val_set_size < 1 and by_share == steps:
-            head = f"{rows:,} rows x {number(round(share, 6))}"
+            head = f"{rows:,} {data.unit} x {number(round(share, 6))}"
     least = " (at least 1)" if exact < 1 else ""
     return Number(steps, f"{head} x {number(t.num_train_epochs)} / {examples:,} = {steps_in_words(steps)}{least}")
 

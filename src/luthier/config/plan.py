@@ -30,6 +30,11 @@ class DataFacts:
     of one answer with its prompt in either case."""
 
     @property
+    def unit(self) -> str:
+        """What is counted: `rows` or `pairs`."""
+        return "pairs" if self.pairs else "rows"
+
+    @property
     def largest_example_tokens(self) -> int:
         """What one example takes of a pass at most: a row, or a pair padded to the longer of its two."""
         return self.longest_row_tokens * (2 if self.pairs else 1)

@@ -199,8 +199,11 @@ def _every(steps: int) -> str:
 def _trained(plan: Plan) -> str:
     c = plan.config
     count = plan.model.trainable_parameters if plan.model else None
+    dpo = f"; DPO with beta {number(c.dpo.beta)}" if c.training.objective == "dpo" else ""
+    dpo += f" and {number(c.dpo.label_smoothing)} of label smoothing" * bool(dpo and c.dpo.label_smoothing)
     if c.training.finetuning_type == "full":
-        return f"every weight, {count:,} in all." if count else "every weight; counted once the model can be read."
+        size = f"{count:,} in all" if count else "counted once the model can be read"
+        return f"every weight, {size}{dpo}."
     size = "trained parameters are counted once the model can be read"
     if count is not None:
         size = f"{count:,} trained parameters"
@@ -209,19 +212,22 @@ def _trained(plan: Plan) -> str:
     scale = c.lora.lora_alpha / (c.lora.r**0.5 if c.lora.use_rslora else c.lora.r)
     targets = c.lora.target_modules if isinstance(c.lora.target_modules, str) else ", ".join(c.lora.target_modules)
     kind = "DoRA" if c.lora.use_dora else "LoRA"
-    return f"{kind} of rank {c.lora.r}, scale {number(round(scale, 4))}, on {targets}; {size}."
+    return f"{kind} of rank {c.lora.r}, scale {number(round(scale, 4))}, on {targets}; {size}{dpo}."
 
 
 def _data(plan: Plan) -> str:
     paths = ", ".join(source.path for source in plan.config.data.datasets)
-    learned = "the answers only" if plan.config.data.completion_only_loss else "prompts and answers"
+    learned = "the answers only are" if plan.config.data.completion_only_loss else "prompts and answers are"
+    learned = f"{learned} learned"
+    if plan.config.training.objective == "dpo":
+        learned = "the chosen answer of each pair is preferred to the rejected one"
     if plan.data is None:
-        return f"{paths}; rows are counted once they can be read; {learned} are learned."
+        return f"{paths}; rows are counted once they can be read; {learned}."
     d = plan.data
+    longest = "longest answer with its prompt" if d.pairs else "longest row"
     return (
-        f"{paths}: {d.train_rows:,} rows to train on, {d.eval_rows:,} held out, template {d.template}; {learned} are "
-        f"learned ({d.trained_tokens:,} of {d.train_tokens:,} tokens an epoch); "
-        f"longest row {d.longest_row_tokens:,} tokens."
+        f"{paths}: {d.train_rows:,} {d.unit} to train on, {d.eval_rows:,} held out, template {d.template}; {learned} "
+        f"({d.trained_tokens:,} of {d.train_tokens:,} tokens an epoch); {longest} {d.longest_row_tokens:,} tokens."
     )
 
 

@@ -82,8 +82,8 @@ def _tokens(config: Config, passes: Passes | None, data: DataFacts | None) -> Nu
         rows = max(t.per_device_train_batch_size, config.evaluation.per_device_eval_batch_size or 1)
         if data is None:
             return Number(0, UNKNOWN_DATA)
-        longest = data.longest_row_tokens
-        return Number(rows * longest, f"auto is false: {rows:,} rows of at most {longest:,} tokens")
+        longest = data.largest_example_tokens
+        return Number(rows * longest, f"auto is false: {rows:,} {data.unit} of at most {longest:,} tokens")
     wanted = t.max_tokens_per_micro_batch
     if passes is not None and passes.lowered:
         return Number(passes.micro_batch_tokens, passes.how)

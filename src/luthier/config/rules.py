@@ -186,6 +186,20 @@ def _fsdp(case: Case) -> Finding:
     return None
 
 
+def _dpo(case: Case) -> Finding:
+    if case.get("training.objective") != "dpo":
+        return None
+    refused = {  # another key, whether it stands in the way, and what to write for it
+        "data.completion_only_loss": (not case.get("data.completion_only_loss"), "completion_only_loss: true"),
+        "data.overlong_rows": (case.get("data.overlong_rows") == "split", "overlong_rows: drop"),
+        "training.fsdp": (case.get("training.fsdp") and case.machine.world_size > 1, "fsdp: false"),
+    }
+    for key, (clashes, fix) in refused.items():
+        if clashes:
+            return case.clash("E-CFG-039", "training.objective", key, f"{fix} (or objective: sft)")
+    return None
+
+
 def _no_evaluation(case: Case) -> tuple[str, str] | None:
     """The key that leaves nothing to evaluate and what to write, or None when there is something."""
     if case.get("evaluation.eval_steps") == 0:
@@ -269,20 +283,23 @@ def _warmup(case: Case) -> Finding:
 
 
 def _longest_row(case: Case) -> Finding:
-    if case.data is None or not case.tokens or case.tokens >= case.data.longest_row_tokens:
+    if case.data is None or not case.tokens or case.tokens >= case.data.largest_example_tokens:
         return None
-    longest = case.data.longest_row_tokens
-    found = f"the longest row has {longest:,} tokens ({case.said('data.max_seq_length')})"
+    longest = case.data.largest_example_tokens
+    what = "largest pair" if case.data.pairs else "longest row"
+    found = f"the {what} has {longest:,} tokens ({case.said('data.max_seq_length')})"
     if case.get("training.max_tokens_per_micro_batch") == "auto":
         found = f"memory holds {case.tokens:,} tokens, but {found}"
-        return case.wrong("E-CFG-031", "training.max_tokens_per_micro_batch", found, f"max_seq_length: {case.tokens}")
+        rows = longest // case.data.longest_row_tokens
+        fix = f"max_seq_length: {case.tokens // rows}"
+        return case.wrong("E-CFG-031", "training.max_tokens_per_micro_batch", found, fix)
     fix = f"max_tokens_per_micro_batch: {longest} (or a lower max_seq_length)"
     return case.wrong("E-CFG-031", "training.max_tokens_per_micro_batch", found, fix)
 
 
 RULES: tuple[Rule, ...] = (
     _four_bit_full, _four_bit_from_scratch, _from_scratch_lora, _bitsandbytes, _dtype, _packing, _lean, _checkpointing,
-    _fp8, _fsdp, _patience, _best_model, _val_set_size, _rate_floor, _paged_optimizer, _pissa, _rank, _warmup,
+    _fp8, _fsdp, _dpo, _patience, _best_model, _val_set_size, _rate_floor, _paged_optimizer, _pissa, _rank, _warmup,
     _longest_row,
 )  # fmt: skip
 

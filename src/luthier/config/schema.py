@@ -203,8 +203,8 @@ class TrainingSection(Section):
     not fit fails at once. `auto`: unless the run is so short that it would be more than a twentieth of it."""
     learning_rate: Annotated[float, Field(gt=0)] = 2e-4
     """How far one step moves a weight, at its peak: with AdamW by about this much, or by a few times as much after a
-    sudden long gradient (max_grad_norm). Adapters: 1e-4 to 5e-4; all weights: 1e-5 to 5e-5. The loss jumps: a third of
-    it; it hardly moves: three times as much."""
+    sudden long gradient (max_grad_norm). Adapters: 1e-4 to 5e-4; all weights: 1e-5 to 5e-5; a tenth of either, or
+    less, with `objective: dpo`. The loss jumps: a third of it; it hardly moves: three times as much."""
     lr_scheduler_type: Schedule = "cosine"
     """How the learning rate falls: `cosine`, `linear`, `constant`, or `wsd` (warm up, stay, then decay)."""
     min_learning_rate: Annotated[float, Field(ge=0)] = 0.0

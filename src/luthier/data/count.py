@@ -11,7 +11,7 @@ import numpy as np
 
 from luthier.config.schema import DataSection
 from luthier.data.cache import Shard
-from luthier.data.pairs import ROWS_OF_A_PAIR, PairRows, both_ways_round, pair_keys, whole
+from luthier.data.pairs import PairRows, both_ways_round, pair_keys, whole
 from luthier.data.problems import SHOWN_PER_KIND
 from luthier.data.report import DataReport, Dropped, SourceReport
 from luthier.data.rows import Bool, RowStore, TokenRows
@@ -44,8 +44,7 @@ def count(
         tokenizer: The model's.
         read: Shards of the sources, that of `eval_split` last.
     """
-    store, limit = train.store, data.max_seq_length
-    each = ROWS_OF_A_PAIR if isinstance(train, PairRows) else 1
+    store, limit, each = train.store, data.max_seq_length, train.each
     trained = store.trained_within(int(store.lengths.max()))[kept].sum(dtype=np.int64)
     cut = int(trained - store.trained_within(limit)[kept].sum(dtype=np.int64))
     p50, p90, p99 = (int(value) for value in np.percentile(store.lengths, [50, 90, 99], method="higher"))
@@ -54,6 +53,7 @@ def count(
     for shard in read:
         for token, rows in shard.found.special_tokens.items():
             special[token] = special.get(token, 0) + rows
+    ended = store.ends_trained(template.stop_ids(tokenizer), limit)
     duplicates, contradictions = _same_questions(store, kept & store.begins, each)
     entries = [*((source, source.split, "train") for source in data.datasets)]
     if data.eval_split is not None:
@@ -76,8 +76,8 @@ def count(
         completion_share_cut=cut / int(trained),
         duplicate_rows=duplicates,
         contradicting_prompts=contradictions,
-        bos_share=_bos_share(store, kept, template.source if rendered else "", template, tokenizer),
-        eos_share=float(store.ends_trained(template.stop_ids(tokenizer), limit)[kept & store.ends].mean()),
+        bos_share=_bos_share(train, kept, template.source if rendered else "", template, tokenizer),
+        eos_share=float(whole(ended, each)[kept & store.ends].mean()),
         split_rows=int((store.begins & ~store.ends).sum()),
         split_parts=int((~(store.begins & store.ends)).sum()),
         tokens=int(train.lengths.sum(dtype=np.int64)),
@@ -92,6 +92,7 @@ def count(
         special_places=tuple(place for shard in read for place in shard.found.special_places)[:SHOWN_PER_KIND],
         system=_shared_system(read[: len(data.datasets)]),
         pairs=isinstance(train, PairRows),
+        chosen_tokens=int(store.trained_within(limit)[train.chosen].sum(dtype=np.int64)),
     )
 
 
@@ -110,10 +111,11 @@ def _shared_system(trained: list[Shard]) -> str:
 
 
 def _bos_share(
-    store: RowStore, kept: Bool, used: str, template: Template, tokenizer: PreTrainedTokenizerBase
+    train: TokenRows | PairRows, kept: Bool, used: str, template: Template, tokenizer: PreTrainedTokenizerBase
 ) -> float | None:
     """Measured on the tokens themselves; ``None`` if neither the tokenizer nor the template in use write BOS."""
     bos = tokenizer.bos_token_id
     if bos is None or not (adds_bos(tokenizer) or "bos_token" in used):
         return None
-    return float(store.begins_once(bos, ends_too=bos in template.stop_ids(tokenizer))[kept & store.begins].mean())
+    store, ends_too = train.store, bos in template.stop_ids(tokenizer)
+    return float(whole(store.begins_once(bos, ends_too=ends_too), train.each)[kept & store.begins].mean())

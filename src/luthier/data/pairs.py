@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import ClassVar, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,7 +46,10 @@ class PairRows:
         both: int32 [R, 2]: tokens of each pair's rows.
         lengths: int32 [R]: tokens of each pair, both rows together; the prompt counts twice.
         trained: int32 [R]: trained tokens of each pair, both answers together.
+        each: Rows of the store that make one of the selection.
     """
+
+    each: ClassVar[int] = ROWS_OF_A_PAIR
 
     def __init__(self, store: RowStore, chosen: Int64, limit: int) -> None:
         self.store = store

@@ -110,7 +110,8 @@ def prepare(
     """
     base_dir = base_dir or Path.cwd()
     data, seed, pairs = config.data, config.training.seed, config.training.objective == "dpo"
-    each = ROWS_OF_A_PAIR if pairs else 1
+    selection = PairRows if pairs else TokenRows
+    each = selection.each
     template = load_template(data.prompt_template, tokenizer, base_dir)
     wanted = [(source, source.split) for source in data.datasets]
     if data.eval_split is not None:
@@ -140,7 +141,6 @@ def prepare(
             for number, source in enumerate(data.datasets)
         ]
     )
-    selection = PairRows if pairs else TokenRows
     train = selection(store, chosen, data.max_seq_length)
     evaluated = selection(store, np.flatnonzero(held)[::each], data.max_seq_length) if held.any() else None
     return Prepared(

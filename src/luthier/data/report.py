@@ -43,8 +43,8 @@ class Dropped:
 class DataReport:
     """Everything counted on the way from sources to rows. Tokens are those of one epoch of training rows.
 
-    With `pairs` each number of rows is one of pairs, but lengths and shares are those of single rows: a prompt with one
-    of its answers.
+    With `pairs` each number of rows is one of pairs, which are whole where both of their rows are; but lengths are
+    those of single rows: a prompt with one of its answers.
     """
 
     sources: tuple[SourceReport, ...]
@@ -90,6 +90,8 @@ class DataReport:
     """The system message that all rows of the training have; empty where they have none, or several."""
     pairs: bool = False
     """Whether rows come in pairs of a chosen and a rejected answer."""
+    chosen_tokens: int = 0
+    """With `pairs`: those of the trained tokens that are of chosen answers."""
 
     @property
     def unit(self) -> str:
@@ -126,4 +128,8 @@ class DataReport:
             f"length in tokens{of_what}: half of the rows up to {self.length_p50:,}, 90% up to {self.length_p90:,}, "
             f"99% up to {self.length_p99:,}, longest {self.length_max:,}"
         )
+        if self.pairs and self.train_rows:
+            rejected = self.trained_tokens - self.chosen_tokens
+            means = [tokens / self.train_rows for tokens in (self.chosen_tokens, rejected)]
+            lines.append(f"answers in tokens, on average: chosen {means[0]:,.1f}, rejected {means[1]:,.1f}")
         return lines

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -152,7 +152,10 @@ class TokenRows:
         limit: Longest row in tokens; what goes beyond is cut.
         lengths: int32 [R]: tokens of each row.
         trained: int32 [R]: trained tokens of each row.
+        each: Rows of the store that make one of the selection.
     """
+
+    each: ClassVar[int] = 1
 
     def __init__(self, store: RowStore, chosen: Int64, limit: int) -> None:
         self.store = store

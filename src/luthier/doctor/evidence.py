@@ -249,13 +249,14 @@ def less_memory(run: History, longest: int = 0) -> tuple[Change, ...]:
 
     Args:
         run: The history; its plan is enough.
-        longest: Tokens of the longest row, where it is known. A pass must hold it.
+        longest: Tokens of the longest row, where it is known. A pass must hold it, or two of it (DPO).
     """
     if run.get("training.auto") is False:
         return (change(run, "training.auto", True),)
     tokens = run.get("plan.max_tokens_per_micro_batch") or run.get("training.max_tokens_per_micro_batch")
     length = run.get("data.max_seq_length", 0)
-    if isinstance(tokens, int) and tokens // 2 >= (longest or length) > 0:
+    least = (longest or length) * (2 if run.get("training.objective") == "dpo" else 1)
+    if isinstance(tokens, int) and tokens // 2 >= least > 0:
         return (change(run, "training.max_tokens_per_micro_batch", tokens // 2, tokens),)
     if not run.plan:
         return (

@@ -47,7 +47,7 @@ def _row(row: XRay) -> str:
     counts = ", ".join(f"{row.count(part):,} {part}" for part in LEGEND if row.count(part))
     about = f"{one_line(row.place)}: {row.why}, {row.use}. {len(row.tokens):,} tokens: {counts}"
     spans = "".join(_span(token, number) for number, token in enumerate(row.tokens))
-    return f"<h2>Row {row.number:,} <small>{escape(about)}</small></h2>\n<pre>{spans}</pre>"
+    return f"<h2>{row.title.capitalize()} <small>{escape(about)}</small></h2>\n<pre>{spans}</pre>"
 
 
 def _span(token: Token, number: int) -> str:

@@ -69,9 +69,7 @@ def show_rows(console: Console, rows: Sequence[XRay], most_lines: int | None) ->
 
 def _head(row: XRay) -> Text:
     counts = [f"{row.count(part):,} {part}" for part in LEGEND if row.count(part)]
-    text = Text.assemble(
-        (f"row {row.number:,}", "bold"), f"  {one_line(row.place)}  ", (f"{row.why}, {row.use}", "dim")
-    )
+    text = Text.assemble((row.title, "bold"), f"  {one_line(row.place)}  ", (f"{row.why}, {row.use}", "dim"))
     return text.append(f"  {len(row.tokens):,} tokens: {', '.join(counts)}")
 
 

@@ -41,6 +41,7 @@ class Looked:
         count: Rows; that many or more from `_MOST_COUNTED` on, and for a dataset of the hub 0: not counted.
         prompt: The first row's question, where it is short and stands alone; else empty.
         final_text: Whether rows are texts as they stand, with no template around them.
+        pairs: Whether rows are pairs of a chosen and a rejected answer.
     """
 
     source: dict[str, Any]
@@ -48,6 +49,12 @@ class Looked:
     count: int
     prompt: str
     final_text: bool
+    pairs: bool = False
+
+    @property
+    def unit(self) -> str:
+        """What is counted."""
+        return "pairs" if self.pairs else "rows"
 
 
 def look(rows: str) -> Looked:
@@ -68,20 +75,21 @@ def look(rows: str) -> Looked:
         raise refuse("E-DATA-008", "there is no row in it", "give a file with rows", rows)
     where, row = first
     formats, columns = guess(frozenset(row), where)
+    pairs = formats[0] is FORMATS["preference"]
     source: dict[str, Any] = {"path": rows, "format": formats[0].NAME} | ({"columns": columns} if columns else {})
     count = 0
     if Path(packaged(rows)).expanduser().exists():
         count = 1 + sum(1 for _, _ in zip(range(_MOST_COUNTED - 1), stream, strict=False))
     prompt, final_text = "", False
     with suppress(RowError):
-        objective: Objective = "dpo" if formats[0] is FORMATS["preference"] else "sft"
+        objective: Objective = "dpo" if pairs else "sft"
         read = choose_format(DatasetSource(**source), row, where, objective).read(renamed(row, columns))
         content = read.chosen if isinstance(read, Preferred) else read
         final_text = isinstance(content[0], Segment)
         question = next((one for one in content if isinstance(one, Message) and one.role == "user"), None)
         if question and not question.context and len(question.content) <= _LONGEST_PROMPT:
             prompt = one_line(question.content)
-    return Looked(source, tuple(format.NAME for format in formats), count, prompt, final_text)
+    return Looked(source, tuple(format.NAME for format in formats), count, prompt, final_text, pairs)
 
 
 def first_config(model: str, seen: Looked, file: Path) -> str:
@@ -111,6 +119,10 @@ def first_config(model: str, seen: Looked, file: Path) -> str:
         },
         "training": {"output_dir": output_dir, "num_train_epochs": 3, "learning_rate": 2e-4},
     }
+    if seen.pairs:
+        values["training"] = {"objective": "dpo", "output_dir": output_dir, "num_train_epochs": 1}
+        values["training"] |= {"learning_rate": 5e-6}
+        values["dpo"] = {"beta": Config().dpo.beta}
     if seen.prompt:
         values["evaluation"] = {"sample_prompts": [seen.prompt]}
     reasons = {
@@ -123,9 +135,11 @@ def first_config(model: str, seen: Looked, file: Path) -> str:
         "prompt_template": "none around texts as they stand" if seen.final_text else own_template,
         "max_seq_length": "longest row in tokens; longer ones are left out and counted",
         "val_set_size": _held_out(share),
+        "objective": "chosen answers are preferred to rejected ones; the model should know how to answer",
         "output_dir": "log, checkpoints and result",
-        "num_train_epochs": "how often each row is seen",
-        "learning_rate": "the usual one for an adapter",
+        "num_train_epochs": f"how often each {seen.unit.removesuffix('s')} is seen",
+        "learning_rate": "the usual one for an adapter" + " with DPO" * seen.pairs,
+        "beta": "how strongly the model is held to the one it began as",
         "sample_prompts": "answered at milestones, so that you see it learn",
     }
     body = dump_config_yaml(values).rstrip("\n").split("\n")
@@ -142,7 +156,7 @@ def next_commands(file: Path) -> tuple[str, str]:
 def _head(model: str, seen: Looked, file: Path, output_dir: str) -> list[str]:
     plan, train = next_commands(file)
     many = " or more" * (seen.count >= _MOST_COUNTED)
-    count = f"{seen.count:,}{many} rows" if seen.count != 1 else "1 row"
+    count = f"{seen.count:,}{many} {seen.unit}" if seen.count != 1 else f"1 {seen.unit.removesuffix('s')}"
     rows = f"{count} of " if seen.count else ""
     chat = f"luthier chat {shlex.quote(output_dir)} --compare"
     width = max(map(len, (plan, train, chat))) + 3

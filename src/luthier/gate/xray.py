@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from luthier.data.pairs import alike
 from luthier.errors import DataError, Problem
 from luthier.gate.check import Subject
 
@@ -45,10 +46,10 @@ class Token:
 
 @dataclass(frozen=True)
 class XRay:
-    """One row.
+    """One row, or one of a pair.
 
     Attributes:
-        number: From 1, over all sources.
+        number: From 1, over all sources; that of its pair.
         place: ``file:line``.
         why: Why it is shown: ``longest``, ``shortest``, ``random``, ``asked for``.
         use: What becomes of it: ``trained on``, ``held out``, or why it is left out.
@@ -59,6 +60,13 @@ class XRay:
     why: str
     use: str
     tokens: tuple[Token, ...]
+    answer: str = ""
+    """Of a pair: `chosen` or `rejected`."""
+
+    @property
+    def title(self) -> str:
+        """`row 3`, `pair 3, chosen`."""
+        return f"pair {self.number:,}, {self.answer}" if self.answer else f"row {self.number:,}"
 
     def count(self, part: Part) -> int:
         """Tokens of one part."""
@@ -75,24 +83,31 @@ class Bar:
     over: bool
 
 
-def xray(subject: Subject, number: int, why: str = "asked for") -> XRay:
+def xrays(subject: Subject, number: int, why: str = "asked for") -> list[XRay]:
+    """One row of the data, or both of a pair; `xray` says the rest."""
+    return [xray(subject, number, why, answer) for answer in range(subject.data.train.each)]
+
+
+def xray(subject: Subject, number: int, why: str = "asked for", answer: int = 0) -> XRay:
     """One row of the data, also one that is left out.
 
     Args:
         subject: Rows and tokenizer.
-        number: From 1.
+        number: Of the row or the pair, from 1.
         why: Why it is shown.
+        answer: Of a pair: 0 for the chosen one, 1 for the rejected one.
 
     Raises:
         DataError: E-GATE-003, no such row.
     """
-    rows = subject.data.train
-    total = len(rows.store)
+    rows, unit = subject.data.train, subject.data.report.unit
+    total = len(rows.store) // rows.each
     if not 1 <= number <= total:
-        found = f"row {number:,} is asked for, and there are {total:,}"
+        found = f"{unit.removesuffix('s')} {number:,} is asked for, and there are {total:,}"
         raise DataError(Problem("E-GATE-003", found, f"give a number from 1 to {total:,}", "--row"))
-    row = rows.store.row(number - 1, int(rows.store.lengths[number - 1]))
-    use = _use(subject, number - 1)
+    first = (number - 1) * rows.each
+    row = rows.store.row(first + answer, int(rows.store.lengths[first + answer]))
+    use = _use(subject, first)
     limit = rows.limit if not use.startswith("left out") else len(row.input_ids)
     ids = row.input_ids.tolist()
     parts: list[Part] = ["trained" if trained else "prompt" for trained in row.trained]
@@ -100,27 +115,31 @@ def xray(subject: Subject, number: int, why: str = "asked for") -> XRay:
     special = special_ids(subject.tokenizer)
     texts = pieces(subject.tokenizer, ids, special)
     tokens = (Token(*entry, entry[0] in special) for entry in zip(ids, texts, parts, strict=True))
-    return XRay(number, row.place, why, use, tuple(tokens))
+    name = ("chosen", "rejected")[answer] if rows.each > 1 else ""
+    return XRay(number, row.place, why, use, tuple(tokens), name)
 
 
 def _use(subject: Subject, index: int) -> str:
-    """What becomes of row `index` of the store, in words."""
+    """What becomes of row `index` of the store, or of the pair that begins there, in words."""
     data, limit = subject.data, subject.data.train.limit
+    rows = slice(index, index + data.train.each)
     if (data.train.chosen == index).any():
         return "trained on"
     if data.eval is not None and (data.eval.chosen == index).any():
         return "held out"
-    if data.train.store.lengths[index] > limit and subject.plan.config.data.overlong_rows == "drop":
+    if data.train.store.lengths[rows].max() > limit and subject.plan.config.data.overlong_rows == "drop":
         return f"left out: longer than max_seq_length ({limit:,} tokens)"
-    if not data.train.store.trained_within(limit)[index]:
+    if not data.train.store.trained_within(limit)[rows].all():
         return "left out: nothing left to train"
+    if data.report.pairs and alike(data.train.store, limit)[index]:
+        return "left out: both answers are the same tokens"
     return "left out: its question is trained, or its source's weight is below 1"
 
 
 def telling_rows(subject: Subject, randoms: int = 3) -> list[XRay]:
-    """The longest and the shortest row that are trained on, and some that chance picks; none twice."""
+    """The longest and the shortest row, or pair, that are trained on, and some that chance picks; none twice."""
     rows = subject.data.train
-    whole = rows.store.lengths[rows.chosen]
+    whole = rows.store.lengths[rows.chosen[:, None] + np.arange(rows.each)].sum(axis=1)
     rng = np.random.default_rng(subject.plan.config.training.seed)
     picked: dict[int, str] = {}
     for index, why in (
@@ -128,8 +147,8 @@ def telling_rows(subject: Subject, randoms: int = 3) -> list[XRay]:
         (int(whole.argmin()), "shortest"),
         *((int(index), "random") for index in rng.permutation(len(rows))[: randoms + 2]),
     ):
-        picked.setdefault(int(rows.chosen[index]) + 1, why)
-    return [xray(subject, number, why) for number, why in list(picked.items())[: randoms + 2]]
+        picked.setdefault(int(rows.chosen[index]) // rows.each + 1, why)
+    return [shown for number, why in list(picked.items())[: randoms + 2] for shown in xrays(subject, number, why)]
 
 
 def special_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:

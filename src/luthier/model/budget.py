@@ -47,7 +47,7 @@ def plan_passes(
     data: DataFacts,
     tokens: int | None = None,
 ) -> Passes:
-    """The cheapest way through a step that fits into free memory; a pass always holds the longest row.
+    """The cheapest way through a step that fits into free memory; a pass always holds the longest row, or pair.
 
     Args:
         config: The user's config.
@@ -59,19 +59,19 @@ def plan_passes(
     """
     given = _given_tokens(config, data) or tokens
     lean = choose_lean(config, machine, model).taken
-    row = data.train_tokens // max(1, data.train_rows)
+    row = data.train_tokens // max(1, data.train_rows * (2 if data.pairs else 1))
     sizes = footprint(config, model_config, model, machine, lean=lean, row_tokens=row)
     in_16_bits = computes_in(config, machine) != "float32"
     largest = MOST_TOKENS[machine.device] * (2 if machine.device == "cpu" and in_16_bits else 1)
     step = config.training.per_device_train_batch_size * config.training.gradient_accumulation_steps
-    step_tokens = max(data.longest_row_tokens, step * data.train_tokens // max(1, data.train_rows))
+    step_tokens = max(data.largest_example_tokens, step * data.train_tokens // max(1, data.train_rows))
     copies = lean and holds_copies(config, machine)
     best: tuple[float, Passes] | None = None
     for unpack_once in (True, False) if copies else (False,):
         for layers in _checkpoint_choices(config, model, lean=lean):
             fitting = _fitting_tokens(sizes, model.layers, layers, unpack_once, machine)
-            most = given or min(fitting, max(largest, data.longest_row_tokens))
-            if most < data.longest_row_tokens or most > fitting:
+            most = given or min(fitting, max(largest, data.largest_example_tokens))
+            if most < data.largest_example_tokens or most > fitting:
                 continue
             passes = math.ceil(step_tokens / most)
             cost = step_tokens * (1 + layers / (2 * model.layers)) + passes * _PASS_COST
@@ -83,14 +83,14 @@ def plan_passes(
         return best[1]
     layers = _checkpoint_choices(config, model, lean=lean)[-1]
     how = f"the longest row; {machine.free_memory_gib:.1f} GiB are free"
-    return Passes(given or data.longest_row_tokens, layers, False, how)
+    return Passes(given or data.largest_example_tokens, layers, False, how)
 
 
 def _given_tokens(config: Config, data: DataFacts) -> int | None:
     """Tokens of a pass that the config decides: written, or so many rows with `auto: false`."""
     training = config.training
     if not training.auto:
-        return training.per_device_train_batch_size * data.longest_row_tokens
+        return training.per_device_train_batch_size * data.largest_example_tokens
     return None if training.max_tokens_per_micro_batch == "auto" else training.max_tokens_per_micro_batch
 
 

@@ -68,9 +68,10 @@ def rows(run: Run) -> str:
     known: list[tuple[str, object]] = []
     if data:
         total = data["train_rows"] + data["eval_rows"]
+        unit = "pairs" if data.get("pairs") else "rows"
         known = [
-            ("rows to train on", f"{data['train_rows']:,}"),
-            ("rows held out", f"{data['eval_rows']:,} ({data['eval_rows'] / max(1, total):.1%})"),
+            (f"{unit} to train on", f"{data['train_rows']:,}"),
+            (f"{unit} held out", f"{data['eval_rows']:,} ({data['eval_rows'] / max(1, total):.1%})"),
             ("tokens an epoch", f"{data['train_tokens']:,}"),
             (
                 "of them trained",

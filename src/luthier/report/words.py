@@ -74,8 +74,10 @@ def _trained(run: Run) -> str:
 def _rows(run: Run) -> str:
     datasets: Any = run.get("data.datasets") or []
     names = ", ".join(_short(source["path"]) for source in datasets if isinstance(source, dict))
-    count = run.record.content["data"]["train_rows"] if run.record and run.record.content.get("data") else None
-    return f"{count:,} rows of {names}" if count is not None else f"rows of {names or 'a data set'}"
+    counted = run.record.content.get("data") if run.record else None
+    if not counted:
+        return f"rows of {names or 'a data set'}"
+    return f"{counted['train_rows']:,} {'pairs' if counted.get('pairs') else 'rows'} of {names}"
 
 
 def _losses(run: Run) -> str:

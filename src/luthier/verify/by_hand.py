@@ -130,8 +130,11 @@ def chosen(parts: Ingredients, number: int) -> Row:
         number: From 1, over all sources.
 
     Raises:
-        DataError: E-GATE-003, no such row; E-GATE-004, one without a trained token.
+        DataError: E-GATE-003, no such row; E-GATE-004, one without a trained token; E-GATE-005, pairs.
     """
+    if parts.data.report.pairs:
+        found, fix = "one step by hand shows the loss of an answer, and this run compares pairs", "leave --step out"
+        raise DataError(Problem("E-GATE-005", found, fix, "training.objective"))
     shown = xray(parts.subject, number)
     rows = TokenRows(parts.data.train.store, np.array([number - 1]), parts.data.train.limit)
     batch = collate(rows, [0], parts.plan)

@@ -214,6 +214,14 @@ CONFIG: dict[str, Explanation] = {
         "architectures in transformers are not written for that. Write gradient_checkpointing: auto, and for less "
         "memory a smaller max_tokens_per_micro_batch or load_in_4bit: true.",
     ),
+    "E-CFG-039": Explanation(
+        "DPO cannot be done so",
+        "The loss compares two whole answers to one prompt; with anything else it would compare something else.",
+        "objective: dpo weighs the probability of a chosen answer against that of a rejected one, both after the same "
+        "prompt: prompts are not learned (completion_only_loss: true), and no row is cut into parts (overlong_rows: "
+        "drop or truncate). Sharding the model over processes (fsdp) is not built for it: without it each process "
+        "holds the whole model, which works on several devices, too.",
+    ),
     "E-CFG-040": Explanation(
         "This is no whole record of a run",
         "A run that is repeated from something else would look like the same run and be another.",

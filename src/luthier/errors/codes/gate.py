@@ -40,4 +40,12 @@ GATE: dict[str, Explanation] = {
             "Choose another row, or raise max_seq_length."
         ),
     ),
+    "E-GATE-005": Explanation(
+        title="one step by hand is of answers",
+        why="the numbers that it explains, a loss for each token and their mean, are not those of a loss over pairs",
+        text=(
+            "luthier inspect --step is built for objective: sft. For pairs (objective: dpo) luthier inspect --row N "
+            "shows both answers with what is trained of them."
+        ),
+    ),
 }

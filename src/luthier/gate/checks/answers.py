@@ -24,10 +24,9 @@ def duplicates(subject: Subject) -> Result:
     """
     report = subject.data.report
     if not report.duplicate_rows:
-        return passed(f"none among {count(report.kept_rows)}")
-    found = (
-        f"{of_all(report.duplicate_rows, report.kept_rows)} say what another row says, so are learned more than once"
-    )
+        return passed(f"none among {count(report.kept_rows, report.unit)}")
+    repeated = of_all(report.duplicate_rows, report.kept_rows, report.unit)
+    found = f"{repeated} say what another {report.unit.removesuffix('s')} says, so are learned more than once"
     return warns(found)
 
 
@@ -36,17 +35,18 @@ def contradictions(subject: Subject) -> Result:
     """Several answers to one question.
 
     Where the same question has different answers a model learns to mix them. That is meant where many answers are
-    right, and a fault where one of them is.
+    right, and a fault where one of them is. Of pairs it is always a fault that each of two answers is preferred to the
+    other: what one pair teaches the other one takes back.
 
-    Warns when a question has more than one answer.
+    Warns when a question has more than one answer; of pairs, when two answers to it stand in both orders.
 
     Keep the right one, if only one is.
     """
-    questions = subject.data.report.contradicting_prompts
+    questions, pairs = subject.data.report.contradicting_prompts, subject.data.report.pairs
     if not questions:
-        return passed("no question has two answers")
+        return passed("no two answers are each preferred to the other" if pairs else "no question has two answers")
     asked = f"{questions:,} question has" if questions == 1 else f"{questions:,} questions have"
-    return warns(f"{asked} more than one answer")
+    return warns(f"{asked} {'two answers that are each preferred to the other' if pairs else 'more than one answer'}")
 
 
 @check
@@ -65,14 +65,14 @@ def train_eval_overlap(subject: Subject) -> Result:
     data = subject.data
     if data.eval is None:
         return passed("no rows are held out")
-    keys = data.train.store.prompt_keys
+    keys, unit = data.train.store.prompt_keys, data.report.unit
     both = int(np.isin(keys[data.eval.chosen], keys[data.train.chosen]).sum())
     if both:
-        return fails(f"{of_all(both, len(data.eval))} held out ask what is trained")
+        return fails(f"{of_all(both, len(data.eval), unit)} held out ask what is trained")
     removed = left_out(subject, "overlap")
     if not removed:
-        return passed(f"none of the {count(len(data.eval))} held out asks what is trained")
-    found = f"{of_all(removed, removed + len(data.eval))} of eval_split ask what is trained, and were taken out"
+        return passed(f"none of the {count(len(data.eval), unit)} held out asks what is trained")
+    found = f"{of_all(removed, removed + len(data.eval), unit)} of eval_split ask what is trained, and were taken out"
     return warns(f"{found} ({places(subject, 'overlap')})")
 
 

@@ -37,8 +37,8 @@ def one_bos(subject: Subject) -> Result:
         return passed("this model's texts begin without BOS")
     wrong = report.kept_rows - round(report.bos_share * report.kept_rows)
     if not wrong:
-        return passed(f"{bos} stands once in each of {count(report.kept_rows)}, at the beginning")
-    found = f"{of_all(wrong, report.kept_rows)} do not have exactly one {bos}, at the beginning"
+        return passed(f"{bos} stands once in each of {count(report.kept_rows, report.unit)}, at the beginning")
+    found = f"{of_all(wrong, report.kept_rows, report.unit)} do not have exactly one {bos}, at the beginning"
     return fails(found) if wrong > FEW * report.kept_rows else warns(found)
 
 
@@ -59,8 +59,8 @@ def end_trained(subject: Subject) -> Result:
     whole = report.kept_rows - report.truncated_rows
     wrong = whole - round(report.eos_share * report.kept_rows)
     if not wrong:
-        return passed(f"{ends} ends each of {count(whole)}, and is trained")
-    found = f"{of_all(wrong, whole)} do not end with a trained {ends}"
+        return passed(f"{ends} ends each of {count(whole, report.unit)}, and is trained")
+    found = f"{of_all(wrong, whole, report.unit)} do not end with a trained {ends}"
     return fails(found) if wrong > FEW * whole else warns(found)
 
 
@@ -128,12 +128,12 @@ def rows_cut(subject: Subject) -> Result:
     limit, change = f"max_seq_length ({report.max_seq_length:,} tokens)", f"data.max_seq_length: {report.length_max}"
     found = []
     if report.truncated_rows:
-        rows = of_all(report.truncated_rows, report.kept_rows)
+        rows = of_all(report.truncated_rows, report.kept_rows, report.unit)
         lost = f"{report.completion_tokens_cut:,} answer tokens are lost ({percent(report.completion_share_cut)})"
         found.append(f"{rows} are cut to {limit}: {lost}")
     if missing:
         where = places(subject, "overlong")
-        found.append(f"{of_all(missing, report.rows_read)} are left out, longer than {limit} ({where})")
+        found.append(f"{of_all(missing, report.rows_read, report.unit)} are left out, longer than {limit} ({where})")
     if not found:
         return passed(f"none is longer than {limit}; the longest has {report.length_max:,}")
     too_many = report.completion_share_cut > MANY or missing > MANY * report.rows_read
@@ -145,7 +145,8 @@ def zero_label_rows(subject: Subject) -> Result:
     """Rows with nothing to learn.
 
     A row whose prompt alone fills max_seq_length has no answer left: it costs time, and a batch of such rows has no
-    loss at all. They never enter a batch, and are counted here.
+    loss at all. Nor has a pair a difference left when its two answers are the same tokens, or become the same where
+    they are cut. They never enter a batch, and are counted here.
 
     Warns when such rows were left out; fails when they are more than 20 % of all rows, or when one is still there.
 
@@ -154,13 +155,20 @@ def zero_label_rows(subject: Subject) -> Result:
     data, report = subject.data, subject.data.report
     still = int((data.train.trained == 0).sum())
     if still:
-        return fails(f"{of_all(still, len(data.train))} have no trained token")
-    missing = left_out(subject, "unlabelled")
-    if not missing:
+        return fails(f"{of_all(still, len(data.train), report.unit)} have no trained token")
+    missing, same = left_out(subject, "unlabelled"), left_out(subject, "alike")
+    if not missing + same:
         return passed(f"each has one at least; {int(data.train.trained.min()):,} to {int(data.train.trained.max()):,}")
-    found = f"{of_all(missing, report.rows_read)} are left out: the prompt alone reaches max_seq_length"
-    verdict = fails if missing > MANY * report.rows_read else warns
-    return verdict(f"{found} ({places(subject, 'unlabelled')})", change=f"data.max_seq_length: {report.length_max}")
+    found = []
+    if missing:
+        why = f"the prompt alone reaches max_seq_length ({places(subject, 'unlabelled')})"
+        found.append(f"{of_all(missing, report.rows_read, report.unit)} are left out: {why}")
+    if same:
+        why = f"both answers are the same tokens ({places(subject, 'alike')})"
+        found.append(f"{of_all(same, report.rows_read, report.unit)} are left out: {why}")
+    verdict = fails if missing + same > MANY * report.rows_read else warns
+    longer = report.length_max > report.max_seq_length
+    return verdict("; ".join(found), change=f"data.max_seq_length: {report.length_max}" if longer else "")
 
 
 @check
@@ -177,9 +185,9 @@ def bad_rows(subject: Subject) -> Result:
     report = subject.data.report
     wrong = left_out(subject, "bad")
     if not wrong:
-        return passed(f"each of {count(report.rows_read)} can be used")
+        return passed(f"each of {count(report.rows_read, report.unit)} can be used")
     reasons = ", ".join(f"{drop.rows:,} {drop.reason}" for drop in report.dropped if drop.kind == "bad")
-    found = f"{of_all(wrong, report.rows_read)} are left out: {reasons} ({places(subject, 'bad')})"
+    found = f"{of_all(wrong, report.rows_read, report.unit)} are left out: {reasons} ({places(subject, 'bad')})"
     return (fails if wrong > MANY * report.rows_read else warns)(found)
 
 
@@ -197,7 +205,9 @@ def special_tokens_in_text(subject: Subject) -> Result:
     report = subject.data.report
     if not report.special_tokens:
         return passed("none")
-    tokens = ", ".join(f"{token} in {count(rows)}" for token, rows in sorted(report.special_tokens.items()))
+    tokens = ", ".join(
+        f"{token} in {count(rows, report.unit)}" for token, rows in sorted(report.special_tokens.items())
+    )
     return warns(f"they act as control tokens: {tokens} ({', '.join(report.special_places)})")
 
 
@@ -233,14 +243,14 @@ def places(subject: Subject, kind: Kind) -> str:
     return ", ".join(first) + (", ..." if sum(drop.rows for drop in drops) > len(first) else "")
 
 
-def count(rows: int) -> str:
-    """`1 row`, `2,000 rows`."""
-    return f"{rows:,} row" if rows == 1 else f"{rows:,} rows"
+def count(rows: int, unit: str = "rows") -> str:
+    """`1 row`, `2,000 rows`, `2,000 pairs`."""
+    return f"{rows:,} {unit.removesuffix('s')}" if rows == 1 else f"{rows:,} {unit}"
 
 
-def of_all(rows: int, total: int) -> str:
+def of_all(rows: int, total: int, unit: str = "rows") -> str:
     """`3 of 100 rows (3.0%)`."""
-    return f"{rows:,} of {count(total)} ({percent(rows / total if total else 0.0)})"
+    return f"{rows:,} of {count(total, unit)} ({percent(rows / total if total else 0.0)})"
 
 
 def percent(share: float) -> str:
