@@ -30,13 +30,12 @@ from tests.data.support import TALK, make_tokenizer, pieces, run, write_jsonl
 
 ROOT = Path(__file__).parents[2]
 FRONT = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md"]
-FENCE = re.compile(r"^```(\w+)[^\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r"(^`[\w/.]+`\n\n)?^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
-MADE = {"reference/config.md", "reference/errors.md", "reference/events.md", "reference/glossary.md"}
 
 
 def _build_module() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("docs_build", ROOT / "docs" / "build.py")
+    spec = importlib.util.spec_from_file_location("docs_build", ROOT / "guide" / "build.py")
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -45,18 +44,14 @@ def _build_module() -> ModuleType:
 
 build = _build_module()
 PAGES = {str(page.relative_to(ROOT)): page.read_text("utf-8") for page in build.pages()}
-FILLED = {name: build.filled(text, build.measured()) for name, text in PAGES.items()}
-TEXTS = {name: (ROOT / name).read_text("utf-8") for name in FRONT} | FILLED
+SITE = {f"docs/{name}": text for name, text in build.site().items()}
+TEXTS = {name: (ROOT / name).read_text("utf-8") for name in FRONT} | SITE
 
 
 def blocks(language: str) -> list[tuple[str, str]]:
     """(page, code) of every block in a language, except those that quote a file of the source."""
-    return [
-        (name, match[2])
-        for name, text in TEXTS.items()
-        for match in FENCE.finditer(text)
-        if match[1] == language and 'title="' not in match[0].partition("\n")[0]
-    ]
+    found = [(name, *match.groups()) for name, text in TEXTS.items() for match in FENCE.finditer(text)]
+    return [(name, code) for name, quoted, tongue, code in found if tongue == language and not quoted]
 
 
 def commands() -> list[tuple[str, str]]:
@@ -73,11 +68,11 @@ def test_every_number_was_measured():
     used = {match["number"] for text in PAGES.values() for match in build.BLANK.finditer(text) if match["number"]}
     measured = {f"{name}.{key}" for name, numbers in build.measured().items() for key in numbers}
     assert used and used <= measured
-    assert not [name for name, text in FILLED.items() if "{{ " in text]
+    assert not [name for name, text in SITE.items() if "{{ " in text]
 
 
 def test_a_number_that_was_not_measured_is_refused():
-    with pytest.raises(KeyError, match=r"docs/measure\.py rank"):
+    with pytest.raises(KeyError, match=r"guide/measure\.py rank"):
         build.filled("{{ rank.nothing:d }}", build.measured())
     with pytest.raises(KeyError, match="nothing"):
         build.filled("{{ source luthier.training.step.nothing }}", build.measured())
@@ -157,7 +152,7 @@ def test_links_lead_somewhere(name: str):
         if target.startswith("https://"):
             continue
         path = (ROOT / name).parent / target
-        made = [path.resolve() == (ROOT / "docs" / page).resolve() for page in MADE]
+        made = [path.resolve() == (ROOT / page).resolve() for page in SITE]
         assert path.exists() or any(made), f"{name}: {target}"
 
 
@@ -188,19 +183,19 @@ def test_architecture_names_what_exists():
 def test_pictures_are_small_used_and_say_nothing_of_the_machine_they_were_made_on():
     targets = [target for text in TEXTS.values() for target in LINK.findall(text)]
     shown = {Path(target).name for target in targets if target.endswith((".svg", ".png"))}
-    pictures = {p.name: p for p in (ROOT / "docs" / "pictures").iterdir() if p.suffix != ".json"}
+    pictures = {p.name: p for p in (ROOT / "docs" / "pictures").iterdir()}
     assert shown == set(pictures)
     assert max(path.stat().st_size for path in pictures.values()) < 150_000
     drawn = [path for path in pictures.values() if path.suffix == ".svg"]
-    for path in (*drawn, ROOT / "docs/pictures/measured.json"):
+    for path in (*drawn, ROOT / "guide/measured.json"):
         text = path.read_text("utf-8")
         assert str(ROOT) not in text and "/home/" not in text and "/tmp/" not in text, path.name
-    assert json.loads((ROOT / "docs/pictures/measured.json").read_text("utf-8"))["resume"]["largest_difference"] == 0
+    assert json.loads((ROOT / "guide/measured.json").read_text("utf-8"))["resume"]["largest_difference"] == 0
 
 
 @pytest.mark.slow
 def test_the_guide_builds(tmp_path: Path):
-    for command in (["docs/build.py"], ["-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]):
+    for command in (["guide/build.py"], ["-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]):
         subprocess.run([sys.executable, *command], cwd=ROOT, check=True, timeout=120)
     text = (tmp_path / "concepts" / "loss.html").read_text("utf-8")
     assert "p_BV = torch.softmax(" in re.sub(r"<[^>]+>", "", text)

@@ -1,8 +1,8 @@
-"""Makes docs/generated, from which mkdocs builds the site: the pages with their blanks filled, and the reference.
+"""Makes the pages of docs/ from those of guide/: their blanks filled, and the reference.
 
-A page may hold these blanks, so that nothing in it can go stale:
+A page of guide/ may hold these blanks, so that nothing in it can go stale:
 
-    {{ packing.real_tokens:,d }}               a number of docs/pictures/measured.json, docs/reliability.json or some
+    {{ packing.real_tokens:,d }}               a number of guide/measured.json, guide/reliability.json or some
                                                of benchmarks/results, in a format of Python
     {{ source luthier.training.step.update }}  the source of a function or class as a code block
     {{ file configs/mbpp_small.yaml }}         a whole file as a code block
@@ -14,7 +14,7 @@ A page may hold these blanks, so that nothing in it can go stale:
     {{ doctor scores }}                        tests/doctor/runs/scores.json
     {{ doctor NAME }}                          what the doctor says of one of these runs
 
-Not covered: measuring (docs/measure.py, by hand). Nothing here imports torch.
+Not covered: measuring (guide/measure.py, by hand). Nothing here imports torch.
 """
 
 from __future__ import annotations
@@ -24,9 +24,8 @@ import gzip
 import json
 import math
 import re
-import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -48,10 +47,11 @@ from luthier.events.types import EVENTS, Evaluated, Log, RunFinished, TimeForeca
 from luthier.gate.checks import CHECKS
 from luthier.training.schedule import learning_rate
 
-DOCS = Path(__file__).resolve().parent
-ROOT = DOCS.parent
-GENERATED = DOCS / "generated"
-PICTURES = DOCS / "pictures"
+GUIDE = Path(__file__).resolve().parent
+ROOT = GUIDE.parent
+DOCS = ROOT / "docs"
+MADE = "<!-- Made by `make docs` from "
+"""How every page of docs/ begins."""
 RUNS = ROOT / "tests" / "doctor" / "runs"
 BLANK = re.compile(
     r"\{\{ (?:(?P<verb>source|file|doctor|gate) (?P<what>\S+)|(?P<plan>arithmetic|rates|lines|time_lines)"
@@ -78,13 +78,13 @@ FAMILIES = {
 
 def pages() -> list[Path]:
     """The pages as they are written."""
-    return sorted(p for p in DOCS.rglob("*.md") if not p.is_relative_to(GENERATED))
+    return sorted(GUIDE.rglob("*.md"))
 
 
 def measured() -> dict[str, dict[str, Any]]:
-    """The numbers of docs/measure.py, of `make torture` (each suite with its counts) and of some benchmarks."""
-    numbers: dict[str, dict[str, Any]] = json.loads((PICTURES / "measured.json").read_text(encoding="utf-8"))
-    suites = json.loads((DOCS / "reliability.json").read_text(encoding="utf-8"))
+    """The numbers of guide/measure.py, of `make torture` (each suite with its counts) and of some benchmarks."""
+    numbers: dict[str, dict[str, Any]] = json.loads((GUIDE / "measured.json").read_text(encoding="utf-8"))
+    suites = json.loads((GUIDE / "reliability.json").read_text(encoding="utf-8"))
     watch = json.loads((ROOT / "benchmarks" / "results" / "watch.json").read_text(encoding="utf-8"))
     screens = [screen for screen in watch.values() if isinstance(screen, dict)]
     shares = {name: max(screen[name]["share_of_all_cores"] for screen in screens) for name in ("idle", "growing")}
@@ -138,16 +138,16 @@ def filled(text: str, numbers: dict[str, dict[str, Any]]) -> str:
             return makers[blank["plan"]]()
         experiment, _, name = blank["number"].partition(".")
         if name not in numbers.get(experiment, {}):
-            raise KeyError(f"{blank['number']} is not measured; run: python docs/measure.py {experiment}")
+            raise KeyError(f"{blank['number']} is not measured; run: python guide/measure.py {experiment}")
         return format(numbers[experiment][name], blank["format"] or "")
 
     return BLANK.sub(fill, text)
 
 
 def code_block(code: str, path: str) -> str:
-    """A fenced block with the file's name over it."""
-    language = {".py": "python", ".yaml": "yaml"}.get(Path(path).suffix, "text")
-    return f'```{language} title="{path}"\n{code}\n```'
+    """A fenced block, under the name of its file; not so a captured screen, of which nobody needs the file."""
+    language = {".py": "python", ".yaml": "yaml"}.get(Path(path).suffix)
+    return f"`{path}`\n\n```{language}\n{code}\n```" if language else f"```text\n{code}\n```"
 
 
 def source(symbol: str) -> tuple[str, str]:
@@ -323,7 +323,7 @@ PUBLIC = {
 
 def python_page() -> str:
     """The public functions with signature and docstring."""
-    text = (DOCS / "reference" / "python.md").read_text(encoding="utf-8")
+    text = (GUIDE / "reference" / "python.md").read_text(encoding="utf-8")
     parts = [text.rstrip(), ""]
     for name in luthier.__all__:
         if name in PUBLIC:
@@ -358,20 +358,43 @@ def _prose(docstring: str) -> Iterator[str]:
             yield line[4:] if inside in ("Returns", "Yields") and line.startswith("    ") else line
 
 
-def build() -> None:
-    """Write docs/generated afresh."""
-    shutil.rmtree(GENERATED, ignore_errors=True)
+def site() -> dict[str, str]:
+    """Every page of docs/ by its path there."""
     numbers = measured()
-    for page in pages():
-        target = GENERATED / page.relative_to(DOCS)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(filled(page.read_text(encoding="utf-8"), numbers), encoding="utf-8")
-    made = {"config": reference_markdown(), "errors": errors_page(), "events": events_page(), "python": python_page()}
-    made["glossary"] = glossary_markdown()
+    made = {
+        page.relative_to(GUIDE).as_posix(): (page.relative_to(ROOT), filled(page.read_text(encoding="utf-8"), numbers))
+        for page in pages()
+    }
+    made |= {
+        "reference/config.md": ("src/luthier/config/schema.py", reference_markdown()),
+        "reference/errors.md": ("src/luthier/errors/codes", errors_page()),
+        "reference/events.md": ("src/luthier/events/types.py", events_page()),
+        "reference/glossary.md": ("src/luthier/config/words", glossary_markdown()),
+        "reference/python.md": ("guide/reference/python.md and src/luthier", python_page()),
+    }
+    first = MADE + "{}: edit that, not this. -->\n\n"
+    return {name: f"{first.format(origin)}{text.strip()}\n" for name, (origin, text) in made.items()}
+
+
+def strays(made: Iterable[str]) -> list[Path]:
+    """Pages of docs/ that this made once, and whose source is gone."""
+    old = (page for page in sorted(DOCS.rglob("*.md")) if page.relative_to(DOCS).as_posix() not in made)
+    return [page for page in old if page.read_text(encoding="utf-8").startswith(MADE)]
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """For mkdocs, which takes a page's title from its first block: the page without its first line."""
+    return markdown.partition("\n")[2]
+
+
+def build() -> None:
+    """Write the pages of docs/, and remove those whose source is gone."""
+    made = site()
+    for page in strays(made):
+        page.unlink()
     for name, text in made.items():
-        (GENERATED / "reference" / f"{name}.md").write_text(text, encoding="utf-8")
-    shutil.copytree(PICTURES, GENERATED / "pictures")
-    shutil.copy(DOCS / "style.css", GENERATED / "style.css")
+        (DOCS / name).parent.mkdir(parents=True, exist_ok=True)
+        (DOCS / name).write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
