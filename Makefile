@@ -40,7 +40,7 @@ fix: env  ## Mend what ruff can mend by itself.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: env  ## Build the guide into site/.
+docs: env  ## Make the guide's pages in docs/ from guide/, and the site in site/.
 	$(BIN)/python guide/build.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 

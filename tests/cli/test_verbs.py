@@ -224,7 +224,7 @@ def test_every_number_that_a_log_has_is_explained(capsys):
     assert keys <= {*NUMBERS}
     for key in keys:
         assert f"{key} (number of the log)" in run_here(capsys, "explain", key).out
-        assert not NUMBERS[key].page or (ROOT / "guide" / NUMBERS[key].page).is_file()
+        assert not NUMBERS[key].page or (ROOT / "docs" / NUMBERS[key].page).is_file()
 
 
 def test_a_number_is_explained_in_a_run(capsys):
@@ -304,7 +304,7 @@ def test_what_the_glossary_points_to_is_there(capsys):
     names = [name for term in TERMS.values() for name in term.also]
     assert len(names) == len({*names} - {*TERMS})
     for term in TERMS.values():
-        assert not term.page or term.page.startswith("reference/") or (ROOT / "guide" / term.page).is_file(), term.page
+        assert not term.page or (ROOT / "docs" / term.page).is_file(), term.page
         for topic in term.see:
             assert run_here(capsys, "explain", topic).code == 0, topic
 

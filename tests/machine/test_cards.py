@@ -43,7 +43,7 @@ def test_what_a_card_can_do(name, gib, bfloat16, fp8):
 
 
 def test_the_table_of_the_guide_is_this_one():
-    text = (Path(__file__).parents[2] / "guide" / "memory.md").read_text("utf-8")
+    text = (Path(__file__).parents[2] / "docs" / "memory.md").read_text("utf-8")
     rows = re.findall(r"^\| `([\w-]+)` \| ([^|]+) \| ([\d.]+) GiB \| (\d)\.(\d) \|", text, re.MULTILINE)
     assert {name: Card(full, float(gib), (int(a), int(b))) for name, full, gib, a, b in rows} == CARDS
 
