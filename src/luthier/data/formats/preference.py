@@ -91,9 +91,10 @@ def _check(answers: list[list[Message]], common: int) -> None:
     fix = "let chosen and rejected differ from an answer of the assistant on, or delete the row"
     named = dict(zip(("chosen", "rejected"), answers, strict=True))
     for name, side in named.items():
+        if not side and not common:
+            raise RowError("E-DATA-024", f'"{name}" is empty', "give the row an answer, or delete it")
         if not side:
-            found = f"{name} ends at turn {common}, where the other one goes on" if common else f'"{name}" is empty'
-            raise RowError("E-DATA-038" if common else "E-DATA-024", found, fix)
+            raise RowError("E-DATA-038", f"{name} ends at turn {common}, where the other one goes on", fix)
     for name, side in named.items():
         if side[0].role != "assistant":
             found = f"chosen and rejected differ in turn {common + 1}, which is from {side[0].role} in {name}"
