@@ -155,9 +155,10 @@ M_TO_Z: dict[str, Term] = {
         ("seed",), "record.md",
     ),
     "sft": Term(
-        "Supervised fine-tuning: rows of questions with the one answer that is wanted. It is what a run "
-        "does unless `objective` says otherwise; DPO may come after it.",
-        ("fine-tuning", "objective", "dpo"), "concepts/fine-tuning.md", ("supervised fine-tuning", "instruction tuning"),
+        "Supervised fine-tuning: rows of questions with the one answer that is wanted. It is what a run does "
+        "unless `objective` says otherwise; DPO may come after it.",
+        ("fine-tuning", "objective", "dpo"), "concepts/fine-tuning.md",
+        ("supervised fine-tuning", "instruction tuning"),
     ),
     "sweep": Term(
         "Many short or whole runs with other values of a few keys, compared by their loss on the same held-out rows. "
