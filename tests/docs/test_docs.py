@@ -24,6 +24,7 @@ from luthier.cli.request import parse
 from luthier.config.keys import by_name, keys
 from luthier.config.load import from_dict, load
 from luthier.config.resolve import resolve
+from luthier.config.schema import Config
 from luthier.errors import CODES
 from luthier.events.types import EVENTS
 from luthier.machine.probe import probe
