@@ -95,6 +95,13 @@ def test_the_curves_are_those_of_the_report():
     assert memory == pytest.approx([event.memory_gib for event in events], abs=0.01)
 
 
+def test_a_title_fits_into_half_a_picture(tmp_path):
+    lines = [replace(log(step), grad_norm=norm) for step, norm in ((10, 0.1), (20, 0.1), (30, 90.0))]
+    drawn = parts_of(seen(write(tmp_path / "events.jsonl", [started(), *lines])))["curves"]
+    (start,) = re.findall(r'x="(\d+)" y="14" font-weight="600">length of the gradient before clipping \(log', drawn)
+    assert 0 <= int(start) < 40
+
+
 def test_findings_samples_and_time_are_told_as_elsewhere():
     scene = in_the_middle().scene()
     parts = parts_of(scene)

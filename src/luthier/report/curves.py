@@ -142,7 +142,12 @@ def svg(
     y_axis = value_axis(min(scaled), max(scaled), max(3, height // 45), logarithmic=logarithmic, from_zero=from_zero)
     place = _Place(x_axis, y_axis, width, height, logarithmic)
     name = f"{title}{' (logarithmic)' * logarithmic}"
-    parts = [f'<text x="{_LEFT}" y="14" font-weight="600">{text(name)}</text>', *_legend(lines, width), *_axes(place)]
+    start = max(0, min(_LEFT, width - _RIGHT - 6.8 * len(name)))  # a title that is too long begins further left
+    parts = [
+        f'<text x="{start:.0f}" y="14" font-weight="600">{text(name)}</text>',
+        *_legend(lines, width),
+        *_axes(place),
+    ]
     if usable(rule) and y_axis.low <= place.scaled(rule) <= y_axis.high:
         y = place.y(rule)
         label = f'<text x="{width - _RIGHT}" y="{y - 4:.1f}" text-anchor="end">clipped to {rule:g}</text>'

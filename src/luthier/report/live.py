@@ -52,7 +52,7 @@ h1 { margin-bottom: .6rem; overflow-wrap: anywhere; } h1 small { font-size: .6em
 .boxes > div { display: grid; grid-template-columns: 8rem minmax(6rem, 14rem) 9rem 1fr; gap: .2rem 1rem;
   align-items: center; }
 @media (max-width: 40rem) { body { margin: 1rem auto; } .numbers details p { margin-left: 0; }
-  .boxes > div { grid-template-columns: 7rem 1fr; } .boxes .meaning { grid-column: 1 / -1; } }
+  .boxes > div { grid-template-columns: 6.5rem 1fr auto; } .boxes .meaning { grid-column: 1 / -1; } }
 """
 )
 
