@@ -163,15 +163,10 @@ def _serve(logs: list[Path], speed: float | None, refresh: float, host: str, por
     address = listening.getsockname()
     watch = Watch(logs, speed, machine=this_machine)
     with until_told(), LiveServer(watch, listening, host, refresh, report) as server:
-        typer.echo(f"open {url_of(*address[:2])}/ in a browser; Ctrl-C ends the page, and leaves the run alone")
         if not is_local(address[0]):
-            words = (
-                f"anyone on the network can read this run, by the name or an address of this machine, port {address[1]}"
-            )
-            typer.echo(
-                f"warning: {words}: there is no password. For yourself alone leave --host out, and use ssh -L.",
-                err=True,
-            )
+            said = "anyone on the network can read this run: there is no password"
+            typer.echo(f"warning: {said}. For yourself alone leave --host out, and use ssh -L.", err=True)
+        typer.echo(f"open {url_of(*address[:2])}/ in a browser; Ctrl-C ends the page, and leaves the run alone")
         sys.stdout.flush()
         server.serve_forever()
     typer.echo("ended; the run was not touched")

@@ -60,7 +60,7 @@ class LiveServer(ThreadingHTTPServer):
         listening: Of `luthier.machine.listening.listen`; it is closed at the end.
         host: As it was asked for: browsers may call us so.
         refresh: Seconds between two looks at the files.
-        report: Told of an exception that nobody foresaw.
+        report: Told of the first exception that nobody foresaw.
     """
 
     daemon_threads = True
@@ -81,6 +81,7 @@ class LiveServer(ThreadingHTTPServer):
         self._looked = time.monotonic()
         watch.settle()
         self._drawn: dict[int, tuple[float, Scene, dict[str, Part]]] = {}
+        self._failed = False
         self._room = threading.Semaphore(MOST_CONNECTIONS)
         bound = str(listening.getsockname()[0])
         self._everywhere = ip_address(bound).is_unspecified
@@ -130,9 +131,10 @@ class LiveServer(ThreadingHTTPServer):
             self._room.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Tell of a connection that ended with an exception; one that was cut is nobody's fault."""
+        """Tell of the first connection that ended with an exception; one that was cut is nobody's fault."""
         error = sys.exception()
-        if error is not None and not isinstance(error, OSError):
+        if error is not None and not isinstance(error, OSError) and not self._failed:
+            self._failed = True  # an open page would bring it about each second
             self._report(error)
 
 
