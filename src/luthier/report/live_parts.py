@@ -162,7 +162,7 @@ def _by_rank(last: Timing) -> str:
         (f"{rank}", f"{seconds:.3g} s" if seconds else "", f"{gib:.1f} GiB")
         for rank, (seconds, gib) in enumerate(zip_longest(last.own_seconds, last.own_memory_gib, fillvalue=0.0))
     ]
-    return f'<div class="wide">{table(("rank", "a step, without waiting for others", "memory"), cells)}</div>'
+    return f'<div class="wide">{table(("rank", "its own seconds a step", "memory"), cells)}</div>'
 
 
 def _machine(scene: Scene) -> str:
