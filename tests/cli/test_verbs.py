@@ -79,9 +79,17 @@ def test_schema_is_valid_json_with_every_section(capsys):
     result = run_here(capsys, "schema")
     assert result.code == 0
     schema = json.loads(result.out)
-    assert {"model", "quantization", "lora", "data", "training", "evaluation", "checkpointing", "logging"} == set(
-        schema["properties"]
-    )
+    assert {
+        "model",
+        "quantization",
+        "lora",
+        "data",
+        "training",
+        "dpo",
+        "evaluation",
+        "checkpointing",
+        "logging",
+    } == set(schema["properties"])
 
 
 @pytest.mark.parametrize("topic", ["E-CFG-001", "e-model-002"])
