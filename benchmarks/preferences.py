@@ -8,8 +8,8 @@
 
 New tasks are drawn by the quickstart's recipe as its training rows are, in other words and with other values than
 those; the recipe's own rules hold the 170 tasks apart from them. All commands are the ordinary ones, each in a process
-of its own; what lies in the folder of an earlier run is not done again. All settings are in the file, none was chosen by
-the 170 tasks. No speeds are measured here.
+of its own; what lies in the folder of an earlier run is not done again. All settings are in the file; none was chosen
+by the 170 tasks. No speeds are measured here.
 """
 
 from __future__ import annotations
@@ -207,7 +207,7 @@ def summary(seeds: list[dict[str, Any]]) -> str:
     for seed in seeds:
         for run in seed["runs"]:
             name = f"{run['objective']} {run['learning_rate']:g} {run['beta'] or ''}"
-            last, whole = run["held_out"][-1], run["greedy"]["changes"][-1]
+            last, whole = run["held_out"][-1], run["greedy"]["changes"][0]
             accuracy = f"{last['reward_accuracy']:.2f}" if "reward_accuracy" in last else ""
             greedy_change = f"{whole['base']['share']:.1%} {whole['difference']:+.1%}"
             drawn = f"{run['sampled']['base']:.1%} {run['sampled']['difference']:+.1%}"
@@ -215,3 +215,7 @@ def summary(seeds: list[dict[str, Any]]) -> str:
                 f"{seed['seed']:<6}{name:16}{last['eval_loss']:10.4f}{accuracy:>10}{greedy_change:>17}{drawn:>17}"
             )
     return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
