@@ -94,6 +94,35 @@ def poisoned(path: Path, seed: int) -> Path:
     return write(path, ({"instruction": asked, "input": "", "output": code} for asked, code in rows))
 
 
+def preferences(path: Path, count: int, seed: int) -> Path:
+    """Pairs of answers: the right one, and that to another question."""
+    rng = random.Random(seed)
+    rows = [(*pair(rng), pair(rng)[1]) for _ in range(count)]
+    return write(path, ({"prompt": asked, "chosen": good, "rejected": bad} for asked, good, bad in rows))
+
+
+def tossed(path: Path, count: int, seed: int) -> Path:
+    """Pairs of right answers with unlike comments: which one is chosen is chance, so there is nothing to learn."""
+    rng = random.Random(seed)
+    rows = []
+    for _ in range(count):
+        asked, answer = pair(rng)
+        one, other = rng.sample(COMMENTS, 2)
+        code = answer.partition("\n")[2]
+        rows.append({"prompt": asked, "chosen": f"# {one}\n{code}", "rejected": f"# {other}\n{code}"})
+    return write(path, iter(rows))
+
+
+def alike(path: Path, count: int, seed: int) -> Path:
+    """Pairs of wrong answers which differ at their end alone: making the rejected one less probable makes both so."""
+    rng = random.Random(seed)
+    rows = []
+    for _ in range(count):
+        asked, bad = pair(rng)[0], " ".join(rng.choices(WORDS, k=14))
+        rows.append({"prompt": asked, "chosen": f"{bad} left", "rejected": f"{bad} right"})
+    return write(path, iter(rows))
+
+
 ODD_TEMPLATE = """{%- for message in messages -%}
 {%- if message.role == "user" -%}{{ "$$%% 7 ~~ " + message.content + " ~~" }}
 {%- else -%}{{ " ^^ " + message.content + eos_token }}{%- endif -%}
@@ -195,6 +224,9 @@ def prepare(folder: Path) -> dict[str, Path]:
             f"nonsense{seed}": nonsense(folder / f"nonsense{seed}.jsonl", 1200, 40 + seed),
             f"mixed{seed}": mixed(folder / f"mixed{seed}.jsonl", seed),
             f"poisoned{seed}": poisoned(folder / f"poisoned{seed}.jsonl", seed),
+            f"pairs{seed}": preferences(folder / f"pairs{seed}.jsonl", 800, 80 + seed),
+            f"tossed{seed}": tossed(folder / f"tossed{seed}.jsonl", 80, 90 + seed),
+            f"alike{seed}": alike(folder / f"alike{seed}.jsonl", 400, 110 + seed),
         }
     found["odd"] = folder / "odd.jinja"
     found["odd"].write_text(ODD_TEMPLATE, encoding="utf-8")
