@@ -82,7 +82,9 @@ def healthy() -> Iterator[Run]:
     yield Run("padded", HEALTHY, lasting(60, training__packing=False))
     yield Run("plain_text", HEALTHY, lasting(100), model="instruct", rows="text")
     yield Run("pairs", HEALTHY, {**lasting(120), **PAIRS, "evaluation.eval_steps": 20}, rows="pairs", model="instruct")
-    yield Run("pairs_slow", HEALTHY, {**lasting(90), **PAIRS, "training.learning_rate": 1e-4}, rows="pairs", model="base")
+    yield Run(
+        "pairs_slow", HEALTHY, {**lasting(90), **PAIRS, "training.learning_rate": 1e-4}, rows="pairs", model="base"
+    )
     yield Run("again", HEALTHY, lasting(120, training__learning_rate=1e-3), model="instruct", rows="other")
 
 
