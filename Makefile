@@ -27,8 +27,8 @@ test: env  ## Run all tests that need no GPU, in WORKERS processes.
 test-long: env  ## Run the tests that take tens of seconds each: minutes.
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m long
 
-torture: env  ## Break runs on purpose, some hundred thousand times: hours. Writes docs/reliability.json.
-	OMP_NUM_THREADS=1 $(BIN)/python -m tests.torture --json docs/reliability.json
+torture: env  ## Break runs on purpose, some hundred thousand times: hours. Writes guide/reliability.json.
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.torture --json guide/reliability.json
 
 lint: env  ## Check style, types and the floors of the rooms.
 	$(BIN)/ruff check .
@@ -40,8 +40,8 @@ fix: env  ## Mend what ruff can mend by itself.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: env  ## Build the guide into site/.
-	$(BIN)/python docs/build.py
+docs: env  ## Make the guide's pages in docs/ from guide/, and the site in site/.
+	$(BIN)/python guide/build.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean:  ## Remove what the targets made.

@@ -8,12 +8,17 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from luthier.config.load import from_dict
 from luthier.config.plan import DataFacts, MachineFacts, ModelFacts, Passes, Plan
 from luthier.config.resolve import resolve
+from luthier.data.cache import _record_batch
 from luthier.data.collate import MicroBatch
 from luthier.data.loader import collate, split
+from luthier.data.pairs import PairRows
+from luthier.data.rows import RowStore
+from luthier.data.tokenize import Batch
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,23 @@ class MemoryRows:
         return self.rows[index]
 
 
+def pair_rows(count: int, vocab_size: int = 400, longest: int = 40, seed: int = 0, limit: int = 2048) -> PairRows:
+    """Random pairs: a prompt, and two different answers to it."""
+    rng = np.random.default_rng(seed)
+    batch = Batch()
+    for number in range(count):
+        prompt = rng.integers(3, vocab_size, int(rng.integers(2, longest // 2))).tolist()
+        for side in range(2):
+            answer = rng.integers(3, vocab_size, int(rng.integers(1, longest // 2))).tolist()
+            batch.input_ids.append([*prompt, *answer, 1])
+            batch.spans.append([len(prompt), len(prompt) + len(answer) + 1])
+            batch.prompt_keys.append(number)
+            batch.row_keys.append(2 * number + side)
+            batch.places.append(f"rows.jsonl:{number + 1}")
+    store = RowStore([pa.Table.from_batches([_record_batch(batch)])])
+    return PairRows(store, 2 * np.arange(count), limit)
+
+
 def prepared(rows: MemoryRows, held_out: MemoryRows | None = None) -> Any:
     """What the engine reads of `luthier.data.prepare.Prepared`."""
     return SimpleNamespace(train=rows, eval=held_out)
@@ -63,17 +85,21 @@ def machine(**changes: Any) -> MachineFacts:
     return MachineFacts(**{**values, **changes})
 
 
-def plan_for(model_dir: Path | str, rows: MemoryRows, tokens: int = 4096, **keys: Any) -> Plan:
-    """A resolved plan; `keys` are config keys, bare where unique."""
+def plan_for(model_dir: Path | str, rows: MemoryRows | PairRows, tokens: int = 4096, **keys: Any) -> Plan:
+    """A resolved plan; `keys` are config keys, bare where unique. Of pairs one for DPO."""
+    pairs = isinstance(rows, PairRows)
+    if pairs:
+        keys = {"objective": "dpo", "learning_rate": 5e-6} | keys
     loaded = from_dict({"model": {"model_name_or_path": str(model_dir)}}, [f"{k}={v}" for k, v in keys.items()])
     facts = DataFacts(
         train_rows=len(rows),
         eval_rows=0,
         train_tokens=int(rows.lengths.sum()),
         trained_tokens=int(rows.trained.sum()),
-        longest_row_tokens=int(rows.lengths.max()),
+        longest_row_tokens=int((rows.both if pairs else rows.lengths).max()),
         template="test",
         fingerprint="test",
+        pairs=pairs,
     )
     model = ModelFacts("LlamaForCausalLM", 99648, 32768, 2, 64, 400, 512, can_isolate_documents=True)
     return resolve(loaded, machine(), model, facts, passes=Passes(tokens))

@@ -68,6 +68,50 @@ def test_every_shape_is_known(capsys, here, tiny_model_dir, rows, fits, said):
     assert said in text and config.data.val_set_size == 0
 
 
+def test_pairs_get_a_config_for_dpo(capsys, here, tiny_model_dir):
+    rows = [{"question": f"Add {n} and 1", "chosen": f"{n + 1}", "rejected": f"{n}"} for n in range(40)]
+    write(here / "r.jsonl", rows)
+    assert run_here(capsys, "init", tiny_model_dir, "r.jsonl").code == 0
+    text, config = (here / "r.yaml").read_text("utf-8"), load(here / "r.yaml").config
+    assert config.data.datasets[0].format == "preference"
+    assert config.data.datasets[0].columns == {"prompt": "question"}
+    assert (config.training.objective, config.training.learning_rate, config.dpo.beta) == ("dpo", 5e-6, 0.1)
+    assert "taught with 40 pairs of r.jsonl" in text and config.evaluation.sample_prompts == ["Add 0 and 1"]
+    checked = run_here(capsys, "plan", "r.yaml", "--check")
+    said = " ".join(checked.out.split())
+    assert checked.code == 0 and "36 pairs to train on, 4 held out" in said and "DPO with beta 0.1" in said
+    assert "40 pairs x 0.9 x 1 / 16 = 2 steps" in said
+    shown = run_here(capsys, "inspect", "r.yaml", "--row", "2")
+    assert "pair 2, chosen" in shown.out and "pair 2, rejected" in shown.out
+
+
+@pytest.mark.parametrize(
+    ("objective", "rows", "code", "fix"),
+    [
+        ("sft", {"prompt": "Q", "chosen": "A", "rejected": "B"}, "E-DATA-028", "`training.objective: dpo`"),
+        ("dpo", {"instruction": "Q", "output": "A"}, "E-DATA-029", "`training.objective: sft`"),
+        ("dpo", {"chosen": "Q A", "rejected": "Q B"}, "E-DATA-039", "prompt, chosen and rejected"),
+        ("dpo", {"prompt": "Q", "chosen": "A", "rejected": "A"}, "E-DATA-037", "bad_rows: drop"),
+        ("dpo", {"chosen": [], "rejected": [{"role": "user", "content": "Q"}]}, "E-DATA-024", "bad_rows: drop"),
+    ],
+)
+def test_rows_for_another_objective_are_one_error(capsys, here, tiny_model_dir, objective, rows, code, fix):
+    write(here / "r.jsonl", [rows])
+    config = f"model: {{model_name_or_path: {tiny_model_dir}}}\ndata: {{datasets: [r.jsonl]}}\n"
+    (here / "c.yaml").write_text(config, "utf-8")
+    result = run_here(capsys, "plan", "c.yaml", f"objective={objective}")
+    said = " ".join(result.err.split())
+    assert result.code == 2 and result.err.count("luthier explain E-") == 1 and code in said and fix in said
+    assert "Traceback" not in result.err
+
+
+def test_e_gate_005_one_step_by_hand_is_of_answers(capsys, here, tiny_model_dir):
+    write(here / "r.jsonl", [{"prompt": f"Q{n}", "chosen": "A", "rejected": "B"} for n in range(8)])
+    assert run_here(capsys, "init", tiny_model_dir, "r.jsonl").code == 0
+    result = run_here(capsys, "inspect", "r.yaml", "--row", "1", "--step")
+    assert result.code == 2 and "E-GATE-005" in result.err
+
+
 def test_a_model_of_the_hub_need_not_be_here(capsys, here):
     write(here / "r.jsonl", QUESTIONS * 20)
     assert run_here(capsys, "init", "meta-llama/Llama-3.2-1B", "r.jsonl").code == 0

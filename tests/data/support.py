@@ -10,7 +10,7 @@ from tokenizers import ByteLevelBPETokenizer
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
-from luthier.config.schema import Config, DataSection, DatasetSource, TrainingSection
+from luthier.config.schema import Config, DataSection, DatasetSource, Objective, TrainingSection
 from luthier.data.prepare import Prepared, prepare
 from luthier.data.rows import TokenRow
 from luthier.errors import LuthierError
@@ -60,15 +60,27 @@ def alpaca(count: int, start: int = 0) -> list[dict[str, str]]:
     return [{"instruction": f"Say {number}", "output": f"It is {number}."} for number in range(start, start + count)]
 
 
-def make_config(*sources: Path | DatasetSource, seed: int = 42, **data: Any) -> Config:
+def turn(role: str, content: str) -> dict[str, str]:
+    return {"role": role, "content": content}
+
+
+def preferences(count: int, start: int = 0) -> list[dict[str, str]]:
+    return [
+        {"prompt": f"Say {number}", "chosen": f"It is {number}.", "rejected": f"No {number}!"}
+        for number in range(start, start + count)
+    ]
+
+
+def make_config(*sources: Path | DatasetSource, seed: int = 42, objective: Objective = "sft", **data: Any) -> Config:
     datasets = [item if isinstance(item, DatasetSource) else DatasetSource(path=str(item)) for item in sources]
     folder = Path(datasets[0].path).parent
     settings = {"val_set_size": 0.0, "cache_dir": str(folder / "cache"), **data}
-    return Config(data=DataSection(datasets=datasets, **settings), training=TrainingSection(seed=seed))
+    training = TrainingSection(seed=seed, objective=objective)
+    return Config(data=DataSection(datasets=datasets, **settings), training=training)
 
 
-def run(tokenizer: Any, *sources: Path | DatasetSource, seed: int = 42, **data: Any) -> Prepared:
-    return prepare(make_config(*sources, seed=seed, **data), tokenizer)
+def run(tokenizer: Any, *sources: Path | DatasetSource, **settings: Any) -> Prepared:
+    return prepare(make_config(*sources, **settings), tokenizer)
 
 
 def problems(tokenizer: Any, *sources: Path | DatasetSource, **data: Any) -> list[tuple[str, str, str]]:

@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGES = {page.stem: page.read_text("utf-8") for page in sorted((ROOT / "docs" / "concepts").glob("*.md"))}
+PAGES = {page.stem: page.read_text("utf-8") for page in sorted((ROOT / "guide" / "concepts").glob("*.md"))}
 WITH_EXERCISE = {page: text.partition("## Try it\n")[2] for page, text in PAGES.items() if "## Try it\n" in text}
-MEASURED = json.loads((ROOT / "docs/pictures/measured.json").read_text("utf-8"))
+MEASURED = json.loads((ROOT / "guide/measured.json").read_text("utf-8"))
 NUMBER = re.compile(r"\{\{ (\w+)\.(\w+)(?::\S+)? \}\}")
 
 
 @pytest.fixture
 def exercises(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "docs"))
+    monkeypatch.syspath_prepend(str(ROOT / "guide"))
     monkeypatch.chdir(ROOT)
     from measuring import exercises
 
@@ -31,9 +31,9 @@ def test_all_concepts_but_the_one_that_is_an_exercise_have_one():
 
 @pytest.mark.parametrize("page", WITH_EXERCISE)
 def test_it_asks_and_answers_with_numbers_that_were_measured(page):
-    task, folded, answer = WITH_EXERCISE[page].partition("??? question")
-    assert folded and ("?" in task or "?" in answer.partition("\n")[0])
-    assert all(line.startswith("    ") for line in answer.splitlines()[1:] if line)
+    task, folded, answer = WITH_EXERCISE[page].partition('<details markdown="1">\n<summary>')
+    assert folded and ("?" in task or "?" in answer.partition("</summary>\n\n")[0])
+    assert answer.endswith("\n\n</details>\n")
     used = NUMBER.findall(answer)
     assert used and all(key in MEASURED[name] for name, key in used)
 
@@ -44,7 +44,7 @@ def test_the_numbers_are_those_of_the_commands_on_the_page(exercises):
     for page in exercises.ANSWERS:
         name = f"try_{page.replace('-', '_')}"
         numbers = dict(MEASURED[name])
-        assert numbers.pop("commands") == lines[page], f"python docs/measure.py {name}"
+        assert numbers.pop("commands") == lines[page], f"python guide/measure.py {name}"
         assert numbers and all(math.isfinite(number) for number in numbers.values())
         assert name in {experiment for experiment, _ in NUMBER.findall(WITH_EXERCISE[page])}
 

@@ -28,7 +28,7 @@ BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 def plain(page: str, number: int = 0, **names: Any) -> dict[str, Any]:
     """The names that a page's block leaves, run with these ones given."""
-    code = BLOCK.findall((ROOT / "docs" / "concepts" / f"{page}.md").read_text("utf-8"))[number]
+    code = BLOCK.findall((ROOT / "guide" / "concepts" / f"{page}.md").read_text("utf-8"))[number]
     space = {"torch": torch, **names}
     exec(code, space)
     return space
@@ -117,7 +117,7 @@ def test_the_loop_that_writes_an_answer():
     loop = plain("text-to-probability", 1)["write"]
     tokenizer = AutoTokenizer.from_pretrained(BASE)
     model = AutoModelForCausalLM.from_pretrained(BASE, dtype=torch.float32).eval()
-    text = json.loads((ROOT / "docs/pictures/measured.json").read_text("utf-8"))["text"]["written"]
+    text = json.loads((ROOT / "guide/measured.json").read_text("utf-8"))["text"]["written"]
     ids = tokenizer(text.partition("a.count")[0], add_special_tokens=False)["input_ids"]
     end = tokenizer.eos_token_id
     answer = Answer(ids, Sampling(24), lambda piece, tokens: None, tokenizer, [end])

@@ -19,7 +19,7 @@ from tests.evaluate.test_compare import BETTER, WORSE
 from tests.torture.runs import config
 
 ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs" / "thesis.md").read_text("utf-8")
+PAGE = (ROOT / "guide" / "thesis.md").read_text("utf-8")
 FIGURE, TABLE = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
 
 

@@ -20,7 +20,8 @@ from luthier.events.sinks.extra import missing_login
 from luthier.gate.checks import CHECKS
 from luthier.gate.checks.place import LEAST_KEPT, disk_need, size
 from luthier.gate.checks.rows import percent
-from tests.data.support import CHATML, alpaca, make_tokenizer
+from luthier.gate.gate import examine
+from tests.data.support import CHATML, alpaca, make_tokenizer, preferences
 from tests.gate.support import TRAINED, subject, told, verdicts, with_spans
 
 
@@ -186,6 +187,44 @@ def test_an_overlap_that_is_still_there(tmp_path: Path):
     train = what.data.train
     overlapping = replace(what.data, eval=TokenRows(train.store, train.chosen[:2], train.limit))
     assert verdicts(replace(what, data=overlapping)) == {"train-eval-overlap": "failed"}
+
+
+# Pairs ---------------------------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_said_of_healthy_pairs(tmp_path: Path):
+    what = subject(tmp_path, preferences(40), objective="dpo", val_set_size=0.1)
+    assert told(what) == {}
+    found = {check.name: check.found for check in examine(what)}
+    assert found["end-trained"] == "</s> ends each of 40 pairs, and is trained"
+    assert found["one-bos"].endswith("in each of 40 pairs, at the beginning")
+    assert found["train-eval-overlap"] == "none of the 4 pairs held out asks what is trained"
+    assert found["contradictions"] == "no two answers are each preferred to the other"
+
+
+def test_pairs_that_contradict_each_other_or_stand_there_twice(tmp_path: Path):
+    turned = {"prompt": "say  3", "chosen": "No 3!", "rejected": "It is 3."}
+    another = {"prompt": "Say 4", "chosen": "It is 4.", "rejected": "Four?"}
+    assert verdicts(subject(tmp_path, [*preferences(10), another], objective="dpo")) == {}
+    assert verdicts(subject(tmp_path, [*preferences(10), turned], objective="dpo")) == {"contradictions": "warning"}
+    what = subject(tmp_path, preferences(10) + preferences(1), objective="dpo")
+    assert told(what)["duplicates"].found.startswith("1 of 11 pairs (9.1%) say what another pair says")
+
+
+@pytest.mark.parametrize(("same", "verdict"), [(2, "warning"), (3, "failed")])
+def test_pairs_without_a_difference(tmp_path: Path, same: int, verdict: str):
+    rows = [{"prompt": f"Q{n}", "chosen": "y" * 500 + "!", "rejected": "y" * 500 + "?"} for n in range(same)]
+    keys = {"objective": "dpo", "overlong_rows": "truncate", "max_seq_length": 400}
+    found = told(subject(tmp_path, [*preferences(13 - same), *rows], **keys))
+    assert found["zero-label-rows"].verdict == verdict
+    assert f"{same} of 13 pairs" in found["zero-label-rows"].found
+    assert "both answers are the same tokens" in found["zero-label-rows"].found
+
+
+def test_pairs_that_are_left_out(tmp_path: Path):
+    rows = [*preferences(24), {"prompt": "Q", "chosen": "A", "rejected": "x" * 600}]
+    what = subject(tmp_path, rows, objective="dpo", max_seq_length=400)
+    assert verdicts(what) == {"rows-cut": "warning"} and "1 of 25 pairs" in told(what)["rows-cut"].found
 
 
 # What must fit together ----------------------------------------------------------------------------------------------

@@ -16,8 +16,8 @@ from luthier.events.console import open_console
 from luthier.gate.gate import examine
 from luthier.gate.page import page
 from luthier.gate.screen import show_checks, show_lengths, show_rows, strip
-from luthier.gate.xray import Bar, Token, XRay, length_bars, pieces, special_ids, telling_rows, xray
-from tests.data.support import CHATML, TALK, alpaca, make_tokenizer
+from luthier.gate.xray import Bar, Token, XRay, length_bars, pieces, special_ids, telling_rows, xray, xrays
+from tests.data.support import CHATML, TALK, alpaca, make_tokenizer, preferences
 from tests.gate.support import subject
 
 HOSTILE = '\x1b[31mred\x1b]0;title\x07 \x9b2J\u202ebidi <script>alert(1)</script> [bold]x[/] & "quoted" ünï 弦\ttab'
@@ -82,6 +82,40 @@ def test_rows_that_are_held_out_or_not_drawn(tmp_path: Path):
     what = subject(tmp_path, alpaca(20), val_set_size=5)
     uses = [xray(what, number).use for number in range(1, 21)]
     assert (uses.count("held out"), uses.count("trained on")) == (5, 15)
+
+
+def test_both_answers_of_a_pair(tmp_path: Path):
+    tokenizer = make_tokenizer(chat_template=CHATML)
+    what = subject(tmp_path, preferences(6), tokenizer, objective="dpo", val_set_size=2)
+    chosen, rejected = xrays(what, 3)
+    asked = "<s><|im_start|>user\nSay 2<|im_end|>\n<|im_start|>assistant\n"
+    assert spelled(chosen) == [("prompt", asked), ("trained", "It is 2.<|im_end|>")]
+    assert spelled(rejected) == [("prompt", asked), ("trained", "No 2!<|im_end|>")]
+    assert (chosen.title, rejected.title) == ("pair 3, chosen", "pair 3, rejected")
+    assert Path(chosen.place).name == Path(rejected.place).name == "rows.jsonl:3"
+    uses = [tuple(row.use for row in xrays(what, number)) for number in range(1, 7)]
+    assert sorted(uses) == [("held out",) * 2] * 2 + [("trained on",) * 2] * 4
+    assert "pair 3, rejected" in screen([rejected]) and "Pair 3, chosen" in page([chosen], length_bars(what), 2048)
+    with pytest.raises(DataError, match="pair 7 is asked for, and there are 6"):
+        xrays(what, 7)
+
+
+def test_telling_pairs_come_whole(tmp_path: Path):
+    rows = [*preferences(9), {"prompt": "Q", "chosen": "A" * 90, "rejected": "B"}]
+    shown = telling_rows(subject(tmp_path, rows, objective="dpo"))
+    assert [row.answer for row in shown] == ["chosen", "rejected"] * 5
+    assert all(one.number == other.number for one, other in zip(shown[::2], shown[1::2], strict=True))
+    assert (shown[0].number, shown[0].why) == (10, "longest") and len({row.number for row in shown}) == 5
+
+
+def test_a_pair_that_is_left_out_says_why(tmp_path: Path):
+    long = {"prompt": "Q", "chosen": "A", "rejected": "x" * 600}
+    same = {"prompt": "R", "chosen": "y" * 500 + "!", "rejected": "y" * 500 + "?"}
+    keys = {"objective": "dpo", "max_seq_length": 400}
+    dropped = xrays(subject(tmp_path, [*preferences(20), long], **keys), 21)
+    assert {row.use for row in dropped} == {"left out: longer than max_seq_length (400 tokens)"}
+    cut = xrays(subject(tmp_path, [*preferences(20), same], overlong_rows="truncate", **keys), 21)
+    assert {row.use for row in cut} == {"left out: both answers are the same tokens"}
 
 
 @pytest.mark.parametrize("number", [0, -1, 21, 10**9])

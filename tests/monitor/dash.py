@@ -1,6 +1,6 @@
 """Helpers for the tests of the dashboard: the recorded run, a clock that stands still, and the screen as text.
 
-The recorded run `runs/by_heart` is a real one, made by `python docs/measure.py dashboard`. The screens that it should
+The recorded run `runs/by_heart` is a real one, made by `python guide/measure.py dashboard`. The screens that it should
 give are in `screens/`; to renew them after a change that is meant, and then read the difference:
 
     python -m tests.monitor.dash

@@ -2,7 +2,7 @@
 
 A suite is a module of this package, named in `SUITES`, with
 
-    NAME: str           how it is called on the command line and in docs/reliability.json
+    NAME: str           how it is called on the command line and in guide/reliability.json
     DEFAULT: int        trials of `make torture`
     FAST: int           trials of `make test`
     trial(number: int, seed: int) -> str        "" when it passed, else what is wrong

@@ -147,7 +147,7 @@ def test_a_run_learns_to_prefer_and_says_so(tmp_path, tiny_model_dir, pairs_file
     assert log.count('"reward_margin":') == len(logs) + len(held_out)
 
 
-@pytest.mark.parametrize("cut", [{"max_tokens_per_micro_batch": 90}, {"packing": False}], ids=str)
+@pytest.mark.parametrize("cut", [{"max_tokens_per_micro_batch": 160}, {"packing": False}], ids=str)
 def test_how_a_step_is_cut_changes_no_number(tmp_path, tiny_model_dir, pairs_file, cut):
     curves = []
     for name, changes in (("whole", {"max_tokens_per_micro_batch": 4000}), ("cut", cut)):

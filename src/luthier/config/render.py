@@ -224,10 +224,11 @@ def _data(plan: Plan) -> str:
     if plan.data is None:
         return f"{paths}; rows are counted once they can be read; {learned}."
     d = plan.data
-    longest = "longest answer with its prompt" if d.pairs else "longest row"
+    longest, theirs = ("longest answer with its prompt", " are theirs") if d.pairs else ("longest row", "")
     return (
         f"{paths}: {d.train_rows:,} {d.unit} to train on, {d.eval_rows:,} held out, template {d.template}; {learned} "
-        f"({d.trained_tokens:,} of {d.train_tokens:,} tokens an epoch); {longest} {d.longest_row_tokens:,} tokens."
+        f"({d.trained_tokens:,} of {d.train_tokens:,} tokens an epoch{theirs}); "
+        f"{longest} {d.longest_row_tokens:,} tokens."
     )
 
 

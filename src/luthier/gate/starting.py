@@ -135,7 +135,7 @@ def first_config(model: str, seen: Looked, file: Path) -> str:
         "prompt_template": "none around texts as they stand" if seen.final_text else own_template,
         "max_seq_length": "longest row in tokens; longer ones are left out and counted",
         "val_set_size": _held_out(share),
-        "objective": "chosen answers are preferred to rejected ones; the model should know how to answer",
+        "objective": "prefer chosen answers to rejected ones; sft: learn answers",
         "output_dir": "log, checkpoints and result",
         "num_train_epochs": f"how often each {seen.unit.removesuffix('s')} is seen",
         "learning_rate": "the usual one for an adapter" + " with DPO" * seen.pairs,

@@ -89,10 +89,12 @@ A_TO_L: dict[str, Term] = {
         ("use_dora", "r"), "concepts/lora.md",
     ),
     "dpo": Term(
-        "Direct preference optimization: training on pairs of a better and a worse answer. It is one kind of "
-        "preference tuning, with RLHF, ORPO and KTO. Luthier does not do it; it trains on the answers that are "
-        "wanted.",
-        ("sft",), "concepts/fine-tuning.md", ("rlhf", "preference tuning", "orpo", "kto"),
+        "Direct preference optimization: from pairs of a better and a worse answer to one prompt a model learns to "
+        "give the better one more probability than the model it began as gave it, and the worse one less. No reward "
+        "model and no sampling: a loss over pairs, with beta as a leash (Rafailov et al. 2023). It is one kind of "
+        "preference tuning, with RLHF, ORPO and KTO, and the only one here.",
+        ("objective", "beta", "label_smoothing", "E-DATA-028"), "train.md",
+        ("direct preference optimization", "preference tuning", "preference training", "rlhf", "orpo", "kto"),
     ),
     "dropout": Term(
         "Setting a random share of numbers to zero in training, so that nothing is learned that hangs on a single one.",

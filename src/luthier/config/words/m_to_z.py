@@ -51,6 +51,11 @@ M_TO_Z: dict[str, Term] = {
         "Tokens that fill short rows up to the longest one of a pass. They cost time and teach nothing.",
         ("packing",), "concepts/packing.md", ("pad",),
     ),
+    "pair": Term(
+        "One example for DPO: a prompt with an answer that is preferred (chosen) and one that is not (rejected). It is "
+        "two rows of tokens, which are always in the same pass.",
+        ("objective", "datasets"), "train.md", ("preference pair", "chosen", "rejected"),
+    ),
     "parameter": Term(
         "One number that a model has learned or learns; also called a weight. Llama-3.2-1B has 1,236 million of them.",
         ("r",), "concepts/text-to-probability.md", ("weight", "weights"),
@@ -101,6 +106,11 @@ M_TO_Z: dict[str, Term] = {
         "devices: the number of one process, from 0.",
         ("r",), "concepts/lora.md",
     ),
+    "reference model": Term(
+        "What DPO measures against: the model as the run begins. How much more probable an answer has become since "
+        "then is its reward; beta says how dear it is to move away.",
+        ("objective", "beta"), "train.md", ("reference",),
+    ),
     "residual stream": Term(
         "The numbers of a token on their way through the layers. Attention and MLP read them and add to them; "
         "nothing replaces them.",
@@ -145,9 +155,10 @@ M_TO_Z: dict[str, Term] = {
         ("seed",), "record.md",
     ),
     "sft": Term(
-        "Supervised fine-tuning: rows of questions with the one answer that is wanted. It is what Luthier does. "
-        "Preference tuning may come after it.",
-        ("fine-tuning", "dpo"), "concepts/fine-tuning.md", ("supervised fine-tuning", "instruction tuning"),
+        "Supervised fine-tuning: rows of questions with the one answer that is wanted. It is what a run does "
+        "unless `objective` says otherwise; DPO may come after it.",
+        ("fine-tuning", "objective", "dpo"), "concepts/fine-tuning.md",
+        ("supervised fine-tuning", "instruction tuning"),
     ),
     "sweep": Term(
         "Many short or whole runs with other values of a few keys, compared by their loss on the same held-out rows. "

@@ -89,9 +89,13 @@ def _same(one: Message, other: Message) -> bool:
 def _check(answers: list[list[Message]], common: int) -> None:
     """Both sides have to go on with an answer where they part."""
     fix = "let chosen and rejected differ from an answer of the assistant on, or delete the row"
-    for name, side in zip(("chosen", "rejected"), answers, strict=True):
+    named = dict(zip(("chosen", "rejected"), answers, strict=True))
+    for name, side in named.items():
+        if not side and not common:
+            raise RowError("E-DATA-024", f'"{name}" is empty', "give the row an answer, or delete it")
         if not side:
             raise RowError("E-DATA-038", f"{name} ends at turn {common}, where the other one goes on", fix)
+    for name, side in named.items():
         if side[0].role != "assistant":
             found = f"chosen and rejected differ in turn {common + 1}, which is from {side[0].role} in {name}"
             raise RowError("E-DATA-038", found, fix)

@@ -8,7 +8,7 @@ CHECKPOINT: dict[str, Explanation] = {
         why="there is nothing to go on from",
         text=(
             "--resume takes `auto` (the newest whole checkpoint of output_dir, or a fresh start when there is "
-            "none), or a checkpoint-<step> folder: its path, or its name in output_dir. final_model is what a run "
+            "none), or a `checkpoint-<step>` folder: its path, or its name in output_dir. final_model is what a run "
             "made; it lacks the optimizer and the place in the data from which a run could go on."
         ),
     ),

@@ -107,7 +107,7 @@ MODEL: dict[str, Explanation] = {
         text=(
             "Give the output folder of a finished run, or its final_model/. It holds the adapter "
             "(adapter_model.safetensors; model.safetensors after full fine-tuning) with the tokenizer, the prompt "
-            "template and generation_config.json. Folders named checkpoint-<step> lack these: they are for --resume."
+            "template and generation_config.json. Folders named `checkpoint-<step>` lack these: they are for --resume."
         ),
     ),
     "E-MODEL-013": Explanation(

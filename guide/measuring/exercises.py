@@ -28,7 +28,7 @@ from measuring.runs import WORK
 
 Numbers = dict[str, Any]
 E = TypeVar("E", bound=Event)
-PAGES = Path("docs/concepts")
+PAGES = Path("guide/concepts")
 RUNS = WORK / "tries"
 BLOCK = re.compile(r"^## Try it\n.*?^```bash\n(.*?)^```", re.MULTILINE | re.DOTALL)
 ADAPTER = "final_model/adapter_model.safetensors"
@@ -38,13 +38,13 @@ MIB = 1 << 20
 
 
 def command_lines(page: str) -> list[str]:
-    """Those of Luthier in the exercise of docs/concepts/PAGE.md; none where there is no exercise."""
+    """Those of Luthier in the exercise of guide/concepts/PAGE.md; none where there is no exercise."""
     block = BLOCK.search((PAGES / f"{page}.md").read_text(encoding="utf-8"))
     return [line for line in (block[1] if block else "").splitlines() if line.startswith("luthier ")]
 
 
 def exercise(page: str) -> Callable[[], Numbers]:
-    """An experiment of docs/measure.py."""
+    """An experiment of guide/measure.py."""
 
     def measure() -> Numbers:
         lines = command_lines(page)

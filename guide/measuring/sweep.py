@@ -16,7 +16,7 @@ from measuring.drawing import PICTURES
 from measuring.runs import WORK, config, of, run
 
 Numbers = dict[str, Any]
-CAPTURED = Path("docs/captured")
+CAPTURED = Path("guide/captured")
 STEPS, WHOLE = 80, 200
 RANGES = ["learning_rate=log:3e-4..1e-1", "lora.r=4,8,16"]
 

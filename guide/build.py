@@ -1,8 +1,8 @@
-"""Makes docs/generated, from which mkdocs builds the site: the pages with their blanks filled, and the reference.
+"""Makes the pages of docs/ from those of guide/: their blanks filled, and the reference.
 
-A page may hold these blanks, so that nothing in it can go stale:
+A page of guide/ may hold these blanks, so that nothing in it can go stale:
 
-    {{ packing.real_tokens:,d }}               a number of docs/pictures/measured.json, docs/reliability.json or some
+    {{ packing.real_tokens:,d }}               a number of guide/measured.json, guide/reliability.json or some
                                                of benchmarks/results, in a format of Python
     {{ source luthier.training.step.update }}  the source of a function or class as a code block
     {{ file configs/mbpp_small.yaml }}         a whole file as a code block
@@ -14,24 +14,23 @@ A page may hold these blanks, so that nothing in it can go stale:
     {{ doctor scores }}                        tests/doctor/runs/scores.json
     {{ doctor NAME }}                          what the doctor says of one of these runs
 
-Not covered: measuring (docs/measure.py, by hand). Nothing here imports torch.
+Not covered: measuring (guide/measure.py, by hand). Nothing here imports torch.
 """
 
 from __future__ import annotations
 
-import ast
 import gzip
 import json
 import math
 import re
-import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import luthier
+from lookup import errors_page, events_page, python_page, source
+
 from luthier.config.docs import reference_markdown
 from luthier.config.glossary import glossary_markdown
 from luthier.config.load import load
@@ -40,51 +39,34 @@ from luthier.config.resolve import resolve
 from luthier.config.tree import number
 from luthier.doctor import RULES, History, findings, fold
 from luthier.doctor.report import as_text
-from luthier.errors import CODES
 from luthier.events.line import parse_line
 from luthier.events.numbers import NUMBERS
 from luthier.events.record import from_record
-from luthier.events.types import EVENTS, Evaluated, Log, RunFinished, TimeForecast
+from luthier.events.types import Evaluated, Log, RunFinished, TimeForecast
 from luthier.gate.checks import CHECKS
 from luthier.training.schedule import learning_rate
 
-DOCS = Path(__file__).resolve().parent
-ROOT = DOCS.parent
-GENERATED = DOCS / "generated"
-PICTURES = DOCS / "pictures"
+GUIDE = Path(__file__).resolve().parent
+ROOT = GUIDE.parent
+DOCS = ROOT / "docs"
+MADE = "<!-- Made by `make docs` from "
+"""How every page of docs/ begins."""
 RUNS = ROOT / "tests" / "doctor" / "runs"
 BLANK = re.compile(
     r"\{\{ (?:(?P<verb>source|file|doctor|gate) (?P<what>\S+)|(?P<plan>arithmetic|rates|lines|time_lines)"
     r"|(?P<number>[a-z_]+\.\w+)(?::(?P<format>[^ }]+))?) \}\}"
 )
-MARKS = re.compile(r"  # (?:type: ignore|noqa).*")
-SIGNATURE = re.compile(r"\A(?:@.*\n)*def .*?:(?=\n)", re.DOTALL)
-FAMILIES = {
-    "E-CFG": "The config",
-    "E-DATA": "Data",
-    "E-MODEL": "The model",
-    "E-ENV": "The environment",
-    "E-CKPT": "Checkpoints",
-    "E-GATE": "The gate before training",
-    "E-RUN": "The run",
-    "E-EVAL": "Evaluation",
-    "E-EXPORT": "Export",
-    "E-SERVE": "Serving",
-    "E-SWEEP": "Sweeps",
-    "E-LAUNCH": "Jobs on clusters",
-    "E-LEARN": "Lessons",
-}
 
 
 def pages() -> list[Path]:
     """The pages as they are written."""
-    return sorted(p for p in DOCS.rglob("*.md") if not p.is_relative_to(GENERATED))
+    return sorted(GUIDE.rglob("*.md"))
 
 
 def measured() -> dict[str, dict[str, Any]]:
-    """The numbers of docs/measure.py, of `make torture` (each suite with its counts) and of some benchmarks."""
-    numbers: dict[str, dict[str, Any]] = json.loads((PICTURES / "measured.json").read_text(encoding="utf-8"))
-    suites = json.loads((DOCS / "reliability.json").read_text(encoding="utf-8"))
+    """The numbers of guide/measure.py, of `make torture` (each suite with its counts) and of some benchmarks."""
+    numbers: dict[str, dict[str, Any]] = json.loads((GUIDE / "measured.json").read_text(encoding="utf-8"))
+    suites = json.loads((GUIDE / "reliability.json").read_text(encoding="utf-8"))
     watch = json.loads((ROOT / "benchmarks" / "results" / "watch.json").read_text(encoding="utf-8"))
     screens = [screen for screen in watch.values() if isinstance(screen, dict)]
     shares = {name: max(screen[name]["share_of_all_cores"] for screen in screens) for name in ("idle", "growing")}
@@ -138,44 +120,16 @@ def filled(text: str, numbers: dict[str, dict[str, Any]]) -> str:
             return makers[blank["plan"]]()
         experiment, _, name = blank["number"].partition(".")
         if name not in numbers.get(experiment, {}):
-            raise KeyError(f"{blank['number']} is not measured; run: python docs/measure.py {experiment}")
+            raise KeyError(f"{blank['number']} is not measured; run: python guide/measure.py {experiment}")
         return format(numbers[experiment][name], blank["format"] or "")
 
     return BLANK.sub(fill, text)
 
 
 def code_block(code: str, path: str) -> str:
-    """A fenced block with the file's name over it."""
-    language = {".py": "python", ".yaml": "yaml"}.get(Path(path).suffix, "text")
-    return f'```{language} title="{path}"\n{code}\n```'
-
-
-def source(symbol: str) -> tuple[str, str]:
-    """Source and file of `luthier.room.module.function`, or of a method or class.
-
-    Raises:
-        KeyError: No such symbol.
-    """
-    parts = symbol.split(".")
-    for cut in range(len(parts) - 1, 0, -1):
-        path = ROOT / "src" / Path(*parts[:cut]).with_suffix(".py")
-        if path.is_file():
-            text = path.read_text(encoding="utf-8")
-            node = _find(ast.parse(text), parts[cut:])
-            first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
-            lines = text.splitlines()[first - 1 : node.end_lineno]
-            code = "\n".join(MARKS.sub("", line[node.col_offset :]) for line in lines)
-            return code, str(path.relative_to(ROOT))
-    raise KeyError(symbol)
-
-
-def _find(node: Any, names: list[str]) -> Any:
-    for name in names:
-        found = [child for child in node.body if getattr(child, "name", "") == name]
-        if not found:
-            raise KeyError(name)
-        node = found[0]
-    return node
+    """A fenced block, under the name of its file; not so a captured screen, of which nobody needs the file."""
+    language = {".py": "python", ".yaml": "yaml"}.get(Path(path).suffix)
+    return f"`{path}`\n\n```{language}\n{code}\n```" if language else f"```text\n{code}\n```"
 
 
 def shipped_plan() -> Plan:
@@ -254,124 +208,43 @@ def diagnosis(name: str) -> str:
     return f"```text\n{as_text(findings(run, last), '', run.step)}\n```"
 
 
-def errors_page() -> str:
-    """Every error code with its long text."""
-    parts = [
-        "# Error codes",
-        "",
-        "Every error has a code that stays the same. The screen shows the place, what was found, why it matters and "
-        "one fix; `luthier explain CODE` prints the text below, and `luthier explain E-CFG` lists those that "
-        "begin so.",
-        "",
-        "| exit code | meaning |",
-        "|---|---|",
-        "| 0 | done |",
-        "| 1 | the run failed |",
-        "| 2 | the request was wrong: config, data, model, environment |",
-        "| 3 | a gate or a comparison said no |",
-        "| 75 | stopped; `--resume auto` goes on |",
-        "",
-    ]
-    for family, title in FAMILIES.items():
-        parts += [f"## {title}", ""]
-        for code, explanation in CODES.items():
-            if code.rpartition("-")[0] == family:
-                parts += [f"### {code}: {explanation.title}", "", f"Why it matters: {explanation.why.rstrip('.')}.", ""]
-                parts += [explanation.text, ""]
-    return "\n".join(parts)
+def site() -> dict[str, str]:
+    """Every page of docs/ by its path there."""
+    numbers = measured()
+    made = {
+        page.relative_to(GUIDE).as_posix(): (page.relative_to(ROOT), filled(page.read_text(encoding="utf-8"), numbers))
+        for page in pages()
+    }
+    made |= {
+        "reference/config.md": ("src/luthier/config/schema.py", reference_markdown()),
+        "reference/errors.md": ("src/luthier/errors/codes", errors_page()),
+        "reference/events.md": ("src/luthier/events/types.py", events_page()),
+        "reference/glossary.md": ("src/luthier/config/words", glossary_markdown()),
+        "reference/python.md": ("guide/reference/python.md and src/luthier", python_page()),
+    }
+    first = MADE + "{}: edit that, not this. -->\n\n"
+    return {name: f"{first.format(origin)}{text.strip()}\n" for name, (origin, text) in made.items()}
 
 
-def events_page() -> str:
-    """Every event with its fields, from the text beside them."""
-    tree = ast.parse((ROOT / "src/luthier/events/types.py").read_text(encoding="utf-8"))
-    classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
-    parts = [
-        "# Events",
-        "",
-        "What `luthier.train` yields, and what the lines of `events.jsonl` hold. A line is one flat JSON object: "
-        "`event` (the kind), `time` (epoch seconds), `attempt` (which start of the run), then the fields.",
-        "",
-    ]
-    for kind, event in EVENTS.items():
-        parts += [f"## {event.__name__}", "", f"`{kind}`: {' '.join((event.__doc__ or '').split())}", ""]
-        parts += ["| field | type | meaning |", "|---|---|---|"]
-        parts += [f"| `{n}` | `{t}` | {text} |" for n, t, text in _fields(classes[event.__name__])]
-        parts.append("")
-    return "\n".join(parts)
+def strays(made: Iterable[str]) -> list[Path]:
+    """Pages of docs/ that this made once, and whose source is gone."""
+    old = (page for page in sorted(DOCS.rglob("*.md")) if page.relative_to(DOCS).as_posix() not in made)
+    return [page for page in old if page.read_text(encoding="utf-8").startswith(MADE)]
 
 
-def _fields(node: ast.ClassDef) -> Iterator[tuple[str, str, str]]:
-    """Name, type and text of each field of a dataclass."""
-    following = [*node.body[1:], None]
-    for child, after in zip(node.body, following, strict=True):
-        if isinstance(child, ast.AnnAssign) and isinstance(child.target, ast.Name) and child.target.id != "kind":
-            text = ""
-            if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
-                text = " ".join(str(after.value.value).split())
-            yield child.target.id, ast.unparse(child.annotation).replace("|", "\\|"), text
-
-
-PUBLIC = {
-    "train": "luthier.api.train",
-    "plan": "luthier.api.plan",
-    "load": "luthier.generate.load.load",
-    "score": "luthier.evaluate.simple.score",
-    "compare": "luthier.evaluate.simple.compare",
-}
-"""Where the functions of `luthier.__all__` are written."""
-
-
-def python_page() -> str:
-    """The public functions with signature and docstring."""
-    text = (DOCS / "reference" / "python.md").read_text(encoding="utf-8")
-    parts = [text.rstrip(), ""]
-    for name in luthier.__all__:
-        if name in PUBLIC:
-            parts += _described(f"luthier.{name}", PUBLIC[name])
-    for method in ("generate", "generate_many", "stream", "complete", "as_base"):
-        parts += _described(f"Tuned.{method}", f"luthier.generate.load.Tuned.{method}")
-    return "\n".join(parts)
-
-
-def _described(title: str, symbol: str) -> list[str]:
-    code, _ = source(symbol)
-    node: Any = ast.parse(code).body[0]
-    signature = SIGNATURE.match(code)
-    assert signature is not None, symbol
-    docstring = ast.get_docstring(node) or ""
-    return [f"## {title}", "", f"```python\n{signature[0]} ...\n```", "", *_prose(docstring), ""]
-
-
-def _prose(docstring: str) -> Iterator[str]:
-    """A Google-style docstring as markdown: its sections become bold words, their entries a list."""
-    inside = ""
-    for line in docstring.splitlines():
-        heading = re.fullmatch(r"(Args|Returns|Raises|Yields|Attributes):", line)
-        entry = re.fullmatch(r"    (\*{0,2}\w+): (.*)", line)
-        if heading:
-            inside = heading[1]
-            yield f"**{inside}**"
-            yield ""
-        elif entry and inside in ("Args", "Raises", "Attributes"):
-            yield f"- `{entry[1]}`: {entry[2]}"
-        else:
-            yield line[4:] if inside in ("Returns", "Yields") and line.startswith("    ") else line
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """For mkdocs, which takes a page's title from its first block: the page without its first line."""
+    return markdown.partition("\n")[2]
 
 
 def build() -> None:
-    """Write docs/generated afresh."""
-    shutil.rmtree(GENERATED, ignore_errors=True)
-    numbers = measured()
-    for page in pages():
-        target = GENERATED / page.relative_to(DOCS)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(filled(page.read_text(encoding="utf-8"), numbers), encoding="utf-8")
-    made = {"config": reference_markdown(), "errors": errors_page(), "events": events_page(), "python": python_page()}
-    made["glossary"] = glossary_markdown()
+    """Write the pages of docs/, and remove those whose source is gone."""
+    made = site()
+    for page in strays(made):
+        page.unlink()
     for name, text in made.items():
-        (GENERATED / "reference" / f"{name}.md").write_text(text, encoding="utf-8")
-    shutil.copytree(PICTURES, GENERATED / "pictures")
-    shutil.copy(DOCS / "style.css", GENERATED / "style.css")
+        (DOCS / name).parent.mkdir(parents=True, exist_ok=True)
+        (DOCS / name).write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

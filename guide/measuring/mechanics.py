@@ -229,7 +229,7 @@ def four_bits() -> Numbers:
 
 _TRAIN = """
 import json, sys
-sys.path.insert(0, "docs")
+sys.path.insert(0, "guide")
 import luthier
 from measuring.runs import config
 resume = "auto" if sys.argv[2] == "resume" else None

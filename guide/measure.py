@@ -1,9 +1,9 @@
 """Draws the pictures of the guide from runs of the small model, and writes down every number that its pages tell.
 
-    python docs/measure.py            all of it: about ten minutes on two cores
-    python docs/measure.py rank mask  only these; the others keep their pictures and numbers
+    python guide/measure.py            all of it: about ten minutes on two cores
+    python guide/measure.py rank mask  only these; the others keep their pictures and numbers
 
-Writes docs/pictures/*.svg and docs/pictures/measured.json. Runs lie in build/measure and may be deleted. The first
+Writes docs/pictures/*.svg and guide/measured.json. Runs lie in build/measure and may be deleted. The first
 experiment, `base`, makes the model that the others adapt; it runs whenever that is not there.
 """
 
@@ -14,6 +14,7 @@ import os
 import platform
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -36,7 +37,6 @@ from measuring import (
     tensorboard,
     text,
 )
-from measuring.drawing import PICTURES
 from measuring.runs import WORK
 
 from luthier.version import __version__
@@ -75,7 +75,7 @@ ALONE = {
     "base", "one_step", "text", "report", "performance", "bfloat", "gpu", "forecast", "headline", "export", "adamw",
 }  # fmt: skip
 """Those that need no run of `base`."""
-MEASURED = PICTURES / "measured.json"
+MEASURED = Path("guide/measured.json")
 
 
 def main(names: list[str]) -> None:
