@@ -26,7 +26,7 @@ ACCEPTED: dict[str, tuple[str, ...]] = {
     "spikes": ("loss-spikes",),
     "data-bound": ("data-bound",),
     "killed": ("stalled",),
-    "margins-flat": ("margins-flat", "learning-rate-too-low"),
+    "margins-flat": ("margins-flat",),
     "pairs-by-heart": ("pairs-by-heart",),
     "chosen-displaced": ("chosen-displaced",),
 }

@@ -102,24 +102,24 @@ def preferences(path: Path, count: int, seed: int) -> Path:
 
 
 def tossed(path: Path, count: int, seed: int) -> Path:
-    """Pairs of right answers with unlike comments: which one is chosen is chance, so there is nothing to learn."""
+    """Pairs of random words: which ones are chosen is chance, so all that can be learned is these very pairs."""
     rng = random.Random(seed)
-    rows = []
-    for _ in range(count):
-        asked, answer = pair(rng)
-        one, other = rng.sample(COMMENTS, 2)
-        code = answer.partition("\n")[2]
-        rows.append({"prompt": asked, "chosen": f"# {one}\n{code}", "rejected": f"# {other}\n{code}"})
-    return write(path, iter(rows))
+    rows = (
+        {"prompt": pair(rng)[0], **{name: " ".join(rng.choices(WORDS, k=8)) for name in ("chosen", "rejected")}}
+        for _ in range(count)
+    )
+    return write(path, rows)
 
 
 def alike(path: Path, count: int, seed: int) -> Path:
-    """Pairs of wrong answers which differ at their end alone: making the rejected one less probable makes both so."""
+    """Pairs of answers that differ in the name alone: what pushes the rejected one down pushes at the chosen one."""
     rng = random.Random(seed)
     rows = []
     for _ in range(count):
-        asked, bad = pair(rng)[0], " ".join(rng.choices(WORDS, k=14))
-        rows.append({"prompt": asked, "chosen": f"{bad} left", "rejected": f"{bad} right"})
+        asked, code = pair(rng)
+        name = code.partition("def ")[2].partition("(")[0]
+        swapped = "_".join(reversed(name.split("_")))
+        rows.append({"prompt": asked, "chosen": code, "rejected": code.replace(name, swapped)})
     return write(path, iter(rows))
 
 
@@ -225,7 +225,7 @@ def prepare(folder: Path) -> dict[str, Path]:
             f"mixed{seed}": mixed(folder / f"mixed{seed}.jsonl", seed),
             f"poisoned{seed}": poisoned(folder / f"poisoned{seed}.jsonl", seed),
             f"pairs{seed}": preferences(folder / f"pairs{seed}.jsonl", 800, 80 + seed),
-            f"tossed{seed}": tossed(folder / f"tossed{seed}.jsonl", 80, 90 + seed),
+            f"tossed{seed}": tossed(folder / f"tossed{seed}.jsonl", 64, 90 + seed),
             f"alike{seed}": alike(folder / f"alike{seed}.jsonl", 400, 110 + seed),
         }
     found["odd"] = folder / "odd.jinja"

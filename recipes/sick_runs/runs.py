@@ -82,9 +82,8 @@ def healthy() -> Iterator[Run]:
     yield Run("padded", HEALTHY, lasting(60, training__packing=False))
     yield Run("plain_text", HEALTHY, lasting(100), model="instruct", rows="text")
     yield Run("pairs", HEALTHY, {**lasting(120), **PAIRS, "evaluation.eval_steps": 20}, rows="pairs", model="instruct")
-    yield Run(
-        "pairs_slow", HEALTHY, {**lasting(90), **PAIRS, "training.learning_rate": 1e-4}, rows="pairs", model="base"
-    )
+    slow = {**PAIRS, "training.learning_rate": 2e-4, "training.lr_scheduler_type": "constant"}
+    yield Run("pairs_slow", HEALTHY, {**lasting(120), **slow}, rows="pairs", model="instruct")
     yield Run("again", HEALTHY, lasting(120, training__learning_rate=1e-3), model="instruct", rows="other")
 
 
@@ -129,7 +128,8 @@ def sick() -> Iterator[Run]:
     still, fast = ({**PAIRS, "training.learning_rate": rate} for rate in (1e-6, 4e-3))
     yield Run("pairs_still", "margins-flat", {**lasting(120), **still}, rows="pairs", model="instruct")
     few = {"data.val_set_size": 24, "training.num_train_epochs": 30, "evaluation.eval_steps": 10}
-    yield Run("pairs_tossed", "pairs-by-heart", {**lasting(110), **fast, **few}, rows="tossed", model="instruct")
+    few |= {"training.learning_rate": 1e-3, "training.lr_scheduler_type": "constant"}
+    yield Run("pairs_tossed", "pairs-by-heart", {**lasting(150), **PAIRS, **few}, rows="tossed", model="instruct")
     yield Run("pairs_alike", "chosen-displaced", {**lasting(110), **fast}, rows="alike", model="instruct")
     yield Run("kill_9", "killed", lasting(60), stop_at=30, killed=True)
 

@@ -42,7 +42,7 @@ AT_CHANCE = 0.97
 DISPLACED, FAR_DISPLACED = 10.0, 30.0
 """Nats by which chosen answers have become less probable: a factor of 22,000; from the second on nobody wants it."""
 USUAL_BETA = 0.1
-LEARNED, WIDE = 0.95, 0.2
+LEARNED, WIDE = 0.9, 0.2
 """A training accuracy of all pairs but a few; held-out pairs so far behind it gain nothing from them."""
 LINES = 5
 
@@ -148,7 +148,7 @@ def pairs_by_heart(run: History) -> Symptom | None:
     On the training pairs the chosen answer is almost always ahead, and on held-out pairs things do not get better any
     more: what is learned now are these very pairs.
 
-    Fires of training on pairs (dpo) when 95 % of the training pairs are told apart and either two evaluations in a row
+    Fires of training on pairs (dpo) when 90 % of the training pairs are told apart and either two evaluations in a row
     lie 2 % or more above the best eval_loss, or no evaluation of at least three got below 0.67 and the held-out
     accuracy is 20 points lower.
     """
