@@ -56,16 +56,32 @@ def figures(state: RunState) -> str:
     norms = [(point.step, point.grad_norm) for point in state.history]
     losses = [Line("training", [(point.step, point.loss) for point in state.history], "raw")]
     losses.append(Line(f"mean of {2 * reach(state) + 1} lines", trend_line(state), "c0"))
-    losses += [Line("held-out rows", held_out(state), "c1", marked=True)] * bool(state.evaluations)
+    losses += [Line(f"held-out {'pairs' if state.on_pairs else 'rows'}", held_out(state), "c1", marked=True)] * bool(
+        state.evaluations
+    )
     ends = [*(step for step, _ in rates[:1] + rates[-1:]), *(event.step for event in state.evaluations)]
     span = min(ends), max(ends)
     drawn = [
-        svg("loss, nats a token", losses, 260, wide=True, span=span),
+        svg("loss of pairs (chance: 0.693)" if state.on_pairs else "loss, nats a token", losses, 260, wide=True,
+            span=span),
+        *_of_pairs(state, span),
         svg("learning rate", [Line("", rates, "c0")], 140, from_zero=True, span=span),
         svg("length of the gradient before clipping", [Line("", norms, "c0")], 140, from_zero=True, rule=rule,
             wide=True, span=span),
     ]  # fmt: skip
     return "\n".join(figure for figure in drawn if figure)
+
+
+def _of_pairs(state: RunState, span: tuple[int, int]) -> list[str]:
+    """How far chosen and rejected answers are apart, and how often the chosen one is ahead, where a run has pairs."""
+    drawn = []
+    for title, name in (("margin: reward of chosen less rejected", "reward_margin"),
+                        ("pairs with the chosen answer ahead", "reward_accuracy")) * state.on_pairs:  # fmt: skip
+        seen = [(event.step, getattr(event, name)) for event in state.evaluations if getattr(event, name) is not None]
+        lines = [Line("training", [(point.step, getattr(point, name)) for point in state.history], "c0")]
+        lines += [Line("held-out pairs", seen, "c1", marked=True)] * bool(seen)
+        drawn.append(svg(title, lines, 160, from_zero=True, span=span))
+    return drawn
 
 
 def trend_line(state: RunState) -> list[tuple[int, float]]:

@@ -39,6 +39,7 @@ def several(runs: Sequence[Run]) -> str:
         if run.state.evaluations
     ]
     drawn = (svg("training loss, its trend", trends, 260, wide=True), svg("held-out loss", losses, 220, wide=True))
+    mixed = len({run.state.on_pairs for run in runs}) > 1
     body = [
         f"<h1>{len(runs)} runs</h1>",
         "<h2>The curves</h2>",
@@ -47,6 +48,7 @@ def several(runs: Sequence[Run]) -> str:
         f'<h2>What differs in their plans</h2>\n<div class="wide words">{_differences(names, runs)}</div>',
         "<h2>What was done</h2>",
         *(f"<p><strong>{text(name)}</strong>: {text(done(run))}</p>" for name, run in zip(names, runs, strict=True)),
+        *["<p>Losses of runs on pairs (dpo) and of others are no numbers of one kind: compare answers.</p>"] * mixed,
         "<p>A run is one draw: whether a difference is more than chance takes several seeds.</p>",
     ]
     return document(f"{len(runs)} runs: report", STYLE, body)
