@@ -1,4 +1,4 @@
-"""A run that learns from pairs of answers is told in rewards and chance, never in perplexity or the words for tokens."""
+"""A run that learns from pairs of answers is told in rewards and chance, never in perplexity."""
 
 from __future__ import annotations
 

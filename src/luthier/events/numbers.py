@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from luthier.events.types import REWARDS
+
 
 @dataclass(frozen=True)
 class Number:
@@ -190,6 +192,7 @@ NUMBERS: dict[str, Number] = {
     ),
 }  # fmt: skip
 NUMBERS["remaining_seconds"] = NUMBERS["eta_seconds"]
+NUMBERS.update({field: NUMBERS[name] for field, name in REWARDS.items()})
 
 NUMBERS_OF_PAIRS: dict[str, Number] = {
     "loss": Number(
