@@ -82,6 +82,20 @@ def test_a_loss_near_0_is_no_sickness_of_pairs():
     assert found(started(**PLAN), lines) == {}
 
 
+def test_a_line_with_a_pair_that_is_not_told_apart_yet_is_no_spike():
+    def with_one(loss):
+        return [pairs(step, 2.0, -4.0, 1.0, loss if step == 300 else 0.01) for step in steps(last=600)]
+
+    assert found(started(**PLAN), with_one(0.6)) == {} and "loss-spikes" in found(started(), curve_of(with_one(0.6)))
+    told = found(started(**PLAN), with_one(1.5))["loss-spikes"]
+    assert "is the better answer the chosen one?" in told.fix
+
+
+def curve_of(lines):
+    """The same losses, of tokens."""
+    return [log(line.step, line.loss) for line in lines]
+
+
 def flat(at=None, noise=0.002):
     rng = random.Random(1)
     return [pairs(step, rng.gauss(0, noise), rng.gauss(0, noise), 0.5) for step in at or steps()]

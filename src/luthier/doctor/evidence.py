@@ -29,8 +29,6 @@ USUAL_RATES = {"lora": 2e-4, "full": 2e-5, "scratch": 1e-3}
 """Peak learning rates to start from: for an adapter, for all weights of a trained model, for random weights."""
 USUAL_RATES_OF_PAIRS = {"lora": 1e-5, "full": 1e-6}
 """The same for `objective: dpo`, which takes 5e-6 to 5e-5 with an adapter and a tenth of that for all weights."""
-CHANCE = math.log(2)
-"""The loss of pairs that nobody tells apart: also that of the first step, whatever the model."""
 
 
 def all_of(*needs: Needs) -> Needs:

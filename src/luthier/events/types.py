@@ -188,6 +188,10 @@ def rewards_of(event: Log | Evaluated) -> dict[str, float]:
     return {name: value for name, value in told.items() if value is not None}
 
 
+CHANCE = math.log(2)
+"""The loss of pairs that nobody tells apart, as before step 1, whatever model and label smoothing."""
+
+
 def on_pairs(plan: Mapping[str, Any] | None, seen: Iterable[Log | Evaluated | None]) -> bool:
     """Whether a run learns from pairs of answers (`objective: dpo`): its plan says so, or one of these has rewards."""
     if plan and "training.objective" in plan:

@@ -46,8 +46,6 @@ BANDS: tuple[tuple[float, str, str], ...] = (
 """(lower end, range, words) of the guide's bands of the loss, worst first. A rule of thumb for code and models of
 about a billion parameters; another vocabulary or other rows shift them."""
 
-CHANCE = math.log(2)
-"""The loss of pairs that nobody tells apart."""
 PAIR_BANDS: tuple[tuple[float, str, str], ...] = (
     (0.72, "above 0.72", "worse than chance"),
     (0.66, "0.66 to 0.72", "chance, as at the start"),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 from luthier.doctor.evidence import (
-    CHANCE,
     SMALLEST,
     all_of,
     change,
@@ -21,6 +20,7 @@ from luthier.doctor.evidence import (
 from luthier.doctor.finding import Symptom, rule
 from luthier.doctor.history import History
 from luthier.doctor.statistics import median, noise
+from luthier.events.types import CHANCE
 
 OVER_BEST = 0.02
 """An eval_loss this share over its best is no wobble: evaluations always see the same rows."""

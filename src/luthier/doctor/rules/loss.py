@@ -10,7 +10,6 @@ import math
 from itertools import pairwise
 
 from luthier.doctor.evidence import (
-    CHANCE,
     SMALLEST,
     all_of,
     change,
@@ -38,7 +37,7 @@ from luthier.doctor.evidence import (
 from luthier.doctor.finding import Symptom, rule
 from luthier.doctor.history import History
 from luthier.doctor.statistics import latest, median, trend
-from luthier.events.types import Log
+from luthier.events.types import CHANCE, Log
 
 ENOUGH_STEPS, ENOUGH_LINES = 50, 8
 """Before so many steps, and log lines, after the warm-up a flat curve says nothing."""
@@ -197,7 +196,7 @@ def _blown_up(run: History) -> tuple[int, str] | None:
     best, best_step = min(middles)
     climbed = ratio(max(middles)[0], start) > 5 * doubt
     above_start = climbed and ratio(now, start) > max(WORSE_THAN_START, 4 * sigma, 2 * doubt)
-    above_best = ratio(now, best) > max(BLOWN_UP, SIGMAS * sigma)
+    above_best = ratio(now, best) > max(BLOWN_UP, SIGMAS * sigma) and not (run.on_pairs and now < TOLD_APART)
     if above_start and start < best:
         best, best_step = start, lines[0].step
     if not (above_start or above_best) or now < best + LEAST_RISE:
@@ -301,8 +300,8 @@ def loss_spikes(run: History) -> Symptom | None:
     One batch was nothing like the others: broken or foreign rows, mostly. The curve came back, so little is lost; when
     it happens often, look at the rows of those steps.
 
-    Fires when one log line lies far above the twelve before it and the next ones do not; from three on it is a
-    warning.
+    Fires when one log line lies far above the twelve before it (of training on pairs, dpo, above chance, too) and the
+    next ones do not; from three on it is a warning.
     """
     spikes = []
     lines = run.recent if len(run.recent) > 40 else run.whole
@@ -310,7 +309,8 @@ def loss_spikes(run: History) -> Symptom | None:
     for index in range(BEFORE_SPIKE, len(lines) - 1):
         usual = level(lines[index - BEFORE_SPIKE : index], BEFORE_SPIKE)
         after = min(losses(lines[index + 1 : index + 3]))
-        if ratio(lines[index].loss, usual) > high and lines[index].loss > usual + LEAST_RISE > after:
+        least = max(usual + LEAST_RISE, CHANCE if run.on_pairs else 0.0)
+        if ratio(lines[index].loss, usual) > high and lines[index].loss > least and after < usual + LEAST_RISE:
             spikes.append((lines[index], usual))
     if not spikes:
         return None

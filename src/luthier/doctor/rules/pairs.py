@@ -13,7 +13,6 @@ import math
 from collections.abc import Sequence
 
 from luthier.doctor.evidence import (
-    CHANCE,
     all_of,
     change,
     evaluations,
@@ -33,7 +32,7 @@ from luthier.doctor.history import History
 from luthier.doctor.rules.held_out import kept_best, rose
 from luthier.doctor.rules.loss import past_warm_up
 from luthier.doctor.statistics import Trend, median, trend
-from luthier.events.types import Log
+from luthier.events.types import CHANCE, Log
 
 FLAT, ENOUGH = 0.02, 0.1
 """A margin below the first is none; one that will be above the second by the end is on its way."""
