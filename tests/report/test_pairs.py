@@ -39,7 +39,7 @@ def test_the_page_of_a_run_on_pairs(tmp_path):
     assert "fine-tuned to prefer (DPO with beta 0.1, against itself as it was before step 1)" in done(run)
     assert "on pairs of rows.jsonl: 40 steps of 16 pairs" in done(run)
     assert "The loss on held-out pairs (chance: 0.6931) was 0.6000 at step 20 and 0.5000" in came_out(run)
-    assert "of 100% of them it then preferred the chosen answer more than at the start" in came_out(run)
+    assert "in 100% of them the chosen answer was then ahead" in came_out(run)
     html = page(run, 1.8e9)
     insist_safe(html)
     assert "nats a token" not in html and "held-out rows" not in html

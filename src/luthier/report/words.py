@@ -61,7 +61,7 @@ def verdict(run: Run) -> str:
 def _trained(run: Run) -> str:
     base = run.get("model.model_name_or_path")
     if not base:
-        return f"{run.state.run or run.name} was trained"
+        return f"{run.state.run or run.name} was trained{' on pairs of answers' * run.state.on_pairs}"
     how = "every weight trained"
     if run.get("training.finetuning_type") == "lora":
         kind = "DoRA" if run.get("lora.use_dora") else "LoRA"
@@ -95,9 +95,7 @@ def _losses(run: Run) -> str:
         if last.step not in (best.step, first.step):
             went += f"; at the last evaluation (step {last.step:,}) it was {decimal(last.eval_loss)}"
         if last.reward_accuracy is not None:
-            went += (
-                f"; of {last.reward_accuracy:.0%} of them it then preferred the chosen answer more than at the start"
-            )
+            went += f"; in {last.reward_accuracy:.0%} of them the chosen answer was then ahead"
         return went + f"; {run.kept}" * bool(run.kept)
     if state.first_loss is None or state.smoothed_loss is None:
         return "no loss was logged"
