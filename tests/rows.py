@@ -51,18 +51,26 @@ class MemoryRows:
 def pair_rows(count: int, vocab_size: int = 400, longest: int = 40, seed: int = 0, limit: int = 2048) -> PairRows:
     """Random pairs: a prompt, and two different answers to it."""
     rng = np.random.default_rng(seed)
+    sizes = [(int(rng.integers(2, longest // 2)), *rng.integers(2, longest // 2, 2).tolist()) for _ in range(count)]
+    return pairs_of_sizes(sizes, vocab_size, seed, limit)
+
+
+def pairs_of_sizes(
+    sizes: list[tuple[int, int, int]], vocab_size: int = 400, seed: int = 0, limit: int = 2048
+) -> PairRows:
+    """Pairs of random tokens: so many of prompt, chosen and rejected answer, each answer with its end."""
+    rng = np.random.default_rng(seed)
     batch = Batch()
-    for number in range(count):
-        prompt = rng.integers(3, vocab_size, int(rng.integers(2, longest // 2))).tolist()
-        for side in range(2):
-            answer = rng.integers(3, vocab_size, int(rng.integers(1, longest // 2))).tolist()
-            batch.input_ids.append([*prompt, *answer, 1])
-            batch.spans.append([len(prompt), len(prompt) + len(answer) + 1])
+    for number, (asked, *answers) in enumerate(sizes):
+        prompt = rng.integers(3, vocab_size, asked).tolist()
+        for side, size in enumerate(answers):
+            batch.input_ids.append([*prompt, *rng.integers(3, vocab_size, size - 1).tolist(), 1])
+            batch.spans.append([asked, asked + size])
             batch.prompt_keys.append(number)
             batch.row_keys.append(2 * number + side)
             batch.places.append(f"rows.jsonl:{number + 1}")
     store = RowStore([pa.Table.from_batches([_record_batch(batch)])])
-    return PairRows(store, 2 * np.arange(count), limit)
+    return PairRows(store, 2 * np.arange(len(sizes)), limit)
 
 
 def prepared(rows: MemoryRows, held_out: MemoryRows | None = None) -> Any:

@@ -108,7 +108,8 @@ def test_the_public_surface_is_pinned():
 LIGHT = ["luthier", "luthier.cli.main", "luthier.errors", "luthier.config", "luthier.config.load",
          "luthier.config.resolve", "luthier.config.render", "luthier.events", "luthier.events.read",
          "luthier.events.sinks", "luthier.monitor", "luthier.monitor.panel", "luthier.evaluate.sandbox",
-         "luthier.gate.gate", "luthier.report.page", "luthier.report.several"]  # fmt: skip
+         "luthier.gate.gate", "luthier.report.page", "luthier.report.several",
+         "luthier.report.live_server"]  # fmt: skip
 
 
 def test_reading_and_watching_import_no_torch():
@@ -119,6 +120,14 @@ def test_reading_and_watching_import_no_torch():
         "sys.exit(', '.join(sorted(heavy)) or 0)"
     )
     done = python(program, *LIGHT)
+    assert done.returncode == 0, done.stderr
+
+
+def test_only_the_screen_of_the_dashboard_imports_textual():
+    program = (
+        "import sys, luthier.report.live_server, luthier.monitor.dashboard.report; sys.exit('textual' in sys.modules)"
+    )
+    done = python(program)
     assert done.returncode == 0, done.stderr
 
 
@@ -199,5 +208,5 @@ def test_the_wheel_holds_luthier_and_nothing_else(tmp_path):
     assert {name.partition("/")[0] for name in names if ".dist-info/" not in name} == {"luthier"}
     assert {"luthier/py.typed", "luthier/data/templates/alpaca.jinja", "luthier/cli/main.py"} <= set(names)
     assert {"luthier/configs/quickstart.yaml", "luthier/configs/my_rows.yaml"} <= set(names)
-    assert "luthier/quickstart/base/model.safetensors" in names
+    assert {"luthier/quickstart/base/model.safetensors", "luthier/report/live.js"} <= set(names)
     assert any(name.endswith("licenses/LICENSE") for name in names)

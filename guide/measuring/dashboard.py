@@ -1,4 +1,7 @@
-"""The dashboard in the middle of a real run that learns its rows by heart, on a small and a large terminal."""
+"""The dashboard in the middle of a real run that learns by heart: on a small and a large terminal, and as a page.
+
+Needs `chromium` on the path for the page.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +11,22 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from luthier.events.types import Evaluated, Log
 from luthier.monitor.dashboard.app import Dashboard
 from luthier.monitor.dashboard.watching import Watch
+from luthier.report.live import Live, page
 from measuring.drawing import PICTURES
 from measuring.runs import WORK, material, of, run
+from measuring.tensorboard import picture
 
 RUN = "by_heart"
 RECORDED = Path("tests/monitor/runs/by_heart")
 PROMPT = "Write a Python function: Return the number of items."
 SHOWN_STEP = 112
 SIZES = {"dashboard_80x24": (80, 24), "dashboard_200x60": (200, 60)}
+PAGE, PAGE_SIZE, COLOURS = "live_page", (1000, 1500), 64
 
 
 def dashboard() -> dict[str, Any]:
@@ -46,15 +54,30 @@ def draw() -> None:
     """Draw the recorded run; nothing is trained."""
     for name, size in SIZES.items():
         (PICTURES / f"{name}.svg").write_text(smaller(asyncio.run(screenshot(RECORDED, size))), encoding="utf-8")
+    if not shutil.which("chromium"):
+        raise SystemExit("chromium is needed to see the page as readers do")
+    scene = in_the_middle(RECORDED).scene()
+    html = re.sub("<script[^>]*></script>", "", page(scene, Live().parts(scene)))  # nobody answers it here
+    WORK.mkdir(parents=True, exist_ok=True)
+    file, drawn = WORK / f"{PAGE}.html", PICTURES / f"{PAGE}.png"
+    file.write_text(html, encoding="utf-8")
+    picture(f"file://{file.absolute()}", drawn, PAGE_SIZE)
+    Image.open(drawn).convert("RGB").quantize(COLOURS).save(drawn, optimize=True)
 
 
-async def screenshot(path: Path, size: tuple[int, int]) -> str:
-    """The screen at the moment at which `SHOWN_STEP` was logged, as SVG."""
+def in_the_middle(path: Path) -> Watch:
+    """The run at the moment at which `SHOWN_STEP` was logged."""
     seconds = 0.0
     watch = Watch([path], 1.0, clock=lambda: seconds)
     while watch.scene().run.state.step < SHOWN_STEP:
         seconds += 0.1
         watch.advance()
+    return watch
+
+
+async def screenshot(path: Path, size: tuple[int, int]) -> str:
+    """The screen at that moment, as SVG."""
+    watch = in_the_middle(path)
     async with Dashboard(watch).run_test(size=size) as pilot:
         await pilot.press("down")
         await pilot.pause()

@@ -21,7 +21,7 @@ from luthier.data.pairs import Pair, PairRows, both_ways_round, pair_keys
 from luthier.data.prepare import Prepared
 from luthier.errors import DataError
 from tests.data.support import CHATML, alpaca, make_tokenizer, pieces, preferences, problems, run, turn, write_jsonl
-from tests.rows import MemoryRows, pair_rows, plan_for
+from tests.rows import MemoryRows, pair_rows, pairs_of_sizes, plan_for
 
 WAYS = {"packed": {"packing": "true", "lean_path": "false"}, "shared": {}, "padded": {"packing": "false"}}
 
@@ -309,6 +309,14 @@ def test_no_pair_is_torn(count: int, way: str, budget: int, world_size: int, bat
             assert made.input_ids_BT.numel() <= plan.max_tokens_per_micro_batch
     held = [group for rank in range(world_size) for group in evaluation_passes(rows, plan, rank, world_size)]
     assert sorted(index for group in held for index in group) == list(range(count))
+
+
+def test_a_padded_pair_takes_twice_its_longer_row() -> None:
+    rows = pairs_of_sizes([(5, 5, 45), (5, 45, 5), (5, 5, 45), (5, 45, 5)])
+    plan = plan_for("model", rows, 299, packing="false")
+    groups = split(rows, range(4), plan, 4)
+    assert [len(group) for group in groups] == [2, 2], "200 tokens each; of three there would be 300"
+    assert all(collate(rows, group, plan).input_ids_BT.numel() == 200 for group in groups)
 
 
 def test_the_batch_size_counts_pairs() -> None:

@@ -29,6 +29,7 @@ LATER = Preferred([USER, SAID, USER, GOOD], [USER, SAID, USER, BAD])
         ({"prompt": [Q], "chosen": "A", "rejected": "B"}, PLAIN),
         ({"prompt": [Q], "chosen": [A], "rejected": [B]}, PLAIN),
         ({"prompt": "Q", "chosen": [A], "rejected": [B]}, PLAIN),
+        ({"prompt": [Q], "chosen": A, "rejected": B}, PLAIN),
         ({"chosen": [Q, A], "rejected": [Q, B]}, PLAIN),
         ({"prompt": None, "chosen": [Q, A], "rejected": [Q, B]}, PLAIN),
         ({"prompt": "Q", "chosen": [Q, A], "rejected": [Q, B], "messages": [Q, A]}, PLAIN),
@@ -124,6 +125,18 @@ def test_e_data_029_a_format_of_answers_is_named_for_pairs() -> None:
 def test_e_data_039_two_texts_without_a_prompt() -> None:
     problem = refused({"chosen": "Human: Q Assistant: A", "rejected": "Human: Q Assistant: B"})
     assert problem.code == "E-DATA-039" and "where it ends" in problem.found and "prompt, chosen" in problem.fix
+
+
+def test_answers_without_a_beginning_need_a_prompt() -> None:
+    said = [{"from": "human", "value": "Q"}]
+    row = {"conversations": said, "chosen": {"from": "gpt", "value": "A"}, "rejected": {"from": "gpt", "value": "B"}}
+    problem = refused(row)
+    assert (problem.code, problem.fix) == ("E-DATA-022", "write `columns: {prompt: conversations}`")
+    columns = {"prompt": "conversations"}
+    assert chosen(row, columns=columns) == "preference" and READ(renamed(row, columns)) == PLAIN
+    problem = refused({"chosen": [A], "rejected": [B]})
+    assert problem.code == "E-DATA-039" and "a column prompt" in problem.fix
+    assert refused(renamed(row, columns), objective="sft").fix.endswith("and `format: messages`")
 
 
 def test_e_data_022_a_prompt_by_another_name_and_a_column_that_is_missing() -> None:

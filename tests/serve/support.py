@@ -13,7 +13,8 @@ from typing import Any
 
 from openai import OpenAI
 
-from luthier.serve.server import Server, listen
+from luthier.machine.listening import listen
+from luthier.serve.server import Server
 
 
 class Running:

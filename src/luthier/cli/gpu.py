@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import signal
 import sys
 from pathlib import Path
-from types import FrameType
 
 import typer
+
+from luthier.cli.until_told import until_told
 
 SHORTEST_SECONDS, LONGEST_SECONDS = 0.1, 86400.0
 
@@ -32,13 +32,7 @@ def gpu(
     from luthier.monitor.gpu.record import Table
     from luthier.monitor.gpu.watch import json_lines, screen, watch
 
-    with contextlib.suppress(KeyboardInterrupt), contextlib.ExitStack() as stack:
-        stack.callback(signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, _interrupt))
+    with until_told(), contextlib.ExitStack() as stack:
         table = stack.enter_context(Table(csv)) if csv else None
         show = json_lines(sys.stdout) if as_json else stack.enter_context(screen(Console(), once=once))
         watch(output_dir, interval, show, table, once=once)
-
-
-def _interrupt(_signal: int, _frame: FrameType | None) -> None:
-    """End like Ctrl-C, so that the terminal is given back as it was."""
-    raise KeyboardInterrupt

@@ -67,8 +67,9 @@ def serve(
     with ExitStack() as open_things:
         with notes.status(Text("loading " + one_line(", ".join(named_runs)))) if console.is_terminal else nullcontext():
             from luthier.machine.libraries import library_output_to
+            from luthier.machine.listening import listen
             from luthier.serve.app import Limits
-            from luthier.serve.server import Server, listen, serve_until_told
+            from luthier.serve.server import Server, serve_until_told
 
             listening = open_things.enter_context(listen(host, port))
             address = listening.getsockname()

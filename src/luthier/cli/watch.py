@@ -1,4 +1,4 @@
-"""`luthier watch`: the dashboard, beside a run that goes on or on a log of long ago."""
+"""`luthier watch`: the dashboard or the live page, beside a run that goes on or on a log of long ago."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from luthier.cli.log_file import NO_LOG, NOT_THERE, no_log, trouble, usual_log
+from luthier.cli.until_told import until_told
 from luthier.errors import MissingError
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 SHORTEST_SECONDS, LONGEST_SECONDS = 0.25, 60.0
 SLOWEST, FASTEST, USUAL = 0.01, 100_000.0, 20.0
 WIDTH_ELSEWHERE = 100
+HOST, PORT = "127.0.0.1", 8090
 
 
 def watch(
@@ -26,6 +28,13 @@ def watch(
     speed: float = typer.Option(None, "--speed", help=f"How many times as fast to replay; {USUAL:g} unless given."),
     once: bool = typer.Option(False, "--once", help="Print where the run stands, and end."),
     refresh: float = typer.Option(0.5, "--refresh", metavar="SECONDS", help="Between two looks at the log."),
+    web: bool = typer.Option(False, "--web", help="The same as a page in a browser, up to date as long as it is open."),
+    port: int | None = typer.Option(
+        None, "--port", min=0, max=65535, help=f"Of the page; {PORT} unless given, 0: any free."
+    ),
+    host: str | None = typer.Option(
+        None, "--host", help=f"Address of the page; {HOST} unless given. 0.0.0.0: anyone on the network can read it."
+    ),
 ) -> None:
     """Watch a run: progress, loss, time left, statistics, and what the doctor finds. Reads files, touches nothing.
 
@@ -33,17 +42,16 @@ def watch(
 
     Without LOG: checkpoints or training.log, whichever was written last. A log that is not there yet is waited for.
     """
-    if not SHORTEST_SECONDS <= refresh <= LONGEST_SECONDS:
-        raise typer.BadParameter(f"--refresh {refresh} is not from {SHORTEST_SECONDS} to {LONGEST_SECONDS:g} seconds")
-    if speed is not None and not replay:
-        raise typer.BadParameter("--speed is for --replay")
-    if speed is not None and not SLOWEST <= speed <= FASTEST:
-        raise typer.BadParameter(f"--speed {speed} is not from {SLOWEST} to {FASTEST:,.0f}")
+    _check(refresh, speed, replay, once, web, port is not None or host is not None)
+    logs = [*(paths or ()), *log] or [usual_log()]
+    if web:
+        _insist(logs, "watch", waits=not replay)
+        _serve(_runs(logs), (speed or USUAL) if replay else None, refresh, host or HOST, PORT if port is None else port)
+        return
     from rich.console import Console
 
     from luthier.monitor.panel import Panel
 
-    logs = [*(paths or ()), *log] or [usual_log()]
     console = Console()
     live = not once and Panel.suits(console) and sys.stdin.isatty() and sys.stderr.isatty()
     _insist(logs, "watch", waits=live and not replay)
@@ -56,6 +64,20 @@ def watch(
         scene = _scene(logs, "watch")
         width = console.width if console.is_terminal else WIDTH_ELSEWHERE
         console.print(report(scene, width), soft_wrap=True)
+
+
+def _check(refresh: float, speed: float | None, replay: bool, once: bool, web: bool, placed: bool) -> None:
+    """Options that do not go together, or are out of range."""
+    if not SHORTEST_SECONDS <= refresh <= LONGEST_SECONDS:
+        raise typer.BadParameter(f"--refresh {refresh} is not from {SHORTEST_SECONDS} to {LONGEST_SECONDS:g} seconds")
+    if speed is not None and not replay:
+        raise typer.BadParameter("--speed is for --replay")
+    if speed is not None and not SLOWEST <= speed <= FASTEST:
+        raise typer.BadParameter(f"--speed {speed} is not from {SLOWEST} to {FASTEST:,.0f}")
+    if web and once:
+        raise typer.BadParameter("--once prints and ends; --web goes on")
+    if placed and not web:
+        raise typer.BadParameter("--port and --host are for --web")
 
 
 def settled(log: Path, command: str) -> Run:
@@ -125,3 +147,26 @@ def _show(logs: list[Path], speed: float | None, refresh: float, width: int) -> 
     for run in dashboard.scene.runs:
         for line in summary(run.state, width):
             console.print(line, soft_wrap=True)
+
+
+def _serve(logs: list[Path], speed: float | None, refresh: float, host: str, port: int) -> None:
+    """The live page until Ctrl-C."""
+    from luthier.errors.trace import keep_trace
+    from luthier.machine.listening import is_local, listen, url_of
+    from luthier.monitor.dashboard.watching import Watch, this_machine
+    from luthier.report.live_server import LiveServer
+
+    def report(error: BaseException) -> None:
+        typer.echo(f"the page could not be drawn; the traceback is in {keep_trace(error)}", err=True)
+
+    listening = listen(host, port)
+    address = listening.getsockname()
+    watch = Watch(logs, speed, machine=this_machine)
+    with until_told(), LiveServer(watch, listening, host, refresh, report) as server:
+        if not is_local(address[0]):
+            said = "anyone on the network can read this run: there is no password"
+            typer.echo(f"warning: {said}. For yourself alone leave --host out, and use ssh -L.", err=True)
+        typer.echo(f"open {url_of(*address[:2])}/ in a browser; Ctrl-C ends the page, and leaves the run alone")
+        sys.stdout.flush()
+        server.serve_forever()
+    typer.echo("ended; the run was not touched")

@@ -44,7 +44,7 @@ _PLACES = (
 
 def hide(text: str) -> str:
     """`text` with every secret in it replaced by a name in angle brackets: `<HF_TOKEN>`, `<secret>`."""
-    return hider()(text)
+    return text if len(text) < SHORTEST else hider()(text)
 
 
 def hide_in(value: Any, hidden: Callable[[str], str] | None = None) -> Any:

@@ -1,7 +1,11 @@
-"""Pages of HTML that open from a file: they load nothing, run nothing, and are read in light, in dark and on paper.
+"""Pages of HTML: they are read in light, in dark and on paper, and take nothing from elsewhere.
 
-Every text from outside goes through `text` or `lines`: it is escaped, and what is not to be seen is taken out or
-written as its escape. The page's own policy forbids scripts and anything from elsewhere, too.
+A page that opens from a file loads nothing and runs nothing. One that a server gives out may have one script of that
+server's own, and without scripts it loads itself again.
+
+Every text from outside goes through `text` or `lines`: secrets in it are hidden, it is escaped, and what is not to be
+seen is taken out or written as its escape. The page's own policy forbids scripts in its text and anything from
+elsewhere, too.
 
 Not covered: what stands on a page; that is the matter of the room that it tells of.
 """
@@ -11,9 +15,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 
+from luthier.errors.secrets import hide
 from luthier.events.printable import one_line, visible
 
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
+POLICY = "default-src 'none'; style-src 'unsafe-inline'"
+LIVE_POLICY = f"{POLICY}; script-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'"
+"""Of a page with a script of its own server, which asks that server."""
+_RELOAD_SECONDS = 5
 _STYLE = """
 :root { color-scheme: light dark; --good: #1a7f37; --bad: #b42318; --line: #d0d7de; --soft: #f3f4f6; }
 @media (prefers-color-scheme: dark) { :root { --good: #5cc97b; --bad: #ff8f84; --line: #3a404a; --soft: #23262d; } }
@@ -30,19 +38,24 @@ pre { font: 13px/1.6 ui-monospace, monospace; white-space: pre-wrap; overflow-wr
 """
 
 
-def page(title: str, style: str, body: Iterable[str]) -> str:
+def page(title: str, style: str, body: Iterable[str], script: str = "") -> str:
     """The whole page.
 
     Args:
         title: Of the window; escaped here.
         style: CSS beside that of all pages.
         body: HTML, escaped already.
+        script: Where the page's server has the one script that keeps it up to date; empty: no script, from anywhere.
     """
+    policy, live = POLICY, ""
+    if script:
+        reload = f'<noscript><meta http-equiv="refresh" content="{_RELOAD_SECONDS}"></noscript>'
+        policy, live = LIVE_POLICY, f'{reload}\n<script src="{text(script)}" defer></script>\n'
     return "\n".join(
         (
             '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
-            f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">',
-            '<meta name="viewport" content="width=device-width">',
+            f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
+            f'{live}<meta name="viewport" content="width=device-width">',
             f"<title>{text(title)}</title>\n<style>{_STYLE}{style}</style>\n</head>\n<body>",
             *body,
             "</body>\n</html>\n",
@@ -52,12 +65,12 @@ def page(title: str, style: str, body: Iterable[str]) -> str:
 
 def text(words: object) -> str:
     """Any text on one line."""
-    return escape(one_line(str(words)))
+    return escape(one_line(hide(str(words))))
 
 
 def lines(words: str) -> str:
     """Text with its line breaks and tabs; all else that is not to be seen as its escape."""
-    return "".join(char if char in "\n\t" else escape(visible(char)) for char in words.replace("\r\n", "\n"))
+    return "".join(char if char in "\n\t" else escape(visible(char)) for char in hide(words).replace("\r\n", "\n"))
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

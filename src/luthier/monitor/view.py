@@ -20,7 +20,7 @@ from rich.text import Text
 from luthier.events.durations import duration
 from luthier.events.line import significant
 from luthier.events.printable import one_line, printable, short_name
-from luthier.events.types import Notice, Sampled
+from luthier.events.types import Notice, RunFinished, Sampled
 from luthier.monitor.drawing import ACCENT, bar, count, decimal, epochs, sparkline
 from luthier.monitor.state import RunState
 from luthier.monitor.statistics import elapsed, time_left
@@ -101,20 +101,25 @@ def _results(state: RunState) -> list[Text]:
     head.append(f"  step {finished.step:,}" + (f" of {state.total_steps:,}" if state.total_steps else ""))
     gone = elapsed(state, state.updated)
     head.append(f", {duration(gone)}" if math.isfinite(gone) else "")
-    lines = [head]
+    reason = [Text(f"  {one_line(finished.reason)}")] if finished.reason else []
+    return [head, *reason, *(_fact(*fact) for fact in outcome(state, finished))]
+
+
+def outcome(state: RunState, finished: RunFinished) -> list[tuple[str, str, str]]:
+    """What a run came to: (name, value, what the value means)."""
+    facts = []
     if math.isfinite(finished.predicted_runtime) and finished.status == "done":
         predicted = duration(finished.predicted_runtime)
-        lines.append(_fact("time", duration(gone), f"{predicted} was predicted after 20 steps"))
-    if finished.reason:
-        lines.append(Text(f"  {one_line(finished.reason)}"))
+        took = duration(elapsed(state, state.updated))
+        facts.append(("time", took, f"{predicted} was predicted after 20 steps"))
     if state.log is not None and state.first_loss is not None and state.smoothed_loss is not None:
         value = f"{decimal(state.first_loss)} → {decimal(state.log.loss)}"
-        lines.append(_fact("loss", value, f"first → last; smoothed {decimal(state.smoothed_loss)}"))
+        facts.append(("loss", value, f"first → last; smoothed {decimal(state.smoothed_loss)}"))
     if state.best is not None:
-        lines.append(_fact("eval loss", decimal(state.best.eval_loss), f"best, at step {state.best.step:,}"))
+        facts.append(("eval loss", decimal(state.best.eval_loss), f"best, at step {state.best.step:,}"))
     if state.on_pairs and state.log is not None:
         value, *held_out = accuracy_of(state)
-        lines.append(_fact("accuracy", value, ", ".join(("pairs told apart at the end", *held_out))))
+        facts.append(("accuracy", value, ", ".join(("pairs told apart at the end", *held_out))))
     work = [(f"{count(finished.num_tokens)} tokens", "seen in training")] * (finished.num_tokens > 0)
     # an attempt that had nothing left to do has held less than those before it
     peaks = (finished.peak_memory_gib, state.log.memory_gib if state.log else 0.0)
@@ -122,12 +127,12 @@ def _results(state: RunState) -> list[Text]:
     work += [(f"{held:.2f} GiB", "highest memory")] * (held > 0)
     if work:
         values, meanings = zip(*work, strict=True)
-        lines.append(_fact("work", ", ".join(values), "; ".join(meanings)))
+        facts.append(("work", ", ".join(values), "; ".join(meanings)))
     if finished.final_model:
-        lines.append(_fact("final model", one_line(finished.final_model), ""))
+        facts.append(("final model", one_line(finished.final_model), ""))
     elif state.checkpoint is not None:
-        lines.append(_fact("checkpoint", one_line(state.checkpoint.path), "where it can go on"))
-    return lines
+        facts.append(("checkpoint", one_line(state.checkpoint.path), "where it can go on"))
+    return facts
 
 
 def _fact(label: str, value: str, meaning: str) -> Text:

@@ -32,7 +32,9 @@ svg .rule { stroke: currentColor; stroke-dasharray: 4 4; opacity: .6; }
 """ + "\n".join(f"svg .c{n} {{ stroke: var(--c{n}); }} svg .mark.c{n} {{ fill: var(--c{n}); }}" for n in range(6))
 COLOURS = 6
 
-_WIDTH, _LEFT, _RIGHT, _TOP, _BOTTOM = 760, 62, 14, 30, 38
+WIDTH = 760
+"""Of a whole picture, in its own units."""
+_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 14, 30, 38
 _WIDE = 15.0
 
 
@@ -46,33 +48,54 @@ class Line:
     marked: bool = False
 
 
-def figures(state: RunState) -> str:
-    """The curves of one run: losses, learning rate, length of the gradient; empty where there are no log lines."""
+def figures(state: RunState, width: int = WIDTH) -> list[str]:
+    """The curves of one run: losses, learning rate, length of the gradient; none where there are no log lines.
+
+    Args:
+        state: The run.
+        width: Of those below the losses; with half of it two stand beside each other.
+    """
     if not state.history:
-        return ""
+        return []
     limit = (state.plan or {}).get("training.max_grad_norm")
     rule = float(limit) if isinstance(limit, int | float) and limit > 0 else math.nan
     rates = [(point.step, point.learning_rate) for point in state.history]
     norms = [(point.step, point.grad_norm) for point in state.history]
     losses = [Line("training", [(point.step, point.loss) for point in state.history], "raw")]
     losses.append(Line(f"mean of {2 * reach(state) + 1} lines", trend_line(state), "c0"))
-    losses += [Line(f"held-out {'pairs' if state.on_pairs else 'rows'}", held_out(state), "c1", marked=True)] * bool(
-        state.evaluations
-    )
-    ends = [*(step for step, _ in rates[:1] + rates[-1:]), *(event.step for event in state.evaluations)]
-    span = min(ends), max(ends)
+    kind, what = ("pairs", "loss of pairs (chance: 0.693)") if state.on_pairs else ("rows", "loss, nats a token")
+    losses += [Line(f"held-out {kind}", held_out(state), "c1", marked=True)] * bool(state.evaluations)
+    span = _span(state)
     drawn = [
-        svg("loss of pairs (chance: 0.693)" if state.on_pairs else "loss, nats a token", losses, 260, wide=True,
-            span=span),
-        *_of_pairs(state, span),
-        svg("learning rate", [Line("", rates, "c0")], 140, from_zero=True, span=span),
+        svg(what, losses, 260, wide=True, span=span),
+        *_of_pairs(state, span, width),
+        svg("learning rate", [Line("", rates, "c0")], 140, from_zero=True, span=span, width=width),
         svg("length of the gradient before clipping", [Line("", norms, "c0")], 140, from_zero=True, rule=rule,
-            wide=True, span=span),
+            wide=True, span=span, width=width),
     ]  # fmt: skip
-    return "\n".join(figure for figure in drawn if figure)
+    return [figure for figure in drawn if figure]
 
 
-def _of_pairs(state: RunState, span: tuple[int, int]) -> list[str]:
+def pace(state: RunState, width: int = WIDTH) -> list[str]:
+    """The curves of the machine under a run: speed, memory, how busy the GPU is; those that its log has."""
+    drawn = []
+    for title, name in (
+        ("tokens a second", "tokens_per_second"),
+        ("memory, GiB", "memory_gib"),
+        ("GPU busy, percent", "gpu_utilization"),
+    ):
+        line = Line("", [(point.step, getattr(point, name)) for point in state.history], "c0")
+        drawn.append(svg(title, [line], 140, from_zero=True, span=_span(state), width=width) if line.points else "")
+    return [figure for figure in drawn if figure]
+
+
+def _span(state: RunState) -> tuple[int, int]:
+    """The first and the last step of which there is a number to draw."""
+    ends = [*(point.step for point in state.history), *(event.step for event in state.evaluations)]
+    return min(ends), max(ends)
+
+
+def _of_pairs(state: RunState, span: tuple[int, int], width: int) -> list[str]:
     """How far chosen and rejected answers are apart, and how often the chosen one is ahead, where a run has pairs."""
     drawn = []
     for title, name in (("margin: reward of chosen less rejected", "reward_margin"),
@@ -80,7 +103,7 @@ def _of_pairs(state: RunState, span: tuple[int, int]) -> list[str]:
         seen = [(event.step, getattr(event, name)) for event in state.evaluations if getattr(event, name) is not None]
         lines = [Line("training", [(point.step, getattr(point, name)) for point in state.history], "c0")]
         lines += [Line("held-out pairs", seen, "c1", marked=True)] * bool(seen)
-        drawn.append(svg(title, lines, 160, from_zero=True, span=span))
+        drawn.append(svg(title, lines, 140, from_zero=True, span=span, width=width))
     return drawn
 
 
@@ -109,17 +132,19 @@ def svg(
     rule: float = math.nan,
     wide: bool = False,
     span: tuple[int, int] | None = None,
+    width: int = WIDTH,
 ) -> str:
     """One figure; empty where no line has a finite value.
 
     Args:
         title: What the y axis counts.
         lines: What is drawn, the first one lowest.
-        height: Of the picture, in the units of its width (760).
+        height: Of the picture, in the units of its width.
         from_zero: The axis begins at 0.
         rule: A level that is marked across, where it lies between the values.
         wide: A logarithmic axis may be chosen.
         span: First and last step of the axis; None: those of the lines.
+        width: Of the picture.
     """
     seen = [(step, value) for line in lines for step, value in line.points if usable(value)]
     if not seen:
@@ -127,20 +152,23 @@ def svg(
     values = [value for _, value in seen]
     logarithmic = wide and min(values) > 0 and max(values) > _WIDE * statistics.median(values)
     scaled = [math.log10(value) for value in values] if logarithmic else values
-    x_axis = step_axis(*(span or (min(step for step, _ in seen), max(step for step, _ in seen))), 8)
+    x_axis = step_axis(*(span or (min(step for step, _ in seen), max(step for step, _ in seen))), width // 95)
     y_axis = value_axis(min(scaled), max(scaled), max(3, height // 45), logarithmic=logarithmic, from_zero=from_zero)
-    place = _Place(x_axis, y_axis, height, logarithmic)
+    place = _Place(x_axis, y_axis, width, height, logarithmic)
     name = f"{title}{' (logarithmic)' * logarithmic}"
-    parts = [f'<text x="{_LEFT}" y="14" font-weight="600">{text(name)}</text>', *_legend(lines), *_axes(place)]
+    start = max(0, min(_LEFT, width - _RIGHT - 6.8 * len(name)))  # a title that is too long begins further left
+    parts = [
+        f'<text x="{start:.0f}" y="14" font-weight="600">{text(name)}</text>',
+        *_legend(lines, width),
+        *_axes(place),
+    ]
     if usable(rule) and y_axis.low <= place.scaled(rule) <= y_axis.high:
         y = place.y(rule)
-        label = f'<text x="{_WIDTH - _RIGHT}" y="{y - 4:.1f}" text-anchor="end">clipped to {rule:g}</text>'
-        parts.append(f'<line class="rule" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>{label}')
+        label = f'<text x="{width - _RIGHT}" y="{y - 4:.1f}" text-anchor="end">clipped to {rule:g}</text>'
+        parts.append(f'<line class="rule" x1="{_LEFT}" x2="{width - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>{label}')
     parts += [part for line in lines for part in _drawn(line, place)]
     body = "\n".join(parts)
-    return (
-        f'<figure><svg viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="{text(name)}">\n{body}\n</svg></figure>'
-    )
+    return f'<figure><svg viewBox="0 0 {width} {height}" role="img" aria-label="{text(name)}">\n{body}\n</svg></figure>'
 
 
 @dataclass(frozen=True)
@@ -149,6 +177,7 @@ class _Place:
 
     x_axis: Axis
     y_axis: Axis
+    width: int
     height: int
     logarithmic: bool
 
@@ -156,7 +185,7 @@ class _Place:
         return math.log10(value) if self.logarithmic else value
 
     def x(self, step: float) -> float:
-        return _LEFT + self.x_axis.share(step) * (_WIDTH - _LEFT - _RIGHT)
+        return _LEFT + self.x_axis.share(step) * (self.width - _LEFT - _RIGHT)
 
     def y(self, value: float) -> float:
         return self.across(self.scaled(value))
@@ -166,22 +195,22 @@ class _Place:
 
 
 def _axes(place: _Place) -> Iterator[str]:
-    foot = place.height - _BOTTOM
+    foot, right = place.height - _BOTTOM, place.width - _RIGHT
     for value, name in place.y_axis.ticks:
         y = place.across(value)
-        yield f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
+        yield f'<line class="grid" x1="{_LEFT}" x2="{right}" y1="{y:.1f}" y2="{y:.1f}"/>'
         yield f'<text x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{name}</text>'
-    yield f'<line class="axis" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{foot}" y2="{foot}"/>'
+    yield f'<line class="axis" x1="{_LEFT}" x2="{right}" y1="{foot}" y2="{foot}"/>'
     for step, name in place.x_axis.ticks:
         x = place.x(step)
         yield f'<line class="axis" x1="{x:.1f}" x2="{x:.1f}" y1="{foot}" y2="{foot + 4}"/>'
         yield f'<text x="{x:.1f}" y="{foot + 17}" text-anchor="middle">{name}</text>'
-    yield f'<text x="{(_LEFT + _WIDTH - _RIGHT) / 2:.0f}" y="{place.height - 4}" text-anchor="middle">step</text>'
+    yield f'<text x="{(_LEFT + right) / 2:.0f}" y="{place.height - 4}" text-anchor="middle">step</text>'
 
 
-def _legend(lines: Sequence[Line]) -> Iterator[str]:
+def _legend(lines: Sequence[Line], width: int) -> Iterator[str]:
     """The names of the lines, right of the title, each with a piece of its line."""
-    x = float(_WIDTH - _RIGHT)
+    x = float(width - _RIGHT)
     for line in reversed([line for line in lines if line.name]):
         x -= 6.3 * len(line.name)
         yield f'<text x="{x:.0f}" y="14">{text(line.name)}</text>'

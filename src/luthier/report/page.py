@@ -72,4 +72,4 @@ def _id(title: str) -> str:
 def _curve(run: Run) -> str:
     thinned = run.state.stride
     said = f"<p>One of {thinned} log lines is drawn.</p>" if thinned > 1 else ""
-    return (curves.figures(run.state) or '<p class="unknown">No log line with a number was written.</p>') + said
+    return ("\n".join(curves.figures(run.state)) or sections.unknown("No log line with a number was written.")) + said

@@ -10,18 +10,18 @@ from __future__ import annotations
 import math
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
 from luthier.config.tree import shown
-from luthier.doctor import findings, unjudged
+from luthier.doctor import Finding, findings, unjudged
 from luthier.doctor.outlook import unsettled
 from luthier.doctor.report import changes
 from luthier.events.durations import duration
 from luthier.events.line import memory_line
 from luthier.events.page import facts, lines, table, text
-from luthier.events.types import Checked, Evaluated
+from luthier.events.types import Checked, Evaluated, Notice
 from luthier.monitor.drawing import decimal
 from luthier.monitor.statistics import time_left
 from luthier.report.results import Row, Share
@@ -38,7 +38,7 @@ def asked(run: Run) -> str:
     """What differs from the defaults, with where it was written; what was decided, and why; derived numbers."""
     record = run.record
     if record is None:
-        return _unknown(f"What was asked for is not known: {run.trouble or 'this is the log of another program'}.")
+        return unknown(f"What was asked for is not known: {run.trouble or 'this is the log of another program'}.")
     own = [
         (
             f'<span title="{text(one.text)}">{text(one.key)}</span>',
@@ -91,7 +91,7 @@ def rows(run: Run) -> str:
         parts += [_checks(notable)] if notable else []
         if passed:
             parts.append(f"<details><summary>{len(passed)} passed</summary>\n{_checks(passed)}</details>")
-    return "\n".join(parts) or _unknown("Nothing is known of the rows: neither log nor record tells of them.")
+    return "\n".join(parts) or unknown("Nothing is known of the rows: neither log nor record tells of them.")
 
 
 def _checks(checks: Sequence[Checked]) -> str:
@@ -102,7 +102,7 @@ def _checks(checks: Sequence[Checked]) -> str:
 def evaluations(run: Run) -> str:
     """The evaluations as a table, folded."""
     if not run.state.evaluations:
-        return _unknown(
+        return unknown(
             "No held-out rows were evaluated: evaluation.eval_steps and data.val_set_size say when and on what."
         )
     cells = [
@@ -131,15 +131,22 @@ def _rewards(one: Evaluated) -> tuple[str, str]:
 def samples(run: Run) -> str:
     """What it wrote at the milestones, side by side; of many, the first, the last and some between."""
     if not run.samples:
-        return _unknown("It was not asked to write anything: evaluation.sample_prompts says what, sample_steps when.")
+        return unknown("It was not asked to write anything: evaluation.sample_prompts says what, sample_steps when.")
+    return milestones(run.samples)
+
+
+def milestones(written: Mapping[tuple[str, int], str]) -> str:
+    """What was written, a prompt after the other.
+
+    Args:
+        written: (prompt, step) -> text.
+    """
     parts = []
-    for prompt in dict.fromkeys(prompt for prompt, _ in run.samples):
-        steps = sorted(step for asked, step in run.samples if asked == prompt)
+    for prompt in dict.fromkeys(prompt for prompt, _ in written):
+        steps = sorted(step for asked, step in written if asked == prompt)
         kept = _some(steps)
         left = f" <small>{len(kept)} of {len(steps)} milestones</small>" if len(kept) < len(steps) else ""
-        cards = "".join(
-            f"<div>step {step:,}<pre>{lines(run.samples[prompt, step]) or ' '}</pre></div>" for step in kept
-        )
+        cards = "".join(f"<div>step {step:,}<pre>{lines(written[prompt, step]) or ' '}</pre></div>" for step in kept)
         parts.append(f'<h3>{text(prompt)}{left}</h3>\n<div class="samples">{cards}</div>')
     return "\n".join(parts)
 
@@ -151,7 +158,25 @@ def _some(steps: list[int]) -> list[int]:
 
 def diagnosis(run: Run, now: float) -> str:
     """What the doctor finds, as `luthier doctor` says it."""
-    found = findings(run.history, now)
+    found, missing = findings(run.history, now), unjudged(run.history)
+    parts = [judged(found, unsettled(run.history, missing), run.history.step)]
+    if missing:
+        named = ", ".join(f"{text(rule)} ({text(lacks)})" for rule, lacks in missing.items())
+        parts.append(f"<details><summary>{len(missing)} rules could not be judged</summary><p>{named}</p></details>")
+    return "\n".join(parts)
+
+
+def judged(found: Sequence[Finding], doubt: str, steps: int) -> str:
+    """The findings, worst first; without any, whether the run is healthy.
+
+    Args:
+        found: Of the doctor.
+        doubt: Why a run without findings cannot be called healthy yet; empty: it can.
+        steps: Steps seen.
+    """
+    if not found:
+        said = f"{doubt[:1].upper()}{doubt[1:]}." if doubt else f"Healthy: {steps:,} steps seen."
+        return unknown(said if steps else "Nothing to judge yet: no step seen.")
     parts = []
     for one in found:
         about = f"<small>{text(one.rule)}, confidence {one.confidence}</small>"
@@ -162,14 +187,6 @@ def diagnosis(run: Run, now: float) -> str:
             + (f"\n<pre>{lines(change)}</pre>" if change else "")
             + "</section>"
         )
-    missing = unjudged(run.history)
-    if not found:
-        seen, doubt = run.history.step, unsettled(run.history, missing)
-        said = f"{doubt[:1].upper()}{doubt[1:]}." if doubt else f"Healthy: {seen:,} steps seen."
-        parts.append(_unknown(said if seen else "Nothing to judge yet: no step seen."))
-    if missing:
-        named = ", ".join(f"{text(rule)} ({text(lacks)})" for rule, lacks in missing.items())
-        parts.append(f"<details><summary>{len(missing)} rules could not be judged</summary><p>{named}</p></details>")
     return "\n".join(parts)
 
 
@@ -199,7 +216,7 @@ def forecasts(run: Run, now: float) -> str:
     if left is not None:
         margin = f", give or take {duration(left.margin)}" if math.isfinite(left.margin) else ""
         parts.append(f"<p>Still to go at this speed: {duration(left.seconds)}{margin}.</p>")
-    return "\n".join(parts) or _unknown("Neither memory nor time was predicted or told.")
+    return "\n".join(parts) or unknown("Neither memory nor time was predicted or told.")
 
 
 def _gib(gib: float) -> str:
@@ -224,11 +241,14 @@ def attempts(run: Run) -> str:
     if passed:
         parts.append(f"<h3>Not as it was</h3>\n<ul>{''.join(f'<li>{text(words)}</li>' for words in passed)}</ul>")
     if run.warnings:
-        said = [
-            (_step(one.step), one.severity, text(one.text), f"<code>{text(one.change)}</code>") for one in run.warnings
-        ]
-        parts.append(f"<h3>Warnings on the way</h3>\n{table(('step', '', 'what', 'line to change'), said)}")
-    return "\n".join(parts) or _unknown("The log does not tell its starts.")
+        parts.append(f"<h3>Warnings on the way</h3>\n{notices(run.warnings)}")
+    return "\n".join(parts) or unknown("The log does not tell its starts.")
+
+
+def notices(said: Iterable[Notice]) -> str:
+    """What a run said of itself, as a table."""
+    cells = [(_step(one.step), one.severity, text(one.text), f"<code>{text(one.change)}</code>") for one in said]
+    return table(("step", "", "what", "line to change"), cells)
 
 
 def _ending(run: Run, attempt: Attempt) -> str:
@@ -264,16 +284,16 @@ def _not_compared(run: Run) -> str:
     said = "Not measured: base and tuned model were not compared, or no file says so."
     folder = run.path if run.path.is_dir() else run.path.parent
     if run.get("model.from_scratch"):
-        return _unknown(f"{said} It was trained from random weights, so it has no base of its own.")
+        return unknown(f"{said} It was trained from random weights, so it has no base of its own.")
     if not (folder / FINAL).is_dir():
-        return _unknown(f"{said} There is no {FINAL} here to be compared.")
+        return unknown(f"{said} There is no {FINAL} here to be compared.")
     sources: Any = run.get("data.datasets") or []
     at_home = [PurePath(str(one["path"])).parts[-4:-1] == _QUICKSTART for one in sources if isinstance(one, dict)]
     tasks = "quickstart" if at_home and all(at_home) else "tasks.jsonl"
     about = "" if tasks == "quickstart" else " tasks.jsonl is a file of yours: a question and its answer in each line."
     place = shlex.quote(str(folder))
     command = f"luthier compare {place} --tasks {tasks} --json {place}/comparison.json"
-    return f"{_unknown(f'{said} This does it:')}\n<pre>{lines(command)}</pre>\n<p>Then make this page again.{about}</p>"
+    return f"{unknown(f'{said} This does it:')}\n<pre>{lines(command)}</pre>\n<p>Then make this page again.{about}</p>"
 
 
 def _compared(row: Row) -> tuple[str, ...]:
@@ -291,7 +311,7 @@ def repeat(run: Run) -> str:
     """The command that does it again, whether that is the whole of it, versions and hashes."""
     record = run.record
     if record is None:
-        return _unknown(f"It cannot be repeated from its record: {run.trouble or 'there is none'}.")
+        return unknown(f"It cannot be repeated from its record: {run.trouble or 'there is none'}.")
     known = record.facts
     command = f"luthier train --from {shlex.quote(str(record.path))}"
     changed = [*known.get("resumed_with", []), *known.get("differs", [])]
@@ -334,5 +354,6 @@ def _value(value: Any) -> str:
     return text(shown(value, _LONGEST_VALUE)).replace("/", "/<wbr>")  # where a path may go on in a new line
 
 
-def _unknown(words: str) -> str:
+def unknown(words: str) -> str:
+    """What takes the place of a section of which nothing is known."""
     return f'<p class="unknown">{text(words)}</p>'

@@ -13,6 +13,7 @@ from luthier.events.durations import duration
 from luthier.events.page import page as document
 from luthier.events.page import table, text
 from luthier.monitor.drawing import decimal
+from luthier.monitor.state import RunState
 from luthier.monitor.statistics import elapsed
 from luthier.report.curves import COLOURS, Line, held_out, svg, trend_line
 from luthier.report.page import STYLE
@@ -29,21 +30,12 @@ _OF_A_PLACE = ("training.output_dir", "logging.logging_dir", "data.cache_dir", "
 def several(runs: Sequence[Run]) -> str:
     """The whole page; the runs are in the order in which they were given."""
     names = _names(runs)
-    shown = names if sum(map(len, names)) + 7 * len(names) < _ROOM else [""] * len(names)  # else the table is the key
-    trends = [
-        Line(name, trend_line(run.state), _kind(n)) for n, (name, run) in enumerate(zip(shown, runs, strict=True))
-    ]
-    losses = [
-        Line(name, held_out(run.state), _kind(n), marked=True)
-        for n, (name, run) in enumerate(zip(shown, runs, strict=True))
-        if run.state.evaluations
-    ]
-    drawn = (svg("training loss, its trend", trends, 260, wide=True), svg("held-out loss", losses, 220, wide=True))
+    drawn = overlaid(names, [run.state for run in runs])
     mixed = len({run.state.on_pairs for run in runs}) > 1
     body = [
         f"<h1>{len(runs)} runs</h1>",
         "<h2>The curves</h2>",
-        *(drawn if any(drawn) else ['<p class="unknown">No log line with a number was written.</p>']),
+        drawn or '<p class="unknown">No log line with a number was written.</p>',
         f'<h2>What came out</h2>\n<div class="wide">{_outcomes(names, runs)}</div>',
         f'<h2>What differs in their plans</h2>\n<div class="wide words">{_differences(names, runs)}</div>',
         "<h2>What was done</h2>",
@@ -52,6 +44,16 @@ def several(runs: Sequence[Run]) -> str:
         "<p>A run is one draw: whether a difference is more than chance takes several seeds.</p>",
     ]
     return document(f"{len(runs)} runs: report", STYLE, body)
+
+
+def overlaid(names: Sequence[str], states: Sequence[RunState]) -> str:
+    """The losses of several runs over each other; empty where no line has a number."""
+    shown = names if sum(map(len, names)) + 7 * len(names) < _ROOM else [""] * len(names)  # else the table is the key
+    named = list(enumerate(zip(shown, states, strict=True)))
+    trends = [Line(name, trend_line(state), _kind(n)) for n, (name, state) in named]
+    losses = [Line(name, held_out(state), _kind(n), marked=True) for n, (name, state) in named if state.evaluations]
+    drawn = (svg("training loss, its trend", trends, 260, wide=True), svg("held-out loss", losses, 220, wide=True))
+    return "\n".join(figure for figure in drawn if figure)
 
 
 def _names(runs: Sequence[Run]) -> list[str]:
@@ -64,17 +66,21 @@ def _kind(number: int) -> str:
     return f"c{number % COLOURS}" + f" d{min(2, number // COLOURS)}" * (number >= COLOURS)
 
 
+def stroke(number: int) -> str:
+    """A piece of the line of a run."""
+    return f'<svg class="key" viewBox="0 0 18 8"><line class="line {_kind(number)}" x2="18" y1="4" y2="4"/></svg>'
+
+
 def _outcomes(names: Sequence[str], runs: Sequence[Run]) -> str:
     cells = []
     for number, (name, run) in enumerate(zip(names, runs, strict=True)):
         state = run.state
         seconds = elapsed(state, state.updated)
         best = state.best
-        stroke = f'<line class="line {_kind(number)}" x2="18" y1="4" y2="4"/>'
         compared = [f"{one.tasks}: {100 * one.rows[0].tuned.share:.1f} %" for one in run.results.compared if one.rows]
         cells.append(
             (
-                f'<svg class="key" viewBox="0 0 18 8">{stroke}</svg> {text(name)}',
+                f"{stroke(number)} {text(name)}",
                 state.status,
                 f"{state.step:,}",
                 decimal(state.smoothed_loss) if state.smoothed_loss is not None else "",

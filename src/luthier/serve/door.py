@@ -11,10 +11,10 @@ from __future__ import annotations
 import asyncio
 import hmac
 from dataclasses import dataclass
-from ipaddress import ip_address
 
 from starlette.requests import Request
 
+from luthier.machine.listening import host_in, is_local
 from luthier.serve.refusals import ApiError
 
 MOST_BYTES = 2 * 2**20
@@ -42,9 +42,7 @@ class Door:
         Raises:
             ApiError: 400.
         """
-        host = request.headers.get("host", "localhost")
-        name = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
-        if self.local and not is_local(name):
+        if self.local and not is_local(host_in(request.headers.get("host", "localhost"))):
             raise ApiError(400, "this server answers to localhost only; --host binds it to a name", code="wrong_host")
 
     def check_key(self, request: Request) -> None:
@@ -90,14 +88,6 @@ class Door:
         if size > MOST_BYTES:
             raise too_large(unread=False)
         return bytes(body)
-
-
-def is_local(host: str) -> bool:
-    """Whether a name or an address is that of this machine for itself."""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
 
 
 def too_large(unread: bool) -> ApiError:

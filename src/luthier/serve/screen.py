@@ -15,7 +15,7 @@ from rich.text import Text
 
 from luthier.events.printable import one_line, short_name
 from luthier.generate.system import in_words
-from luthier.serve.door import is_local
+from luthier.machine.listening import is_local, url_of
 from luthier.serve.models import Served
 
 
@@ -28,8 +28,7 @@ def greet(console: Console, models: Mapping[str, Served], address: tuple[Any, ..
         address: Host and port that are listened on.
         key: How a shell writes the key that clients need; empty: they need none.
     """
-    host, port = str(address[0]), int(address[1])
-    url = f"http://{f'[{host}]' if ':' in host else host}:{port}/v1"
+    host, url = str(address[0]), f"{url_of(*address[:2])}/v1"
     console.print(Text.assemble(("Luthier", "bold cyan"), "  serves ", (url, "bold")))
     table = Table.grid(padding=(0, 2))
     for name, model in models.items():

@@ -23,29 +23,14 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from luthier.errors import MissingError, Problem
+from luthier.machine.listening import is_local
 from luthier.serve.app import Limits, make_app
-from luthier.serve.door import Door, is_local
+from luthier.serve.door import Door
 from luthier.serve.models import Served
 from luthier.serve.worker import Worker
 
 PATIENCE_SECONDS = 20.0
 GRACE_SECONDS = 10.0
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """A socket on that address; port 0 takes a free one.
-
-    Raises:
-        MissingError: E-SERVE-002 when it cannot be had.
-    """
-    try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        return socket.create_server(address[:2], family=family, backlog=512)
-    except (OSError, UnicodeError) as error:
-        said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        problem = Problem("E-SERVE-002", f"cannot listen on {host}, port {port}: {said}", "give another --port, --host")
-        raise MissingError(problem) from error
 
 
 def serve_until_told(server: Server) -> None:
@@ -64,7 +49,7 @@ class Server(uvicorn.Server):
 
     Args:
         models: By name.
-        listening: Of `listen`; it is closed at the end.
+        listening: Of `luthier.machine.listening.listen`; it is closed at the end.
         key: That clients have to know; empty: none.
         most_waiting: Requests that may wait for their turn.
         limits: Of one request.

@@ -90,11 +90,14 @@ def _of_pairs(source: DatasetSource, row: dict[str, Any], where: str) -> Format:
         found = f"rows of {_listed(columns)}, and this run compares pairs (training.objective: dpo)"
         fix = "write `training.objective: sft` to learn answers, or give rows with prompt, chosen and rejected"
         raise refuse("E-DATA-029", found, fix, where)
-    if isinstance(row["chosen"], list) or "prompt" in columns:
+    if not preference.lacks_prompt(row):
         return preference
-    if question := preference.question_of(row):
-        found = f'two texts, and no "prompt" that they answer; found: {_listed(columns)}'
+    if question := preference.beginning_of(row):
+        found = f'two answers, and no "prompt" that they belong to; found: {_listed(columns)}'
         raise refuse("E-DATA-022", found, f"write `{_mapping(source.columns | {'prompt': question})}`", where)
+    if not isinstance(row["chosen"], str):
+        found = f'two answers, and no "prompt" that they belong to; found: {_listed(columns)}'
+        raise refuse("E-DATA-039", found, "give the rows a column prompt, a text or a list of messages", where)
     found = "two texts without a prompt: where it ends, and the answers begin, cannot be seen from them"
     fix = "part them into prompt, chosen and rejected, or write them as lists of messages"
     raise refuse("E-DATA-039", found, fix, where)

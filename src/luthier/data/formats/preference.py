@@ -1,7 +1,7 @@
 """preference: `prompt`, `chosen` and `rejected`: two answers to one prompt, the better one first; optional `system`.
 
     prompt: text        chosen, rejected: texts            a user's question and an assistant's answers
-    prompt: messages    chosen, rejected: texts, or the assistant's closing messages
+    prompt: messages    chosen, rejected: texts, or the assistant's closing messages (of one, the list may be left out)
     (no prompt)         chosen, rejected: whole conversations, the same up to where an assistant's turns differ
 
 Texts go through the prompt template, as questions and answers do elsewhere here: so a model is asked as it was trained.
@@ -19,7 +19,7 @@ from collections.abc import Container
 from dataclasses import replace
 from typing import Any
 
-from luthier.data.formats.conversation import read_turns
+from luthier.data.formats.conversation import ROLES, read_turns
 from luthier.data.formats.fields import answer, checked_prompt, in_order, optional_text, text_field
 from luthier.data.messages import Message, Preferred
 from luthier.data.problems import RowError
@@ -30,6 +30,7 @@ REQUIRED = ("prompt", "chosen", "rejected")
 _PAIR = frozenset({"chosen", "rejected"})
 _LABELLED = frozenset({"prompt", "completion", "label"})
 _QUESTIONS = ("prompt", "question", "instruction", "query", "input")
+_BEGINNINGS = ("conversations", "conversation", "messages")
 _KIND = "which are for preference training (DPO, ORPO, KTO)"
 
 
@@ -45,6 +46,7 @@ def read(row: dict[str, Any]) -> Preferred:
         RowError: A field is missing, empty or of another type than its partner, the answers are the same, or they
             are none to the same prompt.
     """
+    row = row | {name: [row[name]] for name in _PAIR if isinstance(row.get(name), dict)}
     if isinstance(row.get("chosen"), list):
         opening, (chosen, rejected) = _conversations(row)
     else:
@@ -127,12 +129,28 @@ def question_of(row: Container[str]) -> str:
     return next((name for name in _QUESTIONS if name in row), "")
 
 
+def lacks_prompt(row: dict[str, Any]) -> bool:
+    """Whether its answers bring no beginning of their own, and there is no column `prompt`."""
+    chosen = row["chosen"]
+    first = next(iter(chosen), None) if isinstance(chosen, list) else chosen
+    closes = isinstance(first, dict) and ROLES.get(str(first.get("role", first.get("from")))) == "assistant"
+    return "prompt" not in row and (isinstance(chosen, str) or closes)
+
+
+def beginning_of(row: dict[str, Any]) -> str:
+    """The column that probably holds the prompt of such a row; empty for none."""
+    names = _QUESTIONS if isinstance(row["chosen"], str) else (*_BEGINNINGS, *_QUESTIONS)
+    return next((name for name in names if name in row), "")
+
+
 def is_implicit(row: dict[str, Any]) -> bool:
     """Whether it is two texts that hold their prompt in themselves."""
     return isinstance(row["chosen"], str) and not question_of(row)
 
 
 def _chosen(row: dict[str, Any], question: str) -> str:
+    if isinstance(row["chosen"], dict):
+        return "rows of messages that end with them, and `format: messages`"
     if isinstance(row["chosen"], list):
         if question and isinstance(row[question], list):
             return f"`format: prompt-completion` and `columns: {{prompt: {question}, completion: chosen}}`"

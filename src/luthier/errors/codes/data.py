@@ -234,9 +234,9 @@ DATA: dict[str, Explanation] = {
     "E-DATA-039": Explanation(
         "pairs without a prompt",
         "The common beginning of two texts may go on into the answers, so that a part of them would not be compared.",
-        'chosen and rejected are texts that hold their prompt in themselves, as in "Human: ... Assistant: ...". Only '
-        "you know where it ends. Write three columns prompt, chosen and rejected, or lists of messages, which say who "
-        "speaks.",
+        'chosen and rejected are answers alone, or texts that hold their prompt in themselves, as in "Human: ... '
+        'Assistant: ...". Only you know where it ends. Write three columns prompt, chosen and rejected, or lists of '
+        "messages, which say who speaks.",
     ),
     "E-DATA-040": Explanation(
         "rows longer than max_seq_length",

@@ -51,7 +51,7 @@ RUN: dict[str, Explanation] = {
         text=(
             "luthier watch reads the folder of a run (events.jsonl is in training.output_dir, checkpoints by default) "
             "or a log that a run's output was redirected to. The path that was given does not exist, or nothing in it "
-            "is such a log. On a terminal the dashboard waits for a log that is to come; with --once, with --replay "
+            "is such a log. On a terminal and with --web a log that is to come is waited for; with --once, --replay "
             "and in a pipe it has to be there. Look at the path; it counts from the folder where the command runs."
         ),
     ),

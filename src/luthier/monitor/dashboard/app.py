@@ -1,9 +1,8 @@
 """The screen: what Textual has to know. Everything that is shown comes from pure functions of a `Scene`.
 
 The dashboard shares the machine with a training run. So it draws only what has changed: charts when there are new log
-lines, the clocks once a second, and the panes that nobody sees not at all. And it keeps to a budget: after it has used
-t seconds of processor time it does not draw by itself again before t / `SHARE` seconds have passed (`LONGEST_WAIT` at
-most). Keys are answered at once, and a replay is not held back.
+lines, the clocks once a second, and the panes that nobody sees not at all. And it keeps to a budget (`rest_after`).
+Keys are answered at once, and a replay is not held back.
 """
 
 from __future__ import annotations
@@ -28,17 +27,15 @@ from luthier.monitor.dashboard import panes
 from luthier.monitor.dashboard.charts import ASIDE, ASIDE_OF_PAIRS, CHARTS, legend
 from luthier.monitor.dashboard.explain import answer, keys
 from luthier.monitor.dashboard.metrics import LEARNING, MACHINE
-from luthier.monitor.dashboard.palette import THEME
 from luthier.monitor.dashboard.scene import Scene, Settings
-from luthier.monitor.dashboard.watching import Watch
+from luthier.monitor.dashboard.theme import THEME
+from luthier.monitor.dashboard.watching import Watch, rest_after
 from luthier.monitor.dashboard.widgets import Chart, Drawn, Explained, Help, Number, Page
 
 WIDE, HIGH = 140, 44
 NARROW = 60
 PANES = ("overview", "charts", "findings", "samples", "run")
 CLOCK_SECONDS = 1.0
-SHARE = 0.01
-LONGEST_WAIT = 5.0
 
 
 class Dashboard(App[None]):
@@ -164,7 +161,7 @@ class Dashboard(App[None]):
             return
         self._stale |= self._watch.advance()
         passed, used = self._clock() - self._drawn_at, self._used() - self._used_before
-        affordable = self._watch.replays or passed >= min(used / SHARE, LONGEST_WAIT)
+        affordable = self._watch.replays or passed >= rest_after(used)
         if affordable and (self._stale or passed >= CLOCK_SECONDS):
             self.draw()
 

@@ -50,10 +50,15 @@ class Answer:
 
 def answer(key: str, run: Run, *, short: bool = False) -> Text:
     """All three paragraphs of one metric under its name, or only what it is and what it says of this run."""
-    told = (OF_PAIRS if run.state.on_pairs else {}).get(key, ANSWERS[key])
+    said = told(key, run)
     names = {metric.key: metric.label for metric in (*LEARNING, *MACHINE)}
-    text = Text.assemble((names[key], f"bold {ACCENT}"), "\n\n", told.idea, "\n\n", (told.here(run), "bold"))
-    return text if short else text.append(f"\n\n{told.care}", "not bold").append("\n\nEsc closes this.", "not bold dim")
+    text = Text.assemble((names[key], f"bold {ACCENT}"), "\n\n", said.idea, "\n\n", (said.here(run), "bold"))
+    return text if short else text.append(f"\n\n{said.care}", "not bold").append("\n\nEsc closes this.", "not bold dim")
+
+
+def told(key: str, run: Run) -> Answer:
+    """What is told of one metric, or chart, of this run."""
+    return (OF_PAIRS if run.state.on_pairs else {}).get(key, ANSWERS[key])
 
 
 def keys() -> Text:

@@ -3,28 +3,12 @@
 from __future__ import annotations
 
 from rich.text import Text
-from textual.theme import Theme
 
 ACCENT, GOOD, WARNING, BAD, QUIET = "#5ec4e0", "#8fce6a", "#e5b567", "#f0717e", "#55626e"
 RUNS = (ACCENT, "#e5b567", "#8fce6a", "#c792ea", "#f0717e", "#82aaff")
 """Of the runs, by turns."""
 SEVERITY = {"info": ("i", ACCENT), "warning": ("!", WARNING), "critical": ("!!", f"bold {BAD}")}
 STATUS = {"done": GOOD, "stopped": WARNING, "failed": BAD}
-
-THEME = Theme(
-    name="luthier",
-    primary=ACCENT,
-    secondary="#3d7f94",
-    warning=WARNING,
-    error=BAD,
-    success=GOOD,
-    accent=ACCENT,
-    foreground="#d5dbe1",
-    background="#11161b",
-    surface="#11161b",
-    panel="#1b232b",
-    dark=True,
-)
 
 
 def strong(number: str, healthy: bool = True) -> Text:

@@ -32,27 +32,28 @@ _ROOMY = 5
 def header(scene: Scene, width: int) -> Text:
     """Who it is, how it is going, and where this is read from."""
     run = scene.run
-    status = _status(run)
+    words = status(run)
     text = Text.assemble(
         (" Luthier ", f"bold {ACCENT}"),
         (one_line(run.state.run) or one_line(run.name), "bold"),
         "  ",
-        (status, f"bold {STATUS.get(run.state.status, '')}".strip()),
+        (words, f"bold {STATUS.get(run.state.status, '')}".strip()),
         no_wrap=True,
     )
     if scene.settings.paused:
         text.append("  paused", f"bold {WARNING}")
     path = one_line(run.path)
-    for words in (f"{path} ({one_line(run.source)})", path, path.rstrip("/").rsplit("/", 1)[-1]):
-        gap = width - text.cell_len - cell_len(words) - 1
+    for where in (f"{path} ({one_line(run.source)})", path, path.rstrip("/").rsplit("/", 1)[-1]):
+        gap = width - text.cell_len - cell_len(where) - 1
         if gap >= 2:
-            text.append(" " * gap).append(f"{words} ", "not bold dim")
+            text.append(" " * gap).append(f"{where} ", "not bold dim")
             break
     text.truncate(width, overflow="ellipsis")
     return text
 
 
-def _status(run: Run) -> str:
+def status(run: Run) -> str:
+    """How it is going, in a word or two."""
     state = run.state
     if not state.updated:
         return "waiting for the file" if run.source.startswith("waiting") else "no log line yet"
@@ -66,14 +67,14 @@ def progress(scene: Scene, width: int) -> Text:
     text = Text.assemble((" step ", "dim"), (f"{state.step:,}", "bold"), no_wrap=True)
     if state.total_steps:
         text.append(f"/{state.total_steps:,}")
-    parts = [part for part in (_epoch(state), *_times(run)) if part]
+    parts = [part for part in (epoch(state), *times(run)) if part]
     while len(parts) > 1 and text.cell_len + sum(2 + part.cell_len for part in parts) > width:
         parts.pop(2 if len(parts) > 2 else 0)
     percent = f" {share:.0%}" if state.total_steps else ""
     room = width - text.cell_len - len(percent) - sum(2 + part.cell_len for part in parts) - 4
     if room >= 6 and state.total_steps:
         full, empty = bar(share, room)
-        at = 1 if _epoch(state) else 0
+        at = 1 if epoch(state) else 0
         parts.insert(at, Text.assemble((full, ACCENT), (empty, "dim"), (percent, "bold")))
     for part in parts:
         text.append("  ").append_text(part)
@@ -81,14 +82,15 @@ def progress(scene: Scene, width: int) -> Text:
     return text
 
 
-def _epoch(state: RunState) -> Text:
+def epoch(state: RunState) -> Text:
+    """`epoch 1.20/3`; empty where it is not known."""
     if not math.isfinite(state.epoch):
         return Text()
     done, of = epochs(state.epoch, state.epochs)
     return Text.assemble(("epoch ", "dim"), (done, "bold"), f"/{of}" if of else "")
 
 
-def _times(run: Run) -> tuple[Text, Text]:
+def times(run: Run) -> tuple[Text, Text]:
     """What is left, and what is gone."""
     state, left, gone = run.state, time_left(run.state, run.now), elapsed(run.state, run.now)
     if state.finished is not None:
@@ -223,22 +225,28 @@ def _written(text: str, width: int) -> list[str]:
     return folded or ["(nothing but white space)"]
 
 
-def about(scene: Scene, width: int) -> Text:
-    """The run and its config."""
-    run, state = scene.run, scene.run.state
-    facts: list[tuple[str, str]] = [("read from", f"{run.path} ({run.source})"), ("run", state.run or "unknown")]
+def facts(run: Run) -> list[tuple[str, str]]:
+    """Where it is read from, sizes, and what is kept of it: (name, words)."""
+    state = run.state
+    found = [("read from", f"{run.path} ({run.source})"), ("run", state.run or "unknown")]
     if state.parameters:
         share = state.trainable_parameters / state.parameters
-        facts.append(
+        found.append(
             ("parameters", f"{count(state.parameters)}, {count(state.trainable_parameters)} trained ({share:.2%})")
         )
     if state.resumed is not None:
-        facts.append(("resumed", f"at step {state.resumed.step:,} from {state.resumed.path}"))
+        found.append(("resumed", f"at step {state.resumed.step:,} from {state.resumed.path}"))
     if state.checkpoint is not None:
-        facts.append(("checkpoint", f"{state.checkpoint.path}, {count(state.checkpoint.bytes)}B"))
+        found.append(("checkpoint", f"{state.checkpoint.path}, {count(state.checkpoint.bytes)}B"))
     if state.finished is not None and state.finished.final_model:
-        facts.append(("final model", state.finished.final_model))
-    lines = [_fact(name, value) for name, value in facts]
+        found.append(("final model", state.finished.final_model))
+    return found
+
+
+def about(scene: Scene, width: int) -> Text:
+    """The run and its config."""
+    run, state = scene.run, scene.run.state
+    lines = [_fact(name, value) for name, value in facts(run)]
     parts = shares(state.timings)
     if parts:
         lines += [Text(), Text("Where the seconds of a step go", "bold")]

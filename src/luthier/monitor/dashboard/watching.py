@@ -28,6 +28,8 @@ from luthier.monitor.dashboard.scene import Run, Scene, Settings
 from luthier.monitor.state import RunState, fold
 
 LONGEST_PAUSE = 60.0
+SHARE = 0.01
+LONGEST_WAIT = 5.0
 _LARGEST_NUMBER = 2**53
 _QUIET_POLLS = 4
 _SECONDS_BETWEEN_READINGS = 2.0
@@ -243,6 +245,15 @@ def this_machine() -> Machine | None:
         disk_free_gib=unknown,
     )
     return machine if has_gpu(machine) else None
+
+
+def rest_after(used: float) -> float:
+    """Seconds in which nothing is drawn again by itself, after a drawing took `used` seconds of processor time.
+
+    Who watches shares the machine with a training run, and takes a hundredth of a core; what is shown is at most
+    `LONGEST_WAIT` seconds old.
+    """
+    return min(used / SHARE, LONGEST_WAIT)
 
 
 def _plausible(event: Event) -> bool:
