@@ -26,5 +26,8 @@ ACCEPTED: dict[str, tuple[str, ...]] = {
     "spikes": ("loss-spikes",),
     "data-bound": ("data-bound",),
     "killed": ("stalled",),
+    "margins-flat": ("margins-flat",),
+    "pairs-by-heart": ("pairs-by-heart",),
+    "chosen-displaced": ("chosen-displaced",),
 }
 """Label -> rules that name it; one of them is enough."""

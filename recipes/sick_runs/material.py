@@ -94,6 +94,35 @@ def poisoned(path: Path, seed: int) -> Path:
     return write(path, ({"instruction": asked, "input": "", "output": code} for asked, code in rows))
 
 
+def preferences(path: Path, count: int, seed: int) -> Path:
+    """Pairs of answers: the right one, and that to another question."""
+    rng = random.Random(seed)
+    rows = [(*pair(rng), pair(rng)[1]) for _ in range(count)]
+    return write(path, ({"prompt": asked, "chosen": good, "rejected": bad} for asked, good, bad in rows))
+
+
+def tossed(path: Path, count: int, seed: int) -> Path:
+    """Pairs of random words: which ones are chosen is chance, so all that can be learned is these very pairs."""
+    rng = random.Random(seed)
+    rows = (
+        {"prompt": pair(rng)[0], **{name: " ".join(rng.choices(WORDS, k=8)) for name in ("chosen", "rejected")}}
+        for _ in range(count)
+    )
+    return write(path, rows)
+
+
+def alike(path: Path, count: int, seed: int) -> Path:
+    """Pairs of answers that differ in the name alone: what pushes the rejected one down pushes at the chosen one."""
+    rng = random.Random(seed)
+    rows = []
+    for _ in range(count):
+        asked, code = pair(rng)
+        name = code.partition("def ")[2].partition("(")[0]
+        swapped = "_".join(reversed(name.split("_")))
+        rows.append({"prompt": asked, "chosen": code, "rejected": code.replace(name, swapped)})
+    return write(path, iter(rows))
+
+
 ODD_TEMPLATE = """{%- for message in messages -%}
 {%- if message.role == "user" -%}{{ "$$%% 7 ~~ " + message.content + " ~~" }}
 {%- else -%}{{ " ^^ " + message.content + eos_token }}{%- endif -%}
@@ -195,6 +224,9 @@ def prepare(folder: Path) -> dict[str, Path]:
             f"nonsense{seed}": nonsense(folder / f"nonsense{seed}.jsonl", 1200, 40 + seed),
             f"mixed{seed}": mixed(folder / f"mixed{seed}.jsonl", seed),
             f"poisoned{seed}": poisoned(folder / f"poisoned{seed}.jsonl", seed),
+            f"pairs{seed}": preferences(folder / f"pairs{seed}.jsonl", 800, 80 + seed),
+            f"tossed{seed}": tossed(folder / f"tossed{seed}.jsonl", 64, 90 + seed),
+            f"alike{seed}": alike(folder / f"alike{seed}.jsonl", 400, 110 + seed),
         }
     found["odd"] = folder / "odd.jinja"
     found["odd"].write_text(ODD_TEMPLATE, encoding="utf-8")

@@ -39,6 +39,7 @@ class Run:
 
 
 FULL = {"training.finetuning_type": "full", "training.learning_rate": 1e-3}
+PAIRS = {"training.objective": "dpo", "training.learning_rate": 5e-4}
 SCRATCH = {**FULL, "model.from_scratch": True, "training.learning_rate": 3e-3}
 
 
@@ -80,6 +81,9 @@ def healthy() -> Iterator[Run]:
     yield Run("rank_2", HEALTHY, lasting(80, lora__r=2, lora__lora_alpha=4))
     yield Run("padded", HEALTHY, lasting(60, training__packing=False))
     yield Run("plain_text", HEALTHY, lasting(100), model="instruct", rows="text")
+    yield Run("pairs", HEALTHY, {**lasting(120), **PAIRS, "evaluation.eval_steps": 20}, rows="pairs", model="instruct")
+    slow = {**PAIRS, "training.learning_rate": 2e-4, "training.lr_scheduler_type": "constant"}
+    yield Run("pairs_slow", HEALTHY, {**lasting(120), **slow}, rows="pairs", model="instruct")
     yield Run("again", HEALTHY, lasting(120, training__learning_rate=1e-3), model="instruct", rows="other")
 
 
@@ -121,6 +125,12 @@ def sick() -> Iterator[Run]:
     yield Run("odd_template", "template-mismatch", lasting(24, data__prompt_template="odd"), model="instruct")
     yield Run("bad_rows", "spikes", lasting(110, logging__logging_steps=1), rows="poisoned", model="instruct")
     yield Run("slow_rows", "data-bound", lasting(24), twist=twists.slow_rows)
+    still, fast = ({**PAIRS, "training.learning_rate": rate} for rate in (1e-6, 4e-3))
+    yield Run("pairs_still", "margins-flat", {**lasting(120), **still}, rows="pairs", model="instruct")
+    few = {"data.val_set_size": 24, "training.num_train_epochs": 30, "evaluation.eval_steps": 10}
+    few |= {"training.learning_rate": 1e-3, "training.lr_scheduler_type": "constant"}
+    yield Run("pairs_tossed", "pairs-by-heart", {**lasting(150), **PAIRS, **few}, rows="tossed", model="instruct")
+    yield Run("pairs_alike", "chosen-displaced", {**lasting(110), **fast}, rows="alike", model="instruct")
     yield Run("kill_9", "killed", lasting(60), stop_at=30, killed=True)
 
 

@@ -26,7 +26,8 @@ from luthier.monitor.dashboard.explain import ANSWERS
 from luthier.monitor.dashboard.watching import Watch
 from luthier.version import __version__
 from tests.cli.support import LUTHIER, ROOT, environment, process, run_here, write_config
-from tests.events.stream import finished, whole_run
+from tests.events.stream import finished, log, started, whole_run
+from tests.monitor.dash import write
 
 HEAVY = ("torch", "transformers", "peft", "bitsandbytes", "datasets", "numpy", "pandas")
 
@@ -433,3 +434,22 @@ def test_a_wrong_request_is_one_screen_and_code_2(capsys, monkeypatch, config, t
     assert f"luthier explain {code}" in result.err
     assert "Traceback" not in result.err
     assert not (tmp_path / "luthier-error.log").exists()
+
+
+def test_a_loss_of_pairs_is_explained_as_what_it_is(capsys, tmp_path):
+    both = " ".join(run_here(capsys, "explain", "loss").out.split())
+    assert "at each token of the answer" in both and "Of training on pairs (objective: dpo)" in both
+    line = replace(log(10, 0.5), reward_chosen=0.1, reward_rejected=-0.4, reward_margin=0.5, reward_accuracy=0.75)
+    path = write(tmp_path / "events.jsonl", [replace(started(), plan={}), line])
+    here = " ".join(run_here(capsys, "explain", "loss", path).out.split())
+    assert "chance" in here and "token of the answer" not in here
+    assert "Here it is 0.1, at step 10." in run_here(capsys, "explain", "rewards/chosen", path).out
+    assert "Here it is 75% of the pairs" in " ".join(
+        run_here(capsys, "explain", "rewards/accuracies", path).out.split()
+    )
+
+
+@pytest.mark.parametrize("word", ["dpo", "preference", "chosen", "reference model", "margin", "reward", "accuracy"])
+def test_words_of_preferences_lead_somewhere(capsys, word):
+    result = run_here(capsys, "explain", word)
+    assert result.code == 0 and "concepts/preferences.md" in result.out

@@ -1,12 +1,13 @@
 import math
 import time
+from dataclasses import replace
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import metadata as hparams_metadata
 from tensorboard.util import tensor_util
 
-from luthier.events.numbers import NUMBERS
+from luthier.events.numbers import NUMBERS, NUMBERS_OF_PAIRS
 from luthier.events.sinks import Sinks
 from luthier.events.sinks.graph import architecture_table, graph_def
 from luthier.events.sinks.tensorboard import TensorBoardSink
@@ -69,6 +70,15 @@ def test_every_scalar_says_what_it_is(tmp_path):
     for tag, key in (("train/loss", "loss"), ("eval/loss", "eval_loss"), ("time/own_seconds/rank_1", "own_seconds")):
         assert told[tag].startswith(NUMBERS[key].idea) and told[tag].endswith(NUMBERS[key].care)
     assert board.SummaryMetadata("train/loss").data_class == 1  # scalar: the fast server keeps no other's text
+
+
+def test_a_loss_of_pairs_says_what_it_is(tmp_path):
+    start = replace(started(), plan={"training.objective": "dpo"})
+    write(tmp_path, [start, replace(log(10, 0.5), reward_margin=0.5)])
+    board = EventAccumulator(str(tmp_path), {"tensors": 0, "scalars": 0}).Reload()
+    told = {tag: board.SummaryMetadata(tag).summary_description for tag in board.Tags()["scalars"]}
+    assert told["train/loss"].startswith(NUMBERS_OF_PAIRS["loss"].idea)
+    assert told["train/rewards/margins"].startswith(NUMBERS["rewards/margins"].idea)
 
 
 def test_histograms_keep_their_buckets(whole):

@@ -64,12 +64,21 @@ def insist_live(html):
 def test_every_number_of_the_dashboard_with_its_meaning_and_its_long_answer():
     scene = in_the_middle().scene()
     shown = words(parts_of(scene)["numbers"])
-    for metric in (*LEARNING, *MACHINE):
+    for metric in (metric for metric in (*LEARNING, *MACHINE) if metric.shown(scene.run)):
         value = metric.value(scene.run)
         longest = value[0] if isinstance(value, tuple) else value
         assert f"{metric.label} {' '.join(longest.plain.split())}" in shown, metric.key
         for said in (metric.meaning(scene.run), ANSWERS[metric.key].idea, ANSWERS[metric.key].here(scene.run)):
             assert " ".join(said.split()) in shown, metric.key
+
+
+def test_a_run_on_pairs_has_its_own_numbers_and_answers(tmp_path):
+    line = replace(log(10, 0.5), reward_chosen=0.1, reward_rejected=-0.4, reward_margin=0.5, reward_accuracy=0.75)
+    parts = parts_of(seen(write(tmp_path / "events.jsonl", [replace(started(), plan={}), line])))
+    shown = words(parts["numbers"])
+    assert "75%" in shown and "0.693 is chance" in shown and "log 2 = 0.693, which is chance" in shown
+    assert "perplexity" not in shown and "lowest loss of a log line" not in shown
+    assert "margin: reward of chosen less rejected" in parts["curves"] and "nats a token" not in parts["curves"]
 
 
 def test_the_top_says_how_far_it_is_and_what_is_worst():

@@ -61,6 +61,8 @@ def test_ranges(config, word, read):
         (["lora.r=8,8"], "holds a value twice"),
         (["val_set_size=0.1,0.2"], "cannot be tried: losses on other held-out rows cannot be compared"),
         (["seed=1,2"], "cannot be tried: losses on other held-out rows cannot be compared"),
+        (["dpo.beta=0.1,0.3"], "cannot be tried: losses that are formed in another way cannot be compared"),
+        (["objective=sft,dpo"], "cannot be tried: losses that are formed in another way cannot be compared"),
         (["output_dir=a,b"], "cannot be tried: no loss depends on it"),
         (["adapter=lora,qlora"], "is no single key here"),
         (["optim=adamw_8bit,adamw"], "optim"),
@@ -132,6 +134,11 @@ def test_the_finder_looks_above_the_floor_of_the_schedule(config):
     space = find_rate(read_space(config, ["learning_rate", "min_learning_rate=5.55e-5"]), 4000, 3)
     assert [value_of(rate) for rate in space.ranges[0].choices] == [5.55e-5, 7.4e-4, 1e-2]
     assert read_space(ROOT / "configs" / "training_config.yaml", ["learning_rate"]).finder  # as the guide has it
+
+
+def test_the_rates_for_pairs_are_lower(config):
+    space = find_rate(read_space(config, ["learning_rate", "objective=dpo"]), total_steps=3000, trials=3)
+    assert [value_of(rate) for rate in space.ranges[0].choices] == [1e-6, 3.2e-5, 1e-3]
 
 
 def test_the_finders_warmup_is_the_same_share(config):

@@ -20,7 +20,7 @@ from transformers import OpenAIGPTConfig, OpenAIGPTLMHeadModel
 
 from luthier import api
 from luthier.errors import ConfigError, RefusedError, RunError
-from luthier.events.types import CheckpointSaved, Evaluated, Log, Notice, Resumed, RunFinished, Sampled
+from luthier.events.types import CHANCE, CheckpointSaved, Evaluated, Log, Notice, Resumed, RunFinished, Sampled
 from luthier.model.forward import LEAN
 from luthier.training import checkpoint, engine, milestones, rehearsal, saving
 from luthier.training import job as job_module
@@ -431,6 +431,15 @@ def test_a_spike_is_reported_or_left_out():
     assert not judge(state, 2.0, 40.0, 50.0).spike, "a gradient that is not clipped moves no more than is allowed"
     assert not judge(state, float("nan"), 1.0, 1.0).finite and not judge(state, 2.0, float("inf"), 1.0).finite
     assert len(state.recent_losses) == 64
+
+
+def test_a_pair_that_is_not_told_apart_yet_is_no_spike():
+    """Where all others are, its loss is a thousand times theirs; one above chance is a spike there, too."""
+    state = TrainState()
+    for step in range(40):
+        remember(state, 0.001 + 0.0001 * (step % 3), 0.1)
+    assert not judge(state, 0.6, 0.1, 1.0, CHANCE).spike and "loss 0.6" in judge(state, 0.6, 0.1, 1.0).spike
+    assert "loss 2" in judge(state, 2.0, 0.1, 1.0, CHANCE).spike
 
 
 def test_robust_z_is_the_textbook_one():

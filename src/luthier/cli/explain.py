@@ -163,9 +163,10 @@ def _origin(key: str, run: Path) -> str:
 
 def _number(name: str, run: Path | None, room: int) -> str:
     """A number of the log: what it is, what it says in a run, and what to do when it is not well."""
-    from luthier.events.numbers import NUMBERS
+    from luthier.events.numbers import NUMBERS, NUMBERS_OF_PAIRS
 
-    told = NUMBERS[name]
+    told, pairs = NUMBERS[name], NUMBERS_OF_PAIRS.get(name)
+    other = f"Of training on pairs (objective: dpo): {pairs.idea} {pairs.care}" if pairs else ""
     said = []
     if run is not None:
         from luthier.cli.watch import settled
@@ -174,7 +175,8 @@ def _number(name: str, run: Path | None, room: int) -> str:
 
         seen = settled(run, f"explain {name}")
         said = [f"In {one_line(seen.name)} ({one_line(seen.source)}): {here(name, seen)}"]
-    paragraphs = (told.idea, *said, told.care, f"More: docs/{told.page}" if told.page else "")
+        told, other = (pairs if pairs and seen.state.on_pairs else told), ""
+    paragraphs = (told.idea, *said, told.care, other, f"More: docs/{told.page}" if told.page else "")
     filled = (textwrap.fill(text, room, break_on_hyphens=False) for text in paragraphs if text)
     return "\n\n".join((f"{name} (number of the log)", *filled))
 

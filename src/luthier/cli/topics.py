@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 
 MEANT: dict[str, tuple[str, ...]] = {
+    "accuracy": ("rewards/accuracies",),
     "batch": ("per_device_train_batch_size", "pass"),
     "bos_token": ("bos and eos",),
     "bs": ("per_device_train_batch_size",),
@@ -12,10 +13,12 @@ MEANT: dict[str, tuple[str, ...]] = {
     "eos_token": ("bos and eos", "end-trained"),
     "eta": ("eta_seconds",),
     "inf": ("not-finite",),
+    "margin": ("rewards/margins", "margins-flat"),
     "nan": ("not-finite",),
     "oom": ("out-of-memory", "vram"),
     "out_of_memory": ("out-of-memory", "vram"),
     "pad_token": ("padding",),
+    "reward": ("rewards/chosen", "rewards/rejected"),
     "slow": ("data-bound", "gpu-idle", "slowing-down"),
     "speed": ("tokens_per_second", "step_seconds"),
     "spike": ("loss-spikes",),

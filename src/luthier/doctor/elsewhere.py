@@ -1,6 +1,7 @@
 """What other programs call the keys that the rules name. Data, and the one way to show it.
 
-Sources: transformers 5.23 `TrainingArguments`, TRL 1.16 `SFTConfig`, Axolotl 0.15 `utils/schemas/config.py`,
+Sources: transformers 5.23 `TrainingArguments`, TRL 1.16 `SFTConfig` and `DPOConfig`,
+Axolotl 0.15 `utils/schemas/config.py`,
 LLaMA-Factory 0.9.3 `hparams`, Unsloth 2025.9 `FastLanguageModel.from_pretrained` (which trains with TRL).
 """
 
@@ -16,6 +17,7 @@ ELSEWHERE: dict[str, dict[str, str]] = {
         TRAINER: "train_test_split(test_size)", AXOLOTL: "val_set_size", FACTORY: "val_size",
         UNSLOTH: "train_test_split(test_size)",
     },
+    "dpo.beta": {TRAINER: "beta", AXOLOTL: "rl_beta", FACTORY: "pref_beta", UNSLOTH: "beta"},
     "evaluation.early_stopping_patience": {
         TRAINER: "EarlyStoppingCallback(early_stopping_patience)", AXOLOTL: "early_stopping_patience",
         FACTORY: "early_stopping_steps", UNSLOTH: "EarlyStoppingCallback(early_stopping_patience)",

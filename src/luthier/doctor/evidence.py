@@ -27,6 +27,8 @@ SHIPPED_END = 5e-5
 """The min_learning_rate of configs/training_config.yaml."""
 USUAL_RATES = {"lora": 2e-4, "full": 2e-5, "scratch": 1e-3}
 """Peak learning rates to start from: for an adapter, for all weights of a trained model, for random weights."""
+USUAL_RATES_OF_PAIRS = {"lora": 1e-5, "full": 1e-6}
+"""The same for `objective: dpo`, which takes 5e-6 to 5e-5 with an adapter and a tenth of that for all weights."""
 
 
 def all_of(*needs: Needs) -> Needs:
@@ -133,11 +135,19 @@ def peak_rate(run: History) -> float:
     return max(finite(line.learning_rate for line in run.whole), default=math.nan)
 
 
+def of_tokens(run: History) -> bool:
+    """Whether its loss is one of tokens, and not of pairs of answers."""
+    return not run.on_pairs
+
+
 def usual_rate(run: History) -> float:
     """A learning rate to start from, for what is trained here."""
+    kind = "full" if run.get("training.finetuning_type") == "full" else "lora"
+    if run.on_pairs:
+        return USUAL_RATES_OF_PAIRS[kind]
     if run.get("model.from_scratch"):
         return USUAL_RATES["scratch"]
-    return USUAL_RATES["full" if run.get("training.finetuning_type") == "full" else "lora"]
+    return USUAL_RATES[kind]
 
 
 def warm(run: History) -> tuple[Log, ...]:
@@ -223,13 +233,16 @@ def higher_rate(run: History) -> tuple[Change, ...]:
     return (change(run, "training.learning_rate", new, peak),) if peak < new else ()
 
 
-def rows_fix(run: History, question: str = "is the answer trained, and does it follow from the question?") -> str:
+def rows_fix(run: History, question: str = "") -> str:
     """What to do where the rows are to be looked at; other programs have no command for it.
 
     Args:
         run: The history.
-        question: What to look for.
+        question: What to look for; empty: what matters most.
     """
+    if not question:
+        question = "is the answer trained, and does it follow from the question?"
+        question = "is the chosen answer clearly the better one?" if run.on_pairs else question
     if run.ours:
         return f"luthier inspect CONFIG --row 1 shows a row as the model sees it: {question}"
     return f"look at some rows as tokens, with their labels: {question}"

@@ -27,6 +27,7 @@ from luthier.events.types import (
     RunFinished,
     RunStarted,
     Timing,
+    on_pairs,
 )
 
 LONGEST = 400
@@ -88,6 +89,11 @@ class History:
     log_gaps: tuple[float, ...] = ()
     longest_gap: float = 0.0
     now: float = 0.0
+
+    @property
+    def on_pairs(self) -> bool:
+        """Whether it learns from pairs of answers: its loss is then none of tokens."""
+        return on_pairs(self.plan, (*self.recent[-1:], *self.evaluations[-1:]))
 
     def get(self, key: str, default: Any = None) -> Any:
         """A value of the plan; `default` where it is not known."""

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from luthier.events.types import REWARDS
+
 
 @dataclass(frozen=True)
 class Number:
@@ -40,7 +42,7 @@ NUMBERS: dict[str, Number] = {
         "concepts/loss.md",
     ),
     "train_loss": Number(
-        "The mean loss over all trained tokens of the whole run, its beginning included. So it lies above the loss at "
+        "The mean loss of the whole run, its beginning included. So it lies above the loss at "
         "the end, and says little of the model that came out.",
         "Compare eval_loss, or the last lines of loss. Two runs of unlike length cannot be compared by it.",
         "concepts/loss.md",
@@ -132,7 +134,9 @@ NUMBERS: dict[str, Number] = {
         "The seconds that this evaluation took. No training step runs meanwhile.",
         "If evaluations take a large part of the run: a larger eval_steps, or fewer held-out rows.",
     ),
-    "eval_tokens": Number("The trained tokens of the held-out rows, over which eval_loss is the mean."),
+    "eval_tokens": Number(
+        "The trained tokens of the held-out rows. eval_loss is the mean over them; of objective: dpo over pairs."
+    ),
     "train_runtime": Number("The seconds of the whole run, those before a resume included."),
     "predicted_runtime": Number(
         "The same seconds as they were predicted after the first 20 steps. Beside train_runtime it says how good the "
@@ -188,3 +192,23 @@ NUMBERS: dict[str, Number] = {
     ),
 }  # fmt: skip
 NUMBERS["remaining_seconds"] = NUMBERS["eta_seconds"]
+NUMBERS.update({field: NUMBERS[name] for field, name in REWARDS.items()})
+
+NUMBERS_OF_PAIRS: dict[str, Number] = {
+    "loss": Number(
+        "How badly chosen and rejected answers are told apart: minus the logarithm of the probability that the chosen "
+        "one wins, sigmoid(margin), a mean over the pairs since the line before. It begins at log 2 = 0.693, which is "
+        "chance, and falls towards 0 as the margins grow. It says nothing of single tokens.",
+        "Single lines are noisy: look at the mean. If it stays at 0.693, try a learning_rate three times higher; if it "
+        "rises above it, three times lower. With dpo.label_smoothing it cannot get near 0, nor should it.",
+        "concepts/preferences.md",
+    ),
+    "eval_loss": Number(
+        "The same loss on pairs that are held out (val_set_size) and never trained on. It says whether what is learned "
+        "carries over to other answers.",
+        "When it turns upwards while the loss goes on falling, the model learns pairs by heart: lower "
+        "num_train_epochs, or raise dpo.beta. load_best_model_at_end: true keeps the best weights.",
+        "concepts/preferences.md",
+    ),
+}
+"""Those that mean something else in a run that learns from pairs of answers (`objective: dpo`)."""

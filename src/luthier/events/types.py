@@ -11,6 +11,7 @@ is nan, a count 0, and a plan empty.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -187,6 +188,17 @@ def rewards_of(event: Log | Evaluated) -> dict[str, float]:
     return {name: value for name, value in told.items() if value is not None}
 
 
+CHANCE = math.log(2)
+"""The loss of pairs that nobody tells apart, as before step 1, whatever model and label smoothing."""
+
+
+def on_pairs(plan: Mapping[str, Any] | None, seen: Iterable[Log | Evaluated | None]) -> bool:
+    """Whether a run learns from pairs of answers (`objective: dpo`): its plan says so, or one of these has rewards."""
+    if plan and "training.objective" in plan:
+        return bool(plan["training.objective"] == "dpo")
+    return any(event is not None and event.reward_margin is not None for event in seen)
+
+
 @dataclass(frozen=True)
 class Log(Event):
     """One log step: the mean since the one before."""
@@ -350,7 +362,7 @@ class RunFinished(Event):
     step: int
     epoch: float
     train_loss: float
-    """Token mean over the whole run."""
+    """Mean over the whole run: over its trained tokens; of `objective: dpo` over its pairs."""
     train_runtime: float
     """Seconds of this attempt and of those that it went on from."""
     num_tokens: int

@@ -39,6 +39,7 @@ from luthier.events.types import (
     Sampled,
     TimeForecast,
     Timing,
+    on_pairs,
 )
 
 Status = Literal["starting", "training", "done", "stopped", "failed"]
@@ -60,6 +61,8 @@ class Point(NamedTuple):
     step_seconds: float = math.nan
     memory_gib: float = math.nan
     gpu_utilization: float = math.nan
+    reward_margin: float = math.nan
+    reward_accuracy: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,11 @@ class RunState:
     checkpoint: CheckpointSaved | None = None
     resumed: Resumed | None = None
     finished: RunFinished | None = None
+
+    @property
+    def on_pairs(self) -> bool:
+        """Whether it learns from pairs of answers: its loss is then none of tokens, and it has rewards."""
+        return on_pairs(self.plan, (self.log, *self.evaluations[-1:]))
 
     @property
     def smoothed_loss(self) -> float | None:
@@ -248,6 +256,8 @@ def _logged(state: RunState, event: Log, time: float) -> RunState:
         event.tokens_per_second,
         _step_seconds(state, event, time),
         event.memory_gib,
+        reward_margin=_known(event.reward_margin),
+        reward_accuracy=_known(event.reward_accuracy),
     )
     history, stride = state.history, state.stride
     if state.logged % stride == 0:
@@ -266,6 +276,10 @@ def _logged(state: RunState, event: Log, time: float) -> RunState:
         lowest=_lowest((state.lowest, point) if state.lowest else (point,)),
         log=event,
     )
+
+
+def _known(value: float | None) -> float:
+    return math.nan if value is None else value
 
 
 def _step_seconds(state: RunState, event: Log, time: float) -> float:

@@ -46,6 +46,16 @@ BANDS: tuple[tuple[float, str, str], ...] = (
 """(lower end, range, words) of the guide's bands of the loss, worst first. A rule of thumb for code and models of
 about a billion parameters; another vocabulary or other rows shift them."""
 
+PAIR_BANDS: tuple[tuple[float, str, str], ...] = (
+    (0.72, "above 0.72", "worse than chance"),
+    (0.66, "0.66 to 0.72", "chance, as at the start"),
+    (0.5, "0.5 to 0.66", "begins to tell them apart"),
+    (0.3, "0.3 to 0.5", "tells most pairs apart"),
+    (0.1, "0.1 to 0.3", "tells pairs well apart"),
+    (-math.inf, "below 0.1", "all told apart; by heart?"),
+)
+"""The same of a run that learns from pairs of answers, without label smoothing. 0.693 is chance, whatever the rows."""
+
 
 @dataclass(frozen=True)
 class Trend:
@@ -175,21 +185,24 @@ def centred(values: Sequence[float], reach: int) -> list[float]:
     return means
 
 
-def band(loss: float) -> tuple[str, str]:
-    """(range, words) of the guide for a loss."""
+def band(loss: float, pairs: bool = False) -> tuple[str, str]:
+    """(range, words) of the guide for a loss: of tokens, or of pairs of answers."""
     if not math.isfinite(loss):
         return "no number", "broken: the loss is not a number"
-    return next((span, words) for low, span, words in BANDS if loss >= low)
+    return next((span, words) for low, span, words in (PAIR_BANDS if pairs else BANDS) if loss >= low)
 
 
-def in_words(loss: float, evaluated: float | None) -> tuple[str, ...]:
+def in_words(loss: float, evaluated: float | None, pairs: bool = False) -> tuple[str, ...]:
     """The guide's words for a loss, longest form first; what held-out rows say answers its question of overfitting.
 
     Args:
         loss: Where the training loss stands.
         evaluated: The latest eval loss; None: there is none.
+        pairs: Whether both are those of pairs of answers.
     """
-    words = band(loss)[1]
+    words = band(loss, pairs)[1]
+    if pairs:
+        return _pairs_in_words(words, loss, evaluated)
     if evaluated is None or not usable(evaluated) or not usable(loss) or loss >= WELL_TRAINED:
         return (words,)
     seen, here = f"eval {evaluated:.2g}", f"{loss:.2g}"
@@ -200,6 +213,20 @@ def in_words(loss: float, evaluated: float | None) -> tuple[str, ...]:
     if evaluated < BANDS[-2][0] or evaluated - loss < FAR_ABOVE / 3:
         return f"{OUTSTANDING}, and it carries over: {seen}", f"{OUTSTANDING}, {seen} too", f"good: {seen} too"
     return f"{OUTSTANDING}; less so on held-out rows: {seen}", f"{OUTSTANDING}; {seen}", f"{here}; {seen}"
+
+
+def _pairs_in_words(words: str, loss: float, evaluated: float | None) -> tuple[str, ...]:
+    """As `in_words`; a held-out loss near chance beside a low one is that of pairs known by heart."""
+    if evaluated is None or not usable(evaluated) or not usable(loss):
+        return (words,)
+    seen, here = f"eval {evaluated:.2g}", f"{loss:.2g}"
+    if loss < PAIR_BANDS[2][0] and evaluated >= PAIR_BANDS[1][0]:
+        return f"learned by heart: {seen} beside {here}", f"by heart: {seen} beside {here}", f"by heart: {seen}"
+    if loss >= PAIR_BANDS[-2][0]:
+        return (words,)
+    if evaluated < PAIR_BANDS[3][0]:
+        return f"all told apart, and it carries over: {seen}", f"all told apart, {seen} too", f"good: {seen} too"
+    return f"all told apart; less so held-out ones: {seen}", f"all told apart; {seen}", f"{here}; {seen}"
 
 
 def deviation(values: Sequence[float]) -> float:

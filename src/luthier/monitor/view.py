@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from rich.box import ROUNDED
@@ -117,6 +117,9 @@ def outcome(state: RunState, finished: RunFinished) -> list[tuple[str, str, str]
         facts.append(("loss", value, f"first → last; smoothed {decimal(state.smoothed_loss)}"))
     if state.best is not None:
         facts.append(("eval loss", decimal(state.best.eval_loss), f"best, at step {state.best.step:,}"))
+    if state.on_pairs and state.log is not None:
+        value, *held_out = accuracy_of(state)
+        facts.append(("accuracy", value, ", ".join(("pairs told apart at the end", *held_out))))
     work = [(f"{count(finished.num_tokens)} tokens", "seen in training")] * (finished.num_tokens > 0)
     # an attempt that had nothing left to do has held less than those before it
     peaks = (finished.peak_memory_gib, state.log.memory_gib if state.log else 0.0)
@@ -195,23 +198,55 @@ def _loss_rows(state: RunState, inner: int) -> Iterable[_Row]:
     value = _strong(decimal(loss), math.isfinite(loss))
     if state.smoothed_loss is not None and state.first_loss is not None:
         value.append(f"  smoothed {decimal(state.smoothed_loss)}  first {decimal(state.first_loss)}")
-    meanings = ("lower is better; 0 = every token certain", "lower is better; 0 = certain", "lower is better")
-    yield _Row("loss", value, meanings, 0)
+    ends = ("0 = every token certain", "0 = certain")
+    if state.on_pairs:
+        ends = ("0.693 = chance, 0 = all pairs told apart", "0.693 = chance")
+    yield _Row("loss", value, (*(f"lower is better; {end}" for end in ends), "lower is better"), 0)
     if len(state.history) > 1:
         curve = sparkline([point.loss for point in state.history], min(_CURVE_WIDTH, inner - _LABEL_WIDTH))
         words = f"perplexity {perplexity(state.smoothed_loss)}"
-        yield _Row("", Text(curve, ACCENT), (f"{words}: as unsure as a choice among so many tokens", words), 4)
+        told = () if state.on_pairs else (f"{words}: as unsure as a choice among so many tokens", words)
+        yield _Row("", Text(curve, ACCENT), told, 4)
     if state.evaluations:
         last, best = state.evaluations[-1], state.best or state.evaluations[-1]
         value = _strong(decimal(last.eval_loss), math.isfinite(last.eval_loss)).append(
             f"  best {decimal(best.eval_loss)} at step {best.step:,}"
         )
+        what = "pairs" if state.on_pairs else "rows"
         meanings = (
-            "the loss on rows it never trains on; rising = overfitting",
-            "on rows it never trains on",
-            "on unseen rows",
+            f"the loss on {what} it never trains on; rising = overfitting",
+            f"on {what} it never trains on",
+            f"on unseen {what}",
         )
         yield _Row("eval loss", value, meanings, 1)
+    yield from _pair_rows(state)
+
+
+def _pair_rows(state: RunState) -> Iterable[_Row]:
+    """What only a run that learns from pairs of answers has."""
+    if state.log is None or not state.on_pairs:
+        return
+    accuracy, margin = accuracy_of(state), margin_of(state)
+    told = ("of the pairs, how many have the chosen answer ahead", "pairs told apart")
+    yield _Row("accuracy", Text("  ").join((_strong(accuracy[0]), *map(Text, accuracy[1:]))), told, 2)
+    meanings = ("how far apart the answers are; should rise from 0", "should rise from 0", "rises from 0")
+    yield _Row("margin", Text("  ").join((_strong(margin[0]), *map(Text, margin[1:]))), meanings, 3)
+
+
+def accuracy_of(state: RunState) -> tuple[str, ...]:
+    """The share of pairs that are told apart, and that of the held-out ones where it is known, in words."""
+    return _of_both(state, "reward_accuracy", lambda value: f"{value:.0%}")
+
+
+def margin_of(state: RunState) -> tuple[str, ...]:
+    """The mean margin of pairs, and that of the held-out ones where it is known, in words."""
+    return _of_both(state, "reward_margin", lambda value: f"{value:.3g}")
+
+
+def _of_both(state: RunState, name: str, form: Callable[[float], str]) -> tuple[str, ...]:
+    values = [getattr(event, name) for event in (state.log, *state.evaluations[-1:]) if event is not None]
+    first, *held_out = [form(value) if value is not None and math.isfinite(value) else "unknown" for value in values]
+    return (first, *(f"held out {value}" for value in held_out))
 
 
 def perplexity(loss: float | None) -> str:

@@ -63,10 +63,12 @@ def figures(state: RunState, width: int = WIDTH) -> list[str]:
     norms = [(point.step, point.grad_norm) for point in state.history]
     losses = [Line("training", [(point.step, point.loss) for point in state.history], "raw")]
     losses.append(Line(f"mean of {2 * reach(state) + 1} lines", trend_line(state), "c0"))
-    losses += [Line("held-out rows", held_out(state), "c1", marked=True)] * bool(state.evaluations)
+    kind, what = ("pairs", "loss of pairs (chance: 0.693)") if state.on_pairs else ("rows", "loss, nats a token")
+    losses += [Line(f"held-out {kind}", held_out(state), "c1", marked=True)] * bool(state.evaluations)
     span = _span(state)
     drawn = [
-        svg("loss, nats a token", losses, 260, wide=True, span=span),
+        svg(what, losses, 260, wide=True, span=span),
+        *_of_pairs(state, span, width),
         svg("learning rate", [Line("", rates, "c0")], 140, from_zero=True, span=span, width=width),
         svg("length of the gradient before clipping", [Line("", norms, "c0")], 140, from_zero=True, rule=rule,
             wide=True, span=span, width=width),
@@ -91,6 +93,18 @@ def _span(state: RunState) -> tuple[int, int]:
     """The first and the last step of which there is a number to draw."""
     ends = [*(point.step for point in state.history), *(event.step for event in state.evaluations)]
     return min(ends), max(ends)
+
+
+def _of_pairs(state: RunState, span: tuple[int, int], width: int) -> list[str]:
+    """How far chosen and rejected answers are apart, and how often the chosen one is ahead, where a run has pairs."""
+    drawn = []
+    for title, name in (("margin: reward of chosen less rejected", "reward_margin"),
+                        ("pairs with the chosen answer ahead", "reward_accuracy")) * state.on_pairs:  # fmt: skip
+        seen = [(event.step, getattr(event, name)) for event in state.evaluations if getattr(event, name) is not None]
+        lines = [Line("training", [(point.step, getattr(point, name)) for point in state.history], "c0")]
+        lines += [Line("held-out pairs", seen, "c1", marked=True)] * bool(seen)
+        drawn.append(svg(title, lines, 140, from_zero=True, span=span, width=width))
+    return drawn
 
 
 def trend_line(state: RunState) -> list[tuple[int, float]]:

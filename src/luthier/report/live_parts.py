@@ -19,7 +19,7 @@ from luthier.events.numbers import NUMBERS
 from luthier.events.page import facts, lines, table, text
 from luthier.events.types import Machine, RunFinished, Timing
 from luthier.monitor.dashboard import panes
-from luthier.monitor.dashboard.explain import ANSWERS
+from luthier.monitor.dashboard.explain import ANSWERS, told
 from luthier.monitor.dashboard.metrics import LEARNING, MACHINE, Metric, has_gpu
 from luthier.monitor.dashboard.palette import BAD, GOOD, WARNING
 from luthier.monitor.dashboard.scene import Run, Scene
@@ -115,12 +115,12 @@ def _numbers(scene: Scene) -> str:
     """Each number with its meaning in a line; the long answer is folded."""
     if not scene.run.state.logged:
         return ""
-    drawn = "\n".join(_number(metric, scene.run) for metric in (*LEARNING, *MACHINE))
+    drawn = "\n".join(_number(metric, scene.run) for metric in (*LEARNING, *MACHINE) if metric.shown(scene.run))
     return f'<h2>The numbers</h2>\n<div class="numbers">{drawn}</div>'
 
 
 def _number(metric: Metric, run: Run) -> str:
-    value, answer = metric.value(run), ANSWERS[metric.key]
+    value, answer = metric.value(run), told(metric.key, run)
     longest = value[0] if isinstance(value, tuple) else value
     return (
         f'<details><summary><span class="unknown">{metric.label}</span><span>{_styled(longest)}</span>'

@@ -21,7 +21,7 @@ from luthier.doctor.report import changes
 from luthier.events.durations import duration
 from luthier.events.line import memory_line
 from luthier.events.page import facts, lines, table, text
-from luthier.events.types import Checked, Notice
+from luthier.events.types import Checked, Evaluated, Notice
 from luthier.monitor.drawing import decimal
 from luthier.monitor.statistics import time_left
 from luthier.report.results import Row, Share
@@ -106,11 +106,26 @@ def evaluations(run: Run) -> str:
             "No held-out rows were evaluated: evaluation.eval_steps and data.val_set_size say when and on what."
         )
     cells = [
-        (f"{one.step:,}", f"{one.epoch:.2f}", decimal(one.eval_loss), f"{one.eval_tokens:,}", "best so far" * one.best)
+        (
+            f"{one.step:,}",
+            f"{one.epoch:.2f}",
+            decimal(one.eval_loss),
+            *(_rewards(one) if run.state.on_pairs else ()),
+            f"{one.eval_tokens:,}",
+            "best so far" * one.best,
+        )
         for one in run.state.evaluations
     ]
-    body = table(("step", "epoch", "eval_loss", "tokens", ""), cells)
-    return f"<details><summary>{len(cells)} evaluations on held-out rows</summary>\n{body}</details>"
+    rewards = ("margin", "chosen ahead") if run.state.on_pairs else ()
+    body = table(("step", "epoch", "eval_loss", *rewards, "tokens", ""), cells)
+    what = "pairs" if run.state.on_pairs else "rows"
+    return f"<details><summary>{len(cells)} evaluations on held-out {what}</summary>\n{body}</details>"
+
+
+def _rewards(one: Evaluated) -> tuple[str, str]:
+    """Margin and accuracy of held-out pairs; empty where the log does not tell them."""
+    margin, accuracy = one.reward_margin, one.reward_accuracy
+    return "" if margin is None else decimal(margin), "" if accuracy is None else f"{accuracy:.0%}"
 
 
 def samples(run: Run) -> str:

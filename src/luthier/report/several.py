@@ -31,6 +31,7 @@ def several(runs: Sequence[Run]) -> str:
     """The whole page; the runs are in the order in which they were given."""
     names = _names(runs)
     drawn = overlaid(names, [run.state for run in runs])
+    mixed = len({run.state.on_pairs for run in runs}) > 1
     body = [
         f"<h1>{len(runs)} runs</h1>",
         "<h2>The curves</h2>",
@@ -39,6 +40,7 @@ def several(runs: Sequence[Run]) -> str:
         f'<h2>What differs in their plans</h2>\n<div class="wide words">{_differences(names, runs)}</div>',
         "<h2>What was done</h2>",
         *(f"<p><strong>{text(name)}</strong>: {text(done(run))}</p>" for name, run in zip(names, runs, strict=True)),
+        *["<p>Losses of runs on pairs (dpo) and of others are no numbers of one kind: compare answers.</p>"] * mixed,
         "<p>A run is one draw: whether a difference is more than chance takes several seeds.</p>",
     ]
     return document(f"{len(runs)} runs: report", STYLE, body)

@@ -24,7 +24,7 @@ def done(run: Run) -> str:
     if state.total_steps and state.total_steps != state.step:
         steps += f" of {state.total_steps:,}"
     examples = run.derived("examples_per_step")
-    each = f" of {examples:,.0f} examples" if examples else ""
+    each = f" of {examples:,.0f} {'pairs' if state.on_pairs else 'examples'}" if examples else ""
     epochs = f" ({state.epoch:.3g} epochs)" if state.epoch else ""
     seconds = elapsed(state, state.updated)
     took = f" in {duration(seconds)}" if math.isfinite(seconds) else ""
@@ -61,13 +61,17 @@ def verdict(run: Run) -> str:
 def _trained(run: Run) -> str:
     base = run.get("model.model_name_or_path")
     if not base:
-        return f"{run.state.run or run.name} was trained"
+        return f"{run.state.run or run.name} was trained{' on pairs of answers' * run.state.on_pairs}"
     how = "every weight trained"
     if run.get("training.finetuning_type") == "lora":
         kind = "DoRA" if run.get("lora.use_dora") else "LoRA"
         stored = f" on {run.get('quantization.bnb_4bit_quant_type')} 4-bit weights"
         how = f"{kind} of rank {run.get('lora.r')}{stored * bool(run.get('quantization.load_in_4bit'))}"
     verb = "trained from random weights" if run.get("model.from_scratch") else "fine-tuned"
+    if run.state.on_pairs:
+        beta = run.get("dpo.beta")
+        verb += " to prefer" + f" (DPO with beta {beta:g}, against itself as it was before step 1)" * bool(beta)
+        return f"{_short(base, 2)} was {verb} the chosen of two answers ({how}) on {_rows(run)}"
     return f"{_short(base, 2)} was {verb} ({how}) on {_rows(run)}"
 
 
@@ -76,7 +80,7 @@ def _rows(run: Run) -> str:
     names = ", ".join(_short(source["path"]) for source in datasets if isinstance(source, dict))
     counted = run.record.content.get("data") if run.record else None
     if not counted:
-        return f"rows of {names or 'a data set'}"
+        return f"{'pairs' if run.state.on_pairs else 'rows'} of {names or 'a data set'}"
     return f"{counted['train_rows']:,} {'pairs' if counted.get('pairs') else 'rows'} of {names}"
 
 
@@ -84,16 +88,19 @@ def _losses(run: Run) -> str:
     state = run.state
     if state.evaluations and state.best is not None:
         first, best, last = state.evaluations[0], state.best, state.evaluations[-1]
-        went = f"the loss on held-out rows was {decimal(first.eval_loss)} at step {first.step:,}"
+        what = "pairs (chance: 0.6931)" if state.on_pairs else "rows"
+        went = f"the loss on held-out {what} was {decimal(first.eval_loss)} at step {first.step:,}"
         if best.step != first.step:
             went += f" and {decimal(best.eval_loss)}, the lowest, at step {best.step:,}"
         if last.step not in (best.step, first.step):
             went += f"; at the last evaluation (step {last.step:,}) it was {decimal(last.eval_loss)}"
+        if last.reward_accuracy is not None:
+            went += f"; in {last.reward_accuracy:.0%} of them the chosen answer was then ahead"
         return went + f"; {run.kept}" * bool(run.kept)
     if state.first_loss is None or state.smoothed_loss is None:
         return "no loss was logged"
     went = f"the training loss went from {decimal(state.first_loss)} to {decimal(state.smoothed_loss)} (smoothed)"
-    return f"{went}, and no held-out rows were evaluated"
+    return f"{went}, and no held-out {'pairs' if state.on_pairs else 'rows'} were evaluated"
 
 
 def _short(path: object, parts: int = 1) -> str:

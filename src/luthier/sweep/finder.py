@@ -5,7 +5,7 @@ each rate is judged on weights that the smaller ones left, by a loss that is as 
 rate gets a short whole run of its own from the same start, with warmup and decay, judged on the held-out rows:
 
     rates     1e-5, 3.2e-5, 1e-4, ... 1e-2        as many as there are trials, equal factors apart; none is below the
-                                                  config's min_learning_rate
+                                                  config's min_learning_rate. A tenth of these for objective: dpo
     steps     a twentieth of the run's, 40 at least; the same share of its warmup
 
 It costs about a third of one run. A short run sees less of what a rate does in the long one, and tends towards rates

@@ -40,6 +40,8 @@ _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 _BETWEEN = re.compile(rf"(?:(log|int):)?({_NUMBER})\.\.({_NUMBER})")
 _SECTIONS = ("lora.", "quantization.", "training.", "model.dtype")
 _OTHER_ROWS = ("training.output_dir", "training.seed")
+_OTHER_LOSS = ("training.objective", "dpo.")
+"""How the loss is formed: lower with another beta is not better."""
 _MOST_COMBINATIONS = 200
 """That are looked at before the first trial: about a millisecond each."""
 _MACHINES = tuple(
@@ -159,8 +161,9 @@ def read_space(path: Path, words: Sequence[str]) -> Space:
 
 def finder_range(loaded: Loaded) -> Range:
     """From which rate to which one the finder looks: no schedule begins below its own floor."""
-    low = max(1e-5, loaded.config.training.min_learning_rate)
-    return Range("training.learning_rate", FINDER, low=low, high=1e-2, log=True)
+    low, high = (1e-6, 1e-3) if loaded.config.training.objective == "dpo" else (1e-5, 1e-2)
+    low = max(low, loaded.config.training.min_learning_rate)
+    return Range("training.learning_rate", FINDER, low=low, high=high, log=True)
 
 
 def _read(word: str) -> Range | None:
@@ -216,10 +219,11 @@ def _dotted(name: str, *values: Any) -> str:
             f"{printable(name)} is no single key here", "name the key itself: luthier explain lists them", name
         )
     (key,) = named
-    if not key.startswith(_SECTIONS) or key in _OTHER_ROWS:
+    if not key.startswith(_SECTIONS) or key in _OTHER_ROWS or key.startswith(_OTHER_LOSS):
         fix = "try keys of lora, quantization and training; luthier compare compares other runs"
         other_rows = key == "training.seed" or key.startswith("data.")
         why = "losses on other held-out rows cannot be compared" if other_rows else "no loss depends on it"
+        why = "losses that are formed in another way cannot be compared" if key.startswith(_OTHER_LOSS) else why
         raise _wrong(f"{key} cannot be tried: {why}", fix, name)
     return key
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from luthier.config.plan import Plan
 from luthier.config.render import dump_plan_yaml
-from luthier.config.schema import QuantizationSection
+from luthier.config.schema import DpoSection, QuantizationSection
 from luthier.errors.secrets import hide
 from luthier.training.state import TrainState
 from luthier.version import __version__
@@ -20,8 +20,8 @@ library_name: {library}
 # Fine-tuned with Luthier {version}
 
 - base model: `{base}`{quantized}
-- data: {data}
-- {steps:,} optimizer steps of {examples} examples; {tokens:,} tokens, of them {trained:,} trained
+- {method}data: {data}
+- {steps:,} optimizer steps of {examples} {unit}; {tokens:,} tokens, of them {trained:,} trained
 - mean training loss {loss:.4f}{best}
 
 {use}
@@ -92,14 +92,16 @@ def card(plan: Plan, state: TrainState, system: str = "") -> str:
     adapter = config.training.finetuning_type == "lora"
     hub_id = "/" in base and not base.startswith((".", "/", "~"))
     best = f"; best eval_loss {state.best_loss:.4f} at step {state.best_step}" if state.best_loss is not None else ""
-    quantization = config.quantization
+    quantization, pairs = config.quantization, config.training.objective == "dpo"
     text = _CARD.format(
         library="peft" if adapter else "transformers",
         base_model=f"base_model: {base}\n" if hub_id else "",
-        tag=", lora" if adapter else "",
+        tag=", lora" * adapter + ", dpo" * pairs,
         version=__version__,
         base=base,
         quantized=_quantized(quantization),
+        method=_preferences(config.dpo) if pairs else "",
+        unit="pairs" if pairs else "examples",
         data=", ".join(f"`{source.path}`" for source in config.data.datasets),
         steps=state.step,
         examples=plan.examples_per_step,
@@ -118,6 +120,15 @@ def card(plan: Plan, state: TrainState, system: str = "") -> str:
         plan=dump_plan_yaml(plan, {}).strip(),
     )
     return hide(text)
+
+
+def _preferences(dpo: DpoSection) -> str:
+    """How it was trained on pairs, as a line of the list."""
+    smoothed = f" and {dpo.label_smoothing:g} of label smoothing" if dpo.label_smoothing else ""
+    return (
+        f"method: direct preference optimization (DPO, arXiv 2305.18290) with beta {dpo.beta:g}{smoothed}; the "
+        "reference is the base model as it was before step 1; a loss of log 2 = 0.693 is chance\n- "
+    )
 
 
 def _quantized(quantization: QuantizationSection) -> str:

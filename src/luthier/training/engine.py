@@ -16,7 +16,7 @@ from luthier.data.collate import MicroBatch
 from luthier.data.loader import step_batches, training_steps
 from luthier.data.order import step_rows
 from luthier.errors import CheckpointError, Problem, RunError
-from luthier.events.types import Event, Gradients, Notice, Resumed
+from luthier.events.types import CHANCE, Event, Gradients, Notice, Resumed
 from luthier.machine.ranks import only_on_rank_0, rank, watch_for_hangs, world_size
 from luthier.machine.seed import rng_state, set_rng_state
 from luthier.model.load import forget_recordings, recording_failed
@@ -92,8 +92,9 @@ def optimizer_step(job: Run, batches: list[MicroBatch]) -> Iterator[Event]:
     sums, counted, norm, length = yield from job.within_memory(
         lambda: gradients(job, batches), lambda: batches, state.step + 1, again=cut_anew
     )
-    limit = job.plan.config.training.max_grad_norm
-    judgement = judge(state, loss := sums[0] / max(1, counted.losses), length, limit)
+    training = job.plan.config.training
+    ordinary = CHANCE if training.objective == "dpo" else 0.0
+    judgement = judge(state, loss := sums[0] / max(1, counted.losses), length, training.max_grad_norm, ordinary)
     if leaves_out(job, judgement):
         yield from leave_out(job, judgement, loss, length)
         return

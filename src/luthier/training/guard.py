@@ -3,7 +3,9 @@
     not finite     the loss or the gradient's norm is NaN or infinite: never applied
     spike          far above what the last steps showed: z = (x - median) / (1.4826 MAD) over the last `WINDOW` steps;
                    reported, or left out as well (`loss_spikes: skip`). A gradient that clipping leaves as it is
-                   is none, and one that it shortens, in a step whose loss is ordinary, is no reason for a warning
+                   is none, and one that it shortens, in a step whose loss is ordinary, is no reason for a warning.
+                   Of pairs (`dpo`) a loss below chance is ordinary: one pair that is not told apart yet among many
+                   that are
 
 A step that is left out takes its place in the schedule and in the data, and moves no weight. What it decides by is part
 of `TrainState`, so that a resumed run decides the same.
@@ -45,13 +47,21 @@ class Judgement:
     clipped: bool = False
 
 
-def judge(state: TrainState, loss: float, norm: float, max_grad_norm: float) -> Judgement:
-    """Look at a step's mean loss (nats a token) and the length of its gradient, which is clipped at `max_grad_norm`."""
+def judge(state: TrainState, loss: float, norm: float, max_grad_norm: float, ordinary: float = 0.0) -> Judgement:
+    """Look at a step's mean loss and the length of its gradient, which is clipped at `max_grad_norm`.
+
+    Args:
+        state: What the steps before were like.
+        loss: Mean over tokens or pairs.
+        norm: Length of the gradient.
+        max_grad_norm: 0: nothing is clipped.
+        ordinary: A loss up to here is no spike, whatever those before it were.
+    """
     if not (math.isfinite(loss) and math.isfinite(norm)):
         return Judgement(False)
     said = []
     for name, value, past in (("loss", loss, state.recent_losses), ("gradient norm", norm, state.recent_norms)):
-        if robust_z(value, past) > SPIKE:
+        if robust_z(value, past) > SPIKE and not (name == "loss" and loss <= ordinary):
             said.append(f"{name} {value:.3g}, usual {median(past):.3g}")
     gradient_alone = len(said) == 1 and said[0].startswith("gradient")
     if gradient_alone and 0 < norm <= max_grad_norm:

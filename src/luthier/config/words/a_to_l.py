@@ -93,8 +93,11 @@ A_TO_L: dict[str, Term] = {
         "give the better one more probability than the model it began as gave it, and the worse one less. No reward "
         "model and no sampling: a loss over pairs, with beta as a leash (Rafailov et al. 2023). It is one kind of "
         "preference tuning, with RLHF, ORPO and KTO, and the only one here.",
-        ("objective", "beta", "label_smoothing", "E-DATA-028"), "train.md",
-        ("direct preference optimization", "preference tuning", "preference training", "rlhf", "orpo", "kto"),
+        ("objective", "beta", "label_smoothing", "rewards/margins", "pairs-by-heart"), "concepts/preferences.md",
+        (
+            "preference", "direct preference optimization", "preference tuning", "preference training", "rlhf", "orpo",
+            "kto",
+        ),
     ),
     "dropout": Term(
         "Setting a random share of numbers to zero in training, so that nothing is learned that hangs on a single one.",

@@ -54,7 +54,7 @@ M_TO_Z: dict[str, Term] = {
     "pair": Term(
         "One example for DPO: a prompt with an answer that is preferred (chosen) and one that is not (rejected). It is "
         "two rows of tokens, which are always in the same pass.",
-        ("objective", "datasets"), "train.md", ("preference pair", "chosen", "rejected"),
+        ("objective", "datasets"), "concepts/preferences.md", ("preference pair", "chosen", "rejected"),
     ),
     "parameter": Term(
         "One number that a model has learned or learns; also called a weight. Llama-3.2-1B has 1,236 million of them.",
@@ -109,7 +109,7 @@ M_TO_Z: dict[str, Term] = {
     "reference model": Term(
         "What DPO measures against: the model as the run begins. How much more probable an answer has become since "
         "then is its reward; beta says how dear it is to move away.",
-        ("objective", "beta"), "train.md", ("reference",),
+        ("objective", "beta", "rewards/chosen"), "concepts/preferences.md", ("reference",),
     ),
     "residual stream": Term(
         "The numbers of a token on their way through the layers. Attention and MLP read them and add to them; "

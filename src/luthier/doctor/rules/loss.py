@@ -21,6 +21,7 @@ from luthier.doctor.evidence import (
     logs,
     losses,
     lower_rate,
+    of_tokens,
     peak_rate,
     percent,
     place,
@@ -36,7 +37,7 @@ from luthier.doctor.evidence import (
 from luthier.doctor.finding import Symptom, rule
 from luthier.doctor.history import History
 from luthier.doctor.statistics import latest, median, trend
-from luthier.events.types import Log
+from luthier.events.types import CHANCE, Log
 
 ENOUGH_STEPS, ENOUGH_LINES = 50, 8
 """Before so many steps, and log lines, after the warm-up a flat curve says nothing."""
@@ -66,6 +67,8 @@ JUMP = 0.3
 HIGH = 2.0
 HIGH_STEPS = 60
 """The bands of the training guide: 2.5 to 3 at the start, below 2 after the first few hundred rows."""
+TOLD_APART = 0.3
+"""A loss of pairs below it is that of pairs told apart: one among them that is not moves the mean."""
 MANY_SPIKES = 3
 SPIKE_SIGMAS = 6.0
 BEFORE_SPIKE = 12
@@ -79,7 +82,10 @@ def _past_warm_up(run: History) -> str:
     return f"{steps:,} of {ENOUGH_STEPS} steps, {len(lines)} of {ENOUGH_LINES} log lines after the warm-up"
 
 
-@rule("warning", needs=all_of(logs(ENOUGH_LINES, steps=ENOUGH_STEPS), _past_warm_up), replaces=("loss-high",))
+past_warm_up = all_of(logs(ENOUGH_LINES, steps=ENOUGH_STEPS), _past_warm_up)
+
+
+@rule("warning", needs=past_warm_up, replaces=("loss-high",), applies=of_tokens)
 def loss_stuck(run: History) -> Symptom | None:
     """The loss does not fall.
 
@@ -87,7 +93,8 @@ def loss_stuck(run: History) -> Symptom | None:
     should be trained is frozen, or the rows have nothing in them that can be learned.
 
     Fires when, 50 steps or more after the warm-up, evaluations are the same to four digits, or when the trend of the
-    training loss rules out a fall of 5 %. A curve that is too noisy to tell raises nothing.
+    training loss rules out a fall of 5 %. A curve that is too noisy to tell raises nothing. Not of training on
+    pairs (dpo): see margins-flat.
     """
     lines = warm(run)
     steps = f"over {lines[-1].step - lines[0].step:,} steps (50 to 100 are enough to see progress)"
@@ -145,7 +152,8 @@ def loss_rising(run: History) -> Symptom | None:
 
     Fires when the trend over the last two fifths of the run is upwards beyond chance, by 5 % or more, and the loss
     is above its best; of fewer than twelve log lines when three or more of them, of at least ten steps or a tenth of
-    an epoch each, rise one after the other by more than 10 %.
+    an epoch each, rise one after the other by more than 10 %. Of training on pairs (dpo) not below 0.3, where a single
+    pair moves the mean.
     """
     if few := _few_that_rise(run):
         return _rise_of_few(run, few)
@@ -153,6 +161,8 @@ def loss_rising(run: History) -> Symptom | None:
     span, now = lines[-1].step - lines[0].step, level(lines)
     rise = trend(points(lines)).low * span
     best = min(median(losses(run.whole[i : i + 3])) for i in range(len(run.whole) - 2))
+    if run.on_pairs and now < TOLD_APART:
+        return None
     if rise < ROSE * now or ratio(now, best) < ROSE + 2 * wobble(lines):
         return None
     return Symptom(
@@ -186,7 +196,7 @@ def _blown_up(run: History) -> tuple[int, str] | None:
     best, best_step = min(middles)
     climbed = ratio(max(middles)[0], start) > 5 * doubt
     above_start = climbed and ratio(now, start) > max(WORSE_THAN_START, 4 * sigma, 2 * doubt)
-    above_best = ratio(now, best) > max(BLOWN_UP, SIGMAS * sigma)
+    above_best = ratio(now, best) > max(BLOWN_UP, SIGMAS * sigma) and not (run.on_pairs and now < TOLD_APART)
     if above_start and start < best:
         best, best_step = start, lines[0].step
     if not (above_start or above_best) or now < best + LEAST_RISE:
@@ -212,7 +222,14 @@ def diverged(run: History) -> Symptom | None:
     blown = _blown_up(run)
     if blown is None:
         return None
-    return Symptom(run.step, blown[1], lower_rate(run), "high")
+    return Symptom(run.step, blown[1], lower_rate(run), "high", why=_worse_than_a_coin(run))
+
+
+def _worse_than_a_coin(run: History) -> str:
+    """What a loss far above chance means where it is one of pairs; empty of any other."""
+    if not run.on_pairs or level(run.recent) < CHANCE:
+        return ""
+    return "The steps were so large that pairs are told apart worse than by chance, whose loss is log 2 = 0.693."
 
 
 @rule(
@@ -244,6 +261,7 @@ def learning_rate_too_high(run: History) -> Symptom | None:
         return None
     peak = peak_rate(run)
     evidence += f"; learning rate {peak:g} at its peak" if peak == peak else ""
+    evidence += f"; chance is {CHANCE:.3f}" if run.on_pairs else ""
     return Symptom(run.step, evidence, lower_rate(run), "high")
 
 
@@ -282,8 +300,8 @@ def loss_spikes(run: History) -> Symptom | None:
     One batch was nothing like the others: broken or foreign rows, mostly. The curve came back, so little is lost; when
     it happens often, look at the rows of those steps.
 
-    Fires when one log line lies far above the twelve before it and the next ones do not; from three on it is a
-    warning.
+    Fires when one log line lies far above the twelve before it (of training on pairs, dpo, above chance, too) and the
+    next ones do not; from three on it is a warning.
     """
     spikes = []
     lines = run.recent if len(run.recent) > 40 else run.whole
@@ -291,7 +309,8 @@ def loss_spikes(run: History) -> Symptom | None:
     for index in range(BEFORE_SPIKE, len(lines) - 1):
         usual = level(lines[index - BEFORE_SPIKE : index], BEFORE_SPIKE)
         after = min(losses(lines[index + 1 : index + 3]))
-        if ratio(lines[index].loss, usual) > high and lines[index].loss > usual + LEAST_RISE > after:
+        least = max(usual + LEAST_RISE, CHANCE if run.on_pairs else 0.0)
+        if ratio(lines[index].loss, usual) > high and lines[index].loss > least and after < usual + LEAST_RISE:
             spikes.append((lines[index], usual))
     if not spikes:
         return None
@@ -299,14 +318,15 @@ def loss_spikes(run: History) -> Symptom | None:
     evidence = (
         f"{len(spikes)} in {len(lines)} log lines; loss {last.loss:.2f} at step {last.step:,}, before {usual:.2f}"
     )
-    fix = rows_fix(run, f"those of step {last.step:,}, and the longest: are they broken, or of another kind?")
+    question = "is the better answer the chosen one?" if run.on_pairs else "are they broken, or of another kind?"
+    fix = rows_fix(run, f"those of step {last.step:,}, and the longest: {question}")
     clip = () if run.get("training.max_grad_norm", 1.0) else (change(run, "training.max_grad_norm", 1.0),)
     return Symptom(last.step, evidence, clip, severity="warning" if len(spikes) >= MANY_SPIKES else "info", fix=fix)
 
 
 def _instructions(run: History) -> bool:
     """Only the answers of a trained model have a usual loss."""
-    return not run.get("model.from_scratch") and bool(run.get("data.completion_only_loss", True))
+    return of_tokens(run) and not run.get("model.from_scratch") and bool(run.get("data.completion_only_loss", True))
 
 
 @rule("info", needs=all_of(logs(16, steps=HIGH_STEPS), known("data.completion_only_loss")), applies=_instructions)

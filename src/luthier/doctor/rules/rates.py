@@ -47,7 +47,7 @@ CLIPPED_SHARE = 0.95
 LAYERS_NAMED = 3
 
 
-@rule("warning", needs=logs(8, steps=FAR_TOO_LOW_STEPS), replaces=("loss-stuck", "loss-high"))
+@rule("warning", needs=logs(8, steps=FAR_TOO_LOW_STEPS), replaces=("loss-stuck", "loss-high", "margins-flat"))
 def learning_rate_too_low(run: History) -> Symptom | None:
     """The learning rate is too low.
 
@@ -85,7 +85,7 @@ def frozen_fix(run: History) -> str:
     return f"luthier inspect CONFIG --row 1 --step takes one step and shows its gradient{adapted}"
 
 
-@rule("warning", needs=logs(5, steps=5), replaces=("loss-stuck", "loss-high"))
+@rule("warning", needs=logs(5, steps=5), replaces=("loss-stuck", "loss-high", "margins-flat"))
 def gradients_vanish(run: History) -> Symptom | None:
     """There is next to no gradient.
 

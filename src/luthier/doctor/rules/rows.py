@@ -13,6 +13,7 @@ from luthier.doctor.evidence import (
     level,
     logs,
     losses,
+    of_tokens,
     percent,
     ratio,
     rows_fix,
@@ -46,7 +47,7 @@ def _first_step(run: History) -> str:
     return "" if run.beginning and run.beginning[0].step <= 20 else "the log does not begin with the run"
 
 
-@rule("warning", needs=all_of(logs(1), _first_step))
+@rule("warning", needs=all_of(logs(1), _first_step), applies=of_tokens)
 def first_loss_off(run: History) -> Symptom | None:
     """The first loss is not that of this model on this text.
 
@@ -55,7 +56,8 @@ def first_loss_off(run: History) -> Symptom | None:
     another template, damaged weights, or a language that it never saw.
 
     Fires for a trained model whose first loss is above 70 % of the logarithm of its vocabulary, or above 5; for
-    random weights, when the first loss is not near that logarithm.
+    random weights, when the first loss is not near that logarithm. Not of training on pairs (dpo), whose first loss
+    is log 2.
     """
     loss, _ = first_loss(run)
     guess = math.log(run.vocabulary) if run.vocabulary > 1 else math.nan
@@ -84,14 +86,20 @@ def first_loss_off(run: History) -> Symptom | None:
     return Symptom(line.step, evidence, lines, severity=severity, fix=rows_fix(run, READABLE))
 
 
-@rule("critical", needs=logs(MASKED_LINES), replaces=("loss-stuck", "gradients-vanish", "first-loss-off"))
+@rule(
+    "critical",
+    needs=logs(MASKED_LINES),
+    replaces=("loss-stuck", "gradients-vanish", "first-loss-off"),
+    applies=of_tokens,
+)
 def nothing_trained(run: History) -> Symptom | None:
     """No token is trained.
 
     The loss is exactly 0 because no token counts: every one is masked (label -100). The usual reason is a template
     whose answers the mask does not find, or answers that were cut off because the rows are too long.
 
-    Fires when three log lines in a row say exactly 0, the loss was never near 0 before, and there is no gradient.
+    Fires when three log lines in a row say exactly 0, the loss was never near 0 before, and there is no gradient. Not
+    of training on pairs (dpo), where it would be 0.693: see margins-flat.
     """
     latest = run.recent[-MASKED_LINES:]
     if any(line.loss != 0.0 or 0 < line.grad_norm < math.inf for line in latest):
@@ -131,7 +139,7 @@ def few_trained_tokens(run: History) -> Symptom | None:
     return Symptom(run.step, evidence, lines, "low", fix=rows_fix(run, "is the answer whole, and is it trained?"))
 
 
-@rule("info", needs=logs(4 * STAIR_LINES))
+@rule("info", needs=logs(4 * STAIR_LINES), applies=of_tokens)
 def memorised(run: History) -> Symptom | None:
     """The loss falls in stairs: rows are recognised.
 
@@ -140,7 +148,7 @@ def memorised(run: History) -> Symptom | None:
 
     Fires when the loss falls at the border of two epochs by 6 % or more, much more than within an epoch, and held-out
     rows have gained nothing since; also when it is below 0.3 after two epochs and no rows are held out to tell
-    learning from remembering.
+    learning from remembering. Not of training on pairs (dpo): see pairs-by-heart.
     """
     epoch, now = run.recent[-1].epoch, level(run.recent)
     if not run.evaluations and now < KNOWN_BY_HEART and 2 < epoch < math.inf:

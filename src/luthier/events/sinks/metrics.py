@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import fields
 
-from luthier.events.numbers import NUMBERS
+from luthier.events.numbers import NUMBERS, NUMBERS_OF_PAIRS
 from luthier.events.types import Evaluated, Event, Gradients, Log, Machine, RunFinished, Timing, rewards_of
 
 
@@ -58,9 +58,10 @@ _ELSEWHERE = {
 """Tag, or its first two parts -> what the log calls it, where that is not its second part."""
 
 
-def described(tag: str) -> str:
-    """What the number of a tag is, and what to do when it is not well."""
+def described(tag: str, pairs: bool = False) -> str:
+    """What the number of a tag is, and what to do when it is not well; `pairs`: in a run that learns from pairs."""
     group, name, *rest = tag.split("/")
     name = "/".join([name, *rest]) if name == "rewards" else name
-    told = NUMBERS[_ELSEWHERE.get(f"{group}/{name}", name)]
+    name = _ELSEWHERE.get(f"{group}/{name}", name)
+    told = (NUMBERS_OF_PAIRS if pairs else {}).get(name, NUMBERS[name])
     return f"{told.idea} {told.care}".rstrip()

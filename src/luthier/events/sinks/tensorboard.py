@@ -39,6 +39,7 @@ from luthier.events.types import (
     RunFinished,
     RunStarted,
     Sampled,
+    on_pairs,
 )
 
 _NOTICES_SHOWN = 50
@@ -68,6 +69,7 @@ class TensorBoardSink:
         self._notices: list[str] = []
         self._prompts: dict[str, int] = {}
         self._described: set[str] = set()
+        self._pairs = False
         self._add(file_version="brain.Event:2")
         self._file.flush()
 
@@ -108,12 +110,12 @@ class TensorBoardSink:
         if tag in self._described:
             return summary_pb2.Summary.Value(tag=tag, simple_value=value)
         self._described.add(tag)
-        metadata = scalar_metadata.create_summary_metadata(display_name=None, description=described(tag))
+        metadata = scalar_metadata.create_summary_metadata(display_name=None, description=described(tag, self._pairs))
         metadata.data_class = summary_pb2.DATA_CLASS_SCALAR  # or the fast server of tensorboard drops the text
         return summary_pb2.Summary.Value(tag=tag, metadata=metadata, simple_value=value)
 
     def _run_started(self, event: RunStarted) -> None:
-        self._step = event.first_step
+        self._step, self._pairs = event.first_step, on_pairs(event.plan, ())
         self._goes_on_from(event.first_step)
         self._summary(_experiment(event), _session_start(event), _text("hyperparameters", _plan_table(event)))
         self._write_notices()

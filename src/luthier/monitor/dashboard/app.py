@@ -24,7 +24,7 @@ from textual.widget import Widget
 from textual.widgets import Footer, TabbedContent, TabPane, Tabs
 
 from luthier.monitor.dashboard import panes
-from luthier.monitor.dashboard.charts import CHARTS, legend
+from luthier.monitor.dashboard.charts import ASIDE, ASIDE_OF_PAIRS, CHARTS, legend
 from luthier.monitor.dashboard.explain import answer, keys
 from luthier.monitor.dashboard.metrics import LEARNING, MACHINE
 from luthier.monitor.dashboard.scene import Scene, Settings
@@ -238,7 +238,7 @@ def _overview() -> ComposeResult:
     with Container(id="curves"):
         yield Chart("loss")
         with Container(id="side-curves"):
-            yield from map(Chart, ("learning_rate", "gradient", "speed"))
+            yield from (Chart(key, aside=True) for key in dict.fromkeys((*ASIDE_OF_PAIRS, *ASIDE)))
     with Container(id="words"):
         with Container(id="numbers"):
             with Container(id="learning"):

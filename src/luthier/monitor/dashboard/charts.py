@@ -28,16 +28,22 @@ class Chart:
     """The metric that explains it."""
     title: str
     field: str
-    """Of a `Point`, or of an evaluation."""
+    """Of a `Point`; of an evaluation, where no log line has it."""
+    evaluated: str = ""
+    """Of an evaluation, drawn as marks; empty: it has none."""
     smoothed: bool = True
     from_zero: bool = False
+    pairs: bool = False
+    """Whether only a run that learns from pairs of answers has it."""
 
 
 CHARTS = {
     chart.key: chart
     for chart in (
-        Chart("loss", "loss", "loss"),
-        Chart("eval", "eval loss", "eval_loss", smoothed=False),
+        Chart("loss", "loss", "loss", "eval_loss"),
+        Chart("eval", "eval loss", "eval_loss", "eval_loss", smoothed=False),
+        Chart("margin", "margin of pairs", "reward_margin", "reward_margin", from_zero=True, pairs=True),
+        Chart("accuracy", "pairs told apart", "reward_accuracy", "reward_accuracy", from_zero=True, pairs=True),
         Chart("learning_rate", "learning rate", "learning_rate", smoothed=False, from_zero=True),
         Chart("gradient", "gradient norm", "grad_norm", from_zero=True),
         Chart("speed", "tokens a second", "tokens_per_second", from_zero=True),
@@ -46,6 +52,15 @@ CHARTS = {
         Chart("gpu", "GPU busy, percent", "gpu_utilization", from_zero=True),
     )
 }
+
+
+ASIDE, ASIDE_OF_PAIRS = ("learning_rate", "gradient", "speed"), ("margin", "accuracy", "learning_rate")
+"""What stands beside the loss, where there is room for three."""
+
+
+def aside(scene: Scene) -> tuple[str, ...]:
+    """The charts that stand beside the loss."""
+    return ASIDE_OF_PAIRS if scene.run.state.on_pairs else ASIDE
 
 
 def chart(key: str, scene: Scene, width: int, height: int) -> Text:
@@ -68,6 +83,8 @@ def _logged(scene: Scene) -> bool:
 
 def is_worth_a_place(key: str, scene: Scene) -> bool:
     """Whether a chart has, or may get, anything to show: one whose number the logs do not have is left out."""
+    if CHARTS[key].pairs and not any(run.state.on_pairs for run in scene.runs):
+        return False
     if key == "loss" or not _logged(scene):
         return True
     whole = replace(scene, settings=replace(scene.settings, span=None))
@@ -82,7 +99,7 @@ def picture(key: str, scene: Scene) -> Picture:
     for index, run in enumerate(scene.runs):
         color = RUNS[index % len(RUNS)]
         first = run.state.step - settings.span if settings.span else -1
-        evaluations = [(float(e.step), e.eval_loss) for e in run.state.evaluations if e.step > first]
+        evaluations = _evaluated(found, run, first)
         points = run.points(settings.span) if key != "eval" else ()
         values = [(float(point.step), float(getattr(point, found.field))) for point in points] or evaluations
         smoothed = found.smoothed and settings.weight < 1
@@ -91,10 +108,20 @@ def picture(key: str, scene: Scene) -> Picture:
         if smoothed:
             values = _means(run, values, settings)
         curves.append(Curve(values, color, end=_number(index) if several else ""))
-        if key in ("loss", "eval"):
+        if evaluations:
             curves.append(Curve(evaluations, color if several else WARNING, mark="◆"))
     rule = _limit(scene.run) if key == "gradient" else math.nan
     return Picture(tuple(curves), settings.logarithmic, rule, found.from_zero)
+
+
+def _evaluated(found: Chart, run: Run, first: int) -> list[tuple[float, float]]:
+    """What evaluations after a step say of a number; nothing where they do not."""
+    if not found.evaluated:
+        return []
+    told = [
+        (float(event.step), getattr(event, found.evaluated)) for event in run.state.evaluations if event.step > first
+    ]
+    return [(step, math.nan if value is None else value) for step, value in told]
 
 
 def _means(run: Run, values: list[tuple[float, float]], settings: Settings) -> list[tuple[float, float]]:
@@ -114,7 +141,7 @@ def _title(found: Chart, scene: Scene, width: int) -> Text:
     settings, parts = scene.settings, []
     if len(scene.runs) == 1 and found.smoothed and settings.weight < 1:
         parts.append(Text.assemble(("  ━", QUIET), (" each line", "dim"), ("  ━", ACCENT), (" mean", "dim")))
-    if found.key == "loss" and scene.run.state.evaluations:
+    if found.evaluated and found.key != "eval" and scene.run.state.evaluations:
         parts.append(Text.assemble(("  ◆", WARNING if len(scene.runs) == 1 else ""), (" eval", "dim")))
     if found.key == "gradient" and math.isfinite(_limit(scene.run)):
         parts.append(Text("  ╌ limit", "dim"))

@@ -14,12 +14,14 @@ from rich.text import Text
 
 from luthier.events.durations import duration
 from luthier.events.line import significant
-from luthier.events.numbers import NUMBERS
+from luthier.events.numbers import NUMBERS, NUMBERS_OF_PAIRS, Number
+from luthier.events.types import REWARDS
 from luthier.monitor.dashboard.metrics import LEARNING, MACHINE, has_gpu, step_times
 from luthier.monitor.dashboard.palette import ACCENT
 from luthier.monitor.dashboard.scene import Run
 from luthier.monitor.drawing import count, decimal
-from luthier.monitor.statistics import BANDS, band, in_words, shares, time_left
+from luthier.monitor.statistics import BANDS, PAIR_BANDS, band, in_words, shares, time_left
+from luthier.monitor.view import accuracy_of, margin_of
 
 KEYS = (
     ("1 to 5", "Overview, Charts, Findings, Samples, Run; ← and → too"),
@@ -48,10 +50,15 @@ class Answer:
 
 def answer(key: str, run: Run, *, short: bool = False) -> Text:
     """All three paragraphs of one metric under its name, or only what it is and what it says of this run."""
-    told = ANSWERS[key]
+    said = told(key, run)
     names = {metric.key: metric.label for metric in (*LEARNING, *MACHINE)}
-    text = Text.assemble((names[key], f"bold {ACCENT}"), "\n\n", told.idea, "\n\n", (told.here(run), "bold"))
-    return text if short else text.append(f"\n\n{told.care}", "not bold").append("\n\nEsc closes this.", "not bold dim")
+    text = Text.assemble((names[key], f"bold {ACCENT}"), "\n\n", said.idea, "\n\n", (said.here(run), "bold"))
+    return text if short else text.append(f"\n\n{said.care}", "not bold").append("\n\nEsc closes this.", "not bold dim")
+
+
+def told(key: str, run: Run) -> Answer:
+    """What is told of one metric, or chart, of this run."""
+    return (OF_PAIRS if run.state.on_pairs else {}).get(key, ANSWERS[key])
 
 
 def keys() -> Text:
@@ -77,6 +84,8 @@ def _loss(run: Run) -> str:
         f"This run began at {decimal(state.first_loss)} and stands at {decimal(loss)}, the median of its last three "
         f"log lines (the last one alone: {decimal(state.log.loss)})."
     )
+    if run.state.on_pairs:
+        return f"{words} Chance is 0.6931."
     if not 0 <= loss < 20:
         return words
     return f"{words} That is as if every right token had a probability of {math.exp(-loss):.0%} (e^-loss)."
@@ -96,13 +105,39 @@ def _eval(run: Run) -> str:
 
 
 def _band(run: Run) -> str:
-    loss = run.state.smoothed_loss
-    scale = "; ".join(f"{span}: {words}" for _, span, words in BANDS)
+    loss, pairs = run.state.smoothed_loss, run.state.on_pairs
+    scale = "; ".join(f"{span}: {words}" for _, span, words in (PAIR_BANDS if pairs else BANDS))
     here = ""
     if loss is not None and run.trend is not None:
         latest = run.state.evaluations[-1].eval_loss if run.state.evaluations else None
-        here = f"This run stands at {decimal(loss)}, which is {band(loss)[0]}. In words: {in_words(loss, latest)[0]}. "
+        here = f"This run stands at {decimal(loss)}, which is {band(loss, pairs)[0]}. "
+        here += f"In words: {in_words(loss, latest, pairs)[0]}. "
     return f"{here}The whole scale: {scale}"
+
+
+def _accuracy(run: Run) -> str:
+    if run.state.log is None or not run.state.on_pairs:
+        return "This log has no rewards of pairs."
+    here, *held_out = accuracy_of(run.state)
+    return f"Here it is {here} of the pairs since the line before{''.join(f'; {words}' for words in held_out)}."
+
+
+def _margin(run: Run) -> str:
+    log = run.state.log
+    if log is None or not run.state.on_pairs:
+        return "This log has no rewards of pairs."
+    here, *held_out = margin_of(run.state)
+    words = f"Here it is {here}{''.join(f'; {words}' for words in held_out)}."
+    if log.reward_chosen is None or log.reward_rejected is None or not math.isfinite(log.reward_chosen):
+        return words
+    words += (
+        f" The reward of chosen answers is {log.reward_chosen:.3g}, that of rejected ones {log.reward_rejected:.3g}"
+    )
+    beta = _setting(run, "dpo.beta")
+    if not beta:
+        return f"{words}."
+    times = math.exp(min(700.0, log.reward_chosen / float(beta)))
+    return f"{words}: a chosen answer is {times:.3g} times as probable as before step 1 (beta is {beta})."
 
 
 def _best(run: Run) -> str:
@@ -242,6 +277,7 @@ def _checkpoint(run: Run) -> str:
 def latest(name: str, run: Run) -> str:
     """What the log told last of a number, in words; of any number that it has."""
     state = run.state
+    name = next((field for field, told in REWARDS.items() if told == name), name)
     for event in (state.log, *state.timings[-1:], *state.evaluations[-1:], state.machine, state.finished):
         value = getattr(event, name, None)
         if isinstance(value, int | float) and math.isfinite(value):
@@ -261,8 +297,8 @@ def here(name: str, run: Run) -> str:
     return told.here(run) if told else latest(name, run)
 
 
-def _logged(number: str, here: Callable[[Run], str]) -> Answer:
-    return Answer(NUMBERS[number].idea, here, NUMBERS[number].care, number)
+def _logged(number: str, here: Callable[[Run], str], numbers: dict[str, Number] = NUMBERS) -> Answer:
+    return Answer(numbers[number].idea, here, numbers[number].care, number)
 
 
 ANSWERS = {
@@ -274,6 +310,8 @@ ANSWERS = {
         "Another tokenizer, or rows that are easier to guess, shift the whole scale. What counts is this loss compared "
         "with itself, earlier, and with the eval loss.",
     ),
+    "accuracy": _logged("rewards/accuracies", _accuracy),
+    "margin": _logged("rewards/margins", _margin),
     "best": Answer(
         "The lowest loss of a single log line so far.",
         _best,
@@ -317,3 +355,15 @@ ANSWERS = {
         "Save more often with a smaller save_steps. After a crash: luthier train CONFIG --resume auto.",
     ),
 }
+
+OF_PAIRS = {
+    "loss": _logged("loss", _loss, NUMBERS_OF_PAIRS),
+    "eval": _logged("eval_loss", _eval, NUMBERS_OF_PAIRS),
+    "band": Answer(
+        "The loss in words. 0.693 (log 2) is chance, whatever the model and the pairs.",
+        _band,
+        "The scale holds without dpo.label_smoothing, which keeps the loss from 0. What counts is how held-out pairs "
+        "do: see the eval loss and the accuracy of held-out pairs.",
+    ),
+}
+"""Answers that are others for a run that learns from pairs of answers."""

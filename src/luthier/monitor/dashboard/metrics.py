@@ -19,7 +19,7 @@ from luthier.monitor.dashboard.palette import BAD, GOOD, WARNING, strong
 from luthier.monitor.dashboard.scene import Run
 from luthier.monitor.drawing import count, decimal
 from luthier.monitor.statistics import band, deviation, elapsed, in_words, shares, time_left, timed_lines
-from luthier.monitor.view import perplexity, rate_trend
+from luthier.monitor.view import accuracy_of, margin_of, perplexity, rate_trend
 
 LABEL_WIDTH = 13
 WORSE = "very bad, above the start"
@@ -37,6 +37,12 @@ class Metric:
     meaning: Callable[[Run], str]
     timed: bool = False
     """Whether the passing of time alone changes it."""
+    pairs: bool | None = None
+    """True: only a run that learns from pairs of answers has it; False: it makes room for those there."""
+
+    def shown(self, run: Run) -> bool:
+        """Whether it has a place for this run."""
+        return self.pairs is None or self.pairs == run.state.on_pairs
 
 
 def line(metric: Metric, run: Run, width: int, height: int, focused: bool) -> Text:
@@ -90,6 +96,8 @@ def _loss_meaning(run: Run) -> str:
     loss = run.state.smoothed_loss
     if loss is None:
         return "how wrong the predictions are; lower is better"
+    if run.state.on_pairs:
+        return "lower is better; 0.693 is chance"
     return "lower is better" + (f"; perplexity {perplexity(loss)}" if math.isfinite(loss) else "")
 
 
@@ -102,17 +110,23 @@ def _eval(run: Run) -> Value:
     return value.copy().append(f" at {best.step:,}"), value
 
 
+_BAND, _BAND_OF_PAIRS = (0.3, 1.5, 2.5), (0.1, 0.5, 0.72)
+"""Between the first two a loss is good, from the third on bad: one of tokens, and one of pairs."""
+
+
 def _band(run: Run) -> Value:
     loss = run.state.smoothed_loss
     if loss is None:
         return _unknown("no loss yet")
     if math.isfinite(loss) and run.trend is None:
         return _unknown("too early")
-    color = BAD if not math.isfinite(loss) else GOOD if 0.3 <= loss < 1.5 else WARNING if loss >= 2.5 else ""
-    if loss > max(2.5, 1.1 * (run.state.first_loss or loss)):
+    pairs = run.state.on_pairs
+    low, high, bad = _BAND_OF_PAIRS if pairs else _BAND
+    color = BAD if not math.isfinite(loss) else GOOD if low <= loss < high else WARNING if loss >= bad else ""
+    if not pairs and loss > max(bad, 1.1 * (run.state.first_loss or loss)):
         return Text(WORSE, f"bold {color}")
     latest = run.state.evaluations[-1].eval_loss if run.state.evaluations else None
-    forms = tuple(Text(words, f"bold {color}".strip()) for words in in_words(loss, latest))
+    forms = tuple(Text(words, f"bold {color}".strip()) for words in in_words(loss, latest, pairs))
     return forms if len(forms) > 1 else forms[0]
 
 
@@ -120,7 +134,31 @@ def _band_meaning(run: Run) -> str:
     loss = run.state.smoothed_loss
     if loss is None or math.isnan(loss):
         return "usual words for a loss"
-    return f"usual words for {band(loss)[0]}" if run.trend else "needs six log lines"
+    return f"usual words for {band(loss, run.state.on_pairs)[0]}" if run.trend else "needs six log lines"
+
+
+def _eval_meaning(run: Run) -> str:
+    return f"on {'pairs' if run.state.on_pairs else 'rows'} it never trains on; rising = overfitting"
+
+
+def _of_pairs(words: tuple[str, ...]) -> Value:
+    return tuple(strong(words[0]).append("".join(f"  {more}" for more in words[1:end])) for end in (2, 1))
+
+
+def _accuracy(run: Run) -> Value:
+    return _of_pairs(accuracy_of(run.state)) if run.state.log else _unknown("no log line yet")
+
+
+def _margin(run: Run) -> Value:
+    return _of_pairs(margin_of(run.state)) if run.state.log else _unknown("no log line yet")
+
+
+def _margin_meaning(run: Run) -> str:
+    log = run.state.log
+    words = "chosen less rejected; should rise from 0"
+    if log is None or log.reward_chosen is None or log.reward_rejected is None:
+        return words
+    return f"chosen {log.reward_chosen:+.3g}, rejected {log.reward_rejected:+.3g}; should rise from 0".replace("-", "−")
 
 
 def _best(run: Run) -> Text:
@@ -300,10 +338,14 @@ def _checkpoint_meaning(run: Run) -> str:
 
 LEARNING = (
     Metric("loss", "loss", _loss, _loss_meaning),
-    Metric("eval", "eval loss", _eval, lambda run: "on rows it never trains on; rising = overfitting"),
+    Metric("eval", "eval loss", _eval, _eval_meaning),
     Metric("band", "in words", _band, _band_meaning),
-    Metric("best", "best", _best, lambda run: "the lowest loss of a log line"),
-    Metric("mean", "mean", _mean, _mean_meaning),
+    Metric("best", "best", _best, lambda run: "the lowest loss of a log line", pairs=False),
+    Metric("mean", "mean", _mean, _mean_meaning, pairs=False),
+    Metric(
+        "accuracy", "accuracy", _accuracy, lambda run: "pairs with the chosen answer ahead; 50% is chance", pairs=True
+    ),
+    Metric("margin", "margin", _margin, _margin_meaning, pairs=True),
     Metric("slope", "trend", _slope, _slope_meaning),
     Metric("learning_rate", "learn rate", _learning_rate, lambda run: "how far one step moves the weights"),
     Metric("gradient", "gradient", _gradient, lambda run: "how strongly the data pulls"),

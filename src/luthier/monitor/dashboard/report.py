@@ -29,7 +29,7 @@ def _run(scene: Scene, width: int) -> Text:
     elif run.state.updated:
         lines.append(panes.progress(scene, width))
     if run.state.logged:
-        lines += [Text(), *(_line(metric, run, width) for metric in (*LEARNING, *MACHINE))]
+        lines += [Text(), *(_line(metric, run, width) for metric in (*LEARNING, *MACHINE) if metric.shown(run))]
     return Text("\n", no_wrap=True).join([*lines, Text(), panes.findings(scene, width)])
 
 

@@ -93,6 +93,11 @@ class Number(Explained):
         super().__init__(metric.key, self._line, timed=metric.timed)
         self._metric = metric
 
+    def show(self, scene: Scene) -> None:
+        """Draw a scene; where another number has its place it goes."""
+        self.display = self._metric.shown(scene.run)
+        super().show(scene)
+
     def _line(self, scene: Scene, width: int, height: int) -> Text:
         return metrics.line(self._metric, scene.run, width, height, self.has_focus)
 
@@ -107,16 +112,23 @@ class Number(Explained):
 
 
 class Chart(Explained):
-    """One chart. Enter gives it the whole pane, and takes it back."""
+    """One chart. Enter gives it the whole pane, and takes it back.
+
+    Args:
+        key: Which one.
+        aside: Beside the loss, where there is room for few.
+    """
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "enlarge", "Enlarge")]
 
-    def __init__(self, key: str) -> None:
+    def __init__(self, key: str, *, aside: bool = False) -> None:
         super().__init__(key, lambda scene, width, height: charts.chart(key, scene, width, height))
+        self._aside = aside
 
     def show(self, scene: Scene) -> None:
         """Draw a scene; without anything to draw it leaves its place to the others."""
-        self.display = charts.is_worth_a_place(self.key, scene)
+        wanted = not self._aside or self.key in charts.aside(scene)
+        self.display = wanted and charts.is_worth_a_place(self.key, scene)
         super().show(scene)
 
     def depends_on(self, scene: Scene) -> object:
