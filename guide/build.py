@@ -85,6 +85,7 @@ def measured() -> dict[str, dict[str, Any]]:
     begun = json.loads((ROOT / "benchmarks" / "results" / "rounding.json").read_text(encoding="utf-8"))
     more = {"watch": {**watch, **shares}, "seeds": seeds, "weak_scaling": scaling, "saving": saving}
     more["rounding"] = arrived(begun)
+    more["preferred"] = preferred(json.loads((ROOT / "benchmarks/results/preferences_cpu.json").read_text("utf-8")))
     return numbers | {name: suite | suite["figures"] for name, suite in suites.items()} | sets | broken | more
 
 
@@ -96,6 +97,25 @@ def arrived(begun: dict[str, Any]) -> dict[str, Any]:
         for base, ways in begun["loss_drops"].items():
             whole, lean, peft = (falls[i] for falls in ways.values())
             numbers |= {f"{base}_fall_{i}": whole, f"{base}_lean_{i}": lean / whole, f"{base}_peft_{i}": peft / whole}
+    return numbers
+
+
+def preferred(measured: dict[str, Any]) -> dict[str, Any]:
+    """Of `benchmarks/preferences.py`: of each run the held-out pairs at its end and the tasks solved, in percent."""
+    (seed,) = measured["seeds"]
+    numbers: dict[str, Any] = {"new_tasks": seed["new_tasks"], "pairs": seed["pairs"]}
+    for run in seed["runs"]:
+        name = "_".join(
+            [run["objective"], f"{run['learning_rate'] * 1e4:g}", *([f"{run['beta'] * 10:g}"] if run["beta"] else [])]
+        )
+        last, whole = run["held_out"][-1], run["greedy"]["changes"][0]
+        numbers |= {f"{name}_loss": last["eval_loss"], f"{name}_solved": 100 * whole["tuned"]["share"]}
+        numbers |= {"steps": run["steps"], "before": 100 * whole["base"]["share"], "tasks": whole["tuned"]["tasks"]}
+        if "reward_chosen" in last:
+            numbers |= {
+                f"{name}_right": 100 * last["reward_accuracy"],
+                f"{name}_chosen": last["reward_chosen"] / run["beta"],
+            }
     return numbers
 
 
