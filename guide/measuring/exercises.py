@@ -119,6 +119,18 @@ def _loss(lines: list[str]) -> Numbers:
     return {"step": best.step, "lowest": best.eval_loss, "last": evaluated[-1].eval_loss, "train": train}
 
 
+def _preferences(lines: list[str]) -> Numbers:
+    _run(lines)
+    log, evaluated = _said("pairs", Log)[-1], _said("pairs", Evaluated)[-1]
+    assert log.reward_accuracy is not None and evaluated.reward_accuracy is not None
+    return {
+        "train": 100 * log.reward_accuracy,
+        "held_out": 100 * evaluated.reward_accuracy,
+        "loss": log.loss,
+        "eval_loss": evaluated.eval_loss,
+    }
+
+
 def _evals(*names: str) -> Callable[[list[str]], Numbers]:
     def answer(lines: list[str]) -> Numbers:
         _run(lines)
@@ -215,5 +227,6 @@ ANSWERS: dict[str, Callable[[list[str]], Numbers]] = {
     "qlora": _qlora,
     "packing": _packing,
     "checkpoints": _checkpoints,
+    "preferences": _preferences,
 }
 EXPERIMENTS = {f"try_{page.replace('-', '_')}": exercise(page) for page in ANSWERS}

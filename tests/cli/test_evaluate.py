@@ -110,6 +110,27 @@ def test_several_answers_and_several_ks(capsys, taught, tmp_path):
     assert "temperature 0.1, 4 answers a task" in result.out
 
 
+def test_pairs_of_its_own_answers(capsys, taught, tmp_path):
+    drawn = ("--samples", 8, "--temperature", 1.5, "--pairs", tmp_path / "pairs.jsonl")
+    result = evaluate(capsys, taught, taught / "run", *drawn, "--json", tmp_path / "e.json")
+    assert result.code == 0, result.err
+    rows = [json.loads(line) for line in (tmp_path / "pairs.jsonl").read_text().splitlines()]
+    (scores,) = json.loads((tmp_path / "e.json").read_text())["scores"].values()
+    passed = {(o["answer"], o["passed"]) for o in scores["outcomes"] if not o["cut"]}
+    assert rows and all({(row["chosen"], True), (row["rejected"], False)} <= passed for row in rows)
+    assert re.search(rf"^pairs +{len(rows)} pairs? of {len(rows)} of 8 tasks", result.out, re.M)
+    words = ("says nothing any more about a model", "objective: dpo", "format: preference", tmp_path / "pairs.jsonl")
+    assert all(str(word) in result.out for word in words)
+    assert str(taught / "run" / "final_model") in result.out and "luthier merge" not in result.out, "trained in full"
+
+
+def test_no_pair_is_an_error_and_no_file(capsys, taught, tmp_path):
+    drawn = ("--samples", 2, "--temperature", 0.01, "--pairs", tmp_path / "pairs.jsonl")
+    result = evaluate(capsys, taught, taught / "run", *drawn)
+    assert result.code == 2 and "E-EVAL-031" in result.err and "8 had only right answers" in result.out
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_killed_in_the_middle_it_goes_on_and_the_answers_are_the_same(capsys, taught, monkeypatch, tmp_path, cache):
     straight = evaluate(capsys, taught, taught / "run", "--json", tmp_path / "straight.json")
     for file in cache.rglob("*.jsonl"):
@@ -117,11 +138,11 @@ def test_killed_in_the_middle_it_goes_on_and_the_answers_are_the_same(capsys, ta
     monkeypatch.setattr("luthier.evaluate.score._BATCH", 3)
     once, asked = candidate.Asked.generate_many, []
 
-    def killed(self, instructions, *how):
+    def killed(self, instructions, *how, **told):
         if asked:
             raise KeyboardInterrupt
         asked.extend(instructions)
-        return once(self, instructions, *how)
+        return once(self, instructions, *how, **told)
 
     with monkeypatch.context() as patch:
         patch.setattr(candidate.Asked, "generate_many", killed)
@@ -149,6 +170,10 @@ def test_killed_in_the_middle_it_goes_on_and_the_answers_are_the_same(capsys, ta
         (["MODEL", "--tasks", "mbpp"], "E-EVAL-024"),
         (["MODEL", "--json", "nowhere/e.json"], "E-ENV-002"),
         (["MODEL", "--k", "0"], "numbers from 1 on"),
+        (["MODEL", "--pairs", "nowhere/p.jsonl"], "E-ENV-002"),
+        (["MODEL", "--pairs", "p.jsonl"], "E-EVAL-031"),
+        (["MODEL", "--pairs", "p.jsonl", "--samples", "8"], "E-EVAL-026"),
+        (["MODEL", "--pairs", "p.jsonl", "--samples", "8", "--temperature", "1"], "E-EVAL-031"),
     ],
 )
 def test_wrong_requests(capsys, monkeypatch, tiny_model_dir, tmp_path, arguments, code):

@@ -27,7 +27,7 @@ class Known:
         self.answers = answers
         self.asked: list[str] = []
 
-    def generate_many(self, conversations: Sequence[Conversation], *how: float) -> list[str]:
+    def generate_many(self, conversations: Sequence[Conversation], *how: float, **told: object) -> list[str]:
         texts = []
         for conversation in conversations:
             instruction = conversation if isinstance(conversation, str) else conversation[-1]["content"]
@@ -36,7 +36,7 @@ class Known:
             self.asked.append(instruction)
         return texts
 
-    def complete_many(self, texts: Sequence[str], stops: Sequence[str], *how: float) -> list[str]:
+    def complete_many(self, texts: Sequence[str], stops: Sequence[str], *how: float, **told: object) -> list[str]:
         return self.generate_many(texts, *how)
 
 

@@ -156,7 +156,7 @@ class Dying(Known):
         super().__init__(answers)
         self.lives = lives
 
-    def generate_many(self, instructions, *how):
+    def generate_many(self, instructions, *how, **told):
         if len(self.asked) + len(instructions) > self.lives:
             raise KeyboardInterrupt
         return super().generate_many(instructions, *how)
@@ -202,7 +202,7 @@ def test_each_draw_has_a_seed_of_its_own(sandbox):
     seeds = []
 
     class Seeded(Known):
-        def generate_many(self, instructions, max_new_tokens, temperature, seed):
+        def generate_many(self, instructions, max_new_tokens, temperature, seed, **told):
             seeds.append(seed)
             return super().generate_many(instructions)
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import typer
 
-from luthier.cli.json_file import check_writable, write_json
+from luthier.cli.json_file import check_writable, write_json, write_json_lines
 from luthier.cli.request import Base
 from luthier.cli.tasks_options import (
     Fresh,
@@ -24,6 +25,11 @@ from luthier.cli.tasks_options import (
 )
 from luthier.cli.usual_run import WITHOUT, usual_run
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from luthier.evaluate.runs import Evaluation
+
 
 def evaluate(
     model: str = typer.Argument(
@@ -38,6 +44,14 @@ def evaluate(
     system: str = System,
     base: str = Base,
     json_file: Path = JsonFile,
+    pairs: Path = typer.Option(
+        None,
+        "--pairs",
+        metavar="FILE",
+        help="Write rows for `training.objective: dpo` there: of each task's answers one that passed and one that "
+        "failed. Never from tasks that you measure on afterwards.",
+    ),
+    pairs_per_task: int = typer.Option(1, "--pairs-per-task", min=1, help="At most so many rows of a task."),
     limit: int = Limit,
     max_new_tokens: int = MaxNewTokens,
     forgetting: str = General,
@@ -49,10 +63,13 @@ def evaluate(
     Answers are kept as they come: what was stopped goes on, and what was answered before is not asked again.
 
     Example: luthier evaluate checkpoints --tasks quickstart,humaneval=HumanEval.jsonl.gz --json scores.json
+    Pairs: luthier evaluate checkpoints --tasks train.jsonl --samples 8 --temperature 0.8 --pairs pairs.jsonl
     """
     ks = _numbers(k)
     if json_file:
         check_writable(json_file)
+    if pairs:
+        check_writable(pairs, "--pairs")
     from luthier.evaluate.tasks import load_sets
 
     sets = load_sets(tasks, limit)
@@ -72,7 +89,9 @@ def evaluate(
         sandbox_for(sets, unsafe) as sandbox,
         telling(Console(stderr=True)) as say,
     ):
-        options = Options(sandbox, max_new_tokens, samples, temperature, seed, prompt, passages, fresh, say, system)
+        options = Options(
+            sandbox, max_new_tokens, samples, temperature, seed, prompt, passages, fresh, say, system, bool(pairs)
+        )
         evaluation = evaluate_model(model, sets, options, base=base, ks=ks)
     if json_file:
         write_json(json_file, evaluation.as_dict())
@@ -80,6 +99,20 @@ def evaluate(
     show_evaluation(console, evaluation)
     if json_file:
         console.print(f"\nevery answer and number: {json_file}", markup=False, soft_wrap=True)
+    if pairs:
+        _keep(pairs, evaluation, pairs_per_task, console)
+
+
+def _keep(file: Path, evaluation: Evaluation, per_task: int, console: Console) -> None:
+    from luthier.evaluate.pairs import require
+    from luthier.evaluate.screen import show_pairs
+
+    found = evaluation.pairs(per_task)
+    if found.rows:
+        write_json_lines(file, found.rows, "--pairs")
+    console.print()
+    show_pairs(console, found, evaluation, str(file))
+    require(found)
 
 
 def _numbers(text: str) -> list[int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,11 @@ def write_json(path: Path, content: Any) -> None:
     """Write `content` as JSON; see `write_text`."""
     text = json.dumps(_finite(hide_in(content)), indent=2, allow_nan=False, default=str) + "\n"
     _write(path, text, "--json")  # what is hidden in the text of a JSON file can be a quote or its backslash
+
+
+def write_json_lines(path: Path, rows: Iterable[Any], option: str) -> None:
+    """Write each row as a line of JSON; see `write_text`."""
+    _write(path, "".join(json.dumps(hide_in(row)) + "\n" for row in rows), option)
 
 
 def write_text(path: Path, text: str, option: str) -> None:

@@ -258,15 +258,28 @@ class Asked:
             yield tuned
 
     def generate_many(
-        self, conversations: Sequence[Conversation], max_new_tokens: int, temperature: float, seed: int
+        self,
+        conversations: Sequence[Conversation],
+        max_new_tokens: int,
+        temperature: float,
+        seed: int,
+        *,
+        cut: Callable[[int], None] | None = None,
     ) -> list[str]:
         """The answers to many conversations that end with the user, in their order."""
         with self.ready() as tuned:
-            return tuned.generate_many(conversations, max_new_tokens, temperature, seed)
+            return tuned.generate_many(conversations, max_new_tokens, temperature, seed, cut=cut)
 
     def complete_many(
-        self, texts: Sequence[str], stops: Sequence[str], max_new_tokens: int, temperature: float, seed: int
+        self,
+        texts: Sequence[str],
+        stops: Sequence[str],
+        max_new_tokens: int,
+        temperature: float,
+        seed: int,
+        *,
+        cut: Callable[[int], None] | None = None,
     ) -> list[str]:
         """What follows each of many texts, in their order."""
         with self.ready() as tuned:
-            return tuned.complete_many(texts, stops, max_new_tokens, temperature, seed)
+            return tuned.complete_many(texts, stops, max_new_tokens, temperature, seed, cut=cut)

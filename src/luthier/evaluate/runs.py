@@ -22,6 +22,7 @@ from luthier.evaluate.answers import Answers, hashed
 from luthier.evaluate.candidate import Asked, Candidate
 from luthier.evaluate.compare import Comparison, compare, corrected, sets_as_dicts
 from luthier.evaluate.forgetting import Forgetting, Passages, forgotten, losses
+from luthier.evaluate.pairs import Pairs, check_pairs, pairs_of
 from luthier.evaluate.sandbox import Sandbox
 from luthier.evaluate.score import (
     MAX_NEW_TOKENS,
@@ -61,6 +62,7 @@ class Options:
         say: Told how far it is.
         system: The system message of tasks that have none of their own, empty for none; None: that of the run, in its
             chat template.
+        pairs: Whether pairs are to be made of the answers: it is then seen to before the first that they can.
     """
 
     sandbox: Runner | None
@@ -73,6 +75,7 @@ class Options:
     fresh: bool = False
     say: Say = lambda what, done, total: None
     system: str | None = None
+    pairs: bool = False
 
 
 @dataclass(frozen=True)
@@ -114,6 +117,14 @@ class Evaluation:
     def rate(self, tasks: str, k: int = 1) -> Rate:
         """pass@k on a set, with its interval."""
         return next(scores for one, scores in self.scores if one.name == tasks).pass_at(k)
+
+    def pairs(self, per_task: int = 1) -> Pairs:
+        """Preference pairs: of each task's answers one that passed and one that failed; see `evaluate.pairs`.
+
+        Raises:
+            ModelError: E-EVAL-031, one answer to a task, greedy ones, or none in a chat template.
+        """
+        return pairs_of(self.scores, per_task)
 
 
 @dataclass
@@ -208,12 +219,15 @@ def evaluate_model(
         ks: For which k pass@k is wanted; at most `options.samples`.
 
     Raises:
-        ModelError: It cannot be loaded or asked so; E-EVAL-026 when pass@k cannot be estimated.
+        ModelError: It cannot be loaded or asked so; E-EVAL-026 when pass@k cannot be estimated, E-EVAL-031 when pairs
+            are wanted and cannot come out.
     """
     check_samples(options.samples, options.temperature, ks)
     session = _Session(options, sets)
     candidate = session.candidate(model, base)
     settings, tuned = session.settings(candidate), Asked(candidate)
+    if options.pairs:
+        check_pairs(settings)
     beside = Asked(candidate, as_base=True) if candidate.origin.name else None
     scores = session.scores(tuned, settings, model)
     forgetting = session.forgetting(tuned, beside)

@@ -78,15 +78,28 @@ class Settings:
 
 
 class Writer(Protocol):
-    """Who answers; `luthier.generate.load.Tuned` is one."""
+    """Who answers; `luthier.generate.load.Tuned` is one. `cut` is told which answers had no room left to end."""
 
     def generate_many(
-        self, conversations: Sequence[Conversation], max_new_tokens: int, temperature: float, seed: int
+        self,
+        conversations: Sequence[Conversation],
+        max_new_tokens: int,
+        temperature: float,
+        seed: int,
+        *,
+        cut: Callable[[int], None],
     ) -> list[str]:
         """The answers to many conversations that end with the user, in their order."""
 
     def complete_many(
-        self, texts: Sequence[str], stops: Sequence[str], max_new_tokens: int, temperature: float, seed: int
+        self,
+        texts: Sequence[str],
+        stops: Sequence[str],
+        max_new_tokens: int,
+        temperature: float,
+        seed: int,
+        *,
+        cut: Callable[[int], None],
     ) -> list[str]:
         """What follows each of many texts, up to the first stop, in their order."""
 
@@ -102,13 +115,23 @@ class Runner(Protocol):
 
 @dataclass(frozen=True)
 class Outcome:
-    """One answer and what became of it; `is_text` where it was compared as a text, and not run."""
+    """One answer and what became of it.
+
+    Attributes:
+        task_id: Of its task.
+        split: Of its task.
+        answer: As the model wrote it.
+        verdict: What was found.
+        is_text: It was compared as a text, and not run.
+        cut: It had not ended when the room for it did.
+    """
 
     task_id: str
     split: str
     answer: str
     verdict: Verdict
     is_text: bool = False
+    cut: bool = False
 
 
 @dataclass(frozen=True)
@@ -224,16 +247,18 @@ def score(
     settings, answers = settings or Settings(), answers or Answers()
     tell = progress or (lambda what, done, total: None)
     started = time.monotonic()
-    texts, remembered = ask(writer, tasks, settings, answers, tell)
+    written, remembered = ask(writer, tasks, settings, answers, tell)
     generated = time.monotonic()
     asked = [task for task in tasks for _ in range(settings.samples)]
-    answered = list(zip(asked, texts, strict=True))
-    programs = [_program(task, text, settings) for task, text in answered if task.expected is None]
+    answered = [(task, text, cut) for task, (text, cut) in zip(asked, written, strict=True)]
+    programs = [_program(task, text, settings) for task, text, _ in answered if task.expected is None]
     ran = iter(_run(programs, sandbox, workers or at_once(), tell))
-    compared = iter(judge([(task.expected, text) for task, text in answered if task.expected is not None]))
+    compared = iter(judge([(task.expected, text) for task, text, _ in answered if task.expected is not None]))
     outcomes = tuple(
-        Outcome(task.task_id, task.split, text, next(compared if task.expected else ran), task.expected is not None)
-        for task, text in answered
+        Outcome(
+            task.task_id, task.split, text, next(compared if task.expected else ran), task.expected is not None, cut
+        )
+        for task, text, cut in answered
     )
     tier = sandbox.tier if sandbox and programs else ""
     return Scores(outcomes, tier, settings, generated - started, time.monotonic() - generated, remembered)
@@ -259,8 +284,8 @@ def at_once() -> int:
 
 def ask(
     writer: Writer, tasks: Sequence[Task], settings: Settings, answers: Answers, tell: Progress
-) -> tuple[list[str], int]:
-    """The answers to all tasks, those to one task together, and how many of them were known before.
+) -> tuple[list[tuple[str, bool]], int]:
+    """The answers to all tasks with whether each was cut, those to one task together; and how many were known before.
 
     Each round asks every task once, in batches of prompts of like length that end at the same stop texts; a batch is
     kept before the next begins.
@@ -277,10 +302,10 @@ def ask(
             alike.setdefault(_stops(tasks[place], settings), []).append(place)
         for batch in (some[start : start + _BATCH] for some in alike.values() for start in range(0, len(some), _BATCH)):
             names = [draw[place] for place in batch]
-            texts = _written(writer, [tasks[place] for place in batch], settings, seed=int(hashed(names)[:15], 16))
-            answers.add(dict(zip(names, texts, strict=True)))
+            written = _written(writer, [tasks[place] for place in batch], settings, seed=int(hashed(names)[:15], 16))
+            answers.add(dict(zip(names, written, strict=True)))
             tell("answers", _known(keys, answers), total)
-    return [answers[draw[place]] for place in range(len(tasks)) for draw in keys], remembered
+    return [tuple(answers[draw[place]]) for place in range(len(tasks)) for draw in keys], remembered
 
 
 def unanswered(tasks: Sequence[Task], settings: Settings, answers: Answers) -> int:
@@ -323,11 +348,15 @@ def _key(task: Task, settings: Settings, draw: int) -> str:
     return hashed([asked, stops, drawn])
 
 
-def _written(writer: Writer, tasks: Sequence[Task], settings: Settings, seed: int) -> list[str]:
-    how = settings.max_new_tokens, settings.temperature, seed
+def _written(writer: Writer, tasks: Sequence[Task], settings: Settings, seed: int) -> list[tuple[str, bool]]:
+    how, cut = (settings.max_new_tokens, settings.temperature, seed), set[int]()
     if settings.style == "template":
-        return writer.generate_many([first_turn(task.instruction, system_of(task, settings)) for task in tasks], *how)
-    return writer.complete_many([_asked(task, settings) for task in tasks], _stops(tasks[0], settings), *how)
+        asked = [first_turn(task.instruction, system_of(task, settings)) for task in tasks]
+        texts = writer.generate_many(asked, *how, cut=cut.add)
+    else:
+        prompts = [_asked(task, settings) for task in tasks]
+        texts = writer.complete_many(prompts, _stops(tasks[0], settings), *how, cut=cut.add)
+    return [(text, number in cut) for number, text in enumerate(texts)]
 
 
 def _program(task: Task, text: str, settings: Settings) -> Program:
@@ -350,7 +379,8 @@ def as_dict(scores: Scores) -> dict[str, Any]:
         "writing_seconds": scores.writing_seconds,
         "running_seconds": scores.running_seconds,
         "outcomes": [
-            {"task_id": o.task_id, "split": o.split, "answer": o.answer, **vars(o.verdict)} for o in scores.outcomes
+            {"task_id": o.task_id, "split": o.split, "answer": o.answer, "cut": o.cut, **vars(o.verdict)}
+            for o in scores.outcomes
         ],
     }
 

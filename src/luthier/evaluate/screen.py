@@ -7,6 +7,7 @@ Not covered: pictures; the JSON file has every number for them.
 
 from __future__ import annotations
 
+import json
 import textwrap
 import time
 from collections.abc import Iterator, Sequence
@@ -20,6 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from luthier.evaluate.compare import Change, Comparison
+from luthier.evaluate.pairs import Pairs, start_from
 from luthier.evaluate.runs import Evaluation, Say
 from luthier.evaluate.score import Outcome, Rate, Scores
 from luthier.evaluate.tasks.task import Task
@@ -133,6 +135,39 @@ def show_evaluation(console: Console, evaluation: Evaluation) -> None:
     held = next((scores.held for _, scores in evaluation.scores if scores.tier), evaluation.scores[0][1].held)
     for label, text in (*facts, ("sandbox", held)):
         _tell(console, label, text)
+
+
+def show_pairs(console: Console, pairs: Pairs, evaluation: Evaluation, file: str) -> None:
+    """Print what the pairs come from, and how to train on them.
+
+    Args:
+        console: Where to.
+        pairs: Perhaps none.
+        evaluation: Whose answers they are.
+        file: That holds them.
+    """
+    tasks = ((pairs.only_right, "had only right answers"), (pairs.only_wrong, "had only wrong ones"),
+             (pairs.neither, "had none that could be used"))  # fmt: skip
+    others = ", ".join(f"{count:,} {what}" for count, what in tasks if count)
+    rows = f"{len(pairs.rows):,} pair{'s' * (len(pairs.rows) != 1)} of {pairs.paired:,} of {pairs.tasks:,} tasks"
+    _tell(console, "pairs", f"{rows}; {others}" if others else rows)
+    room = evaluation.settings.max_new_tokens
+    answers = ((pairs.cut, f"that had not ended after {room:,} tokens"), (pairs.unclear, "without a clear verdict"))
+    left_out = [f"{count:,} answer{'s' * (count != 1)} {what}" for count, what in answers if count]
+    if left_out:
+        _tell(console, "left out", ", ".join(left_out))
+    if not pairs.rows:
+        return
+    sets = ", ".join(one.name for one, _ in evaluation.scores)
+    _tell(console, "warning", f"{sets} says nothing any more about a model that is trained on these pairs")
+    merge, start = start_from(evaluation.model)
+    _tell(console, "next", f"{merge}; then train with these lines" if merge else "train with these lines")
+    lines = [
+        "model:", f"  model_name_or_path: {json.dumps(start)}",
+        "data:", "  datasets:", f"    - path: {json.dumps(file)}", "      format: preference",
+        "training:", "  objective: dpo", "  learning_rate: 5e-6",
+    ]  # fmt: skip
+    console.print(Text("\n".join(f"  {line}" for line in lines)), soft_wrap=True)
 
 
 def _empty_table(console: Console) -> Table:

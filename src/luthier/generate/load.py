@@ -86,6 +86,7 @@ class Tuned:
         temperature: float = 0.0,
         seed: int | None = None,
         progress: Callable[[int, int], None] | None = None,
+        cut: Callable[[int], None] | None = None,
     ) -> list[str]:
         """The answers to many instructions, in their order; several are written at once, which is many times faster.
 
@@ -95,9 +96,10 @@ class Tuned:
             temperature: 0 is greedy and repeatable; higher is more varied.
             seed: Makes a temperature repeatable.
             progress: Told how many are answered, and of how many.
+            cut: Told which answers, by number, had no room left before they ended.
         """
         prompts = [self.prompt_ids(instruction) for instruction in instructions]
-        return self._written(prompts, Sampling(max_new_tokens, temperature, seed=seed), progress)
+        return self._written(prompts, Sampling(max_new_tokens, temperature, seed=seed), progress, cut)
 
     def stream(
         self,
@@ -164,6 +166,7 @@ class Tuned:
         temperature: float = 0.0,
         seed: int | None = None,
         progress: Callable[[int, int], None] | None = None,
+        cut: Callable[[int], None] | None = None,
     ) -> list[str]:
         """What follows each of many texts, with no template around them, up to where the first stop text begins.
 
@@ -174,9 +177,11 @@ class Tuned:
             temperature: 0 is greedy and repeatable; higher is more varied.
             seed: Makes a temperature repeatable.
             progress: Told how many are answered, and of how many.
+            cut: Told which answers, by number, had no room left before they ended.
         """
         prompts = [self.tokenizer(text).input_ids for text in texts]
-        return self._written(prompts, Sampling(max_new_tokens, temperature, seed=seed, stop=tuple(stops)), progress)
+        sampling = Sampling(max_new_tokens, temperature, seed=seed, stop=tuple(stops))
+        return self._written(prompts, sampling, progress, cut)
 
     def prompt_ids(self, conversation: Conversation) -> list[int]:
         """Token ids of the prompt, as the rows of the training began.
@@ -233,7 +238,11 @@ class Tuned:
             self.model = tuned
 
     def _written(
-        self, prompts: Sequence[Sequence[int]], sampling: Sampling, progress: Callable[[int, int], None] | None
+        self,
+        prompts: Sequence[Sequence[int]],
+        sampling: Sampling,
+        progress: Callable[[int, int], None] | None,
+        cut: Callable[[int], None] | None,
     ) -> list[str]:
         """The answers to all prompts; each draws for itself."""
         texts: list[list[str]] = [[] for _ in prompts]
@@ -247,6 +256,9 @@ class Tuned:
                 answer.on_end = lambda reason: progress(next(ended), len(answers))
             progress(0, len(answers))
         write_answers(self.model, answers, self.stop_ids)
+        for number, answer in enumerate(answers):
+            if cut and answer.ended == "length":
+                cut(number)
         return ["".join(said) for said in texts]
 
 

@@ -126,4 +126,14 @@ EVALUATE: dict[str, Explanation] = {
             "processes are short: free some and run the same command again. Answers are kept."
         ),
     ),
+    "E-EVAL-031": Explanation(
+        title="these answers make no pairs",
+        why="a pair is an answer that passed and one that failed, to one task, by one model",
+        text=(
+            "--pairs needs several different answers to each task, asked for in the model's chat template: --samples 8 "
+            "--temperature 0.8. Where a task's answers all pass, or all fail, there is no pair in it: take more "
+            "samples, a higher temperature, or other tasks. Answers are kept, and more samples ask only for the new "
+            "ones. Never take tasks that you measure on afterwards."
+        ),
+    ),
 }
