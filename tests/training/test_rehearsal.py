@@ -165,8 +165,8 @@ def test_without_it_the_first_steps_tell_the_time(tmp_path, tiny_model_dir, alpa
 def test_a_failure_is_the_runs_own_and_leaves_nothing_behind(tmp_path, tiny_model_dir, alpaca_file, monkeypatch, where):
     whole = getattr(rehearsal, where)
 
-    def fails(*arguments):
-        whole(*arguments)
+    def fails(*arguments, **options):
+        whole(*arguments, **options)
         raise torch.OutOfMemoryError("no more")
 
     monkeypatch.setattr(rehearsal, where, fails)

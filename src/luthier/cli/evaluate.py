@@ -31,6 +31,15 @@ if TYPE_CHECKING:
     from luthier.evaluate.runs import Evaluation
 
 
+Pairs = typer.Option(
+    None,
+    "--pairs",
+    metavar="FILE",
+    help="Write rows for `training.objective: dpo` there: of each task's answers one that passed and one that failed. "
+    "Never from tasks that you measure on afterwards.",
+)
+
+
 def evaluate(
     model: str = typer.Argument(
         None, metavar="[RUN_OR_MODEL]", help=f"A finished run, a model's folder, or its hub name. {WITHOUT}"
@@ -44,13 +53,7 @@ def evaluate(
     system: str = System,
     base: str = Base,
     json_file: Path = JsonFile,
-    pairs: Path = typer.Option(
-        None,
-        "--pairs",
-        metavar="FILE",
-        help="Write rows for `training.objective: dpo` there: of each task's answers one that passed and one that "
-        "failed. Never from tasks that you measure on afterwards.",
-    ),
+    pairs: Path = Pairs,
     pairs_per_task: int = typer.Option(1, "--pairs-per-task", min=1, help="At most so many rows of a task."),
     limit: int = Limit,
     max_new_tokens: int = MaxNewTokens,
