@@ -85,7 +85,8 @@ def measured() -> dict[str, dict[str, Any]]:
     begun = json.loads((ROOT / "benchmarks" / "results" / "rounding.json").read_text(encoding="utf-8"))
     more = {"watch": {**watch, **shares}, "seeds": seeds, "weak_scaling": scaling, "saving": saving}
     more["rounding"] = arrived(begun)
-    more["preferred"] = preferred(json.loads((ROOT / "benchmarks/results/preferences_cpu.json").read_text("utf-8")))
+    tried = json.loads((ROOT / "benchmarks" / "results" / "preferences_cpu.json").read_text(encoding="utf-8"))["seeds"]
+    more |= {name: preferred(seed) for name, seed in zip(("preferred", "preferred_again"), tried, strict=True)}
     return numbers | {name: suite | suite["figures"] for name, suite in suites.items()} | sets | broken | more
 
 
@@ -100,9 +101,8 @@ def arrived(begun: dict[str, Any]) -> dict[str, Any]:
     return numbers
 
 
-def preferred(measured: dict[str, Any]) -> dict[str, Any]:
-    """Of `benchmarks/preferences.py`: of each run the held-out pairs at its end and the tasks solved, in percent."""
-    (seed,) = measured["seeds"]
+def preferred(seed: dict[str, Any]) -> dict[str, Any]:
+    """Of a seed of `benchmarks/preferences.py`: each run's held-out pairs at its end and tasks solved, in percent."""
     numbers: dict[str, Any] = {"new_tasks": seed["new_tasks"], "pairs": seed["pairs"]}
     for run in seed["runs"]:
         name = "_".join(
