@@ -27,18 +27,22 @@ def reference(hidden, weight, targets):
     return torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
 
 
+def drawn():
+    """Hidden states, weights and targets of 45 tokens, and the first two once more in float64."""
+    generator = torch.Generator().manual_seed(1)
+    hidden, weight = (torch.randn(size, 24, generator=generator, requires_grad=True) for size in (45, 300))
+    targets = torch.randint(300, (45,), generator=generator)
+    return hidden, weight, targets, *(x.detach().double().requires_grad_() for x in (hidden, weight))
+
+
 @pytest.mark.parametrize("block_bytes", [1, 5 * 4 * 300, 2**30], ids=["single rows", "many blocks", "one block"])
 @pytest.mark.parametrize("chunk_bytes", [1, 2**30], ids=["many chunks", "one chunk"])
 def test_loss_and_gradients_equal_float64(monkeypatch, chunk_bytes, block_bytes):
     monkeypatch.setitem(head.CHUNK_BYTES, "cpu", chunk_bytes)
     monkeypatch.setitem(head.BLOCK_BYTES, "cpu", block_bytes)
-    generator = torch.Generator().manual_seed(1)
-    hidden = torch.randn(45, 24, generator=generator, requires_grad=True)
-    weight = torch.randn(300, 24, generator=generator, requires_grad=True)
-    targets = torch.randint(300, (45,), generator=generator)
+    hidden, weight, targets, hidden64, weight64 = drawn()
     loss = chunked_nll(hidden, weight, targets)
     (loss / 45).backward()
-    hidden64, weight64 = hidden.detach().double().requires_grad_(), weight.detach().double().requires_grad_()
     expected = reference(hidden64, weight64, targets)
     (expected / 45).backward()
     assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
@@ -51,11 +55,7 @@ def test_loss_and_gradients_equal_float64(monkeypatch, chunk_bytes, block_bytes)
 def test_each_loss_and_gradients_of_any_function_of_them_equal_float64(monkeypatch, chunk_bytes, block_bytes):
     monkeypatch.setitem(head.CHUNK_BYTES, "cpu", chunk_bytes)
     monkeypatch.setitem(head.BLOCK_BYTES, "cpu", block_bytes)
-    generator = torch.Generator().manual_seed(1)
-    hidden = torch.randn(45, 24, generator=generator, requires_grad=True)
-    weight = torch.randn(300, 24, generator=generator, requires_grad=True)
-    targets = torch.randint(300, (45,), generator=generator)
-    hidden64, weight64 = hidden.detach().double().requires_grad_(), weight.detach().double().requires_grad_()
+    hidden, weight, targets, hidden64, weight64 = drawn()
     expected = torch.nn.functional.cross_entropy(hidden64 @ weight64.T, targets, reduction="none")
     found = token_nll(hidden, weight, targets)
     torch.testing.assert_close(found.double(), expected, atol=1e-5, rtol=1e-6)

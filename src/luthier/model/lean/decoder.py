@@ -98,13 +98,10 @@ class LeanDecoder:
 
     def summed_loss(self, inputs: dict[str, Any], positions_N: Tensor, targets_N: Tensor) -> Tensor:
         """Sum of the negative log-likelihoods (nats, float32); see `luthier.model.forward.summed_loss`."""
+        if not torch.is_grad_enabled():  # inside of a Function it never is
+            return self.token_losses(inputs, positions_N, targets_N).sum()
         with _as_written(positions_N.device.type):
-            if self._fills_up:
-                inputs, positions_N = in_few_sizes(inputs, positions_N)
-            batch = (inputs, positions_N, targets_N)
-            if not torch.is_grad_enabled():  # inside of a Function it never is
-                self.refresh()
-                return self.forward(batch, train=False)[0].sum()
+            batch = self._in_size(inputs, positions_N, targets_N)
             return _Lean.apply(self, batch, *self.parameters())  # type: ignore[no-any-return, no-untyped-call]
 
     def token_losses(self, inputs: dict[str, Any], positions_N: Tensor, targets_N: Tensor) -> Tensor:
@@ -113,13 +110,17 @@ class LeanDecoder:
         What each counts is known only in the backward pass, so these passes are not recorded.
         """
         with _as_written(positions_N.device.type):
-            if self._fills_up:
-                inputs, positions_N = in_few_sizes(inputs, positions_N)
-            batch = (inputs, positions_N, targets_N)
+            batch = self._in_size(inputs, positions_N, targets_N)
             if not torch.is_grad_enabled():
                 self.refresh()
                 return self.forward(batch, train=False)[0]
             return _LeanTokens.apply(self, batch, *self.parameters())  # type: ignore[no-any-return, no-untyped-call]
+
+    def _in_size(self, inputs: dict[str, Any], positions_N: Tensor, targets_N: Tensor) -> Batch:
+        """The batch, filled up where this device wants few sizes."""
+        if self._fills_up:
+            inputs, positions_N = in_few_sizes(inputs, positions_N)
+        return inputs, positions_N, targets_N
 
     def refresh(self) -> None:
         """Read the adapters' values: they may have changed since the last pass."""
