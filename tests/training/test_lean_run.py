@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -9,6 +11,10 @@ from safetensors.torch import load_file
 from luthier import api
 from luthier.errors import ModelError, Problem
 from luthier.events.types import Evaluated, Log, Notice, RunStarted
+from luthier.model import load
+from luthier.model.lean.graphs import Graphs
+from luthier.training import engine
+from tests.model.lean.test_graphs import ByStarts, cross_entropy
 from tests.training.test_resume import config
 
 ADAPTER = "final_model/adapter_model.safetensors"
@@ -80,3 +86,63 @@ def test_where_the_proof_fails_the_models_own_layers_train(lean, tmp_path, tiny_
     assert [e.loss for e in events if isinstance(e, Log)] == pytest.approx(lean[1][:8], abs=2e-5)
     with pytest.raises(ModelError):
         list(api.train(settings(tmp_path / "asked", tiny_model_dir, alpaca_file, lean_path=True)))
+
+
+@pytest.fixture
+def recorded(monkeypatch):
+    """Passes are recorded on a CPU too, where a recording is the function itself. How many began before their turn."""
+    begun, begin = [], Graphs.begin
+
+    def proven(model, plan, dtype, pieces):
+        lean = of_luthier(model, plan, dtype, replace(pieces, cross_entropy=cross_entropy))
+        for layer in lean.layers:
+            layer.attention = ByStarts(layer.attention)
+        lean.graphs = Graphs(lean, lambda work: work)
+        return lean
+
+    of_luthier = load._proven
+    monkeypatch.setattr(load, "_proven", proven)
+    monkeypatch.setattr(Graphs, "begin", lambda self: begun.append(begin(self)) or begun[-1])
+    return begun
+
+
+def test_passes_that_begin_before_the_step_before_is_told_of_change_no_bit(
+    tmp_path, tiny_model_dir, alpaca_file, monkeypatch, recorded
+):
+    """Beside evaluations, checkpoints, samples, several passes a step, and a stop."""
+    changes = {"max_tokens_per_micro_batch": 400}
+    finals = []
+    for name, ahead in (("with", True), ("without", False)):
+        recorded.clear()
+        if not ahead:
+            monkeypatch.setattr(engine, "follows_at_once", lambda job: False)
+        values = settings(tmp_path / name, tiny_model_dir, alpaca_file, **changes)
+        values["training"]["max_steps"] = 30
+        values["evaluation"] |= {"eval_steps": 10, "sample_prompts": ["a"]}
+        steps = [0]
+        for event in api.train(values, stop=lambda steps=steps: steps[-1] == 17):
+            steps.append(getattr(event, "step", None) or steps[-1])
+        losses = [event.loss for event in api.train(values, resume="auto") if isinstance(event, Log)]
+        assert any(recorded) == ahead
+        finals.append((losses, load_file(tmp_path / name / ADAPTER)))
+    assert finals[0][0] == finals[1][0]
+    assert all(torch.equal(values, finals[1][1][name]) for name, values in finals[0][1].items())
+
+
+def test_a_step_that_is_left_out_begins_nothing(tmp_path, tiny_model_dir, alpaca_file, monkeypatch, recorded):
+    of_the_engine = engine.backward
+
+    def backward(model, *arguments):
+        found = of_the_engine(model, *arguments)
+        if len(bad) < 30 and recorded and recorded[-1]:
+            bad.append(len(recorded))
+            next(p for p in model.parameters() if p.requires_grad).grad.view(-1)[0] = float("nan")
+        return found
+
+    bad = []
+    monkeypatch.setattr(engine, "backward", backward)
+    values = settings(tmp_path / "run", tiny_model_dir, alpaca_file, bad_steps_limit=100)
+    values["training"]["max_steps"] = 30
+    events = list(api.train(values))
+    left_out = [event for event in events if isinstance(event, Notice) and "left out" in event.text]
+    assert len(left_out) >= 5 and len(set(bad)) == 1, "a begun pass after which nothing is applied"

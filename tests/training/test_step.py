@@ -184,10 +184,10 @@ def test_what_a_run_trains_are_the_models_parameters_at_every_step(tmp_path, tin
     """Through smaller passes, a way back to a checkpoint, a stop and a resume; with norms, which are decayed apart."""
     of_the_engine, checked = engine.optimizer_step, []
 
-    def optimizer_step(job, batches):
+    def optimizer_step(job, batches, coming):
         if len(checked) == 2:
             job.lower(replace(job.plan.passes, micro_batch_tokens=100))
-        yield from of_the_engine(job, batches)
+        yield from of_the_engine(job, batches, coming)
         wanted = [p for p in job.model.parameters() if p.requires_grad]
         checked.append([id(p) for p in job.trained] == [id(p) for p in wanted] and len(wanted) > 5)
 

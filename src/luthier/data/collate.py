@@ -82,6 +82,8 @@ class MicroBatch:
 
     def to(self, device: torch.device) -> MicroBatch:
         """The same batch on a device."""
+        if self.input_ids_BT.device == device:
+            return self
         moved: dict[str, Any] = {
             name: value.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else value.to(device)
             for name, value in vars(self).items()

@@ -12,6 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from luthier.config.plan import Plan
@@ -21,6 +22,32 @@ from luthier.data.pack import pack, pad
 from luthier.data.pairs import Pair, single_lengths, single_rows
 
 _ROWS_AT_ONCE = 256
+
+
+class Coming:
+    """The micro-batches of each step in turn; those of the next one can be had before.
+
+    Args:
+        steps: As `training_steps` gives them.
+    """
+
+    def __init__(self, steps: Iterator[list[MicroBatch]]) -> None:
+        self._steps = steps
+        self._next: list[MicroBatch] | None = None
+
+    def __iter__(self) -> Coming:
+        return self
+
+    def __next__(self) -> list[MicroBatch]:
+        """The next step's."""
+        batches, self._next = self._next, None
+        return next(self._steps) if batches is None else batches
+
+    def peek(self, device: torch.device) -> list[MicroBatch] | None:
+        """Those of the step after, moved to the device; None after the last one."""
+        if self._next is None and (batches := next(self._steps, None)) is not None:
+            self._next = [batch.to(device) for batch in batches]
+        return self._next
 
 
 class Rows(Protocol):

@@ -19,6 +19,7 @@ from torch import nn
 from luthier.config.plan import Plan
 from luthier.model.head import chunked_nll, plain_head, token_nll
 from luthier.model.lean.decoder import LeanDecoder
+from luthier.model.lean.graphs import Graphs
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 LEAN = "luthier_lean"
@@ -55,6 +56,29 @@ def summed_loss(model: nn.Module, batch: Batch) -> torch.Tensor:
         return lean.summed_loss(batch.model_inputs(), batch.positions_N, batch.targets_N)
     causal_lm = unwrap(model)
     return as_one_pass(causal_lm, lambda: _summed_loss(causal_lm, batch))
+
+
+def place_next(model: nn.Module, batch: Batch) -> None:
+    """Lay the batch of the next `summed_loss` where its recorded pass reads it, if there is one."""
+    graphs = _graphs(model)
+    if graphs is not None:
+        graphs.place((batch.model_inputs(), batch.positions_N, batch.targets_N))
+
+
+def begin_next(model: nn.Module) -> bool:
+    """Start the pass of the batch that was placed, before anyone asks for its loss; False: there is none."""
+    graphs = _graphs(model)
+    return graphs is not None and graphs.begin()
+
+
+def records(model: nn.Module) -> bool:
+    """Whether passes of this model are recorded."""
+    return _graphs(model) is not None
+
+
+def _graphs(model: nn.Module) -> Graphs | None:
+    lean: LeanDecoder | None = getattr(model, LEAN, None)
+    return None if lean is None else lean.graphs
 
 
 def _summed_loss(causal_lm: Any, batch: Batch) -> torch.Tensor:

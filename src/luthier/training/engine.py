@@ -13,12 +13,13 @@ from contextlib import suppress
 import torch
 
 from luthier.data.collate import MicroBatch
-from luthier.data.loader import step_batches, training_steps
+from luthier.data.loader import Coming, step_batches, training_steps
 from luthier.data.order import step_rows
 from luthier.errors import CheckpointError, Problem, RunError
 from luthier.events.types import CHANCE, Event, Gradients, Notice, Resumed
 from luthier.machine.ranks import only_on_rank_0, rank, watch_for_hangs, world_size
 from luthier.machine.seed import rng_state, set_rng_state
+from luthier.model.forward import begin_next, place_next, records
 from luthier.model.load import forget_recordings, recording_failed
 from luthier.training.checkpoint import (
     Checkpoint,
@@ -33,8 +34,9 @@ from luthier.training.failures import lower_the_rate
 from luthier.training.gradients import gradient_flow
 from luthier.training.guard import Judgement, judge, remember
 from luthier.training.job import Clock, Run, due
-from luthier.training.milestones import between_steps, finish, why_it_ends
+from luthier.training.milestones import between_steps, finish, follows_at_once, why_it_ends
 from luthier.training.objective import Counted
+from luthier.training.optimizer import prepare_step
 from luthier.training.saving import landed, leave
 from luthier.training.step import backward, norm_of_gradients, read, update
 
@@ -67,8 +69,9 @@ def run(job: Run) -> Iterator[Event]:
 def steps(job: Run) -> Iterator[Event]:
     """One step after the other, until the run ends or the steps to come are others than were packed ahead."""
     plan, before = job.plan, job.state
-    for batches in job.watch.fetched(training_steps(job.data.train, plan, before.step, rank(), world_size())):
-        yield from optimizer_step(job, batches)
+    coming = Coming(training_steps(job.data.train, plan, before.step, rank(), world_size()))
+    for batches in job.watch.fetched(coming):
+        yield from optimizer_step(job, batches, coming)
         if job.state is not before:
             return  # it went back to a checkpoint
         try:
@@ -80,8 +83,12 @@ def steps(job: Run) -> Iterator[Event]:
             return
 
 
-def optimizer_step(job: Run, batches: list[MicroBatch]) -> Iterator[Event]:
-    """Forward, loss, backward, update. A step that would harm the run is left out."""
+def optimizer_step(job: Run, batches: list[MicroBatch], coming: Coming) -> Iterator[Event]:
+    """Forward, loss, backward, update. A step that would harm the run is left out.
+
+    The device goes on with the first pass of the next step (`coming`) before this one is told of, where that is
+    recorded: it changes no number, as a pass moves no weight.
+    """
     state, lap, random = job.state, job.watch.lap, rng_state()
 
     def cut_anew() -> None:
@@ -90,7 +97,7 @@ def optimizer_step(job: Run, batches: list[MicroBatch]) -> Iterator[Event]:
         batches = step_batches(job.data.train, job.plan, state.step, rank(), world_size())
 
     sums, counted, norm, length = yield from job.within_memory(
-        lambda: gradients(job, batches), lambda: batches, state.step + 1, again=cut_anew
+        lambda: gradients(job, batches, coming), lambda: batches, state.step + 1, again=cut_anew
     )
     training = job.plan.config.training
     ordinary = CHANCE if training.objective == "dpo" else 0.0
@@ -105,9 +112,9 @@ def optimizer_step(job: Run, batches: list[MicroBatch]) -> Iterator[Event]:
         lap("other")
     update(job.trained, job.optimizer, job.plan, job.learning_rate(state.step), norm)
     lap("optimizer")
-    state.grad_norm = norm.item()  # the device is done here
+    seconds = job.watch.stop(goes_on=follows_at_once(job) and begin_next(job.model))
     job.agree()
-    seconds = job.watch.stop()
+    state.grad_norm = length
     state.count(sums, counted, seconds)
     state.add_data(batches)
     remember(state, loss, length)
@@ -122,11 +129,17 @@ def optimizer_step(job: Run, batches: list[MicroBatch]) -> Iterator[Event]:
         yield said
 
 
-def gradients(job: Run, batches: list[MicroBatch]) -> tuple[list[float], Counted, torch.Tensor, float]:
-    """The objective's sums, what they went over, and the gradient's norm twice."""
+def gradients(job: Run, batches: list[MicroBatch], coming: Coming) -> tuple[list[float], Counted, torch.Tensor, float]:
+    """The objective's sums, what they went over, and the gradient's norm twice.
+
+    What the update and the next pass need is made ready before the numbers are read: then the device is busy anyway.
+    """
     with job.watchdog.watching("a step", job.state.step + 1):
         summed, counted = backward(job.model, batches, job.plan, job.watch.lap, job.reference.train_P2)
         norm = norm_of_gradients(job.trained, job.plan)
+        prepare_step(job.optimizer)
+        if records(job.model) and (after := coming.peek(summed.device)):
+            place_next(job.model, after[0])
         sums, length = read(summed, norm)
         return sums, counted, norm, length
 

@@ -57,6 +57,15 @@ class _Flat:
     step: int
 
 
+def _whole(group: dict[str, Any], flat: _Flat) -> Tensor:
+    """The gradients of a group as they lie in its buffers."""
+    gradients = [p.grad for p in group["params"]]
+    whole = one_buffer(gradients)
+    if whole is None or [g.storage_offset() for g in gradients] != flat.places:
+        whole = torch.cat([gradients[number].reshape(-1) for number in flat.order])
+    return whole
+
+
 class FlatAdamW(torch.optim.AdamW):
     """`torch.optim.AdamW` whose `clip_and_step` is one kernel for each group.
 
@@ -70,6 +79,23 @@ class FlatAdamW(torch.optim.AdamW):
         super().__init__(groups, **options)
         self._kernel = kernel
         self._flat: dict[int, _Flat] = {}
+        self._ready: list[tuple[dict[str, Any], _Flat, Tensor]] | None = None
+
+    @torch.no_grad()
+    def prepare(self) -> None:
+        """Look for the buffers of the gradients that there are: `clip_and_step` then has its kernel to launch alone."""
+        self._ready = None
+        flats = [self._flat_of(number, group) for number, group in enumerate(self.param_groups)]
+        found = [flat for flat in flats if flat is not None]
+        if len(found) < len(flats):
+            self._flat = {}  # torch's update counts its steps alone
+            return
+        self._ready = [(group, flat, _whole(group, flat)) for group, flat in zip(self.param_groups, found, strict=True)]
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """As that of torch."""
+        self._ready = None
+        super().zero_grad(set_to_none)
 
     @torch.no_grad()
     def clip_and_step(self, norm: Tensor, max_norm: float) -> bool:
@@ -79,16 +105,10 @@ class FlatAdamW(torch.optim.AdamW):
             norm: Length of the whole gradient, a scalar tensor.
             max_norm: Longer gradients are shortened to it; 0: never.
         """
-        flats = [self._flat_of(number, group) for number, group in enumerate(self.param_groups)]
-        if None in flats:
-            self._flat = {}  # torch's update counts its steps alone
-            return False
-        for group, flat in zip(self.param_groups, flats, strict=True):
-            assert flat is not None
-            gradients = [p.grad for p in group["params"]]
-            whole = one_buffer(gradients)
-            if whole is None or [g.storage_offset() for g in gradients] != flat.places:
-                whole = torch.cat([gradients[number].reshape(-1) for number in flat.order])
+        if self._ready is None:
+            self.prepare()
+        ready, self._ready = self._ready, None
+        for group, flat, whole in ready or []:
             flat.step += 1
             flat.steps.add_(1)
             settings = {name: group[name] for name in ("lr", "betas", "eps", "weight_decay")}
@@ -96,7 +116,7 @@ class FlatAdamW(torch.optim.AdamW):
                 flat.weights, whole, *flat.moments, norm.to(flat.weights.device),
                 step=flat.step, max_norm=max_norm, **settings,
             )  # fmt: skip
-        return True
+        return ready is not None
 
     def _flat_of(self, number: int, group: dict[str, Any]) -> _Flat | None:
         """The buffers of a group, made anew where something was replaced; None where there can be none."""

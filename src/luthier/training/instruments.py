@@ -44,18 +44,25 @@ class Stopwatch:
         self._seconds: dict[Phase, float] = dict.fromkeys(PHASES, 0.0)
         self._steps = 0
         self._marks: list[tuple[Phase, Any]] = []
+        self._goes_on = False
         self._on_cuda = device == "cuda"
 
     def fetched(self, items: Iterable[_T]) -> Iterator[_T]:
-        """The items; each starts a step, and the wait for it is the phase `data`."""
+        """The items; each starts a step, and the wait for it is the phase `data`.
+
+        Where the device has begun with the step before (`stop`), it starts where the last one ended.
+        """
         iterator = iter(items)
         while True:
-            self._marks = []
-            self.lap("other")  # where the step starts; the first mark ends no phase
+            begun, self._goes_on = self._goes_on, False
+            self._marks = self._marks[-1:] if begun else []
+            if not begun:
+                self.lap("other")  # where the step starts; the first mark ends no phase
             item = next(iterator, None)
             if item is None:
                 return
-            self.lap("data")
+            if not begun:
+                self.lap("data")
             yield item
 
     def lap(self, phase: Phase) -> None:
@@ -66,8 +73,15 @@ class Stopwatch:
             mark.record()
         self._marks.append((phase, mark))
 
-    def stop(self) -> float:
-        """Seconds of the step. The device has finished its work: someone has read a number that came last."""
+    def stop(self, *, goes_on: bool = False) -> float:
+        """Seconds of the step. Waits until the device has come to its end.
+
+        Args:
+            goes_on: Whether the device has begun with the next step already.
+        """
+        self._goes_on = goes_on
+        if self._on_cuda and self._marks:
+            self._marks[-1][1].synchronize()
         total = 0.0
         for (_, before), (phase, after) in zip(self._marks, self._marks[1:], strict=False):
             seconds = before.elapsed_time(after) / 1000 if self._on_cuda else after - before

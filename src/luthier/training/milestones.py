@@ -71,6 +71,15 @@ def is_last(job: Run) -> bool:
     return job.state.step >= job.plan.total_steps
 
 
+def follows_at_once(job: Run) -> bool:
+    """Whether nothing that takes time is due between the step at work and the next one."""
+    step, plan = job.state.step + 1, job.plan
+    evaluates = plan.eval_every and due(step, plan.eval_every)
+    saves = plan.save_every and (due(step, plan.save_every) or step == 1)
+    samples = step in plan.config.evaluation.sample_steps
+    return not (evaluates or saves or samples or step >= plan.total_steps or job.stops())
+
+
 def why_it_ends(job: Run) -> str:
     """``done``, ``stopped`` on request, ``early`` when evaluations no longer improve; empty: it goes on."""
     if job.abandoned:

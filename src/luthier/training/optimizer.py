@@ -63,6 +63,12 @@ def gradient_norm(parameters: Iterable[nn.Parameter]) -> torch.Tensor:
     return whole(torch.nn.utils.get_total_norm(gradients))
 
 
+def prepare_step(optimizer: torch.optim.Optimizer) -> None:
+    """What `clip_and_step` can do before the norm is known; the gradients stay as they are until then."""
+    if isinstance(optimizer, FlatAdamW):
+        optimizer.prepare()
+
+
 def clip_and_step(
     optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Parameter], norm: torch.Tensor, max_norm: float
 ) -> None:

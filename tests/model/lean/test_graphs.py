@@ -124,6 +124,63 @@ def test_a_replayed_pass_gives_the_loss_and_the_gradients_of_its_own_batch(kind,
     assert len(made) == 1
 
 
+def counting(made, runs):
+    """A recorder whose replays are counted."""
+
+    def record(work):
+        made.append(work)
+        return lambda: runs.append(len(made)) or work()
+
+    return record
+
+
+def test_a_pass_that_was_begun_before_its_turn_gives_its_loss_and_gradients_once():
+    model, plain, recorded, made = decoders()
+    runs = []
+    recorded.graphs = Graphs(recorded, counting(made, runs))
+    batches = [collate_packed(rows(2, seed=seed)) for seed in range(5)]
+    for batch in batches[:2]:  # launched, recorded
+        gradients(model, lean_loss(recorded, batch))
+    runs.clear()
+    for batch in batches[2:]:
+        recorded.graphs.place(inputs_of(batch))
+        with torch.no_grad():  # the update, which comes between
+            for p in recorded.parameters():
+                p.add_(0.01)
+        assert recorded.graphs.begin()
+        loss = lean_loss(plain, batch)
+        wanted = gradients(model, loss)
+        found = lean_loss(recorded, batch)
+        assert found.item() == pytest.approx(loss.item(), rel=1e-12)
+        assert worst(gradients(model, found), wanted) < EXACT
+    assert len(runs) == 3, "once each"
+
+
+def test_a_pass_that_was_begun_is_not_taken_for_another():
+    model, plain, recorded, _ = decoders()
+    batches = [collate_packed(rows(2, seed=seed)) for seed in range(4)]
+    for batch in batches[:2]:
+        gradients(model, lean_loss(recorded, batch))
+    recorded.graphs.place(inputs_of(batches[2]))
+    assert recorded.graphs.begin()
+    found, wanted = (gradients(model, lean_loss(decoder, batches[3])) for decoder in (recorded, plain))
+    assert worst(found, wanted) < EXACT
+    assert not recorded.graphs.begin(), "nothing is placed any more"
+
+
+def test_nothing_begins_without_a_recording_or_after_weights_have_moved():
+    model, _, recorded, _ = decoders()
+    batch = collate_packed(rows(2))
+    recorded.graphs.place(inputs_of(batch))
+    assert not recorded.graphs.begin()
+    for _ in range(2):
+        gradients(model, lean_loss(recorded, batch))
+    recorded.graphs.place(inputs_of(batch))
+    moved = recorded.parameters()[0]
+    moved.data = moved.data.clone()
+    assert not recorded.graphs.begin()
+
+
 def test_what_the_adapter_has_learned_is_seen_in_a_replay():
     _, plain, recorded, made = decoders()
     batch = collate_packed(rows(2))
