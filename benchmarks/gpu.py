@@ -15,6 +15,9 @@ Python's own library. Nothing is fetched. Each part runs in a process of its own
     fp8-gate         held-out loss on 8-bit floats beside bfloat16, three seeds: fails above 0.3 % in any of them
     trl ... unsloth-best    see luthier.bench.peers
 
+`--load-together` loads the other systems side by side and lets them train in turns, each alone on the card: several
+minutes less where libraries take most of the time. What a run took is then its loading, beside others, and its turn.
+
 Every system trains the same examples in each step, from the same adapter; losses are to be equal up to rounding, but
 for those of 8-bit floats, which `fp8-gate` judges (on random weights: those of a real model may have larger outliers).
 The first 50 steps are not counted. A part whose libraries are missing is named under `missing`, one that fails under
@@ -35,6 +38,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import cache
@@ -43,6 +47,7 @@ from typing import Any
 
 from luthier.bench.base import functions, make_base
 from luthier.bench.compare import row, run_arm
+from luthier.bench.turn import Turn
 from luthier.errors import Problem, RunError
 from luthier.machine.libraries import library_output_to
 from luthier.machine.probe import probe
@@ -126,6 +131,7 @@ def main() -> None:
     parser.add_argument("--warm-up", type=int, default=50, help="steps at the start of a run that are not counted")
     parser.add_argument("--toy", action="store_true", help="a tiny model, a few steps, any device")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there")
+    parser.add_argument("--load-together", action="store_true", help="other systems load at once and train in turns")
     parser.add_argument("--folder", type=Path, help="work there and leave it; a model that lies there is used again")
     parser.add_argument(
         "--python", action="append", default=[], type=other_python, metavar="SYSTEM=FILE",
@@ -262,15 +268,28 @@ def compare(
         **{key: facts[key] for key in ("dtype", "plan", "limit_flops", "surroundings")},
     }
 
-    def measure(name: str) -> None:
+    def start(name: str, turn: Path | None = None) -> tuple[dict[str, Any], float]:
         arm = "luthier" if name == "luthier-bf16" else name
-        result, seconds = run_arm(arm, folder, report.left(), asked.python.get(system_of(name), sys.executable))
+        return run_arm(arm, folder, report.left(), asked.python.get(system_of(name), sys.executable), turn=turn)
+
+    def measure(name: str, run: Callable[[], tuple[dict[str, Any], float]]) -> None:
+        result, seconds = run()
         reference[:] = reference or result["losses"]
+        arm = "luthier" if name == "luthier-bf16" else name
         found = row(arm, [result | {"wall_seconds": seconds}], facts, asked.warm_up, reference)
         report.content["rows"].append({"part": name, **asdict(found)})
 
+    together = [name for name in names if asked.load_together and system_of(name) in OTHERS]
     for name in names:
-        report.part(name, lambda name=name: measure(name))
+        if name not in together:
+            report.part(name, lambda name=name: measure(name, lambda: start(name)))
+    with ThreadPoolExecutor(max(1, len(together))) as pool:
+        turns = {name: Turn(folder / f"{name}.turn") for name in together}
+        runs = {name: pool.submit(start, name, turn.place) for name, turn in turns.items()}
+        while not all(runs[name].done() or turn.is_awaited for name, turn in turns.items()):
+            time.sleep(0.1)
+        for name, turn in turns.items():
+            report.part(name, lambda name=name, turn=turn: measure(name, lambda: turn.taken(runs[name])))
 
 
 def fp8_gate(asked: argparse.Namespace, report: Report, folder: Path, base: Path) -> None:

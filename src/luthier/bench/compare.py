@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from luthier.bench.arms import ARMS, REFERENCE
+from luthier.bench.turn import VARIABLE
 from luthier.errors import Problem, RunError
 
 LOSS_TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-3}
@@ -191,7 +192,13 @@ def row(name: str, runs: list[dict[str, Any]], facts: dict[str, Any], warm_up: i
 
 
 def run_arm(
-    name: str, folder: Path, longest: float | None = None, python: str = sys.executable, *, hide_gpus: bool = False
+    name: str,
+    folder: Path,
+    longest: float | None = None,
+    python: str = sys.executable,
+    *,
+    hide_gpus: bool = False,
+    turn: Path | None = None,
 ) -> tuple[dict[str, Any], float]:
     """One arm in a fresh process: its result and the seconds from its start to its end.
 
@@ -201,6 +208,7 @@ def run_arm(
         longest: Seconds after which it is ended.
         python: The interpreter it runs in.
         hide_gpus: Whether it sees none.
+        turn: Where it waits for its turn to train (`luthier.bench.turn`); None: it does not.
 
     Raises:
         RunError: E-RUN-006 when it fails or takes longer.
@@ -209,6 +217,8 @@ def run_arm(
     environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false"}
     if hide_gpus:
         environment["CUDA_VISIBLE_DEVICES"] = ""
+    if turn is not None:
+        environment[VARIABLE] = str(turn)
     started = time.monotonic()
     try:
         ended = subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=longest)

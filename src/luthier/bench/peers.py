@@ -19,6 +19,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from luthier.bench.turn import wait_for_turn
+
 LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
@@ -140,6 +142,7 @@ def _trained(trainer: Any, folder: Path, seconds: list[float]) -> dict[str, Any]
     for name, parameter in trainer.model.named_parameters():
         if parameter.requires_grad:
             parameter.data = start[name].to(parameter.device, copy=True)
+    wait_for_turn()
     trainer.train()
     losses = [float(entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
     return {"seconds": seconds, "losses": losses}
