@@ -12,10 +12,11 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from luthier.model.kernels import adamw, fp8, gate, launch, loss, nf4, norm, rope
+from luthier.model.kernels import adamw, copies, fp8, gate, launch, loss, nf4, norm, rope
 
 NEW = 89
 """Compute capability from which e4m3 is a number format."""
+FORMATS = {"fp32": "float32", "bf16": "bfloat16"}
 CARDS = {"fp32": {"T4": 75}, "bf16": {"A100": 80, "L40S": 89, "H200": 90}}
 
 
@@ -66,6 +67,15 @@ def sources(number: str) -> dict[str, tuple[Any, dict[str, str], dict[str, Any]]
             {**dict.fromkeys(("weights", "gradients", "average", "squares", "norm"), "*fp32"), "count": "i32",
              **dict.fromkeys(("new", "new_square", "rate", "correction", "eps", "stays", "max_norm"), "fp32")},
             {"CLIP": True, "BLOCK": 1024},
+        ),
+        "copies to 16 bits": (
+            copies._copy, {"table": "*i64", "base": x, "scale": "*fp32"},
+            {"SOURCE": triton.language.float32, "SCALED": False, **wide, "TOGETHER": 8, "ROWS": 256, "BLOCK": 16},
+        ),
+        "copies from 16 bits": (
+            copies._copy, {"table": "*i64", "base": "*fp32", "scale": "*fp32"},
+            {"SOURCE": getattr(triton.language, FORMATS[number]), "SCALED": True, **wide, "TOGETHER": 8, "ROWS": 16,
+             "BLOCK": 256},
         ),
     }  # fmt: skip
 

@@ -244,7 +244,8 @@ def test_the_proof_sees_what_is_not_the_same(dtype, broken):
     }
     decoder = LeanDecoder(model.get_base_model(), dtype, pieces=replace(PLAIN, **changes.get(broken, {})))
     if broken == "scaling":
-        decoder.layers[1].o.members[0].scaling *= 2
+        stack = decoder.layers[1].o
+        stack.copies = [(p, place, 2 * factor) for p, place, factor in stack.copies]
     autocast = torch.autocast("cpu", dtype=torch.bfloat16, enabled=dtype is torch.bfloat16)
     with pytest.raises(ModelError) as caught, autocast:
         prove_lean(model, decoder, dtype)

@@ -6,6 +6,7 @@ r"""Triton kernels for the lean path on CUDA: each does in one pass over memory 
     nf4.py     4-bit weights to the compute format, constants of the constants included
     fp8.py     rows to 8-bit floats with their scales
     loss.py    cross-entropy of a chunk of logits, which become their own gradient
+    copies.py  many matrices to other places, into another format, times their factors
     adamw.py   clipping and AdamW over one flat buffer
 
 Their references are `luthier.model.lean.pieces`, `luthier.model.head` and bitsandbytes. Everything is computed in

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from luthier.model.head import nll
+from luthier.model.lean.adapters import Adapters
 from luthier.model.lean.filling import fills_up, in_few_sizes
 from luthier.model.lean.gradients import Gradients
 from luthier.model.lean.graphs import Graphs, Recorder, can_record
@@ -58,6 +59,7 @@ class LeanDecoder:
     Attributes:
         checkpointed_layers: How many layers keep only their input and are computed again in the backward pass; may be
             changed between passes.
+        adapters: Their values, as the layers read them.
         gradients: Where a backward pass leaves them.
         graphs: The recorded passes; None where passes are not recorded.
         turn: Which pass the gradients there are of.
@@ -79,7 +81,7 @@ class LeanDecoder:
         self.graphs = Graphs(self, recorder) if can and recorder is not None else None
         self.turn: object = None
         self._stacks = [stack for layer in self.layers for stack in layer.stacks]
-        self.gradients = Gradients(self._stacks)
+        self.adapters, self.gradients = Adapters(self._stacks, pieces), Gradients(self._stacks, pieces)
         self.pieces, self.refused = pieces, ""
         self._dtype, self.checkpointed_layers = dtype, 0
         self._fills_up = fills_up(decoder.embed_tokens.weight.device, dtype)
@@ -123,13 +125,13 @@ class LeanDecoder:
         return inputs, positions_N, targets_N
 
     def refresh(self) -> None:
-        """Read the adapters' values: they may have changed since the last pass."""
-        for stack in self._stacks:
-            stack.refresh()
+        """Read the adapters' values: they may have changed or moved since the last pass."""
+        self.adapters.find()
+        self.adapters.refresh()
 
     def whole_pass(self, batch: Batch) -> Tensor:
-        """The loss; the gradients are left in `gradients`, not scaled yet."""
-        self.refresh()
+        """The loss; the gradients are left in `gradients`, not scaled yet. The adapters' places are found already."""
+        self.adapters.refresh()
         loss_N, tape = self.forward(batch, train=True)
         assert tape is not None
         self.backward(tape)
@@ -197,6 +199,7 @@ class _Lean(torch.autograd.Function):
     def forward(ctx: Any, decoder: LeanDecoder, batch: Batch, *parameters: nn.Parameter) -> Tensor:
         ctx.decoder = decoder
         if decoder.graphs is not None:
+            decoder.adapters.find()
             loss, ctx.tape = decoder.graphs.run(batch), None
         else:
             decoder.refresh()

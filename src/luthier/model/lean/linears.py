@@ -57,7 +57,11 @@ class Member:
 
 
 class StackedLinear:
-    """Layers with the same input as one product. Holds no parameters of its own but a copy of the adapters' values."""
+    """Layers with the same input as one product. Holds no parameters of its own but a copy of the adapters' values.
+
+    Attributes:
+        copies: Each of `parameters()`, where its values are copied to, and the factor on them.
+    """
 
     def __init__(
         self, modules: list[Any], dtype: torch.dtype, *, keep: bool, buffers: Buffers, pieces: Pieces = PLAIN
@@ -76,7 +80,8 @@ class StackedLinear:
             device = self.parameters()[0].device
             self.down_RI = torch.empty(self.rank, self.shape[1], dtype=dtype, device=device)
             self.up_OR = torch.zeros(self.shape[0], self.rank, dtype=dtype, device=device)
-            self.refresh()
+        self.copies = [copy for member in self.adapted for copy in self._copies_of(member)]
+        self.refresh()
 
     def parameters(self) -> list[nn.Parameter]:
         """The trained matrices: those of each adapted member, A before B."""
@@ -85,10 +90,8 @@ class StackedLinear:
     @torch.no_grad()
     def refresh(self) -> None:
         """Copy the adapters' values: to be called after they changed."""
-        for member in self.adapted:
-            assert member.lora_A is not None and member.lora_B is not None
-            self.down_RI[member.ranks].copy_(member.lora_A)
-            torch.mul(member.lora_B, member.scaling, out=self.up_OR[member.outputs, member.ranks])
+        for p, place, factor in self.copies:
+            torch.mul(p, factor, out=place)
 
     def forget_unpacked(self) -> None:
         """Unpack 4-bit weights at each use from now on."""
@@ -134,6 +137,11 @@ class StackedLinear:
         torch.mm(grad_z_TR.T, x_TI, out=room.down_RI)
         for member, up in zip(self.adapted, room.ups, strict=True):
             torch.mm(grad_TO[:, member.outputs].T, z_TR[:, member.ranks], out=up)
+
+    def _copies_of(self, member: Member) -> list[tuple[nn.Parameter, Tensor, float]]:
+        assert member.lora_A is not None and member.lora_B is not None
+        up = self.up_OR[member.outputs, member.ranks]
+        return [(member.lora_A, self.down_RI[member.ranks], 1.0), (member.lora_B, up, member.scaling)]
 
     def _hold(self, keep: bool) -> None:
         if keep or not isinstance(self.members[0].base, bitsandbytes.nn.Linear4bit):

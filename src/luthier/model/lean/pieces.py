@@ -109,6 +109,7 @@ class Pieces:
         rotates_in_place: Whether `rotate` changes its input.
         cross_entropy: Turns logits into their gradient (`luthier.model.kernels.loss`); None: `luthier.model.head` does.
         adamw: Clips and updates a flat buffer (`luthier.model.kernels.adamw`); None: the optimizer of torch does.
+        copies: Copies many matrices in one launch (`luthier.model.kernels.copies.Copies`); None: one after the other.
     """
 
     name: str
@@ -120,10 +121,9 @@ class Pieces:
     swiglu_backward: Callable[..., tuple[Tensor, Tensor]]
     unpack: Callable[[Any, Tensor], None]
     quantize_rows: Callable[..., tuple[Tensor, Tensor]]
-    cross_entropy: Callable[..., Tensor] | None
-    adamw: Callable[..., None] | None
+    cross_entropy: Callable[..., Tensor] | None = None
+    adamw: Callable[..., None] | None = None
+    copies: Callable[..., Any] | None = None
 
 
-PLAIN = Pieces(
-    "torch", rms_norm, rms_norm_backward, rotate, False, swiglu, swiglu_backward, unpack, quantize_rows, None, None
-)
+PLAIN = Pieces("torch", rms_norm, rms_norm_backward, rotate, False, swiglu, swiglu_backward, unpack, quantize_rows)
