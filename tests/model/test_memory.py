@@ -16,9 +16,11 @@ from transformers import AutoConfig
 
 from luthier.config.memory_bar import memory_bar
 from luthier.config.plan import Memory, Part
-from luthier.model import head
+from luthier.model import head, memory
 from luthier.model.forward import LEAN, autocast, summed_loss
 from luthier.model.head import nll
+from luthier.model.lean import gradients
+from luthier.model.lean.pieces import PLAIN
 from luthier.model.load import load_model
 from luthier.model.memory import GIB, footprint, forecast
 from tests.rows import MemoryRows, micro_batches, plan_for
@@ -75,20 +77,26 @@ def test_a_layer_keeps_what_the_formula_says(tmp_path, keys, dtype):
     assert bool(sizes.copied) is (dtype == "bfloat16")
 
 
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
 @pytest.mark.parametrize("targets", ["all-linear", ["q_proj", "v_proj"], ["k_proj", "gate_proj", "down_proj"]])
-def test_the_lean_path_holds_adapters_side_by_side_and_a_buffer_of_gradients(tmp_path, targets):
+@pytest.mark.parametrize("most", [192, 16], ids=["", "ranks apart"])
+def test_the_lean_path_holds_adapters_side_by_side_and_their_gradients(tmp_path, monkeypatch, targets, device, most):
+    for module in (memory, gradients):
+        monkeypatch.setattr(module, "MOST_RANKS", most)
     build_model(tmp_path)
     plan = plan_for(tmp_path, MemoryRows(4), dtype="float32")
     lora = plan.config.lora.model_copy(update={"target_modules": targets})
     plan = replace(plan, config=plan.config.model_copy(update={"lora": lora}))
     config = AutoConfig.from_pretrained(tmp_path)
     model = load_model(plan, config)
-    lean = getattr(model, LEAN)
-    held = lean.gradients._buffer.nbytes
-    held += sum(s.down_RI.nbytes + s.up_OR.nbytes for layer in lean.layers for s in layer.stacks if s.adapted)
+    stacks = [stack for layer in getattr(model, LEAN).layers for stack in layer.stacks if stack.adapted]
+    # on CUDA there is a kernel that fetches them
+    rooms = gradients.Gradients(stacks, replace(PLAIN, copies=object if device == "cuda" else None)).rooms
+    held = sum(room.down_RI.nbytes + sum(block.grad_OR.nbytes for block in room.ups) for room in rooms)
+    held += sum(stack.down_RI.nbytes + stack.up_OR.nbytes for stack in stacks)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    facts = replace(plan.model, trainable_parameters=trained)
-    assert footprint(plan.config, config, facts, plan.machine, lean=True).copied == held
+    facts, machine = replace(plan.model, trainable_parameters=trained), replace(plan.machine, device=device)
+    assert footprint(plan.config, config, facts, machine, lean=True).copied == held
 
 
 class OfShape(TorchDispatchMode):

@@ -42,6 +42,7 @@ from luthier.config.lean import computes_in, packs
 from luthier.config.plan import MachineFacts, Memory, ModelFacts, Part, Plan
 from luthier.config.schema import Config
 from luthier.model.head import block_rows, chunk_rows
+from luthier.model.lean.gradients import MOST_RANKS
 
 GIB = 2**30
 _MIB = 2**20
@@ -80,7 +81,7 @@ class Footprint:
         gradients, moments: Of what is trained.
         added: Gradients of a pass beside those of earlier passes, to which they are added (lean path).
         copied: What is trained once more in the compute format: autocast's copies, until the backward pass; on the
-            lean path adapters side by side, and the buffer of their gradients.
+            lean path adapters side by side, and what products write their gradients to.
         stacked: What the lean path lays side by side, as far as the file stays mapped besides.
         unpacked: The 4-bit weights in the compute format, or the 8-bit ones transposed, if they are kept so.
         kept: One layer's numbers of one token, until its backward pass.
@@ -160,7 +161,7 @@ def footprint(
         if on_cpu:  # of attention: queries, keys, their gradients and that of the output, gathered, most in float32
             gathered = shape.queries * (8 + number) + shape.keys * 16
             working = max(working, 4 * hidden + 4 * (shape.queries + shape.keys) + int(_PADDED * gathered) // number)
-        copied = (2 * trainable + layers * _beside(config, shape)) * number
+        copied = (2 * trainable + layers * _beside(config, shape, joint=in_place)) * number
     else:
         layer = _kept(config, shape, row_tokens, packed=packed, on_cpu=on_cpu)
         rotated = shape.queries + shape.keys if on_cpu and packed else 0  # float32, where their angles are
@@ -299,15 +300,22 @@ def _kept(config: Config, shape: _Shape, row_tokens: int, *, packed: bool, on_cp
     return int(kept + 7 * config.lora.r)
 
 
-def _beside(config: Config, shape: _Shape) -> int:
-    """Numbers of a layer's stacked B that belong to no adapter: B of one member lies beside zeros for the others."""
-    wanted, beside = config.lora.target_modules, 0
+def _beside(config: Config, shape: _Shape, *, joint: bool) -> int:
+    """Numbers of a layer's stacked B that belong to no adapter: B of one member lies beside zeros for the others.
+
+    With `joint` their gradient is one product, too: from the first adapted member to the last.
+    """
+    wanted, rank, beside = config.lora.target_modules, config.lora.r, 0
     for stack in (
         {"q_proj": shape.queries, "k_proj": shape.keys, "v_proj": shape.keys},
         {"gate_proj": shape.intermediate, "up_proj": shape.intermediate},
     ):
-        adapted = [width for name, width in stack.items() if isinstance(wanted, str) or name in wanted]
-        beside += config.lora.r * (len(adapted) * sum(stack.values()) - sum(adapted))
+        places = [place for place, name in enumerate(stack) if isinstance(wanted, str) or name in wanted]
+        widths, ranks = list(stack.values()), rank * len(places)
+        own = rank * sum(widths[place] for place in places)
+        beside += ranks * sum(widths) - own
+        if joint and 0 < ranks <= MOST_RANKS:
+            beside += ranks * sum(widths[places[0] : places[-1] + 1]) - own
     return beside
 
 

@@ -91,12 +91,15 @@ OPTIONS = {
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-@pytest.mark.parametrize("kind", ["llama", "qwen2"])
-def test_values_and_every_gradient_are_those_of_the_models_own_layers(options, kind):
-    model, batch = build(kind, **options), collate_packed(rows(2))
+@pytest.mark.parametrize("most", [192, 8], ids=["", "members apart"])
+def test_values_and_every_gradient_are_those_of_the_models_own_layers(monkeypatch, options, most):
+    monkeypatch.setattr("luthier.model.lean.gradients.MOST_RANKS", most)
+    model, batch = build(**options), collate_packed(rows(2))
     wanted = gradients(model, summed_loss(model, batch))
     decoder = decoder_of(model)
     assert reads_what_is_there(decoder)
+    for stack, room in zip(stacks(decoder), [r for r in decoder.gradients.rooms if r.ups], strict=True):
+        assert len(room.ups) == (1 if stack.rank <= most else len(stack.adapted))
     for _ in range(2):
         assert worst(gradients(model, lean_loss(decoder, batch)), wanted) < EXACT
 

@@ -135,8 +135,8 @@ class StackedLinear:
         if grad_z_TR is None or z_TR is None:
             return
         torch.mm(grad_z_TR.T, x_TI, out=room.down_RI)
-        for member, up in zip(self.adapted, room.ups, strict=True):
-            torch.mm(grad_TO[:, member.outputs].T, z_TR[:, member.ranks], out=up)
+        for block in room.ups:
+            torch.mm(grad_TO[:, block.outputs].T, z_TR[:, block.ranks], out=block.grad_OR)
 
     def _copies_of(self, member: Member) -> list[tuple[nn.Parameter, Tensor, float]]:
         assert member.lora_A is not None and member.lora_B is not None
