@@ -27,7 +27,8 @@ def sources(number: str) -> dict[str, tuple[Any, dict[str, str], dict[str, Any]]
     sizes = dict.fromkeys(("count", "size", "groups", "token", "group"), "i32")
     return {
         "norm": (
-            norm._forward, {"x": x, "weight": x, "y": x, **sizes}, {"EPS": 1e-5, **wide, **rows},
+            norm._forward, {"x": x, "more": x, "weight": x, "y": x, **sizes},
+            {"EPS": 1e-5, "ADD": True, **wide, **rows},
         ),
         "norm backward": (
             norm._backward,

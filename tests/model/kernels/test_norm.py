@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from luthier.model.lean import pieces
-from tests.model.kernels.support import TOLERANCES, close, dtypes, normal
+from tests.model.kernels.support import ON_GPU, TOLERANCES, close, dtypes, normal
 from tests.model.kernels.support import pytestmark as marks
 
 pytestmark = marks()
@@ -41,6 +41,19 @@ def test_the_residuals_gradient_is_added(dtype):
     close(norm.rms_norm_backward(grad, x, weight, EPS, onto), wanted, TOLERANCES[dtype])
 
 
+@dtypes
+@pytest.mark.parametrize("shape", [(1, 3), (7, 48), (3, 5000)], ids=str)
+def test_a_branch_is_added_first_and_the_norm_is_that_of_what_is_written(dtype, shape):
+    branch, x, weight = normal(*shape, dtype=dtype), normal(*shape, dtype=dtype, seed=1), normal(shape[-1], seed=2)
+    weight, wanted, before = weight.to(dtype), branch.double() + x.double(), x.clone()
+    found, normed = norm.add_rms_norm(branch, x, weight, EPS)
+    assert found is branch and torch.equal(x, before)
+    close(found, wanted, TOLERANCES[dtype])
+    if ON_GPU or dtype is not torch.bfloat16:  # which the interpreter cuts off
+        assert torch.equal(found, wanted.to(dtype) if dtype is torch.float64 else (wanted.float()).to(dtype))
+    assert torch.equal(normed, norm.rms_norm(found, weight, EPS))
+
+
 def test_heads_are_read_where_they_lie():
     qkv, weight = normal(6, 7 * 10, dtype=torch.float32), normal(10, dtype=torch.float32, seed=1)
     view = qkv.view(6, 7, 10)[:, 2:5]
@@ -63,6 +76,7 @@ def test_huge_tiny_and_no_numbers(size):
 def test_nothing():
     empty, weight = normal(0, 16), normal(16)
     assert norm.rms_norm(empty, weight, EPS).shape == (0, 16)
+    assert norm.add_rms_norm(empty, empty, weight, EPS)[1].shape == (0, 16)
     assert norm.rms_norm_backward(empty, empty, weight, EPS).shape == (0, 16)
 
 

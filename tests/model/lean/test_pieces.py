@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers.models.llama.modeling_llama import LlamaRMSNorm, apply_rotary_pos_emb
 
-from luthier.model.lean.pieces import rms_norm, rms_norm_backward, rotate, swiglu, swiglu_backward
+from luthier.model.lean.pieces import add_rms_norm, rms_norm, rms_norm_backward, rotate, swiglu, swiglu_backward
 
 # largest difference, in units of the largest number of the reference
 PRECISIONS = [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 2e-2)]
@@ -31,6 +31,16 @@ def test_rms_norm(dtype, tolerance):
     close(found, x64.grad, tolerance)
     onto = normal(13, 48, seed=5).to(dtype)
     close(rms_norm_backward(grad, x, weight, 1e-5, onto), x64.grad + onto.double(), tolerance)
+
+
+@precisions
+def test_the_norm_of_a_sum_is_that_of_the_rounded_sum(dtype, tolerance):
+    branch, x, weight = (normal(*shape, seed=n).to(dtype) for n, shape in enumerate([(13, 48), (13, 48), (48,)]))
+    wanted = branch + x
+    found, normed = add_rms_norm(branch, x, weight, 1e-5)
+    assert torch.equal(found, wanted) and found.data_ptr() == branch.data_ptr()
+    assert torch.equal(normed, rms_norm(wanted, weight, 1e-5))
+    close(normed, torch.nn.functional.rms_norm(wanted.double(), (48,), weight.double(), 1e-5), tolerance)
 
 
 def test_rms_norm_of_heads_and_of_tiny_rows():

@@ -1,6 +1,6 @@
 r"""Triton kernels for the lean path on CUDA: each does in one pass over memory what plain torch does in several.
 
-    norm.py    RMSNorm, and its gradient with the residual's added
+    norm.py    RMSNorm, also of a sum that it writes, and its gradient with the residual's added
     rope.py    rotation of queries and keys where they lie, and back
     gate.py    SwiGLU on gate|up side by side, and its gradient
     nf4.py     4-bit weights to the compute format, constants of the constants included

@@ -36,6 +36,7 @@ def triton_pieces() -> Pieces:
     return Pieces(
         name="triton",
         rms_norm=norm.rms_norm,
+        add_rms_norm=norm.add_rms_norm,
         rms_norm_backward=norm.rms_norm_backward,
         rotate=rope.rotate,
         rotates_in_place=True,

@@ -25,7 +25,7 @@ from luthier.model.lean.adapters import Adapters
 from luthier.model.lean.filling import fills_up, in_few_sizes
 from luthier.model.lean.gradients import Gradients
 from luthier.model.lean.graphs import Graphs, Recorder, can_record
-from luthier.model.lean.layer import Kept, Layout, LeanLayer
+from luthier.model.lean.layer import Kept, Layout, LeanLayer, Stream
 from luthier.model.lean.pieces import PLAIN, Pieces
 
 Batch = tuple[dict[str, Any], Tensor, Tensor]
@@ -40,6 +40,11 @@ class Tape:
     inputs: list[Tensor] = field(default_factory=list)
     kept: list[Kept | None] = field(default_factory=list)
     grad_normed_ND: Tensor | None = None
+
+    def add(self, x_TD: Tensor, kept: Kept, *, checkpointed: bool) -> None:
+        """One more layer's input, and what else backward needs of it."""
+        self.inputs.append(x_TD)
+        self.kept.append(None if checkpointed else kept)
 
 
 class LeanDecoder:
@@ -143,18 +148,17 @@ class LeanDecoder:
         packed = {key: value for key, value in inputs.items() if key not in ("input_ids", "position_ids")}
         if "longest" not in packed:
             packed["longest"] = max(end - start for start, end in pairwise(packed["document_offsets"]))
-        x_TD = self._embedding(inputs["input_ids"])[0].to(self._dtype)
-        wide = x_TD.new_empty(1, dtype=torch.promote_types(self._dtype, torch.float32))  # the angles take its format
-        cos_BTS, sin_BTS = self._rotation(wide, position_ids=inputs["position_ids"])
+        stream = Stream(self._embedding(inputs["input_ids"])[0].to(self._dtype))
+        wide = torch.promote_types(self._dtype, torch.float32)  # the angles take the format of what they are given
+        cos_BTS, sin_BTS = self._rotation(stream.x_TD.new_empty(1, dtype=wide), position_ids=inputs["position_ids"])
         tape = Tape(Layout(cos_BTS[0], sin_BTS[0], packed, positions_N))
         for number, layer in enumerate(self.layers):
-            tape.inputs.append(x_TD)
-            x_TD, kept = layer.forward(x_TD, tape.layout, last=number == len(self.layers) - 1)
-            tape.kept.append(kept if number >= self.checkpointed_layers else None)
+            last, checkpointed = number == len(self.layers) - 1, number < self.checkpointed_layers
+            tape.add(*layer.forward(stream, tape.layout, last=last), checkpointed=checkpointed)
             if not train:
                 tape = Tape(tape.layout)
-        tape.inputs.append(x_TD)
-        normed_ND = self.pieces.rms_norm(x_TD, self._norm, self._eps)
+        normed_ND = stream.normed(self.pieces, self._norm, self._eps)
+        tape.inputs.append(stream.x_TD)
         loss_N, tape.grad_normed_ND, _ = nll(
             normed_ND, self._head.weight.detach(), targets_N, hidden=train, in_place=self.pieces.cross_entropy
         )
@@ -171,7 +175,7 @@ class LeanDecoder:
             layer, x_TD, kept = self.layers[number], tape.inputs.pop(), tape.kept.pop()
             ends = {"first": number == 0, "last": number == len(self.layers) - 1}
             if kept is None:
-                _, kept = layer.forward(x_TD, tape.layout, last=ends["last"])
+                _, kept = layer.forward(Stream(x_TD), tape.layout, last=ends["last"])
             assert grad_TD is not None
             grad_TD = layer.backward(grad_TD, x_TD, kept, tape.layout, rooms[number * each :][:each], **ends)
 

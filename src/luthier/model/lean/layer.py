@@ -2,6 +2,8 @@ r"""One decoder layer, forward and backward.
 
     x --norm--> q|k|v --rotate--> attention --> o --(+x)--> m --norm--> gate|up --swiglu--> down --(+m)--> y
 
+Both sums belong to the norm that reads them next (`Stream`): a layer ends with m and down's output, not added yet.
+
 Kept until the backward pass (numbers a token): x (D), q|k|v, attention's output, m (D), gate|up and the adapters' thin
 products. Norms, rotation and gate are computed again there, and attention where `luthier.model.lean.attention` has no
 backward pass for it. A checkpointed layer keeps x alone.
@@ -61,6 +63,22 @@ class Kept:
     thin: tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
 
 
+@dataclass
+class Stream:
+    """The residual stream, and a branch that is not added to it yet: the next norm does both in one pass."""
+
+    x_TD: Tensor
+    branch_TD: Tensor | None = None
+
+    def normed(self, pieces: Pieces, weight_D: Tensor, eps: float) -> Tensor:
+        """The norm of the stream; the branch belongs to that from now on."""
+        if self.branch_TD is None:
+            return pieces.rms_norm(self.x_TD, weight_D, eps)
+        branch_TD, self.branch_TD = self.branch_TD, None
+        self.x_TD, normed_TD = pieces.add_rms_norm(branch_TD, self.x_TD, weight_D, eps)
+        return normed_TD
+
+
 class LeanLayer:
     """A decoder layer of transformers, computed without autograd. Parameters stay where they are, in the model."""
 
@@ -81,19 +99,23 @@ class LeanLayer:
         like_THS = self._norms[0][0].new_empty(1, heads, self._size)
         self.attention = attention_for(attention, attention.scaling, window_of(attention), like_THS, key_heads)
 
-    def forward(self, x_TD: Tensor, layout: Layout, *, last: bool) -> tuple[Tensor, Kept]:
-        """The layer's output, (N, D) for the last layer and (T, D) for the others, and what backward needs."""
-        rms_norm, swiglu = self._pieces.rms_norm, self._pieces.swiglu
-        qkv_TO, thin_qkv = self.qkv.forward(rms_norm(x_TD, *self._norms[0]))
+    def forward(self, stream: Stream, layout: Layout, *, last: bool) -> tuple[Tensor, Kept]:
+        """Take the stream on: (N, D) after the last layer, (T, D) after the others.
+
+        Returns:
+            The layer's input x, and what backward needs besides.
+        """
+        qkv_TO, thin_qkv = self.qkv.forward(stream.normed(self._pieces, *self._norms[0]))
+        x_TD = stream.x_TD
         attended_THS, kept = self.attention.forward(self._positioned(qkv_TO, layout), layout.inputs)
         attended_TO = attended_THS.flatten(1)
         if last:
-            attended_TO, x_TD = attended_TO[layout.rows_N], x_TD[layout.rows_N]
-        middle_TD, thin_o = self.o.forward(attended_TO, onto_TO=x_TD)
-        gate_up_TI, thin_gate_up = self.gate_up.forward(rms_norm(middle_TD, *self._norms[1]))
-        y_TD, thin_down = self.down.forward(swiglu(gate_up_TI), onto_TO=middle_TD)
+            attended_TO, stream.x_TD = attended_TO[layout.rows_N], x_TD[layout.rows_N]
+        stream.branch_TD, thin_o = self.o.forward(attended_TO)
+        gate_up_TI, thin_gate_up = self.gate_up.forward(stream.normed(self._pieces, *self._norms[1]))
+        stream.branch_TD, thin_down = self.down.forward(self._pieces.swiglu(gate_up_TI))
         thin = (thin_qkv, thin_o, thin_gate_up, thin_down)
-        return y_TD, Kept(qkv_TO, kept, attended_TO, middle_TD, gate_up_TI, thin)
+        return x_TD, Kept(qkv_TO, kept, attended_TO, stream.x_TD, gate_up_TI, thin)
 
     def backward(
         self,

@@ -7,9 +7,9 @@ r"""Linear layers that read the same input, as one product, with their adapters.
 
 The adapter comes first, and W is added inside the matrix product's accumulator (addmm): no pass of its own over y or
 dx, and one rounding of the sum. The other way round a young adapter would be lost in 16 bits: y is on the grid of its
-format already, and what is less than half a step of that grid does not move it (the same with the residual stream,
-which is therefore added last). There is no product for dW: W is frozen. Of the forward pass only z is kept; x is what
-the caller has anyway.
+format already, and what is less than half a step of that grid does not move it (the same with the residual stream, to
+which y is therefore added when it is whole). There is no product for dW: W is frozen. Of the forward pass only z is
+kept; x is what the caller has anyway.
 
 The frozen weights are read from the model's own layers. Weights of 4 bits are unpacked to the compute format, with the
 values of bitsandbytes: once for the whole run where memory allows (`keep`), else before each use into a shared buffer.
@@ -107,13 +107,11 @@ class StackedLinear:
             buffer = self._buffers[self.shape] = self._room()
         return self._filled(buffer)
 
-    def forward(self, x_TI: Tensor, onto_TO: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """y, and the z that `backward` asks for. `onto_TO` is added to y (the residual stream)."""
+    def forward(self, x_TI: Tensor) -> tuple[Tensor, Tensor | None]:
+        """y, and the z that `backward` asks for."""
         z_TR = x_TI @ self.down_RI.T if self.rank else None
         y_TO = self._with_weight(x_TI, z_TR)
-        for other in (self.bias_O, onto_TO):
-            y_TO = y_TO if other is None else y_TO.add_(other)
-        return y_TO, z_TR
+        return y_TO if self.bias_O is None else y_TO.add_(self.bias_O), z_TR
 
     def backward(
         self, grad_TO: Tensor, x_TI: Tensor, z_TR: Tensor | None, room: Room, *, to_input: bool = True

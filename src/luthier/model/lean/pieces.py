@@ -1,6 +1,7 @@
 r"""The pieces of a Llama layer beside its products: norm, rotation and gate, each with its backward pass written out.
 
     rms_norm    y = w x / rms(x),  rms(x) = sqrt(mean(x^2) + eps)             (Zhang & Sennrich 2019)
+                of the residual stream x + branch, too: the sum is rounded first, as if it were added before
                 dx = (g - x (g . x) / (D rms^2)) / rms,  g = w dy             w is frozen: it gets no gradient
     rotate      (a, b) -> (a cos - b sin, b cos + a sin) for the halves a, b of a head  (RoPE: Su et al. 2021)
                 its transpose turns a gradient back: the same with -sin
@@ -35,6 +36,12 @@ def rms_norm(x_TD: Tensor, weight_D: Tensor, eps: float) -> Tensor:
     """The rows of `x_TD` scaled to root mean square 1, times `weight_D`. Any leading dimensions."""
     x, inverse_T1 = _wide_and_inverse(x_TD, eps)
     return torch.mul(x, inverse_T1).mul_(weight_D.to(x.dtype)).to(x_TD.dtype)
+
+
+def add_rms_norm(branch_TD: Tensor, x_TD: Tensor, weight_D: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """The sum of a branch and the residual stream, in the branch's place, and `rms_norm` of it. Both are contiguous."""
+    sum_TD = branch_TD.add_(x_TD)
+    return sum_TD, rms_norm(sum_TD, weight_D, eps)
 
 
 def rms_norm_backward(
@@ -104,7 +111,8 @@ class Pieces:
 
     Attributes:
         name: For people.
-        rms_norm, rms_norm_backward, rotate, swiglu, swiglu_backward, unpack: As the functions of this module.
+        rms_norm, add_rms_norm, rms_norm_backward, rotate, swiglu, swiglu_backward, unpack: As the functions of this
+            module.
         quantize_rows: Rows to 8-bit floats, as `luthier.model.lean.fp8.quantize_rows`.
         rotates_in_place: Whether `rotate` changes its input.
         cross_entropy: Turns logits into their gradient (`luthier.model.kernels.loss`); None: `luthier.model.head` does.
@@ -114,6 +122,7 @@ class Pieces:
 
     name: str
     rms_norm: Callable[..., Tensor]
+    add_rms_norm: Callable[..., tuple[Tensor, Tensor]]
     rms_norm_backward: Callable[..., Tensor]
     rotate: Callable[..., Tensor]
     rotates_in_place: bool
@@ -126,4 +135,6 @@ class Pieces:
     copies: Callable[..., Any] | None = None
 
 
-PLAIN = Pieces("torch", rms_norm, rms_norm_backward, rotate, False, swiglu, swiglu_backward, unpack, quantize_rows)
+PLAIN = Pieces(
+    "torch", rms_norm, add_rms_norm, rms_norm_backward, rotate, False, swiglu, swiglu_backward, unpack, quantize_rows
+)
