@@ -15,7 +15,7 @@ from luthier.events.types import Log, Notice
 from luthier.model import attention
 from luthier.model.forward import LEAN, summed_loss
 from luthier.model.kernels import choose
-from luthier.model.lean.attention import Flash, _flash_works
+from luthier.model.lean.attention import Flash, _works
 from luthier.model.lean.decoder import LeanDecoder
 from luthier.model.lean.pieces import PLAIN
 from luthier.model.lean.proof import prove_lean
@@ -169,7 +169,7 @@ def test_memory_that_runs_out_is_no_fault_of_attention(monkeypatch):
 
     monkeypatch.setattr(Flash, "forward", fails)
     with pytest.raises(torch.AcceleratorError):
-        _flash_works(torch.device("cpu"), torch.float32, (2, 1, 16), 0.25, None)
+        _works(Flash(0.25, None), torch.device("cpu"), torch.float32, (2, 1, 16))
 
 
 def test_the_run_says_so(tmp_path, tiny_model_dir, alpaca_file, monkeypatch, triton):

@@ -100,7 +100,7 @@ def unpack(base: Any, out: Tensor) -> None:
 
 @dataclass(frozen=True)
 class Pieces:
-    """What a lean layer is put together from, beside matrix products and attention.
+    """What a lean layer is put together from, beside matrix products.
 
     Attributes:
         name: For people.
@@ -108,6 +108,8 @@ class Pieces:
         quantize_rows: Rows to 8-bit floats, as `luthier.model.lean.fp8.quantize_rows`.
         rotates_in_place: Whether `rotate` changes its input.
         cross_entropy: Turns logits into their gradient (`luthier.model.kernels.loss`); None: `luthier.model.head` does.
+        attention: Both halves of attention among short documents (`luthier.model.kernels.attention`); None: what
+            `luthier.model.lean.attention` has without.
         adamw: Clips and updates a flat buffer (`luthier.model.kernels.adamw`); None: the optimizer of torch does.
     """
 
@@ -121,9 +123,21 @@ class Pieces:
     unpack: Callable[[Any, Tensor], None]
     quantize_rows: Callable[..., tuple[Tensor, Tensor]]
     cross_entropy: Callable[..., Tensor] | None
+    attention: tuple[Callable[..., tuple[Tensor, Tensor]], Callable[..., None]] | None
     adamw: Callable[..., None] | None
 
 
 PLAIN = Pieces(
-    "torch", rms_norm, rms_norm_backward, rotate, False, swiglu, swiglu_backward, unpack, quantize_rows, None, None
+    name="torch",
+    rms_norm=rms_norm,
+    rms_norm_backward=rms_norm_backward,
+    rotate=rotate,
+    rotates_in_place=False,
+    swiglu=swiglu,
+    swiglu_backward=swiglu_backward,
+    unpack=unpack,
+    quantize_rows=quantize_rows,
+    cross_entropy=None,
+    attention=None,
+    adamw=None,
 )
