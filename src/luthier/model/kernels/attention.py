@@ -12,16 +12,16 @@ they are wanted.
   diagonal; and the sum of dK and dV over those heads is part of a product.
 - **The grid is known without reading where documents start**, so that it can be recorded: T // B + (documents) blocks
   of B tokens. Document d, which begins at s, owns those from s // B + d on; it needs at most as many as come before the
-  next document's, and a program finds its own by counting. A block that a document does not need ends at once: less
-  than one a document. Blocks up to `longest` for each document would be mostly such.
+  next document's, and a program finds its own by counting. A block that a document does not need ends at once: one a
+  document at most. With blocks up to `longest` for each document most would be such.
 - **No atomics**: each number is written by one program, which adds in one order. The same bits each time.
 
 Products take the inputs' format and add in float32 (float64 for float64). P and dZ are rounded to that format in
 between, as in flash attention.
 
 Source: Dao 2023 (FlashAttention-2); Ainslie et al. 2023 (grouped-query attention). Not covered: dropout, sizes of a
-head that are no power of two or less than 16, and long documents, where blocks on the diagonal would be worth code of
-their own and the keys a program of many warps.
+head that are no power of two or less than 16, documents of 2^31 numbers, and the speed of long ones, where blocks that
+are not on the diagonal would be worth code of their own.
 
 Shape letters: T tokens, H query heads, K key/value heads, G = H / K, S size of a head.
 """

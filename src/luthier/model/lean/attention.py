@@ -11,7 +11,7 @@ Shape letters: T tokens, H query heads, K key/value heads, S size of a head.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple, Protocol
@@ -23,6 +23,7 @@ from luthier.machine.memory import is_out_of_memory
 from luthier.model.attention import document_attention, goes_in_buckets
 from luthier.model.bucketed import Heads, attend, attend_backward
 from luthier.model.flash import kernel_for, repeatable
+from luthier.model.lean.pieces import Halves
 
 _TOLERANCE = 2e-2
 """Of a 16-bit format, relative."""
@@ -30,9 +31,6 @@ LONGEST = 1024
 """Tokens of the longest document that `Short` takes its own kernels for."""
 _PROBE = (0, 9, 200)
 """Where the documents start on which an attention is compared with autograd's: two, several blocks long in one."""
-
-Halves = tuple[Callable[..., tuple[Tensor, Tensor]], Callable[..., None]]
-"""Forward and backward of attention among short documents, as in `luthier.model.kernels.attention`."""
 
 
 class Attention(Protocol):
@@ -148,7 +146,7 @@ class Short:
     """By kernels made for short documents; `flash` takes the passes with a longer one.
 
     Attributes:
-        halves: The kernels.
+        halves: The kernels (`luthier.model.kernels.attention`).
         flash: For documents of more than `LONGEST` tokens.
         reads_device: See `Attention`.
     """

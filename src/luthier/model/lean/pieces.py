@@ -28,6 +28,8 @@ from torch.nn import functional
 
 from luthier.model.lean.fp8 import quantize_rows
 
+Halves = tuple[Callable[..., tuple[Tensor, Tensor]], Callable[..., None]]
+"""Forward and backward of attention, as `attend` and `attend_backward` in `luthier.model.kernels.attention`."""
 _silu_backward = torch.ops.aten.silu_backward
 
 
@@ -123,7 +125,7 @@ class Pieces:
     unpack: Callable[[Any, Tensor], None]
     quantize_rows: Callable[..., tuple[Tensor, Tensor]]
     cross_entropy: Callable[..., Tensor] | None
-    attention: tuple[Callable[..., tuple[Tensor, Tensor]], Callable[..., None]] | None
+    attention: Halves | None
     adamw: Callable[..., None] | None
 
 
