@@ -10,7 +10,8 @@ from luthier import api
 from luthier.bench.limit import matmul_limit
 from luthier.events.types import Log, Notice, RunFinished
 from luthier.model.attention import document_attention
-from luthier.model.lean.attention import Flash, attention_for
+from luthier.model.kernels.choose import triton_pieces
+from luthier.model.lean.attention import Flash, Short, attention_for
 from luthier.model.lean.graphs import CudaRecorder
 from luthier.training.checkpoint import checkpoints
 from tests.tiny import build_tokenizer, llama_config
@@ -77,6 +78,20 @@ def test_flash_attention_by_hand_equals_that_of_autograd(window):
     query = torch.empty(1, 8, 64, device="cuda", dtype=torch.bfloat16)
     found = attention_for(torch.nn.Identity(), 0.2, window, query, key_heads=2)
     assert isinstance(found, Flash)  # it has compared itself with autograd's
+    found = attention_for(torch.nn.Identity(), 0.2, window, query, key_heads=2, halves=triton_pieces().attention)
+    assert isinstance(found, Short)  # so has it
+
+
+def test_kernels_for_short_documents_that_are_wrong_make_way_for_flash():
+    query = torch.empty(1, 8, 64, device="cuda", dtype=torch.bfloat16)
+    attend, attend_backward = triton_pieces().attention
+
+    def twice(*arguments):
+        attend_backward(*arguments)
+        arguments[-1][0].mul_(2)
+
+    found = attention_for(torch.nn.Identity(), 0.2, None, query, key_heads=2, halves=(attend, twice))
+    assert isinstance(found, Flash)
 
 
 def lean(folder, tiny_model_dir, alpaca_file, load_in_4bit, **training):

@@ -11,7 +11,8 @@ import torch
 
 from luthier import api
 from luthier.events.types import Log, Notice, Rehearsed, RunFinished
-from luthier.model.lean.attention import Flash, Recomputed, attention_for
+from luthier.model.kernels.choose import triton_pieces
+from luthier.model.lean.attention import Flash, Recomputed, Short, attention_for
 from luthier.model.lean.graphs import CudaRecorder
 from tests.tiny import WORDS, build_model
 from tests.training.test_resume import config
@@ -68,21 +69,24 @@ def refused_recording():
         CudaRecorder()(lambda: values.sum() * values.sum().item())
 
 
-@pytest.mark.parametrize("kind", [Flash, Recomputed])
-def test_attention_of_long_documents_has_the_same_bits_each_time(kind):
+@pytest.mark.parametrize("kind", [Short, Flash, Recomputed])
+def test_attention_of_several_blocks_has_the_same_bits_each_time(kind):
     torch.manual_seed(0)
     heads = tuple(torch.randn(4800, count, 64, device="cuda", dtype=torch.bfloat16) for count in (8, 2, 2))
     grad, offsets = torch.randn_like(heads[0]), tuple(range(0, 4801, 600))
     starts = torch.tensor(offsets, dtype=torch.int32, device="cuda")
     inputs = {"document_offsets": offsets, "cu_seq_lens": starts, "longest": 600}
     attention = Recomputed(torch.nn.Identity(), 0.125, None)
-    if kind is Flash:
-        attention = attention_for(torch.nn.Identity(), 0.125, None, heads[0], key_heads=2)
-        assert isinstance(attention, Flash)
+    if kind is not Recomputed:
+        halves = triton_pieces().attention if kind is Short else None
+        attention = attention_for(torch.nn.Identity(), 0.125, None, heads[0], key_heads=2, halves=halves)
+        assert isinstance(attention, kind)
 
     def gradients():
-        _, kept = attention.forward(heads, inputs)
-        return attention.backward(grad, heads, kept, inputs)
+        output, kept = attention.forward(heads, inputs)
+        out = tuple(torch.full_like(x, torch.nan) for x in heads)
+        attention.backward(grad, heads, kept, inputs, out)
+        return [output, *out]
 
     first = gradients()
     for _ in range(20):

@@ -212,8 +212,10 @@ def attend(heads: Heads, scale: float, offsets: tuple[int, ...], shared: int = 0
     return output_XD.to(heads[2].dtype).index_select(0, where.query_back).view(heads[0].shape)
 
 
-def attend_backward(grad_THD: Tensor, heads: Heads, scale: float, offsets: tuple[int, ...], shared: int = 0) -> Heads:
-    """Gradients of queries, keys and values in the values' format, given that of the output of `attend`."""
+def attend_backward(
+    grad_THD: Tensor, heads: Heads, scale: float, offsets: tuple[int, ...], shared: int, out: Heads
+) -> None:
+    """Write the gradients of queries, keys and values into `out`, given that of the output of `attend`."""
     where, (query_XD, key_XD, value_XD) = _gathered(heads, offsets, shared)
     grad_XD = _rows(grad_THD, where, "queries").index_fill_(0, where.padding, 0)
     grad_query_XD = torch.empty_like(query_XD)
@@ -226,10 +228,10 @@ def attend_backward(grad_THD: Tensor, heads: Heads, scale: float, offsets: tuple
         grad_scores = torch._softmax_backward_data(grad_weights, weights, -1, weights.dtype).mul_(scale)
         torch.bmm(grad_scores, key, out=piece.of_queries(grad_query_XD))
         piece.of_keys(grad_key_XD).add_(grad_scores.transpose(1, 2) @ query)
-    dtype = heads[2].dtype
-    grad_query = grad_query_XD.to(dtype).index_select(0, where.query_back).view(heads[0].shape)
-    grad_key, grad_value = (_added(x_XD, where, heads[1].shape).to(dtype) for x_XD in (grad_key_XD, grad_value_XD))
-    return grad_query, grad_key, grad_value
+    _put(grad_query_XD, where.query_back, out[0])
+    for grad_XD, place_TKD in ((grad_key_XD, out[1]), (grad_value_XD, out[2])):
+        _put(grad_XD, where.key_back, place_TKD)
+        _add_shared(grad_XD, where, place_TKD)
 
 
 def _weights(
@@ -292,16 +294,27 @@ def _numbers(where: Layout, side: str, steps: tuple[int, int]) -> Tensor:
     return rows.tokens * steps[0] + rows.heads * steps[1]
 
 
-def _added(grad_XD: Tensor, where: Layout, shape: torch.Size) -> Tensor:
-    """Gathered keys' gradients as (T, K, D); those of the shared beginning from all documents."""
-    grad_TKD = grad_XD.index_select(0, where.key_back).view(shape)
+def _put(x_XD: Tensor, back: Tensor, out_THD: Tensor) -> None:
+    """Gathered rows to where they stand."""
+    x_XD = x_XD.to(out_THD.dtype)
+    if out_THD.is_contiguous():
+        torch.index_select(x_XD, 0, back, out=out_THD.view(-1, out_THD.shape[-1]))
+    else:
+        out_THD.copy_(x_XD.index_select(0, back).view(out_THD.shape))
+
+
+def _add_shared(grad_XD: Tensor, where: Layout, out_TKD: Tensor) -> None:
+    """The gradients of the shared beginning are those of all documents, added before they are rounded."""
+    heads, parts = out_TKD.shape[1], []
     for bucket in where.buckets:
         if bucket.shared:
             width = bucket.shared + bucket.length
-            rows = bucket.documents * shape[1] * width
-            of_all = grad_XD[bucket.key_row :][:rows].view(bucket.documents, shape[1], width, -1)
-            grad_TKD[: bucket.shared] += of_all[:, :, : bucket.shared].sum(0).transpose(0, 1)
-    return grad_TKD
+            rows = bucket.documents * heads * width
+            of_all = grad_XD[bucket.key_row :][:rows].view(bucket.documents, heads, width, -1)
+            parts.append(of_all[:, :, : bucket.shared].sum(0).transpose(0, 1))
+    if parts:
+        own_TKD = grad_XD.index_select(0, where.key_back[: parts[0].shape[0] * heads]).view(parts[0].shape)
+        out_TKD[: len(own_TKD)] = sum(parts, own_TKD)
 
 
 class _Attention(torch.autograd.Function):
@@ -318,8 +331,10 @@ class _Attention(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Any, ...]:
         heads: Heads = ctx.saved_tensors
         with torch.autocast(heads[0].device.type, enabled=False):
-            found = attend_backward(grad_outputs[0], heads, *ctx.where)
-        return *(grad.to(x.dtype) for grad, x in zip(found, heads, strict=True)), None, None, None
+            query, key, value = (torch.empty(x.shape, dtype=heads[2].dtype) for x in heads)
+            scale, offsets, shared = ctx.where
+            attend_backward(grad_outputs[0], heads, scale, offsets, shared, (query, key, value))
+        return query.to(heads[0].dtype), key.to(heads[1].dtype), value, None, None, None
 
 
 def bucketed_attention(

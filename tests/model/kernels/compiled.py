@@ -12,10 +12,10 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from luthier.model.kernels import adamw, copies, fp8, gate, launch, loss, nf4, norm, rope
+from luthier.model.kernels import adamw, attention, copies, fp8, gate, launch, loss, nf4, norm, rope
 
-NEW = 89
-"""Compute capability from which e4m3 is a number format."""
+NEW = {"fp8": 89, "attention": 80}
+"""Compute capability from which e4m3 is a number format, and from which flash attention stands beside our own."""
 FORMATS = {"fp32": "float32", "bf16": "bfloat16"}
 CARDS = {"fp32": {"T4": 75}, "bf16": {"A100": 80, "L40S": 89, "H200": 90}}
 
@@ -25,6 +25,12 @@ def sources(number: str) -> dict[str, tuple[Any, dict[str, str], dict[str, Any]]
     x, wide = f"*{number}", {"WIDE": triton.language.float32}
     rows = {"ROWS": 2, "BLOCK": 2048}
     sizes = dict.fromkeys(("count", "size", "groups", "token", "group"), "i32")
+    heads = ("grad", "q", "k", "v", "out", "grad_q", "grad_k", "grad_v")
+    of_heads = {
+        **dict.fromkeys(heads, x), **dict.fromkeys((f"{name}_row" for name in heads), "i32"), "starts": "*i32",
+        **dict.fromkeys(("sums", "deltas"), "*fp32"), **dict.fromkeys(("tokens", "documents", "window"), "i32"),
+    }  # fmt: skip
+    shape = {"GROUP": 4, "SIZE": 64, "SCALE": 0.125, "WINDOW": True, **wide, "ROWS": 64, "KEYS": 64, "DOCUMENTS": 16}
     return {
         "norm": (
             norm._forward, {"x": x, "more": x, "weight": x, "y": x, **sizes},
@@ -58,6 +64,9 @@ def sources(number: str) -> dict[str, tuple[Any, dict[str, str], dict[str, Any]]
             {"x": x, "factor": "*fp32", "out": "*fp8e4nv", "scales": "*fp32", "size": "i32", "stride": "i32"},
             {"LEAST": fp8._LEAST_BITS, "FACTOR": True, "ROUND": False, "BLOCK": 16384},
         ),
+        "attention": (attention._forward, of_heads, shape),
+        "attention to queries": (attention._backward_queries, of_heads, shape),
+        "attention to keys": (attention._backward_keys, of_heads, shape),
         "loss": (
             loss._cross_entropy,
             {"logits": x, "targets": "*i64", "loss": "*fp32", "size": "i32", "stride": "i32", "target_stride": "i32"},
@@ -87,13 +96,16 @@ def main() -> None:
         for name, (function, types, constants) in sources(number).items():
             signature = {arg: types.get(arg, "constexpr") for arg in function.arg_names}
             places = {(function.arg_names.index(arg),): value for arg, value in constants.items()}
+            options: dict[str, Any] = {"num_warps": 4, "num_stages": 2}  # of attention
+            if "BLOCK" in constants:
+                options = launch.options(constants["BLOCK"], fuse=name != "nf4")
             for card, capability in cards.items():
-                if name == "fp8" and capability < NEW:
+                if capability < NEW.get(name.partition(" ")[0], 0):
                     continue
                 built = triton.compile(
                     ASTSource(function, signature, places),
                     target=GPUTarget("cuda", capability, 32),
-                    options=launch.options(constants["BLOCK"], fuse=name != "nf4"),
+                    options=options,
                 )
                 fused = "fma." in built.asm["ptx"]
                 found[f"{name}, {card}"] = {"bytes": len(built.asm["cubin"]), "fused": fused}

@@ -15,7 +15,7 @@ from luthier.events.types import Log, Notice
 from luthier.model import attention
 from luthier.model.forward import LEAN, summed_loss
 from luthier.model.kernels import choose
-from luthier.model.lean.attention import Flash, _flash_works
+from luthier.model.lean.attention import Flash, Short, _works
 from luthier.model.lean.decoder import LeanDecoder
 from luthier.model.lean.pieces import PLAIN
 from luthier.model.lean.proof import prove_lean
@@ -49,6 +49,21 @@ def test_loss_and_every_gradient_are_those_of_the_models_own_layers(triton, kind
     assert worst(gradients(model, found), wanted) < EXACT
     with torch.no_grad():
         assert lean_loss(decoder, batch).item() == pytest.approx(loss.item(), rel=1e-9)
+
+
+@pytest.mark.skipif(ON_GPU, reason="-m gpu compares whole runs")
+@pytest.mark.parametrize("kind", ["llama", "qwen2, windowed"])
+def test_with_attention_among_short_documents_too(triton, kind):
+    model = build(kind)
+    batch = collate_packed(rows(3))
+    loss = summed_loss(model, batch)
+    wanted = gradients(model, loss)
+    decoder = LeanDecoder(model.get_base_model(), torch.float64, pieces=triton)
+    for layer in decoder.layers:
+        layer.attention = Short(triton.attention, Flash(layer.attention.scaling, layer.attention.window))
+    found = lean_loss(decoder, batch)
+    assert found.item() == pytest.approx(loss.item(), rel=1e-9)
+    assert worst(gradients(model, found), wanted) < EXACT
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -169,7 +184,7 @@ def test_memory_that_runs_out_is_no_fault_of_attention(monkeypatch):
 
     monkeypatch.setattr(Flash, "forward", fails)
     with pytest.raises(torch.AcceleratorError):
-        _flash_works(torch.device("cpu"), torch.float32, (2, 1, 16), 0.25, None)
+        _works(Flash(0.25, None), torch.device("cpu"), torch.float32, (2, 1, 16))
 
 
 def test_the_run_says_so(tmp_path, tiny_model_dir, alpaca_file, monkeypatch, triton):

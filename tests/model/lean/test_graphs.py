@@ -43,8 +43,8 @@ class ByStarts:
     def forward(self, heads, inputs):
         return self._other.forward(heads, self._inputs(inputs))
 
-    def backward(self, grad_THS, heads, kept, inputs):
-        return self._other.backward(grad_THS, heads, kept, self._inputs(inputs))
+    def backward(self, grad_THS, heads, kept, inputs, out):
+        self._other.backward(grad_THS, heads, kept, self._inputs(inputs), out)
 
     def _inputs(self, inputs):
         offsets = tuple(dict.fromkeys(inputs["cu_seq_lens"].tolist()))

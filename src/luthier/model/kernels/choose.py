@@ -31,7 +31,7 @@ def candidates(device: torch.device, wanted: bool) -> tuple[Pieces, ...]:
 @cache
 def triton_pieces() -> Pieces:
     """The kernels. Importing them needs triton; running them a CUDA device, or Triton's interpreter."""
-    from luthier.model.kernels import adamw, copies, fp8, gate, loss, norm, rope
+    from luthier.model.kernels import adamw, attention, copies, fp8, gate, loss, norm, rope
 
     return Pieces(
         name="triton",
@@ -45,6 +45,7 @@ def triton_pieces() -> Pieces:
         unpack=_unpack,
         quantize_rows=fp8.quantize_rows,
         cross_entropy=loss.cross_entropy,
+        attention=(attention.attend, attention.attend_backward),
         adamw=adamw.adamw,
         copies=copies.Copies,
     )

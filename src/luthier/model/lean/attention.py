@@ -2,6 +2,7 @@ r"""Attention of the lean path, forward and backward.
 
 `Flash` calls the kernel's two halves itself: the backward pass takes the output and the sums of the forward one,
 queries, keys and values are read where they stand in q|k|v, and key/value heads are shared without being copied.
+`Short` takes kernels of our own (`luthier.model.kernels.attention`) while documents are short, and `Flash` for others.
 `Bucketed` is what CPUs take; its backward pass is written out, too.
 `Recomputed` works everywhere: attention is computed once more in the backward pass, and autograd differentiates it.
 
@@ -10,9 +11,10 @@ Shape letters: T tokens, H query heads, K key/value heads, S size of a head.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -21,9 +23,14 @@ from luthier.machine.memory import is_out_of_memory
 from luthier.model.attention import document_attention, goes_in_buckets
 from luthier.model.bucketed import Heads, attend, attend_backward
 from luthier.model.flash import kernel_for, repeatable
+from luthier.model.lean.pieces import Halves
 
 _TOLERANCE = 2e-2
 """Of a 16-bit format, relative."""
+LONGEST = 1024
+"""Tokens of the longest document that `Short` takes its own kernels for."""
+_PROBE = (0, 9, 200)
+"""Where the documents start on which an attention is compared with autograd's: two, several blocks long in one."""
 
 
 class Attention(Protocol):
@@ -36,8 +43,8 @@ class Attention(Protocol):
     def forward(self, heads: Heads, inputs: dict[str, Any]) -> tuple[Tensor, Any]:
         """Output (T, H, S), and what `backward` wants to be given."""
 
-    def backward(self, grad_THS: Tensor, heads: Heads, kept: Any, inputs: dict[str, Any]) -> Heads:
-        """Gradients of queries, keys and values."""
+    def backward(self, grad_THS: Tensor, heads: Heads, kept: Any, inputs: dict[str, Any], out: Heads) -> None:
+        """Write the gradients of queries, keys and values into `out`, which may be views."""
 
 
 @dataclass(frozen=True)
@@ -62,13 +69,12 @@ class Recomputed:
         settings: dict[str, Any] = {"scaling": self.scaling, "sliding_window": self.window}
         return document_attention(self.module, query, key, value, None, **settings, **inputs)[0][0], None
 
-    def backward(self, grad_THS: Tensor, heads: Heads, kept: Any, inputs: dict[str, Any]) -> Heads:
+    def backward(self, grad_THS: Tensor, heads: Heads, kept: Any, inputs: dict[str, Any], out: Heads) -> None:
         """As `Attention`."""
         query, key, value = (x.detach().requires_grad_() for x in heads)
         with torch.enable_grad():
             output_THS, _ = self.forward((query, key, value), inputs)
-        query, key, value = torch.autograd.grad(output_THS, (query, key, value), grad_THS)
-        return query, key, value
+        _write(torch.autograd.grad(output_THS, (query, key, value), grad_THS), out)
 
 
 @dataclass(frozen=True)
@@ -81,11 +87,11 @@ class Bucketed(Recomputed):
             return super().forward(heads, inputs)
         return attend(heads, *self._where(inputs)), None
 
-    def backward(self, grad_THS: Tensor, heads: Heads, kept: Any, inputs: dict[str, Any]) -> Heads:
+    def backward(self, grad_THS: Tensor, heads: Heads, kept: Any, inputs: dict[str, Any], out: Heads) -> None:
         """As `Attention`."""
         if not self._applies(inputs):
-            return super().backward(grad_THS, heads, kept, inputs)
-        return attend_backward(grad_THS, heads, *self._where(inputs))
+            return super().backward(grad_THS, heads, kept, inputs, out)
+        return attend_backward(grad_THS, heads, *self._where(inputs), out)
 
     def _applies(self, inputs: dict[str, Any]) -> bool:
         return goes_in_buckets("cpu", self.window, inputs["longest"])
@@ -109,15 +115,15 @@ class Flash:
         )
         return output_THS, (output_THS, sums, rng, unused)
 
-    def backward(self, grad_THS: Tensor, heads: Heads, kept: Any, inputs: dict[str, Any]) -> Heads:
+    def backward(self, grad_THS: Tensor, heads: Heads, kept: Any, inputs: dict[str, Any], out: Heads) -> None:
         """As `Attention`."""
         output_THS, sums, rng, unused = kept
         with repeatable():
-            query, key, value = torch.ops.aten._flash_attention_backward(
+            found = torch.ops.aten._flash_attention_backward(
                 grad_THS, *heads, output_THS, sums, *self._spans(inputs), 0.0, self.window is None,
                 rng, unused, **self._options(),
             )  # fmt: skip
-        return query, key, value
+        _write(found, out)
 
     def _spans(self, inputs: dict[str, Any]) -> tuple[Tensor, Tensor, int, int]:
         """Where the documents start, and how long the longest is: for queries and keys each."""
@@ -128,7 +134,60 @@ class Flash:
         return {"scale": self.scaling, "window_size_left": left, "window_size_right": 0}
 
 
-def attention_for(module: nn.Module, scaling: float, window: int | None, like_THS: Tensor, key_heads: int) -> Attention:
+class _OfShort(NamedTuple):
+    """What `Short` keeps of its own kernels; anything else is `Flash`'s."""
+
+    output_THS: Tensor
+    sums_KTG: Tensor
+
+
+@dataclass(frozen=True)
+class Short:
+    """By kernels made for short documents; `flash` takes the passes with a longer one.
+
+    Attributes:
+        halves: The kernels (`luthier.model.kernels.attention`).
+        flash: For documents of more than `LONGEST` tokens.
+        reads_device: See `Attention`.
+    """
+
+    halves: Halves
+    flash: Flash
+    reads_device: bool = True
+
+    def forward(self, heads: Heads, inputs: dict[str, Any]) -> tuple[Tensor, Any]:
+        """As `Attention`."""
+        if inputs["longest"] > LONGEST:
+            return self.flash.forward(heads, inputs)
+        kept = _OfShort(*self.halves[0](heads, *self._where(inputs)))
+        return kept.output_THS, kept
+
+    def backward(self, grad_THS: Tensor, heads: Heads, kept: Any, inputs: dict[str, Any], out: Heads) -> None:
+        """As `Attention`."""
+        if not isinstance(kept, _OfShort):
+            return self.flash.backward(grad_THS, heads, kept, inputs, out)
+        return self.halves[1](grad_THS, heads, *kept, *self._where(inputs), out)
+
+    def _where(self, inputs: dict[str, Any]) -> tuple[Tensor, float, int | None]:
+        """Where documents start, the factor, and the window where it is shorter than a document."""
+        window = self.flash.window
+        seen = None if window is None or window >= inputs["longest"] else window
+        return inputs["cu_seq_lens"], self.flash.scaling, seen
+
+
+def _write(found: Iterable[Tensor], out: Heads) -> None:
+    for place, grad in zip(out, found, strict=True):
+        place.copy_(grad)
+
+
+def attention_for(
+    module: nn.Module,
+    scaling: float,
+    window: int | None,
+    like_THS: Tensor,
+    key_heads: int,
+    halves: Halves | None = None,
+) -> Attention:
     """What computes the attention of a layer.
 
     Args:
@@ -137,39 +196,50 @@ def attention_for(module: nn.Module, scaling: float, window: int | None, like_TH
         window: Tokens that each one sees back to, itself included; None: all.
         like_THS: A tensor with the format, the device, the heads and the size of the queries.
         key_heads: How many key/value heads there are.
+        halves: Kernels for short documents, where there are any.
     """
     if like_THS.device.type == "cpu":
         return Bucketed(module, scaling, window)
     if kernel_for(like_THS.transpose(0, 1)[None], scaling, window) is None:
         return Recomputed(module, scaling, window)
     _, heads, size = like_THS.shape
-    if _flash_works(like_THS.device, like_THS.dtype, (heads, key_heads, size), scaling, window):
-        return Flash(scaling, window)
-    return Recomputed(module, scaling, window, reads_device=True)
+    where = (like_THS.device, like_THS.dtype, (heads, key_heads, size))
+    flash = Flash(scaling, window)
+    if not _works(flash, *where):
+        return Recomputed(module, scaling, window, reads_device=True)
+    if halves is not None and _works(short := Short(halves, flash), *where):
+        return short
+    return flash
 
 
 @cache
-def _flash_works(
-    device: torch.device, dtype: torch.dtype, sizes: tuple[int, int, int], scaling: float, window: int | None
-) -> bool:
-    """Whether `Flash` gives the numbers of `Recomputed` on this device: its operators are torch's own business."""
+def _works(way: Flash | Short, device: torch.device, dtype: torch.dtype, sizes: tuple[int, int, int]) -> bool:
+    """Whether an attention gives the numbers of `Recomputed` on this device.
+
+    `Flash` is made of operators that are torch's own business, and kernels of our own may not compile.
+    """
+    flash = way.flash if isinstance(way, Short) else way
     heads, key_heads, size = sizes
+    split = [heads, key_heads, key_heads]
     generator = torch.Generator().manual_seed(0)
-    both_TXS = torch.randn(40, heads + 2 * key_heads, size, generator=generator).to(device, dtype)
-    grad_THS = torch.randn(40, heads, size, generator=generator).to(device, dtype)
-    query, key, value = torch.split(both_TXS, [heads, key_heads, key_heads], dim=1)
-    offsets = (0, 9, 40)
-    starts = torch.tensor([*offsets, 40, 40], dtype=torch.int32, device=device)  # two more documents, without tokens
-    inputs = {"document_offsets": offsets, "cu_seq_lens": starts, "longest": 64}
-    ways: tuple[Attention, ...] = (Flash(scaling, window), Recomputed(nn.Identity(), scaling, window))
+    tokens = _PROBE[-1]
+    both_TXS = torch.randn(tokens, sum(split), size, generator=generator).to(device, dtype)
+    grad_THS = torch.randn(tokens, heads, size, generator=generator).to(device, dtype)
+    query, key, value = torch.split(both_TXS, split, dim=1)
+    # two more documents, without tokens
+    starts = torch.tensor([*_PROBE, tokens, tokens], dtype=torch.int32, device=device)
+    inputs = {"document_offsets": _PROBE, "cu_seq_lens": starts, "longest": 256}
+    ways: tuple[Attention, ...] = (way, Recomputed(nn.Identity(), flash.scaling, flash.window))
     found = []
     try:
-        for way in ways:
-            output_THS, kept = way.forward((query, key, value), inputs)
-            found.append([output_THS, *way.backward(grad_THS, (query, key, value), kept, inputs)])
+        for each in ways:
+            output_THS, kept = each.forward((query, key, value), inputs)
+            query_grad, key_grad, value_grad = out = torch.split(torch.full_like(both_TXS, torch.nan), split, dim=1)
+            each.backward(grad_THS, (query, key, value), kept, inputs, (query_grad, key_grad, value_grad))
+            found.append([output_THS, *out])
         off = [(x.float() - y.float()).norm() / y.float().norm() for x, y in zip(*found, strict=True)]
         return bool(torch.stack(off).max() <= _TOLERANCE)
-    except (RuntimeError, TypeError, ValueError, AttributeError) as error:
+    except Exception as error:  # another signature, a kernel that was not built, a compiler that fails in its own way
         if is_out_of_memory(error):
             raise
-        return False  # another signature, or a kernel that was not built
+        return False

@@ -97,7 +97,8 @@ class LeanLayer:
         heads, key_heads = (member.base.out_features // self._size for member in self.qkv.members[:2])
         self._sides = [heads, key_heads]  # of what is rotated
         like_THS = self._norms[0][0].new_empty(1, heads, self._size)
-        self.attention = attention_for(attention, attention.scaling, window_of(attention), like_THS, key_heads)
+        where = (like_THS, key_heads, pieces.attention)
+        self.attention = attention_for(attention, attention.scaling, window_of(attention), *where)
 
     def forward(self, stream: Stream, layout: Layout, *, last: bool) -> tuple[Tensor, Kept]:
         """Take the stream on: (N, D) after the last layer, (T, D) after the others.
@@ -180,14 +181,11 @@ class LeanLayer:
         grad_turned_THS, grad_value_TKS = self._parts(grad_qkv_TO)
         sides = self._positioned(kept.qkv_TO, layout, again=True)
         grad_THS = grad_TO.view(len(grad_TO), -1, self._size)
-        *turned, value = self.attention.backward(grad_THS, sides, kept.attention, layout.inputs)
-        grad_value_TKS.copy_(value)
-        places = list(self._both(grad_turned_THS))
-        if self._pieces.rotates_in_place:
-            for place, grad in zip(places, turned, strict=True):
-                place.copy_(grad)
+        places, in_place = list(self._both(grad_turned_THS)), self._pieces.rotates_in_place
+        query, key = turned = places if in_place else [x.new_empty(x.shape) for x in places]
+        self.attention.backward(grad_THS, sides, kept.attention, layout.inputs, (query, key, grad_value_TKS))
+        if in_place:
             self._pieces.rotate(grad_turned_THS, layout.cos_TS, layout.sin_TS, inverse=True)
-            turned = places
         else:
             turned = [self._pieces.rotate(x, layout.cos_TS, layout.sin_TS, inverse=True) for x in turned]
         if self._head_norms:

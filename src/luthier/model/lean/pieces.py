@@ -29,6 +29,8 @@ from torch.nn import functional
 
 from luthier.model.lean.fp8 import quantize_rows
 
+Halves = tuple[Callable[..., tuple[Tensor, Tensor]], Callable[..., None]]
+"""Forward and backward of attention, as `attend` and `attend_backward` in `luthier.model.kernels.attention`."""
 _silu_backward = torch.ops.aten.silu_backward
 
 
@@ -107,7 +109,7 @@ def unpack(base: Any, out: Tensor) -> None:
 
 @dataclass(frozen=True)
 class Pieces:
-    """What a lean layer is put together from, beside matrix products and attention.
+    """What a lean layer is put together from, beside matrix products.
 
     Attributes:
         name: For people.
@@ -116,6 +118,8 @@ class Pieces:
         quantize_rows: Rows to 8-bit floats, as `luthier.model.lean.fp8.quantize_rows`.
         rotates_in_place: Whether `rotate` changes its input.
         cross_entropy: Turns logits into their gradient (`luthier.model.kernels.loss`); None: `luthier.model.head` does.
+        attention: Both halves of attention among short documents (`luthier.model.kernels.attention`); None: what
+            `luthier.model.lean.attention` has without.
         adamw: Clips and updates a flat buffer (`luthier.model.kernels.adamw`); None: the optimizer of torch does.
         copies: Copies many matrices in one launch (`luthier.model.kernels.copies.Copies`); None: one after the other.
     """
@@ -131,6 +135,7 @@ class Pieces:
     unpack: Callable[[Any, Tensor], None]
     quantize_rows: Callable[..., tuple[Tensor, Tensor]]
     cross_entropy: Callable[..., Tensor] | None = None
+    attention: Halves | None = None
     adamw: Callable[..., None] | None = None
     copies: Callable[..., Any] | None = None
 
