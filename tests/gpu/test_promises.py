@@ -122,9 +122,9 @@ def test_a_recording_that_cuda_refuses_leaves_the_device_as_it_was():
 
 def test_recordings_of_one_run_do_not_hang_on_those_of_another():
     a, b = torch.randn(2, 512, 512, device="cuda")
+    expected = (b @ a).sum()  # also makes cuBLAS's handle, which no recording can
     records = CudaRecorder(), CudaRecorder()
     gone, stays = records[0](lambda: (a @ b).sum()), records[1](lambda: (b @ a).sum())
-    expected = (b @ a).sum()
     assert torch.allclose(gone(), (a @ b).sum(), rtol=1e-3)
     del gone
     gc.collect()
@@ -134,28 +134,64 @@ def test_recordings_of_one_run_do_not_hang_on_those_of_another():
         assert torch.allclose(stays(), expected, rtol=1e-3)
 
 
-@pytest.mark.parametrize("refused", [False, True], ids=["as it is", "after a recording that was refused"])
-def test_memory_that_runs_out_costs_recordings_then_large_passes_and_no_loss(tmp_path, model_dir, rows, refused):
+def out_of_memory_in(events):
+    return [event.text for event in events if isinstance(event, Notice) and "ran out of memory" in event.text]
+
+
+def losses_in(events):
+    return [event.loss for event in events if isinstance(event, Log)]
+
+
+@pytest.fixture
+def short_of_memory():
+    """Lets torch have so many bytes of the device, until the test is over."""
+
+    def allow(count):
+        torch.cuda.set_per_process_memory_fraction(count / torch.cuda.get_device_properties(0).total_memory)
+
+    yield allow
+    torch.cuda.set_per_process_memory_fraction(1.0)
+
+
+def memory_of_a_pass(folder, model_dir, rows, **training):
+    """Bytes that a run holds between passes, and that a pass takes besides; and the losses of the run."""
     clean()
-    losses, held = [], 0
-    for event in api.train(values_of(tmp_path / "room", model_dir, rows, cuda_graphs=False, rehearsal=False)):
-        if isinstance(event, Log):
-            losses.append(event.loss)
-            held = torch.cuda.memory_allocated()
-    of_a_pass = torch.cuda.max_memory_allocated() - held
+    events, held = [], 0
+    for event in api.train(values_of(folder, model_dir, rows, cuda_graphs=False, rehearsal=False, **training)):
+        events.append(event)
+        held = torch.cuda.memory_allocated() if isinstance(event, Log) else held
+    return held, torch.cuda.max_memory_allocated() - held, losses_in(events)
+
+
+@pytest.mark.parametrize("refused", [False, True], ids=["as it is", "after a recording that was refused"])
+def test_memory_that_runs_out_costs_large_passes_and_no_loss(tmp_path, model_dir, rows, short_of_memory, refused):
+    held, of_a_pass, losses = memory_of_a_pass(tmp_path / "room", model_dir, rows)
     if refused:
         refused_recording()
     clean()
-    most = (held + 0.6 * of_a_pass) / torch.cuda.get_device_properties(0).total_memory
-    torch.cuda.set_per_process_memory_fraction(most)
-    try:
-        events = list(api.train(values_of(tmp_path / "short", model_dir, rows, rehearsal=False)))
-    finally:
-        torch.cuda.set_per_process_memory_fraction(1.0)
-    texts = [event.text for event in events if isinstance(event, Notice) and "ran out of memory" in event.text]
-    assert "without recorded passes" in texts[0] and "passes of at most" in texts[1]
+    short_of_memory(held + 0.6 * of_a_pass)
+    events = list(api.train(values_of(tmp_path / "short", model_dir, rows, rehearsal=False)))
+    assert "passes of at most" in out_of_memory_in(events)[0]
     assert isinstance(events[-1], RunFinished) and events[-1].status == "done"
-    assert [event.loss for event in events if isinstance(event, Log)] == pytest.approx(losses, abs=2e-2)
+    assert losses_in(events) == pytest.approx(losses, abs=2e-2)
+
+
+def test_memory_that_runs_out_later_costs_recordings_first(tmp_path, model_dir, rows, short_of_memory, monkeypatch):
+    _, of_a_pass, losses = memory_of_a_pass(tmp_path / "room", model_dir, rows, max_steps=40)
+    recorded, record, events = [], CudaRecorder.__call__, []
+    monkeypatch.setattr(CudaRecorder, "__call__", lambda self, work: recorded.append(1) or record(self, work))
+    clean()
+    values = values_of(tmp_path / "short", model_dir, rows, rehearsal=False, max_steps=40)
+    for event in api.train(values):
+        events.append(event)
+        if isinstance(event, Log) and len(recorded) == 2:  # that of the proof, and one of the run
+            torch.cuda.empty_cache()  # what is left reserved belongs to the run and to its recordings
+            short_of_memory(torch.cuda.memory_reserved() + 0.3 * of_a_pass)
+            recorded.append(1)
+    assert len(recorded) > 2, "no size came twice"
+    assert "without recorded passes" in out_of_memory_in(events)[0]
+    assert isinstance(events[-1], RunFinished) and events[-1].status == "done"
+    assert losses_in(events) == pytest.approx(losses, abs=2e-2)
 
 
 @pytest.mark.parametrize(
