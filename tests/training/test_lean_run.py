@@ -9,11 +9,14 @@ import torch
 from safetensors.torch import load_file
 
 from luthier import api
+from luthier.data.collate import MicroBatch
 from luthier.errors import ModelError, Problem
 from luthier.events.types import Evaluated, Log, Notice, RunStarted
 from luthier.model import load
+from luthier.model.lean.decoder import LeanDecoder
 from luthier.model.lean.graphs import Graphs
 from luthier.training import engine
+from luthier.training.state import TrainState
 from tests.model.lean.test_graphs import ByStarts, cross_entropy
 from tests.training.test_resume import config
 
@@ -106,8 +109,39 @@ def recorded(monkeypatch):
     return begun
 
 
+@pytest.fixture
+def elsewhere(monkeypatch):
+    """Batches on the device are others than those that were packed, as on a GPU."""
+    moved, add_data = [], TrainState.add_data
+
+    def to(self, device):
+        if not any(self is batch for batch in moved):
+            tensors = {name: x.clone() for name, x in vars(self).items() if isinstance(x, torch.Tensor)}
+            moved.append(replace(self, **tensors))
+            return moved[-1]
+        return self
+
+    def hashed(self, batches):
+        assert not any(batch is other for batch in batches for other in moved), "the device's cannot be read here"
+        add_data(self, batches)
+
+    monkeypatch.setattr(MicroBatch, "to", to)
+    monkeypatch.setattr(TrainState, "add_data", hashed)
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_no_pass_is_computed_twice_where_it_began_before(tmp_path, tiny_model_dir, alpaca_file, monkeypatch, recorded):
+    computed, asked, whole_pass, run = [], [], LeanDecoder.whole_pass, Graphs.run
+    monkeypatch.setattr(LeanDecoder, "whole_pass", lambda self, batch: computed.append(1) or whole_pass(self, batch))
+    monkeypatch.setattr(Graphs, "run", lambda self, batch: asked.append(1) or run(self, batch))
+    values = settings(tmp_path / "run", tiny_model_dir, alpaca_file)
+    values["training"]["max_steps"] = 20
+    list(api.train(values))
+    assert sum(recorded) > 5 and len(computed) == len(asked)
+
+
 def test_passes_that_begin_before_the_step_before_is_told_of_change_no_bit(
-    tmp_path, tiny_model_dir, alpaca_file, monkeypatch, recorded
+    tmp_path, tiny_model_dir, alpaca_file, monkeypatch, recorded, elsewhere
 ):
     """Beside evaluations, checkpoints, samples, several passes a step, and a stop."""
     changes = {"max_tokens_per_micro_batch": 400}

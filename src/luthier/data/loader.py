@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -25,7 +26,7 @@ _ROWS_AT_ONCE = 256
 
 
 class Coming:
-    """The micro-batches of each step in turn; those of the next one can be had before.
+    """The micro-batches of each step in turn; those of the next one can be had, and moved to the device, before.
 
     Args:
         steps: As `training_steps` gives them.
@@ -33,21 +34,34 @@ class Coming:
 
     def __init__(self, steps: Iterator[list[MicroBatch]]) -> None:
         self._steps = steps
-        self._next: list[MicroBatch] | None = None
+        self._now: _Both | None = None
+        self._next: _Both | None = None
 
     def __iter__(self) -> Coming:
         return self
 
     def __next__(self) -> list[MicroBatch]:
-        """The next step's."""
-        batches, self._next = self._next, None
-        return next(self._steps) if batches is None else batches
+        """The next step's, as they were packed."""
+        self._now, self._next = self._next, None
+        return next(self._steps) if self._now is None else self._now.packed
 
     def peek(self, device: torch.device) -> list[MicroBatch] | None:
-        """Those of the step after, moved to the device; None after the last one."""
-        if self._next is None and (batches := next(self._steps, None)) is not None:
-            self._next = [batch.to(device) for batch in batches]
-        return self._next
+        """Those of the step after, on the device; None after the last one."""
+        if self._next is None and (packed := next(self._steps, None)) is not None:
+            self._next = _Both(packed, [batch.to(device) for batch in packed])
+        return None if self._next is None else self._next.moved
+
+    def moved(self, packed: list[MicroBatch]) -> list[MicroBatch]:
+        """This step's on the device, where they are there already; else what is given."""
+        return self._now.moved if self._now is not None and self._now.packed is packed else packed
+
+
+@dataclass(frozen=True)
+class _Both:
+    """A step's micro-batches, here and on the device."""
+
+    packed: list[MicroBatch]
+    moved: list[MicroBatch]
 
 
 class Rows(Protocol):

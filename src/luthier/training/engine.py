@@ -135,7 +135,8 @@ def gradients(job: Run, batches: list[MicroBatch], coming: Coming) -> tuple[list
     What the update and the next pass need is made ready before the numbers are read: then the device is busy anyway.
     """
     with job.watchdog.watching("a step", job.state.step + 1):
-        summed, counted = backward(job.model, batches, job.plan, job.watch.lap, job.reference.train_P2)
+        here = coming.moved(batches)
+        summed, counted = backward(job.model, here, job.plan, job.watch.lap, job.reference.train_P2)
         norm = norm_of_gradients(job.trained, job.plan)
         prepare_step(job.optimizer)
         if records(job.model) and (after := coming.peek(summed.device)):
