@@ -14,6 +14,7 @@ Python's own library. Nothing is fetched. Each part runs in a process of its own
     luthier-fp8      the same on 8-bit floats, beside luthier-bf16; its share is that of the bfloat16 limit
     fp8-gate         held-out loss on 8-bit floats beside bfloat16, three seeds: fails above 0.3 % in any of them
     trl ... unsloth-best    see luthier.bench.peers
+    headline         the whole job, three epochs with the guide's settings, timed from the process's start
 
 `--load-together` loads the other systems side by side and lets them train in turns, each alone on the card: several
 minutes less where libraries take most of the time. What a run took is then its loading, beside others, and its turn.
@@ -32,7 +33,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import random
 import subprocess
 import sys
 import tempfile
@@ -45,7 +45,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from luthier.bench.base import functions, make_base
+from headline import LLAMA_3_2_1B, ROWS, TOY, write_rows
+
+from luthier.bench.base import make_base
 from luthier.bench.compare import row, run_arm
 from luthier.bench.turn import Turn
 from luthier.errors import Problem, RunError
@@ -53,23 +55,12 @@ from luthier.machine.libraries import library_output_to
 from luthier.machine.probe import probe
 
 ROOT = Path(__file__).resolve().parents[1]
-LLAMA_3_2_1B = {
-    "vocab_size": 128_256, "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16,
-    "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 64,
-}  # fmt: skip
-TOY = {
-    "vocab_size": 640, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "num_key_value_heads": 2, "head_dim": 16,
-}  # fmt: skip
-ROWS, MEAN_TOKENS, TRAINED_SHARE, SPREAD = 18_612, 220, 0.65, 0.4
-"""SPREAD is that of a lognormal: the longest of four rows is then about 1.4 times as long as the mean."""
-SHORTEST, LONGEST = 32, 1000
 LIMIT_ROWS = (1024, 3520, 8192)
 NEEDS = {
     "kernels": ("pytest", "triton"), "limit": (), "luthier": (), "luthier-torch": (), "luthier-peft": (),
     "luthier-bf16": (), "luthier-fp8": (), "fp8-gate": (), "trl": ("trl",), "trl-tuned": ("trl",),
     "trl-packed": ("trl", "flash_attn"), "trl-liger": ("trl", "liger_kernel"), "unsloth": ("trl", "unsloth"),
-    "unsloth-best": ("trl", "unsloth"),
+    "unsloth-best": ("trl", "unsloth"), "headline": (),
 }  # fmt: skip
 """Parts in their order, and the packages they need."""
 OTHERS = ("trl", "unsloth")
@@ -215,7 +206,7 @@ def run(parts: list[str], asked: argparse.Namespace, report: Report, folder: Pat
     rows = folder / "rows.jsonl"
     if not rows.is_file():
         write_rows(rows, base, 64 if asked.toy else ROWS)
-    trained = [name for name in parts if name not in ("kernels", "limit", "fp8-gate")]
+    trained = [name for name in parts if name not in ("kernels", "limit", "fp8-gate", "headline")]
     if "fp8-gate" in parts:
         report.part("fp8-gate", lambda: fp8_gate(asked, report, folder / "gate", base))
     for lane, names in (
@@ -226,6 +217,8 @@ def run(parts: list[str], asked: argparse.Namespace, report: Report, folder: Pat
             room = folder / lane
             room.mkdir(exist_ok=True)
             compare(names, lane, asked, report, room, request(base, rows, asked, lane))
+    if "headline" in parts:
+        report.part("headline", lambda: whole_job(asked, report, folder, request(base, rows, asked, "nf4")))
 
 
 def request(base: Path, rows: Path, asked: argparse.Namespace, lane: str) -> dict[str, Any]:
@@ -315,6 +308,23 @@ def fp8_gate(asked: argparse.Namespace, report: Report, folder: Path, base: Path
         raise RunError(Problem("E-RUN-006", found, fix))
 
 
+def whole_job(asked: argparse.Namespace, report: Report, folder: Path, wanted: dict[str, Any]) -> None:
+    """All steps of the headline job by the command line, as a user starts it: config, rows and model are read anew."""
+    output = folder / "headline"
+    keys = [key for key in wanted["overrides"] if not key.startswith("max_steps=")]
+    keys += [f"output_dir={output}", f"max_steps={asked.steps}" if asked.toy else "num_train_epochs=3"]
+    started = time.monotonic()
+    command = [sys.executable, "-m", "luthier", "train", "--overwrite", *keys]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=report.left())
+    seconds = time.monotonic() - started
+    if ended.returncode:
+        raise subprocess.SubprocessError(last_words(ended))
+    lines = (output / "events.jsonl").read_text(encoding="utf-8").splitlines()
+    found = next(event for event in map(json.loads, reversed(lines)) if event["event"] == "run_finished")
+    kept = ("step", "num_tokens", "train_runtime", "train_loss", "peak_memory_gib")
+    report.content["headline"] = {"wall_seconds": seconds, **{name: found[name] for name in kept}}
+
+
 def kernels(report: Report, *, toy: bool) -> None:
     """The tests, as pytest sees them: on the device, or two files of them in the interpreter."""
     tests = ROOT / "tests"
@@ -346,30 +356,6 @@ def limit(report: Report, base: Path, dtype: str, *, toy: bool) -> None:
     report.content["limit_flops_by_rows"] = json.loads(ended.stdout)
 
 
-def write_rows(path: Path, base: Path, count: int) -> None:
-    """So many rows of prompt and completion, with lengths as those of the dataset, out of Python's library."""
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(base)
-    rng, pool = random.Random(0), []
-    for text in functions():
-        pool += tokenizer(text + "\n\n", add_special_tokens=False)["input_ids"]
-        if len(pool) > 2_000_000 or (count < ROWS and len(pool) > 50_000):
-            break
-
-    def piece(tokens: int) -> str:
-        start = rng.randrange(len(pool) - tokens)
-        return str(tokenizer.decode(pool[start : start + tokens]))
-
-    with path.open("w", encoding="utf-8") as file:
-        for number in range(count):
-            tokens = min(LONGEST, max(SHORTEST, round(rng.lognormvariate(0, SPREAD) * MEAN_TOKENS / 1.083)))
-            trained = round(tokens * TRAINED_SHARE)
-            # its number keeps equal pieces apart, which would count as one question
-            line = {"prompt": f"# {number}\n{piece(tokens - trained)}", "completion": piece(trained)}
-            file.write(json.dumps(line) + "\n")
-
-
 def table(content: dict[str, Any]) -> str:
     """What there is, for a person."""
     lines = ["", *(f"missing  {name}: {why}" for name, why in content["missing"].items())]
@@ -379,6 +365,8 @@ def table(content: dict[str, Any]) -> str:
         lines.append("kernels  passed")
     if gate := content.get("fp8_gate"):
         lines.append(f"fp8      held-out losses differ by {', '.join(f'{share:.3%}' for share in gate['differences'])}")
+    if job := content.get("headline"):
+        lines.append(f"headline {job['step']:,} steps, {job['num_tokens']:,} tokens: {job['wall_seconds']:.0f} s")
     for rows, rate in content.get("limit_flops_by_rows", {}).items():
         lines.append(f"limit    {float(rate) / 1e9:,.1f} billion operations a second at {rows} rows")
     lines += ["", f"{'':16} {'tokens/s':>10} {'of limit':>8} {'wall s':>7} {'GiB':>6}  loss, and largest difference"]

@@ -1,6 +1,6 @@
 """What the headline job would hold on a card that is not here, as `luthier plan --for` draws it; nothing is trained.
 
-Rows and shape are those of benchmarks/gpu.py: as many and as long as the headline job's, and no weights.
+Rows and shape are those of benchmarks/headline.py: as many and as long as the headline job's, and no weights.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ LLAMA_3_1_8B = {
 
 def headline() -> dict[str, Any]:
     sys.path.insert(0, str(Path("benchmarks").absolute()))
-    from gpu import LLAMA_3_2_1B, ROWS, write_rows
+    from headline import LLAMA_3_2_1B, ROWS, write_rows
 
     folder = WORK / "headline"
     base, rows = folder / "base", folder / "rows.jsonl"

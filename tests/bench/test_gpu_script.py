@@ -19,10 +19,12 @@ from luthier.bench.base import functions, make_tokenizer
 from luthier.errors import Problem, RunError
 
 SCRIPT = Path(__file__).parents[2] / "benchmarks" / "gpu.py"
+sys.path.insert(0, str(SCRIPT.parent))  # as it is when the script is run
 spec = importlib.util.spec_from_file_location("gpu_script", SCRIPT)
 gpu = importlib.util.module_from_spec(spec)
 sys.modules["gpu_script"] = gpu
 spec.loader.exec_module(gpu)
+headline = sys.modules["headline"]
 
 
 @pytest.mark.long
@@ -35,6 +37,7 @@ def test_a_toy_runs_from_end_to_end(tmp_path):
         "luthier-bf16",
         "luthier-fp8",
         "fp8-gate",
+        "headline",
         "trl-liger",
         "unsloth",
     )  # kernels and TRL have tests of their own
@@ -57,6 +60,8 @@ def test_a_toy_runs_from_end_to_end(tmp_path):
     gate = content["fp8_gate"]
     assert gate["passed"] and all(0 < share <= 0.003 for share in gate["differences"])
     assert [len(losses) for losses in gate["eval_losses"].values()] == [3, 3]
+    assert content["headline"]["step"] == 3 and content["headline"]["num_tokens"] > 3000
+    assert content["headline"]["wall_seconds"] > content["headline"]["train_runtime"] > 0
     assert all(len(row["losses"]) == 3 and row["tokens_per_second"] > 0 for row in rows.values())
     assert content["settings"]["nf4"]["steps"] == 3
     assert {"torch", "peft"} <= content["versions"].keys()
@@ -65,7 +70,7 @@ def test_a_toy_runs_from_end_to_end(tmp_path):
 
 
 def test_the_shape_is_that_of_llama_3_2_1b():
-    config = LlamaConfig(**gpu.LLAMA_3_2_1B, tie_word_embeddings=True)
+    config = LlamaConfig(**headline.LLAMA_3_2_1B, tie_word_embeddings=True)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     assert sum(p.numel() for p in model.parameters()) == 1_235_814_400
@@ -74,7 +79,7 @@ def test_the_shape_is_that_of_llama_3_2_1b():
 def test_rows_are_as_long_as_they_should_be_and_none_is_there_twice(tmp_path):
     texts = [text for text, _ in zip(functions(), range(200), strict=False)]
     make_tokenizer(texts, 1000, tmp_path)
-    gpu.write_rows(tmp_path / "rows.jsonl", tmp_path, 400)
+    headline.write_rows(tmp_path / "rows.jsonl", tmp_path, 400)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text("utf-8").splitlines()]
     lengths = [
@@ -82,8 +87,8 @@ def test_rows_are_as_long_as_they_should_be_and_none_is_there_twice(tmp_path):
         for row in rows
     ]
     tokens = [sum(pair) for pair in lengths]
-    assert sum(tokens) / len(tokens) == pytest.approx(gpu.MEAN_TOKENS, rel=0.08)
-    assert sum(pair[1] for pair in lengths) / sum(tokens) == pytest.approx(gpu.TRAINED_SHARE, abs=0.03)
+    assert sum(tokens) / len(tokens) == pytest.approx(headline.MEAN_TOKENS, rel=0.08)
+    assert sum(pair[1] for pair in lengths) / sum(tokens) == pytest.approx(headline.TRAINED_SHARE, abs=0.03)
     fours = [max(tokens[i : i + 4]) for i in range(0, 400, 4)]
     assert 1.25 < sum(fours) / len(fours) / (sum(tokens) / len(tokens)) < 1.55
     assert len({row["prompt"] for row in rows}) == 400
