@@ -90,30 +90,58 @@ def performance() -> dict[str, Any]:
 
 
 def gpu() -> dict[str, Any]:
-    """What was measured on a GPU, on one occasion; see the notes in the file."""
+    """What was measured on a GPU, on three occasions; see the notes in the file."""
     found = json.loads((RESULTS / "gpu_h200.json").read_text(encoding="utf-8"))
     losses = {name: values for name, values in found["losses"].items() if isinstance(values, list) and name != "steps"}
     own = losses.pop("luthier through peft's layers")
     off = {name: max(abs(a - b) for a, b in zip(values, own, strict=True)) for name, values in losses.items()}
-    setting = found["setting"]
+    setting, step, tests = found["setting"], found["step"], found["gpu_tests"]
     numbers = {
         "device": found["device"], "torch": found["versions"]["torch"], "limit": setting["limit_flops"] / 1e9,
-        "step_tokens": setting["tokens_a_step"], "trained_share": setting["trained_share"],
-        "peft_memory": found["peft_layers_peak_memory_gib"], "launches": found["launches_of_a_step"],
-        "busy": 1000 * found["device_seconds_of_a_launched_step"], "tests": found["gpu_tests"]["passed"],
-        "tests_before": found["gpu_tests"]["before"],
-        "headline_steps": HEADLINE_STEPS,
+        "limit_rows": setting["limit_rows"], "step_tokens": setting["tokens_a_step"],
+        "trained_share": setting["trained_share"], "peft_memory": found["peft_layers_peak_memory_gib"],
+        "launches": found["launched"]["launches_of_a_step"], "launched_rate": found["launched"]["tokens_per_second"],
+        "busy": step["busy_milliseconds"], "idle": step["idle_milliseconds"], "tests": tests["passed"],
+        "tests_failed": tests["failed"], "commit": found["commit"], "attention_commit": found["attention"]["commit"],
+        "headline_steps": HEADLINE_STEPS, "attention": _attention(found["attention"]),
         "losses_steps": "steps " + ", ".join(map(str, found["losses"]["steps"])),
         "losses_trl": off.pop("trl"), "losses_off": max(off.values()),
+        "predicted": found["predicted_memory_gib"]["nf4"],
     }  # fmt: skip
     for row in found["rows"]:
-        lane = row["lane"]
-        numbers |= {f"{lane}_steps": row["steps"], f"{lane}_timed": row["timed"]}
-        numbers |= {f"{lane}_rate": row["tokens_per_second"], f"{lane}_share": row["share_of_limit"]}
-        numbers |= {f"{lane}_memory": row["peak_memory_gib"], f"{lane}_reserved": row.get("reserved_gib")}
-    seconds = HEADLINE_STEPS * setting["tokens_a_step"] / numbers["recorded_rate"]
-    numbers["headline_minutes"] = seconds / 60
-    return {name: number for name, number in numbers.items() if number is not None}
+        for name, key in {
+            "rate": "tokens_per_second", "share": "share_of_limit", "memory": "peak_memory_gib",
+            "reserved": "reserved_gib", "median": "median_step_seconds", "timed": "timed", "steps": "steps",
+            "best": "tokens_per_second_at_the_median", "best_share": "share_of_limit_at_the_median",
+        }.items():  # fmt: skip
+            numbers[f"{row['lane']}_{name}"] = row[key] * (1000 if name == "median" else 1)
+    numbers |= _peers(found["peers"], numbers["nf4_rate"])
+    numbers["headline_minutes"] = HEADLINE_STEPS * setting["tokens_a_step"] / numbers["nf4_rate"] / 60
+    return numbers
+
+
+def _attention(found: dict[str, Any]) -> str:
+    """A table: our attention beside torch's flash kernel."""
+    lines = ["| documents | tokens | flash, forward | ours | flash, backward | ours |", "|---|---|---|---|---|---|"]
+    for row in found["microseconds"]:
+        times = [row[f"{who}_{half}"] for half in ("forward", "backward") for who in ("flash", "ours")]
+        lines.append(f"| {row['documents']} | {row['tokens']:,} | " + " | ".join(f"{x:,.0f} us" for x in times) + " |")
+    return "\n".join(lines)
+
+
+def _peers(found: dict[str, Any], ours: float) -> dict[str, Any]:
+    """A table of the other systems, and how often ours is as fast."""
+    titles = {
+        "trl": "TRL, defaults", "trl-tuned": "TRL, tuned", "trl-liger": "TRL, tuned, Liger's kernels",
+        "unsloth": "Unsloth, as its notebooks do it", "unsloth-best": "Unsloth, best flags",
+    }  # fmt: skip
+    lines = ["| system | tokens a second | memory |", "|---|---|---|"]
+    times = {}
+    for row in found["rows"]:
+        rate = row["tokens_per_second"]
+        times[f"over_{row['part'].replace('-', '_')}"] = ours / rate
+        lines.append(f"| {titles[row['part']]} | {rate:,.0f} | {row['peak_memory_gib']:.1f} GiB |")
+    return {"peers": "\n".join(lines), "peers_timed": found["timed"], "peers_steps": found["steps"], **times}
 
 
 def draw(rows: list[dict[str, Any]], drawn_as: str) -> None:

@@ -9,7 +9,7 @@
 | unsloth, defaults | as its notebooks do it: its own checkpointing (CUDA) |
 | unsloth, best flags | no checkpointing, a step is one batch, sorted by length (CUDA) |
 
-The lanes that need CUDA have not been run yet.
+The lane without padding has not been run yet.
 """
 
 from __future__ import annotations
