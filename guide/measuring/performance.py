@@ -101,12 +101,13 @@ def gpu() -> dict[str, Any]:
         "limit_rows": setting["limit_rows"], "step_tokens": setting["tokens_a_step"],
         "trained_share": setting["trained_share"], "peft_memory": found["peft_layers_peak_memory_gib"],
         "launches": found["launched"]["launches_of_a_step"], "launched_rate": found["launched"]["tokens_per_second"],
-        "busy": step["busy_milliseconds"], "idle": step["idle_milliseconds"], "tests": tests["passed"],
+        "busy": step["busy"], "idle": step["waiting"], "profiled": step["milliseconds"], "tests": tests["passed"],
         "tests_failed": tests["failed"], "commit": found["commit"], "attention_commit": found["attention"]["commit"],
         "headline_steps": HEADLINE_STEPS, "attention": _attention(found["attention"]),
         "losses_steps": "steps " + ", ".join(map(str, found["losses"]["steps"])),
         "losses_trl": off.pop("trl"), "losses_off": max(off.values()),
         "predicted": found["predicted_memory_gib"]["nf4"],
+        "step_kinds": ", ".join(f"{kind} {spent:.1f}" for kind, spent in sorted(step["kinds"].items(), key=_spent)),
     }  # fmt: skip
     for row in found["rows"]:
         for name, key in {
@@ -118,6 +119,10 @@ def gpu() -> dict[str, Any]:
     numbers |= _peers(found["peers"], numbers["nf4_rate"])
     numbers["headline_minutes"] = HEADLINE_STEPS * setting["tokens_a_step"] / numbers["nf4_rate"] / 60
     return numbers
+
+
+def _spent(kind: tuple[str, float]) -> float:
+    return -kind[1]
 
 
 def _attention(found: dict[str, Any]) -> str:
