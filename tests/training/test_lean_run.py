@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 import pytest
@@ -11,7 +12,7 @@ from safetensors.torch import load_file
 from luthier import api
 from luthier.data.collate import MicroBatch
 from luthier.errors import ModelError, Problem
-from luthier.events.types import Evaluated, Log, Notice, RunStarted
+from luthier.events.types import Evaluated, Log, Notice, RunStarted, Timing
 from luthier.model import load
 from luthier.model.lean.decoder import LeanDecoder
 from luthier.model.lean.graphs import Graphs
@@ -161,6 +162,22 @@ def test_passes_that_begin_before_the_step_before_is_told_of_change_no_bit(
         finals.append((losses, load_file(tmp_path / name / ADAPTER)))
     assert finals[0][0] == finals[1][0]
     assert all(torch.equal(values, finals[1][1][name]) for name, values in finals[0][1].items())
+
+
+def test_rows_that_come_late_are_seen_where_passes_begin_before(
+    tmp_path, tiny_model_dir, alpaca_file, monkeypatch, recorded
+):
+    def late(*arguments):
+        for batches in steps(*arguments):
+            time.sleep(0.1)
+            yield batches
+
+    steps = engine.training_steps
+    monkeypatch.setattr(engine, "training_steps", late)
+    values = settings(tmp_path / "run", tiny_model_dir, alpaca_file)
+    values["logging"]["logging_steps"] = 1
+    seconds = [event.data_seconds for event in api.train(values) if isinstance(event, Timing)]
+    assert any(recorded) and all(each > 0.09 for each in seconds[:-1])
 
 
 def test_a_step_that_is_left_out_begins_nothing(tmp_path, tiny_model_dir, alpaca_file, monkeypatch, recorded):

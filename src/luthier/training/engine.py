@@ -139,8 +139,11 @@ def gradients(job: Run, batches: list[MicroBatch], coming: Coming) -> tuple[list
         summed, counted = backward(job.model, here, job.plan, job.watch.lap, job.reference.train_P2)
         norm = norm_of_gradients(job.trained, job.plan)
         prepare_step(job.optimizer)
-        if records(job.model) and (after := coming.peek(summed.device)):
-            place_next(job.model, after[0])
+        if records(job.model):
+            job.watch.lap("optimizer")
+            if after := coming.peek(summed.device):
+                place_next(job.model, after[0])
+            job.watch.lap("data")  # what the device waits for them
         sums, length = read(summed, norm)
         return sums, counted, norm, length
 
