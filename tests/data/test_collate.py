@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+import torch
 
-from luthier.data.collate import collate_packed, shared_beginning
+from luthier.data.collate import collate_packed, collate_padded, in_pairs, shared_beginning
 from tests.rows import MemoryRow
 
 
@@ -49,3 +50,11 @@ def test_what_is_trained_stays_trained():
 def test_how_long_a_beginning_is_shared(rows, length):
     assert shared_beginning(rows) == length
     assert collate_packed(rows, share=True).shared_tokens == length
+
+
+@pytest.mark.parametrize("collate", [collate_packed, collate_padded])
+def test_every_tensor_can_be_pinned(collate):
+    """Pinning lays a tensor's numbers where its own strides say, so no two may have one place."""
+    batch = in_pairs(collate(ROWS[:2]), ROWS[:2], [0])
+    for tensor in (x for x in vars(batch).values() if isinstance(x, torch.Tensor)):
+        assert torch.equal(torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype).copy_(tensor), tensor)

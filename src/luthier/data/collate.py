@@ -177,7 +177,7 @@ def collate_padded(rows: Sequence[Row]) -> MicroBatch:
     input_ids_BT = torch.from_numpy(input_ids)
     return MicroBatch(
         input_ids_BT=input_ids_BT,
-        position_ids_BT=torch.arange(longest).expand(len(rows), -1),
+        position_ids_BT=torch.arange(longest).repeat(len(rows), 1),  # a view of one row could not be pinned
         attention_mask_BT=torch.from_numpy(mask),
         positions_N=targets_at - 1,
         targets_N=input_ids_BT.flatten()[targets_at],
