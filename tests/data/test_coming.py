@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from luthier.data.collate import collate_packed
+from luthier.data.collate import MicroBatch, collate_packed
 from luthier.data.loader import Coming
 
 
@@ -44,3 +44,19 @@ def test_a_step_has_what_was_moved_for_it_and_no_other(steps):
     assert coming.moved(cut_anew) is cut_anew
     third = next(coming)
     assert coming.moved(third) is third
+
+
+def test_no_step_is_lost_where_memory_runs_out_while_it_is_moved(steps, monkeypatch):
+    coming, to = Coming(iter(steps)), MicroBatch.to
+
+    def too_large(self, device):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    next(coming)
+    monkeypatch.setattr(MicroBatch, "to", too_large)
+    with pytest.raises(torch.OutOfMemoryError):
+        coming.peek(torch.device("meta"))
+    monkeypatch.setattr(MicroBatch, "to", to)
+    (moved,) = coming.peek(torch.device("meta"))
+    assert moved.input_ids_BT.shape == steps[1][0].input_ids_BT.shape and moved.input_ids_BT.is_meta
+    assert next(coming) is steps[1] and next(coming) is steps[2]

@@ -46,9 +46,11 @@ class Coming:
         return next(self._steps) if self._now is None else self._now.packed
 
     def peek(self, device: torch.device) -> list[MicroBatch] | None:
-        """Those of the step after, on the device; None after the last one."""
+        """Those of the step after, on the device; None after the last one. Where memory runs out, ask once more."""
         if self._next is None and (packed := next(self._steps, None)) is not None:
-            self._next = _Both(packed, [batch.to(device) for batch in packed])
+            self._next = _Both(packed, packed)  # moving them may fail, and they have come out of `steps`
+        if self._next is not None and self._next.moved is self._next.packed:
+            self._next = _Both(self._next.packed, [batch.to(device) for batch in self._next.packed])
         return None if self._next is None else self._next.moved
 
     def moved(self, packed: list[MicroBatch]) -> list[MicroBatch]:
