@@ -209,6 +209,20 @@ def test_weights_that_moved_elsewhere_and_other_choices_are_recorded_anew():
     assert len(made) == 3
 
 
+def test_recordings_are_freed_when_the_device_is_done_with_them(monkeypatch):
+    """Also those whose loss was asked for: the pass may still be at work."""
+    _, _, recorded, _ = decoders()
+    batch, waited = collate_packed(rows(2)), []
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: waited.append(len(recorded.graphs._recorded)))
+    for _ in range(2):
+        lean_loss(recorded, batch)
+    (found,) = recorded.graphs._recorded.values()
+    found.tensors[0] = SimpleNamespace(is_cuda=True)
+    recorded.graphs.forget()
+    recorded.graphs.forget()
+    assert waited == [1]
+
+
 def test_a_batch_is_not_written_over():
     _, _, recorded, _ = decoders()
     first, second = (collate_packed(rows(2, seed=seed)) for seed in range(2))

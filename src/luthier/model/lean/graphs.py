@@ -142,8 +142,8 @@ class Graphs:
 
     def forget(self) -> None:
         """Free the recorded passes: what they do, or the memory there is, has changed."""
-        if self._next is not None and self._next.loss is not None and self._next.loss.is_cuda:
-            torch.cuda.synchronize()  # one of them is at work
+        if any(recorded.tensors[0].is_cuda for recorded in self._recorded.values()):
+            torch.cuda.synchronize()  # one of them may be at work: begun, or asked for its loss and not done yet
         self._recorded, self._seen, self._next = {}, set(), None
 
     def _forget_what_moved(self) -> None:
