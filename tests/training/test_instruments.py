@@ -54,6 +54,26 @@ def test_waiting_for_rows_is_data_and_what_lies_between_steps_is_nothing(clock):
     assert seconds(watch.timing(3)) == [2.0, 0.0, 0.0, 0.0, 0.0, 0.0]
 
 
+def test_a_step_that_begins_on_the_device_starts_where_the_one_before_ended(clock):
+    watch = Stopwatch()
+    for item in watch.fetched(range(2)):
+        watch.lap("optimizer")
+        watch.stop(goes_on=item == 0)
+        clock(3.0)  # said of the step
+    assert seconds(watch.timing(2)) == [0.0, 0.0, 0.0, 1.5, 0.0, 0.0]
+
+
+def test_what_lies_between_two_series_of_steps_belongs_to_no_step(clock):
+    watch = Stopwatch()
+    for _ in range(2):
+        for _ in watch.fetched(range(1)):
+            watch.lap("forward")
+            watch.stop(goes_on=True)
+            break
+        clock(50.0)  # back to a checkpoint
+    assert seconds(watch.timing(2)) == [0.0] * 6
+
+
 def test_each_log_is_followed_by_its_timing_and_the_times_agree(tmp_path, tiny_model_dir, alpaca_file, monkeypatch):
     monkeypatch.setattr(instruments, "READ_EVERY_SECONDS", 0.0)
     collate = loader.collate_packed

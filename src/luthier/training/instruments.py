@@ -52,7 +52,7 @@ class Stopwatch:
 
         Where the device has begun with the step before (`stop`), it starts where the last one ended.
         """
-        iterator = iter(items)
+        iterator, self._goes_on = iter(items), False  # what was begun before other items is not of theirs
         while True:
             begun, self._goes_on = self._goes_on, False
             self._marks = self._marks[-1:] if begun else []
