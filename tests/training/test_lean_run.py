@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from luthier import api
 from luthier.data.collate import MicroBatch
 from luthier.errors import ModelError, Problem
-from luthier.events.types import Evaluated, Log, Notice, RunStarted, Timing
+from luthier.events.types import CheckpointSaved, Evaluated, Log, Notice, RunStarted, Timing
 from luthier.model import load
 from luthier.model.lean.decoder import LeanDecoder
 from luthier.model.lean.graphs import Graphs
@@ -116,6 +116,7 @@ def elsewhere(monkeypatch):
     moved, add_data = [], TrainState.add_data
 
     def to(self, device):
+        assert device.type == "cpu", "where the model is"
         if not any(self is batch for batch in moved):
             tensors = {name: x.clone() for name, x in vars(self).items() if isinstance(x, torch.Tensor)}
             moved.append(replace(self, **tensors))
@@ -130,9 +131,26 @@ def elsewhere(monkeypatch):
     monkeypatch.setattr(TrainState, "add_data", hashed)
 
 
+class OfRanks(torch.Tensor):
+    """Sums of several ranks: they lie elsewhere than the model."""
+
+    device = property(lambda _: torch.device("meta"))
+
+
 @pytest.mark.usefixtures("elsewhere")
-def test_no_pass_is_computed_twice_where_it_began_before(tmp_path, tiny_model_dir, alpaca_file, monkeypatch, recorded):
+@pytest.mark.parametrize("ranks", [False, True], ids=["one process", "sums that were added over ranks"])
+def test_no_pass_is_computed_twice_where_it_began_before(
+    tmp_path, tiny_model_dir, alpaca_file, monkeypatch, recorded, ranks
+):
     computed, asked, whole_pass, run = [], [], LeanDecoder.whole_pass, Graphs.run
+    if ranks:
+        backward = engine.backward
+
+        def of_ranks(*arguments):
+            summed, counted = backward(*arguments)
+            return summed.as_subclass(OfRanks), counted
+
+        monkeypatch.setattr(engine, "backward", of_ranks)
     monkeypatch.setattr(LeanDecoder, "whole_pass", lambda self, batch: computed.append(1) or whole_pass(self, batch))
     monkeypatch.setattr(Graphs, "run", lambda self, batch: asked.append(1) or run(self, batch))
     values = settings(tmp_path / "run", tiny_model_dir, alpaca_file)
@@ -178,6 +196,14 @@ def test_rows_that_come_late_are_seen_where_passes_begin_before(
     values["logging"]["logging_steps"] = 1
     seconds = [event.data_seconds for event in api.train(values) if isinstance(event, Timing)]
     assert any(recorded) and all(each > 0.09 for each in seconds[:-1])
+
+
+def test_no_pass_begins_before_a_checkpoint_that_the_clock_asks_for(tmp_path, tiny_model_dir, alpaca_file, recorded):
+    values = settings(tmp_path / "run", tiny_model_dir, alpaca_file)
+    values["training"]["max_steps"] = 20
+    values["checkpointing"] = {"save_strategy": "steps", "save_steps": 1000, "save_minutes": 1e-9}
+    saved = [event.step for event in api.train(values) if isinstance(event, CheckpointSaved)]
+    assert len(saved) > 15 and not any(recorded)
 
 
 def test_a_step_that_is_left_out_begins_nothing(tmp_path, tiny_model_dir, alpaca_file, monkeypatch, recorded):

@@ -209,6 +209,7 @@ PLANTED = {
     "memory for the sum": once_too_large("luthier.machine.gradients", "_in_a_row"),
     "memory for the rehearsal": once_too_large("luthier.training.rehearsal", "collate"),
     "memory for the norm": once_too_large("luthier.training.step", "gradient_norm"),
+    "memory for the update": once_too_large("luthier.training.engine", "prepare_step"),
     "moment": an_infinite_moment,
     "frozen in a pass": sent(signal.SIGSTOP, "luthier.training.step", "sums"),
     "frozen in the norm": sent(signal.SIGSTOP, "luthier.training.step", "gradient_norm"),
@@ -381,7 +382,10 @@ def test_when_one_rank_goes_on_all_do(tmp_path, tiny_model_dir, alpaca_file):
     assert told(tmp_path / "run", "log", "step") == [1, 2, 3, 4, 5, 6]
 
 
-@pytest.mark.parametrize("fault", ["memory", "memory for the sum", "memory for the norm", "memory for the rehearsal"])
+@pytest.mark.parametrize(
+    "fault",
+    ["memory", "memory for the sum", "memory for the norm", "memory for the update", "memory for the rehearsal"],
+)
 def test_memory_that_runs_out_on_one_rank_is_given_up_on_all(tmp_path, tiny_model_dir, alpaca_file, one, fault):
     values = of_ranks(2, tmp_path / "run", tiny_model_dir, alpaca_file, rehearsal="rehearsal" in fault)
     assert start(2, values, fault=fault) == [0, 0]

@@ -17,7 +17,8 @@ from luthier.data.loader import Coming, step_batches, training_steps
 from luthier.data.order import step_rows
 from luthier.errors import CheckpointError, Problem, RunError
 from luthier.events.types import CHANCE, Event, Gradients, Notice, Resumed
-from luthier.machine.ranks import only_on_rank_0, rank, watch_for_hangs, world_size
+from luthier.machine.memory import is_out_of_memory
+from luthier.machine.ranks import all_or_none, only_on_rank_0, rank, watch_for_hangs, world_size
 from luthier.machine.seed import rng_state, set_rng_state
 from luthier.model.forward import begin_next, place_next, records
 from luthier.model.load import forget_recordings, recording_failed
@@ -138,14 +139,20 @@ def gradients(job: Run, batches: list[MicroBatch], coming: Coming) -> tuple[list
         here = coming.moved(batches)
         summed, counted = backward(job.model, here, job.plan, job.watch.lap, job.reference.train_P2)
         norm = norm_of_gradients(job.trained, job.plan)
-        prepare_step(job.optimizer)
-        if records(job.model):
-            job.watch.lap("optimizer")
-            if after := coming.peek(summed.device):
-                place_next(job.model, after[0])
-            job.watch.lap("data")  # what the device waits for them
+        all_or_none(lambda: make_ready(job, coming), is_out_of_memory)
         sums, length = read(summed, norm)
         return sums, counted, norm, length
+
+
+def make_ready(job: Run, coming: Coming) -> None:
+    """What the update and the next pass need; waits for no other rank."""
+    prepare_step(job.optimizer)
+    if records(job.model):
+        job.watch.lap("optimizer")
+        device = job.trained[0].device  # the sums of several ranks are no longer there
+        if after := coming.peek(device):
+            place_next(job.model, after[0])
+        job.watch.lap("data")  # what the device waits for them
 
 
 def said_of(job: Run, judgement: Judgement, flow: Gradients | None) -> Iterator[Event]:

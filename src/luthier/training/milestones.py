@@ -75,7 +75,8 @@ def follows_at_once(job: Run) -> bool:
     """Whether nothing that takes time is due between the step at work and the next one."""
     step, plan = job.state.step + 1, job.plan
     evaluates = plan.eval_every and due(step, plan.eval_every)
-    saves = plan.save_every and (due(step, plan.save_every) or step == 1)
+    by_clock = job.saving.due(plan.config.checkpointing.save_minutes)
+    saves = plan.save_every and (due(step, plan.save_every) or step == 1 or by_clock)
     samples = step in plan.config.evaluation.sample_steps
     return not (evaluates or saves or samples or step >= plan.total_steps or job.stops())
 
