@@ -13,7 +13,8 @@ from luthier import api
 from luthier.events.types import Log, Notice, Rehearsed, RunFinished
 from luthier.model.kernels.choose import triton_pieces
 from luthier.model.lean.attention import Flash, Recomputed, Short, attention_for
-from luthier.model.lean.graphs import CudaRecorder
+from luthier.model.lean.graphs import CudaRecorder, Graphs
+from luthier.training import engine
 from tests.tiny import WORDS, build_model
 from tests.training.test_resume import config
 
@@ -109,10 +110,45 @@ def test_a_run_has_the_same_bits_twice_and_after_a_stop(tmp_path, model_dir, row
     assert finals["once"] == finals["stopped"], "the resume is not exact"
 
 
+def test_passes_that_begin_ahead_change_no_bit_and_are_computed_once(tmp_path, model_dir, rows, monkeypatch):
+    finals, replayed, ahead = [], [], []
+    run, record = Graphs.run, CudaRecorder.__call__
+
+    def counted(self, work):
+        replay = record(self, work)
+        return lambda: replayed.append(1) or replay()
+
+    def asked(self, batch):
+        before, begun = len(replayed), self._next is not None and self._next.loss is not None
+        loss = run(self, batch)
+        ahead.extend([len(replayed) - before] * begun)
+        return loss
+
+    monkeypatch.setattr(CudaRecorder, "__call__", counted)
+    monkeypatch.setattr(Graphs, "run", asked)
+    for name in ("ahead", "in turn"):
+        if name == "in turn":
+            monkeypatch.setattr(engine, "follows_at_once", lambda job: False)
+        ahead.clear()
+        events = list(api.train(values_of(tmp_path / name, model_dir, rows, max_steps=40)))
+        assert all(event.step_seconds > 0 for event in events if isinstance(event, Log))
+        assert bool(ahead) == (name == "ahead") and not any(ahead), "a begun pass was computed again"
+        finals.append((tmp_path / name / "final_model" / "adapter_model.safetensors").read_bytes())
+    assert finals[0] == finals[1]
+
+
+def test_rows_that_are_padded_train(tmp_path, model_dir, rows):
+    values = config(tmp_path / "run", model_dir, rows, packing=False, max_steps=4, per_device_train_batch_size=4)
+    values["model"]["dtype"] = "bfloat16"
+    values["data"]["max_seq_length"] = 1024
+    assert len(losses_in(api.train(values))) == 4
+
+
 def test_a_recording_that_cuda_refuses_leaves_the_device_as_it_was():
     stream = torch.cuda.current_stream()
     refused_recording()
     assert torch.cuda.current_stream() == stream
+    torch.cuda.synchronize()  # as recordings before it are waited for
     torch.cuda.empty_cache()  # the allocator would call it a recording still
     state = torch.cuda.get_rng_state()
     drawn = torch.rand(3, device="cuda")
