@@ -48,22 +48,25 @@ class Coming:
     def peek(self, device: torch.device) -> list[MicroBatch] | None:
         """Those of the step after, on the device; None after the last one. Where memory runs out, ask once more."""
         if self._next is None and (packed := next(self._steps, None)) is not None:
-            self._next = _Both(packed, packed)  # moving them may fail, and they have come out of `steps`
-        if self._next is not None and self._next.moved is self._next.packed:
-            self._next = _Both(self._next.packed, [batch.to(device) for batch in self._next.packed])
-        return None if self._next is None else self._next.moved
+            self._next = _Both(packed)  # kept first: moving them may fail, and they have come out of `steps`
+        if self._next is None:
+            return None
+        if self._next.moved is None:
+            self._next.moved = [batch.to(device) for batch in self._next.packed]
+        return self._next.moved
 
     def moved(self, packed: list[MicroBatch]) -> list[MicroBatch]:
         """This step's on the device, where they are there already; else what is given."""
-        return self._now.moved if self._now is not None and self._now.packed is packed else packed
+        now = self._now
+        return now.moved if now is not None and now.packed is packed and now.moved is not None else packed
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Both:
-    """A step's micro-batches, here and on the device."""
+    """A step's micro-batches, here and on the device once they were moved there."""
 
     packed: list[MicroBatch]
-    moved: list[MicroBatch]
+    moved: list[MicroBatch] | None = None
 
 
 class Rows(Protocol):
