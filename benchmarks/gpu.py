@@ -45,7 +45,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from headline import LLAMA_3_2_1B, ROWS, TOY, write_rows
+from headline import LLAMA_3_2_1B, ROWS, TOY, job_keys, write_rows
 
 from luthier.bench.base import make_base
 from luthier.bench.compare import row, run_arm
@@ -170,6 +170,11 @@ def system_of(part: str) -> str:
     return part.partition("-")[0]
 
 
+def arm_of(part: str) -> str:
+    """What `luthier.bench.arms` calls it: the frozen weights are the request's affair."""
+    return "luthier" if part == "luthier-bf16" else part
+
+
 @cache
 def installed(python: str) -> frozenset[str]:
     """The packages that are needed by parts and that an interpreter can import."""
@@ -216,24 +221,16 @@ def run(parts: list[str], asked: argparse.Namespace, report: Report, folder: Pat
         if names:
             room = folder / lane
             room.mkdir(exist_ok=True)
-            compare(names, lane, asked, report, room, request(base, rows, asked, lane))
+            compare(
+                names,
+                lane,
+                asked,
+                report,
+                room,
+                {"overrides": job_keys(base, rows, asked.steps, lane), "base": str(base)},
+            )
     if "headline" in parts:
-        report.part("headline", lambda: whole_job(asked, report, folder, request(base, rows, asked, "nf4")))
-
-
-def request(base: Path, rows: Path, asked: argparse.Namespace, lane: str) -> dict[str, Any]:
-    """The user's config: rank 16 on all linear layers, 4 x 4 examples a step."""
-    keys = [
-        f"model_name_or_path={base}",
-        f"data.datasets=[{{path: {rows}, format: prompt-completion}}]",
-        f"cache_dir={rows.parent / 'cache'}",
-        f"load_in_4bit={str(lane == 'nf4').lower()}",
-        f"max_steps={asked.steps}",
-        "r=16", "lora_alpha=32", "lora_dropout=0", "target_modules=all-linear", "learning_rate=2e-4",
-        "per_device_train_batch_size=4", "gradient_accumulation_steps=4", "val_set_size=0", "max_seq_length=1024",
-        "lean_path=true", "rehearsal=false",
-    ]  # fmt: skip
-    return {"overrides": keys, "base": str(base)}
+        report.part("headline", lambda: whole_job(asked, report, folder, job_keys(base, rows, asked.steps, "nf4")))
 
 
 def compare(
@@ -262,14 +259,14 @@ def compare(
     }
 
     def start(name: str, turn: Path | None = None) -> tuple[dict[str, Any], float]:
-        arm = "luthier" if name == "luthier-bf16" else name
-        return run_arm(arm, folder, report.left(), asked.python.get(system_of(name), sys.executable), turn=turn)
+        return run_arm(
+            arm_of(name), folder, report.left(), asked.python.get(system_of(name), sys.executable), turn=turn
+        )
 
     def measure(name: str, run: Callable[[], tuple[dict[str, Any], float]]) -> None:
         result, seconds = run()
         reference[:] = reference or result["losses"]
-        arm = "luthier" if name == "luthier-bf16" else name
-        found = row(arm, [result | {"wall_seconds": seconds}], facts, asked.warm_up, reference)
+        found = row(arm_of(name), [result | {"wall_seconds": seconds}], facts, asked.warm_up, reference)
         report.content["rows"].append({"part": name, **asdict(found)})
 
     together = [name for name in names if asked.load_together and system_of(name) in OTHERS]
@@ -289,10 +286,10 @@ def fp8_gate(asked: argparse.Namespace, report: Report, folder: Path, base: Path
     """The loss on held-out rows after the same steps in bfloat16 and in 8-bit floats, for each seed."""
     folder.mkdir(exist_ok=True)
     write_rows(folder / "rows.jsonl", base, 64 if asked.toy else GATE_ROWS)
-    wanted = request(base, folder / "rows.jsonl", asked, "bf16")
+    overrides = job_keys(base, folder / "rows.jsonl", asked.steps, "bf16")
     steps, held_out = (asked.steps, 16) if asked.toy else (GATE_STEPS, GATE_EVAL_ROWS)
     keys = [f"max_steps={steps}", f"eval_steps={steps}", f"val_set_size={held_out}", "learning_rate=1e-3"]
-    wanted |= {"seeds": GATE_SEEDS, "keys": keys}
+    wanted = {"overrides": overrides, "base": str(base), "seeds": GATE_SEEDS, "keys": keys}
     (folder / "request.json").write_text(json.dumps(wanted), encoding="utf-8")
     result, seconds = run_arm("fp8-gate", folder, report.left())
     losses = result["eval_losses"]
@@ -308,10 +305,10 @@ def fp8_gate(asked: argparse.Namespace, report: Report, folder: Path, base: Path
         raise RunError(Problem("E-RUN-006", found, fix))
 
 
-def whole_job(asked: argparse.Namespace, report: Report, folder: Path, wanted: dict[str, Any]) -> None:
+def whole_job(asked: argparse.Namespace, report: Report, folder: Path, overrides: list[str]) -> None:
     """All steps of the headline job by the command line, as a user starts it: config, rows and model are read anew."""
     output = folder / "headline"
-    keys = [key for key in wanted["overrides"] if not key.startswith("max_steps=")]
+    keys = [key for key in overrides if not key.startswith("max_steps=")]
     keys += [f"output_dir={output}", f"max_steps={asked.steps}" if asked.toy else "num_train_epochs=3"]
     started = time.monotonic()
     command = [sys.executable, "-m", "luthier", "train", "--overwrite", *keys]

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from headline import LLAMA_3_2_1B, ROWS, write_rows
+from headline import LLAMA_3_2_1B, ROWS, job_keys, write_rows
 from torch import Tensor
 
 from luthier.bench.base import make_base
@@ -38,7 +38,7 @@ STACKS = {"q|k|v": (3072, 2048, 3), "o": (2048, 2048, 1), "gate|up": (16384, 204
 """Outputs, inputs, members."""
 STEPS, WARM_UP = 8, 170
 KINDS = {
-    "attention": ("flash_", "_backward_queries", "_backward_keys", "attend"), "products": ("nvjet", "gemm", "cutlass"),
+    "attention": ("flash_", "_attend", "_backward_queries", "_backward_keys"), "products": ("nvjet", "gemm", "cutlass"),
     "splits of products": ("splitkreduce",), "cross-entropy": ("_cross_entropy",), "copies of adapters": ("_copy",),
     "rotation": ("_rotate",), "update": ("_adamw",), "norms and SwiGLU": ("_forward", "_backward"),
 }  # fmt: skip
@@ -164,11 +164,7 @@ def step(folder: Path) -> dict[str, Any]:
     from luthier.config.load import changed
     from luthier.events.types import Log
 
-    keys = [
-        f"model_name_or_path={folder / 'base'}", f"cache_dir={folder / 'cache'}",
-        f"data.datasets=[{{path: {folder / 'rows.jsonl'}, format: prompt-completion}}]",
-        f"max_steps={WARM_UP + STEPS}", "lora_dropout=0", "val_set_size=0", "rehearsal=false",
-    ]  # fmt: skip
+    keys = job_keys(folder / "base", folder / "rows.jsonl", WARM_UP + STEPS, "nf4")
     done, profiler = 0, profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA])
     own = changed([*keys, *RUN_KEYS], f"output_dir={folder / 'profiled'}")
     for event in api.train({}, own, overwrite=True):
@@ -192,10 +188,7 @@ def by_kind(events: Sequence[dict[str, Any]]) -> dict[str, Any]:
     kernels = sorted((e for e in events if e.get("cat") == "kernel"), key=lambda e: e["ts"])
     ends = [number for number, kernel in enumerate(kernels) if kind_of(kernel["name"]) == "update"]
     steps = [kernels[start + 1 : end + 1] for start, end in pairwise(ends)]
-    spans = [
-        (step[-1]["ts"] + step[-1]["dur"] - _end_of(kernels[start])) / 1000
-        for step, start in zip(steps, ends, strict=False)
-    ]
+    spans = [(_end_of(step[-1]) - _end_of(kernels[start])) / 1000 for step, start in zip(steps, ends, strict=False)]
     busy = [sum(kernel["dur"] for kernel in step) / 1000 for step in steps]
     kinds: dict[str, list[float]] = {}
     for step in steps:

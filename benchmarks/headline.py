@@ -47,3 +47,17 @@ def write_rows(path: Path, base: Path, count: int) -> None:
             # its number keeps equal pieces apart, which would count as one question
             line = {"prompt": f"# {number}\n{piece(tokens - trained)}", "completion": piece(trained)}
             file.write(json.dumps(line) + "\n")
+
+
+def job_keys(base: Path, rows: Path, steps: int, lane: str) -> list[str]:
+    """The user's config, `key=value`: rank 16 on all linear layers, 4 x 4 examples a step; `lane` nf4, or bf16."""
+    return [
+        f"model_name_or_path={base}",
+        f"data.datasets=[{{path: {rows}, format: prompt-completion}}]",
+        f"cache_dir={rows.parent / 'cache'}",
+        f"load_in_4bit={str(lane == 'nf4').lower()}",
+        f"max_steps={steps}",
+        "r=16", "lora_alpha=32", "lora_dropout=0", "target_modules=all-linear", "learning_rate=2e-4",
+        "per_device_train_batch_size=4", "gradient_accumulation_steps=4", "val_set_size=0", "max_seq_length=1024",
+        "lean_path=true", "rehearsal=false",
+    ]  # fmt: skip

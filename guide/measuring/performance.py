@@ -9,6 +9,7 @@ python benchmarks/choices.py dtype=float32 --json benchmarks/results/choices_cpu
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -107,11 +108,11 @@ def gpu() -> dict[str, Any]:
         "losses_steps": "steps " + ", ".join(map(str, found["losses"]["steps"])),
         "losses_trl": off.pop("trl"), "losses_off": max(off.values()),
         "predicted": found["predicted_memory_gib"]["nf4"],
-        "step_kinds": ", ".join(f"{kind} {spent:.1f}" for kind, spent in sorted(step["kinds"].items(), key=_spent)),
+        "step_kinds": ", ".join(f"{kind} {spent:.1f}" for kind, spent in Counter(step["kinds"]).most_common()),
     }  # fmt: skip
     for row in found["rows"]:
         for name, key in {
-            "rate": "tokens_per_second", "share": "share_of_limit", "memory": "peak_memory_gib",
+            "rate": "tokens_per_second", "memory": "peak_memory_gib",
             "reserved": "reserved_gib", "median": "median_step_seconds", "timed": "timed", "steps": "steps",
             "best": "tokens_per_second_at_the_median", "best_share": "share_of_limit_at_the_median",
         }.items():  # fmt: skip
@@ -119,10 +120,6 @@ def gpu() -> dict[str, Any]:
     numbers |= _peers(found["peers"], numbers["nf4_rate"])
     numbers["headline_minutes"] = HEADLINE_STEPS * setting["tokens_a_step"] / numbers["nf4_rate"] / 60
     return numbers
-
-
-def _spent(kind: tuple[str, float]) -> float:
-    return -kind[1]
 
 
 def _attention(found: dict[str, Any]) -> str:

@@ -26,11 +26,12 @@ def test_a_step_lasts_from_update_to_update_and_an_odd_one_does_not_count(parts)
     events, clock = [{"cat": "cpu_op", "name": "aten::mm", "ts": 0, "dur": 1e9}, kernel("_adamw", 0, 100)], 100
     for wait in (1000, 1000, 90_000):  # the last one is launched
         clock += wait
-        events += [kernel("nvjet_sm90_tst_128x256", clock, 3000), kernel("_backward_keys", clock + 3000, 500)]
+        events += [kernel("nvjet_sm90_tst_128x256", clock, 3000), kernel("_backward_keys", clock + 3000, 300)]
+        events += [kernel("_attend", clock + 3300, 200)]
         events += [kernel("_backward", clock + 3500, 400), kernel("_adamw", clock + 3900, 100)]
         clock += 4000
     found = parts.by_kind(events[::-1])
-    assert (found["steps"], found["kernels"], found["milliseconds"]) == (3, 4, pytest.approx(5.0))
+    assert (found["steps"], found["kernels"], found["milliseconds"]) == (3, 5, pytest.approx(5.0))
     assert (found["busy"], found["waiting"]) == (pytest.approx(4.0), pytest.approx(1.0))
     kinds = found["kinds"]
     assert kinds["products"] == pytest.approx(3.0) and kinds["attention"] == pytest.approx(0.5)

@@ -64,7 +64,7 @@ def sources(number: str) -> dict[str, tuple[Any, dict[str, str], dict[str, Any]]
             {"x": x, "factor": "*fp32", "out": "*fp8e4nv", "scales": "*fp32", "size": "i32", "stride": "i32"},
             {"LEAST": fp8._LEAST_BITS, "FACTOR": True, "ROUND": False, "BLOCK": 16384},
         ),
-        "attention": (attention._forward, of_heads, shape),
+        "attention": (attention._attend, of_heads, shape),
         "attention to queries": (attention._backward_queries, of_heads, shape),
         "attention to keys": (attention._backward_keys, of_heads, shape),
         "loss": (

@@ -80,7 +80,7 @@ def attend(
     chosen = blocks or blocks_for("forward", query_THS.dtype, size)
     constants = _constants(heads, starts, scale, window, chosen)
     if tokens:
-        _forward[(key_heads, tokens // _queries(chosen, heads) + documents)](
+        _attend[(key_heads, tokens // _queries(chosen, heads) + documents)](
             *heads, output_THS, sums_KTG, starts, tokens, documents, window or 0, *_strides(*heads, output_THS),
             **constants,
         )  # fmt: skip
@@ -203,7 +203,7 @@ def _first_key(first, window, WINDOW: tl.constexpr, KEYS: tl.constexpr):
 
 
 @triton.jit(do_not_specialize=_VARIES)
-def _forward(
+def _attend(
     q, k, v, out, sums, starts, tokens, documents, window, q_row, k_row, v_row, out_row,
     GROUP: tl.constexpr, SIZE: tl.constexpr, SCALE: tl.constexpr, WINDOW: tl.constexpr, WIDE: tl.constexpr,
     ROWS: tl.constexpr, KEYS: tl.constexpr, DOCUMENTS: tl.constexpr,
