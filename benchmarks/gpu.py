@@ -221,14 +221,8 @@ def run(parts: list[str], asked: argparse.Namespace, report: Report, folder: Pat
         if names:
             room = folder / lane
             room.mkdir(exist_ok=True)
-            compare(
-                names,
-                lane,
-                asked,
-                report,
-                room,
-                {"overrides": job_keys(base, rows, asked.steps, lane), "base": str(base)},
-            )
+            wanted = {"overrides": job_keys(base, rows, asked.steps, lane), "base": str(base)}
+            compare(names, lane, asked, report, room, wanted)
     if "headline" in parts:
         report.part("headline", lambda: whole_job(asked, report, folder, job_keys(base, rows, asked.steps, "nf4")))
 
