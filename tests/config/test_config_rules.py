@@ -16,7 +16,6 @@ PROVOKED = [
     ("E-CFG-022", ["load_in_4bit=true"], {"machine": {"has_bitsandbytes": False}}, ["load_in_4bit", "bitsandbytes"]),
     ("E-CFG-022", ["optim=paged_adamw_8bit"], {"machine": {"has_bitsandbytes": False}}, ["optim", "bitsandbytes"]),
     ("E-CFG-023", ["dtype=bfloat16"], {"machine": OLD_GPU}, ["dtype", "Tesla T4"]),
-    ("E-CFG-023", ["dtype=float16"], {"machine": CPU}, ["dtype", "CPU"]),
     ("E-CFG-024", ["packing=true"], {"model": {"can_isolate_documents": False}}, ["packing", "model_name_or_path"]),
     ("E-CFG-025", ["early_stopping_patience=3", "val_set_size=0"], {}, ["early_stopping_patience", "val_set_size"]),
     ("E-CFG-025", ["early_stopping_patience=3", "eval_steps=0"], {}, ["early_stopping_patience", "eval_steps"]),
@@ -41,7 +40,6 @@ PROVOKED = [
     ("E-CFG-034", ["lean_path=true", "packing=false"], {}, ["lean_path", "padded"]),
     ("E-CFG-034", ["lean_path=true", "finetuning_type=full"], {}, ["lean_path", "full"]),
     ("E-CFG-034", ["lean_path=true", "modules_to_save=[lm_head]"], {}, ["lean_path", "modules_to_save"]),
-    ("E-CFG-034", ["lean_path=true"], {"machine": OLD_GPU}, ["lean_path", "float16"]),
     ("E-CFG-034", ["lean_path=true"], {"model": {"lean_obstacle": "the gate is gelu"}}, ["lean_path", "gelu"]),
     ("E-CFG-035", ["base_precision=fp8"], {"machine": {"supports_fp8": False}}, ["base_precision", "NVIDIA L40S"]),
     ("E-CFG-036", ["base_precision=fp8", "load_in_4bit=true"], {}, ["base_precision", "load_in_4bit"]),
@@ -131,6 +129,7 @@ def test_rules_are_silent_when_all_is_well_or_not_known_yet(plan, overrides, fac
 
 WARNED = [
     (["dtype=bfloat16"], {"machine": CPU}, "emulated"),
+    (["dtype=float16"], {"machine": CPU}, "emulated"),
     (["max_seq_length=4096"], {"model": {"max_position_embeddings": 2048}}, "2,048 positions"),
     (["learning_rate=0.02"], {}, "very high for an adapter"),
     (["learning_rate=2e-3"], {}, "0.002 (override) is high for an adapter on a base of 1,236 million parameters; 1e-4"),
@@ -144,6 +143,7 @@ WARNED = [
     (["beta=0.3"], {}, "beta: 0.3 (override) has no effect: objective is sft."),
     (["label_smoothing=0.1"], {}, "label_smoothing: 0.1 (override) has no effect: objective is sft."),
     (["dtype=float16"], {}, "has not been measured"),
+    (["lean_path=true"], {"machine": OLD_GPU}, "overflows at 65,504"),
     (["lora_alpha=160"], {}, "scales the adapter by 10"),
     (["warmup_steps=5", "warmup_ratio=0.1"], {}, "warmup_ratio: 0.1"),
     (["eval_split=test", "val_set_size=0.1"], {}, "val_set_size: 0.1"),

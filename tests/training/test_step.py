@@ -15,9 +15,9 @@ from luthier.data.collate import collate_packed
 from luthier.events.types import Notice, Resumed
 from luthier.model.forward import autocast, summed_loss
 from luthier.model.load import load_model
-from luthier.training import engine, step
+from luthier.training import engine
 from luthier.training.objective import widest
-from luthier.training.step import backward, evaluate, read
+from luthier.training.step import backward, evaluate, norm_of_gradients, read
 from tests.rows import MemoryRows, micro_batches, plan_for
 from tests.training.test_resume import config
 
@@ -34,10 +34,10 @@ def trained_gradients(model):
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad}
 
 
-def our_gradients(folder, **keys):
+def our_gradients(folder, scale=1.0, **keys):
     plan, model = model_for(folder, **keys)
     batches = micro_batches(ROWS, range(16), plan, plan.config.training.per_device_train_batch_size)
-    sums, counted = backward(model, batches, plan)
+    sums, counted = backward(model, batches, plan, loss_scale=scale)
     return sums[0].item() / counted.losses, trained_gradients(model), len(batches)
 
 
@@ -174,7 +174,7 @@ def test_nothing_is_read_until_the_norm_is_queued(tiny_model_dir, lean_path):
     batches = micro_batches(ROWS, range(16), plan, 4)
     with Readings() as readings:
         backward(model, batches, plan)
-        step.norm_of_gradients([p for p in model.parameters() if p.requires_grad], plan)
+        norm_of_gradients([p for p in model.parameters() if p.requires_grad], plan)
         assert readings.count == 0
         torch.zeros(()).item()
     assert readings.count == 1
@@ -207,11 +207,10 @@ def test_what_a_run_trains_are_the_models_parameters_at_every_step(tmp_path, tin
     assert len(checked) > 12 and all(checked)
 
 
-def test_the_loss_scale_of_float16_changes_no_digit(tiny_model_dir, monkeypatch):
-    found = []
-    for scale in (1.0, step.LOSS_SCALE["float16"]):
-        monkeypatch.setitem(step.LOSS_SCALE, "float32", scale)
-        found.append(our_gradients(tiny_model_dir, lean_path="false")[1])
+@pytest.mark.parametrize("lean", ["true", "false"])
+def test_the_loss_scale_changes_no_digit(tiny_model_dir, lean):
+    """A power of two, as long as no number leaves the format: bfloat16 has the range of float32."""
+    found = [our_gradients(tiny_model_dir, dtype="bfloat16", lean_path=lean, scale=scale)[1] for scale in (1.0, 2.0**14)]
     for name, gradient in found[0].items():
         assert torch.equal(gradient, found[1][name]), name
 

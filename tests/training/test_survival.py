@@ -67,13 +67,13 @@ def ordinary(folder, model, rows, **changes):
 def too_large(most_tokens, calls):
     """`backward` on a device that holds so many tokens in a pass."""
 
-    def backward(model, batches, plan, lap, reference):
+    def backward(model, batches, plan, *rest):
         calls.append([batch.num_tokens for batch in batches])
         for batch in batches:
             if batch.num_tokens > most_tokens and batch.rows > 1:
                 real_backward(model, [batch], plan)  # leaves half a gradient behind, as a real failure does
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        return real_backward(model, batches, plan, lap, reference)
+        return real_backward(model, batches, plan, *rest)
 
     return backward
 
@@ -115,10 +115,10 @@ def test_what_was_lowered_is_kept_on_resume(tmp_path, tiny_model_dir, alpaca_fil
 def test_layers_are_checkpointed_when_smaller_passes_do_not_help(
     straight, tmp_path, tiny_model_dir, alpaca_file, monkeypatch
 ):
-    def backward(model, batches, plan, lap, reference):
+    def backward(model, batches, plan, *rest):
         if plan.checkpointed_layers < 2:
             raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory")
-        return real_backward(model, batches, plan, lap, reference)
+        return real_backward(model, batches, plan, *rest)
 
     monkeypatch.setattr(engine, "backward", backward)
     events = train(ordinary(tmp_path / "run", tiny_model_dir, alpaca_file))
@@ -249,9 +249,9 @@ def test_memory_that_the_system_refuses_is_survived(tmp_path):
 def damaged(steps, value=float("nan")):
     """`backward` whose gradient is not a number in these steps (1 is the first)."""
 
-    def backward(model, batches, plan, lap, reference):
+    def backward(model, batches, plan, *rest):
         backward.step += 1
-        sums = real_backward(model, batches, plan, lap, reference)
+        sums = real_backward(model, batches, plan, *rest)
         if backward.step in steps:
             next(p for p in model.parameters() if p.grad is not None).grad.view(-1)[0] = value
         return sums

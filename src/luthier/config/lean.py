@@ -82,7 +82,6 @@ def _obstacle(config: Config, machine: MachineFacts, model: ModelFacts) -> str:
         "use_dora is true": lora.use_dora,
         "modules_to_save trains layers in full": bool(lora.modules_to_save),
         "examples are padded, not packed": not packs(config, model),
-        "float16 needs its loss scaled": computes_in(config, machine) == "float16",
         "fsdp shards the layers that it stacks": config.training.fsdp and machine.world_size > 1,
     }
     return next((reason for reason, holds in reasons.items() if holds), model.lean_obstacle)

@@ -37,6 +37,7 @@ def nll(
     *,
     hidden: bool = False,
     weight: bool = False,
+    hidden_scale: float = 1.0,
     in_place: Callable[..., Tensor] | None = None,
     shares_N: Tensor | None = None,
 ) -> tuple[Tensor, Tensor | None, Tensor | None]:
@@ -49,6 +50,7 @@ def nll(
             gradient of 0.
         hidden: Return the gradient of `hidden_ND` too, in its format.
         weight: Return the gradient of `weight_VD` too, in float32.
+        hidden_scale: Factor on the gradient of `hidden_ND`, before it is rounded to its format.
         in_place: `luthier.model.kernels.loss.cross_entropy`, to be used instead of plain torch.
         shares_N: Factors of the losses in that sum, where they are not 1; for plain torch.
     """
@@ -78,7 +80,11 @@ def nll(
         if len(without_CV):
             without_CV.zero_()
         if grad_hidden_ND is not None:
-            torch.mm(grad_CV, weight_VD, out=grad_hidden_ND[start : start + chunk])
+            grad_CD = grad_hidden_ND[start : start + chunk]
+            if hidden_scale == 1.0:
+                torch.mm(grad_CV, weight_VD, out=grad_CD)
+            else:
+                torch.addmm(grad_CD, grad_CV, weight_VD, beta=0, alpha=hidden_scale, out=grad_CD)
         if grad_weight_VD is not None:
             grad_weight_VD += grad_CV.T @ hidden_CD
     return loss_N, grad_hidden_ND, grad_weight_VD

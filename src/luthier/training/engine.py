@@ -39,6 +39,7 @@ from luthier.training.milestones import between_steps, finish, follows_at_once, 
 from luthier.training.objective import Counted
 from luthier.training.optimizer import prepare_step
 from luthier.training.saving import landed, leave
+from luthier.training.scale import count, loss_scale, lower
 from luthier.training.step import backward, norm_of_gradients, read, update
 
 MOST_ROLLBACKS = 2
@@ -97,9 +98,13 @@ def optimizer_step(job: Run, batches: list[MicroBatch], coming: Coming) -> Itera
         set_rng_state(random)
         batches = step_batches(job.data.train, job.plan, state.step, rank(), world_size())
 
+    scale = state.loss_scale
     sums, counted, norm, length = yield from job.within_memory(
-        lambda: gradients(job, batches, coming), lambda: batches, state.step + 1, again=cut_anew
+        lambda: gradients(job, batches, coming, random), lambda: batches, state.step + 1, again=cut_anew
     )
+    if state.loss_scale < scale:
+        text = f"step {state.step + 1:,}: its gradients were too large for float16; it was done again with the loss "
+        yield Notice("info", f"{text}multiplied by {state.loss_scale:g} instead of {scale:g}", step=state.step + 1)
     training = job.plan.config.training
     ordinary = CHANCE if training.objective == "dpo" else 0.0
     judgement = judge(state, loss := sums[0] / max(1, counted.losses), length, training.max_grad_norm, ordinary)
@@ -111,6 +116,7 @@ def optimizer_step(job: Run, batches: list[MicroBatch], coming: Coming) -> Itera
         lap("optimizer")
         flow = gradient_flow(job.model, state.step + 1)
         lap("other")
+    count(state)
     update(job.trained, job.optimizer, job.plan, job.learning_rate(state.step), norm)
     lap("optimizer")
     seconds = job.watch.stop(goes_on=follows_at_once(job) and begin_next(job.model))
@@ -130,18 +136,26 @@ def optimizer_step(job: Run, batches: list[MicroBatch], coming: Coming) -> Itera
         yield said
 
 
-def gradients(job: Run, batches: list[MicroBatch], coming: Coming) -> tuple[list[float], Counted, torch.Tensor, float]:
+def gradients(
+    job: Run, batches: list[MicroBatch], coming: Coming, random: dict[str, torch.Tensor]
+) -> tuple[list[float], Counted, torch.Tensor, float]:
     """The objective's sums, what they went over, and the gradient's norm twice.
 
     What the update and the next pass need is made ready before the numbers are read: then the device is busy anyway.
+    Where float16 overflowed on the way back, all of it is done again, with the random generators as they were.
     """
     with job.watchdog.watching("a step", job.state.step + 1):
         here = coming.moved(batches)
-        summed, counted = backward(job.model, here, job.plan, job.watch.lap, job.reference.train_P2)
-        norm = norm_of_gradients(job.trained, job.plan)
-        all_or_none(lambda: make_ready(job, coming), is_out_of_memory)
-        sums, length = read(summed, norm)
-        return sums, counted, norm, length
+        while True:
+            options = (job.watch.lap, job.reference.train_P2, loss_scale(job.state, job.plan))
+            summed, counted = backward(job.model, here, job.plan, *options)
+            norm = norm_of_gradients(job.trained, job.plan)
+            all_or_none(lambda: make_ready(job, coming), is_out_of_memory)
+            sums, length = read(summed, norm)
+            if not lower(job.state, job.plan, sums[0], length):
+                return sums, counted, norm, length
+            job.optimizer.zero_grad(set_to_none=True)
+            set_rng_state(random)
 
 
 def make_ready(job: Run, coming: Coming) -> None:

@@ -40,6 +40,7 @@ from luthier.machine.shards import Whole, on_rank_0_with
 from luthier.training.checkpoint import lent, save_checkpoint
 from luthier.training.commit import INFLIGHT
 from luthier.training.optimizer import build_optimizer
+from luthier.training.scale import loss_scale
 from luthier.training.step import backward, evaluate, norm_of_gradients, update
 
 if TYPE_CHECKING:
@@ -134,7 +135,8 @@ def _run(job: Run, largest: Largest) -> _Measured:
         _update(optimizer, job)  # the moments are there in every step but the first
     started = time.monotonic()
     passes = all_or_none(lambda: [collate(job.data.train, rows, plan) for rows in largest.passes], is_out_of_memory)
-    backward(model, passes, plan, reference_P2=job.reference.train_P2)
+    factor = loss_scale(job.state, plan)
+    backward(model, passes, plan, reference_P2=job.reference.train_P2, loss_scale=factor)
     norm = norm_of_gradients(job.trained, plan)
     norm.item()
     if fresh:
@@ -142,7 +144,7 @@ def _run(job: Run, largest: Largest) -> _Measured:
         _update(optimizer, job)
         measured.update_seconds = time.monotonic() - begun
     measured.step_seconds = time.monotonic() - started
-    measured.pass_seconds = _once_more(job, passes[0])
+    measured.pass_seconds = _once_more(job, passes[0], factor)
     if job.data.eval is not None and plan.eval_every:
         started, rows = time.monotonic(), largest.evaluation
         held_out = job.data.eval
@@ -153,12 +155,12 @@ def _run(job: Run, largest: Largest) -> _Measured:
     return measured
 
 
-def _once_more(job: Run, batch: MicroBatch) -> float:
+def _once_more(job: Run, batch: MicroBatch, factor: float) -> float:
     """Seconds of a pass that was made before: what is made and filled on first use is there."""
     for parameter in job.trained:
         parameter.grad = None
     started = time.monotonic()
-    backward(job.model, [batch], job.plan, reference_P2=job.reference.train_P2)
+    backward(job.model, [batch], job.plan, reference_P2=job.reference.train_P2, loss_scale=factor)
     norm_of_gradients(job.trained, job.plan).item()
     seconds = time.monotonic() - started
     for parameter in job.trained:

@@ -23,13 +23,10 @@ from luthier.machine.gradients import sum_gradients
 from luthier.machine.memory import is_out_of_memory
 from luthier.machine.ranks import all_or_none, in_step, on_any_rank, sum_over_ranks, together
 from luthier.model.forward import LEAN, autocast, inference
+from luthier.model.lean.decoder import LeanDecoder
 from luthier.training.instruments import Lap
 from luthier.training.objective import SUMS, Counted, counts, sums, widest
 from luthier.training.optimizer import clip_and_step, gradient_norm, set_learning_rate
-
-LOSS_SCALE = {"float16": 1024.0, "bfloat16": 1.0}
-"""Powers of two, on the loss of formats of 16 bits; float16 has no numbers below 6e-8. They change no digit."""
-
 
 def backward(
     model: nn.Module,
@@ -37,6 +34,7 @@ def backward(
     plan: Plan,
     lap: Lap = lambda _: None,
     reference_P2: torch.Tensor | None = None,
+    loss_scale: float = 1.0,
 ) -> tuple[torch.Tensor, Counted]:
     """Forward and backward over a step's micro-batches; gradients of the step's mean loss are left in `.grad`.
 
@@ -46,12 +44,13 @@ def backward(
         plan: The plan.
         lap: Told the name of each phase when it ends.
         reference_P2: Of all training pairs, where the objective is one of pairs.
+        loss_scale: A power of two: how much larger gradients are on their way (`luthier.training.scale`).
 
     Returns:
         The objective's sums (K,), the loss first (not waited for), and what it went over, each over all ranks.
     """
     counted = Counted(*(int(n) for n in sum_over_ranks(*counts(batches))))
-    work = _Work(model, plan, reference_P2, counted.losses, lap)
+    work = _Work(model, plan, reference_P2, counted.losses, loss_scale, lap)
     if plan.sharded:  # each pass adds up its gradients itself
         own = in_step(lambda: _own_backward(work, _as_many(batches, plan)))
     else:
@@ -91,6 +90,7 @@ class _Work:
     plan: Plan
     reference_P2: torch.Tensor | None
     losses: int
+    loss_scale: float
     lap: Lap
 
 
@@ -99,7 +99,7 @@ def _own_backward(work: _Work, batches: Iterable[MicroBatch]) -> torch.Tensor:
     model, plan, lap = work.model, work.plan, work.lap
     device = next(model.parameters()).device
     total = _zeros(plan, device)
-    share, rest = _shares(model, plan, work.losses)
+    share, rest = _shares(work)
     for batch in batches:
         with autocast(plan):
             summed = sums(model, batch.to(device), plan, work.reference_P2)
@@ -114,17 +114,19 @@ def _own_backward(work: _Work, batches: Iterable[MicroBatch]) -> torch.Tensor:
     return total.cpu() if together() else total
 
 
-def _shares(model: nn.Module, plan: Plan, losses: int) -> tuple[float, float]:
+def _shares(work: _Work) -> tuple[float, float]:
     """What the loss is multiplied by before a backward pass, and its gradients after all: 1 / losses together.
 
     Any factor but a power of two would itself be rounded in a pass of 16 bits, and all gradients of the step with it
     (by up to 0.2 % in bfloat16). The lean path multiplies at its end, in the gradients' own float32.
     """
-    scale = LOSS_SCALE.get(plan.config.model.dtype)
-    if scale is None or hasattr(model, LEAN):
-        return 1 / losses, 1.0
-    share = scale / 2 ** losses.bit_length()
-    return share, 1 / (share * losses)
+    lean: LeanDecoder | None = getattr(work.model, LEAN, None)
+    if lean is not None:
+        lean.scale_loss(work.loss_scale)
+        return 1 / work.losses, 1.0
+    if work.plan.config.model.dtype == "float32":
+        return 1 / work.losses, 1.0
+    return work.loss_scale, 1 / (work.loss_scale * work.losses)
 
 
 def _zeros(plan: Plan, device: torch.device) -> torch.Tensor:

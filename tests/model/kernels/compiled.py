@@ -1,6 +1,6 @@
 """Compiles every kernel for real cards, without one: `python -m tests.model.kernels.compiled`. No interpreter here.
 
-Prints a JSON object: kernel and card -> bytes of machine code, and whether it multiplies and adds in one rounding.
+Prints a JSON object: kernel, card and number format -> bytes of machine code, and whether it multiplies and adds in one rounding.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from luthier.model.kernels import adamw, attention, copies, fp8, gate, launch, l
 
 NEW = {"fp8": 89, "attention": 80}
 """Compute capability from which e4m3 is a number format, and from which flash attention stands beside our own."""
-FORMATS = {"fp32": "float32", "bf16": "bfloat16"}
-CARDS = {"fp32": {"T4": 75}, "bf16": {"A100": 80, "L40S": 89, "H200": 90}}
+FORMATS = {"fp16": "float16", "fp32": "float32", "bf16": "bfloat16"}
+CARDS = {"fp16": {"T4": 75}, "fp32": {"T4": 75}, "bf16": {"A100": 80, "L40S": 89, "H200": 90}}
 
 
 def sources(number: str) -> dict[str, tuple[Any, dict[str, str], dict[str, Any]]]:
@@ -108,7 +108,7 @@ def main() -> None:
                     options=options,
                 )
                 fused = "fma." in built.asm["ptx"]
-                found[f"{name}, {card}"] = {"bytes": len(built.asm["cubin"]), "fused": fused}
+                found[f"{name}, {card} {number}"] = {"bytes": len(built.asm["cubin"]), "fused": fused}
     print(json.dumps(found))
 
 

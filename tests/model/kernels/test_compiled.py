@@ -24,9 +24,11 @@ def test_every_kernel_compiles_for_every_card(tmp_path):
     )
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(done.stdout.splitlines()[-1])
-    assert len(found) == 10 * 4 + 3 * 3 + 2, "attention where there is flash, and 8-bit floats where there are any"
-    assert {name.partition(", ")[2] for name in found} == {"T4", "A100", "L40S", "H200"}
+    assert len(found) == 10 * 5 + 3 * 3 + 2, "attention where there is flash, and 8-bit floats where there are any"
+    assert {name.partition(", ")[2] for name in found} == {
+        "T4 fp16", "T4 fp32", "A100 bf16", "L40S bf16", "H200 bf16",
+    }  # fmt: skip
     assert all(kernel["bytes"] > 1000 for kernel in found.values())
     # bitsandbytes rounds the constants twice, so this one must too
     assert not any(kernel["fused"] for name, kernel in found.items() if name.startswith("nf4"))
-    assert found["norm, H200"]["fused"]
+    assert found["norm, H200 bf16"]["fused"]

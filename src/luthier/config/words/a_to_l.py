@@ -152,8 +152,9 @@ A_TO_L: dict[str, Term] = {
     ),
     "fp16": Term(
         "float16: numbers of 16 bits with three to four digits, but a small range: above 65,504 they overflow, and "
-        "below 6e-8 they are 0. So the loss is multiplied by a power of two before the backward pass, and the "
-        "gradients are divided by it. Where the device has bfloat16, that is the safer one.",
+        "below 6e-8 they are 0. So the loss is multiplied by a power of two before the backward pass, the loss scale, "
+        "and the gradients are divided by it. A step that overflows is done again with half of it. Where the device "
+        "has bfloat16, that is the safer one.",
         ("dtype", "bf16", "E-RUN-001"), "concepts/qlora.md", ("float16", "half precision", "loss scale"),
     ),
     "gpu utilization": Term(

@@ -121,8 +121,8 @@ CONFIG: dict[str, Explanation] = {
     "E-CFG-023": Explanation(
         "The device cannot compute this number format",
         "Training would fail at the first step, or be many times slower.",
-        "bfloat16 needs a GPU from 2020 or later (compute capability 8.0); float16 needs a GPU. dtype: auto picks what "
-        "this device computes.",
+        "bfloat16 needs a GPU from 2020 or later (compute capability 8.0); an older one has float16. dtype: auto "
+        "picks what this device computes.",
     ),
     "E-CFG-024": Explanation(
         "This model cannot keep packed documents apart",

@@ -68,6 +68,7 @@ class LeanDecoder:
         gradients: Where a backward pass leaves them.
         graphs: The recorded passes; None where passes are not recorded.
         turn: Which pass the gradients there are of.
+        loss_scale: How much larger gradients are on their way than where they are left; see `scale_loss`.
     """
 
     def __init__(
@@ -88,7 +89,7 @@ class LeanDecoder:
         self._stacks = [stack for layer in self.layers for stack in layer.stacks]
         self.adapters, self.gradients = Adapters(self._stacks, pieces), Gradients(self._stacks, pieces)
         self.pieces, self.refused = pieces, ""
-        self._dtype, self.checkpointed_layers = dtype, 0
+        self._dtype, self.checkpointed_layers, self.loss_scale = dtype, 0, 1.0
         self._fills_up = fills_up(decoder.embed_tokens.weight.device, dtype)
         self._embedding, self._rotation = decoder.embed_tokens, decoder.rotary_emb
         self._norm, self._eps = decoder.norm.weight.detach().to(dtype), decoder.norm.variance_epsilon
@@ -102,6 +103,20 @@ class LeanDecoder:
         """Forget weights that are kept unpacked or transposed: less memory, a little slower, the same values."""
         for stack in self._stacks:
             stack.forget_unpacked()
+
+    def scale_loss(self, scale: float) -> None:
+        """Compute gradients `scale` (a power of two) times as large, and divide them at the end, in float32.
+
+        float16 has no numbers below 6e-8 (`luthier.training.scale`). Recorded passes have the factor in them.
+        """
+        if scale != self.loss_scale:
+            self.loss_scale = scale
+            if self.graphs is not None:
+                self.graphs.forget()
+
+    def unscaled(self, factor: Tensor) -> Tensor:
+        """A factor on the gradients, with the scale taken off."""
+        return factor if self.loss_scale == 1.0 else factor / self.loss_scale
 
     def summed_loss(self, inputs: dict[str, Any], positions_N: Tensor, targets_N: Tensor) -> Tensor:
         """Sum of the negative log-likelihoods (nats, float32); see `luthier.model.forward.summed_loss`."""
@@ -160,8 +175,9 @@ class LeanDecoder:
         normed_ND = stream.normed(self.pieces, self._norm, self._eps)
         tape.inputs.append(stream.x_TD)
         loss_N, tape.grad_normed_ND, _ = nll(
-            normed_ND, self._head.weight.detach(), targets_N, hidden=train, in_place=self.pieces.cross_entropy
-        )
+            normed_ND, self._head.weight.detach(), targets_N,
+            hidden=train, hidden_scale=self.loss_scale, in_place=self.pieces.cross_entropy,
+        )  # fmt: skip
         return loss_N, tape if train else None
 
     def backward(self, tape: Tape) -> None:
@@ -224,7 +240,7 @@ class _Lean(torch.autograd.Function):
         with _as_written(grad_outputs[0].device.type):
             if tape is not None:
                 decoder.backward(tape)
-            return (None, None, *decoder.gradients.scaled(grad_outputs[0]))
+            return (None, None, *decoder.gradients.scaled(decoder.unscaled(grad_outputs[0])))
 
 
 class _LeanTokens(torch.autograd.Function):
@@ -249,4 +265,4 @@ class _LeanTokens(torch.autograd.Function):
             grad_ND = tape.grad_normed_ND[: len(shares_N)]
             grad_ND.copy_(grad_ND * (shares_N / largest)[:, None])
             decoder.backward(tape)
-            return (None, None, *decoder.gradients.scaled(largest))
+            return (None, None, *decoder.gradients.scaled(decoder.unscaled(largest)))

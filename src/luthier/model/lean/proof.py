@@ -16,7 +16,7 @@ from luthier.model.forward import summed_loss
 from luthier.model.lean.decoder import LeanDecoder
 from luthier.model.lean.linears import FP8StackedLinear
 
-_ROUNDING = {torch.float32: 1e-3, torch.bfloat16: 0.3}
+_ROUNDING = {torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.3}
 """Largest relative difference of one gradient that rounding explains, of few tokens in a small layer. A lost factor,
 sign or term is above it."""
 _ROUNDING_OF_8_BITS = 0.6
