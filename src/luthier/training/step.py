@@ -28,6 +28,7 @@ from luthier.training.instruments import Lap
 from luthier.training.objective import SUMS, Counted, counts, sums, widest
 from luthier.training.optimizer import clip_and_step, gradient_norm, set_learning_rate
 
+
 def backward(
     model: nn.Module,
     batches: Sequence[MicroBatch],
