@@ -195,7 +195,9 @@ def test_where_they_fail_flash_stays(monkeypatch):
     assert lean.attention_for(*arguments) == Flash(SCALE, None)
     monkeypatch.setattr(lean, "_works", lambda way, *_: type(way) is Flash or way.flash.window is None)
     windowed = (torch.nn.Identity(), SCALE, 1000, like, 1, HALVES)
-    assert lean.attention_for(*windowed) == Flash(SCALE, 1000), "a window shorter than a document is a kernel of its own"
+    assert lean.attention_for(*windowed) == Flash(SCALE, 1000), (
+        "a window shorter than a document is a kernel of its own"
+    )
     monkeypatch.setattr(lean, "_works", lambda way, *_: type(way) in good)
     assert lean.attention_for(*windowed) == Short(HALVES, Flash(SCALE, 1000))
     good.remove(Short)
