@@ -20,7 +20,10 @@ pytestmark = [
 ]
 # process groups that wait for each other; and half a minute for one run of the kind that `kills` has
 LONG = ["ranks", "cli_kills"]
-THERE = [name for name in SUITES if (Path(__file__).parent / f"{name}.py").is_file() and name not in LONG]
+IN_PROCESS = ["configs", "datasets", "models", "huge"]
+"""Their small counts are in `test_fuzz_suites`."""
+ELSEWHERE = [*LONG, *IN_PROCESS]
+THERE = [name for name in SUITES if (Path(__file__).parent / f"{name}.py").is_file() and name not in ELSEWHERE]
 
 
 @pytest.fixture(scope="module")

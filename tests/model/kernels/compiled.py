@@ -1,4 +1,5 @@
-"""Compiles every kernel for real cards, without one: `python -m tests.model.kernels.compiled`. No interpreter here.
+"""Compiles every kernel for real cards, without one: `python -m tests.model.kernels.compiled H200`. No interpreter.
+
 
 Prints a JSON object: kernel, card and format -> bytes of machine code, and whether it multiplies and adds in one
 rounding.
@@ -7,6 +8,7 @@ rounding.
 from __future__ import annotations
 
 import json
+import sys
 from typing import Any
 
 import triton
@@ -91,7 +93,7 @@ def sources(number: str) -> dict[str, tuple[Any, dict[str, str], dict[str, Any]]
     }  # fmt: skip
 
 
-def main() -> None:
+def main(wanted: list[str]) -> None:
     found = {}
     for number, cards in CARDS.items():
         for name, (function, types, constants) in sources(number).items():
@@ -101,7 +103,7 @@ def main() -> None:
             if "BLOCK" in constants:
                 options = launch.options(constants["BLOCK"], fuse=name != "nf4")
             for card, capability in cards.items():
-                if capability < NEW.get(name.partition(" ")[0], 0):
+                if card not in wanted or capability < NEW.get(name.partition(" ")[0], 0):
                     continue
                 built = triton.compile(
                     ASTSource(function, signature, places),
@@ -114,4 +116,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])
