@@ -1,6 +1,5 @@
 """Compiles every kernel for real cards, without one: `python -m tests.model.kernels.compiled H200`. No interpreter.
 
-
 Prints a JSON object: kernel, card and format -> bytes of machine code, and whether it multiplies and adds in one
 rounding.
 """
