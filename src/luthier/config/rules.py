@@ -40,8 +40,7 @@ class Case:
 
     def get(self, key: str) -> Any:
         """The value of a dotted key."""
-        section, _, name = key.partition(".")
-        return getattr(getattr(self.config, section), name)
+        return self.config.value(key)
 
     def wrote(self, key: str) -> bool:
         """Whether the user wrote the key, even if with its default."""

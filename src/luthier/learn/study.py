@@ -128,10 +128,9 @@ def checked(lesson: Lesson, path: Path, folder: Path) -> Loaded:
     mine = load(path, [f"output_dir={start.config.training.output_dir}"])
     problems = []
     for key in keys():
-        section, _, name = key.partition(".")
-        was, now = (getattr(getattr(each.config, section), name) for each in (start, mine))
+        was, now = start.config.value(key), mine.config.value(key)
         if was != now and key not in lesson.exercise.may_change:
-            fix = f"put {name}: {yaml_value(was)} back; to be changed: {', '.join(lesson.exercise.may_change)}"
+            fix = f"put {keys()[key].name}: {yaml_value(was)} back; to be changed: {', '.join(lesson.exercise.may_change)}"
             problems.append(Problem("E-LEARN-002", f"{key} is {yaml_value(now)} here", fix, mine.sources[key]))
     if problems:
         raise ConfigError(*problems)
