@@ -175,7 +175,7 @@ def first_of(run: History, holds: Callable[[Log], bool]) -> int:
 def counted(run: History) -> bool:
     """Whether the steps are numbers of log lines: another program's log that tells no step at all."""
     lines = run.whole
-    one_by_one = all(b.step - a.step == run.stride for a, b in pairwise(lines))
+    one_by_one = all(b.step - a.step == run.curve.stride for a, b in pairwise(lines))
     return not run.ours and not run.plan and not run.total_steps and one_by_one and lines[:1] == run.beginning[:1]
 
 

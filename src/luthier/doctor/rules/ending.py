@@ -204,7 +204,7 @@ def _unfinished(run: History) -> bool:
 
 
 def _timed(run: History) -> str:
-    untimed = not run.updated > 0 or (run.logged > 1 and not any(run.log_gaps))
+    untimed = not run.updated > 0 or (run.curve.seen > 1 and not any(run.log_gaps))
     return "the log has no times" if untimed else ""
 
 
