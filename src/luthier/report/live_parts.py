@@ -27,7 +27,7 @@ from luthier.monitor.drawing import decimal
 from luthier.monitor.gpu.words import WARM_C, fullness, in_percent, known_of, share_of
 from luthier.monitor.state import RunState
 from luthier.monitor.statistics import shares
-from luthier.monitor.view import outcome
+from luthier.monitor.words import outcome
 from luthier.report.curves import WIDTH, figures, pace
 from luthier.report.sections import judged, milestones, notices, unknown
 from luthier.report.several import overlaid, stroke

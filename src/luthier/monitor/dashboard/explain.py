@@ -21,7 +21,7 @@ from luthier.monitor.dashboard.palette import ACCENT
 from luthier.monitor.dashboard.scene import Run
 from luthier.monitor.drawing import count, decimal
 from luthier.monitor.statistics import BANDS, PAIR_BANDS, band, in_words, shares, time_left
-from luthier.monitor.view import accuracy_of, margin_of
+from luthier.monitor.words import accuracy_of, margin_of
 
 KEYS = (
     ("1 to 5", "Overview, Charts, Findings, Samples, Run; ← and → too"),

@@ -19,7 +19,7 @@ from luthier.monitor.dashboard.palette import BAD, GOOD, WARNING, strong
 from luthier.monitor.dashboard.scene import Run
 from luthier.monitor.drawing import count, decimal
 from luthier.monitor.statistics import band, deviation, elapsed, in_words, shares, time_left, timed_lines
-from luthier.monitor.view import accuracy_of, margin_of, perplexity, rate_trend
+from luthier.monitor.words import accuracy_of, margin_of, perplexity, rate_trend
 
 LABEL_WIDTH = 13
 WORSE = "very bad, above the start"
