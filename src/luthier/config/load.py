@@ -16,6 +16,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from luthier.config.keys import keys
+from luthier.config.outputs import RECORD
 from luthier.config.placing import Placed, Setting, place_settings
 from luthier.config.plan import Passes
 from luthier.config.problems import translate
@@ -25,8 +26,6 @@ from luthier.config.values import clean
 from luthier.errors import ConfigError, Problem
 
 MAX_BYTES = 1024 * 1024
-RECORD = "plan.yaml"
-"""What a run writes into its output folder; see `luthier.config.record`."""
 
 
 @dataclass(frozen=True)

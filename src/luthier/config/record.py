@@ -17,7 +17,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from luthier.config.load import RECORD, Loaded, Record, build, read_text
+from luthier.config.load import Loaded, Record, build, read_text
+from luthier.config.outputs import RECORD
 from luthier.config.placing import place_settings
 from luthier.config.plan import Passes
 from luthier.config.tree import Node, printable, read_yaml

@@ -13,13 +13,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from luthier.config.outputs import TRAINED_ON
 from luthier.errors import MissingError, ModelError, Problem
 from luthier.events.printable import one_line
 from luthier.export.card import Published, hub_card
 from luthier.export.place import Say, destination, write
 from luthier.export.run import Exported, Options, merge_run, name_of
 from luthier.generate.load import final_folder
-from luthier.generate.weights import TRAINED_ON, Base, read_json
+from luthier.generate.weights import Base, read_json
 from luthier.model.vet import check_code
 from luthier.training.commit import MANIFEST
 

@@ -31,10 +31,11 @@ from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
+from luthier.config.outputs import TRAINED_ON
 from luthier.errors import ModelError, Problem
 from luthier.generate.load import final_folder
 from luthier.generate.system import trained_system
-from luthier.generate.weights import FILES, TRAINED_ON, Base, format_of_files, load_tuned
+from luthier.generate.weights import FILES, Base, format_of_files, load_tuned
 from luthier.model.forward import DTYPES
 from luthier.model.store import save_trained
 

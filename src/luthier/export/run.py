@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM
 
+from luthier.config.outputs import FINAL
 from luthier.export.agree import Agreement, Reference, agreement, reference, require
 from luthier.export.merge import Merged, Onto, merged, write_folder
 from luthier.export.place import Say, destination, write
@@ -25,7 +26,6 @@ from luthier.generate.weights import Base, load_tuned
 from luthier.machine.memory import free_memory
 from luthier.machine.probe import probe
 from luthier.model.attention import with_capped_scores
-from luthier.training.final import FINAL
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.utils import cached_file
 
+from luthier.config.outputs import TRAINED_ON
 from luthier.config.record import load_record
 from luthier.config.schema import ModelSection
 from luthier.errors import LuthierError, ModelError, Problem
@@ -40,7 +41,7 @@ from luthier.model.lean.fp8 import round_as_fp8
 from luthier.model.unpacking import unpack_rightly
 from luthier.model.vet import vet
 
-TRAINED_ON, FILES = "luthier.json", "base_files"
+FILES = "base_files"
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from luthier.config.keys import keys, source_keys
-from luthier.config.load import RECORD, from_dict
+from luthier.config.load import from_dict
+from luthier.config.outputs import RECORD
 from luthier.config.plan import DataFacts, MachineFacts, ModelFacts, Passes, Plan
 from luthier.config.record import read_record
 from luthier.config.render import plan_as_dict, plan_in_words

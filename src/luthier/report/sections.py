@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
+from luthier.config.outputs import FINAL
 from luthier.config.tree import shown
 from luthier.doctor import Finding, findings, unjudged
 from luthier.doctor.outlook import unsettled
@@ -27,7 +28,6 @@ from luthier.monitor.statistics import time_left
 from luthier.report.results import Row, Share
 from luthier.report.run import Attempt, Run
 
-FINAL = "final_model"
 _QUICKSTART = ("luthier", "quickstart", "rows")
 """Where its rows lie in the package, on whatever machine it was."""
 _MOST_SAMPLES = 8

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from luthier.config.outputs import FINAL
 from luthier.errors import ModelError, Problem
 from luthier.generate.load import Tuned, final_folder, load_several
 from luthier.generate.system import check_system
@@ -110,7 +111,7 @@ def named(specs: Sequence[str]) -> dict[str, str]:
 
 def short_name(path: str) -> str:
     """The last part of a path or hub name that tells runs apart."""
-    parts = [part for part in Path(os.path.abspath(path)).parts if part != "final_model"]  # noqa: PTH100
+    parts = [part for part in Path(os.path.abspath(path)).parts if part != FINAL]  # noqa: PTH100
     return parts[-1]
 
 
