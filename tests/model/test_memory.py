@@ -14,8 +14,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoConfig
 
-from luthier.config.memory_bar import memory_bar
 from luthier.config.plan import Memory, Part
+from luthier.config.render import memory_bar
 from luthier.model import head, memory
 from luthier.model.forward import LEAN, autocast, summed_loss
 from luthier.model.head import nll

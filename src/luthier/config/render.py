@@ -1,10 +1,12 @@
 """A Plan as text for people, as a flat dict for events, and as YAML for ``plan.yaml``.
 
 Plain text, in the width that there is: what will happen in sentences, then every value with its origin, then warnings.
+The forecast of memory is a stacked bar of its parts, which are told apart by marks, not by colour.
 """
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -12,14 +14,15 @@ from typing import Any
 import yaml
 
 from luthier.config.keys import SECTIONS
-from luthier.config.memory_bar import memory_bar
 from luthier.config.numbers import LEAST_KEPT, steps_in_words
-from luthier.config.plan import Plan, Value
+from luthier.config.plan import Memory, Plan, Value
 from luthier.config.schema import nested
 from luthier.config.tree import number, scalar, shown
 from luthier.errors.secrets import hide, hide_in
 from luthier.errors.terminal import WIDTH, wrapped
 
+_MARKS = "123456789abcdef"
+_NAME, _BAR = 14, 74
 _ELSEWHERE = (
     "A prediction for {}, which is not here: its memory is that of the datasheet, all of it free, and what a run holds "
     "there is computed from shapes. No number below was measured on such a card."
@@ -126,6 +129,32 @@ def _row(value: Value, width: int) -> str:
 
 def _wrapped(text: str, first: str, rest: str, width: int) -> str:
     return wrapped(hide(text), first, rest, width)  # before a line may end in the middle of a secret
+
+
+def memory_bar(memory: Memory, width: int) -> list[str]:
+    """The forecast: a bar of its parts, its share of what is free, and a line for each part."""
+    room = max(20, min(_BAR, width - 26))
+    share = memory.gib / memory.room_gib if memory.room_gib > 0 else float("inf")
+    moment = f"in a pass of {memory.tokens:,} tokens" if memory.moment == "a step" else f"while {memory.moment}"
+    head = f"{memory.gib:.2f} GiB at the fullest moment, {moment}; {memory.room_gib:.1f} GiB are there."
+    head += "" if share <= 1 else " It does not fit."
+    lines = textwrap.wrap(head, width, initial_indent="  ", subsequent_indent="  ")
+    lines.append(f"  {_stacked(memory, room)}")
+    used = min(room, max(1, round(min(share, 1.0) * room)))
+    lines.append(f"  {'#' * used}{'.' * (room - used)}  {share:.0%} of what is there")
+    for mark, part in zip(_MARKS, memory.parts, strict=False):
+        text = f"  {mark} {part.name:<{_NAME}}{part.gib:>7.3f} GiB  {part.how}"
+        lines += textwrap.wrap(text, width, subsequent_indent=" " * (17 + _NAME), drop_whitespace=True)
+    return lines
+
+
+def _stacked(memory: Memory, room: int) -> str:
+    """Each part's mark, as often as its share says; the ends are rounded, so that the sum is always `room`."""
+    text, before = "", 0.0
+    for mark, part in zip(_MARKS, memory.parts, strict=False):
+        before += part.gib
+        text += mark * (round(before / memory.gib * room) - len(text))
+    return text
 
 
 def plan_in_words(plan: Plan, width: int = WIDTH) -> list[str]:
