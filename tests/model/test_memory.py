@@ -16,13 +16,14 @@ from transformers import AutoConfig
 
 from luthier.config.plan import Memory, Part
 from luthier.config.render import memory_bar
+from luthier.machine import GIB
 from luthier.model import head, memory
 from luthier.model.forward import LEAN, autocast, summed_loss
 from luthier.model.head import nll
 from luthier.model.lean import gradients
 from luthier.model.lean.pieces import PLAIN
 from luthier.model.load import load_model
-from luthier.model.memory import GIB, footprint, forecast
+from luthier.model.memory import footprint, forecast
 from tests.rows import MemoryRows, micro_batches, plan_for
 from tests.tiny import build_model, write_rows
 

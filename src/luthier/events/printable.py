@@ -45,7 +45,7 @@ def one_line(text: str) -> str:
     return " ".join(printable(text).split())
 
 
-def beginning(text: str, most: int = 60) -> str:
-    """The same, cut after so many characters."""
+def beginning(text: str) -> str:
+    """The same, cut after 60 characters."""
     line = one_line(text)
-    return line if len(line) <= most else f"{line[:most].rstrip()}..."
+    return line if len(line) <= 60 else f"{line[:60].rstrip()}..."

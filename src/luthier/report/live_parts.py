@@ -14,7 +14,6 @@ from itertools import pairwise, zip_longest
 
 from rich.text import Text
 
-from luthier.config.tree import shown
 from luthier.events.numbers import NUMBERS
 from luthier.events.page import facts, lines, table, text
 from luthier.events.types import Machine, RunFinished, Timing
@@ -29,12 +28,11 @@ from luthier.monitor.state import RunState
 from luthier.monitor.statistics import shares
 from luthier.monitor.words import outcome
 from luthier.report.curves import WIDTH, figures, pace
-from luthier.report.sections import judged, milestones, notices, unknown
+from luthier.report.sections import judged, milestones, notices, unknown, value_in_html
 from luthier.report.several import overlaid, stroke
 
 _CLASSES = {"dim": "unknown", GOOD: "good", BAD: "bad", WARNING: "warn"}
 _FULL = {"red": "bad", "yellow": "warn"}
-_LONGEST_VALUE = 200
 _MOST_NOTICES = 20
 
 
@@ -230,7 +228,7 @@ def _about(scene: Scene) -> str:
     told = f"<h2>The run</h2>\n{facts(panes.facts(run))}"
     if not run.state.plan:
         return told
-    cells = [(text(key), text(shown(value, _LONGEST_VALUE))) for key, value in run.state.plan.items()]
+    cells = [(text(key), value_in_html(value)) for key, value in run.state.plan.items()]
     settings = f'<div class="wide words">{table(("key", "value"), cells)}</div>'
     return f"{told}\n<details><summary>Settings, as in plan.yaml</summary>\n{settings}</details>"
 
