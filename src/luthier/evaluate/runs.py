@@ -274,7 +274,7 @@ def compare_models(
 
 def _has_base(name: str) -> bool:
     """Whether it is a run that says what it was trained from."""
-    return is_run(packaged(name)) and bool(Base.of(final_folder(packaged(name)), None, None).name)
+    return is_run(packaged(name)) and bool(Base.of(final_folder(packaged(name))).name)
 
 
 def compare_all(

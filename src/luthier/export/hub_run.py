@@ -55,7 +55,7 @@ def export_hub(
         MissingError: E-EXPORT-001, E-EXPORT-008.
     """
     folder = final_folder(run)
-    base = Base.of(folder, None, None)
+    base = Base.of(folder)
     known_as = base_name or (base.name if _on_the_hub(base.name) else "")
     whole = merge or not (folder / "adapter_config.json").is_file()
     for name, option in ((push, "--push"), (base_name, "--base-name")):

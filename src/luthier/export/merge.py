@@ -62,6 +62,11 @@ class Merged:
     onto: str
     dtype: torch.dtype
 
+    @property
+    def elsewhere(self) -> bool:
+        """Whether the adapter was added to other weights than those that it was trained on."""
+        return self.onto == "files" and self.base.rounded
+
 
 def merged(
     run: str | Path, base: str | None = None, onto: Onto = "trained", dtype: torch.dtype | None = None
@@ -79,7 +84,7 @@ def merged(
             weight.
     """
     folder = final_folder(run)
-    trained_on = Base.of(folder, base, None)
+    trained_on = Base.of(folder, base)
     under = replace(trained_on, unpacked=trained_on.quantization is not None)
     if onto == "files":
         under = replace(trained_on, quantization=None, base_precision="default", dtype="auto")

@@ -298,7 +298,7 @@ def load_several(runs: Sequence[str | Path], base: str | None = None) -> list[Tu
     hosts: list[Tuned] = []
     for run in runs:
         folder = final_folder(run)
-        origin = Base.of(folder, base, None)
+        origin = Base.of(folder, base)
         fitting = fits_beside(folder)
         host = next((host for host in hosts if fitting and host.base == origin), None)
         if host is not None:

@@ -95,7 +95,7 @@ class Base:
         return ", ".join(name for name, is_right in right.items() if not is_right)
 
     @staticmethod
-    def of(folder: Path, name: str | None, load_in_4bit: bool | None) -> Base:
+    def of(folder: Path, name: str | None = None, load_in_4bit: bool | None = None) -> Base:
         """What final_model says of its base; `name` and `load_in_4bit` win over that.
 
         Raises:

@@ -169,7 +169,7 @@ def vllm_line(runs: Mapping[str, str], base: str | None = None) -> str:
         if found := _not_in_vllm(of_run):
             fix = f"luthier merge {shlex.quote(runs[name])}, and give the merged folder"
             raise ModelError(Problem("E-SERVE-004", f"{name!r} has {found}", fix))
-    bases = {name: Base.of(folder, base, None) for name, folder in folders.items()}
+    bases = {name: Base.of(folder, base) for name, folder in folders.items()}
     if len({(of_run.name, of_run.revision) for of_run in bases.values()}) > 1:
         named = [f"{name} on {of_run.name} {of_run.revision or ''}".rstrip() for name, of_run in bases.items()]
         found = f"the runs have different bases: {', '.join(named)}"
