@@ -21,7 +21,7 @@ from luthier.monitor.dashboard import panes
 from luthier.monitor.dashboard.explain import ANSWERS, told
 from luthier.monitor.dashboard.metrics import LEARNING, MACHINE, Metric, has_gpu
 from luthier.monitor.dashboard.palette import BAD, GOOD, WARNING
-from luthier.monitor.dashboard.scene import Run, Scene
+from luthier.monitor.dashboard.scene import Scene, WatchedRun
 from luthier.monitor.drawing import decimal
 from luthier.monitor.gpu.words import WARM_C, fullness, in_percent, known_of, share_of
 from luthier.monitor.state import RunState
@@ -66,7 +66,7 @@ def _outcome(state: RunState, finished: RunFinished) -> str:
     return f"{reason}<dl>{told}</dl>"
 
 
-def _progress(run: Run) -> str:
+def _progress(run: WatchedRun) -> str:
     """Step, epoch and time in words, over a bar."""
     state = run.state
     words = [f"step <b>{state.step:,}</b>" + (f" of {state.total_steps:,}" if state.total_steps else "")]
@@ -117,7 +117,7 @@ def _numbers(scene: Scene) -> str:
     return f'<h2>The numbers</h2>\n<div class="numbers">{drawn}</div>'
 
 
-def _number(metric: Metric, run: Run) -> str:
+def _number(metric: Metric, run: WatchedRun) -> str:
     value, answer = metric.value(run), told(metric.key, run)
     longest = value[0] if isinstance(value, tuple) else value
     return (
