@@ -11,6 +11,7 @@ from luthier.config.keys import keys
 from luthier.config.load import from_dict, load
 from luthier.config.plan import MachineFacts
 from luthier.config.render import dump_plan_yaml, plan_as_dict, render_plan
+from luthier.config.resolve import WAITING
 from luthier.data.order import step_rows
 from luthier.errors import ConfigError
 
@@ -172,7 +173,11 @@ def test_offline_the_plan_says_what_is_missing(plan):
     p = plan(model=None, data=None, tokens=None)
     assert (p.total_steps, p.eval_every, p.max_tokens_per_micro_batch) == (0, 0, 0)
     for name in ("total_steps", "steps_per_epoch", "eval_every", "decay_steps", "max_tokens_per_micro_batch"):
-        assert p.value(name).how.startswith("unknown until")
+        assert p.value(name).how.startswith("unknown until") and not p.value(name).known
+    assert p.value("examples_per_step").known and plan().value("total_steps").known
+    waiting = {value.key for value in p.values if value.is_key and not value.known}
+    decided = yaml.safe_load(dump_plan_yaml(p))["decided"]
+    assert waiting == WAITING and "model.dtype" in decided and not waiting & {*decided}
     assert p.config.evaluation.load_best_model_at_end is True
     words = render_plan(p).partition("\n  derived\n")[2].split()
     for name in ("total_steps", "steps_per_epoch", "eval_every", "max_tokens_per_micro_batch"):
