@@ -83,7 +83,7 @@ def measured(run: Path, folder: Path, count: int) -> dict[str, Any]:
 def in_transformers(run: Path, known: Reference) -> Iterator[tuple[str, Agreement]]:
     """Adapter and merged weights."""
     folder = final_folder(run)
-    base = Base.of(folder, None, None)
+    base = Base.of(folder)
     on_files = load_tuned(folder, replace(base, quantization=None))
     yield "adapter_on_files", agreement("adapter on the weights of the base's files", known, on_files)
     known_on_files = reference(on_files, known.prompts, known.stop_ids)

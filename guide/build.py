@@ -29,10 +29,8 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from lookup import errors_page, events_page, python_page, source
+from lookup import config_page, errors_page, events_page, glossary_page, python_page, source
 
-from luthier.config.docs import reference_markdown
-from luthier.config.glossary import glossary_markdown
 from luthier.config.load import load
 from luthier.config.plan import DataFacts, MachineFacts, Plan
 from luthier.config.resolve import resolve
@@ -236,10 +234,10 @@ def site() -> dict[str, str]:
         for page in pages()
     }
     made |= {
-        "reference/config.md": ("src/luthier/config/schema.py", reference_markdown()),
+        "reference/config.md": ("src/luthier/config/schema.py", config_page()),
         "reference/errors.md": ("src/luthier/errors/codes", errors_page()),
         "reference/events.md": ("src/luthier/events/types.py", events_page()),
-        "reference/glossary.md": ("src/luthier/config/words", glossary_markdown()),
+        "reference/glossary.md": ("src/luthier/config/words", glossary_page()),
         "reference/python.md": ("guide/reference/python.md and src/luthier", python_page()),
     }
     first = MADE + "{}: edit that, not this. -->\n\n"

@@ -1,7 +1,4 @@
-"""The pages of the reference that are made of the source alone, and the source of one function.
-
-Not covered: the config's keys and the glossary, which make their own pages (`luthier.config`).
-"""
+"""The pages of the reference that are made of the source alone, and the source of one function."""
 
 from __future__ import annotations
 
@@ -12,6 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import luthier
+from luthier.config.docs import default
+from luthier.config.glossary import TERMS
+from luthier.config.keys import SECTIONS, Key, keys, source_keys
+from luthier.config.keys import line as yaml_line
+from luthier.config.schema import DatasetSource
 from luthier.errors import CODES
 from luthier.events.types import EVENTS
 
@@ -64,6 +66,40 @@ def _find(node: Any, names: list[str]) -> Any:
     return node
 
 
+def config_page() -> str:
+    """Every key of every section with its type, default and text."""
+    parts = ["# Every key of the config", "", "Generated from the schema; the same text as `luthier explain KEY`.", ""]
+    for name, section in SECTIONS.items():
+        parts += [f"## {name}", "", _one_line(section.__doc__), ""]
+        parts += [_entry(key) for key in keys().values() if key.section == name]
+        if name == "data":
+            parts += ["### One dataset", "", _one_line(DatasetSource.__doc__), ""]
+            parts += [_entry(key, level=4) for key in source_keys().values()]
+    return "\n".join(parts)
+
+
+def _entry(key: Key, level: int = 3) -> str:
+    return (
+        f"{'#' * level} `{key.name}`\n\n{key.text}\n\n"
+        f"- expects: {key.expects}\n- default: {default(key)}\n- example: `{yaml_line(key, key.typical)}`\n"
+    )
+
+
+def _one_line(text: str | None) -> str:
+    return " ".join((text or "").split())
+
+
+def glossary_page() -> str:
+    """Every term of the glossary."""
+    parts = ["# Glossary", "", "The same texts as `luthier explain WORD`.", ""]
+    for name, term in TERMS.items():
+        also = f" (also: {', '.join(term.also)})" if term.also else ""
+        more = [f"`luthier explain {topic}`" for topic in term.see]
+        more += [f"[{term.page}](../{term.page})"] * bool(term.page)
+        parts += [f"**{name}**{also}: {term.text}", "", *([f"More: {', '.join(more)}.", ""] if more else [])]
+    return "\n".join(parts)
+
+
 def errors_page() -> str:
     """Every error code with its long text."""
     parts = [
@@ -103,7 +139,7 @@ def events_page() -> str:
         "",
     ]
     for kind, event in EVENTS.items():
-        parts += [f"## {event.__name__}", "", f"`{kind}`: {' '.join((event.__doc__ or '').split())}", ""]
+        parts += [f"## {event.__name__}", "", f"`{kind}`: {_one_line(event.__doc__)}", ""]
         parts += ["| field | type | meaning |", "|---|---|---|"]
         parts += [f"| `{n}` | `{t}` | {text} |" for n, t, text in _fields(classes[event.__name__])]
         parts.append("")
@@ -117,7 +153,7 @@ def _fields(node: ast.ClassDef) -> Iterator[tuple[str, str, str]]:
         if isinstance(child, ast.AnnAssign) and isinstance(child.target, ast.Name) and child.target.id != "kind":
             text = ""
             if isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant):
-                text = " ".join(str(after.value.value).split())
+                text = _one_line(str(after.value.value))
             yield child.target.id, ast.unparse(child.annotation).replace(" | ", " or "), text
 
 

@@ -15,8 +15,8 @@ from transformers import LlamaConfig
 
 import luthier
 from luthier.bench.base import functions, make_tokenizer
-from luthier.config.memory_bar import memory_bar
 from luthier.config.plan import Memory
+from luthier.config.render import memory_bar
 from measuring.runs import WORK
 
 CARD, SMALL_CARD = "4090", "4060"

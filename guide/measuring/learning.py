@@ -166,9 +166,8 @@ def schedules() -> Numbers:
     with picture("schedules") as (_, (axes,)):
         for name, color in names.items():
             changes = {"lr_scheduler_type": name, "learning_rate": 2e-4, "min_learning_rate": 5e-5}
-            training = plan.config.training.model_copy(update=changes)
-            changed = replace(plan, config=plan.config.model_copy(update={"training": training}), warmup_steps=8,
-                              decay_steps=26)  # fmt: skip
+            changed = plan.config.with_values({f"training.{key}": value for key, value in changes.items()})
+            changed = replace(plan, config=changed, warmup_steps=8, decay_steps=26)
             axes.plot(range(steps), [learning_rate(changed, step) for step in range(steps)], color=color, label=name)
         axes.axhline(5e-5, color=INK, linewidth=0.8, linestyle="--")
         axes.text(18, 5.4e-5, "min_learning_rate", fontsize=9)

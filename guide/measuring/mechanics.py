@@ -86,13 +86,12 @@ def packing() -> Numbers:
     plan, _, data = _plan(training={"per_device_train_batch_size": 4, "gradient_accumulation_steps": 4})
     plan = replace(plan, share_beginnings=False)  # packing alone: what rows share is another saving
     rows = step_rows(len(data.train), plan.examples_per_step, plan.config.training.seed, 0)
-    unpacked = plan.config.training.model_copy(update={"packing": False})
-    ways = {"padded": unpacked, "packed": plan.config.training}
+    ways = {"padded": plan.config.with_values({"training.packing": False}), "packed": plan.config}
     model = AutoModelForCausalLM.from_pretrained(plan.config.model.model_name_or_path, dtype=torch.float32)
     numbers: Numbers = {"rows": len(rows)}
     groups: dict[str, list[Any]] = {}
-    for name, training in ways.items():
-        changed = _with_training(plan, training)
+    for name, settings in ways.items():
+        changed = replace(plan, config=settings)
         groups[name] = _passes(data.train, rows, changed)
         model.set_attn_implementation("luthier_documents" if name == "packed" else "sdpa")
         with inference(model):
@@ -129,10 +128,6 @@ def packing() -> Numbers:
         axes.set(xlabel="tokens computed in one optimizer step", xlim=(0, max(bars.values()) * 1.25))
         axes.grid(axis="y", visible=False)
     return numbers
-
-
-def _with_training(plan: Plan, training: Any) -> Plan:
-    return replace(plan, config=plan.config.model_copy(update={"training": training}))
 
 
 def gradients() -> Numbers:

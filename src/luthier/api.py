@@ -23,6 +23,7 @@ import torch
 
 from luthier.config.load import Loaded, from_dict
 from luthier.config.load import load as load_config_file
+from luthier.config.outputs import EVENTS
 from luthier.config.plan import MachineFacts, Plan
 from luthier.config.render import plan_as_dict
 from luthier.config.resolve import resolve
@@ -289,7 +290,7 @@ def _events(job: _Job, notices: Sequence[str]) -> Iterator[Event]:
     job.record.facts["allowed"] = [check.name for check in of("allowed", checks)]
     first_step = checkpoint.step if checkpoint else 0
     epochs = resolved.total_steps / resolved.steps_per_epoch
-    events = f"{output_dir / 'events.jsonl'}#{job.attempt}"
+    events = f"{output_dir / EVENTS}#{job.attempt}"
     name = resolved.config.logging.run_name or output_dir.name
     yield RunStarted(name, resolved.total_steps, first_step, epochs, plan_as_dict(resolved), record=events)
     if (memory := resolved.memory) is not None:

@@ -12,6 +12,7 @@ import torch
 import yaml
 
 from luthier.config.record import load_record, seal
+from luthier.report import record as report_record
 from luthier.training.record import RunRecord
 from tests.cli.support import process, run_here, write_config
 from tests.tiny import build_model, write_rows
@@ -214,8 +215,14 @@ def test_passes_that_memory_lowered_are_in_the_record(capsys, run, monkeypatch, 
         seen = []
         for event in api.train(load_record("out", ["output_dir=low"]), stop=lambda: seen.count("log") == 5):
             seen.append(event.kind)
+    plan = yaml.safe_load((run / "low" / "plan.yaml").read_text())
+    tokens = plan["derived"]["max_tokens_per_micro_batch"]
+    assert tokens["value"] == plan["record"]["passes"]["micro_batch_tokens"]
+    assert (tokens["how"] == "lowered at step 1, when memory ran out") == (at == 1)
     for _ in api.train(load_record("out", ["output_dir=low"]), resume="auto"):
         pass
+    plan, _ = report_record.recorded(run / "low")
+    assert plan.plan and all(why for _, _, why in plan.decided), "a report of it still has its reasons"
     record = yaml.safe_load((run / "low" / "plan.yaml").read_text())["record"]
     assert record["passes"]["lowered"] and record["passes"]["micro_batch_tokens"] < most[-1] * 2
     told = ["its passes were lowered after step 3, when memory ran out"]

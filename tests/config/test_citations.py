@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import shutil
-from dataclasses import replace
 from typing import get_args
 
 import pytest
@@ -15,7 +14,6 @@ from luthier.config.citations import METHODS, SOME, citations, methods
 from luthier.config.keys import keys
 from luthier.config.load import from_dict
 from luthier.config.plan import Passes
-from luthier.config.render import DERIVED
 from luthier.config.resolve import resolve
 from luthier.config.schema import Optimizer, Schedule
 
@@ -24,7 +22,7 @@ ALWAYS = ["AdamW", "gradient clipping"]
 
 def plan(*overrides: str, checkpointed: int = 0):
     loaded = from_dict({"training": {"optim": "adamw_torch"}}, overrides)
-    return replace(resolve(loaded, machine(), None, None, passes=Passes(4096)), checkpointed_layers=checkpointed)
+    return resolve(loaded, machine(), None, None, passes=Passes(4096, checkpointed))
 
 
 @pytest.mark.parametrize(
@@ -48,7 +46,7 @@ def test_numbers_count_when_they_are_more_than_0():
 
 
 def test_every_key_and_value_is_one_that_a_plan_can_have():
-    known = {**{key.dotted: key for key in keys().values()}, **{f"plan.{name}": None for name in DERIVED}}
+    known = {*keys(), *(f"plan.{value.key}" for value in plan().values if not value.is_key)}
     for key, value in METHODS:
         assert key in known
         if not key.startswith("plan."):

@@ -1,8 +1,12 @@
 """How a step goes through the model: what `auto` becomes, and what `auto: false` runs."""
 
+from dataclasses import replace
+
 import pytest
+import yaml
 
 from luthier.config.plan import Passes
+from luthier.config.render import dump_plan_yaml
 
 CPU = {"machine": {"device": "cpu", "device_name": "a CPU"}}
 
@@ -77,6 +81,30 @@ def test_checkpointing_follows_memory_unless_it_is_written(plan, resolve_passes)
     assert (none.config.training.gradient_checkpointing, none.checkpointed_layers) == (False, 0)
     assert resolve_passes(Passes(2048), "gradient_checkpointing=true").checkpointed_layers == 16
     assert resolve_passes(Passes(2048, checkpointed_layers=5), "gradient_checkpointing=false").checkpointed_layers == 0
+
+
+@pytest.mark.parametrize("written", ["", "max_tokens_per_micro_batch=1900", "gradient_checkpointing=false"])
+@pytest.mark.parametrize(
+    "less", [{"micro_batch_tokens": 512}, {"checkpointed_layers": 8}, {"unpack_once": False}], ids=str
+)
+def test_passes_that_memory_lowered_are_told_as_those_that_a_plan_is_made_with(resolve_passes, written, less):
+    """Each value with its reason; what was written stays as it was written, though the run goes another way."""
+    keys = [written] if written else []
+    before = resolve_passes(Passes(2048, unpack_once=True, how="2,048 tokens, in 12.0 GiB"), *keys)
+    lower = replace(before.passes, **less, how="lowered at step 7, when memory ran out", lowered=True)
+    lowered = before.with_passes(lower)
+    assert lowered == resolve_passes(lower, *keys) and lowered.passes == lower != before.passes
+    content = yaml.safe_load(dump_plan_yaml(lowered))
+    assert content["derived"]["max_tokens_per_micro_batch"] == {"value": lower.micro_batch_tokens, "how": lower.how}
+    made = {
+        "max_tokens_per_micro_batch": lower.micro_batch_tokens,
+        "gradient_checkpointing": lower.checkpointed_layers > 0,
+    }
+    for name, value in made.items():
+        was_written = written.startswith(name)
+        wanted = before.config.training.model_dump()[name] if was_written else value
+        assert content["config"]["training"][name] == wanted
+        assert (f"training.{name}" in content["decided"]) is not was_written
 
 
 def test_before_the_model_is_there_nothing_is_claimed(plan):

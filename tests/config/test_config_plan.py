@@ -10,7 +10,8 @@ import yaml
 from luthier.config.keys import keys
 from luthier.config.load import from_dict, load
 from luthier.config.plan import MachineFacts
-from luthier.config.render import DERIVED, dump_plan_yaml, plan_as_dict, render_plan
+from luthier.config.render import dump_plan_yaml, plan_as_dict, render_plan
+from luthier.config.resolve import WAITING
 from luthier.data.order import step_rows
 from luthier.errors import ConfigError
 
@@ -172,7 +173,11 @@ def test_offline_the_plan_says_what_is_missing(plan):
     p = plan(model=None, data=None, tokens=None)
     assert (p.total_steps, p.eval_every, p.max_tokens_per_micro_batch) == (0, 0, 0)
     for name in ("total_steps", "steps_per_epoch", "eval_every", "decay_steps", "max_tokens_per_micro_batch"):
-        assert p.value(name).how.startswith("unknown until")
+        assert p.value(name).how.startswith("unknown until") and not p.value(name).known
+    assert p.value("examples_per_step").known and plan().value("total_steps").known
+    waiting = {value.key for value in p.values if value.is_key and not value.known}
+    decided = yaml.safe_load(dump_plan_yaml(p))["decided"]
+    assert waiting == WAITING and "model.dtype" in decided and not waiting & {*decided}
     assert p.config.evaluation.load_best_model_at_end is True
     words = render_plan(p).partition("\n  derived\n")[2].split()
     for name in ("total_steps", "steps_per_epoch", "eval_every", "max_tokens_per_micro_batch"):
@@ -187,7 +192,7 @@ def test_origins(plan):
     assert (p.value("training.seed").source, p.value("lora.r").source) == ("override", "dict")
     assert p.value("lora.lora_alpha").source == "default"
     assert p.value("total_steps").source == "derived"
-    assert [v.key for v in p.values if "." in v.key] == list(keys())
+    assert [v.key for v in p.values if v.is_key] == list(keys())
 
 
 def test_notes_become_warnings(plan):
@@ -235,8 +240,9 @@ def test_plan_yaml_reads_back_and_can_be_run_again(plan, tmp_path):
 
 
 def test_the_flat_dict_is_plain(plan):
-    flat = plan_as_dict(plan(*HEADLINE))
+    made = plan(*HEADLINE)
+    flat, derived = plan_as_dict(made), {f"plan.{value.key}" for value in made.values if not value.is_key}
     machine = {f"machine.{field.name}" for field in fields(MachineFacts)}
-    assert set(flat) == {*keys(), *(f"plan.{name}" for name in DERIVED), *machine}
-    assert flat["plan.total_steps"] == 3315
+    assert set(flat) == {*keys(), *derived, *machine}
+    assert (flat["plan.total_steps"], flat["plan.max_tokens_per_micro_batch"]) == (3315, 8192)
     assert yaml.safe_load(yaml.safe_dump(flat)) == flat

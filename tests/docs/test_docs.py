@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 import luthier
 from luthier.cli.main import app
 from luthier.cli.request import parse
-from luthier.config.keys import by_name, keys
+from luthier.config.keys import by_name, keys, source_keys
 from luthier.config.load import from_dict, load
 from luthier.config.resolve import resolve
 from luthier.config.schema import Config
@@ -207,8 +207,10 @@ def test_rows_of_a_table_have_its_columns(name: str):
 
 
 def test_the_reference_covers_every_key_code_event_and_function():
-    config, errors = build.reference_markdown(), build.errors_page()
-    assert [key for key in keys().values() if f"`{key.name}`\n" not in config] == []
+    config, errors = build.config_page(), build.errors_page()
+    assert [key for key in keys().values() if f"### `{key.name}`\n\n{key.text}\n" not in config] == []
+    assert [key for key in source_keys().values() if f"#### `{key.name}`\n\n{key.text}\n" not in config] == []
+    assert "- expects: a number above 0\n" in config
     assert [code for code, e in CODES.items() if f"### {code}: {e.title}\n" not in errors or e.text not in errors] == []
     events = build.events_page()
     names = {field.name for event in EVENTS.values() for field in fields(event)}

@@ -67,9 +67,8 @@ def test_the_loss_of_a_step(trained, capsys):
 @pytest.mark.parametrize("limit", [0.1, 1000.0], ids=["shortened", "as long as it is"])
 def test_an_update(trained, limit):
     plan, _, model, parameters = trained
-    training = plan.config.training.model_copy(update={"max_grad_norm": limit})
-    plan = SimpleNamespace(config=plan.config.model_copy(update={"training": training}), sharded=False)
-    optimizer = build_optimizer(model, plan)
+    plan = SimpleNamespace(config=plan.config.with_values({"training.max_grad_norm": limit}), sharded=False)
+    optimizer, training = build_optimizer(model, plan), plan.config.training
     weights = [p.detach().double() for p in parameters]
     means, squares = ([torch.zeros_like(w) for w in weights] for _ in range(2))
     for step in range(1, 5):

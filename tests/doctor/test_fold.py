@@ -55,7 +55,7 @@ def test_the_history_of_a_long_run_is_bounded_and_keeps_its_ends():
     assert run.beginning[0].step == 1 and run.recent[-1].step == 30_000
     assert run.whole[0].step == 1 and run.whole[-1].step > 29_000
     gaps = {b.step - a.step for a, b in zip(run.whole, run.whole[1:], strict=False)}
-    assert gaps == {run.stride}
+    assert gaps == {run.curve.stride}
     assert len(pickle.dumps(run)) < 200_000
 
 
@@ -77,7 +77,7 @@ def test_a_resumed_run_forgets_what_it_took_back():
 
 def test_a_new_run_in_the_same_log_starts_from_nothing():
     run = seen(started(), curve(steps(), lambda step: 9.0), started(), curve(steps(last=50)))
-    assert run.logged == 6
+    assert run.curve.seen == 6
     assert findings(run, run.updated) == ()
 
 

@@ -72,7 +72,7 @@ def test_loading_says_nothing_and_what_is_loaded_is_one_line(runs, capfd):
 
 def test_a_warning_that_is_an_error_is_no_misfit(runs):
     folder = runs("lora")[0] / "final_model"
-    with pytest.raises(FutureWarning), weights._reading(folder, weights.Base.of(folder, None, None)):
+    with pytest.raises(FutureWarning), weights._reading(folder, weights.Base.of(folder)):
         raise FutureWarning("a library renames something")
 
 

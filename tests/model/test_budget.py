@@ -8,9 +8,10 @@ from transformers import LlamaConfig
 from luthier.config.load import from_dict
 from luthier.config.plan import DataFacts, MachineFacts, ModelFacts
 from luthier.config.resolve import resolve
+from luthier.machine import GIB
 from luthier.machine.cards import CARDS, as_if
 from luthier.model.budget import MOST_TOKENS, SHARE, plan_passes
-from luthier.model.memory import GIB, footprint, forecast
+from luthier.model.memory import footprint, forecast
 
 CONFIG = LlamaConfig(
     vocab_size=32_000, hidden_size=512, intermediate_size=1536, num_hidden_layers=8, num_attention_heads=8,

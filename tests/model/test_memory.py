@@ -14,15 +14,16 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoConfig
 
-from luthier.config.memory_bar import memory_bar
 from luthier.config.plan import Memory, Part
+from luthier.config.render import memory_bar
+from luthier.machine import GIB
 from luthier.model import head, memory
 from luthier.model.forward import LEAN, autocast, summed_loss
 from luthier.model.head import nll
 from luthier.model.lean import gradients
 from luthier.model.lean.pieces import PLAIN
 from luthier.model.load import load_model
-from luthier.model.memory import GIB, footprint, forecast
+from luthier.model.memory import footprint, forecast
 from tests.rows import MemoryRows, micro_batches, plan_for
 from tests.tiny import build_model, write_rows
 
@@ -85,8 +86,7 @@ def test_the_lean_path_holds_adapters_side_by_side_and_their_gradients(tmp_path,
         monkeypatch.setattr(module, "MOST_RANKS", most)
     build_model(tmp_path)
     plan = plan_for(tmp_path, MemoryRows(4), dtype="float32")
-    lora = plan.config.lora.model_copy(update={"target_modules": targets})
-    plan = replace(plan, config=plan.config.model_copy(update={"lora": lora}))
+    plan = replace(plan, config=plan.config.with_values({"lora.target_modules": targets}))
     config = AutoConfig.from_pretrained(tmp_path)
     model = load_model(plan, config)
     stacks = [stack for layer in getattr(model, LEAN).layers for stack in layer.stacks if stack.adapted]
@@ -123,7 +123,7 @@ def test_logits_become_their_own_gradient_and_of_a_block_there_are_two_wide_copi
     assert footprint(plan.config, config, plan.model, gpu, lean=True, pass_tokens=300).head == sum(made.held.values())
     for device in head.BLOCK_BYTES:
         monkeypatch.setitem(head.BLOCK_BYTES, device, 40 * 400 * 4)
-    plain = plan.config.model_copy(update={"training": plan.config.training.model_copy(update={"kernels": False})})
+    plain = plan.config.with_values({"training.kernels": False})
     for settings, machine, lean in (
         (plain, gpu, True),
         (plan.config, gpu, False),
@@ -161,7 +161,7 @@ def test_what_costs_more_is_predicted_to(tmp_path, tiny_model_dir):
     def gib(tokens=2048, **keys):
         plan = replace(plan_for(tiny_model_dir, rows, **keys), model=replace(counts, layers=16))
         if plan.config.training.gradient_checkpointing is True:
-            plan = replace(plan, checkpointed_layers=16)
+            plan = plan.with_passes(replace(plan.passes, checkpointed_layers=16))
         return forecast(plan, config, process_gib=0.5, free_gib=4.0, tokens=tokens, passes=1, row_tokens=100).gib
 
     counts = plan_for(tiny_model_dir, rows).model
@@ -175,7 +175,8 @@ def test_4_bits_and_their_unpacked_copies_hold_more_than_plain_weights_and_say_s
     config = AutoConfig.from_pretrained(tiny_model_dir)
 
     def parts(unpack_once, **keys):
-        plan = replace(plan_for(tiny_model_dir, MemoryRows(16), **keys), unpack_once=unpack_once)
+        plan = plan_for(tiny_model_dir, MemoryRows(16), **keys)
+        plan = plan.with_passes(replace(plan.passes, unpack_once=unpack_once))
         memory = forecast(plan, config, process_gib=0.5, free_gib=4.0, tokens=512, passes=1, row_tokens=100)
         return {part.name: part for part in memory.parts}
 

@@ -24,7 +24,7 @@ from luthier.monitor.dashboard.charts import CHARTS, chart, is_worth_a_place, le
 from luthier.monitor.dashboard.explain import ANSWERS, answer
 from luthier.monitor.dashboard.metrics import LEARNING, MACHINE, fitting, line, step_times
 from luthier.monitor.dashboard.report import report
-from luthier.monitor.dashboard.scene import SMOOTHINGS, SPANS, Run, Scene, Settings
+from luthier.monitor.dashboard.scene import SMOOTHINGS, SPANS, Scene, Settings, WatchedRun
 from luthier.monitor.dashboard.watching import LONGEST_PAUSE, Replay, Timeline, Watch
 from luthier.monitor.drawing import count
 from luthier.monitor.state import RECENT, Point, RunState, fold
@@ -42,7 +42,7 @@ def state_of(stream, every=1.0):
 
 
 def run_of(stream, now=200.0, findings=()):
-    return Run("run", "events.jsonl", "test", state_of(stream), findings, now)
+    return WatchedRun("run", "events.jsonl", "test", state_of(stream), findings, now)
 
 
 # Statistics

@@ -16,7 +16,7 @@ from luthier.monitor.dashboard.charts import CHARTS, is_worth_a_place, picture
 from luthier.monitor.dashboard.explain import ANSWERS, answer, here
 from luthier.monitor.dashboard.metrics import LEARNING, MACHINE, line
 from luthier.monitor.dashboard.report import report
-from luthier.monitor.dashboard.scene import Run, Scene
+from luthier.monitor.dashboard.scene import Scene, WatchedRun
 from luthier.monitor.dashboard.watching import Watch
 from luthier.monitor.state import RunState, fold
 from luthier.monitor.statistics import PAIR_BANDS, band, in_words
@@ -47,7 +47,7 @@ def run_of(*stream):
     state = RunState()
     for index, event in enumerate(stream):
         state = fold(state, event, 100.0 + index)
-    return Run("run", "events.jsonl", "test", state, (), 200.0)
+    return WatchedRun("run", "events.jsonl", "test", state, (), 200.0)
 
 
 @pytest.fixture(params=[KNOWN, FOREIGN], ids=["ours", "another program's"])

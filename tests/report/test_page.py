@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -129,6 +130,18 @@ def test_what_was_asked_is_what_differs_from_the_defaults(tmp_path):
     assert reasons["model.dtype"] == plan_of().value("model.dtype").how != ""
     assert all(reasons.values())
     assert "950 rows to train on, 50 held out" in plain(html), "the plan in words"
+
+
+def test_a_run_that_memory_lowered_in_its_rehearsal_tells_the_lowered_number_and_all_reasons(tmp_path):
+    folder, how = whole_run(tmp_path / "run"), "lowered at step 0, when memory ran out"
+    plan = plan_of()
+    plan = plan.with_passes(replace(plan.passes, micro_batch_tokens=512, how=how, lowered=True))
+    write_record(folder, plan, passes={name: value for name, value in asdict(plan.passes).items() if name != "how"})
+    record = read_run(folder).record
+    assert ("max_tokens_per_micro_batch", 512, how) in record.derived
+    assert ("training.max_tokens_per_micro_batch", 512, how) in record.decided
+    assert all(reason for _, _, reason in record.decided)
+    assert "at most 512 tokens a pass" in dict(record.in_words)["Step"]
 
 
 def test_a_plan_of_another_version_has_its_numbers_and_no_reasons(tmp_path):

@@ -139,11 +139,12 @@ def _in_run(key: str, run: Path) -> str:
 
 def _origin(key: str, run: Path) -> str:
     """Where a value came from, by the plan.yaml beside a log; empty where there is none that tells."""
+    from luthier.config.outputs import RECORD
     from luthier.config.record import read_record
     from luthier.errors import ConfigError
     from luthier.events.printable import one_line
 
-    path = (run if run.is_dir() else run.parent) / "plan.yaml"
+    path = (run if run.is_dir() else run.parent) / RECORD
     try:
         record = read_record(path) if path.is_file() else {}
     except ConfigError:

@@ -6,6 +6,7 @@ import os
 import shlex
 from pathlib import Path
 
+from luthier.config.outputs import EVENTS
 from luthier.errors import Problem
 
 NO_LOG, NOT_THERE = "nothing in it is a log of a training run", "there is no such log"
@@ -43,7 +44,7 @@ def no_log(path: Path, command: str, found: str) -> Problem:
     if runs := runs_in(path):
         fix = f"name one of them: luthier {command} {shlex.quote(str(runs[0]))}"
         return Problem("E-RUN-005", f"a folder of {len(runs)} runs", fix, str(path))
-    inside = os.path.isfile(path.parent / "events.jsonl")  # noqa: PTH113 (it raises nothing)
+    inside = os.path.isfile(path.parent / EVENTS)  # noqa: PTH113 (it raises nothing)
     run = path.parent if inside else "checkpoints"
     fix = f"give the folder of a run (training.output_dir) or its log: luthier {command} {run}"
     return Problem("E-RUN-005", found, fix, str(path))

@@ -11,6 +11,7 @@ from typing import Any
 import typer
 
 from luthier.cli.log_file import FOLDER
+from luthier.config.outputs import EVENTS, FINAL, RECORD
 from luthier.errors import MissingError, Problem
 
 WITHOUT = f"Default: {FOLDER}, or the only one below {FOLDER}*/."
@@ -22,13 +23,13 @@ _MOST_NAMED = 6
 def is_finished(folder: Path) -> bool:
     """Whether a folder has what a run leaves when it is done."""
     marks = ("adapter_config.json", "model.safetensors")
-    return any(os.path.isfile(folder / "final_model" / mark) for mark in marks)  # noqa: PTH113 (it raises nothing)
+    return any(os.path.isfile(folder / FINAL / mark) for mark in marks)  # noqa: PTH113 (it raises nothing)
 
 
 def has_begun(folder: Path) -> bool:
     """Whether a folder is that of a run, finished or not."""
     # its record, its events, or what it left
-    marks = ("plan.yaml", "events.jsonl")
+    marks = (RECORD, EVENTS)
     return is_finished(folder) or any(os.path.isfile(folder / mark) for mark in marks)  # noqa: PTH113
 
 

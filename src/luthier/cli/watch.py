@@ -13,7 +13,7 @@ from luthier.cli.until_told import until_told
 from luthier.errors import MissingError
 
 if TYPE_CHECKING:
-    from luthier.monitor.dashboard.scene import Run, Scene
+    from luthier.monitor.dashboard.scene import Scene, WatchedRun
 
 SHORTEST_SECONDS, LONGEST_SECONDS = 0.25, 60.0
 SLOWEST, FASTEST, USUAL = 0.01, 100_000.0, 20.0
@@ -80,7 +80,7 @@ def _check(refresh: float, speed: float | None, replay: bool, once: bool, web: b
         raise typer.BadParameter("--port and --host are for --web")
 
 
-def settled(log: Path, command: str) -> Run:
+def settled(log: Path, command: str) -> WatchedRun:
     """One run as far as its log goes.
 
     Args:

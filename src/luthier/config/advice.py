@@ -40,7 +40,7 @@ def _is_16_bit(case: Case) -> bool:
 
 
 def _never_evaluates(case: Case) -> bool:
-    return case.numbers.eval_every.value == 0 and not case.numbers.eval_every.how.startswith("unknown")
+    return case.numbers.eval_every.value == 0 and case.numbers.eval_every.known
 
 
 def _has_no_prompts(case: Case) -> bool:

@@ -1,4 +1,4 @@
-"""What the schema says of itself: the JSON schema for editors, the reference page, and ``luthier explain KEY``."""
+"""What the schema says of itself: the JSON schema for editors, and ``luthier explain KEY``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from luthier.config import aliases, meanings
 from luthier.config.keys import SECTIONS, Key, by_name, keys, line, source_keys
-from luthier.config.schema import Config, DatasetSource
+from luthier.config.schema import Config
 from luthier.config.tree import shown
 
 
@@ -19,18 +19,6 @@ def json_schema() -> dict[str, Any]:
         **schema,
         "title": "Luthier training config",
     }
-
-
-def reference_markdown() -> str:
-    """The reference page: every key of every section with its type, default and text."""
-    parts = ["# Every key of the config", "", "Generated from the schema; the same text as `luthier explain KEY`.", ""]
-    for name, section in SECTIONS.items():
-        parts += [f"## {name}", "", _paragraph(section.__doc__), ""]
-        parts += [_entry(key) for key in keys().values() if key.section == name]
-        if name == "data":
-            parts += ["### One dataset", "", _paragraph(DatasetSource.__doc__), ""]
-            parts += [_entry(key, level=4) for key in source_keys().values()]
-    return "\n".join(parts).rstrip() + "\n"
 
 
 def list_keys() -> str:
@@ -74,7 +62,7 @@ def _explained(key: Key, asked: str) -> str:
     lines = [f"{key.name} ({where})"]
     if asked not in (key.name, key.dotted) and asked in aliases.RENAMED:
         lines.append(f"  {asked} is its name in other tools")
-    lines += [f"  {key.text}", f"  expects  {key.expects}", f"  default  {_default(key)}"]
+    lines += [f"  {key.text}", f"  expects  {key.expects}", f"  default  {default(key)}"]
     lines.append(f"  example  {line(key, key.typical)}")
     names = sorted(name for name, target in aliases.RENAMED.items() if target == key.dotted)
     if names:
@@ -82,14 +70,8 @@ def _explained(key: Key, asked: str) -> str:
     return "\n".join(lines)
 
 
-def _entry(key: Key, level: int = 3) -> str:
-    return (
-        f"{'#' * level} `{key.name}`\n\n{key.text}\n\n"
-        f"- expects: {key.expects}\n- default: {_default(key)}\n- example: `{line(key, key.typical)}`\n"
-    )
-
-
-def _default(key: Key) -> str:
+def default(key: Key) -> str:
+    """The default of a key, in words."""
     if key.required:
         return "none, it has to be given"
     if key.name == "datasets":

@@ -22,14 +22,3 @@ def find(word: str) -> str | None:
 
 def _plain(word: str) -> str:
     return " ".join(word.lower().replace("_", " ").replace("-", " ").split())
-
-
-def glossary_markdown() -> str:
-    """The page with all terms."""
-    parts = ["# Glossary", "", "The same texts as `luthier explain WORD`.", ""]
-    for name, term in TERMS.items():
-        also = f" (also: {', '.join(term.also)})" if term.also else ""
-        more = [f"`luthier explain {topic}`" for topic in term.see]
-        more += [f"[{term.page}](../{term.page})"] * bool(term.page)
-        parts += [f"**{name}**{also}: {term.text}", "", *([f"More: {', '.join(more)}.", ""] if more else [])]
-    return "\n".join(parts).rstrip() + "\n"

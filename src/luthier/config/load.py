@@ -16,17 +16,16 @@ from typing import Any
 from pydantic import ValidationError
 
 from luthier.config.keys import keys
-from luthier.config.placing import Placed, Setting, place_settings, plain_tree
+from luthier.config.outputs import RECORD
+from luthier.config.placing import Placed, Setting, place_settings
 from luthier.config.plan import Passes
 from luthier.config.problems import translate
-from luthier.config.schema import Config
+from luthier.config.schema import Config, nested
 from luthier.config.tree import Node, from_python, printable, read_yaml
 from luthier.config.values import clean
 from luthier.errors import ConfigError, Problem
 
 MAX_BYTES = 1024 * 1024
-RECORD = "plan.yaml"
-"""What a run writes into its output folder; see `luthier.config.record`."""
 
 
 @dataclass(frozen=True)
@@ -68,12 +67,10 @@ class Loaded:
     def written(self) -> dict[str, dict[str, Any]]:
         """Section -> key -> value, without what is only a default."""
         values = self.config.model_dump(mode="json")
-        found: dict[str, dict[str, Any]] = {section: {} for section in values}
-        for key, source in self.sources.items():
-            section, _, name = key.partition(".")
-            if source != "default":
-                found[section][name] = values[section][name]
-        return found
+        return {
+            section: {name: value for name, value in part.items() if self.sources[f"{section}.{name}"] != "default"}
+            for section, part in values.items()
+        }
 
 
 def load(path: Path | str, overrides: Sequence[str] = ()) -> Loaded:
@@ -191,7 +188,7 @@ def build(placed: Placed, overrides: Sequence[str], path: Path) -> Loaded:
             del settings[key]
     config = Config()
     try:
-        config = Config.model_validate(plain_tree(settings))
+        config = Config.model_validate(nested({key: setting.node.plain() for key, setting in settings.items()}))
     except ValidationError as error:
         problems += translate(error.errors(include_url=False), settings)
     if problems:

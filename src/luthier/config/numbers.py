@@ -10,7 +10,7 @@
 Of an epoch that is no whole number of steps the end lies within a step; rounded up, that step is done, and the last
 epoch ends with the run.
 
-A number that rests on facts which are not there yet is 0 and its text says what is missing.
+A number that rests on facts which are not there yet is 0 and not known, and its text says what is missing.
 """
 
 from __future__ import annotations
@@ -23,22 +23,24 @@ from luthier.config.plan import DataFacts
 from luthier.config.schema import Config
 from luthier.config.tree import number
 
-UNKNOWN = "unknown yet"
 LEAST_KEPT = 2
 """Whole checkpoints that always stay: one may be damaged later, and is then not the only one."""
 REHEARSED_FROM = 60
 """Steps from which a rehearsal, at most four passes with a save, is less than a twentieth of a run."""
-UNKNOWN_DATA = "unknown until the rows are counted"
-UNKNOWN_MEMORY = "unknown until model and rows are read"
 _EPS = 1e-9
 
 
 @dataclass(frozen=True)
 class Number:
-    """A derived number and its arithmetic."""
+    """A derived number and its arithmetic; `known` is False while facts that it rests on are missing."""
 
     value: float
     how: str
+    known: bool = True
+
+
+UNKNOWN_DATA = Number(0.0, "unknown until the rows are counted", known=False)
+UNKNOWN_MEMORY = Number(0.0, "unknown until model and rows are read", known=False)
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ def _examples_per_step(config: Config, data: DataFacts | None, world_size: int) 
 
 def _steps_per_epoch(data: DataFacts | None, examples: int) -> Number:
     if data is None:
-        return Number(0.0, UNKNOWN_DATA)
+        return UNKNOWN_DATA
     steps = data.train_rows / examples
     return Number(steps, f"{data.train_rows:,} {data.unit} / {examples:,} = {steps:,.1f} steps an epoch")
 
@@ -112,7 +114,7 @@ def _total(config: Config, data: DataFacts | None, examples: int) -> Number:
         seen = f", {t.max_steps * examples / data.train_rows:,.2f} epochs" if data and data.train_rows else ""
         return Number(t.max_steps, f"max_steps = {t.max_steps:,} steps{seen}")
     if data is None:
-        return Number(0, UNKNOWN_DATA)
+        return UNKNOWN_DATA
     exact = data.train_rows * t.num_train_epochs / examples
     steps = max(1, math.floor(exact + _EPS))
     rows = data.train_rows + data.eval_rows
@@ -134,7 +136,7 @@ def _warmup(config: Config, total: int) -> Number:
     if not t.warmup_ratio:
         return Number(0, "no warmup")
     if not total:
-        return Number(0, UNKNOWN_DATA)
+        return UNKNOWN_DATA
     share = round(t.warmup_ratio * total, 6)
     steps = math.ceil(share)
     rounded = "" if steps == share else f"{number(round(share, 2))}, rounded up: "
@@ -146,7 +148,7 @@ def _decay(config: Config, total: int, warmup: int) -> Number:
     if t.lr_scheduler_type == "constant":
         return Number(0, "constant: the learning rate does not fall")
     if not total:
-        return Number(0, UNKNOWN_DATA)
+        return UNKNOWN_DATA
     rest = max(0, total - warmup)
     if t.lr_scheduler_type != "wsd":
         return Number(rest, f"{total:,} - {warmup:,} warmup = {steps_in_words(rest)}")
@@ -160,7 +162,7 @@ def _every(wanted: float | Literal["epoch"], total: int, per_epoch: float, last:
     if not isinstance(wanted, str) and wanted >= 1:
         return Number(wanted, f"every {steps_in_words(int(wanted))}{last}")
     if not (per_epoch if wanted == "epoch" else total):
-        return Number(0, UNKNOWN_DATA)
+        return UNKNOWN_DATA
     exact = per_epoch if isinstance(wanted, str) else round(wanted * total, 6)
     steps = max(1, math.ceil(exact - _EPS))
     how = f"{per_epoch:,.1f} steps an epoch"
@@ -179,7 +181,7 @@ def _eval_every(config: Config, data: DataFacts | None, total: int, per_epoch: f
     if wanted is not None:
         return _every(wanted, total, per_epoch)
     if data is None:
-        return Number(0, UNKNOWN_DATA)
+        return UNKNOWN_DATA
     steps = max(1, math.floor(per_epoch / 4 + _EPS))
     return Number(steps, f"{per_epoch:,.1f} steps an epoch / 4 = every {steps_in_words(steps)}, and at the end")
 

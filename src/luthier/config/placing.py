@@ -15,7 +15,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
 
 from luthier.config import aliases, meanings
 from luthier.config.keys import SECTIONS, by_name, closest, is_one_slip, keys, source_keys
@@ -266,12 +265,3 @@ def meant(word: str) -> str | None:
     """The key, our own or another tool's, that a word of the command line is; or the nearest one to it."""
     name = word.replace("-", "_")
     return name if name.rpartition(".")[2] in _known("") else _nearest(name, "")
-
-
-def plain_tree(settings: Mapping[str, Setting]) -> dict[str, dict[str, Any]]:
-    """Section -> key -> plain value, for pydantic."""
-    tree: dict[str, dict[str, Any]] = {}
-    for setting in settings.values():
-        section, _, name = setting.key.partition(".")
-        tree.setdefault(section, {})[name] = setting.node.plain()
-    return tree

@@ -96,6 +96,12 @@ class Passes:
     lowered: bool = False
     """Memory ran out and made them what they are: they win over what the YAML says."""
 
+    @property
+    def layers_how(self) -> str:
+        """Why so many layers are computed again, where memory decides it."""
+        count = self.checkpointed_layers
+        return f"memory asks for {count:,}" if count else "memory holds what all layers keep"
+
 
 @dataclass(frozen=True)
 class Part:
@@ -136,6 +142,7 @@ class Value:
         how: For derived and ``auto`` values the arithmetic or the reason, e.g.
             ``4 x 4 accumulation x 1 device = 16 examples a step``.
         asked: What the user wrote where `value` is made of it: ``epoch`` for save_steps; else None.
+        known: False while facts that it rests on are missing; `how` says which.
     """
 
     key: str
@@ -143,6 +150,12 @@ class Value:
     source: str
     how: str = ""
     asked: Any = None
+    known: bool = True
+
+    @property
+    def is_key(self) -> bool:
+        """Whether it is that of a key of the config, not a derived number."""
+        return self.source != "derived"
 
 
 @dataclass(frozen=True, repr=False)
@@ -173,16 +186,10 @@ class Plan:
     save_every: int
     """0: at the end, and after an evaluation that is the best."""
     log_every: int
-    max_tokens_per_micro_batch: int
-    """Tokens in one forward and backward pass."""
-    checkpointed_layers: int = 0
-    """Layers computed again in the backward pass."""
-    unpack_once: bool = False
-    """Whether the lean path keeps 4-bit weights unpacked, or 8-bit floats also transposed."""
+    passes: Passes
+    """How a step goes through the model: what this run does, which may be less than memory would hold."""
     share_beginnings: bool = False
     """Whether the words that all rows of a micro-batch begin with are computed once."""
-    lowered: bool = False
-    """Whether memory ran out in mid-run, so that passes are smaller than they were planned."""
     memory: Memory | None = None
     """What it will hold; None before model and rows are there."""
 
@@ -202,20 +209,53 @@ class Plan:
         return self.config.training.fsdp and self.machine.world_size > 1
 
     @property
-    def passes(self) -> Passes:
-        """How a step goes through the model."""
-        how = self.value("max_tokens_per_micro_batch").how
-        return Passes(self.max_tokens_per_micro_batch, self.checkpointed_layers, self.unpack_once, how, self.lowered)
+    def packed(self) -> bool:
+        """Whether examples stand end to end in a row, instead of padded beside each other."""
+        return self.config.training.packing is True
+
+    @property
+    def lean(self) -> bool:
+        """Whether the lean path computes the run."""
+        return self.config.training.lean_path is True
+
+    @property
+    def pairs(self) -> bool:
+        """Whether it learns from pairs of a chosen and a rejected answer: `objective: dpo`."""
+        return self.config.training.objective == "dpo"
+
+    @property
+    def max_tokens_per_micro_batch(self) -> int:
+        """Tokens in one forward and backward pass."""
+        return self.passes.micro_batch_tokens
+
+    @property
+    def checkpointed_layers(self) -> int:
+        """Layers computed again in the backward pass."""
+        return self.passes.checkpointed_layers
+
+    @property
+    def unpack_once(self) -> bool:
+        """Whether the lean path keeps 4-bit weights unpacked, or 8-bit floats also transposed."""
+        return self.passes.unpack_once
 
     def with_passes(self, passes: Passes) -> Plan:
-        """The same run through other passes, after memory ran out: no example and no gradient of it changes."""
-        return replace(
-            self,
-            max_tokens_per_micro_batch=passes.micro_batch_tokens,
-            checkpointed_layers=passes.checkpointed_layers,
-            unpack_once=passes.unpack_once,
-            lowered=True,
-        )
+        """The same run through other passes, after memory ran out: no example and no gradient of it changes.
+
+        What was decided from the passes before follows, with the new reason; what the user wrote stays as written.
+        """
+        made = {
+            "max_tokens_per_micro_batch": (passes.micro_batch_tokens, passes.how),
+            "training.max_tokens_per_micro_batch": (passes.micro_batch_tokens, passes.how),
+            "checkpointed_layers": (passes.checkpointed_layers, passes.layers_how),
+            "training.gradient_checkpointing": (passes.checkpointed_layers > 0, passes.layers_how),
+        }
+        new = {
+            old.key: replace(old, value=made[old.key][0], how=made[old.key][1])
+            for old in self.values
+            if old.key in made and old.how
+        }
+        config = self.config.with_values({key: value.value for key, value in new.items() if value.is_key})
+        return replace(self, config=config, values=tuple(new.get(old.key, old) for old in self.values), passes=passes)
 
     def value(self, key: str) -> Value:
         """The value of a dotted key (``training.optim``) or a derived number (``total_steps``).

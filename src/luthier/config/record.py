@@ -17,7 +17,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from luthier.config.load import RECORD, Loaded, Record, build, read_text
+from luthier.config.load import Loaded, Record, build, read_text
+from luthier.config.outputs import RECORD
 from luthier.config.placing import place_settings
 from luthier.config.plan import Passes
 from luthier.config.tree import Node, printable, read_yaml
@@ -70,9 +71,9 @@ def load_record(path: Path | str, overrides: Sequence[str] = ()) -> Loaded:
     record = Record(path, facts, passes, changed)
     if "training.output_dir" not in changed:
         again = f"{loaded.config.training.output_dir}-again"
-        training = loaded.config.training.model_copy(update={"output_dir": again})
+        config = loaded.config.with_values({"training.output_dir": again})
         sources = {**loaded.sources, "training.output_dir": f"{places['output_dir']}, and -again"}
-        loaded = replace(loaded, config=loaded.config.model_copy(update={"training": training}), sources=sources)
+        loaded = replace(loaded, config=config, sources=sources)
     return replace(loaded, record=record)
 
 

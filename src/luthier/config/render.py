@@ -1,10 +1,12 @@
 """A Plan as text for people, as a flat dict for events, and as YAML for ``plan.yaml``.
 
 Plain text, in the width that there is: what will happen in sentences, then every value with its origin, then warnings.
+The forecast of memory is a stacked bar of its parts, which are told apart by marks, not by colour.
 """
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
@@ -12,19 +14,15 @@ from typing import Any
 import yaml
 
 from luthier.config.keys import SECTIONS
-from luthier.config.memory_bar import memory_bar
-from luthier.config.numbers import LEAST_KEPT, UNKNOWN, UNKNOWN_DATA, UNKNOWN_MEMORY, steps_in_words
-from luthier.config.plan import Plan, Value
+from luthier.config.numbers import LEAST_KEPT, steps_in_words
+from luthier.config.plan import Memory, Plan, Value
+from luthier.config.schema import nested
 from luthier.config.tree import number, scalar, shown
 from luthier.errors.secrets import hide, hide_in
 from luthier.errors.terminal import WIDTH, wrapped
 
-DERIVED = (
-    "examples_per_step", "steps_per_epoch", "total_steps", "warmup_steps", "decay_steps", "eval_every", "save_every",
-    "log_every", "max_tokens_per_micro_batch", "checkpointed_layers",
-)  # fmt: skip
-
-
+_MARKS = "123456789abcdef"
+_NAME, _BAR = 14, 74
 _ELSEWHERE = (
     "A prediction for {}, which is not here: its memory is that of the datasheet, all of it free, and what a run holds "
     "there is computed from shapes. No number below was measured on such a card."
@@ -55,14 +53,14 @@ def _every_value(plan: Plan, width: int) -> list[str]:
     lines = ["", "Every value, and where it comes from"]
     for section in SECTIONS:
         lines += [f"  {section}", *(_row(v, width) for v in plan.values if v.key.startswith(f"{section}."))]
-    return [*lines, "  derived", *(_row(plan.value(name), width) for name in DERIVED)]
+    return [*lines, "  derived", *(_row(value, width) for value in plan.values if not value.is_key)]
 
 
 def plan_as_dict(plan: Plan) -> dict[str, Any]:
     """Dotted key -> plain value, and the derived numbers as ``plan.total_steps`` and so on."""
-    flat = {value.key: _plain(value.value) for value in plan.values if "." in value.key}
     machine = {f"machine.{name}": value for name, value in asdict(plan.machine).items()}
-    return flat | machine | {f"plan.{name}": _plain(getattr(plan, name)) for name in DERIVED}
+    flat = {value.key if value.is_key else f"plan.{value.key}": _plain(value.value) for value in plan.values}
+    return flat | machine
 
 
 def dump_plan_yaml(plan: Plan, extra: Mapping[str, Any] | None = None) -> str:
@@ -72,17 +70,14 @@ def dump_plan_yaml(plan: Plan, extra: Mapping[str, Any] | None = None) -> str:
         plan: The plan.
         extra: More top-level entries, for example versions and hashes.
     """
-    config: dict[str, dict[str, Any]] = {}
-    for value in plan.values:
-        section, dot, name = value.key.partition(".")
-        if dot:
-            config.setdefault(section, {})[name] = _plain(value.value)
+    keys = [value for value in plan.values if value.is_key]
+    derived = [value for value in plan.values if not value.is_key]
     content = {
-        "config": config,
-        "derived": {name: {"value": _plain(getattr(plan, name)), "how": plan.value(name).how} for name in DERIVED},
-        "decided": [value.key for value in plan.values if "." in value.key and value.how not in ("", UNKNOWN)],
-        "asked": {value.key: value.asked for value in plan.values if value.asked is not None},
-        "sources": {value.key: value.source for value in plan.values if "." in value.key},
+        "config": nested({value.key: _plain(value.value) for value in keys}),
+        "derived": {value.key: {"value": _plain(value.value), "how": value.how} for value in derived},
+        "decided": [value.key for value in keys if value.how and value.known],
+        "asked": {value.key: value.asked for value in keys if value.asked is not None},
+        "sources": {value.key: value.source for value in keys},
         "machine": asdict(plan.machine),
         "model": asdict(plan.model) if plan.model else None,
         "data": asdict(plan.data) if plan.data else None,
@@ -122,9 +117,9 @@ def _row(value: Value, width: int) -> str:
     text = value.value if isinstance(value.value, str) else shown(value.value, 200)
     if isinstance(value.value, float) and name == "steps_per_epoch":
         text = f"{value.value:,.1f}"
-    if value.how in (UNKNOWN_DATA, UNKNOWN_MEMORY):
+    if not (value.known or value.is_key):
         text = "unknown"
-    origin = value.how if value.source == "derived" else value.source + (f": {value.how}" if value.how else "")
+    origin = value.source + (f": {value.how}" if value.how else "") if value.is_key else value.how
     head = f"    {name:<28} "
     if len(text) > 19:
         return f"{_wrapped(text, head, ' ' * len(head), width)}\n{_wrapped(origin, ' ' * 53, ' ' * 53, width)}"
@@ -134,6 +129,32 @@ def _row(value: Value, width: int) -> str:
 
 def _wrapped(text: str, first: str, rest: str, width: int) -> str:
     return wrapped(hide(text), first, rest, width)  # before a line may end in the middle of a secret
+
+
+def memory_bar(memory: Memory, width: int) -> list[str]:
+    """The forecast: a bar of its parts, its share of what is free, and a line for each part."""
+    room = max(20, min(_BAR, width - 26))
+    share = memory.gib / memory.room_gib if memory.room_gib > 0 else float("inf")
+    moment = f"in a pass of {memory.tokens:,} tokens" if memory.moment == "a step" else f"while {memory.moment}"
+    head = f"{memory.gib:.2f} GiB at the fullest moment, {moment}; {memory.room_gib:.1f} GiB are there."
+    head += "" if share <= 1 else " It does not fit."
+    lines = textwrap.wrap(head, width, initial_indent="  ", subsequent_indent="  ")
+    lines.append(f"  {_stacked(memory, room)}")
+    used = min(room, max(1, round(min(share, 1.0) * room)))
+    lines.append(f"  {'#' * used}{'.' * (room - used)}  {share:.0%} of what is there")
+    for mark, part in zip(_MARKS, memory.parts, strict=False):
+        text = f"  {mark} {part.name:<{_NAME}}{part.gib:>7.3f} GiB  {part.how}"
+        lines += textwrap.wrap(text, width, subsequent_indent=" " * (17 + _NAME), drop_whitespace=True)
+    return lines
+
+
+def _stacked(memory: Memory, room: int) -> str:
+    """Each part's mark, as often as its share says; the ends are rounded, so that the sum is always `room`."""
+    text, before = "", 0.0
+    for mark, part in zip(_MARKS, memory.parts, strict=False):
+        before += part.gib
+        text += mark * (round(before / memory.gib * room) - len(text))
+    return text
 
 
 def plan_in_words(plan: Plan, width: int = WIDTH) -> list[str]:
@@ -199,7 +220,7 @@ def _every(steps: int) -> str:
 def _trained(plan: Plan) -> str:
     c = plan.config
     count = plan.model.trainable_parameters if plan.model else None
-    dpo = f"; DPO with beta {number(c.dpo.beta)}" if c.training.objective == "dpo" else ""
+    dpo = f"; DPO with beta {number(c.dpo.beta)}" if plan.pairs else ""
     dpo += f" and {number(c.dpo.label_smoothing)} of label smoothing" * bool(dpo and c.dpo.label_smoothing)
     if c.training.finetuning_type == "full":
         size = f"{count:,} in all" if count else "counted once the model can be read"
@@ -219,7 +240,7 @@ def _data(plan: Plan) -> str:
     paths = ", ".join(source.path for source in plan.config.data.datasets)
     learned = "the answers only are" if plan.config.data.completion_only_loss else "prompts and answers are"
     learned = f"{learned} learned"
-    if plan.config.training.objective == "dpo":
+    if plan.pairs:
         learned = "the chosen answer of each pair is preferred to the rejected one"
     if plan.data is None:
         return f"{paths}; rows are counted once they can be read; {learned}."
@@ -256,7 +277,7 @@ def _schedule(plan: Plan) -> str:
     t = plan.config.training
     peak, floor = number(t.learning_rate), number(t.min_learning_rate)
     rise = f"rises to {peak} over {steps_in_words(plan.warmup_steps)}" if plan.warmup_steps else f"starts at {peak}"
-    if not plan.warmup_steps and plan.value("warmup_steps").how.startswith("unknown"):
+    if not plan.value("warmup_steps").known:
         rise = f"rises to {peak} over {number(100 * t.warmup_ratio)} % of the steps"
     fall = {
         "cosine": f"then falls along a cosine to {floor}",
@@ -268,9 +289,9 @@ def _schedule(plan: Plan) -> str:
 
 
 def _evaluation(plan: Plan) -> str:
-    how = plan.value("eval_every").how
+    every = plan.value("eval_every")
     if not plan.eval_every:
-        return f"none: {how}." if not how.startswith("unknown") else f"{how}."
+        return f"none: {every.how}." if every.known else f"{every.how}."
     e = plan.config.evaluation
     best = "the weights with the lowest eval_loss" if e.load_best_model_at_end else "the last weights"
     stop = f"; stops after {e.early_stopping_patience} without a better one" if e.early_stopping_patience else ""
@@ -294,6 +315,6 @@ def _checkpoints(plan: Plan) -> str:
     best = plan.eval_every and plan.config.evaluation.load_best_model_at_end
     rarely = f"at the end {'and after an evaluation that is the best' if best else 'only'}"
     every = f"{_every(plan.save_every)} and at the end" if plan.save_every else rarely
-    if (how := plan.value("save_every").how).startswith("unknown"):
-        every = f"save_steps: {plan.config.checkpointing.save_steps}, in steps {how}"
+    if not (steps := plan.value("save_every")).known:
+        every = f"save_steps: {plan.config.checkpointing.save_steps}, in steps {steps.how}"
     return f"{every}, in {plan.config.training.output_dir}; {kept}."

@@ -12,7 +12,7 @@ from luthier.config.advice import ADVICE
 from luthier.config.keys import keys
 from luthier.config.lean import computes_in, decide_passes
 from luthier.config.load import Loaded
-from luthier.config.numbers import REHEARSED_FROM, UNKNOWN, UNKNOWN_DATA, UNKNOWN_MEMORY, Number, Numbers, derive
+from luthier.config.numbers import REHEARSED_FROM, UNKNOWN_DATA, UNKNOWN_MEMORY, Number, Numbers, derive
 from luthier.config.plan import DataFacts, MachineFacts, ModelFacts, Passes, Plan, Value
 from luthier.config.rules import RULES, Case, check
 from luthier.config.schema import Config
@@ -20,6 +20,11 @@ from luthier.errors import ConfigError
 
 Decision = tuple[Any, str]
 """A value in place of ``auto`` (or of a default that depends), and the reason."""
+WAITING = frozenset(
+    f"training.{name}"
+    for name in ("packing", "lean_path", "gradient_checkpointing", "max_tokens_per_micro_batch", "rehearsal")
+)
+"""Keys whose ``auto`` stays until model and rows are known."""
 
 
 def resolve(
@@ -51,7 +56,7 @@ def resolve(
         raise ConfigError(*problems)
     layers = _layers(loaded.config, model, passes)
     decisions = _decide(loaded.config, machine, model, numbers, tokens, layers)
-    config = _with(loaded.config, decisions)
+    config = loaded.config.with_values({key: value for key, (value, _) in decisions.items()})
     lean = config.training.lean_path is True
     return Plan(
         config=config,
@@ -68,10 +73,13 @@ def resolve(
         eval_every=int(numbers.eval_every.value),
         save_every=int(numbers.save_every.value),
         log_every=int(numbers.log_every.value),
-        max_tokens_per_micro_batch=int(tokens.value),
-        checkpointed_layers=int(layers.value),
-        unpack_once=lean and passes is not None and passes.unpack_once,
-        lowered=lowered,
+        passes=Passes(
+            micro_batch_tokens=int(tokens.value),
+            checkpointed_layers=int(layers.value),
+            unpack_once=lean and passes is not None and passes.unpack_once,
+            how=tokens.how,
+            lowered=lowered,
+        ),
         share_beginnings=lean and machine.device == "cpu" and model is not None and not model.has_sliding_window,
     )
 
@@ -81,7 +89,7 @@ def _tokens(config: Config, passes: Passes | None, data: DataFacts | None) -> Nu
     if not t.auto:
         rows = max(t.per_device_train_batch_size, config.evaluation.per_device_eval_batch_size or 1)
         if data is None:
-            return Number(0, UNKNOWN_DATA)
+            return UNKNOWN_DATA
         longest = data.largest_example_tokens
         return Number(rows * longest, f"auto is false: {rows:,} {data.unit} of at most {longest:,} tokens")
     wanted = t.max_tokens_per_micro_batch
@@ -90,7 +98,7 @@ def _tokens(config: Config, passes: Passes | None, data: DataFacts | None) -> Nu
     if wanted != "auto":
         return Number(wanted, f"max_tokens_per_micro_batch = {wanted:,} tokens")
     if passes is None:
-        return Number(0, UNKNOWN_MEMORY)
+        return UNKNOWN_MEMORY
     return Number(
         passes.micro_batch_tokens, passes.how or f"{passes.micro_batch_tokens:,} tokens, derived from free memory"
     )
@@ -99,15 +107,14 @@ def _tokens(config: Config, passes: Passes | None, data: DataFacts | None) -> Nu
 def _layers(config: Config, model: ModelFacts | None, passes: Passes | None) -> Number:
     wanted = config.training.gradient_checkpointing
     if passes is not None and passes.lowered:
-        return Number(passes.checkpointed_layers, passes.how)
+        return Number(passes.checkpointed_layers, passes.layers_how)
     if wanted is False or (wanted == "auto" and not config.training.auto):
         return Number(0, f"gradient_checkpointing: {'false' if wanted is False else 'auto, but auto is false'}")
     if wanted is True and model is not None:
         return Number(model.layers, "gradient_checkpointing: true")
     if passes is None:
-        return Number(0, UNKNOWN_MEMORY)
-    count = passes.checkpointed_layers
-    return Number(count, f"memory asks for {count:,}" if count else "memory holds what all layers keep")
+        return UNKNOWN_MEMORY
+    return Number(passes.checkpointed_layers, passes.layers_how)
 
 
 def _decide(
@@ -122,15 +129,15 @@ def _decide(
     t, e = config.training, config.evaluation
     made: dict[str, Decision] = decide_passes(config, machine, model) | _rehearsal(config, numbers)
     made |= _intervals(config, numbers) | _without_evaluation(config, numbers)
-    if t.gradient_checkpointing == "auto" and not _unknown(layers):
+    if t.gradient_checkpointing == "auto" and layers.known:
         made["training.gradient_checkpointing"] = (layers.value > 0, layers.how)
     if config.model.dtype == "auto":
         made["model.dtype"] = _dtype(config, machine)
     if t.optim == "auto":
         made["training.optim"] = ("adamw_torch_fused", "fused AdamW, exact and fast on every device")
-    if t.max_tokens_per_micro_batch == "auto" and tokens.value:
+    if t.max_tokens_per_micro_batch == "auto" and tokens.known:
         made["training.max_tokens_per_micro_batch"] = (int(tokens.value), tokens.how)
-    if t.warmup_steps is None and not _unknown(numbers.warmup_steps):
+    if t.warmup_steps is None and numbers.warmup_steps.known:
         made["training.warmup_steps"] = (int(numbers.warmup_steps.value), numbers.warmup_steps.how)
     if e.per_device_eval_batch_size is None:
         reason = "as per_device_train_batch_size"
@@ -150,14 +157,14 @@ def _intervals(config: Config, numbers: Numbers) -> dict[str, Decision]:
     return {
         key: (int(every.value), every.how)
         for key, (wanted, every) in intervals.items()
-        if not isinstance(wanted, int) and not _unknown(every)
+        if not isinstance(wanted, int) and every.known
     }
 
 
 def _without_evaluation(config: Config, numbers: Numbers) -> dict[str, Decision]:
     """What compares evaluations, where there are none."""
     made: dict[str, Decision] = {}
-    if numbers.eval_every.value or _unknown(numbers.eval_every):
+    if numbers.eval_every.value or not numbers.eval_every.known:
         return made
     if config.evaluation.load_best_model_at_end:
         made["evaluation.load_best_model_at_end"] = (False, "nothing is evaluated, so the last weights are kept")
@@ -167,7 +174,7 @@ def _without_evaluation(config: Config, numbers: Numbers) -> dict[str, Decision]
 
 
 def _rehearsal(config: Config, numbers: Numbers) -> dict[str, Decision]:
-    if config.training.rehearsal != "auto" or _unknown(numbers.total_steps):
+    if config.training.rehearsal != "auto" or not numbers.total_steps.known:
         return {}
     steps = int(numbers.total_steps.value)
     pays = steps >= REHEARSED_FROM
@@ -185,19 +192,6 @@ def _dtype(config: Config, machine: MachineFacts) -> Decision:
     return chosen, f"{machine.device_name} {how[chosen]}"
 
 
-def _unknown(number: Number) -> bool:
-    return number.how in (UNKNOWN_DATA, UNKNOWN_MEMORY)
-
-
-def _with(config: Config, decisions: dict[str, Decision]) -> Config:
-    sections: dict[str, dict[str, Any]] = {}
-    for key, (value, _) in decisions.items():
-        section, _, name = key.partition(".")
-        sections.setdefault(section, {})[name] = value
-    update = {name: getattr(config, name).model_copy(update=changes) for name, changes in sections.items()}
-    return config.model_copy(update=update)
-
-
 def _values(
     config: Config,
     loaded: Loaded,
@@ -208,20 +202,15 @@ def _values(
 ) -> tuple[Value, ...]:
     values = []
     for key in keys():
-        section, _, name = key.partition(".")
-        value = getattr(getattr(config, section), name)
+        value = config.value(key)
         value = [item.model_dump() for item in value] if key == "data.datasets" else value
-        how = decisions[key][1] if key in decisions else UNKNOWN if value == "auto" and _waits(key) else ""
-        asked = getattr(getattr(loaded.config, section), name) if key in decisions else None
+        known = value != "auto" or key not in WAITING
+        how = decisions[key][1] if key in decisions else "" if known else "unknown yet"
+        asked = loaded.config.value(key) if key in decisions else None
         counted = isinstance(asked, str | float) and asked != "auto"
-        values.append(Value(key, value, loaded.sources[key], how, asked if counted else None))
+        values.append(Value(key, value, loaded.sources[key], how, asked if counted else None, known))
     derived = {**vars(numbers), "max_tokens_per_micro_batch": tokens, "checkpointed_layers": layers}
     for name, number in derived.items():
         value = number.value if name == "steps_per_epoch" else int(number.value)
-        values.append(Value(name, value, "derived", number.how))
+        values.append(Value(name, value, "derived", number.how, known=number.known))
     return tuple(values)
-
-
-def _waits(key: str) -> bool:
-    names = ("packing", "lean_path", "gradient_checkpointing", "max_tokens_per_micro_batch", "rehearsal")
-    return key.removeprefix("training.") in names

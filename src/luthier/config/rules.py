@@ -8,7 +8,7 @@ Not covered: single values (`luthier.config.schema`), rows (`luthier.data`), mem
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,8 +40,7 @@ class Case:
 
     def get(self, key: str) -> Any:
         """The value of a dotted key."""
-        section, _, name = key.partition(".")
-        return getattr(getattr(self.config, section), name)
+        return self.config.value(key)
 
     def wrote(self, key: str) -> bool:
         """Whether the user wrote the key, even if with its default."""
@@ -139,11 +138,27 @@ def _checkpointing(case: Case) -> Finding:
     return case.wrong("E-CFG-038", key, f"{model.architecture} cannot", "gradient_checkpointing: auto")
 
 
+def _first_clash(case: Case, code: str, key: str, off: str, others: Mapping[str, tuple[object, str]]) -> Problem | None:
+    """The error for the first of some other keys that cannot go with `key`.
+
+    Args:
+        case: The case.
+        code: Of the error.
+        key: The key.
+        off: What to write for it instead.
+        others: Another key -> whether it stands in the way, and what to write for it instead.
+    """
+    for other, (clashes, fix) in others.items():
+        if clashes:
+            return case.clash(code, key, other, f"{fix} (or {off})")
+    return None
+
+
 def _fp8(case: Case) -> Finding:
     key, off = "quantization.base_precision", "base_precision: default"
     if case.get(key) != "fp8":
         return None
-    others = {  # another key, whether it stands in the way, and what to write for it
+    others = {
         "quantization.load_in_4bit": (case.get("quantization.load_in_4bit"), "load_in_4bit: false"),
         "training.finetuning_type": (case.get("training.finetuning_type") == "full", "finetuning_type: lora"),
         "training.lean_path": (case.get("training.lean_path") is False, "lean_path: auto"),
@@ -151,9 +166,8 @@ def _fp8(case: Case) -> Finding:
         "training.packing": (case.get("training.packing") is False, "packing: auto"),
         "training.fsdp": (case.get("training.fsdp") is True and case.machine.world_size > 1, "fsdp: false"),
     }
-    for other, (clashes, fix) in others.items():
-        if clashes:
-            return case.clash("E-CFG-036", key, other, f"{fix} (or {off})")
+    if clash := _first_clash(case, "E-CFG-036", key, off, others):
+        return clash
     if not case.machine.supports_fp8:
         found = f"the device ({case.machine.device_name}) does not multiply 8-bit floats"
         return case.wrong("E-CFG-035", key, found, off)
@@ -166,20 +180,19 @@ def _fp8(case: Case) -> Finding:
 def _fsdp(case: Case) -> Finding:
     if not case.get("training.fsdp"):
         return None
-    full = case.get("training.finetuning_type") == "full"
-    refused = {
-        "model.from_scratch": ("from_scratch: false", True),
-        "lora.use_dora": ("use_dora: false", not full),
+    lora = case.get("training.finetuning_type") == "lora"
+    others = {
+        "model.from_scratch": (case.get("model.from_scratch"), "from_scratch: false"),
+        "lora.use_dora": (lora and case.get("lora.use_dora"), "use_dora: false"),
         "lora.init_lora_weights": (
+            lora and case.get("lora.init_lora_weights") == "pissa",
             "init_lora_weights: default",
-            not full and case.get("lora.init_lora_weights") == "pissa",
         ),
-        "lora.modules_to_save": ("modules_to_save: []", not full),
-        "training.optim": ("optim: auto", case.get("training.optim") == "paged_adamw_8bit"),
+        "lora.modules_to_save": (lora and case.get("lora.modules_to_save"), "modules_to_save: []"),
+        "training.optim": (case.get("training.optim") == "paged_adamw_8bit", "optim: auto"),
     }
-    for key, (fix, matters) in refused.items():
-        if matters and case.get(key):
-            return case.clash("E-CFG-037", "training.fsdp", key, f"{fix} (or fsdp: false)")
+    if clash := _first_clash(case, "E-CFG-037", "training.fsdp", "fsdp: false", others):
+        return clash
     if case.machine.device == "mps":
         return case.wrong("E-CFG-037", "training.fsdp", "this machine computes on mps", "fsdp: false")
     return None
@@ -188,15 +201,12 @@ def _fsdp(case: Case) -> Finding:
 def _dpo(case: Case) -> Finding:
     if case.get("training.objective") != "dpo":
         return None
-    refused = {  # another key, whether it stands in the way, and what to write for it
+    others = {
         "data.completion_only_loss": (not case.get("data.completion_only_loss"), "completion_only_loss: true"),
         "data.overlong_rows": (case.get("data.overlong_rows") == "split", "overlong_rows: drop"),
         "training.fsdp": (case.get("training.fsdp") and case.machine.world_size > 1, "fsdp: false"),
     }
-    for key, (clashes, fix) in refused.items():
-        if clashes:
-            return case.clash("E-CFG-039", "training.objective", key, f"{fix} (or objective: sft)")
-    return None
+    return _first_clash(case, "E-CFG-039", "training.objective", "objective: sft", others)
 
 
 def _no_evaluation(case: Case) -> tuple[str, str] | None:

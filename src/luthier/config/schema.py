@@ -9,7 +9,8 @@ Not covered: the combinations of keys that cannot work together (`luthier.config
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -328,3 +329,22 @@ class Config(Section):
     evaluation: EvaluationSection = EvaluationSection()
     checkpointing: CheckpointSection = CheckpointSection()
     logging: LoggingSection = LoggingSection()
+
+    def value(self, key: str) -> Any:
+        """The value of a dotted key (``training.optim``)."""
+        section, _, name = key.partition(".")
+        return getattr(getattr(self, section), name)
+
+    def with_values(self, values: Mapping[str, Any]) -> Config:
+        """The same with other values: dotted key -> value. They are not checked again."""
+        changed = {name: getattr(self, name).model_copy(update=part) for name, part in nested(values).items()}
+        return self.model_copy(update=changed)
+
+
+def nested(flat: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Section -> key -> value, from dotted key -> value."""
+    tree: dict[str, dict[str, Any]] = {}
+    for key, value in flat.items():
+        section, _, name = key.partition(".")
+        tree.setdefault(section, {})[name] = value
+    return tree

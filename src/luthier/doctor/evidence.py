@@ -11,6 +11,7 @@ from luthier.doctor.elsewhere import name_in
 from luthier.doctor.finding import Change, Needs
 from luthier.doctor.history import History
 from luthier.doctor.statistics import median, noise
+from luthier.events.line import significant
 from luthier.events.types import Log
 
 SMALLEST = 1e-3
@@ -175,7 +176,7 @@ def first_of(run: History, holds: Callable[[Log], bool]) -> int:
 def counted(run: History) -> bool:
     """Whether the steps are numbers of log lines: another program's log that tells no step at all."""
     lines = run.whole
-    one_by_one = all(b.step - a.step == run.stride for a, b in pairwise(lines))
+    one_by_one = all(b.step - a.step == run.curve.stride for a, b in pairwise(lines))
     return not run.ours and not run.plan and not run.total_steps and one_by_one and lines[:1] == run.beginning[:1]
 
 
@@ -217,10 +218,10 @@ def lower_rate(run: History, factor: float = 10) -> tuple[Change, ...]:
     peak = peak_rate(run)
     new = usual_rate(run)
     if math.isfinite(peak):
-        new = rounded(min(peak / factor, new))
+        new = significant(min(peak / factor, new), 1)
     line = change(run, "training.learning_rate", new, peak if math.isfinite(peak) else None)
     if run.get("training.min_learning_rate", SHIPPED_END if run.ours and not run.plan else 0.0) > new:
-        return line, change(run, "training.min_learning_rate", rounded(new / 10))
+        return line, change(run, "training.min_learning_rate", significant(new / 10, 1))
     return (line,)
 
 
@@ -229,7 +230,7 @@ def higher_rate(run: History) -> tuple[Change, ...]:
     peak, usual = peak_rate(run), usual_rate(run)
     if not peak >= usual / 2:
         return (change(run, "training.learning_rate", usual, peak if math.isfinite(peak) else None),)
-    new = rounded(RAISED * usual, 2)
+    new = significant(RAISED * usual, 2)
     return (change(run, "training.learning_rate", new, peak),) if peak < new else ()
 
 
@@ -248,10 +249,10 @@ def rows_fix(run: History, question: str = "") -> str:
     return f"look at some rows as tokens, with their labels: {question}"
 
 
-def resume_fix(run: History, checkpoint: str = "auto") -> str:
-    """How to go on from a checkpoint."""
+def resume_fix(run: History) -> str:
+    """How to go on from the newest checkpoint."""
     if run.ours:
-        return f"luthier train CONFIG --resume {checkpoint}"
+        return "luthier train CONFIG --resume auto"
     return "go on from a checkpoint: resume_from_checkpoint in the Trainer, TRL, Axolotl and LLaMA-Factory"
 
 
@@ -297,11 +298,6 @@ def yaml_value(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def rounded(value: float, digits: int = 1) -> float:
-    """To so many significant digits."""
-    return float(f"{value:.{digits}g}")
 
 
 def percent(share: float) -> str:

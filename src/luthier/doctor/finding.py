@@ -92,6 +92,10 @@ Judge = Callable[[History], Symptom | None]
 Applies = Callable[[History], bool]
 
 
+def _nothing(_: History) -> str:
+    return ""
+
+
 def _always(_: History) -> bool:
     return True
 
@@ -140,7 +144,7 @@ class Rule:
 
 
 def rule(
-    severity: Severity, *, needs: Needs, replaces: tuple[str, ...] = (), applies: Applies = _always
+    severity: Severity, *, needs: Needs = _nothing, replaces: tuple[str, ...] = (), applies: Applies = _always
 ) -> Callable[[Judge], Rule]:
     """Make a rule of a function: name and texts are the function's own."""
 

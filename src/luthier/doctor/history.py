@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from luthier.events.types import (
     Architecture,
@@ -39,6 +39,43 @@ _KEPT = 32
 _T = TypeVar("_T")
 
 
+class _OfAStep(Protocol):
+    @property
+    def step(self) -> int: ...
+
+
+_S = TypeVar("_S", bound=_OfAStep)
+
+
+@dataclass(frozen=True)
+class Thinned(Generic[_S]):
+    """A curve of any length, of which at most `limit` points are kept, at even distances.
+
+    Attributes:
+        limit: When there are more, every second one goes.
+        items: Those that are kept: every `stride`-th.
+        seen: How many there were.
+    """
+
+    limit: int
+    items: tuple[_S, ...] = ()
+    stride: int = 1
+    seen: int = 0
+
+    def add(self, item: _S) -> Thinned[_S]:
+        """With one more point, if it is its turn."""
+        items, stride = self.items, self.stride
+        if self.seen % stride == 0:
+            items = (*items, item)
+            if len(items) > self.limit:
+                items, stride = items[::2], stride * 2
+        return Thinned(self.limit, items, stride, self.seen + 1)
+
+    def until(self, step: int) -> Thinned[_S]:
+        """Without what came after `step`."""
+        return replace(self, items=until(self.items, step))
+
+
 @dataclass(frozen=True)
 class History:
     """A run as far as it has come.
@@ -48,7 +85,7 @@ class History:
         ours: Whether Luthier trains it, so that its YAML has Luthier's keys.
         program: The name of the one that trains it, as in `luthier.doctor.elsewhere`; empty: Luthier, or not known.
         vocabulary: Entries of the model's vocabulary; 0 where it is not known.
-        beginning, whole, recent: Log lines with a finite loss: the first ones, all thinned, and the latest.
+        beginning, curve, recent: Log lines with a finite loss: the first ones, all thinned, and the latest.
         not_finite: The first log line whose loss is NaN or infinite.
         before_resume: The latest log lines when the run was resumed last.
         started, updated: Time of the first and the latest event, in seconds of the caller's clock; 0: not known.
@@ -64,10 +101,8 @@ class History:
     epochs: float = 0.0
     vocabulary: int = 0
     step: int = 0
-    logged: int = 0
-    stride: int = 1
     beginning: tuple[Log, ...] = ()
-    whole: tuple[Log, ...] = ()
+    curve: Thinned[Log] = field(default_factory=lambda: Thinned(LONGEST))
     recent: tuple[Log, ...] = ()
     not_finite: Log | None = None
     evaluations: tuple[Evaluated, ...] = ()
@@ -94,6 +129,11 @@ class History:
     def on_pairs(self) -> bool:
         """Whether it learns from pairs of answers: its loss is then none of tokens."""
         return on_pairs(self.plan, (*self.recent[-1:], *self.evaluations[-1:]))
+
+    @property
+    def whole(self) -> tuple[Log, ...]:
+        """The lines that are kept of the whole run."""
+        return self.curve.items
 
     def get(self, key: str, default: Any = None) -> Any:
         """A value of the plan; `default` where it is not known."""
@@ -190,24 +230,25 @@ def _started(run: History, event: RunStarted) -> History:
 
 def _back_to(run: History, step: int) -> History:
     """Forget what came after `step`."""
-    evaluations = tuple(event for event in run.evaluations if event.step <= step)
+    evaluations = until(run.evaluations, step)
     finite = [event for event in evaluations if math.isfinite(event.eval_loss)]
     return replace(
         run,
         step=step,
-        beginning=_until(run.beginning, step),
-        whole=_until(run.whole, step),
-        recent=_until(run.recent, step),
+        beginning=until(run.beginning, step),
+        curve=run.curve.until(step),
+        recent=until(run.recent, step),
         not_finite=run.not_finite if run.not_finite and run.not_finite.step <= step else None,
         evaluations=evaluations,
         best=min(finite, key=lambda event: event.eval_loss, default=None),
-        gradients=tuple(event for event in run.gradients if event.step <= step),
+        gradients=until(run.gradients, step),
         finished=None,
     )
 
 
-def _until(logs: tuple[Log, ...], step: int) -> tuple[Log, ...]:
-    return tuple(log for log in logs if log.step <= step)
+def until(items: tuple[_S, ...], step: int) -> tuple[_S, ...]:
+    """Without what came after `step`."""
+    return tuple(item for item in items if item.step <= step)
 
 
 def _logged(run: History, event: Log, time: float) -> History:
@@ -216,17 +257,10 @@ def _logged(run: History, event: Log, time: float) -> History:
     run = replace(run, step=event.step, log_gaps=gaps, logged_at=time if known else run.logged_at)
     if not math.isfinite(event.loss):
         return run if run.not_finite else replace(run, not_finite=event)
-    whole, stride = run.whole, run.stride
-    if run.logged % stride == 0:
-        whole = (*whole, event)
-        if len(whole) > LONGEST:
-            whole, stride = whole[::2], stride * 2
     return replace(
         run,
-        logged=run.logged + 1,
-        stride=stride,
         beginning=(*run.beginning, event) if len(run.beginning) < BEGINNING else run.beginning,
-        whole=whole,
+        curve=run.curve.add(event),
         recent=_last(run.recent, event, RECENT),
     )
 

@@ -80,7 +80,7 @@ class Candidate:
         """Whether the base that is given is none that the run was trained on."""
         if not (self._base and self.is_run and self._folder):
             return False
-        own = Base.of(self._folder, None, None)
+        own = Base.of(self._folder)
         found = base_hashes(ModelSection(model_name_or_path=self._base))
         return bool(differing(own.files, found)) if found else bool(own.files) and own.name != self._base
 
@@ -94,7 +94,7 @@ class Candidate:
     def origin(self) -> Base:
         """The model it is put beside, as a rule the one it was trained from: by name empty where there is none."""
         if self.is_run and self._folder:
-            base = Base.of(self._folder, self._base, None)
+            base = Base.of(self._folder, self._base)
             return replace(base, files={}) if self._beside else base
         return Base(os.path.expanduser(self._base or ""))  # noqa: PTH111
 
@@ -173,7 +173,7 @@ class Candidate:
 
     def _own_base(self) -> Base:
         """The model it was trained from."""
-        return Base.of(self._here(), None, None) if self._beside else self.origin
+        return Base.of(self._here()) if self._beside else self.origin
 
     def _hashes_of(self, base: Base) -> dict[str, str]:
         place = base.name, base.revision

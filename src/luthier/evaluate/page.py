@@ -10,9 +10,9 @@ from html import escape
 from itertools import islice
 
 from luthier.evaluate.compare import Change, Comparison
-from luthier.evaluate.score import Outcome, Rate, Scores
-from luthier.evaluate.screen import outcome_of, p_value, points, telling_tasks
+from luthier.evaluate.score import Outcome, Scores
 from luthier.evaluate.tasks import Task
+from luthier.evaluate.words import causes, outcome_of, p_value, percent, points, telling_tasks
 from luthier.events.page import facts, lines, table, text
 from luthier.events.page import page as document
 
@@ -85,16 +85,12 @@ def _row(change: Change, overall: bool) -> str:
         f'<div class="bar {who}" style="width: {100 * rate.share:.1f}%"></div>'
         for who, rate in (("base", change.base), ("tuned", change.tuned))
     )
-    cells = (_rate(change.base), _rate(change.tuned), f'<span class="{_color(change)}">{points(change)}</span>')
+    cells = (percent(change.base), percent(change.tuned), f'<span class="{_color(change)}">{points(change)}</span>')
     counts = (len(change.gained), len(change.lost), escape(p_value(change.p)))
     row = "".join(f"<td>{cell}</td>" for cell in (change.base.tasks, *cells, *counts))
     name = text(change.split) or "(none)"
     kind = "all" if overall else ""
     return f'<tr class="{kind}"><td>{name}</td><td class="bars">{bars}</td>{row}</tr>'
-
-
-def _rate(rate: Rate) -> str:
-    return f"{100 * rate.share:.1f} ({100 * rate.low:.0f} to {100 * rate.high:.0f})"
 
 
 def _facts(one: Comparison) -> str:
@@ -113,8 +109,8 @@ def _facts(one: Comparison) -> str:
 
 
 def _causes(scores: Scores) -> str:
-    causes = ", ".join(f"{count} {cause}" for cause, count in scores.causes.items())
-    return causes if scores.valid_syntax is None else f"{causes}; {scores.valid_syntax:.0%} of the answers are Python"
+    told = causes(scores)
+    return told if scores.valid_syntax is None else f"{told}; {scores.valid_syntax:.0%} of the answers are Python"
 
 
 def _side_by_side(one: Comparison, task: Task) -> str:

@@ -11,7 +11,7 @@ fine-tuning).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -28,6 +28,7 @@ from luthier.evaluate.score import (
     MAX_NEW_TOKENS,
     Rate,
     Runner,
+    Say,
     Scores,
     Settings,
     as_dict,
@@ -41,9 +42,6 @@ from luthier.generate.plain import is_run
 from luthier.generate.system import check_system
 from luthier.generate.weights import Base
 from luthier.version import __version__
-
-Say = Callable[[str, int, int], None]
-"""Called with what is being done, how far it is, and of how many; 0 of 0 where that is not known."""
 
 
 @dataclass(frozen=True)
@@ -276,7 +274,7 @@ def compare_models(
 
 def _has_base(name: str) -> bool:
     """Whether it is a run that says what it was trained from."""
-    return is_run(packaged(name)) and bool(Base.of(final_folder(packaged(name)), None, None).name)
+    return is_run(packaged(name)) and bool(Base.of(final_folder(packaged(name))).name)
 
 
 def compare_all(

@@ -32,8 +32,8 @@ from luthier.evaluate.tasks.task import Task
 from luthier.generate.system import Conversation, first_turn, in_words
 from luthier.machine.probe import probe
 
-Progress = Callable[[str, int, int], None]
-"""Called with what is done (`answers` or `runs`), how many of them are done, and of how many."""
+Say = Callable[[str, int, int], None]
+"""Called with what is being done, how far it is, and of how many; 0 of 0 where that is not known."""
 
 Style = Literal["template", "completion"]
 STYLES: dict[Style, str] = {"template": "in its chat template", "completion": "as text to go on from"}
@@ -231,7 +231,7 @@ def score(
     *,
     answers: Answers | None = None,
     workers: int | None = None,
-    progress: Progress | None = None,
+    progress: Say | None = None,
 ) -> Scores:
     """Ask all tasks, judge all answers, count.
 
@@ -264,7 +264,7 @@ def score(
     return Scores(outcomes, tier, settings, generated - started, time.monotonic() - generated, remembered)
 
 
-def _run(programs: Sequence[Program], sandbox: Runner | None, workers: int, tell: Progress) -> list[Verdict]:
+def _run(programs: Sequence[Program], sandbox: Runner | None, workers: int, tell: Say) -> list[Verdict]:
     verdicts: list[Verdict] = []
     if not programs:
         return verdicts
@@ -283,7 +283,7 @@ def at_once() -> int:
 
 
 def ask(
-    writer: Writer, tasks: Sequence[Task], settings: Settings, answers: Answers, tell: Progress
+    writer: Writer, tasks: Sequence[Task], settings: Settings, answers: Answers, tell: Say
 ) -> tuple[list[tuple[str, bool]], int]:
     """The answers to all tasks with whether each was cut, those to one task together; and how many were known before.
 

@@ -12,7 +12,7 @@ import textwrap
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import islice, zip_longest
+from itertools import islice
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console, Group, RenderableType
@@ -22,9 +22,10 @@ from rich.text import Text
 
 from luthier.evaluate.compare import Change, Comparison
 from luthier.evaluate.pairs import Pairs, start_from
-from luthier.evaluate.runs import Evaluation, Say
-from luthier.evaluate.score import Outcome, Rate, Scores
+from luthier.evaluate.runs import Evaluation
+from luthier.evaluate.score import Outcome, Say, Scores
 from luthier.evaluate.tasks.task import Task
+from luthier.evaluate.words import causes, outcome_of, p_value, percent, points, telling_tasks
 from luthier.events.printable import one_line, printable
 
 PLAIN_WIDTH = 120
@@ -104,7 +105,7 @@ def show_summary(console: Console, comparisons: Sequence[Comparison]) -> None:
     for one in comparisons:
         change = one.overall
         style = "green" if change.better else "red" if change.worse else ""
-        cells = [one_line(one.run), one_line(one.tasks.name), _rate(change.base, False), _rate(change.tuned, False)]
+        cells = [one_line(one.run), one_line(one.tasks.name), percent(change.base, False), percent(change.tuned, False)]
         table.add_row(*map(Text, (*cells, points(change), p_value(change.corrected))), Text(one.conclusion, style))
     console.print(table)
 
@@ -122,13 +123,13 @@ def show_evaluation(console: Console, evaluation: Evaluation) -> None:
         for name, split in ((one.name, None), *((f"  {split or '(none)'}", split) for split in splits)):
             rates = [scores.pass_at(k, split) for k in evaluation.ks]
             style = "bold" if console.is_terminal and split is None else ""
-            cells = [one_line(name) if split is None else name, str(rates[0].tasks), *(_rate(rate) for rate in rates)]
+            cells = [one_line(name) if split is None else name, str(rates[0].tasks), *(percent(rate) for rate in rates)]
             table.add_row(*map(Text, cells), style=style)
     console.print(table)
     for one, scores in evaluation.scores:
         name = f"{one.name}: " if len(evaluation.scores) > 1 else ""
         python = "" if scores.valid_syntax is None else f"{scores.valid_syntax:.0%} are Python; "
-        _tell(console, "answers", f"{name}{_causes(scores)}; {python}{_seconds(scores)}")
+        _tell(console, "answers", f"{name}{causes(scores)}; {python}{_seconds(scores)}")
     settings = evaluation.settings
     facts = [("asked", f"{settings.asked}, {settings.decoding}")]
     facts += [("general", str(evaluation.forgetting))] if evaluation.forgetting else []
@@ -194,27 +195,12 @@ def _table(comparison: Comparison, console: Console) -> Table:
 def _row(change: Change, wide: bool) -> Iterator[Text]:
     yield Text(one_line(change.split) or "(none)")
     yield Text(str(change.base.tasks))
-    yield Text(_rate(change.base, wide))
-    yield Text(_rate(change.tuned, wide))
+    yield Text(percent(change.base, wide))
+    yield Text(percent(change.tuned, wide))
     yield Text(points(change), "green" if change.better else "red" if change.worse else "")
     yield Text(str(len(change.gained)))
     yield Text(str(len(change.lost)))
     yield Text(p_value(change.p))
-
-
-def points(change: Change) -> str:
-    """The difference in percentage points, with its interval."""
-    return f"{100 * change.difference:+.1f} ({100 * change.low:+.0f} to {100 * change.high:+.0f})"
-
-
-def p_value(p: float) -> str:
-    """In three digits."""
-    return "<0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def _rate(rate: Rate, wide: bool = True) -> str:
-    interval = f" ({100 * rate.low:.0f} to {100 * rate.high:.0f})" if wide else ""
-    return f"{100 * rate.share:.1f}{interval}"
 
 
 def _facts(comparison: Comparison) -> Iterator[tuple[str, str]]:
@@ -225,16 +211,12 @@ def _facts(comparison: Comparison) -> Iterator[tuple[str, str]]:
             f"{base.valid_syntax:.0%} of the base's answers are Python, {tuned.valid_syntax:.0%} of the tuned's",
         )
     for who, scores in (("base", base), ("tuned", tuned)):
-        yield (who, f"{_causes(scores)}; {_seconds(scores)}")
+        yield (who, f"{causes(scores)}; {_seconds(scores)}")
     yield ("weights", f"{comparison.numbers}, the same for both")
     yield ("asked", f"{tuned.settings.asked}, both in the same words")
     if comparison.forgetting:
         yield ("general", str(comparison.forgetting))
     yield ("sandbox", base.held)
-
-
-def _causes(scores: Scores) -> str:
-    return ", ".join(f"{count} {cause}" for cause, count in scores.causes.items())
 
 
 def _seconds(scores: Scores) -> str:
@@ -264,15 +246,6 @@ def _listed(label: str, ids: Sequence[str], width: int) -> Text:
     return Text.assemble((f"{head:<12} ", "dim"), ("\n" + " " * 13).join(lines))
 
 
-def telling_tasks(comparison: Comparison) -> Iterator[Task]:
-    """In turn the first gained, the first lost, the first that did not change, then the second of each."""
-    change = comparison.overall
-    groups: tuple[list[Task], ...] = ([], [], [])
-    for task in comparison.tasks.tasks:
-        groups[0 if task.task_id in change.gained else 1 if task.task_id in change.lost else 2].append(task)
-    return (task for turn in zip_longest(*groups) for task in turn if task is not None)
-
-
 def _side_by_side(comparison: Comparison, task: Task, console: Console) -> RenderableType:
     answers = [outcome_of(scores, task) for scores in (comparison.base, comparison.tuned)]
     head = Text.assemble(("\n" + one_line(task.task_id), "bold"), "  ", (one_line(task.instruction), "italic"))
@@ -284,11 +257,6 @@ def _side_by_side(comparison: Comparison, task: Task, console: Console) -> Rende
     grid.add_column(ratio=1, overflow="ellipsis", no_wrap=True)
     grid.add_row(*blocks)
     return Group(head, grid)
-
-
-def outcome_of(scores: Scores, task: Task) -> Outcome:
-    """The first answer to a task."""
-    return next(outcome for outcome in scores.outcomes if outcome.task_id == task.task_id)
 
 
 def _answer(who: str, outcome: Outcome) -> Text:

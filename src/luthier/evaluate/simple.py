@@ -15,8 +15,8 @@ from typing import Literal
 from luthier.errors import ModelError, Problem
 from luthier.evaluate.compare import Comparison
 from luthier.evaluate.forgetting import GENERAL, read_passages
-from luthier.evaluate.runs import Evaluation, Options, Say, compare_all, evaluate_model, sandbox_for
-from luthier.evaluate.score import MAX_NEW_TOKENS
+from luthier.evaluate.runs import Evaluation, Options, compare_all, evaluate_model, sandbox_for
+from luthier.evaluate.score import MAX_NEW_TOKENS, Say
 from luthier.evaluate.tasks import load_sets
 
 How = Literal["auto", "template", "completion"]

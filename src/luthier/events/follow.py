@@ -36,6 +36,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
+from luthier.config.outputs import EVENTS
 from luthier.events.codecs.base import Told
 from luthier.events.codecs.lines import LineSource
 from luthier.events.codecs.records import is_record_file
@@ -167,7 +168,7 @@ def open_log(path: str | Path, *, whole: bool = False) -> Follower:
 def runs_in(folder: Path) -> list[Path]:
     """The runs of a folder that has no log of its own, as that of a sweep; empty for anything else."""
     try:
-        runs = sorted(path.parent for path in folder.glob("*/events.jsonl"))
+        runs = sorted(path.parent for path in folder.glob(f"*/{EVENTS}"))
         own = [source for make in _RANKS[:-1] if runs and (source := make(folder, True))]
     except (OSError, ValueError):
         return []
@@ -187,7 +188,7 @@ def written(path: Path) -> float:
 
 def _logs_of(folder: Path) -> Iterator[Path]:
     """All that can be followed in the folder of a run."""
-    yield from (folder / "events.jsonl", folder / "trainer_log.jsonl", *_logs(folder), *board_files(folder))
+    yield from (folder / EVENTS, folder / "trainer_log.jsonl", *_logs(folder), *board_files(folder))
     if state := latest_state(folder):
         yield state
 
@@ -221,7 +222,7 @@ def _named_in(log: Path) -> str:
 def _record(named: str, log: Path) -> Path | None:
     """The events.jsonl of that name, from the log's folder or from here, whose latest attempt is the named one."""
     name, _, attempt = named.rpartition("#")
-    if Path(name).name != "events.jsonl":
+    if Path(name).name != EVENTS:
         return None
     places = (log.parent / name, Path(name))
     return next((place for place in places if place.is_file() and _latest_attempt(place) == attempt), None)
@@ -271,7 +272,7 @@ def _any_log(folder: Path, whole: bool) -> Source | None:
 
 
 _RANKS = (
-    _file_of("events.jsonl"),
+    _file_of(EVENTS),
     _file_of("trainer_log.jsonl"),
     _training_log,
     _board_files,

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import unicodedata
 
+from luthier.config.outputs import FINAL
+
 _BREAKS = str.maketrans({"\r": "\n", "\u2028": "\n", "\u2029": "\n", "\x85": "\n", "\t": "    "})
 _UNSAFE = {"Cc", "Cf", "Cs", "Co", "Cn"}
 
@@ -35,7 +37,7 @@ def visible(char: str) -> str:
 
 def short_name(place: str) -> str:
     """What a model is called: the last part of its path or hub id; of a run's final_model the run."""
-    return one_line(place).rstrip("/").removesuffix("/final_model").rsplit("/", 1)[-1]
+    return one_line(place).rstrip("/").removesuffix(f"/{FINAL}").rsplit("/", 1)[-1]
 
 
 def one_line(text: str) -> str:
@@ -43,7 +45,7 @@ def one_line(text: str) -> str:
     return " ".join(printable(text).split())
 
 
-def beginning(text: str, most: int = 60) -> str:
-    """The same, cut after so many characters."""
+def beginning(text: str) -> str:
+    """The same, cut after 60 characters."""
     line = one_line(text)
-    return line if len(line) <= most else f"{line[:most].rstrip()}..."
+    return line if len(line) <= 60 else f"{line[:60].rstrip()}..."

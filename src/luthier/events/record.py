@@ -23,7 +23,8 @@ from luthier.events.types import EVENTS, Event
 
 ENVELOPE = ("event", "time", "attempt")
 
-_NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+NON_FINITE = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
+"""One object for each, so that what holds them is equal to what was read before."""
 
 
 @dataclass(frozen=True)
@@ -130,8 +131,8 @@ def _decode_container(container: type, hint: Any, value: Any, where: str) -> Any
 
 
 def _decode_float(value: Any, where: str) -> float:
-    if isinstance(value, str) and value in _NON_FINITE:
-        return _NON_FINITE[value]
+    if isinstance(value, str) and value in NON_FINITE:
+        return NON_FINITE[value]
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError(f"{where} is {type(value).__name__}, not a number")
     try:

@@ -19,7 +19,7 @@ from luthier.export import llama_cpp
 from luthier.export.agree import Agreement, require
 from luthier.export.merge import merged
 from luthier.export.place import Say, destination, write
-from luthier.export.run import Exported, Known, Options, ask, ask_on_files, described, name_of
+from luthier.export.run import Exported, Known, Options, ask, described, name_of, reference_for
 from luthier.generate.load import Tuned, final_folder
 from luthier.machine.memory import free_memory
 from luthier.model.forward import unwrap
@@ -125,9 +125,7 @@ def export_gguf(
     say("merging")
     model = merged(run, options.base, options.onto, torch.float32)
     embeddings: Any = model.model.get_input_embeddings()  # type: ignore[operator]
-    compared_with, onto, who = known.reference, described(model), "the run as it was trained"
-    if model.onto == "files" and model.base.rounded:
-        compared_with, who = ask_on_files(known, model), "the adapter on these weights"
+    onto, (compared_with, who) = described(model), reference_for(known, model)
     words = vocabulary(known.tokenizer, embeddings.num_embeddings, known.reference.stop_ids)
     proofs: list[Agreement] = []
     notes: list[str] = []

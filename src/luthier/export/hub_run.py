@@ -13,13 +13,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from luthier.config.outputs import TRAINED_ON
 from luthier.errors import MissingError, ModelError, Problem
 from luthier.events.printable import one_line
 from luthier.export.card import Published, hub_card
 from luthier.export.place import Say, destination, write
 from luthier.export.run import Exported, Options, merge_run, name_of
 from luthier.generate.load import final_folder
-from luthier.generate.weights import TRAINED_ON, Base, read_json
+from luthier.generate.weights import Base, read_json
 from luthier.model.vet import check_code
 from luthier.training.commit import MANIFEST
 
@@ -54,7 +55,7 @@ def export_hub(
         MissingError: E-EXPORT-001, E-EXPORT-008.
     """
     folder = final_folder(run)
-    base = Base.of(folder, None, None)
+    base = Base.of(folder)
     known_as = base_name or (base.name if _on_the_hub(base.name) else "")
     whole = merge or not (folder / "adapter_config.json").is_file()
     for name, option in ((push, "--push"), (base_name, "--base-name")):

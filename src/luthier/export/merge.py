@@ -31,10 +31,11 @@ from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
+from luthier.config.outputs import TRAINED_ON
 from luthier.errors import ModelError, Problem
 from luthier.generate.load import final_folder
 from luthier.generate.system import trained_system
-from luthier.generate.weights import FILES, TRAINED_ON, Base, format_of_files, load_tuned
+from luthier.generate.weights import FILES, Base, format_of_files, load_tuned
 from luthier.model.forward import DTYPES
 from luthier.model.store import save_trained
 
@@ -61,6 +62,11 @@ class Merged:
     onto: str
     dtype: torch.dtype
 
+    @property
+    def elsewhere(self) -> bool:
+        """Whether the adapter was added to other weights than those that it was trained on."""
+        return self.onto == "files" and self.base.rounded
+
 
 def merged(
     run: str | Path, base: str | None = None, onto: Onto = "trained", dtype: torch.dtype | None = None
@@ -78,7 +84,7 @@ def merged(
             weight.
     """
     folder = final_folder(run)
-    trained_on = Base.of(folder, base, None)
+    trained_on = Base.of(folder, base)
     under = replace(trained_on, unpacked=trained_on.quantization is not None)
     if onto == "files":
         under = replace(trained_on, quantization=None, base_precision="default", dtype="auto")

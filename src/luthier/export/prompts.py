@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from luthier.config.load import RECORD
+from luthier.config.outputs import RECORD
 from luthier.config.record import load_record
 from luthier.data.pairs import Pair
 from luthier.data.prepare import prepare

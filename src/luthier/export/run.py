@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM
 
+from luthier.config.outputs import FINAL
 from luthier.export.agree import Agreement, Reference, agreement, reference, require
 from luthier.export.merge import Merged, Onto, merged, write_folder
 from luthier.export.place import Say, destination, write
@@ -25,7 +26,6 @@ from luthier.generate.weights import Base, load_tuned
 from luthier.machine.memory import free_memory
 from luthier.machine.probe import probe
 from luthier.model.attention import with_capped_scores
-from luthier.training.final import FINAL
 
 
 @dataclass(frozen=True)
@@ -112,10 +112,15 @@ def ask(run: str | Path, options: Options, say: Say, check: Callable[[Tuned], No
     return Known(known, prompts.source, computed_in(tuned.model), tuned.tokenizer, tuned.base)
 
 
-def ask_on_files(known: Known, merge: Merged) -> Reference:
-    """The same prompts to the adapter on the weights of the base's files."""
+def reference_for(known: Known, merge: Merged) -> tuple[Reference, str]:
+    """What a merged model is compared with, and that in words.
+
+    On other weights than those of the training, the base's files, it is the adapter on these.
+    """
+    if not merge.elsewhere:
+        return known.reference, "the run as it was trained"
     on_files = load_tuned(merge.run, replace(merge.base, quantization=None, base_precision="default"))
-    return reference(on_files, known.reference.prompts, known.reference.stop_ids)
+    return reference(on_files, known.reference.prompts, known.reference.stop_ids), "the adapter on these weights"
 
 
 def computed_in(model: nn.Module) -> torch.dtype:
@@ -154,11 +159,9 @@ def merge_run(
     free_memory()
     say("merging")
     model = merged(run, options.base, options.onto, dtype)
-    stored, onto = model.dtype, described(model)
-    other = model.onto == "files" and model.base.rounded
-    compared_with = ask_on_files(known, model) if other else known.reference
-    form = f"merged weights, {str(stored).removeprefix('torch.')}"
-    prompts = f"{known.prompts}, with {'the adapter on these weights' if other else 'the run as it was trained'}"
+    stored, onto, elsewhere = model.dtype, described(model), model.elsewhere
+    compared_with, who = reference_for(known, model)
+    form, prompts = f"merged weights, {str(stored).removeprefix('torch.')}", f"{known.prompts}, with {who}"
     done: list[Exported] = []
     held = [model]
     del model
@@ -170,7 +173,7 @@ def merge_run(
         plain = load_plain(aside, known.dtype)
         proofs = (agreement("merged", compared_with, plain),)
         name = f"merged, beside the run on {known.base.numbers}"
-        beside = (agreement(name, known.reference, plain),) if other else ()
+        beside = (agreement(name, known.reference, plain),) if elsewhere else ()
         require(proofs, "the merged model does not answer as the run does")
         done.append(Exported(folder, 0, form, onto, prompts, proofs, beside))
         more(aside, done[0])

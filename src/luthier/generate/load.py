@@ -25,7 +25,7 @@ from peft import PeftModel
 from torch import nn
 from transformers import AutoTokenizer, GenerationConfig
 
-from luthier.config.load import RECORD
+from luthier.config.outputs import FINAL, RECORD
 from luthier.data.sources.files import nearest
 from luthier.data.template import plain_ids, with_bos, without_clock
 from luthier.data.template_limits import exceeded
@@ -298,7 +298,7 @@ def load_several(runs: Sequence[str | Path], base: str | None = None) -> list[Tu
     hosts: list[Tuned] = []
     for run in runs:
         folder = final_folder(run)
-        origin = Base.of(folder, base, None)
+        origin = Base.of(folder, base)
         fitting = fits_beside(folder)
         host = next((host for host in hosts if fitting and host.base == origin), None)
         if host is not None:
@@ -365,7 +365,7 @@ def final_folder(run: str | Path) -> Path:
     """
     # `os.path` finds nothing where pathlib raises: no such user, a long name, a closed folder
     folder = Path(os.path.expanduser(run))  # noqa: PTH111
-    folder = folder / "final_model" if os.path.isdir(folder / "final_model") else folder  # noqa: PTH112
+    folder = folder / FINAL if os.path.isdir(folder / FINAL) else folder  # noqa: PTH112
 
     def there(name: str) -> bool:
         return os.path.isfile(folder / name)  # noqa: PTH113
@@ -377,7 +377,7 @@ def final_folder(run: str | Path) -> Path:
     lost = [name for name in ("tokenizer_config.json", "generation_config.json") if not there(name)]
     if not found and lost:
         found = f"{folder} holds weights but no {lost[0]}: checkpoints are for --resume, final_model is for use"
-        if os.path.isdir(folder.parent / "final_model"):  # noqa: PTH112
+        if os.path.isdir(folder.parent / FINAL):  # noqa: PTH112
             fix = f"give the run: {folder.parent}"
     if not found and there("adapter_config.json") and not there("adapter_model.safetensors"):
         found = f"no adapter_model.safetensors in {folder}"  # peft would look for a pickle

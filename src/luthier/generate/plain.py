@@ -12,11 +12,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-from luthier.config.load import RECORD
+from luthier.config.outputs import FINAL, RECORD, TRAINED_ON
 from luthier.errors import ModelError, Problem
 from luthier.errors.trace import brief
 from luthier.generate.load import Tuned, load, load_tokenizer, try_prompt
-from luthier.generate.weights import TRAINED_ON, Base, load_base
+from luthier.generate.weights import Base, load_base
 from luthier.model.forward import unwrap
 
 _ELSEWHERE = "give the path of a folder that has it"
@@ -25,7 +25,7 @@ _ELSEWHERE = "give the path of a folder that has it"
 def is_run(name: str | Path) -> bool:
     """Whether it is a run of ours, or an adapter: the output folder, or its final_model."""
     folder = os.path.expanduser(name)  # noqa: PTH111 (os.path raises nothing)
-    marks = ("final_model", "adapter_config.json", RECORD, TRAINED_ON)
+    marks = (FINAL, "adapter_config.json", RECORD, TRAINED_ON)
     return any(os.path.exists(os.path.join(folder, mark)) for mark in marks)  # noqa: PTH110, PTH118
 
 

@@ -12,11 +12,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from luthier.config.outputs import TRAINED_ON
 from luthier.data.template import adds_nothing
 from luthier.errors import ModelError, Problem
 from luthier.errors.trace import brief
 from luthier.events.printable import beginning
-from luthier.generate.weights import TRAINED_ON, read_json
+from luthier.generate.weights import read_json
 
 if TYPE_CHECKING:
     from luthier.generate.load import Tuned

@@ -28,6 +28,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.utils import cached_file
 
+from luthier.config.outputs import TRAINED_ON
 from luthier.config.record import load_record
 from luthier.config.schema import ModelSection
 from luthier.errors import LuthierError, ModelError, Problem
@@ -40,7 +41,7 @@ from luthier.model.lean.fp8 import round_as_fp8
 from luthier.model.unpacking import unpack_rightly
 from luthier.model.vet import vet
 
-TRAINED_ON, FILES = "luthier.json", "base_files"
+FILES = "base_files"
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ class Base:
         return ", ".join(name for name, is_right in right.items() if not is_right)
 
     @staticmethod
-    def of(folder: Path, name: str | None, load_in_4bit: bool | None) -> Base:
+    def of(folder: Path, name: str | None = None, load_in_4bit: bool | None = None) -> Base:
         """What final_model says of its base; `name` and `load_in_4bit` win over that.
 
         Raises:

@@ -17,6 +17,7 @@ from pathlib import Path
 from luthier import api
 from luthier.config.keys import keys
 from luthier.config.load import Loaded, changed, from_dict, load
+from luthier.config.outputs import EVENTS
 from luthier.config.render import dump_config_yaml
 from luthier.config.values import PACKAGED, packaged
 from luthier.doctor.evidence import yaml_value
@@ -92,7 +93,7 @@ def _make_room(place: Path, wanted: Sequence[str]) -> None:
 def outcome(name: str, folder: Path) -> Outcome:
     """What came of the run in a folder."""
     history, trained, done = History(), 0, False
-    for event, extra in read(folder / "events.jsonl"):
+    for event, extra in read(folder / EVENTS):
         history = fold(history, event, float(extra.get("time") or 0))
         if isinstance(event, Architecture):
             trained = event.trainable_parameters
@@ -128,10 +129,10 @@ def checked(lesson: Lesson, path: Path, folder: Path) -> Loaded:
     mine = load(path, [f"output_dir={start.config.training.output_dir}"])
     problems = []
     for key in keys():
-        section, _, name = key.partition(".")
-        was, now = (getattr(getattr(each.config, section), name) for each in (start, mine))
+        was, now = start.config.value(key), mine.config.value(key)
         if was != now and key not in lesson.exercise.may_change:
-            fix = f"put {name}: {yaml_value(was)} back; to be changed: {', '.join(lesson.exercise.may_change)}"
+            back = f"put {keys()[key].name}: {yaml_value(was)} back"
+            fix = f"{back}; to be changed: {', '.join(lesson.exercise.may_change)}"
             problems.append(Problem("E-LEARN-002", f"{key} is {yaml_value(now)} here", fix, mine.sources[key]))
     if problems:
         raise ConfigError(*problems)
@@ -156,7 +157,7 @@ def _start(lesson: Lesson, exercise: Exercise, folder: Path) -> Loaded:
 
 def _is_kept(place: Path, wanted: Sequence[str]) -> bool:
     """Whether these keys were run there, by this version, to the end."""
-    mark, events = place / _MARK, place / "events.jsonl"
+    mark, events = place / _MARK, place / EVENTS
     there = mark.is_file() and events.is_file() and mark.read_text(encoding="utf-8") == _mark(wanted)
     return there and outcome("", place).done
 

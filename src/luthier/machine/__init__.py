@@ -8,6 +8,10 @@ from pathlib import Path
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
 
 
+GIB = 2**30
+"""Bytes in a GiB."""
+
+
 def cache_folder(name: str) -> Path:
     """Luthier's folder of a name in the user's cache folder."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "luthier" / name

@@ -13,11 +13,9 @@ import psutil
 import torch
 
 from luthier.config.plan import MachineFacts
-from luthier.machine import cores
+from luthier.machine import GIB, cores
 from luthier.machine.cards import computes_bfloat16, multiplies_fp8
 from luthier.machine.ranks import world_size
-
-GIB = 2**30
 
 
 def probe() -> MachineFacts:

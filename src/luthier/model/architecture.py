@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from torch import nn
@@ -45,7 +46,4 @@ def logical_shape(parameter: nn.Parameter) -> tuple[int, ...]:
 
 def logical_size(parameter: nn.Parameter) -> int:
     """Number of weights before 4-bit packing (two of them share a byte)."""
-    size = 1
-    for length in logical_shape(parameter):
-        size *= length
-    return size
+    return math.prod(logical_shape(parameter))

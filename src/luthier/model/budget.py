@@ -26,7 +26,8 @@ from transformers import PretrainedConfig
 from luthier.config.lean import choose_lean, computes_in
 from luthier.config.plan import DataFacts, MachineFacts, ModelFacts, Passes
 from luthier.config.schema import Config
-from luthier.model.memory import GIB, Footprint, footprint, holds_copies
+from luthier.machine import GIB
+from luthier.model.memory import Footprint, footprint, holds_copies
 
 SHARE = 0.6
 """Of the memory that weights leave free, for what the tokens of a pass hold."""

@@ -10,6 +10,7 @@ from huggingface_hub import errors as hub_errors
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
+from luthier.config.outputs import FINAL
 from luthier.config.schema import ModelSection
 from luthier.errors import ModelError, Problem
 from luthier.errors.trace import brief
@@ -113,8 +114,8 @@ def _check_folder(folder: Path, section: ModelSection) -> None:
 
 def _no_model(folder: Path) -> Problem:
     """E-MODEL-004 for a folder without a config.json; what a run made is told what it is."""
-    run = folder.parent if (folder.parent / "final_model").is_dir() else folder
-    made = run / "final_model" if (run / "final_model").is_dir() else folder
+    run = folder.parent if (folder.parent / FINAL).is_dir() else folder
+    made = run / FINAL if (run / FINAL).is_dir() else folder
     if (made / "config.json").is_file():
         return Problem("E-MODEL-004", f"{folder} is a run, not a model", f"model_name_or_path: {made}", KEY)
     try:

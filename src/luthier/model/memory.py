@@ -41,10 +41,10 @@ from transformers import PretrainedConfig
 from luthier.config.lean import computes_in, packs
 from luthier.config.plan import MachineFacts, Memory, ModelFacts, Part, Plan
 from luthier.config.schema import Config
+from luthier.machine import GIB
 from luthier.model.head import block_rows, chunk_rows
 from luthier.model.lean.gradients import MOST_RANKS
 
-GIB = 2**30
 _MIB = 2**20
 _HOLES = {"lean": 0.25, "full": 0.27, "lora": 0.85, "padded": 1.25}
 """Freed memory that the heap keeps and cannot use, as a share of what all layers keep."""

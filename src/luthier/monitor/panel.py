@@ -16,6 +16,7 @@ from pathlib import Path
 from rich.console import Console, RenderableType
 from rich.live import Live
 
+from luthier.config.outputs import EVENTS
 from luthier.events.read import read
 from luthier.events.sinks import Sink
 from luthier.events.sinks.text import TextSink
@@ -86,7 +87,7 @@ def _earlier(event: RunStarted) -> RunState:
     """The run so far, of which this attempt has only the steps to come; nothing where its events cannot be read."""
     state = RunState()
     with suppress(OSError):
-        for earlier, about in read(Path(str(event.plan.get("training.output_dir"))).expanduser() / "events.jsonl"):
+        for earlier, about in read(Path(str(event.plan.get("training.output_dir"))).expanduser() / EVENTS):
             state = fold(state, earlier, about["time"])
     return state
 

@@ -16,11 +16,11 @@ Not covered: what the numbers look like (`luthier.monitor.view`), and whether th
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple
 
 from luthier.doctor.evidence import level
-from luthier.doctor.history import thinned
+from luthier.doctor.history import Thinned, thinned, until
 from luthier.events.line import memory_line, rehearsed_line, time_line
 from luthier.events.types import (
     Architecture,
@@ -74,9 +74,8 @@ class RunState:
         started, updated: Clock of the caller, in seconds, at the first and the latest event of this attempt.
         logged_at: The same clock at the latest log line of this attempt; 0 before it.
         first_step: The step that this attempt goes on from.
-        history: The log lines; thinned out to every `stride`-th past `LONGEST_HISTORY`.
+        curve: The log lines, thinned out past `LONGEST_HISTORY`.
         recent: The latest `RECENT` log lines, every one of them.
-        logged: How many log lines there were.
         first_loss: None until a finite loss was seen.
         lowest: The log line with the least loss.
         log, machine: The latest of each.
@@ -100,10 +99,8 @@ class RunState:
     first_step: int = 0
     parameters: int = 0
     trainable_parameters: int = 0
-    history: tuple[Point, ...] = ()
+    curve: Thinned[Point] = field(default_factory=lambda: Thinned(LONGEST_HISTORY))
     recent: tuple[Point, ...] = ()
-    stride: int = 1
-    logged: int = 0
     first_loss: float | None = None
     lowest: Point | None = None
     log: Log | None = None
@@ -123,6 +120,21 @@ class RunState:
     def on_pairs(self) -> bool:
         """Whether it learns from pairs of answers: its loss is then none of tokens, and it has rewards."""
         return on_pairs(self.plan, (self.log, *self.evaluations[-1:]))
+
+    @property
+    def history(self) -> tuple[Point, ...]:
+        """The log lines that are kept of the whole run: every `stride`-th."""
+        return self.curve.items
+
+    @property
+    def stride(self) -> int:
+        """How many log lines each one in `history` stands for."""
+        return self.curve.stride
+
+    @property
+    def logged(self) -> int:
+        """How many log lines there were."""
+        return self.curve.seen
 
     @property
     def smoothed_loss(self) -> float | None:
@@ -224,21 +236,20 @@ def _started(state: RunState, event: RunStarted, time: float) -> RunState:
 
 def _back_to(state: RunState, step: int) -> RunState:
     """Forget what came after `step`."""
-    history = tuple(point for point in state.history if point.step <= step)
-    evaluations = tuple(event for event in state.evaluations if event.step <= step)
+    curve, evaluations = state.curve.until(step), until(state.evaluations, step)
     best = state.best if state.best and state.best.step <= step else None
     return replace(
         state,
         step=step,
         epoch=state.epoch * step / state.step if state.step else state.epoch,
-        history=history,
-        recent=tuple(point for point in state.recent if point.step <= step),
-        lowest=state.lowest if state.lowest and state.lowest.step <= step else _lowest(history),
+        curve=curve,
+        recent=until(state.recent, step),
+        lowest=state.lowest if state.lowest and state.lowest.step <= step else _lowest(curve.items),
         log=state.log if state.log and state.log.step <= step else None,
-        timings=tuple(event for event in state.timings if event.step <= step),
+        timings=until(state.timings, step),
         evaluations=evaluations,
         best=best or next((event for event in reversed(evaluations) if event.best), None),
-        samples=tuple(event for event in state.samples if event.step <= step),
+        samples=until(state.samples, step),
         checkpoint=state.checkpoint if state.checkpoint and state.checkpoint.step <= step else None,
     )
 
@@ -259,19 +270,12 @@ def _logged(state: RunState, event: Log, time: float) -> RunState:
         reward_margin=_known(event.reward_margin),
         reward_accuracy=_known(event.reward_accuracy),
     )
-    history, stride = state.history, state.stride
-    if state.logged % stride == 0:
-        history = (*history, point)
-        if len(history) > LONGEST_HISTORY:
-            history, stride = history[::2], stride * 2
     first = event.loss if state.first_loss is None and math.isfinite(event.loss) else state.first_loss
     return replace(
         _at(state, event.step, event.epoch),
         logged_at=time,
-        history=history,
+        curve=state.curve.add(point),
         recent=(*state.recent, point)[-RECENT:],
-        stride=stride,
-        logged=state.logged + 1,
         first_loss=first,
         lowest=_lowest((state.lowest, point) if state.lowest else (point,)),
         log=event,
@@ -298,8 +302,8 @@ def _measured(state: RunState, event: Log | Timing | Machine, time: float) -> Ru
         case Timing():
             return replace(state, timings=(*state.timings, event)[-_KEPT_TIMINGS:])
         case Machine():
-            history, recent = (_with_utilization(points, event) for points in (state.history, state.recent))
-            return replace(state, machine=event, history=history, recent=recent)
+            curve = replace(state.curve, items=_with_utilization(state.history, event))
+            return replace(state, machine=event, curve=curve, recent=_with_utilization(state.recent, event))
 
 
 def _with_utilization(points: tuple[Point, ...], event: Machine) -> tuple[Point, ...]:

@@ -58,7 +58,7 @@ PAIR_BANDS: tuple[tuple[float, str, str], ...] = (
 
 
 @dataclass(frozen=True)
-class Trend:
+class LossTrend:
     """The losses of the latest log lines: their mean, and where they go."""
 
     mean: float
@@ -88,14 +88,14 @@ class Trend:
 
 
 @dataclass(frozen=True)
-class TimeLeft:
+class Remaining:
     """Seconds until the last step, give or take `margin` (NaN: too few log lines to tell)."""
 
     seconds: float
     margin: float
 
 
-def trend(points: Sequence[Point]) -> Trend | None:
+def trend(points: Sequence[Point]) -> LossTrend | None:
     """The trend of the latest finite losses; None where they are too few to tell: fewer than six."""
     seen = latest([point for point in points if usable(point.loss)])
     found = slope_of([(point.step, point.loss) for point in seen], _SIGMAS)
@@ -103,7 +103,7 @@ def trend(points: Sequence[Point]) -> Trend | None:
         return None
     losses = [point.loss for point in seen]
     steps = seen[-1].step - seen[0].step
-    return Trend(statistics.fmean(losses), noise(losses), steps, found.slope, found.low, found.high)
+    return LossTrend(statistics.fmean(losses), noise(losses), steps, found.slope, found.low, found.high)
 
 
 def timed_lines(state: RunState) -> list[Point]:
@@ -120,7 +120,7 @@ def elapsed(state: RunState, now: float) -> float:
     return max(0.0, now - state.started) if state.updated > state.started > 0 else math.nan
 
 
-def time_left(state: RunState, now: float) -> TimeLeft | None:
+def time_left(state: RunState, now: float) -> Remaining | None:
     """How long the run still takes, counted down from its latest log line; None when nobody can tell.
 
     Before the first log line of an attempt: what was predicted before its first step.
@@ -136,7 +136,7 @@ def time_left(state: RunState, now: float) -> TimeLeft | None:
         if (forecast := state.forecast) is None:
             return None
         left = forecast.remaining_seconds - max(0.0, now - state.forecast_at)
-        return TimeLeft(left, math.nan) if left > 0 else None  # it should have ended, and has not begun: nobody knows
+        return Remaining(left, math.nan) if left > 0 else None  # it should have ended, and has not begun: nobody knows
     lines = timed_lines(state)
     times = [point.step_seconds for point in lines]
     seconds = log.remaining_seconds
@@ -149,7 +149,7 @@ def time_left(state: RunState, now: float) -> TimeLeft | None:
         interval = (lines[-1].step - lines[0].step) / (len(lines) - 1)
         more = max(1.0, remaining / interval)
         margin = 2 * remaining * deviation(times) * math.sqrt(1 / more + 1 / len(times))
-    return TimeLeft(max(0.0, seconds - max(0.0, now - state.logged_at)), margin)
+    return Remaining(max(0.0, seconds - max(0.0, now - state.logged_at)), margin)
 
 
 def shares(timings: Sequence[Timing]) -> tuple[tuple[str, float], ...]:

@@ -21,10 +21,11 @@ import torch
 
 from luthier import api
 from luthier.config.load import Loaded
+from luthier.config.outputs import FINAL
 from luthier.config.plan import Plan
 from luthier.errors import ModelError
 from luthier.evaluate.sandbox import Sandbox
-from luthier.evaluate.score import Progress, Scores, Settings, as_dict, score
+from luthier.evaluate.score import Say, Scores, Settings, as_dict, score
 from luthier.evaluate.tasks import quickstart as heldout
 from luthier.evaluate.tasks.task import Task
 from luthier.events.types import Event, RunFinished
@@ -33,7 +34,6 @@ from luthier.machine.libraries import library_output_to
 from luthier.machine.probe import peak_memory_gib
 from luthier.machine.record import surroundings
 from luthier.training.checkpoint import checkpoints
-from luthier.training.final import FINAL
 
 CHAPTERS = ("plan", "before", "training", "after")
 MAX_NEW_TOKENS = 160
@@ -116,7 +116,7 @@ def tell(
     overwrite: bool = False,
     unsafe: bool = False,
     stop: Callable[[], bool] = lambda: False,
-    progress: Progress | None = None,
+    progress: Say | None = None,
 ) -> Iterator[Chapter | Examined | Event | Result]:
     """Run the story.
 
@@ -164,7 +164,7 @@ def tell(
 
 
 def _examined(
-    model: str, tasks: tuple[Task, ...], sandbox: Sandbox, progress: Progress | None, result: Result, chapter: str
+    model: str, tasks: tuple[Task, ...], sandbox: Sandbox, progress: Say | None, result: Result, chapter: str
 ) -> Scores:
     started = time.monotonic()
     with library_output_to(Path(os.devnull)):

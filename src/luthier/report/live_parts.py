@@ -14,7 +14,6 @@ from itertools import pairwise, zip_longest
 
 from rich.text import Text
 
-from luthier.config.tree import shown
 from luthier.events.numbers import NUMBERS
 from luthier.events.page import facts, lines, table, text
 from luthier.events.types import Machine, RunFinished, Timing
@@ -22,19 +21,18 @@ from luthier.monitor.dashboard import panes
 from luthier.monitor.dashboard.explain import ANSWERS, told
 from luthier.monitor.dashboard.metrics import LEARNING, MACHINE, Metric, has_gpu
 from luthier.monitor.dashboard.palette import BAD, GOOD, WARNING
-from luthier.monitor.dashboard.scene import Run, Scene
+from luthier.monitor.dashboard.scene import Scene, WatchedRun
 from luthier.monitor.drawing import decimal
 from luthier.monitor.gpu.words import WARM_C, fullness, in_percent, known_of, share_of
 from luthier.monitor.state import RunState
 from luthier.monitor.statistics import shares
-from luthier.monitor.view import outcome
+from luthier.monitor.words import outcome
 from luthier.report.curves import WIDTH, figures, pace
-from luthier.report.sections import judged, milestones, notices, unknown
+from luthier.report.sections import judged, milestones, notices, unknown, value_in_html
 from luthier.report.several import overlaid, stroke
 
 _CLASSES = {"dim": "unknown", GOOD: "good", BAD: "bad", WARNING: "warn"}
 _FULL = {"red": "bad", "yellow": "warn"}
-_LONGEST_VALUE = 200
 _MOST_NOTICES = 20
 
 
@@ -68,7 +66,7 @@ def _outcome(state: RunState, finished: RunFinished) -> str:
     return f"{reason}<dl>{told}</dl>"
 
 
-def _progress(run: Run) -> str:
+def _progress(run: WatchedRun) -> str:
     """Step, epoch and time in words, over a bar."""
     state = run.state
     words = [f"step <b>{state.step:,}</b>" + (f" of {state.total_steps:,}" if state.total_steps else "")]
@@ -119,7 +117,7 @@ def _numbers(scene: Scene) -> str:
     return f'<h2>The numbers</h2>\n<div class="numbers">{drawn}</div>'
 
 
-def _number(metric: Metric, run: Run) -> str:
+def _number(metric: Metric, run: WatchedRun) -> str:
     value, answer = metric.value(run), told(metric.key, run)
     longest = value[0] if isinstance(value, tuple) else value
     return (
@@ -230,7 +228,7 @@ def _about(scene: Scene) -> str:
     told = f"<h2>The run</h2>\n{facts(panes.facts(run))}"
     if not run.state.plan:
         return told
-    cells = [(text(key), text(shown(value, _LONGEST_VALUE))) for key, value in run.state.plan.items()]
+    cells = [(text(key), value_in_html(value)) for key, value in run.state.plan.items()]
     settings = f'<div class="wide words">{table(("key", "value"), cells)}</div>'
     return f"{told}\n<details><summary>Settings, as in plan.yaml</summary>\n{settings}</details>"
 

@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from luthier.config.keys import SECTIONS
+from luthier.config.outputs import EVENTS
 from luthier.doctor.silence import patience
 from luthier.events.durations import moment
 from luthier.events.printable import one_line, short_name
@@ -24,7 +25,6 @@ from luthier.monitor.drawing import decimal
 from luthier.report.run import Run, read_run
 from luthier.report.several import NOT_TOLD, differing
 
-_EVENTS = "events.jsonl"
 _MOST_KEYS = 8
 _NAME = 24
 
@@ -75,7 +75,7 @@ def _folders(folder: Path) -> list[Path]:
     found = []
     for depth in ("", "*/", "*/*/"):
         try:
-            found += [path.parent for path in folder.glob(depth + _EVENTS)]
+            found += [path.parent for path in folder.glob(depth + EVENTS)]
         except OSError:  # a folder that went away or may not be entered
             continue
     return sorted(path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts))

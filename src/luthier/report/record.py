@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from luthier.config.keys import keys, source_keys
-from luthier.config.load import RECORD, from_dict
+from luthier.config.load import from_dict
+from luthier.config.outputs import RECORD
 from luthier.config.plan import DataFacts, MachineFacts, ModelFacts, Passes, Plan
 from luthier.config.record import read_record
 from luthier.config.render import plan_as_dict, plan_in_words
 from luthier.config.resolve import resolve
+from luthier.config.schema import nested
 from luthier.errors import LuthierError
 
 _NO_PLACE = 10_000
@@ -124,15 +126,9 @@ def _resolved(content: dict[str, Any], config: dict[str, Any]) -> Plan | None:
     """The plan once more; None where it is not the recorded one."""
     try:
         decided, passes = set(content["decided"]), content["record"]["passes"]
-        written = {
-            name: {key: value for key, value in part.items() if f"{name}.{key}" not in decided}
-            for name, part in content["config"].items()
-        }
-        for key, value in (content.get("asked") or {}).items():
-            section, _, name = key.partition(".")
-            written[section][name] = value
+        written = {key: value for key, value in config.items() if key not in decided} | (content.get("asked") or {})
         plan = resolve(
-            replace(from_dict(written), sources=content["sources"]),
+            replace(from_dict(nested(written)), sources=content["sources"]),
             MachineFacts(**content["machine"]),
             ModelFacts(**content["model"]) if content["model"] else None,
             DataFacts(**content["data"]) if content["data"] else None,

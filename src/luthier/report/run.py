@@ -14,6 +14,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from luthier.config.outputs import EVENTS
 from luthier.doctor import History
 from luthier.doctor import fold as examine
 from luthier.events.follow import Told, open_log
@@ -135,7 +136,7 @@ def read_run(path: Path, results: Sequence[Path] = ()) -> Run:
             _take(run, told)
         run.source = log.source
     folder = path if path.is_dir() else path.parent
-    run.record, run.trouble = recorded(folder) if path.is_dir() or path.name == "events.jsonl" else (None, "")
+    run.record, run.trouble = recorded(folder) if path.is_dir() or path.name == EVENTS else (None, "")
     run.results = found_results(path if path.is_dir() else None, results, folder.absolute().name)
     return run
 

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
+from luthier.config.outputs import FINAL
 from luthier.config.tree import shown
 from luthier.doctor import Finding, findings, unjudged
 from luthier.doctor.outlook import unsettled
@@ -27,7 +28,6 @@ from luthier.monitor.statistics import time_left
 from luthier.report.results import Row, Share
 from luthier.report.run import Attempt, Run
 
-FINAL = "final_model"
 _QUICKSTART = ("luthier", "quickstart", "rows")
 """Where its rows lie in the package, on whatever machine it was."""
 _MOST_SAMPLES = 8
@@ -42,13 +42,13 @@ def asked(run: Run) -> str:
     own = [
         (
             f'<span title="{text(one.text)}">{text(one.key)}</span>',
-            *map(_value, (one.value, one.default)),
+            *map(value_in_html, (one.value, one.default)),
             text(_from(one.source)),
         )
         for one in record.asked
     ]
-    derived = [(text(name), _value(value), text(how)) for name, value, how in record.derived]
-    decided = [(text(key), _value(value), text(how)) for key, value, how in record.decided]
+    derived = [(text(name), value_in_html(value), text(how)) for name, value, how in record.derived]
+    decided = [(text(key), value_in_html(value), text(how)) for key, value, how in record.decided]
     parts = [
         "<p>What was written, where it is not the default. All else stands in plan.yaml.</p>",
         table(("key", "value", "default", "where it was written"), own),
@@ -350,7 +350,8 @@ def _from(source: str) -> str:
     return {"override": "the command line", "dict": "Python"}.get(source, source)
 
 
-def _value(value: Any) -> str:
+def value_in_html(value: Any) -> str:
+    """A value of the config, cut where it is very long."""
     return text(shown(value, _LONGEST_VALUE)).replace("/", "/<wbr>")  # where a path may go on in a new line
 
 

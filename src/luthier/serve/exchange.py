@@ -16,7 +16,7 @@ from contextlib import suppress
 from typing import Any
 
 from luthier.serve.refusals import ApiError, busy
-from luthier.serve.worker import Begun, Ended, Event, Job, Said, Worker
+from luthier.serve.worker import Begun, Ended, Job, JobEvent, Said, Worker
 
 
 class GoneError(Exception):
@@ -34,7 +34,7 @@ class Exchange:
 
     def __init__(self, worker: Worker, seconds: float, **job: Any) -> None:
         self._loop = asyncio.get_running_loop()
-        self._events: asyncio.Queue[Event | None] = asyncio.Queue()
+        self._events: asyncio.Queue[JobEvent | None] = asyncio.Queue()
         self._job = Job(tell=self._tell, **job)
         self._worker, self._seconds = worker, seconds
         self._deadline: asyncio.TimerHandle | None = None
@@ -93,7 +93,7 @@ class Exchange:
         if self._deadline is not None:
             self._deadline.cancel()
 
-    async def _next(self) -> Event:
+    async def _next(self) -> JobEvent:
         event = await self._events.get()
         if isinstance(event, ApiError):
             raise event
@@ -111,7 +111,7 @@ class Exchange:
             for task in (work, leaving):
                 task.cancel()
 
-    def _tell(self, event: Event) -> None:
+    def _tell(self, event: JobEvent) -> None:
         """In the worker's thread."""
         with suppress(RuntimeError):  # the loop has ended
             self._loop.call_soon_threadsafe(self._events.put_nowait, event)

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from luthier.config.outputs import FINAL
 from luthier.errors import ModelError, Problem
 from luthier.generate.load import Tuned, final_folder, load_several
 from luthier.generate.system import check_system
@@ -110,7 +111,7 @@ def named(specs: Sequence[str]) -> dict[str, str]:
 
 def short_name(path: str) -> str:
     """The last part of a path or hub name that tells runs apart."""
-    parts = [part for part in Path(os.path.abspath(path)).parts if part != "final_model"]  # noqa: PTH100
+    parts = [part for part in Path(os.path.abspath(path)).parts if part != FINAL]  # noqa: PTH100
     return parts[-1]
 
 
@@ -168,7 +169,7 @@ def vllm_line(runs: Mapping[str, str], base: str | None = None) -> str:
         if found := _not_in_vllm(of_run):
             fix = f"luthier merge {shlex.quote(runs[name])}, and give the merged folder"
             raise ModelError(Problem("E-SERVE-004", f"{name!r} has {found}", fix))
-    bases = {name: Base.of(folder, base, None) for name, folder in folders.items()}
+    bases = {name: Base.of(folder, base) for name, folder in folders.items()}
     if len({(of_run.name, of_run.revision) for of_run in bases.values()}) > 1:
         named = [f"{name} on {of_run.name} {of_run.revision or ''}".rstrip() for name, of_run in bases.items()]
         found = f"the runs have different bases: {', '.join(named)}"

@@ -16,7 +16,7 @@ from typing import Any
 from luthier.generate.choosing import Token
 from luthier.serve.worker import Ended, Said
 
-Event = Said | Ended
+AnswerEvent = Said | Ended
 
 
 class Shape:
@@ -34,7 +34,7 @@ class Shape:
         self._same = {"created": int(time.time()), "model": model, "system_fingerprint": None}
         self._id = f"{self.prefix}-{uuid.uuid4().hex}"
 
-    def whole(self, events: Iterable[Event], prompt_tokens: int) -> dict[str, Any]:
+    def whole(self, events: Iterable[AnswerEvent], prompt_tokens: int) -> dict[str, Any]:
         """The response."""
         texts, reasons, written = [""] * self._answers, [""] * self._answers, 0
         tokens: list[list[Token]] = [[] for _ in range(self._answers)]
@@ -66,7 +66,7 @@ class Shape:
         """The chunks before the first text."""
         return iter(())
 
-    def chunk(self, event: Event) -> dict[str, Any]:
+    def chunk(self, event: AnswerEvent) -> dict[str, Any]:
         """One event."""
         if isinstance(event, Said):
             return self._chunk(event.index, self._piece(event.text), self._logprobs(event.tokens, event.index), None)

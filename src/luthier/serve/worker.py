@@ -53,7 +53,7 @@ class Ended:
     tokens: int
 
 
-Event = Begun | Said | Ended | ApiError
+JobEvent = Begun | Said | Ended | ApiError
 """What a job tells, in this order; after a `ApiError` nothing comes."""
 
 
@@ -73,7 +73,7 @@ class Job:
     model: Served
     prompts: Callable[[Served], list[list[int]]]
     sampling: Sampling
-    tell: Callable[[Event], None]
+    tell: Callable[[JobEvent], None]
     answers: int = 1
     prompt_count: int = 1
     _cut: str = ""

@@ -19,6 +19,7 @@ from sqlalchemy.pool import NullPool
 
 from luthier.config.load import Loaded
 from luthier.config.render import dump_config_yaml
+from luthier.config.schema import nested
 from luthier.errors import ConfigError, MissingError, Problem
 from luthier.events.printable import one_line
 from luthier.sweep.space import Space
@@ -83,9 +84,8 @@ def _another(folder: Path, what: str) -> ConfigError:
 def write_best(space: Space, best: Row, folder: Path, count: int) -> Path:
     """Write the config with the best values; returns where."""
     written = space.loaded.written
-    for key, value in best.values.items():
-        section, _, name = key.partition(".")
-        written[section][name] = value
+    for section, part in nested(best.values).items():
+        written[section] |= part
     head = f"# The best of {count} trials: eval_loss {best.eval_loss:.4f}, {best.folder.name}.\n"
     path = folder / BEST
     path.write_text(head + dump_config_yaml(written), encoding="utf-8")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+from luthier.config.outputs import EVENTS
 from luthier.events.read import read
 from luthier.events.types import Evaluated, Event, RunFinished, RunStarted
 
@@ -30,5 +31,5 @@ def is_over(folder: Path) -> bool:
 
 
 def _events(folder: Path) -> list[Event]:
-    path = folder / "events.jsonl"
+    path = folder / EVENTS
     return [event for event, _ in read(path)] if path.is_file() else []

@@ -31,7 +31,6 @@ from luthier.config.numbers import wants_evaluation
 from luthier.config.placing import place_settings
 from luthier.config.plan import MachineFacts
 from luthier.config.resolve import resolve
-from luthier.config.schema import Config
 from luthier.config.tree import Node, from_python, printable, read_yaml, scalar, shown
 from luthier.errors import ConfigError, LuthierError, Problem
 
@@ -239,7 +238,7 @@ def _check(path: Path, fixed: Sequence[str], loaded: Loaded, ranges: Sequence[Ra
             continue
         for value in one.ends:
             try:
-                values[one.key].append(_get(load(path, [*fixed, f"{one.key}={value}"]).config, one.key))
+                values[one.key].append(load(path, [*fixed, f"{one.key}={value}"]).config.value(one.key))
             except ConfigError as error:
                 problems |= {problem.render(): problem for problem in error.problems}
     if not wants_evaluation(loaded.config):
@@ -276,17 +275,8 @@ def _problems(loaded: Loaded, machine: MachineFacts) -> Sequence[Problem]:
 
 def _with(loaded: Loaded, values: Mapping[str, Any]) -> Loaded:
     """The config with values that are right each for itself."""
-    config = loaded.config
-    for key, value in values.items():
-        section, _, name = key.partition(".")
-        changed = getattr(config, section).model_copy(update={name: value})
-        config = config.model_copy(update={section: changed})
-    return replace(loaded, config=config, sources={**loaded.sources, **dict.fromkeys(values, "override")})
-
-
-def _get(config: Config, key: str) -> Any:
-    section, _, name = key.partition(".")
-    return getattr(getattr(config, section), name)
+    sources = {**loaded.sources, **dict.fromkeys(values, "override")}
+    return replace(loaded, config=loaded.config.with_values(values), sources=sources)
 
 
 def _problem(found: str, fix: str, name: str) -> Problem:

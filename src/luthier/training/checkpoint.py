@@ -30,6 +30,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from luthier.config.numbers import LEAST_KEPT
+from luthier.config.outputs import FINAL
 from luthier.errors import CheckpointError, Problem, RunError
 from luthier.events.types import CheckpointSaved
 from luthier.machine.ranks import of_all_ranks, of_rank_0, only_on_rank_0, rank
@@ -164,7 +165,7 @@ def _no_checkpoint(path: Path, wanted: str) -> str:
     """Why a folder is not even a broken checkpoint; empty: it may be one."""
     if not path.is_dir():
         return f"no folder {wanted}"
-    if path.name == "final_model":
+    if path.name == FINAL:
         return f"{wanted} is a result, not a checkpoint"
     return "" if path.name.startswith(PREFIX) or (path / STATE).is_file() else f"{wanted} is no checkpoint: no {STATE}"
 

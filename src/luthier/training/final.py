@@ -17,6 +17,7 @@ from typing import Any
 from torch import nn
 from transformers import GenerationConfig
 
+from luthier.config.outputs import FINAL, TRAINED_ON
 from luthier.config.plan import Plan
 from luthier.data.prepare import Prepared
 from luthier.machine.shards import Whole
@@ -26,9 +27,6 @@ from luthier.training.card import card
 from luthier.training.checkpoint import path_of
 from luthier.training.commit import DAMAGED, commit, set_aside, verify
 from luthier.training.state import TrainState
-
-FINAL = "final_model"
-TRAINED_ON = "luthier.json"
 
 
 def best_checkpoint(plan: Plan, output_dir: Path, state: TrainState) -> tuple[Path | None, str]:

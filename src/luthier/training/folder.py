@@ -8,19 +8,18 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from luthier.config.load import RECORD
+from luthier.config.outputs import EVENTS, FINAL, RECORD
 from luthier.errors import CheckpointError, LuthierError, MissingError, Problem
 from luthier.machine.lock import LOCK, locked
 from luthier.training.checkpoint import checkpoints
 from luthier.training.commit import ABANDONED, DAMAGED, sweep
-from luthier.training.final import FINAL
 from luthier.training.reference import FOLDER as REFERENCE
 
 KEY = "training.output_dir"
 
 
 OWN = (
-    "checkpoint-*", f"{DAMAGED}*", f"{ABANDONED}*", FINAL, REFERENCE, "logs", "events.jsonl", RECORD, "library*.log",
+    "checkpoint-*", f"{DAMAGED}*", f"{ABANDONED}*", FINAL, REFERENCE, "logs", EVENTS, RECORD, "library*.log",
     "error.log", "stacks*.log",
 )  # fmt: skip
 """What a run writes; other things in the folder, other runs among them, are left alone."""

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
+from luthier.doctor.statistics import NORMAL
 from luthier.training.state import TrainState
 
 WINDOW = 64
@@ -27,7 +28,6 @@ FEWEST = 16
 """Steps before anything can be called a spike."""
 SPIKE = 10.0
 """Robust z from which a step counts as one: a healthy loss of small batches reaches 5."""
-_MAD_TO_SIGMA = 1.4826
 _LEAST_SPREAD = 0.02
 """Of the median: a curve that lies still has no spread, and then everything would be a spike."""
 
@@ -81,5 +81,5 @@ def robust_z(value: float, past: Sequence[float]) -> float:
     if len(past) < FEWEST:
         return 0.0
     middle = median(past)
-    spread = _MAD_TO_SIGMA * median(abs(p - middle) for p in past)
+    spread = NORMAL * median(abs(p - middle) for p in past)
     return (value - middle) / max(spread, _LEAST_SPREAD * abs(middle), 1e-12)

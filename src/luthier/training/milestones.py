@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from transformers import StoppingCriteria, StoppingCriteriaList
 
+from luthier.config.outputs import FINAL
 from luthier.data.collate import MicroBatch
 from luthier.data.loader import evaluation_batches
 from luthier.errors.trace import summary
@@ -274,7 +275,7 @@ def finish(job: Run, ending: str) -> Iterator[Event]:
         reason = "early stopping: eval_loss no longer falls" if ending == "early" else ""
         with job.watchdog.watching("writing final_model", state.step):
             note = _final(job)
-        final = str(job.output_dir / "final_model")
+        final = str(job.output_dir / FINAL)
         if note:
             yield Notice("info", note, step=state.step)
     if state.skipped_steps:

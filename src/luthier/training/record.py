@@ -21,7 +21,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from luthier.config.load import RECORD, Loaded, Record
+from luthier.config.load import Loaded, Record
+from luthier.config.outputs import RECORD
 from luthier.config.plan import Plan
 from luthier.config.record import VERSION, load_record, seal
 from luthier.config.render import dump_plan_yaml

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
+from luthier.config.outputs import EVENTS
 from luthier.events.read import read
 from luthier.events.types import Evaluated, Log
 from luthier.model.store import ADAPTER, WEIGHTS
@@ -83,7 +84,7 @@ def compare(first: Path, second: Path, step: int) -> Comparison:
 def _series(folder: Path) -> dict[str, dict[int, float]]:
     """Name -> step -> value, of the last attempt that took the step."""
     found: dict[str, dict[int, float]] = {"loss": {}, "learning rate": {}, "gradient norm": {}, "eval loss": {}}
-    for event, _ in read(folder / "events.jsonl"):
+    for event, _ in read(folder / EVENTS):
         if isinstance(event, Log):
             found["loss"][event.step] = event.loss
             found["learning rate"][event.step] = event.learning_rate

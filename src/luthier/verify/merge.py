@@ -22,6 +22,7 @@ from peft import PeftModel
 from torch import nn
 from transformers import AutoTokenizer
 
+from luthier.config.outputs import TRAINED_ON
 from luthier.data.template_limits import exceeded
 from luthier.errors import ModelError, Problem
 from luthier.errors.trace import brief
@@ -30,7 +31,7 @@ from luthier.export.prompts import BUILT_IN
 from luthier.export.run import Options, ask, load_plain
 from luthier.generate.load import Tuned, final_folder, load
 from luthier.generate.system import first_turn
-from luthier.generate.weights import TRAINED_ON, Base, read_json
+from luthier.generate.weights import Base, read_json
 from luthier.machine.memory import free_memory
 from luthier.model.vet import vet
 

@@ -25,6 +25,7 @@ from typing import Any
 
 from luthier import api
 from luthier.config.load import Loaded
+from luthier.config.outputs import EVENTS
 from luthier.config.plan import Plan
 from luthier.errors import MissingError, ModelError, Problem, RunError
 from luthier.events.read import read
@@ -161,7 +162,7 @@ def _require_resumed(folder: Path, step: int) -> None:
     Raises:
         RunError: E-RUN-021.
     """
-    resumed = [event for event, _ in read(folder / "events.jsonl") if isinstance(event, Resumed)]
+    resumed = [event for event, _ in read(folder / EVENTS) if isinstance(event, Resumed)]
     if [event.step for event in resumed] != [step]:
         where = f"from step {resumed[-1].step}" if resumed else "from no checkpoint: it started over"
         found = f"the resumed run was to go on from step {step}, and went on {where}"
@@ -170,5 +171,5 @@ def _require_resumed(folder: Path, step: int) -> None:
 
 
 def _surroundings(folder: Path) -> tuple[str, ...]:
-    notices = [event.text for event, _ in read(folder / "events.jsonl") if isinstance(event, Notice)]
+    notices = [event.text for event, _ in read(folder / EVENTS) if isinstance(event, Notice)]
     return tuple(text for text in notices if "not bit-identical" in text)

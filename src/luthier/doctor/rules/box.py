@@ -8,6 +8,7 @@ from luthier.doctor.evidence import change, finite, has_gpu, less_memory, percen
 from luthier.doctor.finding import Severity, Symptom, rule
 from luthier.doctor.history import History
 from luthier.doctor.statistics import median
+from luthier.machine import GIB
 
 NEAR = 0.94
 """Of the memory: what is left does not hold one longer row."""
@@ -19,7 +20,6 @@ OTHERS = "other programs hold most of it: end some of them"
 COOL = "luthier gpu shows heat, fans and clocks; clear the fans, or lower the power limit: nvidia-smi -pl"
 ENOUGH = 3
 CHECKPOINTS_AHEAD = 1.1
-GIB = 2**30
 
 
 @rule("warning", needs=readings("machines", "ram_total_gib", 1))

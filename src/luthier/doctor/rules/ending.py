@@ -60,10 +60,6 @@ BACK = "go on from the checkpoint before, and compare config, rows and versions 
 LINES_BEFORE, LINES_AFTER = 8, 4
 
 
-def _always(_: History) -> str:
-    return ""
-
-
 def _last_words(run: History) -> str:
     """What a failed run died of."""
     return run.finished.reason if run.finished and run.finished.status == "failed" else ""
@@ -87,7 +83,7 @@ def _ended(run: History, lines: tuple[Change, ...] = (), title: str = "", otherw
     return Symptom(step, words[:300], shown, "high", title=title, why=_sentence(why), fix=fix)
 
 
-@rule("critical", needs=_always, replaces=("run-failed",))
+@rule("critical", replaces=("run-failed",))
 def out_of_memory(run: History) -> Symptom | None:
     """The memory ran out.
 
@@ -120,7 +116,6 @@ def _lowered(said: list[Notice]) -> dict[str, Any]:
 
 @rule(
     "critical",
-    needs=_always,
     replaces=("run-failed", "diverged", "learning-rate-too-high", "loss-rising", "nothing-trained", "memorised"),
 )
 def not_finite(run: History) -> Symptom | None:
@@ -182,7 +177,7 @@ def _evaluation_not_finite(run: History, lines: tuple[Change, ...]) -> Symptom |
     return Symptom(event.step, evidence, lines)
 
 
-@rule("critical", needs=_always)
+@rule("critical")
 def run_failed(run: History) -> Symptom | None:
     """The run ended with an error.
 
@@ -204,7 +199,7 @@ def _unfinished(run: History) -> bool:
 
 
 def _timed(run: History) -> str:
-    untimed = not run.updated > 0 or (run.logged > 1 and not any(run.log_gaps))
+    untimed = not run.updated > 0 or (run.curve.seen > 1 and not any(run.log_gaps))
     return "the log has no times" if untimed else ""
 
 

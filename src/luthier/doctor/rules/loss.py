@@ -27,7 +27,6 @@ from luthier.doctor.evidence import (
     place,
     points,
     ratio,
-    rounded,
     rows_a_line,
     rows_fix,
     usual_rate,
@@ -37,6 +36,7 @@ from luthier.doctor.evidence import (
 from luthier.doctor.finding import Symptom, rule
 from luthier.doctor.history import History
 from luthier.doctor.statistics import latest, median, trend
+from luthier.events.line import significant
 from luthier.events.types import CHANCE, Log
 
 ENOUGH_STEPS, ENOUGH_LINES = 50, 8
@@ -182,7 +182,7 @@ def _rise_of_few(run: History, lines: tuple[Log, ...]) -> Symptom:
     if not math.isfinite(peak_rate(run)):
         usual = usual_rate(run)
         advice = f"This log does not tell the learning rate: the line is a third of the usual {usual:g}."
-        change_to = (change(run, "training.learning_rate", rounded(usual / 3)),)
+        change_to = (change(run, "training.learning_rate", significant(usual / 3, 1)),)
     return Symptom(now.step, evidence, change_to, "low", advice=advice)
 
 
@@ -289,7 +289,7 @@ def warmup_missing(run: History) -> Symptom | None:
         new = max(5, round(0.05 * run.total_steps))
         return Symptom(top.step, evidence, (change(run, "training.warmup_steps", new),))
     peak = peak_rate(run)
-    lower = (change(run, "training.learning_rate", rounded(peak / 3), peak),)
+    lower = (change(run, "training.learning_rate", significant(peak / 3, 1), peak),)
     return Symptom(top.step, evidence, lower, advice="There was one here: the learning rate itself is too high.")
 
 

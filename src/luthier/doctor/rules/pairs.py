@@ -21,7 +21,6 @@ from luthier.doctor.evidence import (
     losses,
     peak_rate,
     percent,
-    rounded,
     rows_fix,
     shorter,
     usual_rate,
@@ -32,6 +31,7 @@ from luthier.doctor.history import History
 from luthier.doctor.rules.held_out import kept_best, rose
 from luthier.doctor.rules.loss import past_warm_up
 from luthier.doctor.statistics import Trend, median, trend
+from luthier.events.line import significant
 from luthier.events.types import CHANCE, Log
 
 FLAT, ENOUGH = 0.02, 0.1
@@ -69,7 +69,7 @@ def _level(lines: Sequence[Log], name: str) -> float:
 
 def _times_rate(run: History, factor: float) -> Change:
     peak = peak_rate(run)
-    new = rounded(peak * factor) if math.isfinite(peak) else usual_rate(run)
+    new = significant(peak * factor, 1) if math.isfinite(peak) else usual_rate(run)
     return change(run, "training.learning_rate", new, peak if math.isfinite(peak) else None)
 
 
@@ -125,7 +125,7 @@ def chosen_displaced(run: History) -> Symptom | None:
         return None  # only the pairs that it has seen
     evidence = f"rewards/chosen {chosen:.2f} at step {run.step:,}, so chosen answers have lost {lost:.0f} nats at beta "
     evidence += f"{beta:g}; the margin grew to {margin:.2f}"
-    lines = (change(run, "dpo.beta", rounded(3 * beta), beta), _times_rate(run, 1 / 3))
+    lines = (change(run, "dpo.beta", significant(3 * beta, 1), beta), _times_rate(run, 1 / 3))
     return Symptom(
         run.step,
         evidence,
@@ -162,7 +162,7 @@ def pairs_by_heart(run: History) -> Symptom | None:
     evidence += f", {percent(now.reward_accuracy)} of the held-out ones" if now.reward_accuracy is not None else ""
     evidence += f"; eval_loss {best.eval_loss:.3f} at step {best.step:,}, {now.eval_loss:.3f} at step {now.step:,}"
     beta = float(run.get("dpo.beta") or USUAL_BETA)
-    lines = (*shorter(run, best.step, best.epoch), change(run, "dpo.beta", rounded(3 * beta), beta))
+    lines = (*shorter(run, best.step, best.epoch), change(run, "dpo.beta", significant(3 * beta, 1), beta))
     return Symptom(now.step, evidence, lines, "high", advice=kept_best(run))
 
 

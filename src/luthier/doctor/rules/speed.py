@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 
 from luthier.doctor.evidence import all_of, change, finite, has_gpu, known, logs, percent, readings
-from luthier.doctor.finding import Symptom, rule
+from luthier.doctor.finding import Change, Symptom, rule
 from luthier.doctor.history import History
 from luthier.doctor.rules.box import COOL
 from luthier.doctor.statistics import median
@@ -56,6 +56,11 @@ def _waiting(timings: Sequence[Timing]) -> tuple[float, float]:
     return median(shares), median([timing.data_seconds for timing in timings])
 
 
+def _more_workers(run: History) -> Change:
+    workers = run.get("data.dataloader_num_workers")
+    return change(run, "data.dataloader_num_workers", max(2, 2 * workers) if isinstance(workers, int) else 4)
+
+
 @rule("warning", needs=readings("timings", "data_seconds", ENOUGH), replaces=("gpu-idle",))
 def data_bound(run: History) -> Symptom | None:
     """Training waits for data.
@@ -69,10 +74,8 @@ def data_bound(run: History) -> Symptom | None:
     if not share > WAITING or seconds < NOTICEABLE:
         return None
     total = median([_total(timing) for timing in run.timings[-2 * ENOUGH :]])
-    workers = run.get("data.dataloader_num_workers")
-    lines = (change(run, "data.dataloader_num_workers", max(2, 2 * workers) if isinstance(workers, int) else 4),)
     evidence = f"{seconds:.3g} of {total:.3g} s a step ({percent(share)}) pass waiting for the next rows"
-    return Symptom(run.step, evidence, lines, "high")
+    return Symptom(run.step, evidence, (_more_workers(run),), "high")
 
 
 @rule("warning", needs=readings("machines", "gpu_utilization", ENOUGH), applies=has_gpu)
@@ -92,10 +95,8 @@ def gpu_idle(run: History) -> Symptom | None:
     evidence = f"GPU {used:.0f} % busy (median of {len(busy)} readings up to step {run.step:,})"
     share = _waiting(run.timings[-2 * ENOUGH :])[0] if run.timings else 0.0
     if share > WAITING:
-        workers = run.get("data.dataloader_num_workers")
-        more = max(2, 2 * workers) if isinstance(workers, int) else 4
-        lines = (change(run, "data.dataloader_num_workers", more),)
-        return Symptom(run.step, f"{evidence}; {percent(share)} of a step is waiting for rows", lines, "high")
+        waits = f"{evidence}; {percent(share)} of a step is waiting for rows"
+        return Symptom(run.step, waits, (_more_workers(run),), "high")
     tokens = run.get("plan.max_tokens_per_micro_batch") or 0
     longer = run.get("training.auto") is not False and tokens < _step_tokens(run)
     batch = run.get("training.per_device_train_batch_size") or 0

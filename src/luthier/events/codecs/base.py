@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 from luthier.events.types import Event
 
+COUNT = r"(\d[\d,]{0,24})"
+"""A whole number as programs write it, with commas or without; a group of a pattern."""
 QUIET_POLLS = 2
 """After so many looks without news, what was held back is told."""
 

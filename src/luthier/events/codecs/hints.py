@@ -17,16 +17,16 @@ import math
 import re
 from dataclasses import dataclass
 
+from luthier.events.codecs.base import COUNT
 from luthier.events.printable import one_line
 from luthier.events.types import Architecture, CheckpointSaved, Event, Notice
 
 ANSI = re.compile(r"\x1b\[[0-9;?]{0,16}[A-Za-z]")
 
-_COUNT = r"(\d[\d,]{0,24})"
-_STEPS = re.compile(rf"Total (?:optimization )?steps = {_COUNT}")
-_EPOCHS = re.compile(rf"Num Epochs = {_COUNT}")
-_PEFT = re.compile(rf"trainable params: {_COUNT} \|\| all params: {_COUNT}")
-_UNSLOTH = re.compile(rf"Trainable parameters = {_COUNT} of {_COUNT}")
+_STEPS = re.compile(rf"Total (?:optimization )?steps = {COUNT}")
+_EPOCHS = re.compile(rf"Num Epochs = {COUNT}")
+_PEFT = re.compile(rf"trainable params: {COUNT} \|\| all params: {COUNT}")
+_UNSLOTH = re.compile(rf"Trainable parameters = {COUNT} of {COUNT}")
 _SAVED = re.compile(r"Saving model checkpoint to (\S{0,400}checkpoint-(\d{1,18}))")
 _LOGGED = re.compile(r"\[[^\]]{0,40}\] \[(WARNING|ERROR|CRITICAL)\] (?:\[[^\]]{0,200}\] ?){0,4}(.*)")
 _LOGGED_BY_TRANSFORMERS = re.compile(r"\[(WARNING|ERROR|CRITICAL)\|[^\]]{0,200}\] [^>]{0,40}>> (.*)")

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 
+from luthier.events.codecs.base import COUNT
 from luthier.events.durations import DURATION, seconds_at, seconds_of
 from luthier.events.types import (
     Architecture,
@@ -24,21 +25,20 @@ from luthier.events.types import (
     TimeForecast,
 )
 
-_COUNT = r"(\d[\d,]{0,24})"
-_RUN = re.compile(rf"run (.*): {_COUNT} steps, (\S+) epochs(?:, from step {_COUNT})?$")
-_MODEL = re.compile(rf"model: {_COUNT} parameters, {_COUNT} of them trained")
-_NOTICE = re.compile(rf"(info|warning|critical)(?: \(step {_COUNT}\))?: (.*)$")
-_SAMPLE = re.compile(rf"sample at step {_COUNT}$")
+_RUN = re.compile(rf"run (.*): {COUNT} steps, (\S+) epochs(?:, from step {COUNT})?$")
+_MODEL = re.compile(rf"model: {COUNT} parameters, {COUNT} of them trained")
+_NOTICE = re.compile(rf"(info|warning|critical)(?: \(step {COUNT}\))?: (.*)$")
+_SAMPLE = re.compile(rf"sample at step {COUNT}$")
 _SAVED = re.compile(r"saved (.*) \(([\d,.]+) MB in ([\d,.]+) s\)(?:, removed (.*))?$")
 _STEP_OF_FOLDER = re.compile(r"checkpoint-(\d{1,18})$")
-_RESUMED = re.compile(rf"resumed at step {_COUNT} from (.*)$")
-_ENDED = re.compile(rf"(stopped|failed) at step {_COUNT}(?:: (.*))?$")
+_RESUMED = re.compile(rf"resumed at step {COUNT} from (.*)$")
+_ENDED = re.compile(rf"(stopped|failed) at step {COUNT}(?:: (.*))?$")
 _EACH = rf"(?:of ({DURATION})|not counted yet)"
 _TIME = re.compile(
-    rf"time: about ({DURATION})(?: from step {_COUNT} on)?, done at about ([\d -]{{0,20}}:\d\d|–)"
-    rf": {_COUNT} steps? of ({DURATION})(?:, {_COUNT} evaluations? {_EACH})?(?:, {_COUNT} saves? {_EACH})?"
-    rf"(?:, {_COUNT} samples? {_EACH})?(?:; ({DURATION}) an epoch)?"
-    rf" \((?:rough: |by {_COUNT} steps?, each (\S{{1,25}})% off)"
+    rf"time: about ({DURATION})(?: from step {COUNT} on)?, done at about ([\d -]{{0,20}}:\d\d|–)"
+    rf": {COUNT} steps? of ({DURATION})(?:, {COUNT} evaluations? {_EACH})?(?:, {COUNT} saves? {_EACH})?"
+    rf"(?:, {COUNT} samples? {_EACH})?(?:; ({DURATION}) an epoch)?"
+    rf" \((?:rough: |by {COUNT} steps?, each (\S{{1,25}})% off)"
 )
 _LONGEST_SAMPLE = 64 * 1024
 

@@ -23,11 +23,10 @@ from typing import Any
 
 from luthier.events.codecs import values as of
 from luthier.events.codecs.base import Told
+from luthier.events.record import NON_FINITE
 from luthier.events.types import Event, RunFinished, RunStarted
 
 LARGEST = 32 * 2**20
-# One object for each, so that entries read at different times are equal.
-_CONSTANTS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
 
 class StateSource:
@@ -162,7 +161,7 @@ def _flat(entry: dict[str, Any]) -> dict[str, Any]:
 
 def _parse(data: bytes) -> dict[str, Any] | None:
     try:
-        state = json.loads(data, parse_constant=_CONSTANTS.get)
+        state = json.loads(data, parse_constant=NON_FINITE.get)
     except (ValueError, RecursionError):
         return None
     return state if isinstance(state, dict) and isinstance(state.get("log_history"), list) else None

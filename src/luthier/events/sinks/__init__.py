@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
+from luthier.config.outputs import EVENTS
 from luthier.errors import LuthierError, MissingError, Problem
 from luthier.errors.secrets import hide_in
 from luthier.events.printable import one_line
@@ -123,7 +124,7 @@ def open_sinks(
     try:
         try:
             output_dir.mkdir(parents=True, exist_ok=True)
-            sinks.add("events.jsonl", JsonlSink(output_dir / "events.jsonl", attempt))
+            sinks.add(EVENTS, JsonlSink(output_dir / EVENTS, attempt))
             for name in dict.fromkeys(report_to):
                 sinks.add(name, _open(name, output_dir, logging_dir, named))
         except OSError as error:

@@ -11,8 +11,9 @@ import importlib
 from pathlib import Path
 from typing import Any
 
+from luthier.machine import GIB
 from luthier.machine.gpu.processes import describe
-from luthier.machine.gpu.readings import GIB, MIB_PER_GIB, Gpu, Process, Readings, number
+from luthier.machine.gpu.readings import MIB_PER_GIB, Gpu, Process, Readings, number
 
 _DRIVER_DEVICE = Path("/dev/kfd")
 _WATTS_PER_MICROWATT = 1e-6

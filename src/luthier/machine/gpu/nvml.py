@@ -24,8 +24,9 @@ from typing import Any
 
 import pynvml
 
+from luthier.machine import GIB
 from luthier.machine.gpu.processes import describe
-from luthier.machine.gpu.readings import GIB, HARDWARE_HEAT, HEAT, Gpu, Process, Readings, number
+from luthier.machine.gpu.readings import HARDWARE_HEAT, HEAT, Gpu, Process, Readings, number
 
 _WATTS_PER_MILLIWATT = _MB_PER_KB = 1e-3
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-GIB = 2**30
 MIB_PER_GIB = 1024
 
 HEAT = "heat"

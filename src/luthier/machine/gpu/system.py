@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-from luthier.machine.gpu.readings import GIB
+from luthier.machine import GIB
 
 
 @dataclass(frozen=True)

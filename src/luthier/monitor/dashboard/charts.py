@@ -16,7 +16,7 @@ from rich.text import Text
 from luthier.events.printable import one_line
 from luthier.monitor.dashboard.canvas import Curve, Picture, draw
 from luthier.monitor.dashboard.palette import ACCENT, QUIET, RUNS, WARNING
-from luthier.monitor.dashboard.scene import Run, Scene, Settings
+from luthier.monitor.dashboard.scene import Scene, Settings, WatchedRun
 from luthier.monitor.statistics import smooth, usable
 
 
@@ -114,7 +114,7 @@ def picture(key: str, scene: Scene) -> Picture:
     return Picture(tuple(curves), settings.logarithmic, rule, found.from_zero)
 
 
-def _evaluated(found: Chart, run: Run, first: int) -> list[tuple[float, float]]:
+def _evaluated(found: Chart, run: WatchedRun, first: int) -> list[tuple[float, float]]:
     """What evaluations after a step say of a number; nothing where they do not."""
     if not found.evaluated:
         return []
@@ -124,14 +124,14 @@ def _evaluated(found: Chart, run: Run, first: int) -> list[tuple[float, float]]:
     return [(step, math.nan if value is None else value) for step, value in told]
 
 
-def _means(run: Run, values: list[tuple[float, float]], settings: Settings) -> list[tuple[float, float]]:
+def _means(run: WatchedRun, values: list[tuple[float, float]], settings: Settings) -> list[tuple[float, float]]:
     """Smoothed as the setting says, as if no line had been left out of the history."""
     thinned = run.state.stride if len(values) == len(run.state.history) else 1
     weight = 1 - (1 - settings.weight) ** thinned
     return list(zip((step for step, _ in values), smooth([value for _, value in values], weight), strict=True))
 
 
-def _limit(run: Run) -> float:
+def _limit(run: WatchedRun) -> float:
     limit = (run.state.plan or {}).get("training.max_grad_norm")
     return float(limit) if isinstance(limit, int | float) and limit > 0 else math.nan
 

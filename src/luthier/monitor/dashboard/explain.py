@@ -18,10 +18,10 @@ from luthier.events.numbers import NUMBERS, NUMBERS_OF_PAIRS, Number
 from luthier.events.types import REWARDS
 from luthier.monitor.dashboard.metrics import LEARNING, MACHINE, has_gpu, step_times
 from luthier.monitor.dashboard.palette import ACCENT
-from luthier.monitor.dashboard.scene import Run
+from luthier.monitor.dashboard.scene import WatchedRun
 from luthier.monitor.drawing import count, decimal
 from luthier.monitor.statistics import BANDS, PAIR_BANDS, band, in_words, shares, time_left
-from luthier.monitor.view import accuracy_of, margin_of
+from luthier.monitor.words import accuracy_of, margin_of
 
 KEYS = (
     ("1 to 5", "Overview, Charts, Findings, Samples, Run; ← and → too"),
@@ -42,13 +42,13 @@ class Answer:
     """What a number is; here: what it says of this run; and what to do when it is not well."""
 
     idea: str
-    here: Callable[[Run], str]
+    here: Callable[[WatchedRun], str]
     care: str
     number: str = ""
     """What the log calls it (`luthier.events.numbers`); empty where it is not in the log."""
 
 
-def answer(key: str, run: Run, *, short: bool = False) -> Text:
+def answer(key: str, run: WatchedRun, *, short: bool = False) -> Text:
     """All three paragraphs of one metric under its name, or only what it is and what it says of this run."""
     said = told(key, run)
     names = {metric.key: metric.label for metric in (*LEARNING, *MACHINE)}
@@ -56,7 +56,7 @@ def answer(key: str, run: Run, *, short: bool = False) -> Text:
     return text if short else text.append(f"\n\n{said.care}", "not bold").append("\n\nEsc closes this.", "not bold dim")
 
 
-def told(key: str, run: Run) -> Answer:
+def told(key: str, run: WatchedRun) -> Answer:
     """What is told of one metric, or chart, of this run."""
     return (OF_PAIRS if run.state.on_pairs else {}).get(key, ANSWERS[key])
 
@@ -70,12 +70,12 @@ def keys() -> Text:
     return text.append("\n\nEsc closes this.", "dim")
 
 
-def _setting(run: Run, key: str) -> str:
+def _setting(run: WatchedRun, key: str) -> str:
     value = (run.state.plan or {}).get(key)
     return f"{value:g}" if isinstance(value, float) else "" if value is None else str(value)
 
 
-def _loss(run: Run) -> str:
+def _loss(run: WatchedRun) -> str:
     state = run.state
     if state.log is None or state.smoothed_loss is None or state.first_loss is None:
         return "This run has not logged a loss yet."
@@ -91,7 +91,7 @@ def _loss(run: Run) -> str:
     return f"{words} That is as if every right token had a probability of {math.exp(-loss):.0%} (e^-loss)."
 
 
-def _eval(run: Run) -> str:
+def _eval(run: WatchedRun) -> str:
     if not run.state.evaluations:
         return "This run has not been evaluated yet."
     last, best = run.state.evaluations[-1], run.state.best or run.state.evaluations[-1]
@@ -104,7 +104,7 @@ def _eval(run: Run) -> str:
     return words
 
 
-def _band(run: Run) -> str:
+def _band(run: WatchedRun) -> str:
     loss, pairs = run.state.smoothed_loss, run.state.on_pairs
     scale = "; ".join(f"{span}: {words}" for _, span, words in (PAIR_BANDS if pairs else BANDS))
     here = ""
@@ -115,14 +115,14 @@ def _band(run: Run) -> str:
     return f"{here}The whole scale: {scale}"
 
 
-def _accuracy(run: Run) -> str:
+def _accuracy(run: WatchedRun) -> str:
     if run.state.log is None or not run.state.on_pairs:
         return "This log has no rewards of pairs."
     here, *held_out = accuracy_of(run.state)
     return f"Here it is {here} of the pairs since the line before{''.join(f'; {words}' for words in held_out)}."
 
 
-def _margin(run: Run) -> str:
+def _margin(run: WatchedRun) -> str:
     log = run.state.log
     if log is None or not run.state.on_pairs:
         return "This log has no rewards of pairs."
@@ -140,7 +140,7 @@ def _margin(run: Run) -> str:
     return f"{words}: a chosen answer is {times:.3g} times as probable as before step 1 (beta is {beta})."
 
 
-def _best(run: Run) -> str:
+def _best(run: WatchedRun) -> str:
     lowest = run.state.lowest
     if lowest is None:
         return "There is no loss yet."
@@ -148,7 +148,7 @@ def _best(run: Run) -> str:
     return f"Here: {decimal(lowest.loss)} at step {lowest.step:,}, {ago:,} steps ago."
 
 
-def _mean(run: Run) -> str:
+def _mean(run: WatchedRun) -> str:
     found = run.trend
     if found is None:
         return "It takes six log lines to tell."
@@ -159,7 +159,7 @@ def _mean(run: Run) -> str:
     )
 
 
-def _slope(run: Run) -> str:
+def _slope(run: WatchedRun) -> str:
     found = run.trend
     if found is None:
         return "It takes six log lines to tell."
@@ -176,7 +176,7 @@ def _slope(run: Run) -> str:
     return words
 
 
-def _learning_rate(run: Run) -> str:
+def _learning_rate(run: WatchedRun) -> str:
     if run.state.log is None or not math.isfinite(run.state.log.learning_rate):
         return "The log does not tell it."
     rate = run.state.log.learning_rate
@@ -186,7 +186,7 @@ def _learning_rate(run: Run) -> str:
     return f"Here it is {significant(rate, 4):g}{shape}, {rate / highest if highest else 0:.0%} of the highest so far."
 
 
-def _gradient(run: Run) -> str:
+def _gradient(run: WatchedRun) -> str:
     if run.state.log is None or not math.isfinite(run.state.log.grad_norm):
         return "The log does not tell it."
     limit = (run.state.plan or {}).get("training.max_grad_norm")
@@ -199,7 +199,7 @@ def _gradient(run: Run) -> str:
     return words
 
 
-def _left(run: Run) -> str:
+def _left(run: WatchedRun) -> str:
     left = time_left(run.state, run.now)
     if left is None:
         return "There is nothing left to wait for, or the log does not tell."
@@ -209,7 +209,7 @@ def _left(run: Run) -> str:
     return f"{words}."
 
 
-def _speed(run: Run) -> str:
+def _speed(run: WatchedRun) -> str:
     log = run.state.log
     if log is None or not math.isfinite(log.tokens_per_second):
         return "The log does not tell it."
@@ -220,21 +220,21 @@ def _speed(run: Run) -> str:
     return f"{words}."
 
 
-def _step(run: Run) -> str:
+def _step(run: WatchedRun) -> str:
     mean, deviation = step_times(run)
     if not math.isfinite(mean):
         return "The log does not tell it."
     return f"Here: {count(mean)} s" + (f", give or take {count(deviation)} s." if math.isfinite(deviation) else ".")
 
 
-def _spent(run: Run) -> str:
+def _spent(run: WatchedRun) -> str:
     parts = shares(run.state.timings)
     if not parts:
         return "The log does not tell it."
     return f"Here, over the latest log lines: {', '.join(f'{name} {share:.0%}' for name, share in parts)}."
 
 
-def _memory(run: Run) -> str:
+def _memory(run: WatchedRun) -> str:
     log = run.state.log
     if log is None or not math.isfinite(log.memory_gib):
         return "The log does not tell it."
@@ -245,7 +245,7 @@ def _memory(run: Run) -> str:
     return f"{words}."
 
 
-def _gpu(run: Run) -> str:
+def _gpu(run: WatchedRun) -> str:
     machine = run.machine
     if machine is None:
         return "The log says nothing of the machine, and this one has no GPU that can be read."
@@ -256,7 +256,7 @@ def _gpu(run: Run) -> str:
     return f"{whose} is {machine.gpu_utilization:.0f} % busy and holds {used:.1f} of {total:.1f} GiB."
 
 
-def _tokens(run: Run) -> str:
+def _tokens(run: WatchedRun) -> str:
     log = run.state.log
     if log is None or not log.num_tokens:
         return "The log does not tell it."
@@ -265,7 +265,7 @@ def _tokens(run: Run) -> str:
     )
 
 
-def _checkpoint(run: Run) -> str:
+def _checkpoint(run: WatchedRun) -> str:
     saved = run.state.checkpoint or run.state.resumed
     if saved is None and not run.state.ours:
         return "The log does not tell it."
@@ -274,7 +274,7 @@ def _checkpoint(run: Run) -> str:
     return f"The newest is of step {saved.step:,}: a crash now costs {run.state.step - saved.step:,} steps."
 
 
-def latest(name: str, run: Run) -> str:
+def latest(name: str, run: WatchedRun) -> str:
     """What the log told last of a number, in words; of any number that it has."""
     state = run.state
     name = next((field for field, told in REWARDS.items() if told == name), name)
@@ -286,7 +286,7 @@ def latest(name: str, run: Run) -> str:
     return "The log does not tell it."
 
 
-def here(name: str, run: Run) -> str:
+def here(name: str, run: WatchedRun) -> str:
     """What a number of the log says of a run, in words.
 
     Args:
@@ -297,7 +297,7 @@ def here(name: str, run: Run) -> str:
     return told.here(run) if told else latest(name, run)
 
 
-def _logged(number: str, here: Callable[[Run], str], numbers: dict[str, Number] = NUMBERS) -> Answer:
+def _logged(number: str, here: Callable[[WatchedRun], str], numbers: dict[str, Number] = NUMBERS) -> Answer:
     return Answer(numbers[number].idea, here, numbers[number].care, number)
 
 

@@ -16,10 +16,10 @@ from luthier.events.durations import duration
 from luthier.events.line import significant
 from luthier.events.types import Machine
 from luthier.monitor.dashboard.palette import BAD, GOOD, WARNING, strong
-from luthier.monitor.dashboard.scene import Run
+from luthier.monitor.dashboard.scene import WatchedRun
 from luthier.monitor.drawing import count, decimal
 from luthier.monitor.statistics import band, deviation, elapsed, in_words, shares, time_left, timed_lines
-from luthier.monitor.view import accuracy_of, margin_of, perplexity, rate_trend
+from luthier.monitor.words import accuracy_of, margin_of, perplexity, rate_trend
 
 LABEL_WIDTH = 13
 WORSE = "very bad, above the start"
@@ -33,19 +33,19 @@ class Metric:
 
     key: str
     label: str
-    value: Callable[[Run], Value]
-    meaning: Callable[[Run], str]
+    value: Callable[[WatchedRun], Value]
+    meaning: Callable[[WatchedRun], str]
     timed: bool = False
     """Whether the passing of time alone changes it."""
     pairs: bool | None = None
     """True: only a run that learns from pairs of answers has it; False: it makes room for those there."""
 
-    def shown(self, run: Run) -> bool:
+    def shown(self, run: WatchedRun) -> bool:
         """Whether it has a place for this run."""
         return self.pairs is None or self.pairs == run.state.on_pairs
 
 
-def line(metric: Metric, run: Run, width: int, height: int, focused: bool) -> Text:
+def line(metric: Metric, run: WatchedRun, width: int, height: int, focused: bool) -> Text:
     """Its name and value, and below them, where there are two lines, what the value means."""
     text = Text(no_wrap=True)
     text.append("› " if focused else "  ", "bold").append(
@@ -84,7 +84,7 @@ def _number(value: float, form: Callable[[float], str]) -> Text:
     return strong(form(value)) if math.isfinite(value) else _unknown()
 
 
-def _loss(run: Run) -> Text:
+def _loss(run: WatchedRun) -> Text:
     state = run.state
     if state.log is None:
         return _unknown("loading" if state.status == "starting" else "waiting for the first log line")
@@ -92,7 +92,7 @@ def _loss(run: Run) -> Text:
     return value if state.smoothed_loss is None else value.append(f"  smoothed {decimal(state.smoothed_loss)}")
 
 
-def _loss_meaning(run: Run) -> str:
+def _loss_meaning(run: WatchedRun) -> str:
     loss = run.state.smoothed_loss
     if loss is None:
         return "how wrong the predictions are; lower is better"
@@ -101,7 +101,7 @@ def _loss_meaning(run: Run) -> str:
     return "lower is better" + (f"; perplexity {perplexity(loss)}" if math.isfinite(loss) else "")
 
 
-def _eval(run: Run) -> Value:
+def _eval(run: WatchedRun) -> Value:
     state = run.state
     if not state.evaluations:
         return _unknown("no evaluation yet")
@@ -114,7 +114,7 @@ _BAND, _BAND_OF_PAIRS = (0.3, 1.5, 2.5), (0.1, 0.5, 0.72)
 """Between the first two a loss is good, from the third on bad: one of tokens, and one of pairs."""
 
 
-def _band(run: Run) -> Value:
+def _band(run: WatchedRun) -> Value:
     loss = run.state.smoothed_loss
     if loss is None:
         return _unknown("no loss yet")
@@ -130,14 +130,14 @@ def _band(run: Run) -> Value:
     return forms if len(forms) > 1 else forms[0]
 
 
-def _band_meaning(run: Run) -> str:
+def _band_meaning(run: WatchedRun) -> str:
     loss = run.state.smoothed_loss
     if loss is None or math.isnan(loss):
         return "usual words for a loss"
     return f"usual words for {band(loss, run.state.on_pairs)[0]}" if run.trend else "needs six log lines"
 
 
-def _eval_meaning(run: Run) -> str:
+def _eval_meaning(run: WatchedRun) -> str:
     return f"on {'pairs' if run.state.on_pairs else 'rows'} it never trains on; rising = overfitting"
 
 
@@ -145,15 +145,15 @@ def _of_pairs(words: tuple[str, ...]) -> Value:
     return tuple(strong(words[0]).append("".join(f"  {more}" for more in words[1:end])) for end in (2, 1))
 
 
-def _accuracy(run: Run) -> Value:
+def _accuracy(run: WatchedRun) -> Value:
     return _of_pairs(accuracy_of(run.state)) if run.state.log else _unknown("no log line yet")
 
 
-def _margin(run: Run) -> Value:
+def _margin(run: WatchedRun) -> Value:
     return _of_pairs(margin_of(run.state)) if run.state.log else _unknown("no log line yet")
 
 
-def _margin_meaning(run: Run) -> str:
+def _margin_meaning(run: WatchedRun) -> str:
     log = run.state.log
     words = "chosen less rejected; should rise from 0"
     if log is None or log.reward_chosen is None or log.reward_rejected is None:
@@ -161,22 +161,22 @@ def _margin_meaning(run: Run) -> str:
     return f"chosen {log.reward_chosen:+.3g}, rejected {log.reward_rejected:+.3g}; should rise from 0".replace("-", "−")
 
 
-def _best(run: Run) -> Text:
+def _best(run: WatchedRun) -> Text:
     lowest = run.state.lowest
     return strong(decimal(lowest.loss)).append(f"  at step {lowest.step:,}") if lowest else _unknown("no loss yet")
 
 
-def _mean(run: Run) -> Text:
+def _mean(run: WatchedRun) -> Text:
     found = run.trend
     return strong(decimal(found.mean)).append(f"  spread {decimal(found.spread)}") if found else _unknown("too early")
 
 
-def _mean_meaning(run: Run) -> str:
+def _mean_meaning(run: WatchedRun) -> str:
     found = run.trend
     return f"over the last {found.steps:,} steps; how far lines stray" if found else "needs six log lines"
 
 
-def _slope(run: Run) -> Text:
+def _slope(run: WatchedRun) -> Text:
     found = run.trend
     if found is None:
         return _unknown("too early")
@@ -186,14 +186,14 @@ def _slope(run: Run) -> Text:
     )
 
 
-def _slope_meaning(run: Run) -> str:
+def _slope_meaning(run: WatchedRun) -> str:
     found = run.trend
     if found is None:
         return "where the loss goes; needs six log lines"
     return f"95 %: {found.change(found.low)} to {found.change(found.high)}; over {found.steps:,} steps"
 
 
-def _learning_rate(run: Run) -> Value:
+def _learning_rate(run: WatchedRun) -> Value:
     if run.state.log is None:
         return _unknown("no log line yet")
     rate = run.state.log.learning_rate
@@ -203,7 +203,7 @@ def _learning_rate(run: Run) -> Value:
     return tuple(number.copy().append(words) for words in rate_trend(run.state))
 
 
-def _gradient(run: Run) -> Value:
+def _gradient(run: WatchedRun) -> Value:
     if run.state.log is None:
         return _unknown("no log line yet")
     norm = run.state.log.grad_norm
@@ -217,7 +217,7 @@ def _gradient(run: Run) -> Value:
     return tuple(value.copy().append(f"  {word} {limit:g}") for word in words)
 
 
-def _left(run: Run) -> Value:
+def _left(run: WatchedRun) -> Value:
     state = run.state
     if state.finished is not None:
         gone = elapsed(state, run.now)
@@ -233,21 +233,21 @@ def _left(run: Run) -> Value:
     return (value.copy().append(f" ± {duration(left.margin)}"), value) if math.isfinite(left.margin) else value
 
 
-def _left_meaning(run: Run) -> str:
+def _left_meaning(run: WatchedRun) -> str:
     left, gone = time_left(run.state, run.now), elapsed(run.state, run.now)
     words = [f"{duration(gone)} gone"] if math.isfinite(gone) and run.state.finished is None else []
     words += ["± from how step times vary"] if left and math.isfinite(left.margin) else []
     return "; ".join(words) or "until the last step"
 
 
-def _speed(run: Run) -> Text:
+def _speed(run: WatchedRun) -> Text:
     if run.state.log is None:
         return _unknown("no log line yet")
     value = _number(run.state.log.tokens_per_second, count)
     return value.append(" tokens/s") if math.isfinite(run.state.log.tokens_per_second) else value
 
 
-def step_times(run: Run) -> tuple[float, float]:
+def step_times(run: WatchedRun) -> tuple[float, float]:
     """Mean and standard deviation of the latest step times, in seconds; NaN where there are too few."""
     times = [point.step_seconds for point in timed_lines(run.state)]
     if not times:
@@ -255,14 +255,14 @@ def step_times(run: Run) -> tuple[float, float]:
     return statistics.fmean(times), deviation(times) if len(times) > 1 else math.nan
 
 
-def _step(run: Run) -> Text:
+def _step(run: WatchedRun) -> Text:
     mean, deviation = step_times(run)
     if not math.isfinite(mean):
         return _unknown()
     return strong(count(mean)).append(f" s ± {count(deviation)}" if math.isfinite(deviation) else " s")
 
 
-def _spent(run: Run) -> Text:
+def _spent(run: WatchedRun) -> Text:
     parts = sorted(shares(run.state.timings), key=lambda part: -part[1])
     if not parts:
         return _unknown()
@@ -272,7 +272,7 @@ def _spent(run: Run) -> Text:
     return text
 
 
-def _memory(run: Run) -> Text:
+def _memory(run: WatchedRun) -> Text:
     if run.state.log is None or not math.isfinite(run.state.log.memory_gib):
         return _unknown() if run.state.log else _unknown("no log line yet")
     value = strong(f"{run.state.log.memory_gib:.2f}")
@@ -287,7 +287,7 @@ def has_gpu(machine: Machine | None) -> bool:
     )
 
 
-def _gpu(run: Run) -> Text:
+def _gpu(run: WatchedRun) -> Text:
     machine = run.machine
     if machine is None:
         return _unknown()
@@ -305,7 +305,7 @@ def _gpu(run: Run) -> Text:
     return Text("  ".join(known), "bold").append(total, "not bold") if known else _unknown()
 
 
-def _gpu_meaning(run: Run) -> str:
+def _gpu_meaning(run: WatchedRun) -> str:
     if run.machine is None:
         return "the log says nothing of the machine"
     if not has_gpu(run.machine):
@@ -313,7 +313,7 @@ def _gpu_meaning(run: Run) -> str:
     return "of this machine, not of the log" if run.machine is run.local else "busy, temperature, power"
 
 
-def _tokens(run: Run) -> Text:
+def _tokens(run: WatchedRun) -> Text:
     if run.state.log is None or not run.state.log.num_tokens:
         return _unknown() if run.state.log else _unknown("no log line yet")
     finished = run.state.finished
@@ -321,7 +321,7 @@ def _tokens(run: Run) -> Text:
     return strong(count(seen)).append(" seen")
 
 
-def _checkpoint(run: Run) -> Text:
+def _checkpoint(run: WatchedRun) -> Text:
     saved, resumed = run.state.checkpoint, run.state.resumed
     if saved is not None:
         return strong(f"step {saved.step:,}").append(f"  {count(saved.bytes)}B")
@@ -330,7 +330,7 @@ def _checkpoint(run: Run) -> Text:
     return _unknown("none yet") if run.state.ours else _unknown()
 
 
-def _checkpoint_meaning(run: Run) -> str:
+def _checkpoint_meaning(run: WatchedRun) -> str:
     if not (run.state.ours or run.state.checkpoint or run.state.resumed):
         return "what a crash leaves; this log does not tell"
     return "the run is done" if run.state.status == "done" else "a crash costs the steps since then"

@@ -21,7 +21,7 @@ from luthier.events.durations import duration
 from luthier.events.printable import one_line, printable
 from luthier.events.types import Notice, Timing
 from luthier.monitor.dashboard.palette import ACCENT, GOOD, SEVERITY, STATUS, WARNING
-from luthier.monitor.dashboard.scene import Run, Scene
+from luthier.monitor.dashboard.scene import Scene, WatchedRun
 from luthier.monitor.drawing import bar, count, epochs
 from luthier.monitor.state import RunState
 from luthier.monitor.statistics import elapsed, shares, time_left
@@ -52,7 +52,7 @@ def header(scene: Scene, width: int) -> Text:
     return text
 
 
-def status(run: Run) -> str:
+def status(run: WatchedRun) -> str:
     """How it is going, in a word or two."""
     state = run.state
     if not state.updated:
@@ -90,7 +90,7 @@ def epoch(state: RunState) -> Text:
     return Text.assemble(("epoch ", "dim"), (done, "bold"), f"/{of}" if of else "")
 
 
-def times(run: Run) -> tuple[Text, Text]:
+def times(run: WatchedRun) -> tuple[Text, Text]:
     """What is left, and what is gone."""
     state, left, gone = run.state, time_left(run.state, run.now), elapsed(run.state, run.now)
     if state.finished is not None:
@@ -225,7 +225,7 @@ def _written(text: str, width: int) -> list[str]:
     return folded or ["(nothing but white space)"]
 
 
-def facts(run: Run) -> list[tuple[str, str]]:
+def facts(run: WatchedRun) -> list[tuple[str, str]]:
     """Where it is read from, sizes, and what is kept of it: (name, words)."""
     state = run.state
     found = [("read from", f"{run.path} ({run.source})"), ("run", state.run or "unknown")]

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from luthier.monitor.dashboard import panes
 from luthier.monitor.dashboard.metrics import LEARNING, MACHINE, Metric, fitting, whole_parts
-from luthier.monitor.dashboard.scene import Run, Scene
+from luthier.monitor.dashboard.scene import Scene, WatchedRun
 from luthier.monitor.view import summary
 
 _LABEL_WIDTH = 14
@@ -33,7 +33,7 @@ def _run(scene: Scene, width: int) -> Text:
     return Text("\n", no_wrap=True).join([*lines, Text(), panes.findings(scene, width)])
 
 
-def _line(metric: Metric, run: Run, width: int) -> Text:
+def _line(metric: Metric, run: WatchedRun, width: int) -> Text:
     value = metric.value(run)
     forms = value if isinstance(value, tuple) else (value,)
     column = (_MEANING_AT - 2 if width > _MEANING_AT else width) - _LABEL_WIDTH - 2

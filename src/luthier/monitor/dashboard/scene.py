@@ -13,7 +13,7 @@ from luthier.doctor import Finding
 from luthier.doctor.silence import SHORTEST_SILENCE
 from luthier.events.types import Machine
 from luthier.monitor.state import Point, RunState
-from luthier.monitor.statistics import Trend, trend
+from luthier.monitor.statistics import LossTrend, trend
 
 SMOOTHINGS = (1.0, 0.5, 0.2, 0.1, 0.05, 0.02)
 """Weights of the newest loss in the smoothed curve; 1 is the curve as it is."""
@@ -55,7 +55,7 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Run:
+class WatchedRun:
     """One run as far as it was read."""
 
     name: str
@@ -75,7 +75,7 @@ class Run:
     """Why the doctor cannot call it healthy yet, although nothing was found."""
 
     @cached_property
-    def trend(self) -> Trend | None:
+    def trend(self) -> LossTrend | None:
         """Where the loss goes; many numbers ask."""
         return trend(self.state.history)
 
@@ -104,12 +104,12 @@ class Run:
 class Scene:
     """What the screen shows."""
 
-    runs: tuple[Run, ...]
+    runs: tuple[WatchedRun, ...]
     selected: int = 0
     settings: Settings = Settings()
 
     @property
-    def run(self) -> Run:
+    def run(self) -> WatchedRun:
         """The run whose numbers are shown."""
         return self.runs[self.selected]
 

@@ -24,7 +24,7 @@ from luthier.events.follow import Told, open_log
 from luthier.events.types import Event, Machine
 from luthier.machine.gpu import read_gpus
 from luthier.monitor.dashboard.metrics import has_gpu
-from luthier.monitor.dashboard.scene import Run, Scene, Settings
+from luthier.monitor.dashboard.scene import Scene, Settings, WatchedRun
 from luthier.monitor.state import RunState, fold
 
 LONGEST_PAUSE = 60.0
@@ -127,7 +127,7 @@ class _Watched:
     now: Callable[[], float]
     state: RunState = field(default_factory=RunState)
     seen: History = field(default_factory=History)
-    run: Run | None = None
+    run: WatchedRun | None = None
     local: Machine | None = None
     examined: float = -math.inf
 
@@ -141,7 +141,7 @@ class _Watched:
             self.examined = -math.inf
         return bool(told)
 
-    def look(self) -> Run:
+    def look(self) -> WatchedRun:
         """The run as it stands now."""
         now = self.now()
         found = self.run.findings if self.run else ()
@@ -150,7 +150,7 @@ class _Watched:
         name = self.state.run or Path(self.path).name or self.path
         limit = patience(self.seen)
         doubt = "" if found else unsettled(self.seen, unjudged(self.seen))
-        self.run = Run(name, self.path, self.feed.source, self.state, found, now, self.local, limit, doubt)
+        self.run = WatchedRun(name, self.path, self.feed.source, self.state, found, now, self.local, limit, doubt)
         return self.run
 
 
