@@ -40,12 +40,11 @@ from luthier.machine import ranks, worker
 from luthier.machine.cards import as_if
 from luthier.machine.gradients import copy_from_rank_0
 from luthier.machine.libraries import library_output_to
-from luthier.machine.memory import is_out_of_memory
 from luthier.machine.probe import probe
 from luthier.machine.seed import seed_everything
 from luthier.model.architecture import describe_modules
 from luthier.model.describe import describe
-from luthier.model.forward import LEAN
+from luthier.model.forward import lean_of
 from luthier.model.hashes import base_hashes
 from luthier.model.hub import load_config
 from luthier.model.load import load_model, prove_packing, what_failed
@@ -305,7 +304,7 @@ def _events(job: _Job, notices: Sequence[str]) -> Iterator[Event]:
         if not checkpoint:  # one that goes on keeps its record until the base is known to be the same
             job.record.write(output_dir)
         model = yield from in_background(
-            lambda _: ranks.all_or_none(lambda: load_model(resolved, parts.model_config), is_out_of_memory), job.stop
+            lambda _: ranks.all_or_none(lambda: load_model(resolved, parts.model_config)), job.stop
         )
         if resolved.sharded:  # the adapter began with the same random numbers everywhere
             ranks.in_step(lambda: prove_packing(model, resolved))
@@ -326,7 +325,7 @@ def _events(job: _Job, notices: Sequence[str]) -> Iterator[Event]:
             remember=lambda plan, step: job.record.lowered(plan, step, output_dir),
         )
         yield describe_modules(model)
-        yield from _base_recorded(job, hasattr(model, LEAN))
+        yield from _base_recorded(job, lean_of(model) is not None)
         for text, instead in what_failed(model, resolved):
             yield Notice("warning", text, instead)
         yield from ask_reference(run)  # the model is as it was before step 1

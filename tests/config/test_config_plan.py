@@ -40,6 +40,18 @@ def test_no_time_is_said_before_anything_was_measured(plan):
     assert said(plan(*HEADLINE, "max_steps=20")) == f"{nothing} after the first steps."
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_what_is_due_after_which_step(plan, first):
+    keys = ["max_steps=100", "eval_steps=40", "save_steps=30", "sample_steps=[0, 50]", f"save_first_step={first}"]
+    p = plan(*HEADLINE, *keys)
+    assert [step for step in range(101) if p.evaluates_after(step)] == [40, 80, 100]
+    assert [step for step in range(101) if p.saves_after(step)] == [1] * first + [30, 60, 90, 100]
+    assert [step for step in range(101) if p.samples_after(step)] == [0, 50, 100]
+    never = plan(*HEADLINE, *keys, "eval_steps=0", "save_steps=0")
+    assert [step for step in range(101) if never.evaluates_after(step)] == []
+    assert [step for step in range(101) if never.saves_after(step)] == [100]
+
+
 def test_a_share_that_does_not_explain_the_rows_is_not_claimed(plan):
     how = plan("val_set_size=0.05", data={"train_rows": 1000, "eval_rows": 500}).value("total_steps").how
     assert how == "1,500 rows - 500 held out = 1,000; 1,000 x 3 / 16 = 187 steps"

@@ -21,7 +21,7 @@ from transformers import OpenAIGPTConfig, OpenAIGPTLMHeadModel
 from luthier import api
 from luthier.errors import ConfigError, RefusedError, RunError
 from luthier.events.types import CHANCE, CheckpointSaved, Evaluated, Log, Notice, Resumed, RunFinished, Sampled
-from luthier.model.forward import LEAN
+from luthier.model.forward import lean_of
 from luthier.training import checkpoint, engine, milestones, rehearsal, saving
 from luthier.training import job as job_module
 from luthier.training.checkpoint import checkpoints, find_checkpoint, restore
@@ -197,7 +197,7 @@ def test_recorded_passes_are_given_up_before_anything_else(tmp_path, tiny_model_
     real, asked = getattr(module, name), []
 
     def first_fails(model, *arguments):
-        lean = getattr(model, LEAN)
+        lean = lean_of(model)
 
         def give_up(why):
             lean.graphs = None

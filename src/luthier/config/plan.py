@@ -227,3 +227,22 @@ class Plan:
             if value.key == key:
                 return value
         raise KeyError(key)
+
+    def evaluates_after(self, step: int) -> bool:
+        """Whether the held-out rows are due after a step: every so many, and after the last one."""
+        last = step >= self.total_steps
+        return step > 0 and self.eval_every > 0 and (last or step % self.eval_every == 0)
+
+    def saves_after(self, step: int) -> bool:
+        """Whether a checkpoint is due after a step by its number: the first one, every so many, and the last one.
+
+        By the clock, after an evaluation that is the best and after a failure there are more
+        (`luthier.training.saving`).
+        """
+        first = step == 1 and self.config.checkpointing.save_first_step
+        by_number = self.save_every > 0 and (first or step % self.save_every == 0)
+        return step > 0 and (by_number or step >= self.total_steps)
+
+    def samples_after(self, step: int) -> bool:
+        """Whether samples are due after a step (0: before the first one), if there are prompts."""
+        return step in self.config.evaluation.sample_steps or step >= self.total_steps

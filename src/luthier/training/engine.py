@@ -17,11 +17,9 @@ from luthier.data.loader import Coming, step_batches, training_steps
 from luthier.data.order import step_rows
 from luthier.errors import CheckpointError, Problem, RunError
 from luthier.events.types import CHANCE, Event, Gradients, Notice, Resumed
-from luthier.machine.memory import is_out_of_memory
 from luthier.machine.ranks import all_or_none, only_on_rank_0, rank, watch_for_hangs, world_size
 from luthier.machine.seed import rng_state, set_rng_state
-from luthier.model.forward import begin_next, place_next, records
-from luthier.model.load import forget_recordings, recording_failed
+from luthier.model.recording import begin_next, forget_recordings, place_next, recording_failed, records
 from luthier.training.checkpoint import (
     Checkpoint,
     NotFiniteError,
@@ -31,6 +29,7 @@ from luthier.training.checkpoint import (
     read_by_all,
     restore,
 )
+from luthier.training.cost import StepCost
 from luthier.training.failures import lower_the_rate
 from luthier.training.gradients import gradient_flow
 from luthier.training.guard import Judgement, judge, remember
@@ -128,12 +127,8 @@ def optimizer_step(job: Run, batches: list[MicroBatch], coming: Coming) -> Itera
     yield from said_of(job, judgement, flow)
     computed = sum(batch.input_ids_BT.numel() for batch in batches)
     whole = sum(batch.num_tokens for batch in batches)
-    job.ahead.add(len(batches), whole, seconds, state.step)
-    if job.ahead.speaks(state.step):
-        yield job.ahead.forecast(state.step)
-    said = job.cost.add(len(batches), computed, whole, seconds, state.step)
-    if said and job.plan.config.training.auto:
-        yield said
+    job.ahead.add(StepCost(len(batches), computed, whole, seconds), state.step)
+    yield from job.ahead.told(state.step)
 
 
 def gradients(
@@ -150,7 +145,7 @@ def gradients(
             options = (job.watch.lap, job.reference.train_P2, loss_scale(job.state, job.plan))
             summed, counted = backward(job.model, here, job.plan, *options)
             norm = norm_of_gradients(job.trained, job.plan)
-            all_or_none(lambda: make_ready(job, coming), is_out_of_memory)
+            all_or_none(lambda: make_ready(job, coming))
             sums, length = read(summed, norm)
             if not lower(job.state, job.plan, sums[0], length):
                 return sums, counted, norm, length

@@ -21,7 +21,6 @@ from luthier.machine.memory import free_memory, is_out_of_memory
 from luthier.machine.ranks import most_of_ranks, together
 from luthier.model.load import use_passes
 from luthier.training.ahead import TimeLeft
-from luthier.training.cost import CostModel
 from luthier.training.identity import identity
 from luthier.training.instruments import MachineReader, Stopwatch
 from luthier.training.memory import give_up
@@ -120,7 +119,6 @@ class Run:
     state: TrainState = field(default_factory=TrainState)
     stop: Callable[[], bool] = lambda: False
     clock: Clock = field(default_factory=lambda: Clock(0.0))
-    cost: CostModel = field(default_factory=CostModel)
     saving: Saving = field(default_factory=Saving)
     reference: Reference = field(default_factory=Reference)
     abandoned: bool = False

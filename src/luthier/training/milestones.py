@@ -40,7 +40,7 @@ from luthier.training.final import best_checkpoint, save_final
 from luthier.training.instruments import PHASES
 from luthier.training.job import Run, due
 from luthier.training.objective import Counted, Rewards, rewards
-from luthier.training.saving import arrived, landed, save, saves_now
+from luthier.training.saving import arrived, is_due, landed, save, saves_now
 from luthier.training.step import evaluate
 
 
@@ -57,12 +57,12 @@ def between_steps(job: Run) -> Iterator[Event]:
     # the first step is logged too: it shows that the run is alive, and where the loss begins
     if state.log_steps and (state.step == 1 or due(state.step, plan.log_every)):
         yield from log(job)
-    if state.step and plan.eval_every and (due(state.step, plan.eval_every) or is_last(job)):
+    if plan.evaluates_after(state.step):
         yield from evaluation(job)
     ending = why_it_ends(job)
     if saves_now(job, ending):
         yield from save(job, ending)
-    if state.step in plan.config.evaluation.sample_steps or why_it_ends(job) in ("done", "early"):
+    if not job.abandoned and (plan.samples_after(state.step) or why_it_ends(job) == "early"):
         yield from sample(job)
 
 
@@ -72,13 +72,10 @@ def is_last(job: Run) -> bool:
 
 
 def follows_at_once(job: Run) -> bool:
-    """Whether nothing that takes time is due between the step at work and the next one."""
+    """Whether nothing that takes time is due between the step at work and the next one; see `between_steps`."""
     step, plan = job.state.step + 1, job.plan
-    evaluates = plan.eval_every and due(step, plan.eval_every)
-    by_clock = job.saving.due(plan.config.checkpointing.save_minutes)
-    saves = plan.save_every and (due(step, plan.save_every) or step == 1 or by_clock)
-    samples = step in plan.config.evaluation.sample_steps
-    return not (evaluates or saves or samples or step >= plan.total_steps or job.stops())
+    due_then = plan.evaluates_after(step) or is_due(job, step) or plan.samples_after(step)
+    return not (due_then or step >= plan.total_steps or job.stops())
 
 
 def why_it_ends(job: Run) -> str:

@@ -26,7 +26,6 @@ from luthier.data.collate import MicroBatch
 from luthier.data.loader import collate, split
 from luthier.data.pairs import PairRows
 from luthier.events.types import Event, Notice
-from luthier.machine.memory import is_out_of_memory
 from luthier.machine.ranks import all_or_none, of_all_ranks, of_rank_0, only_on_rank_0, rank, world_size
 from luthier.model.forward import autocast, inference
 from luthier.training.commit import commit, verify
@@ -109,11 +108,7 @@ def _of_some(job: Run, rows: PairRows, mine: list[int]) -> Generator[Notice, Non
                 found |= dict(zip(group, losses_P2.tolist(), strict=True))
         return found
 
-    return (
-        yield from job.within_memory(
-            lambda: all_or_none(losses, is_out_of_memory), lambda: tried, 1, "the reference before step"
-        )
-    )
+    return (yield from job.within_memory(lambda: all_or_none(losses), lambda: tried, 1, "the reference before step"))
 
 
 def _key(job: Run) -> str:

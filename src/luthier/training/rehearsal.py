@@ -32,7 +32,6 @@ from luthier.data.collate import MicroBatch
 from luthier.data.largest import Largest, find_largest
 from luthier.data.loader import collate
 from luthier.events.types import CheckpointSaved, Event, Notice, Rehearsed
-from luthier.machine.memory import is_out_of_memory
 from luthier.machine.probe import PeakMeter
 from luthier.machine.ranks import all_or_none, only_on_rank_0, rank, world_size
 from luthier.machine.seed import rng_state, set_rng_state
@@ -134,7 +133,7 @@ def _run(job: Run, largest: Largest) -> _Measured:
             group["weight_decay"] = 0.0
         _update(optimizer, job)  # the moments are there in every step but the first
     started = time.monotonic()
-    passes = all_or_none(lambda: [collate(job.data.train, rows, plan) for rows in largest.passes], is_out_of_memory)
+    passes = all_or_none(lambda: [collate(job.data.train, rows, plan) for rows in largest.passes])
     factor = loss_scale(job.state, plan)
     backward(model, passes, plan, reference_P2=job.reference.train_P2, loss_scale=factor)
     norm = norm_of_gradients(job.trained, plan)
@@ -194,7 +193,7 @@ def _update(optimizer: torch.optim.Optimizer, job: Run) -> None:
         no_length = torch.zeros((), device=job.trained[0].device)
         update(job.trained, optimizer, job.plan, 0.0, no_length)
 
-    all_or_none(own, is_out_of_memory)
+    all_or_none(own)
 
 
 @contextmanager

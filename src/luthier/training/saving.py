@@ -31,7 +31,7 @@ from luthier.training.checkpoint import (
     save_checkpoint,
 )
 from luthier.training.failures import unwritten
-from luthier.training.job import OnItsWay, Run, due
+from luthier.training.job import OnItsWay, Run
 
 THREAD = "luthier-save"
 _AT_MOST = 60.0
@@ -40,17 +40,18 @@ _AT_MOST = 60.0
 
 def saves_now(job: Run, ending: str) -> bool:
     """Whether a checkpoint is due: by steps, by the clock, after the first step, after a failure, or at the end."""
-    state, settings = job.state, job.plan.config.checkpointing
-    if not state.step:
+    if ending or not job.plan.save_every:
+        return bool(ending and job.state.step)
+    return on_any_rank(rank() == 0 and is_due(job, job.state.step))  # each has a clock of its own
+
+
+def is_due(job: Run, step: int) -> bool:
+    """Whether a checkpoint is due after a step of a run that goes on, by this rank's clock."""
+    settings, saving = job.plan.config.checkpointing, job.saving
+    if not step or not job.plan.save_every or saving.waits:
         return False
-    if ending:
-        return True
-    if not job.plan.save_every:
-        return False
-    first = settings.save_first_step and state.saved_step is None
-    by_step = first or due(state.step, job.plan.save_every)
-    now = not job.saving.waits and (by_step or job.saving.due(settings.save_minutes))
-    return on_any_rank(rank() == 0 and now)  # each has a clock of its own
+    first = settings.save_first_step and job.state.saved_step is None
+    return first or job.plan.saves_after(step) or saving.due(settings.save_minutes)
 
 
 def save(job: Run, ending: str) -> Iterator[Event]:
