@@ -21,7 +21,7 @@ from luthier.machine.probe import probe
 from luthier.model.load import load_model
 from luthier.training import engine
 from luthier.training import reference as reference_module
-from luthier.training.job import Run
+from luthier.training.job import Job
 from luthier.training.objective import dpo
 from luthier.training.optimizer import build_optimizer
 from luthier.training.reference import FOLDER, ask_reference
@@ -47,7 +47,7 @@ def of_pairs(folder, model, rows, **changes):
     return values
 
 
-def run_of(values) -> Run:
+def run_of(values) -> Job:
     """The run of a config, ready for its first step, with its reference asked for."""
     loaded = api._loaded(values, ())
     parts = ingredients(loaded, api.resolve(loaded, probe(), None, None), None)
@@ -56,7 +56,7 @@ def run_of(values) -> Run:
     folder = Path(values["training"]["output_dir"])
     folder.mkdir(parents=True, exist_ok=True)
     optimizer = build_optimizer(model, parts.plan)
-    run = Run(parts.plan, parts.data, model, parts.tokenizer, optimizer, folder, api.identity(parts.plan))
+    run = Job(parts.plan, parts.data, model, parts.tokenizer, optimizer, folder, api.identity(parts.plan))
     list(ask_reference(run))
     return run
 

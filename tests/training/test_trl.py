@@ -7,7 +7,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from luthier.training.engine import run
-from luthier.training.job import Run
+from luthier.training.job import Job
 from luthier.training.optimizer import build_optimizer
 from tests.rows import MemoryRows, plan_for, prepared
 
@@ -29,7 +29,7 @@ def luthier_losses(folder, tmp_path, load_in_4bit):
     torch.manual_seed(0)
     model = load_model(plan, AutoConfig.from_pretrained(folder))
     start = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
-    job = Run(plan, prepared(ROWS), model, None, build_optimizer(model, plan), tmp_path, {})
+    job = Job(plan, prepared(ROWS), model, None, build_optimizer(model, plan), tmp_path, {})
     from luthier.events.types import Log
 
     losses = []

@@ -33,7 +33,7 @@ from luthier.training.cost import StepCost
 from luthier.training.failures import lower_the_rate
 from luthier.training.gradients import gradient_flow
 from luthier.training.guard import Judgement, judge, remember
-from luthier.training.job import Clock, Run, due
+from luthier.training.job import Clock, Job, due
 from luthier.training.milestones import between_steps, finish, follows_at_once, why_it_ends
 from luthier.training.objective import Counted
 from luthier.training.optimizer import prepare_step
@@ -47,7 +47,7 @@ ROLLBACK_FACTOR = 0.5
 _MOST_PLACES, _SHOWN_PLACES = 16, 4
 
 
-def run(job: Run) -> Iterator[Event]:
+def run(job: Job) -> Iterator[Event]:
     """Train until the plan's last step, early stopping or a stop request; yields what happens.
 
     Raises:
@@ -67,7 +67,7 @@ def run(job: Run) -> Iterator[Event]:
         job.watchdog.close()
 
 
-def steps(job: Run) -> Iterator[Event]:
+def steps(job: Job) -> Iterator[Event]:
     """One step after the other, until the run ends or the steps to come are others than were packed ahead."""
     plan, before = job.plan, job.state
     coming = Coming(training_steps(job.data.train, plan, before.step, rank(), world_size()))
@@ -84,7 +84,7 @@ def steps(job: Run) -> Iterator[Event]:
             return
 
 
-def optimizer_step(job: Run, batches: list[MicroBatch], coming: Coming) -> Iterator[Event]:
+def optimizer_step(job: Job, batches: list[MicroBatch], coming: Coming) -> Iterator[Event]:
     """Forward, loss, backward, update. A step that would harm the run is left out.
 
     The device goes on with the first pass of the next step (`coming`) before this one is told of, where that is
@@ -132,7 +132,7 @@ def optimizer_step(job: Run, batches: list[MicroBatch], coming: Coming) -> Itera
 
 
 def gradients(
-    job: Run, batches: list[MicroBatch], coming: Coming, random: dict[str, torch.Tensor]
+    job: Job, batches: list[MicroBatch], coming: Coming, random: dict[str, torch.Tensor]
 ) -> tuple[list[float], Counted, torch.Tensor, float]:
     """The objective's sums, what they went over, and the gradient's norm twice.
 
@@ -153,7 +153,7 @@ def gradients(
             set_rng_state(random)
 
 
-def make_ready(job: Run, coming: Coming) -> None:
+def make_ready(job: Job, coming: Coming) -> None:
     """What the update and the next pass need; waits for no other rank."""
     prepare_step(job.optimizer)
     if records(job.model):
@@ -164,7 +164,7 @@ def make_ready(job: Run, coming: Coming) -> None:
         job.watch.lap("data")  # what the device waits for them
 
 
-def said_of(job: Run, judgement: Judgement, flow: Gradients | None) -> Iterator[Event]:
+def said_of(job: Job, judgement: Judgement, flow: Gradients | None) -> Iterator[Event]:
     """What there is to say of a step that was applied."""
     if flow is not None:
         yield flow
@@ -180,14 +180,14 @@ def said_of(job: Run, judgement: Judgement, flow: Gradients | None) -> Iterator[
     yield from job.watchdog.said()
 
 
-def leaves_out(job: Run, judgement: Judgement) -> bool:
+def leaves_out(job: Job, judgement: Judgement) -> bool:
     """Whether a step is not applied. Spikes in a row are a new level, not spikes: from some number on they count."""
     settings, bad = job.plan.config.training, job.state.bad_in_a_row
     skips = settings.loss_spikes == "skip" and bad < settings.bad_steps_limit
     return not judgement.finite or bool(judgement.spike and skips)
 
 
-def leave_out(job: Run, judgement: Judgement, loss: float, norm: float) -> Iterator[Event]:
+def leave_out(job: Job, judgement: Judgement, loss: float, norm: float) -> Iterator[Event]:
     """Forget the gradients of a step and go on with the next one; or back to a checkpoint after too many of them.
 
     Raises:
@@ -208,7 +208,7 @@ def leave_out(job: Run, judgement: Judgement, loss: float, norm: float) -> Itera
     yield from go_back(job, what)
 
 
-def go_back(job: Run, what: str) -> Iterator[Event]:
+def go_back(job: Job, what: str) -> Iterator[Event]:
     """To the newest checkpoint with a lower rate; the next time to one before it, as that one may hold the cause.
 
     Args:
@@ -242,7 +242,7 @@ def go_back(job: Run, what: str) -> Iterator[Event]:
     yield Resumed(checkpoint.step, str(checkpoint.path), list(checkpoint.passed_over))
 
 
-def go_on_from(job: Run, checkpoint: Checkpoint) -> list[str]:
+def go_on_from(job: Job, checkpoint: Checkpoint) -> list[str]:
     """Put the run back to a checkpoint; those of later steps are set aside, as they are not of its past any more.
 
     Returns:
@@ -258,7 +258,7 @@ def go_on_from(job: Run, checkpoint: Checkpoint) -> list[str]:
     return abandoned or []
 
 
-def places(job: Run, step: int) -> list[str]:
+def places(job: Job, step: int) -> list[str]:
     """Where the rows of a step come from; 0 for the first step."""
     rows, plan = job.data.train, job.plan
     numbers = step_rows(len(rows), plan.examples_per_step, plan.config.training.seed, step)

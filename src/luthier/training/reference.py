@@ -33,7 +33,7 @@ from luthier.training.identity import FIXED
 from luthier.training.objective import answer_losses
 
 if TYPE_CHECKING:
-    from luthier.training.job import Run
+    from luthier.training.job import Job
 
 FOLDER = "reference"
 _FILE = "reference.safetensors"
@@ -49,7 +49,7 @@ class Reference:
     eval_P2: torch.Tensor | None = None
 
 
-def ask_reference(job: Run) -> Iterator[Event]:
+def ask_reference(job: Job) -> Iterator[Event]:
     """Fill `job.reference`, where the objective has one, from the folder or from the model, which is as before step 1.
 
     A stop in the middle leaves it as it is: the run then ends before its first step.
@@ -74,7 +74,7 @@ def ask_reference(job: Run) -> Iterator[Event]:
     only_on_rank_0(lambda: commit(folder, lambda inside: save_file(found, inside / _FILE, {"key": key})))
 
 
-def _of_all(job: Run, rows: PairRows, what: str) -> Generator[Notice, None, torch.Tensor | None]:
+def _of_all(job: Job, rows: PairRows, what: str) -> Generator[Notice, None, torch.Tensor | None]:
     """The losses (P, 2) of all pairs, with word of how far it is; None after a stop."""
     yield Notice(
         "info", f"asking the model as it is for both answers of {len(rows):,} {what}: the reference of training"
@@ -83,7 +83,7 @@ def _of_all(job: Run, rows: PairRows, what: str) -> Generator[Notice, None, torc
     said, at_once = time.monotonic(), _PAIRS_AT_ONCE * world_size()
     for start in range(0, len(rows), at_once):
         job.agree()
-        if job.stops():
+        if job.should_stop():
             return None
         mine = list(range(start, min(start + at_once, len(rows))))[rank() :: world_size()]
         for part in of_all_ranks((yield from _of_some(job, rows, mine))):
@@ -94,7 +94,7 @@ def _of_all(job: Run, rows: PairRows, what: str) -> Generator[Notice, None, torc
     return torch.tensor([losses[number] for number in range(len(rows))], dtype=torch.float64)
 
 
-def _of_some(job: Run, rows: PairRows, mine: list[int]) -> Generator[Notice, None, dict[int, list[float]]]:
+def _of_some(job: Job, rows: PairRows, mine: list[int]) -> Generator[Notice, None, dict[int, list[float]]]:
     """Pair -> losses of its two answers, in passes that fit into memory."""
     device, most = next(job.model.parameters()).device, job.plan.config.training.per_device_train_batch_size
     tried: list[MicroBatch] = []
@@ -111,7 +111,7 @@ def _of_some(job: Run, rows: PairRows, mine: list[int]) -> Generator[Notice, Non
     return (yield from job.within_memory(lambda: all_or_none(losses), lambda: tried, 1, "the reference before step"))
 
 
-def _key(job: Run) -> str:
+def _key(job: Job) -> str:
     """Hash of all that decides these numbers but rounding: rows, base model, and the adapter as it begins."""
     fixed = {name: value for name, value in job.identity["config"].items() if name.startswith(FIXED)}
     decided_by = [job.identity["data"], job.identity.get("base"), fixed]

@@ -43,7 +43,7 @@ from luthier.training.scale import loss_scale
 from luthier.training.step import backward, evaluate, norm_of_gradients, update
 
 if TYPE_CHECKING:
-    from luthier.training.job import Run
+    from luthier.training.job import Job
 
 
 @dataclass
@@ -56,7 +56,7 @@ class _Measured:
     checkpoint_bytes: int = 0
 
 
-def rehearse(job: Run) -> Iterator[Event]:
+def rehearse(job: Job) -> Iterator[Event]:
     """Do the largest step and forget it; yields `Rehearsed` and `TimeForecast`, or a notice that it was left out.
 
     Args:
@@ -71,7 +71,7 @@ def rehearse(job: Run) -> Iterator[Event]:
     decision = job.plan.value("training.rehearsal")
     by_itself, left = bool(decision.how), job.plan.total_steps - job.state.step
     job.agree()
-    if not left or not (decision.value or by_itself) or job.stops():
+    if not left or not (decision.value or by_itself) or job.should_stop():
         return
     if by_itself and left < REHEARSED_FROM:
         text = f"no rehearsal of the largest step: it would be more than a twentieth of {left:,} steps"
@@ -110,20 +110,20 @@ def rehearse(job: Run) -> Iterator[Event]:
     yield job.ahead.forecast(job.state.step)
 
 
-def _largest(job: Run) -> Largest:
+def _largest(job: Job) -> Largest:
     """The largest passes of the plan as it is now."""
     job.largest = job.largest or find_largest(job.data.train, job.data.eval, job.plan, rank(), world_size())
     return job.largest
 
 
-def _tried(job: Run) -> tuple[Largest, PeakMeter, _Measured]:
+def _tried(job: Job) -> tuple[Largest, PeakMeter, _Measured]:
     """What was rehearsed and measured."""
     largest = _largest(job)
     with PeakMeter(next(job.model.parameters()).device) as meter, _undone(job):
         return largest, meter, _run(job, largest)
 
 
-def _run(job: Run, largest: Largest) -> _Measured:
+def _run(job: Job, largest: Largest) -> _Measured:
     """The step, the evaluation batch and the checkpoint, each with its seconds."""
     measured, plan, model = _Measured(), job.plan, job.model
     fresh = not job.optimizer.state
@@ -154,7 +154,7 @@ def _run(job: Run, largest: Largest) -> _Measured:
     return measured
 
 
-def _once_more(job: Run, batch: MicroBatch, factor: float) -> float:
+def _once_more(job: Job, batch: MicroBatch, factor: float) -> float:
     """Seconds of a pass that was made before: what is made and filled on first use is there."""
     for parameter in job.trained:
         parameter.grad = None
@@ -167,7 +167,7 @@ def _once_more(job: Run, batch: MicroBatch, factor: float) -> float:
     return seconds
 
 
-def _saved(job: Run, optimizer: torch.optim.Optimizer) -> CheckpointSaved | None:
+def _saved(job: Job, optimizer: torch.optim.Optimizer) -> CheckpointSaved | None:
     """A checkpoint that is deleted again; None on other ranks than 0."""
 
     def write(whole: Whole | None = None) -> CheckpointSaved:
@@ -183,7 +183,7 @@ def _saved(job: Run, optimizer: torch.optim.Optimizer) -> CheckpointSaved | None
     return only_on_rank_0(write)
 
 
-def _update(optimizer: torch.optim.Optimizer, job: Run) -> None:
+def _update(optimizer: torch.optim.Optimizer, job: Job) -> None:
     """An update by nothing: with gradients, rate and decay of 0 a weight stays what it is, its sign of 0 included."""
 
     def own() -> None:
@@ -197,7 +197,7 @@ def _update(optimizer: torch.optim.Optimizer, job: Run) -> None:
 
 
 @contextmanager
-def _undone(job: Run) -> Iterator[None]:
+def _undone(job: Job) -> Iterator[None]:
     """Random generators and gradients as before, whatever happens inside."""
     generators = rng_state()
     try:
