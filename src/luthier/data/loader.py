@@ -25,8 +25,36 @@ from luthier.data.pairs import Pair, single_lengths, single_rows
 _ROWS_AT_ONCE = 256
 
 
-class Coming:
-    """The micro-batches of each step in turn; those of the next one can be had, and moved to the device, before.
+@dataclass
+class StepBatches:
+    """The micro-batches of a step.
+
+    Attributes:
+        packed: As they were packed.
+        moved: The same on the device, where they were moved there before their turn.
+    """
+
+    packed: list[MicroBatch]
+    moved: list[MicroBatch] | None = None
+
+    @property
+    def nearest(self) -> list[MicroBatch]:
+        """Those on the device, where they are there already; else as they were packed."""
+        return self.moved or self.packed
+
+    def rebuild(self, packed: list[MicroBatch]) -> None:
+        """The same examples in other micro-batches."""
+        self.packed, self.moved = packed, None
+
+    def move(self, device: torch.device) -> list[MicroBatch]:
+        """Those on the device, moved there if they are not yet."""
+        if self.moved is None:
+            self.moved = [batch.to(device) for batch in self.packed]
+        return self.moved
+
+
+class Lookahead:
+    """The steps in turn; the next one can be had, and moved to the device, before.
 
     Args:
         steps: As `training_steps` gives them.
@@ -34,39 +62,23 @@ class Coming:
 
     def __init__(self, steps: Iterator[list[MicroBatch]]) -> None:
         self._steps = steps
-        self._now: _Both | None = None
-        self._next: _Both | None = None
+        self._next: StepBatches | None = None
 
-    def __iter__(self) -> Coming:
+    def __iter__(self) -> Lookahead:
         return self
 
-    def __next__(self) -> list[MicroBatch]:
-        """The next step's, as they were packed."""
-        self._now, self._next = self._next, None
-        return next(self._steps) if self._now is None else self._now.packed
+    def __next__(self) -> StepBatches:
+        """The next one."""
+        step, self._next = self._next, None
+        return step or StepBatches(next(self._steps))
 
-    def peek(self, device: torch.device) -> list[MicroBatch] | None:
-        """Those of the step after, on the device; None after the last one. Where memory runs out, ask once more."""
-        if self._next is None and (packed := next(self._steps, None)) is not None:
-            self._next = _Both(packed)  # kept first: moving them may fail, and they have come out of `steps`
+    def peek(self, device: torch.device) -> list[MicroBatch]:
+        """Those of the step after, on the device; none after the last one. Where memory runs out, ask once more."""
         if self._next is None:
-            return None
-        if self._next.moved is None:
-            self._next.moved = [batch.to(device) for batch in self._next.packed]
-        return self._next.moved
-
-    def moved(self, packed: list[MicroBatch]) -> list[MicroBatch]:
-        """This step's on the device, where they are there already; else what is given."""
-        now = self._now
-        return now.moved if now is not None and now.packed is packed and now.moved is not None else packed
-
-
-@dataclass
-class _Both:
-    """A step's micro-batches, here and on the device once they were moved there."""
-
-    packed: list[MicroBatch]
-    moved: list[MicroBatch] | None = None
+            if (packed := next(self._steps, None)) is None:
+                return []
+            self._next = StepBatches(packed)  # kept first: moving them may fail, and they have come out of `steps`
+        return self._next.move(device)
 
 
 class Rows(Protocol):

@@ -12,8 +12,7 @@ from contextlib import suppress
 
 import torch
 
-from luthier.data.collate import MicroBatch
-from luthier.data.loader import Coming, step_batches, training_steps
+from luthier.data.loader import Lookahead, StepBatches, step_batches, training_steps
 from luthier.data.order import step_rows
 from luthier.errors import CheckpointError, Problem, RunError
 from luthier.events.types import CHANCE, Event, Gradients, Notice, Resumed
@@ -70,9 +69,9 @@ def run(job: Job) -> Iterator[Event]:
 def steps(job: Job) -> Iterator[Event]:
     """One step after the other, until the run ends or the steps to come are others than were packed ahead."""
     plan, before = job.plan, job.state
-    coming = Coming(training_steps(job.data.train, plan, before.step, rank(), world_size()))
-    for batches in job.watch.fetched(coming):
-        yield from optimizer_step(job, batches, coming)
+    lookahead = Lookahead(training_steps(job.data.train, plan, before.step, rank(), world_size()))
+    for batches in job.watch.fetched(lookahead):
+        yield from optimizer_step(job, batches, lookahead)
         if job.state is not before:
             return  # it went back to a checkpoint
         try:
@@ -84,29 +83,30 @@ def steps(job: Job) -> Iterator[Event]:
             return
 
 
-def optimizer_step(job: Job, batches: list[MicroBatch], coming: Coming) -> Iterator[Event]:
+def optimizer_step(job: Job, batches: StepBatches, lookahead: Lookahead) -> Iterator[Event]:
     """Forward, loss, backward, update. A step that would harm the run is left out.
 
-    The device goes on with the first pass of the next step (`coming`) before this one is told of, where that is
-    recorded: it changes no number, as a pass moves no weight.
+    After its gradients: judge, update, start the next pass, count, tell. The device goes on with the first pass of the
+    next step (`lookahead`) before this one is told of, where that is recorded: it changes no number, as a pass moves
+    no weight.
     """
     state, lap, random = job.state, job.watch.lap, rng_state()
 
-    def cut_anew() -> None:
-        nonlocal batches
+    def rebuild() -> None:
         set_rng_state(random)
-        batches = step_batches(job.data.train, job.plan, state.step, rank(), world_size())
+        batches.rebuild(step_batches(job.data.train, job.plan, state.step, rank(), world_size()))
 
     scale = state.loss_scale
     sums, counted, norm, length = yield from job.within_memory(
-        lambda: gradients(job, batches, coming, random), lambda: batches, state.step + 1, again=cut_anew
+        lambda: gradients(job, batches, lookahead, random), lambda: batches.packed, state.step + 1, again=rebuild
     )
     if state.loss_scale < scale:
         text = f"step {state.step + 1:,}: its gradients were too large for float16; it was done again with the loss "
         yield Notice("info", f"{text}multiplied by {state.loss_scale:g} instead of {scale:g}", step=state.step + 1)
     training = job.plan.config.training
     ordinary = CHANCE if training.objective == "dpo" else 0.0
-    judgement = judge(state, loss := sums[0] / max(1, counted.losses), length, training.max_grad_norm, ordinary)
+    loss = sums[0] / max(1, counted.losses)
+    judgement = judge(state, loss, length, training.max_grad_norm, ordinary)
     if leaves_out(job, judgement):
         yield from leave_out(job, judgement, loss, length)
         return
@@ -118,21 +118,23 @@ def optimizer_step(job: Job, batches: list[MicroBatch], coming: Coming) -> Itera
     count(state)
     update(job.trained, job.optimizer, job.plan, job.learning_rate(state.step), norm)
     lap("optimizer")
-    seconds = job.watch.stop(goes_on=follows_at_once(job) and begin_next(job.model))
+    if follows_at_once(job) and begin_next(job.model):
+        job.watch.next_has_begun()
+    seconds = job.watch.stop()
     job.agree()
     state.grad_norm = length
     state.count(sums, counted, seconds)
-    state.add_data(batches)
+    state.add_data(batches.packed)
     remember(state, loss, length)
     yield from said_of(job, judgement, flow)
-    computed = sum(batch.input_ids_BT.numel() for batch in batches)
-    whole = sum(batch.num_tokens for batch in batches)
-    job.ahead.add(StepCost(len(batches), computed, whole, seconds), state.step)
+    computed = sum(batch.input_ids_BT.numel() for batch in batches.packed)
+    whole = sum(batch.num_tokens for batch in batches.packed)
+    job.ahead.add(StepCost(len(batches.packed), computed, whole, seconds), state.step)
     yield from job.ahead.told(state.step)
 
 
 def gradients(
-    job: Job, batches: list[MicroBatch], coming: Coming, random: dict[str, torch.Tensor]
+    job: Job, batches: StepBatches, lookahead: Lookahead, random: dict[str, torch.Tensor]
 ) -> tuple[list[float], Counted, torch.Tensor, float]:
     """The objective's sums, what they went over, and the gradient's norm twice.
 
@@ -140,12 +142,11 @@ def gradients(
     Where float16 overflowed on the way back, all of it is done again, with the random generators as they were.
     """
     with job.watchdog.watching("a step", job.state.step + 1):
-        here = coming.moved(batches)
         while True:
             options = (job.watch.lap, job.reference.train_P2, loss_scale(job.state, job.plan))
-            summed, counted = backward(job.model, here, job.plan, *options)
+            summed, counted = backward(job.model, batches.nearest, job.plan, *options)
             norm = norm_of_gradients(job.trained, job.plan)
-            all_or_none(lambda: make_ready(job, coming))
+            all_or_none(lambda: make_ready(job, lookahead))
             sums, length = read(summed, norm)
             if not lower(job.state, job.plan, sums[0], length):
                 return sums, counted, norm, length
@@ -153,13 +154,13 @@ def gradients(
             set_rng_state(random)
 
 
-def make_ready(job: Job, coming: Coming) -> None:
+def make_ready(job: Job, lookahead: Lookahead) -> None:
     """What the update and the next pass need; waits for no other rank."""
     prepare_step(job.optimizer)
     if records(job.model):
         job.watch.lap("optimizer")
         device = job.trained[0].device  # the sums of several ranks are no longer there
-        if after := coming.peek(device):
+        if after := lookahead.peek(device):
             place_next(job.model, after[0])
         job.watch.lap("data")  # what the device waits for them
 
