@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from torch import nn
 
 from luthier.model.forward import Batch, lean_of
+from luthier.model.lean.filling import PassInputs
 from luthier.model.lean.graphs import Graphs
 
 
@@ -25,7 +26,7 @@ def place_next(model: nn.Module, batch: Batch) -> None:
     """Lay the batch of the next `summed_loss` where its recorded pass reads it, if there is one."""
     graphs = _graphs(model)
     if graphs is not None:
-        graphs.place((batch.model_inputs(), batch.positions_N, batch.targets_N))
+        graphs.place(PassInputs(batch.model_inputs(), batch.positions_N, batch.targets_N))
 
 
 def begin_next(model: nn.Module) -> bool:
