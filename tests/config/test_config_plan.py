@@ -42,8 +42,8 @@ def test_no_time_is_said_before_anything_was_measured(plan):
 
 @pytest.mark.parametrize("first", [True, False])
 def test_what_is_due_after_which_step(plan, first):
-    keys = ["max_steps=100", "eval_steps=40", "save_steps=30", "sample_steps=[0, 50]", f"save_first_step={first}"]
-    p = plan(*HEADLINE, *keys)
+    keys = ["max_steps=100", "sample_steps=[0, 50]", f"save_first_step={first}"]
+    p = plan(*HEADLINE, *keys, "eval_steps=40", "save_steps=30")
     assert [step for step in range(101) if p.evaluates_after(step)] == [40, 80, 100]
     assert [step for step in range(101) if p.saves_after(step)] == [1] * first + [30, 60, 90, 100]
     assert [step for step in range(101) if p.samples_after(step)] == [0, 50, 100]
