@@ -126,7 +126,7 @@ def optimizer_step(job: Job, batches: StepBatches, lookahead: Lookahead) -> Iter
     state.count(sums, counted, seconds)
     state.add_data(batches.packed)
     remember(state, loss, length)
-    yield from said_of(job, judgement, flow)
+    yield from events_of(job, judgement, flow)
     computed = sum(batch.input_ids_BT.numel() for batch in batches.packed)
     whole = sum(batch.num_tokens for batch in batches.packed)
     job.ahead.add(StepCost(len(batches.packed), computed, whole, seconds), state.step)
@@ -165,7 +165,7 @@ def make_ready(job: Job, lookahead: Lookahead) -> None:
         job.watch.lap("data")  # what the device waits for them
 
 
-def said_of(job: Job, judgement: Judgement, flow: Gradients | None) -> Iterator[Event]:
+def events_of(job: Job, judgement: Judgement, flow: Gradients | None) -> Iterator[Event]:
     """What there is to say of a step that was applied."""
     if flow is not None:
         yield flow

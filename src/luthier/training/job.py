@@ -25,7 +25,7 @@ from luthier.model.load import use_passes
 from luthier.training.ahead import TimeLeft
 from luthier.training.identity import identity
 from luthier.training.instruments import MachineReader, Stopwatch
-from luthier.training.memory import give_up
+from luthier.training.out_of_memory import give_up
 from luthier.training.reference import Reference
 from luthier.training.saving import Saving
 from luthier.training.schedule import learning_rate

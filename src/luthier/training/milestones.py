@@ -32,7 +32,7 @@ from luthier.machine.ranks import (
     together,
     world_size,
 )
-from luthier.machine.shards import Whole, on_rank_0_with
+from luthier.machine.shards import GatherTensor, on_rank_0_with
 from luthier.model.forward import autocast
 from luthier.model.sampling import continue_ids
 from luthier.model.store import load_trained, trained
@@ -302,9 +302,9 @@ def _final(job: Job) -> str:
         if best:
             load_trained(job.model, best)
 
-    def write(whole: Whole | None = None) -> None:
+    def write(gather: GatherTensor | None = None) -> None:
         base = job.identity.get("base", {})
-        save_final(job.plan, job.data, job.model, job.tokenizer, job.output_dir, job.state, base, whole)
+        save_final(job.plan, job.data, job.model, job.tokenizer, job.output_dir, job.state, base, gather)
 
     if job.plan.sharded:
         all_or_none(load)

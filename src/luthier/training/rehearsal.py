@@ -35,8 +35,8 @@ from luthier.events.types import CheckpointSaved, Event, Notice, Rehearsed
 from luthier.machine.probe import PeakMeter
 from luthier.machine.ranks import all_or_none, only_on_rank_0, rank, world_size
 from luthier.machine.seed import rng_state, set_rng_state
-from luthier.machine.shards import Whole, on_rank_0_with
-from luthier.training.checkpoint import lent, save_checkpoint
+from luthier.machine.shards import GatherTensor, on_rank_0_with
+from luthier.training.checkpoint import save_checkpoint, shared_tensors
 from luthier.training.commit import INFLIGHT
 from luthier.training.optimizer import build_optimizer
 from luthier.training.scale import loss_scale
@@ -170,16 +170,16 @@ def _once_more(job: Job, batch: MicroBatch, factor: float) -> float:
 def _saved(job: Job, optimizer: torch.optim.Optimizer) -> CheckpointSaved | None:
     """A checkpoint that is deleted again; None on other ranks than 0."""
 
-    def write(whole: Whole | None = None) -> CheckpointSaved:
+    def write(gather: GatherTensor | None = None) -> CheckpointSaved:
         # a crash leaves it for the next run to sweep
         folder = job.output_dir / f"{INFLIGHT}rehearsal-{uuid.uuid4().hex[:8]}"
         try:
-            return save_checkpoint(folder, job.model, optimizer, job.state, job.identity, None, None, whole)()
+            return save_checkpoint(folder, job.model, optimizer, job.state, job.identity, None, None, gather)()
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
     if job.plan.sharded:
-        return all_or_none(lambda: on_rank_0_with(lent(job.model, optimizer), write))
+        return all_or_none(lambda: on_rank_0_with(shared_tensors(job.model, optimizer), write))
     return only_on_rank_0(write)
 
 

@@ -22,15 +22,15 @@ from luthier.errors.trace import summary
 from luthier.events.types import CheckpointSaved, Event, Notice
 from luthier.machine.memory import is_out_of_memory
 from luthier.machine.ranks import of_rank_0, on_any_rank, rank
-from luthier.machine.shards import Whole, on_rank_0_with
+from luthier.machine.shards import GatherTensor, on_rank_0_with
 from luthier.training.background import started
 from luthier.training.checkpoint import (
     NotFiniteError,
     generators_of_all,
-    lent,
     moments_of,
     require_finite,
     save_checkpoint,
+    shared_tensors,
 )
 from luthier.training.failures import unwritten
 
@@ -206,13 +206,13 @@ def _written(job: Job) -> Callable[[], CheckpointSaved] | None:
     keep = job.plan.config.checkpointing.save_total_limit
     make_whole: Callable[[], CheckpointSaved] | None = None
 
-    def write(whole: Whole | None = None) -> Callable[[], CheckpointSaved]:
+    def write(gather: GatherTensor | None = None) -> Callable[[], CheckpointSaved]:
         return save_checkpoint(
-            job.output_dir, job.model, job.optimizer, job.state, job.identity, keep, generators, whole
+            job.output_dir, job.model, job.optimizer, job.state, job.identity, keep, generators, gather
         )
 
     if job.plan.sharded:
-        tensors = lent(job.model, job.optimizer)
+        tensors = shared_tensors(job.model, job.optimizer)
         require_finite(job.model, tensors, job.state.step, on_all_ranks=True)
     elif rank():
         require_finite(job.model, moments_of(job.optimizer), job.state.step)

@@ -53,7 +53,7 @@ def backward(
     """
     counted = Counted(*(int(n) for n in sum_over_ranks(*counts(batches))))
     work = _Work(model, plan, reference_P2, counted.losses, loss_scale, lap)
-    own = _on_all_ranks(plan, lambda: _own_backward(work, _as_many(batches, plan)))
+    own = _on_all_ranks(plan, lambda: _backward_on_this_rank(work, _as_many(batches, plan)))
     if not plan.sharded:  # there each pass adds up its gradients itself
         sum_gradients(p for p in model.parameters() if p.requires_grad)
     if together():
@@ -103,7 +103,7 @@ class _Work:
     lap: Lap
 
 
-def _own_backward(work: _Work, batches: Iterable[MicroBatch]) -> torch.Tensor:
+def _backward_on_this_rank(work: _Work, batches: Iterable[MicroBatch]) -> torch.Tensor:
     """This rank's part of the sums and of the gradients; with others it is waited for, as they hear of what fails."""
     model, plan, lap = work.model, work.plan, work.lap
     device = next(model.parameters()).device
@@ -167,12 +167,12 @@ def evaluate(
         plan: The plan.
         reference_P2: Of all pairs that `batches` are of, where the objective is one of pairs.
     """
-    own = _on_all_ranks(plan, lambda: _own_sums(model, _as_many(batches, plan), plan, reference_P2))
+    own = _on_all_ranks(plan, lambda: _sums_on_this_rank(model, _as_many(batches, plan), plan, reference_P2))
     *counted, losses, trained_tokens, tokens = sum_over_ranks(*own)
     return counted, Counted(int(losses), int(trained_tokens), int(tokens))
 
 
-def _own_sums(
+def _sums_on_this_rank(
     model: nn.Module, batches: Iterable[MicroBatch], plan: Plan, reference_P2: torch.Tensor | None
 ) -> list[float]:
     """This rank's part of them."""

@@ -19,7 +19,7 @@ from luthier.model.lean.graphs import Graphs, can_record, padded
 from luthier.model.lean.pieces import PLAIN
 from luthier.model.lean.proof import prove_lean
 from luthier.model.recording import recording_failed
-from luthier.training.memory import give_up
+from luthier.training.out_of_memory import give_up
 from tests.model.lean.test_decoder import EXACT, build, gradients, lean_loss, rows, worst
 
 
