@@ -49,8 +49,11 @@ def trl_losses(folder, tmp_path, load_in_4bit, start):
     from luthier.data.order import step_rows
 
     order = [i for step in range(STEPS) for i in step_rows(len(ROWS), 16, 42, step)]
-    rows = [{"input_ids": ROWS.row(i).input_ids.tolist(), "completion_mask": ROWS.row(i).trained.astype(int).tolist()}
-            for i in order]  # fmt: skip
+    rows = [
+        {"input_ids": row.input_ids.tolist(), "completion_mask": row.trained.astype(int).tolist()}
+        for i in order
+        for row in ROWS.members(i)
+    ]
     quantization = BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=torch.float32,

@@ -20,7 +20,7 @@ from luthier.config.plan import Plan
 from luthier.data.collate import MicroBatch, Row, collate_packed, collate_padded, in_pairs
 from luthier.data.order import deal, step_rows
 from luthier.data.pack import pack, pad
-from luthier.data.pairs import Pair, single_lengths, single_rows
+from luthier.data.pairs import ROWS_OF_A_PAIR
 
 _ROWS_AT_ONCE = 256
 
@@ -82,23 +82,31 @@ class Lookahead:
 
 
 class Rows(Protocol):
-    """Tokenized rows, or pairs of them: their lengths in memory, the rest on disk. A pair is never torn."""
+    """Tokenized rows, or pairs of them; `luthier.data.rows.Selection` is one."""
+
+    @property
+    def each(self) -> int:
+        """Rows of an example (K): 1, or the 2 of a pair."""
+
+    @property
+    def row_lengths(self) -> NDArray[np.int32]:
+        """Tokens of each row, shape (R, K)."""
 
     @property
     def lengths(self) -> NDArray[np.int32]:
-        """Tokens of each row; of a pair those of both."""
+        """Tokens of each example, its rows together, shape (R,)."""
 
     def __len__(self) -> int:
-        """Number of rows, or of pairs."""
+        """Number of examples (R)."""
 
-    def row(self, index: int) -> Row | Pair:
-        """One row, or one pair."""
+    def members(self, index: int) -> Sequence[Row]:
+        """The rows of one example."""
 
 
 def split(rows: Rows, indices: Sequence[int], plan: Plan, most_rows: int) -> list[list[int]]:
     """The given rows in groups, each one a pass within the plan's token budget."""
     if plan.config.training.auto:
-        lengths, budget = single_lengths(rows, indices), plan.max_tokens_per_micro_batch
+        lengths, budget = rows.row_lengths[list(indices)], plan.max_tokens_per_micro_batch
         if plan.config.training.packing is True:
             groups = pack(lengths.sum(axis=1).tolist(), budget)
         else:  # both rows of a pair are padded to the longer one
@@ -111,10 +119,10 @@ def split(rows: Rows, indices: Sequence[int], plan: Plan, most_rows: int) -> lis
 
 def collate(rows: Rows, indices: Sequence[int], plan: Plan) -> MicroBatch:
     """The given rows, or pairs, as one micro-batch."""
-    single = single_rows(rows.row(i) for i in indices)
+    single = [row for i in indices for row in rows.members(i)]
     packed = plan.config.training.packing is True
     batch = collate_packed(single, share=plan.share_beginnings) if packed else collate_padded(single)
-    return in_pairs(batch, single, indices) if len(single) > len(indices) else batch
+    return in_pairs(batch, single, indices) if rows.each == ROWS_OF_A_PAIR else batch
 
 
 def evaluation_batches(rows: Rows, plan: Plan, rank: int, world_size: int) -> Iterator[MicroBatch]:

@@ -263,7 +263,7 @@ def places(job: Job, step: int) -> list[str]:
     """Where the rows of a step come from; 0 for the first step."""
     rows, plan = job.data.train, job.plan
     numbers = step_rows(len(rows), plan.examples_per_step, plan.config.training.seed, step)
-    return [str(getattr(rows.row(number), "place", number)) for number in numbers[:_MOST_PLACES]]
+    return [str(getattr(rows.members(number)[0], "place", number)) for number in numbers[:_MOST_PLACES]]
 
 
 def in_short(places: list[str]) -> str:

@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 
 from luthier.data.collate import MicroBatch
 from luthier.data.loader import collate, split
-from luthier.data.pairs import PairRows
+from luthier.data.rows import Selection
 from luthier.events.types import Event, Notice
 from luthier.machine.ranks import all_or_none, of_all_ranks, of_rank_0, only_on_rank_0, rank, world_size
 from luthier.model.forward import autocast, inference
@@ -65,7 +65,7 @@ def ask_reference(job: Job) -> Iterator[Event]:
         return
     found: dict[str, torch.Tensor] = {}
     for name, rows in (("train_P2", job.data.train), ("eval_P2", job.data.eval)):
-        if isinstance(rows, PairRows):
+        if rows is not None:
             losses_P2 = yield from _of_all(job, rows, "training pairs" if name == "train_P2" else "held-out pairs")
             if losses_P2 is None:
                 return
@@ -74,7 +74,7 @@ def ask_reference(job: Job) -> Iterator[Event]:
     only_on_rank_0(lambda: commit(folder, lambda inside: save_file(found, inside / _FILE, {"key": key})))
 
 
-def _of_all(job: Job, rows: PairRows, what: str) -> Generator[Notice, None, torch.Tensor | None]:
+def _of_all(job: Job, rows: Selection, what: str) -> Generator[Notice, None, torch.Tensor | None]:
     """The losses (P, 2) of all pairs, with word of how far it is; None after a stop."""
     yield Notice(
         "info", f"asking the model as it is for both answers of {len(rows):,} {what}: the reference of training"
@@ -94,7 +94,7 @@ def _of_all(job: Job, rows: PairRows, what: str) -> Generator[Notice, None, torc
     return torch.tensor([losses[number] for number in range(len(rows))], dtype=torch.float64)
 
 
-def _of_some(job: Job, rows: PairRows, mine: list[int]) -> Generator[Notice, None, dict[int, list[float]]]:
+def _of_some(job: Job, rows: Selection, mine: list[int]) -> Generator[Notice, None, dict[int, list[float]]]:
     """Pair -> losses of its two answers, in passes that fit into memory."""
     device, most = next(job.model.parameters()).device, job.plan.config.training.per_device_train_batch_size
     tried: list[MicroBatch] = []
