@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import math
 import time
-from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from typing import Literal
 
@@ -48,7 +47,7 @@ class TimeLeft:
     ) -> None:
         self._plan, self._rows, self._clock = plan, rows, clock
         self._held_out_tokens = int(held_out.lengths.sum()) if held_out is not None else 0
-        self._started, self._due = clock(), _due(plan)
+        self._started = clock()
         self._steps: list[StepCost] = []
         self._done, self._step_seconds = 0, 0.0
         self._pauses: dict[Pause, list[float]] = {"evaluation": [], "saving": [], "sampling": []}
@@ -152,8 +151,12 @@ class TimeLeft:
         return sum(seconds) / len(seconds) if seconds else self._expected.get(pause, guess)
 
     def _pauses_to_come(self, step: int) -> dict[Pause, int]:
-        to_come = {pause: len(due) - bisect_left(due, step) for pause, due in self._due.items()}
-        return {**to_come, "saving": to_come["saving"] + 1}  # final_model
+        plan = self._plan
+        return {
+            "evaluation": plan.evaluations.left(step),
+            "saving": plan.saves.left(step) + 1,  # final_model
+            "sampling": plan.samples.left(step) if plan.config.evaluation.sample_prompts else 0,
+        }
 
     def _to_come(self, step: int) -> tuple[float, float]:
         """Passes and tokens of the steps after `step`."""
@@ -174,13 +177,3 @@ class TimeLeft:
         groups = step_passes(self._rows, self._plan, step, rank(), world_size())
         rows = [row for group in groups for row in group]
         return len(groups), int(self._rows.lengths[rows].sum())
-
-
-def _due(plan: Plan) -> dict[Pause, list[int]]:
-    """After which steps each is due, in order."""
-    steps = range(plan.total_steps + 1)
-    return {
-        "evaluation": [step for step in steps if plan.evaluates_after(step)],
-        "saving": [step for step in steps if plan.saves_after(step)],
-        "sampling": [step for step in steps if plan.config.evaluation.sample_prompts and plan.samples_after(step)],
-    }

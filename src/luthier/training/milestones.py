@@ -60,12 +60,12 @@ def between_steps(job: Job) -> Iterator[Event]:
     # the first step is logged too: it shows that the run is alive, and where the loss begins
     if state.log_steps and (state.step == 1 or due(state.step, plan.log_every)):
         yield from log(job)
-    if plan.evaluates_after(state.step):
+    if state.step in plan.evaluations:
         yield from evaluation(job)
     ending = why_it_ends(job)
     if saves_now(job, ending):
         yield from save(job, ending)
-    if not job.abandoned and (plan.samples_after(state.step) or why_it_ends(job) == "early"):
+    if not job.abandoned and (state.step in plan.samples or why_it_ends(job) == "early"):
         yield from sample(job)
 
 
@@ -77,7 +77,7 @@ def is_last(job: Job) -> bool:
 def follows_at_once(job: Job) -> bool:
     """Whether nothing that takes time is due between the step at work and the next one; see `between_steps`."""
     step, plan = job.state.step + 1, job.plan
-    due_then = plan.evaluates_after(step) or is_due(job, step) or plan.samples_after(step)
+    due_then = step in plan.evaluations or is_due(job, step) or step in plan.samples
     return not (due_then or step >= plan.total_steps or job.should_stop())
 
 

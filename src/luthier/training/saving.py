@@ -107,7 +107,7 @@ def is_due(job: Job, step: int) -> bool:
     if not step or not job.plan.save_every or saving.waits:
         return False
     first = settings.save_first_step and job.state.saved_step is None
-    return first or job.plan.saves_after(step) or saving.due(settings.save_minutes)
+    return first or step in job.plan.saves or saving.due(settings.save_minutes)
 
 
 def save(job: Job, ending: Ending) -> Iterator[Event]:

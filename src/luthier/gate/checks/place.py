@@ -118,9 +118,9 @@ def disk_need(plan: Plan) -> Need:
 
 def _checkpoints_at_once(plan: Plan) -> int:
     """The kept ones, the best and the one that is being written; fewer in a run that does not save so often."""
-    settings, total, best = plan.config.checkpointing, plan.total_steps, plan.config.evaluation.load_best_model_at_end
-    steps = range(1, total + 1)  # each evaluation may be the best
-    saves = sum(plan.saves_after(step) or (best and plan.evaluates_after(step)) for step in steps)
+    settings, total = plan.config.checkpointing, plan.total_steps
+    best = plan.evaluations if plan.config.evaluation.load_best_model_at_end else ()  # each of them may be
+    saves = len({*plan.saves, *best})
     if settings.save_total_limit is None:
         return saves
     if _saves_by_the_clock(plan):  # nobody knows how often that is
