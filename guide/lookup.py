@@ -122,6 +122,7 @@ def _fields(node: ast.ClassDef) -> Iterator[tuple[str, str, str]]:
 
 
 PUBLIC = {
+    "run": "luthier.notebook.run",
     "train": "luthier.api.train",
     "plan": "luthier.api.plan",
     "load": "luthier.generate.load.load",

@@ -99,7 +99,7 @@ def test_every_error_code_is_used_by_the_source():
 
 
 def test_the_public_surface_is_pinned():
-    assert luthier.__all__ == ["__version__", "compare", "load", "plan", "score", "train"]
+    assert luthier.__all__ == ["__version__", "compare", "load", "plan", "run", "score", "train"]
     assert {*luthier.__all__} <= {*dir(luthier)}, "for the Tab key"
     with pytest.raises(AttributeError, match="no attribute 'tune'"):
         _ = luthier.tune

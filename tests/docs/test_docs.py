@@ -225,7 +225,7 @@ def test_architecture_names_what_exists():
     package = ROOT / "src" / "luthier"
     for path in re.findall(r"`((?:config|data|training|events|errors|cli|monitor)/[\w/]+\.py)`", text):
         assert (package / path).is_file(), path
-    rooms = {p.parent.name for p in package.glob("*/__init__.py")} | {"api"}
+    rooms = {p.parent.name for p in package.glob("*/__init__.py")} | {"api", "notebook"}
     assert set(re.findall(r"^\| \d \| `(\w+)` \|", text, re.MULTILINE)) == rooms
 
 

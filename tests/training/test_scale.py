@@ -94,9 +94,7 @@ def test_gradients_of_float16_are_those_of_float32(tiny_model_dir, keys, referen
 
 
 @pytest.mark.parametrize("lean", [True, False], ids=["lean", "peft's layers"])
-def test_a_step_that_overflows_is_done_again_and_loses_no_row(
-    tmp_path, tiny_model_dir, alpaca_file, monkeypatch, lean
-):
+def test_a_step_that_overflows_is_done_again_and_loses_no_row(tmp_path, tiny_model_dir, alpaca_file, monkeypatch, lean):
     started_at(monkeypatch, OVERFLOWS)
     values = settings(tmp_path / "high", tiny_model_dir, alpaca_file, lean=lean)
     events = list(api.train(values))
@@ -113,9 +111,7 @@ def test_a_step_that_overflows_is_done_again_and_loses_no_row(
     assert losses(tmp_path / "right") == losses(tmp_path / "high")
     exact = settings(tmp_path / "exact", tiny_model_dir, alpaca_file, lean=lean, dtype="float32")
     list(api.train(exact))
-    found, wanted = (
-        [log[0] for log in losses(tmp_path / name)["log"].values()] for name in ("high", "exact")
-    )
+    found, wanted = ([log[0] for log in losses(tmp_path / name)["log"].values()] for name in ("high", "exact"))
     assert found == pytest.approx(wanted, abs=5e-3)
 
 

@@ -210,7 +210,9 @@ def test_what_a_run_trains_are_the_models_parameters_at_every_step(tmp_path, tin
 @pytest.mark.parametrize("lean", ["true", "false"])
 def test_the_loss_scale_changes_no_digit(tiny_model_dir, lean):
     """A power of two, as long as no number leaves the format: bfloat16 has the range of float32."""
-    found = [our_gradients(tiny_model_dir, dtype="bfloat16", lean_path=lean, scale=scale)[1] for scale in (1.0, 2.0**14)]
+    found = [
+        our_gradients(tiny_model_dir, dtype="bfloat16", lean_path=lean, scale=scale)[1] for scale in (1.0, 2.0**14)
+    ]
     for name, gradient in found[0].items():
         assert torch.equal(gradient, found[1][name]), name
 

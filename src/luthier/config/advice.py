@@ -139,7 +139,9 @@ def _rows_left_over(case: Case) -> Finding:
 
 def _half_precision(case: Case) -> Finding:
     dtype, machine = case.get("model.dtype"), case.machine
-    if dtype == "float16" or (dtype == "auto" and machine.device == "cuda" and not machine.supports_bfloat16):
+    if machine.device != "cpu" and (
+        dtype == "float16" or (dtype == "auto" and machine.device == "cuda" and not machine.supports_bfloat16)
+    ):
         return (
             "dtype: float16 overflows at 65,504. A step whose gradients do is done again with a smaller loss scale; if "
             "the loss itself is not finite (E-RUN-001), write dtype: float32. Its speed has not been measured on a GPU."

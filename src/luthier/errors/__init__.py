@@ -110,6 +110,10 @@ class LuthierError(Exception):
         super().__init__(rendered(problems))
         self.problems = problems
 
+    def _render_traceback_(self) -> list[str]:
+        """What notebooks show in place of a traceback (IPython asks for it by this name)."""
+        return str(self).splitlines()
+
 
 class ConfigError(LuthierError, ValueError):
     """The YAML, an override or a combination of keys is wrong."""

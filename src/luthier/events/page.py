@@ -22,7 +22,7 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 LIVE_POLICY = f"{POLICY}; script-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'"
 """Of a page with a script of its own server, which asks that server."""
 _RELOAD_SECONDS = 5
-_STYLE = """
+STYLE = """
 :root { color-scheme: light dark; --good: #1a7f37; --bad: #b42318; --line: #d0d7de; --soft: #f3f4f6; }
 @media (prefers-color-scheme: dark) { :root { --good: #5cc97b; --bad: #ff8f84; --line: #3a404a; --soft: #23262d; } }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }
@@ -56,7 +56,7 @@ def page(title: str, style: str, body: Iterable[str], script: str = "") -> str:
             '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">',
             f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
             f'{live}<meta name="viewport" content="width=device-width">',
-            f"<title>{text(title)}</title>\n<style>{_STYLE}{style}</style>\n</head>\n<body>",
+            f"<title>{text(title)}</title>\n<style>{STYLE}{style}</style>\n</head>\n<body>",
             *body,
             "</body>\n</html>\n",
         )

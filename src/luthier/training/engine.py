@@ -61,9 +61,11 @@ def run(job: Job) -> Iterator[Event]:
             yield from steps(job)
         yield from finish(job, ending)
     finally:
-        leave(job)
-        forget_recordings(job.model)
-        job.watchdog.close()
+        try:
+            leave(job)
+            forget_recordings(job.model)
+        finally:
+            job.watchdog.close()
 
 
 def steps(job: Job) -> Iterator[Event]:

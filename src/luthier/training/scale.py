@@ -8,8 +8,8 @@ Too large a scale overflows instead. A step whose loss is a number and whose gra
 same rows and half the scale, so overflow costs time and no row; after `GROWS_AFTER` steps without, the scale doubles.
 It is a power of two, so it changes no digit.
 
-Source: Micikevicius et al. 2017 (arXiv 1710.03740), section 3.2; the constants are those of `torch.amp.GradScaler`, which
-leaves such a step out. Not covered: overflow on the way forward, which no scale mends.
+Source: Micikevicius et al. 2017 (arXiv 1710.03740), section 3.2; the constants are those of `torch.amp.GradScaler`,
+which leaves such a step out. Not covered: overflow on the way forward, which no scale mends.
 """
 
 from __future__ import annotations

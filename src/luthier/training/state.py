@@ -66,7 +66,7 @@ class TrainState:
     rate_factor: float = 1.0
     """... and what the learning rate is multiplied by since."""
     loss_scale: float = 16.0
-    """What float16's summed loss is multiplied by (`luthier.training.scale`): of 4,096 tokens the mean by 65,536, ..."""
+    """Factor on float16's summed loss (`luthier.training.scale`); of 4,096 tokens the mean by 65,536, ..."""
     steps_at_scale: int = 0
     """... and since how many steps."""
     recent_losses: list[float] = field(default_factory=list)

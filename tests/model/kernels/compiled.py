@@ -1,6 +1,7 @@
 """Compiles every kernel for real cards, without one: `python -m tests.model.kernels.compiled`. No interpreter here.
 
-Prints a JSON object: kernel, card and number format -> bytes of machine code, and whether it multiplies and adds in one rounding.
+Prints a JSON object: kernel, card and format -> bytes of machine code, and whether it multiplies and adds in one
+rounding.
 """
 
 from __future__ import annotations

@@ -193,6 +193,11 @@ def test_where_they_fail_flash_stays(monkeypatch):
     arguments = (torch.nn.Identity(), SCALE, None, like, 1)
     assert lean.attention_for(*arguments, HALVES) == Short(HALVES, Flash(SCALE, None))
     assert lean.attention_for(*arguments) == Flash(SCALE, None)
+    monkeypatch.setattr(lean, "_works", lambda way, *_: type(way) is Flash or way.flash.window is None)
+    windowed = (torch.nn.Identity(), SCALE, 1000, like, 1, HALVES)
+    assert lean.attention_for(*windowed) == Flash(SCALE, 1000), "a window shorter than a document is a kernel of its own"
+    monkeypatch.setattr(lean, "_works", lambda way, *_: type(way) in good)
+    assert lean.attention_for(*windowed) == Short(HALVES, Flash(SCALE, 1000))
     good.remove(Short)
     assert lean.attention_for(*arguments, HALVES) == Flash(SCALE, None)
     good.remove(Flash)

@@ -210,18 +210,76 @@ def test_weights_that_moved_elsewhere_and_other_choices_are_recorded_anew():
     assert len(made) == 3
 
 
+class Moment:
+    """In place of a CUDA event: what was asked of it."""
+
+    def __init__(self, error=None):
+        self.asked, self.error = [], error
+
+    def record(self):
+        self.asked.append("record")
+
+    def synchronize(self):
+        self.asked.append("wait")
+        if self.error:
+            raise self.error
+
+
 def test_recordings_are_freed_when_the_device_is_done_with_them(monkeypatch):
-    """Also those whose loss was asked for: the pass may still be at work."""
+    """Also those whose loss was asked for: the pass may still be at work. What else the device does may never end."""
     _, _, recorded, _ = decoders()
-    batch, waited = collate_packed(rows(2)), []
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda: waited.append(len(recorded.graphs._recorded)))
-    for _ in range(2):
+    batch, moment = collate_packed(rows(2)), Moment()
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: pytest.fail("it waits for more than its passes"))
+    recorded.graphs._used = moment
+    for _ in range(3):
         lean_loss(recorded, batch)
+    recorded.graphs.place(inputs_of(batch))
+    assert recorded.graphs.begin()
+    assert moment.asked == ["record"] * 3, "recorded and replayed, replayed, begun"
+    recorded.graphs.forget()
+    recorded.graphs.forget()
+    assert moment.asked[3:] == ["wait"]
+
+
+def test_a_device_that_is_broken_is_not_waited_for():
+    """Its error would take the place of the one that ended the run."""
+    _, _, recorded, _ = decoders()
+    recorded.graphs._used = Moment(torch.AcceleratorError("CUDA error: an illegal memory access was encountered"))
+    for _ in range(2):
+        lean_loss(recorded, collate_packed(rows(2)))
+    recorded.graphs.forget()
+    assert not recorded.graphs._recorded
+
+
+def test_gradients_of_a_pass_are_not_those_of_one_that_began_since():
+    _, _, recorded, _ = decoders()
+    batches = [collate_packed(rows(2, seed=seed)) for seed in range(3)]
+    for batch in batches[:2]:
+        lean_loss(recorded, batch)
+    loss = lean_loss(recorded, batches[1])
+    recorded.graphs.place(inputs_of(batches[2]))
+    assert recorded.graphs.begin()
+    with pytest.raises(RuntimeError, match="before the next begins"):
+        loss.backward()
+
+
+def test_memory_that_runs_out_when_a_pass_begins_leaves_it_to_be_done_later():
+    model, plain, recorded, _ = decoders()
+    batches = [collate_packed(rows(2, seed=seed)) for seed in range(3)]
+    for batch in batches[:2]:
+        gradients(model, lean_loss(recorded, batch))
+    recorded.graphs.place(inputs_of(batches[2]))
     (found,) = recorded.graphs._recorded.values()
-    found.tensors[0] = SimpleNamespace(is_cuda=True)
-    recorded.graphs.forget()
-    recorded.graphs.forget()
-    assert waited == [1]
+
+    def full():
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    key = next(iter(recorded.graphs._recorded))
+    recorded.graphs._next.recorded = recorded.graphs._recorded[key] = replace(found, replay=full)
+    assert not recorded.graphs.begin()
+    recorded.graphs._recorded[key] = found
+    exact = gradients(model, lean_loss(plain, batches[2]))
+    assert worst(gradients(model, lean_loss(recorded, batches[2])), exact) < EXACT
 
 
 def test_a_batch_is_not_written_over():

@@ -31,6 +31,8 @@ LONGEST = 4096
 """Tokens of the longest document that `Short` takes its own kernels for: up to there they were faster on an H200."""
 _PROBE = (0, 9, 200)
 """Where the documents start on which an attention is compared with autograd's: two, several blocks long in one."""
+_PROBE_WINDOW = 40
+"""Shorter than one of them: where a window may be shorter than a document, kernels have a variant of their own."""
 
 
 class Attention(Protocol):
@@ -204,11 +206,12 @@ def attention_for(
         return Recomputed(module, scaling, window)
     _, heads, size = like_THS.shape
     where = (like_THS.device, like_THS.dtype, (heads, key_heads, size))
-    flash = Flash(scaling, window)
-    if not _works(flash, *where):
+    probes = [Flash(scaling, seen) for seen in ((None,) if window is None else (None, _PROBE_WINDOW))]
+    if not all(_works(probe, *where) for probe in probes):
         return Recomputed(module, scaling, window, reads_device=True)
-    if halves is not None and _works(short := Short(halves, flash), *where):
-        return short
+    flash = Flash(scaling, window)
+    if halves is not None and all(_works(Short(halves, probe), *where) for probe in probes):
+        return Short(halves, flash)
     return flash
 
 

@@ -82,9 +82,9 @@ class LeanDecoder:
         build = Build(dtype, keep_unpacked, {}, pieces)
         self.layers = [LeanLayer(layer, build) for layer in decoder.layers]
         can = can_record(decoder.rotary_emb) and all(layer.attention.reads_device for layer in self.layers)
-        self.graphs = Graphs(self, recorder) if can and recorder is not None else None
         self.turn: object = None
         self._stacks = [stack for layer in self.layers for stack in layer.stacks]
+        self.graphs = Graphs(self, recorder) if can and recorder is not None else None
         self.adapters, self.gradients = Adapters(self._stacks, pieces), Gradients(self._stacks, pieces)
         self.pieces, self.refused = pieces, ""
         self._dtype, self.checkpointed_layers, self.loss_scale = dtype, 0, 1.0

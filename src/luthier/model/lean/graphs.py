@@ -29,6 +29,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from luthier.events.printable import one_line
+from luthier.machine.memory import is_out_of_memory
 from luthier.model.head import NO_TARGET
 from luthier.model.lean.filling import PassInputs, filled, power_of_2
 
@@ -90,6 +91,8 @@ class Graphs:
         self._places: list[int] = []
         self._said: set[str] = set()
         self._next: _Next | None = None
+        on_cuda = decoder.parameters()[0].is_cuda
+        self._used: Any = torch.cuda.Event() if on_cuda else None  # type: ignore[no-untyped-call]
         self.refused = self._news = ""
 
     def run(self, batch: PassInputs) -> Tensor:
@@ -105,7 +108,7 @@ class Graphs:
         if (recorded := self._recorded.get(key)) is None:
             return self._decoder.whole_pass(batch)
         recorded.read(tensors)
-        return recorded.replay().clone()
+        return self._replayed(recorded).clone()
 
     def place(self, batch: PassInputs) -> None:
         """Lay a batch where its recording reads it, where there is one, so that `begin` only has to start it.
@@ -120,12 +123,21 @@ class Graphs:
             self._next = _Next(batch.positions_N, recorded)
 
     def begin(self) -> bool:
-        """Start the pass of the batch that was placed; `run` with it then gives its loss. False: none was."""
+        """Start the pass of the batch that was placed; `run` with it then gives its loss. False: none was.
+
+        Nor is one where memory runs out: `run` meets it again, where it can be dealt with.
+        """
         self._forget_what_moved()
         if self._next is None:
             return False
-        self._next.loss = self._next.recorded.replay()
-        return True
+        self._decoder.turn = None  # the gradients there are will be those of this pass
+        try:
+            self._next.loss = self._replayed(self._next.recorded)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            self._next = None
+        return self._next is not None
 
     def news(self) -> str:
         """Why a pass that came again was not recorded, each reason once; empty when there is nothing new."""
@@ -142,9 +154,18 @@ class Graphs:
 
     def forget(self) -> None:
         """Free the recorded passes: what they do, or the memory there is, has changed."""
-        if any(recorded.tensors[0].is_cuda for recorded in self._recorded.values()):
-            torch.cuda.synchronize()  # one of them may be at work: begun, or asked for its loss and not done yet
+        if self._recorded and self._used is not None:
+            # one of them may be at work: begun, or asked for its loss and not done yet. The device may have more to do
+            # that never ends, such as a sum with a rank that is gone; and one that is broken is not waited for
+            with suppress(RuntimeError):
+                self._used.synchronize()
         self._recorded, self._seen, self._next = {}, set(), None
+
+    def _replayed(self, recorded: _Recorded) -> Tensor:
+        loss = recorded.replay()
+        if self._used is not None:
+            self._used.record()
+        return loss
 
     def _forget_what_moved(self) -> None:
         places = [p.data_ptr() for p in self._decoder.parameters()]
