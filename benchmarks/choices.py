@@ -42,7 +42,7 @@ def steps(overrides: list[str], folder: Path) -> dict[str, float]:
     model: Any = load_model(plan, parts.model_config)
     delattr(model, LEAN)
     dtype, causal_lm = DTYPES[plan.config.model.dtype], unwrap(model)
-    read = [rows.row(i) for i in step_rows(len(rows), plan.examples_per_step, plan.config.training.seed, 1)]
+    read = [rows.members(i)[0] for i in step_rows(len(rows), plan.examples_per_step, plan.config.training.seed, 1)]
     lengths = [len(row.input_ids) for row in read]
 
     def packed(tokens: int, *, share: bool) -> list[MicroBatch]:

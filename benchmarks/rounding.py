@@ -72,7 +72,7 @@ def drops(overrides: list[str], folder: Path) -> dict[str, list[float]]:
     plan, rows = parts.plan, parts.data.train
     model: Any = load_model(plan, parts.model_config)
     delattr(model, LEAN)
-    read = [rows.row(i) for i in step_rows(len(rows), EXAMPLES, plan.config.training.seed, 0)]
+    read = [rows.members(i)[0] for i in step_rows(len(rows), EXAMPLES, plan.config.training.seed, 0)]
     batches = [collate_packed(read[i : i + 16], share=False) for i in range(0, EXAMPLES, 16)]
     count = sum(len(batch.targets_N) for batch in batches)
     found: dict[str, list[float]] = {}

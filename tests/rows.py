@@ -16,8 +16,8 @@ from luthier.config.resolve import resolve
 from luthier.data.cache import _record_batch
 from luthier.data.collate import MicroBatch
 from luthier.data.loader import collate, split
-from luthier.data.pairs import PairRows
-from luthier.data.rows import RowStore
+from luthier.data.pairs import ROWS_OF_A_PAIR
+from luthier.data.rows import RowStore, Selection
 from luthier.data.tokenize import Batch
 
 
@@ -30,6 +30,8 @@ class MemoryRow:
 class MemoryRows:
     """Random rows: a prompt that is not trained, then a completion that is. Few tokens are common: learnable."""
 
+    each = 1
+
     def __init__(self, count: int, vocab_size: int = 400, longest: int = 40, seed: int = 0) -> None:
         rng = np.random.default_rng(seed)
         self.rows = []
@@ -39,16 +41,17 @@ class MemoryRows:
             ids = (3 + rng.geometric(0.1, length) % (vocab_size - 3)).astype(np.int32)
             self.rows.append(MemoryRow(ids, np.arange(length) >= prompt))
         self.lengths = np.array([len(row.input_ids) for row in self.rows], dtype=np.int32)
+        self.row_lengths = self.lengths[:, None]
         self.trained = np.array([int(row.trained.sum()) for row in self.rows], dtype=np.int32)
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def row(self, index: int) -> MemoryRow:
-        return self.rows[index]
+    def members(self, index: int) -> tuple[MemoryRow]:
+        return (self.rows[index],)
 
 
-def pair_rows(count: int, vocab_size: int = 400, longest: int = 40, seed: int = 0, limit: int = 2048) -> PairRows:
+def pair_rows(count: int, vocab_size: int = 400, longest: int = 40, seed: int = 0, limit: int = 2048) -> Selection:
     """Random pairs: a prompt, and two different answers to it."""
     rng = np.random.default_rng(seed)
     sizes = [(int(rng.integers(2, longest // 2)), *rng.integers(2, longest // 2, 2).tolist()) for _ in range(count)]
@@ -57,7 +60,7 @@ def pair_rows(count: int, vocab_size: int = 400, longest: int = 40, seed: int = 
 
 def pairs_of_sizes(
     sizes: list[tuple[int, int, int]], vocab_size: int = 400, seed: int = 0, limit: int = 2048
-) -> PairRows:
+) -> Selection:
     """Pairs of random tokens: so many of prompt, chosen and rejected answer, each answer with its end."""
     rng = np.random.default_rng(seed)
     batch = Batch()
@@ -69,8 +72,8 @@ def pairs_of_sizes(
             batch.prompt_keys.append(number)
             batch.row_keys.append(2 * number + side)
             batch.places.append(f"rows.jsonl:{number + 1}")
-    store = RowStore([pa.Table.from_batches([_record_batch(batch)])])
-    return PairRows(store, 2 * np.arange(len(sizes)), limit)
+    store = RowStore([pa.Table.from_batches([_record_batch(batch)])], each=ROWS_OF_A_PAIR)
+    return Selection(store, 2 * np.arange(len(sizes)), limit)
 
 
 def prepared(rows: MemoryRows, held_out: MemoryRows | None = None) -> Any:
@@ -93,9 +96,9 @@ def machine(**changes: Any) -> MachineFacts:
     return MachineFacts(**{**values, **changes})
 
 
-def plan_for(model_dir: Path | str, rows: MemoryRows | PairRows, tokens: int = 4096, **keys: Any) -> Plan:
+def plan_for(model_dir: Path | str, rows: MemoryRows | Selection, tokens: int = 4096, **keys: Any) -> Plan:
     """A resolved plan; `keys` are config keys, bare where unique. Of pairs one for DPO."""
-    pairs = isinstance(rows, PairRows)
+    pairs = rows.each == ROWS_OF_A_PAIR
     if pairs:
         keys = {"objective": "dpo", "learning_rate": 5e-6} | keys
     loaded = from_dict({"model": {"model_name_or_path": str(model_dir)}}, [f"{k}={v}" for k, v in keys.items()])
@@ -104,7 +107,7 @@ def plan_for(model_dir: Path | str, rows: MemoryRows | PairRows, tokens: int = 4
         eval_rows=0,
         train_tokens=int(rows.lengths.sum()),
         trained_tokens=int(rows.trained.sum()),
-        longest_row_tokens=int((rows.both if pairs else rows.lengths).max()),
+        longest_row_tokens=int(rows.row_lengths.max()),
         template="test",
         fingerprint="test",
         pairs=pairs,

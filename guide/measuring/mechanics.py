@@ -45,7 +45,7 @@ def _plan(**sections: dict[str, Any]) -> tuple[Plan, Any, Any]:
 def mask() -> Numbers:
     """One row as training sees it: every token a box, trained ones filled."""
     _, tokenizer, data = _plan()
-    row = min((data.train.row(i) for i in range(200)), key=lambda row: abs(len(row.input_ids) - 62))
+    row = min((data.train.members(i)[0] for i in range(200)), key=lambda row: abs(len(row.input_ids) - 62))
     with picture("mask", height=2.0) as (_, (axes,)):
         axes.axis("off")
         x, y, width = 0.0, 0.0, 104.0

@@ -23,7 +23,7 @@ def one_step() -> dict[str, Any]:
     """Loss, gradient, clipping and update of a step of one row, and the same row's loss after it."""
     parts = gathered(load(Path("configs/quickstart.yaml"), list(CHANGES)))
     train = parts.data.train
-    index = min(range(200), key=lambda i: abs(len(train.row(i).input_ids) - LONGEST))
+    index = min(range(200), key=lambda i: abs(len(train.members(i)[0].input_ids) - LONGEST))
     row = chosen(parts, int(train.chosen[index]) + 1)
     step = by_hand(parts, row)
     settings, moved = parts.plan.config, step.moved

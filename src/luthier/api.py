@@ -41,12 +41,11 @@ from luthier.machine import ranks, worker
 from luthier.machine.cards import as_if
 from luthier.machine.gradients import copy_from_rank_0
 from luthier.machine.libraries import library_output_to
-from luthier.machine.memory import is_out_of_memory
 from luthier.machine.probe import probe
 from luthier.machine.seed import seed_everything
 from luthier.model.architecture import describe_modules
 from luthier.model.describe import describe
-from luthier.model.forward import LEAN
+from luthier.model.forward import lean_of
 from luthier.model.hashes import base_hashes
 from luthier.model.hub import load_config
 from luthier.model.load import load_model, prove_packing, what_failed
@@ -59,7 +58,7 @@ from luthier.training.engine import run as run_engine
 from luthier.training.failures import ended_by, named_failures, traced_failures
 from luthier.training.folder import open_folder
 from luthier.training.identity import check_identity, identity
-from luthier.training.job import Run
+from luthier.training.job import Job
 from luthier.training.optimizer import build_optimizer
 from luthier.training.record import RunRecord, differences, start_record
 from luthier.training.reference import ask_reference
@@ -234,8 +233,8 @@ def _train(
         named = Named(settings.run_name or _telling_name(output_dir), settings.project)
         sinks = Sinks() if ranks.rank() else open_sinks(settings.report_to, output_dir, logging_dir, named, attempt)
         stack.enter_context(sinks)
-        job = _Job(parts, output_dir, attempt, checkpoint, now, allowed, stop, record, hash_base, hashes)
-        yield from _recorded(_events(job, notices), sinks)
+        decided = _Decided(parts, output_dir, attempt, checkpoint, now, allowed, stop, record, hash_base, hashes)
+        yield from _recorded(_events(decided, notices), sinks)
 
 
 def _asked_of_all(wanted: str | None, overwrite: bool) -> tuple[str | None, bool]:
@@ -260,7 +259,7 @@ def _recorded(events: Iterator[Event], sinks: Sinks) -> Iterator[Event]:
 
 
 @dataclass(frozen=True)
-class _Job:
+class _Decided:
     """A run that is decided and not yet loaded."""
 
     parts: Ingredients
@@ -280,17 +279,17 @@ def _telling_name(output_dir: Path) -> str | None:
     return output_dir.name if output_dir.name != Config().training.output_dir else None
 
 
-def _events(job: _Job, notices: Sequence[str]) -> Iterator[Event]:
+def _events(decided: _Decided, notices: Sequence[str]) -> Iterator[Event]:
     """Everything that a run says, from the plan to the last line."""
-    parts, output_dir, checkpoint = job.parts, job.output_dir, job.checkpoint
+    parts, output_dir, checkpoint = decided.parts, decided.output_dir, decided.checkpoint
     resolved = parts.plan
     checks = yield from in_background(
-        lambda _: ranks.only_on_rank_0(lambda: examine(parts.subject, job.allowed)) or (), job.stop
+        lambda _: ranks.only_on_rank_0(lambda: examine(parts.subject, decided.allowed)) or (), decided.stop
     )
-    job.record.facts["allowed"] = [check.name for check in of("allowed", checks)]
+    decided.record.facts["allowed"] = [check.name for check in of("allowed", checks)]
     first_step = checkpoint.step if checkpoint else 0
     epochs = resolved.total_steps / resolved.steps_per_epoch
-    events = f"{output_dir / EVENTS}#{job.attempt}"
+    events = f"{output_dir / EVENTS}#{decided.attempt}"
     name = resolved.config.logging.run_name or output_dir.name
     yield RunStarted(name, resolved.total_steps, first_step, epochs, plan_as_dict(resolved), record=events)
     if (memory := resolved.memory) is not None:
@@ -304,9 +303,9 @@ def _events(job: _Job, notices: Sequence[str]) -> Iterator[Event]:
     yield Notice("info", f"loading {resolved.config.model.model_name_or_path}")
     with named_failures(lambda: resolved):
         if not checkpoint:  # one that goes on keeps its record until the base is known to be the same
-            job.record.write(output_dir)
+            decided.record.write(output_dir)
         model = yield from in_background(
-            lambda _: ranks.all_or_none(lambda: load_model(resolved, parts.model_config), is_out_of_memory), job.stop
+            lambda _: ranks.all_or_none(lambda: load_model(resolved, parts.model_config)), decided.stop
         )
         if resolved.sharded:  # the adapter began with the same random numbers everywhere
             ranks.in_step(lambda: prove_packing(model, resolved))
@@ -314,40 +313,40 @@ def _events(job: _Job, notices: Sequence[str]) -> Iterator[Event]:
             copy_from_rank_0(p for p in model.parameters() if p.requires_grad)
         if ranks.rank():
             torch.manual_seed(resolved.config.training.seed + ranks.rank())  # each rank drops out something else
-        run = Run(
+        job = Job(
             plan=resolved,
             data=parts.data,
             model=model,
             tokenizer=parts.tokenizer,
             optimizer=build_optimizer(model, resolved),
             output_dir=output_dir,
-            identity=job.identity,
-            stop=job.stop,
+            identity=decided.identity,
+            stop_asked=decided.stop,
             largest=parts.largest,
-            remember=lambda plan, step: job.record.lowered(plan, step, output_dir),
+            remember=lambda plan, step: decided.record.lowered(plan, step, output_dir),
         )
         yield describe_modules(model)
-        yield from _base_recorded(job, hasattr(model, LEAN))
+        yield from _base_recorded(decided, lean_of(model) is not None)
         for text, instead in what_failed(model, resolved):
             yield Notice("warning", text, instead)
-        yield from ask_reference(run)  # the model is as it was before step 1
+        yield from ask_reference(job)  # the model is as it was before step 1
         if checkpoint:
-            if abandoned := go_on_from(run, checkpoint):
+            if abandoned := go_on_from(job, checkpoint):
                 yield Notice("info", f"kept as abandoned-..., as the run goes on before them: {', '.join(abandoned)}")
             yield Resumed(checkpoint.step, str(checkpoint.path), list(checkpoint.passed_over))
-    with named_failures(lambda: run.plan):
-        yield from rehearse(run)
-        yield from run_engine(run)
+    with named_failures(lambda: job.plan):
+        yield from rehearse(job)
+        yield from run_engine(job)
 
 
-def _base_recorded(job: _Job, lean_path: bool) -> Generator[Notice, None, None]:
+def _base_recorded(decided: _Decided, lean_path: bool) -> Generator[Notice, None, None]:
     """Complete the record when the base model is there, and say what is not as in the record that is repeated."""
-    hashes = yield from awaited(job.base_hashes, ["hashing the files of the base model"], job.stop)
-    hashes = require_one_base(hashes or job.hash_base())
-    yield from (Notice("warning", text) for text in job.record.with_base(hashes, lean_path, job.checkpoint))
-    job.identity["base"] = hashes
-    job.record.write(job.output_dir)
-    if said := job.record.promise():
+    hashes = yield from awaited(decided.base_hashes, ["hashing the files of the base model"], decided.stop)
+    hashes = require_one_base(hashes or decided.hash_base())
+    yield from (Notice("warning", text) for text in decided.record.with_base(hashes, lean_path, decided.checkpoint))
+    decided.identity["base"] = hashes
+    decided.record.write(decided.output_dir)
+    if said := decided.record.promise():
         yield Notice("info", said)
 
 

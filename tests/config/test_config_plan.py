@@ -41,6 +41,27 @@ def test_no_time_is_said_before_anything_was_measured(plan):
     assert said(plan(*HEADLINE, "max_steps=20")) == f"{nothing} after the first steps."
 
 
+@pytest.mark.parametrize("first", [True, False])
+def test_what_is_due_after_which_step(plan, first):
+    keys = ["max_steps=100", "sample_steps=[0, 50]", f"save_first_step={first}"]
+    p = plan(*HEADLINE, *keys, "eval_steps=40", "save_steps=30")
+    wanted = {
+        "evaluations": [40, 80, 100],
+        "saves": [1] * first + [30, 60, 90, 100],
+        "samples": [0, 50, 100],
+    }
+    for name, steps in wanted.items():
+        due = getattr(p, name)
+        assert [step for step in range(101) if step in due] == sorted(due) == steps
+        assert [due.left(step) for step in range(101)] == [sum(s >= step for s in steps) for step in range(101)]
+        assert 130 in due, "a run that was longer once is past its last step"
+    never = plan(*HEADLINE, *keys, "eval_steps=0", "save_steps=0")
+    assert sorted(never.evaluations) == [] and 100 not in never.evaluations
+    assert sorted(never.saves) == [100]
+    each = plan(*HEADLINE, *keys, "eval_steps=1", "save_steps=1")
+    assert sorted(each.saves) == sorted(each.evaluations) == list(range(1, 101)), "each once"
+
+
 def test_a_share_that_does_not_explain_the_rows_is_not_claimed(plan):
     how = plan("val_set_size=0.05", data={"train_rows": 1000, "eval_rows": 500}).value("total_steps").how
     assert how == "1,500 rows - 500 held out = 1,000; 1,000 x 3 / 16 = 187 steps"

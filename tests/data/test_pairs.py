@@ -17,8 +17,9 @@ from luthier.data.largest import find_largest
 from luthier.data.loader import collate, evaluation_batches, evaluation_passes, split, step_passes, training_steps
 from luthier.data.messages import Message
 from luthier.data.order import step_rows
-from luthier.data.pairs import Pair, PairRows, both_ways_round, pair_keys
+from luthier.data.pairs import ROWS_OF_A_PAIR, both_ways_round, pair_keys
 from luthier.data.prepare import Prepared
+from luthier.data.rows import Selection, TokenRow
 from luthier.errors import DataError
 from tests.data.support import CHATML, alpaca, make_tokenizer, pieces, preferences, problems, run, turn, write_jsonl
 from tests.rows import MemoryRows, pair_rows, pairs_of_sizes, plan_for
@@ -35,14 +36,15 @@ def prepared(tokenizer: Any, folder: Path, rows: list[Any], **data: Any) -> Prep
     return run(tokenizer, write_jsonl(folder / "rows.jsonl", rows), objective="dpo", **data)
 
 
-def pairs_of(data: Prepared) -> list[Pair]:
-    assert isinstance(data.train, PairRows)
-    return [data.train.row(index) for index in range(len(data.train))]
+def pairs_of(data: Prepared) -> list[tuple[TokenRow, ...]]:
+    """The chosen and the rejected row of each."""
+    assert data.train.each == ROWS_OF_A_PAIR
+    return [data.train.members(index) for index in range(len(data.train))]
 
 
 def numbers(data: Prepared) -> list[int]:
     """Lines of the file that are trained on."""
-    return [int(pair.place.rpartition(":")[2]) for pair in pairs_of(data)]
+    return [int(chosen.place.rpartition(":")[2]) for chosen, _ in pairs_of(data)]
 
 
 # From rows to tokens -------------------------------------------------------------------------------------------------
@@ -52,42 +54,42 @@ def test_a_pair_is_its_two_conversations_each_as_the_template_has_it(tmp_path: P
     talk = [turn("system", "Be short."), turn("user", "One?"), turn("assistant", "1"), turn("user", "Two?")]
     rows = [{"prompt": talk, "chosen": [turn("assistant", "2")], "rejected": [turn("assistant", "three")]}]
     data = prepared(tokenizer, tmp_path, rows)
-    (pair,) = pairs_of(data)
+    ((chosen, rejected),) = pairs_of(data)
     asked: list[Any] = [Message(message["role"], message["content"]) for message in talk]  # type: ignore[arg-type]
     prompt = data.template.prompt_ids(tokenizer, asked)
-    for row, answer in ((pair.chosen, "2"), (pair.rejected, "three")):
+    for row, answer in ((chosen, "2"), (rejected, "three")):
         ids = tokenizer.apply_chat_template([*talk, turn("assistant", answer)], return_dict=False)
         end = len(ids) - ids[::-1].index(tokenizer.convert_tokens_to_ids("<|im_end|>"))
         assert row.input_ids.tolist() == [0, *ids[:end]], "BOS, and nothing behind the end of the turn"
         assert row.input_ids[: len(prompt)].tolist() == prompt
         assert pieces(tokenizer, row)[-1] == (f"{answer}<|im_end|>", True)
         assert not row.trained[: len(prompt)].any() and row.trained[len(prompt) :].all()
-    assert pair.place == pair.rejected.place == f"{tmp_path}/rows.jsonl:1"
+    assert chosen.place == rejected.place == f"{tmp_path}/rows.jsonl:1"
 
 
 def test_texts_are_a_question_and_its_answers(tmp_path: Path, tokenizer: Any) -> None:
-    (pair,) = pairs_of(prepared(tokenizer, tmp_path, preferences(1)))
+    ((chosen, rejected),) = pairs_of(prepared(tokenizer, tmp_path, preferences(1)))
     asked = "<s><|im_start|>user\nSay 0<|im_end|>\n<|im_start|>assistant\n"
-    assert pieces(tokenizer, pair.chosen) == [(asked, False), ("It is 0.<|im_end|>", True)]
-    assert pieces(tokenizer, pair.rejected) == [(asked, False), ("No 0!<|im_end|>", True)]
+    assert pieces(tokenizer, chosen) == [(asked, False), ("It is 0.<|im_end|>", True)]
+    assert pieces(tokenizer, rejected) == [(asked, False), ("No 0!<|im_end|>", True)]
 
 
 def test_lengths_and_trained_tokens_are_those_of_both(tmp_path: Path, tokenizer: Any) -> None:
     data = prepared(tokenizer, tmp_path, preferences(1500), val_set_size=0.1)
-    assert isinstance(data.train, PairRows) and isinstance(data.eval, PairRows)
+    assert data.eval is not None and data.train.each == data.eval.each == 2
     assert (len(data.train), len(data.eval)) == (1350, 150)
     for index in (0, 700, 1349):
-        pair = data.train.row(index)
-        both = [len(pair.chosen.input_ids), len(pair.rejected.input_ids)]
-        assert data.train.both[index].tolist() == both and data.train.lengths[index] == sum(both)
-        assert data.train.trained[index] == pair.chosen.trained.sum() + pair.rejected.trained.sum()
+        chosen, rejected = data.train.members(index)
+        both = [len(chosen.input_ids), len(rejected.input_ids)]
+        assert data.train.row_lengths[index].tolist() == both and data.train.lengths[index] == sum(both)
+        assert data.train.trained[index] == chosen.trained.sum() + rejected.trained.sum()
     for index in (-1, 1350):
         with pytest.raises(IndexError):
-            data.train.row(index)
+            data.train.members(index)
     facts = data.facts
     assert (facts.train_rows, facts.eval_rows, facts.pairs, facts.unit) == (1350, 150, True, "pairs")
     assert facts.train_tokens == data.train.lengths.sum() and facts.trained_tokens == data.train.trained.sum()
-    assert facts.longest_row_tokens == max(data.train.both.max(), data.eval.both.max())
+    assert facts.longest_row_tokens == max(data.train.row_lengths.max(), data.eval.row_lengths.max())
     assert facts.largest_example_tokens == 2 * facts.longest_row_tokens
 
 
@@ -147,9 +149,9 @@ def test_a_template_that_refuses_one_answer_leaves_the_whole_pair_out(tmp_path: 
     tokenizer = make_tokenizer(chat_template=CHATML.replace(start, start + refuses))
     data = prepared(tokenizer, tmp_path, preferences(3), bad_rows="drop")
     assert numbers(data) == [1, 3]
-    for pair, number in zip(pairs_of(data), (0, 2), strict=True):
-        assert pieces(tokenizer, pair.chosen)[-1][0] == f"It is {number}.<|im_end|>"
-        assert pieces(tokenizer, pair.rejected)[-1][0] == f"No {number}!<|im_end|>"
+    for (chosen, rejected), number in zip(pairs_of(data), (0, 2), strict=True):
+        assert pieces(tokenizer, chosen)[-1][0] == f"It is {number}.<|im_end|>"
+        assert pieces(tokenizer, rejected)[-1][0] == f"No {number}!<|im_end|>"
 
 
 def test_a_prompt_is_never_on_both_sides(tmp_path: Path, tokenizer: Any) -> None:
@@ -166,7 +168,7 @@ def test_weights_draw_pairs(tmp_path: Path, tokenizer: Any) -> None:
     twice = DatasetSource(path=str(write_jsonl(tmp_path / "a.jsonl", preferences(10))), weight=2.0)
     half = DatasetSource(path=str(write_jsonl(tmp_path / "b.jsonl", preferences(10, 10))), weight=0.5)
     data = run(tokenizer, twice, half, objective="dpo")
-    places = [pair.place for pair in pairs_of(data)]
+    places = [chosen.place for chosen, _ in pairs_of(data)]
     assert len(places) == 25 and len(set(places)) == 15
 
 
@@ -184,7 +186,7 @@ def test_what_is_read_again_from_the_cache_is_the_same(tmp_path: Path, tokenizer
     assert (first.report.sources[0].cached, again.report.sources[0].cached) == (False, True)
     assert first.fingerprint == again.fingerprint
     for one, other in zip(pairs_of(first), pairs_of(again), strict=True):
-        for a, b in ((one.chosen, other.chosen), (one.rejected, other.rejected)):
+        for a, b in zip(one, other, strict=True):
             assert a.place == b.place and (a.input_ids == b.input_ids).all() and (a.trained == b.trained).all()
 
 
@@ -213,8 +215,7 @@ def test_the_report_counts_pairs(tmp_path: Path, tokenizer: Any) -> None:
     lines = report.lines()
     assert f"{tmp_path}/rows.jsonl [train]: 14 pairs, format preference, for train" in lines
     assert "pairs: 14 to train on, 0 held out" in lines
-    chosen = sum(int(pair.chosen.trained.sum()) for pair in pairs_of(data)) / 14
-    rejected = sum(int(pair.rejected.trained.sum()) for pair in pairs_of(data)) / 14
+    chosen, rejected = (sum(int(row.trained.sum()) for row in side) / 14 for side in zip(*pairs_of(data), strict=True))
     assert lines[-1] == f"answers in tokens, on average: chosen {chosen:.1f}, rejected {rejected:.1f}"
 
 
@@ -232,21 +233,20 @@ def test_e_data_042_asks_for_fewer_pairs(tmp_path: Path, tokenizer: Any) -> None
 # From tokens to passes -----------------------------------------------------------------------------------------------
 
 
-def plain_row_numbers(rows: PairRows, indices: list[int]) -> list[int]:
+def plain_row_numbers(rows: Selection, indices: list[int]) -> list[int]:
     """The row of each trained token, counted one by one."""
     found = []
     for at, index in enumerate(indices):
-        pair = rows.row(index)
-        for side, row in enumerate((pair.chosen, pair.rejected)):
+        for side, row in enumerate(rows.members(index)):
             for position in range(1, len(row.input_ids)):
                 if row.trained[position]:
                     found.append(2 * at + side)
     return found
 
 
-def plain_targets(rows: PairRows, indices: list[int]) -> list[list[int]]:
+def plain_targets(rows: Selection, indices: list[int]) -> list[list[int]]:
     """The trained tokens of each row."""
-    both = [row for index in indices for row in (rows.row(index).chosen, rows.row(index).rejected)]
+    both = [row for index in indices for row in rows.members(index)]
     return [row.input_ids[1:][row.trained[1:]].tolist() for row in both]
 
 
@@ -269,7 +269,7 @@ def test_a_pair_alone_shares_its_prompt() -> None:
     rows = pair_rows(40, longest=60)
     plan = plan_for("model", rows)
     assert plan.share_beginnings
-    prompts = [int(rows.row(index).chosen.trained.argmax()) for index in range(40)]
+    prompts = [int(rows.members(index)[0].trained.argmax()) for index in range(40)]
     index = max(range(40), key=prompts.__getitem__)
     batch = collate(rows, [index], plan)
     assert prompts[index] > 10 and batch.shared_tokens == prompts[index] - 1
@@ -297,7 +297,7 @@ def test_no_pair_is_torn(count: int, way: str, budget: int, world_size: int, bat
     rows = pair_rows(count, seed=seed)
     auto = way != "padded" or seed % 2 == 0
     keys = WAYS[way] | {"per_device_train_batch_size": batch, "seed": seed, "auto": str(auto).lower()}
-    plan = plan_for("model", rows, max(budget, 2 * int(rows.both.max())), **keys)
+    plan = plan_for("model", rows, max(budget, 2 * int(rows.row_lengths.max())), **keys)
     for step in range(3):
         passes = [group for rank in range(world_size) for group in step_passes(rows, plan, step, rank, world_size)]
         drawn = sorted(step_rows(count, plan.examples_per_step, seed, step))
@@ -326,7 +326,7 @@ def test_the_batch_size_counts_pairs() -> None:
     groups = split(rows, range(10), plan, 3)
     assert [len(group) for group in groups] == [3, 3, 3, 1]
     assert [collate(rows, group, plan).input_ids_BT.shape[0] for group in groups] == [6, 6, 6, 2]
-    assert plan.max_tokens_per_micro_batch == 3 * 2 * rows.both.max()
+    assert plan.max_tokens_per_micro_batch == 3 * 2 * rows.row_lengths.max()
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -338,7 +338,7 @@ def test_the_largest_pass_is_found_among_all(way: str, seed: int) -> None:
     batches = [batch for step in training_steps(rows, plan, 0, 0, 1) for batch in step]
     assert largest.tokens == max(batch.input_ids_BT.numel() for batch in batches)
     assert largest.trained_tokens == max(batch.num_trained for batch in batches)
-    assert largest.longest_row_tokens == rows.both.max()
+    assert largest.longest_row_tokens == rows.row_lengths.max()
     evaluated = max(batch.input_ids_BT.numel() for batch in evaluation_batches(held_out, plan, 0, 1))
     assert collate(held_out, largest.evaluation, plan).input_ids_BT.numel() == evaluated
     assert largest.usual_row_tokens <= largest.longest_row_tokens

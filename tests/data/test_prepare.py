@@ -13,7 +13,7 @@ import pytest
 
 from luthier.config.schema import DatasetSource
 from luthier.data.prepare import Prepared, prepare
-from luthier.data.rows import TokenRows
+from luthier.data.rows import Selection
 from luthier.errors import DataError
 from tests.data.support import CHATML, alpaca, make_config, make_tokenizer, problems, run, write_jsonl
 
@@ -23,9 +23,9 @@ def tokenizer() -> Any:
     return make_tokenizer(bos=False, chat_template=CHATML)
 
 
-def texts(tokenizer: Any, rows: TokenRows | None) -> list[str]:
+def texts(tokenizer: Any, rows: Selection | None) -> list[str]:
     assert rows is not None
-    return [tokenizer.decode(rows.row(index).input_ids) for index in range(len(rows))]
+    return [tokenizer.decode(rows.members(index)[0].input_ids) for index in range(len(rows))]
 
 
 def long_and_short() -> list[dict[str, str]]:
@@ -40,19 +40,19 @@ def long_and_short() -> list[dict[str, str]]:
 def test_rows_come_as_numpy(tmp_path: Path, tokenizer: Any) -> None:
     prepared = run(tokenizer, write_jsonl(tmp_path / "a.jsonl", alpaca(3000)))
     assert len(prepared.train) == 3000
-    row = prepared.train.row(2500)
+    row = prepared.train.members(2500)[0]
     assert row.input_ids.dtype == np.int32
     assert row.trained.dtype == np.bool_
     assert row.place == f"{tmp_path}/a.jsonl:2501"
     assert "Say 2500" in tokenizer.decode(row.input_ids)
     assert prepared.train.lengths.dtype == prepared.train.trained.dtype == np.int32
     for index in (0, 999, 1000, 2999):
-        row = prepared.train.row(index)
+        row = prepared.train.members(index)[0]
         assert prepared.train.lengths[index] == len(row.input_ids) == len(row.trained)
         assert prepared.train.trained[index] == row.trained.sum()
     for index in (-1, 3000):
         with pytest.raises(IndexError):
-            prepared.train.row(index)
+            prepared.train.members(index)[0]
 
 
 def test_facts(tmp_path: Path, tokenizer: Any) -> None:
@@ -60,8 +60,8 @@ def test_facts(tmp_path: Path, tokenizer: Any) -> None:
     assert prepared.eval is not None
     facts = prepared.facts
     assert (facts.train_rows, facts.eval_rows, facts.template) == (90, 10, "chat")
-    assert facts.train_tokens == sum(len(prepared.train.row(index).input_ids) for index in range(90))
-    assert facts.trained_tokens == sum(prepared.train.row(index).trained.sum() for index in range(90))
+    assert facts.train_tokens == sum(len(prepared.train.members(index)[0].input_ids) for index in range(90))
+    assert facts.trained_tokens == sum(prepared.train.members(index)[0].trained.sum() for index in range(90))
     assert facts.longest_row_tokens == max(prepared.train.lengths.max(), prepared.eval.lengths.max())
     assert facts.fingerprint == prepared.fingerprint
 
@@ -80,8 +80,8 @@ def test_overlong_rows_are_dropped_and_counted(tmp_path: Path, tokenizer: Any) -
 def test_overlong_rows_are_cut(tmp_path: Path, tokenizer: Any) -> None:
     path = write_jsonl(tmp_path / "a.jsonl", long_and_short())
     prepared = run(tokenizer, path, max_seq_length=300, overlong_rows="truncate")
-    assert [prepared.train.row(index).place for index in range(3)] == [f"{path}:{line}" for line in (1, 2, 4)]
-    assert prepared.train.lengths[1] == len(prepared.train.row(1).input_ids) == 300
+    assert [prepared.train.members(index)[0].place for index in range(3)] == [f"{path}:{line}" for line in (1, 2, 4)]
+    assert prepared.train.lengths[1] == len(prepared.train.members(1)[0].input_ids) == 300
     report = prepared.report
     (dropped,) = report.dropped
     assert dropped.reason.startswith("nothing left to train")
@@ -99,17 +99,17 @@ def test_long_texts_are_split_into_parts_that_are_the_whole(tmp_path: Path, toke
     whole = run(tokenizer, path, max_seq_length=100_000).train
     prepared = run(tokenizer, path, max_seq_length=300, overlong_rows="split")
     parts, report = prepared.train, prepared.report
-    lines = [parts.row(number).place.partition(" (")[0] for number in range(len(parts))]
+    lines = [parts.members(number)[0].place.partition(" (")[0] for number in range(len(parts))]
     needed = [-(-int(length) // 300) for length in whole.lengths]
     assert max(needed) > 3 and lines == [f"{path}:{n + 1}" for n, count in enumerate(needed) for _ in range(count)]
     for number, count in enumerate(needed):
-        rows = [parts.row(index) for index in range(len(parts)) if lines[index] == f"{path}:{number + 1}"]
+        rows = [parts.members(index)[0] for index in range(len(parts)) if lines[index] == f"{path}:{number + 1}"]
         joined = np.concatenate([row.input_ids for row in rows])
-        assert joined.tolist() == whole.row(number).input_ids.tolist()
+        assert joined.tolist() == whole.members(number)[0].input_ids.tolist()
         assert {len(row.input_ids) for row in rows} <= {len(joined) // count, -(-len(joined) // count)}
         assert all(row.trained[1:].all() and not row.trained[0] for row in rows)
-    assert parts.trained.tolist() == [int(parts.row(index).trained.sum()) for index in range(len(parts))]
-    assert parts.row(0).place == f"{path}:1 (part 1 of {needed[0]})"
+    assert parts.trained.tolist() == [int(parts.members(index)[0].trained.sum()) for index in range(len(parts))]
+    assert parts.members(0)[0].place == f"{path}:1 (part 1 of {needed[0]})"
     cut = [count for count in needed if count > 1]
     assert (report.split_rows, report.split_parts) == (len(cut), sum(cut))
     assert (report.duplicate_rows, report.contradicting_prompts, report.dropped) == (0, 0, ())
@@ -125,7 +125,7 @@ def test_parts_of_a_text_are_all_trained_or_all_held_out(tmp_path: Path, tokeniz
     prepared = run(tokenizer, path, max_seq_length=300, overlong_rows="split", val_set_size=30)
     assert prepared.eval is not None
     sides = [
-        {rows.row(number).place.partition(" (")[0] for number in range(len(rows))}
+        {rows.members(number)[0].place.partition(" (")[0] for number in range(len(rows))}
         for rows in (prepared.train, prepared.eval)
     ]
     assert all(sides) and not sides[0] & sides[1]
@@ -162,7 +162,7 @@ def test_duplicates_are_never_on_both_sides(tmp_path: Path, tokenizer: Any) -> N
     sides = []
     for side in (prepared.train, prepared.eval):
         assert side is not None
-        lines = [int(side.row(index).place.rpartition(":")[2]) - 1 for index in range(len(side))]
+        lines = [int(side.members(index)[0].place.rpartition(":")[2]) - 1 for index in range(len(side))]
         sides.append({line % 20 for line in lines})
     assert not sides[0] & sides[1]
     assert prepared.report.eval_rows == 40
@@ -200,7 +200,9 @@ def test_weights(tmp_path: Path, tokenizer: Any) -> None:
         for weight, start in ((2.0, 0), (0.5, 100), (1.0, 200))
     ]
     prepared = run(tokenizer, *sources)
-    names = [Path(prepared.train.row(index).place).name.rpartition(":")[0] for index in range(len(prepared.train))]
+    names = [
+        Path(prepared.train.members(index)[0].place).name.rpartition(":")[0] for index in range(len(prepared.train))
+    ]
     assert {name: names.count(name) for name in names} == {"2.0.jsonl": 80, "0.5.jsonl": 20, "1.0.jsonl": 40}
     with_eval = run(tokenizer, *sources, val_set_size=30)
     assert with_eval.report.eval_rows == 30
@@ -237,7 +239,7 @@ def test_progress(tmp_path: Path, tokenizer: Any) -> None:
 def test_base_dir(tmp_path: Path, tokenizer: Any) -> None:
     write_jsonl(tmp_path / "a.jsonl", alpaca(2))
     config = make_config(DatasetSource(path="a.jsonl"), cache_dir="rows")
-    assert prepare(config, tokenizer, base_dir=tmp_path).train.row(0).place == "a.jsonl:1"
+    assert prepare(config, tokenizer, base_dir=tmp_path).train.members(0)[0].place == "a.jsonl:1"
     assert list((tmp_path / "rows").glob("*.arrow"))
 
 

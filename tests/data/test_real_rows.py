@@ -26,7 +26,7 @@ def test_mbpp(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in MBPP.read_bytes().split(b"\n") if line.strip()]
     assert len(prepared.train) == len(lines) == 974
     for index in range(0, 974, 50):
-        (prompt, _), (answer, trained) = pieces(tokenizer, prepared.train.row(index))
+        (prompt, _), (answer, trained) = pieces(tokenizer, prepared.train.members(index)[0])
         assert trained
         assert answer == lines[index]["code"] + "</s>"
         assert f"### Instruction:\n{lines[index]['text']}\n\n" in prompt

@@ -32,7 +32,7 @@ FORGETS = CHATML.replace("message.content +", "(message.content if loop.last els
 
 def one(tokenizer: Any, tmp_path: Path, row: dict[str, Any], **data: Any) -> list[tuple[str, bool]]:
     prepared = run(tokenizer, write_jsonl(tmp_path / "rows.jsonl", [row]), **data)
-    return pieces(tokenizer, prepared.train.row(0))
+    return pieces(tokenizer, prepared.train.members(0)[0])
 
 
 def test_alpaca(tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_invariants(tmp_path: Path, chat_template: str | None, bos: bool, talk: 
     tokenizer = make_tokenizer(bos=bos, chat_template=chat_template)
     messages = [{"role": ("user", "assistant")[i % 2], "content": text} for i, text in enumerate(talk)]
     prepared = run(tokenizer, write_jsonl(tmp_path / "rows.jsonl", [{"messages": messages}]))
-    template, row = prepared.template, prepared.train.row(0)
+    template, row = prepared.template, prepared.train.members(0)[0]
     ids = row.input_ids.tolist()
     expects_bos = bos or chat_template == LLAMA3
     assert ids.count(tokenizer.bos_token_id) == int(expects_bos)
@@ -178,7 +178,7 @@ def test_what_a_run_on_texts_leaves_is_no_template_for_questions(tmp_path: Path,
     alone = run(make_tokenizer(bos=bos), rows := write_jsonl(tmp_path / "rows.jsonl", [{"messages": TALK}]))
     after = run(base, rows)
     assert after.report.template == "alpaca" and after.template.source == alone.template.source
-    assert pieces(base, after.train.row(0)) == pieces(base, alone.train.row(0))
+    assert pieces(base, after.train.members(0)[0]) == pieces(base, alone.train.members(0)[0])
     assert refusal("chat", base, tmp_path) == "E-DATA-030"
     again = run(base, tmp_path / "texts.jsonl")
     assert again.template.source == first.template.source and again.report.leaves_chat_template is False
@@ -293,7 +293,7 @@ def test_special_tokens_in_the_text_are_counted(tmp_path: Path) -> None:
 )
 def test_what_is_counted_as_trained_is_what_the_loss_is_a_mean_over(tmp_path: Path, bos: bool, row: Any) -> None:
     rows = run(make_tokenizer(bos=bos), write_jsonl(tmp_path / "rows.jsonl", [row] * 3)).train
-    assert rows.trained.sum() == collate_packed([rows.row(index) for index in range(3)]).num_trained
+    assert rows.trained.sum() == collate_packed([rows.members(index)[0] for index in range(3)]).num_trained
 
 
 def test_a_text_of_one_token_has_nothing_to_train(tmp_path: Path) -> None:
@@ -312,7 +312,7 @@ def test_rows_as_they_are_are_asked_as_they_are(tmp_path: Path, bos: bool, chat_
     prepared.template.save(tokenizer, tmp_path / "saved")
     saved = AutoTokenizer.from_pretrained(tmp_path / "saved")
     asked = saved.apply_chat_template([{"role": "user", "content": "Q: "}], add_generation_prompt=True)["input_ids"]
-    assert len(asked) == 3 + bos and asked == prepared.train.row(0).input_ids[: len(asked)].tolist()
+    assert len(asked) == 3 + bos and asked == prepared.train.members(0)[0].input_ids[: len(asked)].tolist()
     assert asked == prepared.template.prompt_ids(saved, "Q: ")
     named = run(tokenizer, plain, prompt_template="alpaca")
     assert (named.report.template, named.template.name) == ("none (rows as they are)", "alpaca")
@@ -331,7 +331,7 @@ def test_a_token_that_both_begins_and_ends(tmp_path: Path) -> None:
     tokenizer = make_tokenizer(bos=True)
     tokenizer.eos_token = tokenizer.bos_token
     prepared = run(tokenizer, write_jsonl(tmp_path / "b.jsonl", [{"instruction": "Q", "output": "A"}]))
-    assert pieces(tokenizer, prepared.train.row(0))[1] == ("A<s>", True)
+    assert pieces(tokenizer, prepared.train.members(0)[0])[1] == ("A<s>", True)
     assert prepared.report.bos_share == 1.0
 
 
@@ -354,7 +354,7 @@ def test_words_with_their_space_in_front(tmp_path: Path) -> None:
     bpe.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
     prepared = run(tokenizer, write_jsonl(tmp_path / "a.jsonl", [{"instruction": "Q", "output": "A def"}]))
-    row, prompt = prepared.train.row(0), prepared.template.prompt_ids(tokenizer, "Q")
+    row, prompt = prepared.train.members(0)[0], prepared.template.prompt_ids(tokenizer, "Q")
     assert row.input_ids.tolist()[: len(prompt)] == prompt
     assert tokenizer.decode(row.input_ids[row.trained]).strip() == "A def</s>"
     assert prepared.report.bos_share == prepared.report.eos_share == 1.0

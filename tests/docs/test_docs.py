@@ -167,7 +167,7 @@ def test_the_template_of_the_guide_holds_every_message(tmp_path: Path):
     (tmp_path / "mine.jinja").write_text(code, "utf-8")
     rows = write_jsonl(tmp_path / "rows.jsonl", [{"messages": TALK}])
     prepared = run(make_tokenizer(bos=False), rows, prompt_template=str(tmp_path / "mine.jinja"))
-    shown = "".join(text for text, _ in pieces(make_tokenizer(), prepared.train.row(0)))
+    shown = "".join(text for text, _ in pieces(make_tokenizer(), prepared.train.members(0)[0]))
     assert all(turn["content"] in shown for turn in TALK)
 
 

@@ -130,9 +130,7 @@ def test_training_reads_the_prompt_that_was_asked_and_the_answer_with_its_end(
     for index, row in enumerate(pairs.rows):
         prompt = tuned.prompt_ids(first_turn(row["prompt"], row.get("system", "")))
         assert row.get("system", "") == system
-        pair = read.row(index)
-        for side in ("chosen", "rejected"):
-            tokens = getattr(pair, side)
+        for side, tokens in zip(("chosen", "rejected"), read.members(index), strict=True):
             ids = tokens.input_ids.tolist()
             assert ids[: len(prompt)] == prompt
             assert tuned.tokenizer.decode(ids[len(prompt) : -1]) == row[side] and ids[-1] in tuned.stop_ids

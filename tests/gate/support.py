@@ -13,7 +13,7 @@ from luthier.config.plan import ModelFacts, Passes
 from luthier.config.resolve import resolve
 from luthier.data.cache import _record_batch
 from luthier.data.prepare import prepare
-from luthier.data.rows import RowStore, TokenRows
+from luthier.data.rows import RowStore, Selection
 from luthier.data.tokenize import Batch
 from luthier.events.types import Checked
 from luthier.gate.check import Subject
@@ -77,4 +77,4 @@ def with_spans(what: Subject, change: Any) -> Subject:
     fresh = RowStore([pa.Table.from_batches([_record_batch(batch)])])
     stop = what.data.template.stop_ids(what.tokenizer)
     report = replace(what.data.report, eos_share=float(fresh.ends_trained(stop, limit).mean()))
-    return replace(what, data=replace(what.data, train=TokenRows(fresh, what.data.train.chosen, limit), report=report))
+    return replace(what, data=replace(what.data, train=Selection(fresh, what.data.train.chosen, limit), report=report))

@@ -14,7 +14,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from luthier.data import collate
-from luthier.data.rows import TokenRows
+from luthier.data.rows import Selection
 from luthier.errors.extras import install
 from luthier.events.sinks.extra import missing_login
 from luthier.gate.checks import CHECKS
@@ -185,7 +185,7 @@ def _slice(folder: Path, split: str) -> str:
 def test_an_overlap_that_is_still_there(tmp_path: Path):
     what = subject(tmp_path)
     train = what.data.train
-    overlapping = replace(what.data, eval=TokenRows(train.store, train.chosen[:2], train.limit))
+    overlapping = replace(what.data, eval=Selection(train.store, train.chosen[:2], train.limit))
     assert verdicts(replace(what, data=overlapping)) == {"train-eval-overlap": "failed"}
 
 

@@ -52,7 +52,7 @@ def trained(tmp_path_factory, tiny_model_dir):
         return once(model, ids, *how, **options)
 
     def saved(plan, data, *others, **options):
-        kept.extend(data.train.row(index).input_ids.tolist() for index in range(len(data.train)))
+        kept.extend(data.train.members(index)[0].input_ids.tolist() for index in range(len(data.train)))
         return final(plan, data, *others, **options)
 
     with pytest.MonkeyPatch.context() as patch:

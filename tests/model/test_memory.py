@@ -18,7 +18,7 @@ from luthier.config.plan import Memory, Part
 from luthier.config.render import memory_bar
 from luthier.machine import GIB
 from luthier.model import head, memory
-from luthier.model.forward import LEAN, autocast, summed_loss
+from luthier.model.forward import autocast, lean_of, summed_loss
 from luthier.model.head import nll
 from luthier.model.lean import gradients
 from luthier.model.lean.pieces import PLAIN
@@ -89,7 +89,7 @@ def test_the_lean_path_holds_adapters_side_by_side_and_their_gradients(tmp_path,
     plan = replace(plan, config=plan.config.with_values({"lora.target_modules": targets}))
     config = AutoConfig.from_pretrained(tmp_path)
     model = load_model(plan, config)
-    stacks = [stack for layer in getattr(model, LEAN).layers for stack in layer.stacks if stack.adapted]
+    stacks = [stack for layer in lean_of(model).layers for stack in layer.stacks if stack.adapted]
     # on CUDA there is a kernel that fetches them
     rooms = gradients.Gradients(stacks, replace(PLAIN, copies=object if device == "cuda" else None)).rooms
     held = sum(room.down_RI.nbytes + sum(block.grad_OR.nbytes for block in room.ups) for room in rooms)

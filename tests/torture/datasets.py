@@ -271,7 +271,7 @@ def not_the_answers(prepared: Any, case: Case, tokenizer: Any) -> str:
         return f"{len(rows)} rows in the file, {len(prepared.train)} kept, {left_out} counted as left out"
     waiting = iter(rows)
     for number in range(len(prepared.train)):
-        row = prepared.train.row(number)
+        row = prepared.train.members(number)[0]
         if not row.trained.any():
             return f"{row.place}: nothing is trained"
         if not case.settings["completion_only_loss"]:
@@ -327,14 +327,14 @@ def spoilt_cache(prepared: Any, case: Case, tokenizer: Any, rng: random.Random) 
     """Tokenized rows that rot on disk are made again, and are the same."""
     from tests.data.support import run
 
-    before = [prepared.train.row(number).input_ids.tolist() for number in range(len(prepared.train))]
+    before = [prepared.train.members(number)[0].input_ids.tolist() for number in range(len(prepared.train))]
     for file in sorted((case.path.parent / "cache").iterdir()):
         if rng.random() < 0.7:
             raw = file.read_bytes()
             file.unlink()
             file.write_bytes(damage.spoilt(raw, rng))
     again = run(tokenizer, case.path, **case.settings)
-    after = [again.train.row(number).input_ids.tolist() for number in range(len(again.train))]
+    after = [again.train.members(number)[0].input_ids.tolist() for number in range(len(again.train))]
     COUNTS["spoilt_caches"] += 1
     return "" if before == after else "a spoilt cache gave other tokens"
 

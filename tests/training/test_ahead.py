@@ -8,8 +8,9 @@ from dataclasses import replace
 import pytest
 
 from luthier.data.loader import step_passes
+from luthier.events.types import Notice, TimeForecast
 from luthier.training.ahead import TimeLeft
-from luthier.training.cost import FIRST_STEPS, WARM_UP
+from luthier.training.cost import FIRST_STEPS, WARM_UP, StepCost
 from luthier.training.engine import due
 from tests.rows import MemoryRows, plan_for
 
@@ -34,7 +35,9 @@ def lived(tiny_model_dir, steps=100, first=0, noise=0.0, eval_every=12, save_eve
         tokens = sum(int(rows.lengths[group].sum()) for group in groups)
         seconds = (PASS * len(groups) + TOKEN * tokens) * (1 + noise * (-1) ** step)
         now[0] += seconds
-        assert ahead.add(len(groups), tokens, seconds, step) is None, "each log line says what is left; no notice does"
+        assert ahead.add(StepCost(len(groups), tokens, tokens, seconds), step) is None, (
+            "each log line says what is left; no notice does"
+        )
         assert math.isfinite(ahead.predicted_seconds) is (step >= first + FIRST_STEPS)
         left[step] = (now[0], ahead.remaining(step))
         now[0] += BETWEEN
@@ -83,21 +86,31 @@ def test_steps_replace_the_rehearsal_once_they_are_warm(tiny_model_dir):
     ahead = TimeLeft(plan, rows, clock=lambda: now[0])
     ahead.rehearsed(500, 500 * TOKEN, 0.0)
     ahead.start()
-    before, left, spoke = ahead.forecast(0), {}, []
+    before, left, told = ahead.forecast(0), {}, []
     for step in range(1, 31):
         groups = step_passes(rows, plan, step - 1, 0, 1)
         tokens = sum(int(rows.lengths[group].sum()) for group in groups)
         seconds = 2 * TOKEN * tokens * (10 if step <= WARM_UP else 1)  # twice as slow as rehearsed, and a slow start
         now[0] += seconds
-        ahead.add(len(groups), tokens, seconds, step)
+        ahead.add(StepCost(len(groups), tokens, tokens, seconds), step)
         left[step] = ahead.forecast(step)
-        spoke += [step] * ahead.speaks(step)
-    assert spoke == [FIRST_STEPS]
+        told += [(step, type(event)) for event in ahead.told(step)]
+    assert told == [(FIRST_STEPS, TimeForecast)], "once; fewer passes would not pay where a pass costs nothing"
     assert [left[step].fitted_steps for step in (1, WARM_UP, WARM_UP + 1, FIRST_STEPS)] == [0, 0, 1, 17]
     assert left[WARM_UP].step_seconds == pytest.approx(before.step_seconds, rel=0.1)
     assert left[FIRST_STEPS].step_seconds == pytest.approx(2 * before.step_seconds, rel=0.1)
     assert left[FIRST_STEPS].error == pytest.approx(0, abs=1e-6)
     assert left[FIRST_STEPS].remaining_seconds == pytest.approx(ahead.predicted_seconds - now[0], rel=0.2)
+
+
+def test_what_would_pay_is_said_once_and_only_where_luthier_may_decide(tiny_model_dir):
+    rows = MemoryRows(300, longest=200)
+    for auto in (True, False):
+        ahead, told = TimeLeft(plan_for(tiny_model_dir, rows, 300, max_steps=100, auto=auto), rows), []
+        for step in range(1, 31):
+            ahead.add(StepCost(4, 1000 + 37 * step, 2000, 0.4 + TOKEN * (1000 + 37 * step)), step)
+            told += [(step, event.change) for event in ahead.told(step) if isinstance(event, Notice)]
+        assert told == [(FIRST_STEPS, "training.max_tokens_per_micro_batch: 2048")] * auto
 
 
 def test_the_seconds_left_are_right_at_every_step(tiny_model_dir):

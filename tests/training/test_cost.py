@@ -2,7 +2,7 @@
 
 import pytest
 
-from luthier.training.cost import FIRST_STEPS, CostModel, fit
+from luthier.training.cost import FIRST_STEPS, StepCost, advice, fit
 
 
 def steps(a, b, passes=lambda n: 1 + n % 3, tokens=lambda n: 1000 + 37 * n):
@@ -10,11 +10,7 @@ def steps(a, b, passes=lambda n: 1 + n % 3, tokens=lambda n: 1000 + 37 * n):
 
 
 def said(measured):
-    model = CostModel()
-    notices = [model.add(*step[:2], 2 * step[1], step[2], number) for number, step in enumerate(measured, start=1)]
-    assert notices[:-1] == [None] * (FIRST_STEPS - 1)
-    assert model.add(1, 10, 10, 0.1, FIRST_STEPS + 1) is None, "it is said once"
-    return notices[-1]
+    return advice([StepCost(passes, tokens, 2 * tokens, seconds) for passes, tokens, seconds in measured], FIRST_STEPS)
 
 
 @pytest.mark.parametrize(("a", "b"), [(0.05, 0.001), (0.0, 0.002), (0.3, 0.0)])

@@ -21,7 +21,7 @@ from luthier.machine.probe import probe
 from luthier.model.load import load_model
 from luthier.training import engine
 from luthier.training import reference as reference_module
-from luthier.training.job import Run
+from luthier.training.job import Job
 from luthier.training.objective import dpo
 from luthier.training.optimizer import build_optimizer
 from luthier.training.reference import FOLDER, ask_reference
@@ -47,7 +47,7 @@ def of_pairs(folder, model, rows, **changes):
     return values
 
 
-def run_of(values) -> Run:
+def run_of(values) -> Job:
     """The run of a config, ready for its first step, with its reference asked for."""
     loaded = api._loaded(values, ())
     parts = ingredients(loaded, api.resolve(loaded, probe(), None, None), None)
@@ -56,7 +56,7 @@ def run_of(values) -> Run:
     folder = Path(values["training"]["output_dir"])
     folder.mkdir(parents=True, exist_ok=True)
     optimizer = build_optimizer(model, parts.plan)
-    run = Run(parts.plan, parts.data, model, parts.tokenizer, optimizer, folder, api.identity(parts.plan))
+    run = Job(parts.plan, parts.data, model, parts.tokenizer, optimizer, folder, api.identity(parts.plan))
     list(ask_reference(run))
     return run
 
@@ -83,8 +83,8 @@ def plain(policy, reference, pairs, smoothing=0.0):
     losses, rewards = [], []
     for pair in pairs:
         with torch.no_grad():
-            before = [log_probability(reference, row) for row in (pair.chosen, pair.rejected)]
-        now = [log_probability(policy, row) for row in (pair.chosen, pair.rejected)]
+            before = [log_probability(reference, row) for row in pair]
+        now = [log_probability(policy, row) for row in pair]
         chosen, rejected = (BETA * (after - earlier) for after, earlier in zip(now, before, strict=True))
         right = torch.sigmoid(chosen - rejected)
         losses.append(-(1 - smoothing) * right.log() - smoothing * (1 - right).log())
@@ -122,7 +122,7 @@ def test_loss_rewards_and_gradients_equal_plain_transformers(tmp_path, tiny_mode
     rows, model = run.data.train, run.model
     batches = [collate(rows, group, run.plan) for group in ([0, 1, 2], [3], [4, 5])]
     summed, counted = backward(model, batches, run.plan, reference_P2=run.reference.train_P2)
-    wanted, chosen, rejected = plain(policy, reference, [rows.row(i) for i in range(6)], smoothing)
+    wanted, chosen, rejected = plain(policy, reference, [rows.members(i) for i in range(6)], smoothing)
     wanted.backward()
     assert counted.losses == 6 and counted.trained_tokens == rows.trained[:6].sum()
     assert (summed[:3] / 6).tolist() == pytest.approx([wanted.item(), chosen, rejected], abs=2e-5)
@@ -237,10 +237,10 @@ def trl_curve(folder, tmp_path, run, order):
             return dataset
 
     rows = []
-    for pair in map(run.data.train.row, order):
-        prompt = int(pair.chosen.trained.argmax())
-        assert not pair.rejected.trained[:prompt].any() and pair.rejected.trained[prompt:].all()
-        answers = (pair.chosen.input_ids, pair.rejected.input_ids)
+    for pair in map(run.data.train.members, order):
+        prompt = int(pair[0].trained.argmax())
+        assert not pair[1].trained[:prompt].any() and pair[1].trained[prompt:].all()
+        answers = [row.input_ids for row in pair]
         prompts, chosen, rejected = answers[0][:prompt], *(ids[prompt:] for ids in answers)
         rows.append({"prompt_ids": prompts.tolist(), "chosen_ids": chosen.tolist(), "rejected_ids": rejected.tolist()})
     settings = DPOConfig(

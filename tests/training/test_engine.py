@@ -5,8 +5,17 @@ from __future__ import annotations
 import pytest
 
 from luthier import api
-from luthier.events.types import Architecture, Evaluated, Log, Notice, RunFinished, RunStarted
-from luthier.training import background, milestones
+from luthier.events.types import (
+    Architecture,
+    CheckpointSaved,
+    Evaluated,
+    Log,
+    Notice,
+    RunFinished,
+    RunStarted,
+    Sampled,
+)
+from luthier.training import background, engine, milestones
 from luthier.training.objective import Counted
 from tests.tiny import write_rows
 from tests.training.test_resume import config
@@ -80,6 +89,21 @@ def test_what_is_due_after_each_epoch_and_share(tmp_path, tiny_model_dir, alpaca
     assert logged == sorted({1, *range(an_epoch, steps + 1, an_epoch)})
     kept = {int(folder.name.partition("-")[2]) for folder in (tmp_path / "run").glob("checkpoint-*")}
     assert {-(-steps // 2), steps} <= kept
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_pass_begins_ahead_where_nothing_follows_its_step(tmp_path, tiny_model_dir, alpaca_file, monkeypatch, first):
+    said, asked = {}, engine.follows_at_once
+    monkeypatch.setattr(engine, "follows_at_once", lambda job: said.setdefault(job.state.step + 1, asked(job)))
+    values = config(tmp_path / "run", tiny_model_dir, alpaca_file, max_steps=12)
+    values["evaluation"] = {"eval_steps": 4, "sample_prompts": ["Add 1 and 2."], "sample_steps": [6, 7]}
+    values["checkpointing"] = {"save_strategy": "steps", "save_steps": 5, "save_minutes": 0, "save_first_step": first}
+    follow = {event.step for event in train(values) if isinstance(event, Evaluated | CheckpointSaved | Sampled)}
+    assert (
+        {step for step, at_once in said.items() if not at_once}
+        == follow
+        == {4, 5, 6, 7, 8, 10, 12} | ({1} if first else set())
+    )
 
 
 def test_the_runtime_is_that_of_all_attempts(tmp_path, tiny_model_dir, alpaca_file):

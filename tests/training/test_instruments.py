@@ -58,7 +58,9 @@ def test_a_step_that_begins_on_the_device_starts_where_the_one_before_ended(cloc
     watch = Stopwatch()
     for item in watch.fetched(range(2)):
         watch.lap("optimizer")
-        watch.stop(goes_on=item == 0)
+        if item == 0:
+            watch.next_has_begun()
+        watch.stop()
         clock(3.0)  # said of the step
     assert seconds(watch.timing(2)) == [0.0, 0.0, 0.0, 1.5, 0.0, 0.0]
 
@@ -68,7 +70,8 @@ def test_what_lies_between_two_series_of_steps_belongs_to_no_step(clock):
     for _ in range(2):
         for _ in watch.fetched(range(1)):
             watch.lap("forward")
-            watch.stop(goes_on=True)
+            watch.next_has_begun()
+            watch.stop()
             break
         clock(50.0)  # back to a checkpoint
     assert seconds(watch.timing(2)) == [0.0] * 6

@@ -154,11 +154,11 @@ def once_too_large(module: str, name: str) -> Callable[[int], None]:
         place, first = importlib.import_module(module), [True]
         real = getattr(place, name)
 
-        def fails(*arguments):
+        def fails(*arguments, **options):
             if first[0]:
                 first[0] = False
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-            return real(*arguments)
+            return real(*arguments, **options)
 
         setattr(place, name, fails)
 
@@ -208,6 +208,8 @@ PLANTED = {
     "memory": too_large,
     "memory for the sum": once_too_large("luthier.machine.gradients", "_in_a_row"),
     "memory for the rehearsal": once_too_large("luthier.training.rehearsal", "collate"),
+    "memory for the rehearsal's checkpoint": once_too_large("luthier.training.rehearsal", "save_checkpoint"),
+    "memory for the rows": once_too_large("luthier.ingredients", "prepare"),
     "memory for the norm": once_too_large("luthier.training.step", "gradient_norm"),
     "memory for the update": once_too_large("luthier.training.engine", "prepare_step"),
     "moment": an_infinite_moment,
@@ -383,15 +385,33 @@ def test_when_one_rank_goes_on_all_do(tmp_path, tiny_model_dir, alpaca_file):
 
 
 @pytest.mark.parametrize(
-    "fault",
-    ["memory", "memory for the sum", "memory for the norm", "memory for the update", "memory for the rehearsal"],
+    ("fault", "of"),
+    [
+        ("memory", 1),
+        ("memory for the sum", 1),
+        ("memory for the norm", 1),
+        ("memory for the update", 1),
+        ("memory for the rehearsal", 1),
+        ("memory for the rehearsal's checkpoint", 0),
+    ],
 )
-def test_memory_that_runs_out_on_one_rank_is_given_up_on_all(tmp_path, tiny_model_dir, alpaca_file, one, fault):
+def test_memory_that_runs_out_on_one_rank_is_given_up_on_all(tmp_path, tiny_model_dir, alpaca_file, one, fault, of):
     values = of_ranks(2, tmp_path / "run", tiny_model_dir, alpaca_file, rehearsal="rehearsal" in fault)
-    assert start(2, values, fault=fault) == [0, 0]
+    assert start(2, values, fault=fault, of=of) == [0, 0]
     lines = (tmp_path / "run" / "events.jsonl").read_text()
     assert lines.count("ran out of memory (E-RUN-002)") == 1
     assert curve(tmp_path / "run") == pytest.approx(curve(one), rel=2e-6)
+
+
+def test_memory_that_runs_out_where_nothing_can_be_given_up_ends_all_and_who_had_none_says_so_first(
+    tmp_path, tiny_model_dir, alpaca_file
+):
+    values = of_ranks(2, tmp_path / "run", tiny_model_dir, alpaca_file)
+    assert start(2, values, fault="memory for the rows", of=0) == [DIED, DIED]
+    assert "E-RUN-004" in said(tmp_path / "run", 0) and "out of memory" in said(tmp_path / "run", 0)
+    assert "E-ENV-007" in said(tmp_path / "run", 1) and "rank 0 ran out of memory" in said(tmp_path / "run", 1)
+    at = [(tmp_path / "run" / f"rank{number}.txt").stat().st_mtime_ns for number in range(2)]
+    assert at[0] < at[1]
 
 
 def test_a_moment_that_is_no_number_ends_all_ranks_alike(tmp_path, tiny_model_dir, alpaca_file):

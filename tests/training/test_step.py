@@ -45,7 +45,7 @@ def plain_loss(model, indices):
     """Each row alone through transformers' own loss, as a sum."""
     total = 0.0
     for index in indices:
-        row = ROWS.row(index)
+        row = ROWS.members(index)[0]
         ids = torch.tensor(row.input_ids, dtype=torch.long)[None]
         labels = torch.where(torch.tensor(row.trained)[None], ids, -100)
         total = total + model(input_ids=ids, labels=labels).loss * (labels[:, 1:] != -100).sum()
@@ -102,7 +102,7 @@ def test_changing_document_1_leaves_document_2_alone_bit_for_bit(tmp_path, slidi
 
     build_model(tmp_path)
     _, model = model_for(tmp_path)
-    first, second = ROWS.row(0), ROWS.row(1)
+    first, second = ROWS.members(0)[0], ROWS.members(1)[0]
     changed = type(first)(first.input_ids[::-1].copy(), first.trained)
     states = []
     with torch.no_grad():

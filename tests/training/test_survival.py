@@ -21,9 +21,8 @@ from transformers import OpenAIGPTConfig, OpenAIGPTLMHeadModel
 from luthier import api
 from luthier.errors import ConfigError, RefusedError, RunError
 from luthier.events.types import CHANCE, CheckpointSaved, Evaluated, Log, Notice, Resumed, RunFinished, Sampled
-from luthier.model.forward import LEAN
+from luthier.model.forward import lean_of
 from luthier.training import checkpoint, engine, milestones, rehearsal, saving
-from luthier.training import job as job_module
 from luthier.training.checkpoint import checkpoints, find_checkpoint, restore
 from luthier.training.commit import commit, sweep, verify
 from luthier.training.guard import FEWEST, judge, remember, robust_z
@@ -197,7 +196,7 @@ def test_recorded_passes_are_given_up_before_anything_else(tmp_path, tiny_model_
     real, asked = getattr(module, name), []
 
     def first_fails(model, *arguments):
-        lean = getattr(model, LEAN)
+        lean = lean_of(model)
 
         def give_up(why):
             lean.graphs = None
@@ -550,7 +549,7 @@ def test_the_first_step_and_the_clock_save_too(tmp_path, tiny_model_dir, alpaca_
     class Time:
         monotonic = staticmethod(lambda: clock[0])
 
-    monkeypatch.setattr(job_module, "time", Time)
+    monkeypatch.setattr(saving, "time", Time)
     saved = []
     for event in api.train(values):
         if isinstance(event, Log) and event.step == 3:
@@ -570,7 +569,7 @@ def test_a_disk_that_is_full_for_a_while_costs_no_step(straight, tmp_path, tiny_
         return real(*arguments)
 
     monkeypatch.setattr(saving, "save_checkpoint", save)
-    monkeypatch.setattr(job_module, "_FIRST_WAIT", 0.0)
+    monkeypatch.setattr(saving, "_FIRST_WAIT", 0.0)
     events = train(ordinary(tmp_path / "run", tiny_model_dir, alpaca_file))
     said = [event for event in of(Notice, events) if event.severity == "critical"]
     assert len(said) == 2

@@ -7,7 +7,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 
 from luthier.training.engine import run
-from luthier.training.job import Run
+from luthier.training.job import Job
 from luthier.training.optimizer import build_optimizer
 from tests.rows import MemoryRows, plan_for, prepared
 
@@ -29,7 +29,7 @@ def luthier_losses(folder, tmp_path, load_in_4bit):
     torch.manual_seed(0)
     model = load_model(plan, AutoConfig.from_pretrained(folder))
     start = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
-    job = Run(plan, prepared(ROWS), model, None, build_optimizer(model, plan), tmp_path, {})
+    job = Job(plan, prepared(ROWS), model, None, build_optimizer(model, plan), tmp_path, {})
     from luthier.events.types import Log
 
     losses = []
@@ -49,8 +49,11 @@ def trl_losses(folder, tmp_path, load_in_4bit, start):
     from luthier.data.order import step_rows
 
     order = [i for step in range(STEPS) for i in step_rows(len(ROWS), 16, 42, step)]
-    rows = [{"input_ids": ROWS.row(i).input_ids.tolist(), "completion_mask": ROWS.row(i).trained.astype(int).tolist()}
-            for i in order]  # fmt: skip
+    rows = [
+        {"input_ids": row.input_ids.tolist(), "completion_mask": row.trained.astype(int).tolist()}
+        for i in order
+        for row in ROWS.members(i)
+    ]
     quantization = BitsAndBytesConfig(
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=torch.float32,

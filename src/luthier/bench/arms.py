@@ -30,7 +30,6 @@ def prepare(request: dict[str, Any], folder: Path) -> Result:
     from luthier.bench.setting import ingredients
     from luthier.data.loader import training_steps
     from luthier.data.order import step_rows
-    from luthier.data.pairs import single_rows
     from luthier.machine.record import surroundings
     from luthier.machine.seed import seed_everything
     from luthier.model.forward import DTYPES
@@ -40,7 +39,7 @@ def prepare(request: dict[str, Any], folder: Path) -> Result:
     plan, rows = parts.plan, parts.data.train
     config = plan.config
     steps = [step_rows(len(rows), plan.examples_per_step, config.training.seed, s) for s in range(plan.total_steps)]
-    read = [single_rows(rows.row(i) for i in step) for step in steps]
+    read = [[row for i in step for row in rows.members(i)] for step in steps]
     rows_file = [
         [{"input_ids": r.input_ids.tolist(), "completion_mask": r.trained.astype(int).tolist()} for r in step]
         for step in read

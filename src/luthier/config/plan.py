@@ -5,6 +5,7 @@ Types only; `luthier.config.resolve` computes a plan, once, and nobody changes i
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -158,6 +159,38 @@ class Value:
         return self.source != "derived"
 
 
+@dataclass(frozen=True)
+class Due:
+    """The steps after which something is due; a run may have millions.
+
+    Attributes:
+        every: Their multiples of this are; 0: none.
+        last: The last step. What is beyond counts as that: a resumed run may have been longer once.
+        single: Those beside.
+    """
+
+    every: int
+    last: int
+    single: frozenset[int]
+
+    def __contains__(self, step: int) -> bool:
+        step = min(step, self.last)
+        return step in self.single or self._is_multiple(step)
+
+    def __iter__(self) -> Iterator[int]:
+        """Each once, in no order."""
+        yield from (step for step in self.single if not self._is_multiple(step))
+        yield from range(self.every, self.last + 1, self.every) if self.every else ()
+
+    def left(self, step: int) -> int:
+        """How many there are from `step` on, its own included."""
+        beside = sum(single >= step and not self._is_multiple(single) for single in self.single)
+        return beside + (self.last // self.every - max(0, step - 1) // self.every if self.every else 0)
+
+    def _is_multiple(self, step: int) -> bool:
+        return step > 0 and self.every > 0 and step % self.every == 0
+
+
 @dataclass(frozen=True, repr=False)
 class Plan:
     """Everything the run needs to know. `config` has no ``auto`` left; derived numbers are fields of their own.
@@ -267,3 +300,24 @@ class Plan:
             if value.key == key:
                 return value
         raise KeyError(key)
+
+    @property
+    def evaluations(self) -> Due:
+        """After which steps the held-out rows are: every so many, and the last one."""
+        return Due(self.eval_every, self.total_steps, frozenset({self.total_steps} if self.eval_every else ()))
+
+    @property
+    def saves(self) -> Due:
+        """After which steps a checkpoint is, by their numbers: the first one, every so many, and the last one.
+
+        By the clock, after an evaluation that is the best and after a failure there are more
+        (`luthier.training.saving`).
+        """
+        first = {1} if self.save_every and self.config.checkpointing.save_first_step else set()
+        return Due(self.save_every, self.total_steps, frozenset({*first, self.total_steps}))
+
+    @property
+    def samples(self) -> Due:
+        """After which steps samples are (0: before the first one), if there are prompts: those named and the last."""
+        named = {step for step in self.config.evaluation.sample_steps if step <= self.total_steps}
+        return Due(0, self.total_steps, frozenset({*named, self.total_steps}))

@@ -11,10 +11,10 @@ import numpy as np
 
 from luthier.config.schema import DataSection
 from luthier.data.cache import Shard
-from luthier.data.pairs import PairRows, both_ways_round, pair_keys, whole
+from luthier.data.pairs import both_ways_round, pair_keys
 from luthier.data.problems import SHOWN_PER_KIND
 from luthier.data.report import DataReport, Dropped, SourceReport
-from luthier.data.rows import Bool, RowStore, TokenRows
+from luthier.data.rows import Bool, RowStore, Selection
 from luthier.data.split import contradicted, repeated
 from luthier.data.template import NO_TEMPLATE, Template, adds_bos, adds_nothing
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def count(
-    train: TokenRows | PairRows,
+    train: Selection,
     kept: Bool,
     held: Bool,
     dropped: list[Dropped],
@@ -54,7 +54,7 @@ def count(
         for token, rows in shard.found.special_tokens.items():
             special[token] = special.get(token, 0) + rows
     ended = store.ends_trained(template.stop_ids(tokenizer), limit)
-    duplicates, contradictions = _same_questions(store, kept & store.begins, each)
+    duplicates, contradictions = _same_questions(store, kept & store.begins)
     entries = [*((source, source.split, "train") for source in data.datasets)]
     if data.eval_split is not None:
         entries.append((data.datasets[0], data.eval_split, "eval"))
@@ -71,13 +71,13 @@ def count(
         dropped=tuple(dropped),
         max_seq_length=limit,
         kept_rows=int(kept.sum()) // each,
-        truncated_rows=int((kept & ~whole(store.lengths <= limit, each)).sum()) // each,
+        truncated_rows=int((kept & ~store.whole(store.lengths <= limit)).sum()) // each,
         completion_tokens_cut=cut,
         completion_share_cut=cut / int(trained),
         duplicate_rows=duplicates,
         contradicting_prompts=contradictions,
         bos_share=_bos_share(train, kept, template.source if rendered else "", template, tokenizer),
-        eos_share=float(whole(ended, each)[kept & store.ends].mean()),
+        eos_share=float(store.whole(ended)[kept & store.ends].mean()),
         split_rows=int((store.begins & ~store.ends).sum()),
         split_parts=int((~(store.begins & store.ends)).sum()),
         tokens=int(train.lengths.sum(dtype=np.int64)),
@@ -91,15 +91,15 @@ def count(
         touching_example=next((shard.found.touching_example for shard in read if shard.found.touching_rows), ""),
         special_places=tuple(place for shard in read for place in shard.found.special_places)[:SHOWN_PER_KIND],
         system=_shared_system(read[: len(data.datasets)]),
-        pairs=isinstance(train, PairRows),
+        pairs=each > 1,
         chosen_tokens=int(store.trained_within(limit)[train.chosen].sum(dtype=np.int64)),
     )
 
 
-def _same_questions(store: RowStore, kept: Bool, each: int) -> tuple[int, int]:
+def _same_questions(store: RowStore, kept: Bool) -> tuple[int, int]:
     """Rows (or pairs) that stand there twice, and questions whose answers (or preferences) contradict each other."""
     prompts, rows = store.prompt_keys[kept], store.row_keys[kept]
-    if each == 1:
+    if store.each == 1:
         return repeated(rows), contradicted(prompts, rows)
     return repeated(pair_keys(rows[::2], rows[1::2])), both_ways_round(prompts, rows)
 
@@ -111,11 +111,11 @@ def _shared_system(trained: list[Shard]) -> str:
 
 
 def _bos_share(
-    train: TokenRows | PairRows, kept: Bool, used: str, template: Template, tokenizer: PreTrainedTokenizerBase
+    train: Selection, kept: Bool, used: str, template: Template, tokenizer: PreTrainedTokenizerBase
 ) -> float | None:
     """Measured on the tokens themselves; ``None`` if neither the tokenizer nor the template in use write BOS."""
     bos = tokenizer.bos_token_id
     if bos is None or not (adds_bos(tokenizer) or "bos_token" in used):
         return None
     store, ends_too = train.store, bos in template.stop_ids(tokenizer)
-    return float(whole(store.begins_once(bos, ends_too=ends_too), train.each)[kept & store.begins].mean())
+    return float(store.whole(store.begins_once(bos, ends_too=ends_too))[kept & store.begins].mean())

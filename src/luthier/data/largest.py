@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from luthier.config.plan import Plan
 from luthier.data.loader import Rows, collate, evaluation_passes, step_passes
-from luthier.data.pairs import single_lengths
 
 MOST_STEPS = 20_000
 """Steps that are looked at; a run that is longer has seen all its rows several times by then."""
@@ -69,9 +68,9 @@ def find_largest(train: CountedRows, held_out: Rows | None, plan: Plan, rank: in
     steps = [step_passes(train, plan, s, rank, world_size) for s in range(min(plan.total_steps, MOST_STEPS))]
     passes = list(dict.fromkeys(tuple(rows) for step in steps for rows in step))
     fullest, tokens = _most_tokens(train, passes, plan)
-    longest = max(passes, key=lambda rows: int(single_lengths(train, rows).max()))
+    longest = max(passes, key=lambda rows: int(train.row_lengths[list(rows)].max()))
     trained = max(passes, key=lambda rows: int(train.trained[list(rows)].sum()))
-    lengths = single_lengths(train, fullest).astype(np.float64)
+    lengths = train.row_lengths[list(fullest)].astype(np.float64)
     if plan.config.training.packing is not True:
         lengths[:] = lengths.max()
     evaluation: tuple[int, ...] = ()
@@ -81,7 +80,7 @@ def find_largest(train: CountedRows, held_out: Rows | None, plan: Plan, rank: in
     return Largest(
         tokens=tokens,
         trained_tokens=int(train.trained[list(trained)].sum()),
-        longest_row_tokens=int(single_lengths(train, longest).max()),
+        longest_row_tokens=int(train.row_lengths[list(longest)].max()),
         passes=tuple(dict.fromkeys((fullest, longest, trained))),
         evaluation=evaluation,
         most_passes=max(len(step) for step in steps),
@@ -109,5 +108,5 @@ def _most_tokens(rows: Rows, passes: Iterable[tuple[int, ...]], plan: Plan) -> t
 
 
 def _tokens(rows: Rows, group: Sequence[int], *, packed: bool) -> int:
-    own = single_lengths(rows, group)
+    own = rows.row_lengths[list(group)]
     return int(own.sum() if packed else own.size * own.max())

@@ -20,13 +20,41 @@ from luthier.config.plan import Plan
 from luthier.data.collate import MicroBatch, Row, collate_packed, collate_padded, in_pairs
 from luthier.data.order import deal, step_rows
 from luthier.data.pack import pack, pad
-from luthier.data.pairs import Pair, single_lengths, single_rows
+from luthier.data.pairs import ROWS_OF_A_PAIR
 
 _ROWS_AT_ONCE = 256
 
 
-class Coming:
-    """The micro-batches of each step in turn; those of the next one can be had, and moved to the device, before.
+@dataclass
+class StepBatches:
+    """The micro-batches of a step.
+
+    Attributes:
+        packed: As they were packed.
+        moved: The same on the device, where they were moved there before their turn.
+    """
+
+    packed: list[MicroBatch]
+    moved: list[MicroBatch] | None = None
+
+    @property
+    def nearest(self) -> list[MicroBatch]:
+        """Those on the device, where they are there already; else as they were packed."""
+        return self.moved or self.packed
+
+    def rebuild(self, packed: list[MicroBatch]) -> None:
+        """The same examples in other micro-batches."""
+        self.packed, self.moved = packed, None
+
+    def move(self, device: torch.device) -> list[MicroBatch]:
+        """Those on the device, moved there if they are not yet."""
+        if self.moved is None:
+            self.moved = [batch.to(device) for batch in self.packed]
+        return self.moved
+
+
+class Lookahead:
+    """The steps in turn; the next one can be had, and moved to the device, before.
 
     Args:
         steps: As `training_steps` gives them.
@@ -34,59 +62,51 @@ class Coming:
 
     def __init__(self, steps: Iterator[list[MicroBatch]]) -> None:
         self._steps = steps
-        self._now: _Both | None = None
-        self._next: _Both | None = None
+        self._next: StepBatches | None = None
 
-    def __iter__(self) -> Coming:
+    def __iter__(self) -> Lookahead:
         return self
 
-    def __next__(self) -> list[MicroBatch]:
-        """The next step's, as they were packed."""
-        self._now, self._next = self._next, None
-        return next(self._steps) if self._now is None else self._now.packed
+    def __next__(self) -> StepBatches:
+        """The next one."""
+        step, self._next = self._next, None
+        return step or StepBatches(next(self._steps))
 
-    def peek(self, device: torch.device) -> list[MicroBatch] | None:
-        """Those of the step after, on the device; None after the last one. Where memory runs out, ask once more."""
-        if self._next is None and (packed := next(self._steps, None)) is not None:
-            self._next = _Both(packed)  # kept first: moving them may fail, and they have come out of `steps`
+    def peek(self, device: torch.device) -> list[MicroBatch]:
+        """Those of the step after, on the device; none after the last one. Where memory runs out, ask once more."""
         if self._next is None:
-            return None
-        if self._next.moved is None:
-            self._next.moved = [batch.to(device) for batch in self._next.packed]
-        return self._next.moved
-
-    def moved(self, packed: list[MicroBatch]) -> list[MicroBatch]:
-        """This step's on the device, where they are there already; else what is given."""
-        now = self._now
-        return now.moved if now is not None and now.packed is packed and now.moved is not None else packed
-
-
-@dataclass
-class _Both:
-    """A step's micro-batches, here and on the device once they were moved there."""
-
-    packed: list[MicroBatch]
-    moved: list[MicroBatch] | None = None
+            if (packed := next(self._steps, None)) is None:
+                return []
+            self._next = StepBatches(packed)  # kept first: moving them may fail, and they have come out of `steps`
+        return self._next.move(device)
 
 
 class Rows(Protocol):
-    """Tokenized rows, or pairs of them: their lengths in memory, the rest on disk. A pair is never torn."""
+    """Tokenized rows, or pairs of them; `luthier.data.rows.Selection` is one."""
+
+    @property
+    def each(self) -> int:
+        """Rows of an example (K): 1, or the 2 of a pair."""
+
+    @property
+    def row_lengths(self) -> NDArray[np.int32]:
+        """Tokens of each row, shape (R, K)."""
 
     @property
     def lengths(self) -> NDArray[np.int32]:
-        """Tokens of each row; of a pair those of both."""
+        """Tokens of each example, its rows together, shape (R,)."""
 
     def __len__(self) -> int:
-        """Number of rows, or of pairs."""
+        """Number of examples (R)."""
 
-    def row(self, index: int) -> Row | Pair:
-        """One row, or one pair."""
+    def members(self, index: int) -> Sequence[Row]:
+        """The rows of one example."""
 
 
 def split(rows: Rows, indices: Sequence[int], plan: Plan, most_rows: int) -> list[list[int]]:
     """The given rows in groups, each one a pass within the plan's token budget."""
     if plan.config.training.auto:
-        lengths, budget = single_lengths(rows, indices), plan.max_tokens_per_micro_batch
+        lengths, budget = rows.row_lengths[list(indices)], plan.max_tokens_per_micro_batch
         if plan.config.training.packing is True:
             groups = pack(lengths.sum(axis=1).tolist(), budget)
         else:  # both rows of a pair are padded to the longer one
@@ -99,10 +119,10 @@ def split(rows: Rows, indices: Sequence[int], plan: Plan, most_rows: int) -> lis
 
 def collate(rows: Rows, indices: Sequence[int], plan: Plan) -> MicroBatch:
     """The given rows, or pairs, as one micro-batch."""
-    single = single_rows(rows.row(i) for i in indices)
+    single = [row for i in indices for row in rows.members(i)]
     packed = plan.config.training.packing is True
     batch = collate_packed(single, share=plan.share_beginnings) if packed else collate_padded(single)
-    return in_pairs(batch, single, indices) if len(single) > len(indices) else batch
+    return in_pairs(batch, single, indices) if rows.each == ROWS_OF_A_PAIR else batch
 
 
 def evaluation_batches(rows: Rows, plan: Plan, rank: int, world_size: int) -> Iterator[MicroBatch]:

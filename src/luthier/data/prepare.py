@@ -21,10 +21,10 @@ from luthier.config.schema import Config, DataSection, DatasetSource
 from luthier.data.cache import ROWS_VERSION, Shard, build_shard, cache_folder, load_shard
 from luthier.data.count import count
 from luthier.data.messages import Message
-from luthier.data.pairs import ROWS_OF_A_PAIR, PairRows, alike, named, whole
+from luthier.data.pairs import ROWS_OF_A_PAIR, alike
 from luthier.data.problems import SHOWN_PER_KIND, Problems, refuse
 from luthier.data.report import DataReport, Dropped, Kind
-from luthier.data.rows import Bool, Int64, RowStore, TokenRows
+from luthier.data.rows import Bool, Int64, RowStore, Selection
 from luthier.data.sources import RowSource, open_source
 from luthier.data.split import draw, hold_out, not_in
 from luthier.data.template import Template, load_template
@@ -52,8 +52,8 @@ class Prepared:
         tokenizer_hash: SHA-256 over all of the tokenizer that decides ids.
     """
 
-    train: TokenRows | PairRows
-    eval: TokenRows | PairRows | None
+    train: Selection
+    eval: Selection | None
     template: Template
     report: DataReport
     fingerprint: str
@@ -74,7 +74,7 @@ class Prepared:
     def facts(self) -> DataFacts:
         """The numbers that the plan needs."""
         both = [rows for rows in (self.train, self.eval) if rows is not None]
-        longest = [int((rows.both if isinstance(rows, PairRows) else rows.lengths).max()) for rows in both]
+        longest = [int(rows.row_lengths.max()) for rows in both]
         return DataFacts(
             train_rows=len(self.train),
             eval_rows=len(self.eval) if self.eval is not None else 0,
@@ -109,9 +109,8 @@ def prepare(
         DataError: Anything wrong with sources, rows or template; as many problems at once as can be found.
     """
     base_dir = base_dir or Path.cwd()
-    data, seed, pairs = config.data, config.training.seed, config.training.objective == "dpo"
-    selection = PairRows if pairs else TokenRows
-    each = selection.each
+    data, seed = config.data, config.training.seed
+    each = ROWS_OF_A_PAIR if config.training.objective == "dpo" else 1
     template = load_template(data.prompt_template, tokenizer, base_dir)
     wanted = [(source, source.split) for source in data.datasets]
     if data.eval_split is not None:
@@ -120,29 +119,30 @@ def prepare(
     read = tokenized.all(wanted)
     if data.prompt_template == "auto" and not any(shard.found.rendered for shard, _ in read):
         template = template.as_it_is
-    store = RowStore((shard.table for shard, _ in read), data.max_seq_length if data.overlong_rows == "split" else None)
+    split_at = data.max_seq_length if data.overlong_rows == "split" else None
+    store = RowStore((shard.table for shard, _ in read), split_at, each)
     for_eval = store.table == len(data.datasets)
 
-    usable, dropped = _usable(store, data, each)
+    usable, dropped = _usable(store, data)
     dropped = [*(drop for shard, _ in read for drop in _bad(shard)), *dropped]
     if not usable[~for_eval].any():
-        raise _nothing_left(store, dropped, data, each)
-    held, overlap = _held_out(store, usable, for_eval, data, seed, each)
+        raise _nothing_left(store, dropped, data)
+    held, overlap = _held_out(store, usable, for_eval, data, seed)
     if overlap.any():
         reason = "their prompt is among the training rows (removed from evaluation)"
-        dropped.append(_dropped(store, overlap, "overlap", reason, each))
+        dropped.append(_dropped(store, overlap, "overlap", reason))
     if data.eval_split is not None and not held.any():
         found = f"no row of eval_split is usable ({', '.join(f'{drop.rows:,} {drop.reason}' for drop in dropped)})"
         raise refuse("E-DATA-042", found, "evaluate on other rows, or use val_set_size", "data.eval_split")
     trained = usable & ~for_eval & ~held
     chosen = np.concatenate(
         [
-            draw(np.flatnonzero(trained & (store.table == number))[::each], source.weight, seed + number)
+            draw(store.firsts(trained & (store.table == number)), source.weight, seed + number)
             for number, source in enumerate(data.datasets)
         ]
     )
-    train = selection(store, chosen, data.max_seq_length)
-    evaluated = selection(store, np.flatnonzero(held)[::each], data.max_seq_length) if held.any() else None
+    train = Selection(store, chosen, data.max_seq_length)
+    evaluated = Selection(store, store.firsts(held), data.max_seq_length) if held.any() else None
     return Prepared(
         train=train,
         eval=evaluated,
@@ -222,34 +222,34 @@ class _Tokenized:
             raise refuse("E-DATA-041", what, "write `bad_rows: error` to see what is wrong with each", "data.bad_rows")
 
 
-def _usable(store: RowStore, data: DataSection, each: int) -> tuple[Bool, list[Dropped]]:
+def _usable(store: RowStore, data: DataSection) -> tuple[Bool, list[Dropped]]:
     """Which rows [N] can be trained on or evaluated, and why the others cannot; of a pair both or none."""
     limit = data.max_seq_length
-    fits = whole(store.lengths <= limit, each)
+    fits = store.whole(store.lengths <= limit)
     if data.overlong_rows == "error" and not fits.all():
-        raise _overlong(store, np.flatnonzero(~fits)[::each], limit, each)
+        raise _overlong(store, store.firsts(~fits), limit)
     dropped: list[Dropped] = []
     left = np.ones(len(store), dtype=np.bool_) if data.overlong_rows == "truncate" else fits
     if not left.all():
-        dropped.append(_dropped(store, ~left, "overlong", f"longer than max_seq_length ({limit:,} tokens)", each))
-    untrained = left & ~whole(store.trained_within(limit) > 0, each)
+        dropped.append(_dropped(store, ~left, "overlong", f"longer than max_seq_length ({limit:,} tokens)"))
+    untrained = left & ~store.whole(store.trained_within(limit) > 0)
     if untrained.any():
         reason = f"nothing left to train (the prompt alone reaches max_seq_length, {limit:,} tokens)"
-        dropped.append(_dropped(store, untrained, "unlabelled", reason, each))
+        dropped.append(_dropped(store, untrained, "unlabelled", reason))
     left = left & ~untrained
-    same = left & alike(store, limit) if each == ROWS_OF_A_PAIR else np.zeros_like(left)
+    same = left & alike(store, limit) if store.each == ROWS_OF_A_PAIR else np.zeros_like(left)
     if same.any():
         reason = f"the same answer twice, as tokens (of the first {limit:,})"
-        dropped.append(_dropped(store, same, "alike", reason, each))
+        dropped.append(_dropped(store, same, "alike", reason))
     return left & ~same, dropped
 
 
-def _overlong(store: RowStore, rows: Int64, limit: int, each: int) -> DataError:
+def _overlong(store: RowStore, rows: Int64, limit: int) -> DataError:
     """The first of the rows (of pairs, their first ones) that are too long, and how many more there are."""
     longest = int(store.lengths.max())
-    split = " (plain text: `split`)" if each == 1 else ""
+    split = " (plain text: `split`)" if store.each == 1 else ""
     fix = f"write `max_seq_length: {longest}`, or `overlong_rows: drop`{split}"
-    tokens = [int(store.lengths[row : row + each].max()) for row in rows[:SHOWN_PER_KIND]]
+    tokens = [int(store.lengths[row : row + store.each].max()) for row in rows[:SHOWN_PER_KIND]]
     shown = [
         Problem("E-DATA-040", f"{length:,} tokens, over {limit:,}", fix, store.place(int(row)))
         for length, row in zip(tokens, rows, strict=False)
@@ -269,30 +269,28 @@ def _bad(shard: Shard) -> list[Dropped]:
     ]
 
 
-def _held_out(
-    store: RowStore, usable: Bool, for_eval: Bool, data: DataSection, seed: int, each: int
-) -> tuple[Bool, Bool]:
+def _held_out(store: RowStore, usable: Bool, for_eval: Bool, data: DataSection, seed: int) -> tuple[Bool, Bool]:
     """Rows [N] to evaluate on, and rows [N] of the eval split that are removed because they are trained on."""
     keys = store.prompt_keys
     if data.eval_split is not None:
         fresh = not_in(keys, keys[usable & ~for_eval])
         return usable & for_eval & fresh, usable & for_eval & ~fresh
     held = np.zeros(len(store), dtype=np.bool_)
-    held[usable] = hold_out(keys[usable][::each], data.val_set_size, seed, each).repeat(each)
+    held[usable] = hold_out(keys[store.firsts(usable)], data.val_set_size, seed, store.unit).repeat(store.each)
     return held, np.zeros(len(store), dtype=np.bool_)
 
 
-def _dropped(store: RowStore, rows: Bool, kind: Kind, reason: str, each: int) -> Dropped:
-    numbers = np.flatnonzero(rows)[::each]
+def _dropped(store: RowStore, rows: Bool, kind: Kind, reason: str) -> Dropped:
+    numbers = store.firsts(rows)
     return Dropped(kind, reason, len(numbers), tuple(store.place(int(number)) for number in numbers[:SHOWN_PER_KIND]))
 
 
-def _nothing_left(store: RowStore, dropped: list[Dropped], data: DataSection, each: int) -> DataError:
+def _nothing_left(store: RowStore, dropped: list[Dropped], data: DataSection) -> DataError:
     reasons = ", ".join(f"{drop.rows:,} {drop.reason}" for drop in dropped)
-    longest = int(store.lengths.max())
-    found = f"0 usable {named(each)} (of {len(store) // each:,}: {reasons}); the longest row has {longest:,} tokens"
+    longest, total = int(store.lengths.max()), len(store) // store.each
+    found = f"0 usable {store.unit} (of {total:,}: {reasons}); the longest row has {longest:,} tokens"
     fix = f"write `max_seq_length: {longest}`"
-    if each == 1 and longest > data.max_seq_length and data.overlong_rows != "split":
+    if store.each == 1 and longest > data.max_seq_length and data.overlong_rows != "split":
         fix += ", or `overlong_rows: split`, which cuts plain text into parts"
     return refuse("E-DATA-041", found, fix, "data.max_seq_length")
 

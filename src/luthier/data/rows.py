@@ -2,16 +2,18 @@
 
     RowStore   all rows of all sources, numbered through      tokens stay on disk until a row is asked for;
                long rows of plain text can be several of them
-    TokenRows  a selection of them, cut to max_seq_length     what training sees
+    Selection  examples of them, cut to max_seq_length        what training sees
 
-Shapes: N rows of the store, R rows of a selection, T tokens of a row.
+An example is a row, or a pair of a chosen and a rejected answer to one prompt: rows that stand next to each other.
+
+Shapes: N rows of the store, R examples of a selection, K rows of each, T tokens of a row.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -67,6 +69,7 @@ class RowStore:
     Args:
         tables: As `luthier.data.cache` writes them.
         split_at: Cut rows of plain text that are longer than so many tokens into parts, each a row of its own.
+        each: Rows that belong together, of which all are used or none: 1, or the 2 of a pair.
 
     Attributes:
         lengths: Tokens of each row [N].
@@ -76,7 +79,8 @@ class RowStore:
         begins, ends: Whether each row [N] has the beginning and the end of what was read.
     """
 
-    def __init__(self, tables: Iterable[pa.Table], split_at: int | None = None) -> None:
+    def __init__(self, tables: Iterable[pa.Table], split_at: int | None = None, each: int = 1) -> None:
+        self.each = each
         read = [(number, _chunk(batch)) for number, table in enumerate(tables) for batch in table.to_batches()]
         read = [(number, chunk) for number, chunk in read if len(chunk)]
         self._chunks = chunks = [_split(chunk, split_at) if split_at else chunk for _, chunk in read]
@@ -90,6 +94,20 @@ class RowStore:
 
     def __len__(self) -> int:
         return int(self._first[-1])
+
+    @property
+    def unit(self) -> str:
+        """What is counted: `rows` or `pairs`."""
+        return "rows" if self.each == 1 else "pairs"
+
+    def whole(self, rows: Bool) -> Bool:
+        """Which rows [N] are left when of those that belong together all go with any one that goes."""
+        left: Bool = rows.reshape(-1, self.each).all(axis=1).repeat(self.each)
+        return left
+
+    def firsts(self, rows: Bool) -> Int64:
+        """The number of each example's first row, where `rows` [N] has all of its rows or none."""
+        return np.flatnonzero(rows)[:: self.each]
 
     def trained_within(self, limit: int) -> Int32:
         """Trained tokens of every row [N] among its first `limit` tokens."""
@@ -143,39 +161,47 @@ class RowStore:
         return self._chunks[chunk], number - int(self._first[chunk])
 
 
-class TokenRows:
-    """Rows chosen from a store; a row may be chosen more than once.
+class Selection:
+    """Examples chosen from a store: rows, or pairs of them. One may be chosen more than once; a pair is never torn.
 
     Attributes:
         store: All rows, those that were not chosen too.
-        chosen: int64 [R]: the numbers of the chosen ones in the store.
+        chosen: int64 [R]: the number of each example's first row in the store; its others follow it.
         limit: Longest row in tokens; what goes beyond is cut.
-        lengths: int32 [R]: tokens of each row.
-        trained: int32 [R]: trained tokens of each row.
-        each: Rows of the store that make one of the selection.
+        each: Rows of an example (K).
+        row_lengths: int32 [R, K]: tokens of each row.
+        lengths: int32 [R]: tokens of each example, its rows together; the prompt of a pair counts twice.
+        trained: int32 [R]: trained tokens of each example, its rows together.
     """
-
-    each: ClassVar[int] = 1
 
     def __init__(self, store: RowStore, chosen: Int64, limit: int) -> None:
         self.store = store
         self.chosen = chosen
         self.limit = limit
-        self.lengths: Int32 = np.minimum(store.lengths[chosen], limit).astype(np.int32)
-        self.trained: Int32 = store.trained_within(limit)[chosen]
+        self.each = store.each
+        self.row_lengths: Int32 = np.minimum(store.lengths[self.rows], limit).astype(np.int32)
+        self.lengths: Int32 = self.row_lengths.sum(axis=1, dtype=np.int32)
+        self.trained: Int32 = store.trained_within(limit)[self.rows].sum(axis=1, dtype=np.int32)
 
     def __len__(self) -> int:
         return len(self.chosen)
 
-    def row(self, index: int) -> TokenRow:
-        """Row `index` of the selection. Tokens are read from disk (or the page cache) now.
+    @property
+    def rows(self) -> Int64:
+        """int64 [R, K]: the numbers of each example's rows in the store."""
+        numbers: Int64 = self.chosen[:, None] + np.arange(self.each)
+        return numbers
+
+    def members(self, index: int) -> tuple[TokenRow, ...]:
+        """The row or rows of example `index`: of a pair the chosen one first. Read from disk (or the page cache) now.
 
         Raises:
-            IndexError: No such row.
+            IndexError: No such example.
         """
         if not 0 <= index < len(self):
             raise IndexError(index)
-        return self.store.row(int(self.chosen[index]), self.limit)
+        first = int(self.chosen[index])
+        return tuple(self.store.row(number, self.limit) for number in range(first, first + self.each))
 
 
 def _chunk(batch: pa.RecordBatch) -> _Chunk:

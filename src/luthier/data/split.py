@@ -12,19 +12,18 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from luthier.data.pairs import named
 from luthier.data.problems import refuse
 from luthier.data.rows import Bool, Int64, Keys
 
 
-def hold_out(prompt_keys: Keys, size: float, seed: int, each: int = 1) -> Bool:
+def hold_out(prompt_keys: Keys, size: float, seed: int, unit: str = "rows") -> Bool:
     """Choose rows for evaluation, whole groups of the same question.
 
     Args:
         prompt_keys: uint64 [N].
         size: A share below 1, or a number of rows; 0: none.
         seed: Another seed, another choice.
-        each: 2 where what is chosen are pairs; for words only.
+        unit: What is chosen, in words.
 
     Returns:
         bool [N]: held out. As many as asked, or the nearest smaller number that whole groups allow.
@@ -40,11 +39,11 @@ def hold_out(prompt_keys: Keys, size: float, seed: int, each: int = 1) -> Bool:
     where = "data.val_set_size"
     if wanted >= total:
         fix = "ask for fewer, or write `val_set_size: 0`"
-        raise refuse("E-DATA-042", f"{wanted:,} {named(each)} to hold out of {total:,} usable ones", fix, where)
+        raise refuse("E-DATA-042", f"{wanted:,} {unit} to hold out of {total:,} usable ones", fix, where)
     _, group, sizes = np.unique(prompt_keys, return_inverse=True, return_counts=True)
     chosen = _fill(sizes[order := np.random.default_rng(seed).permutation(len(sizes))], wanted)
     if not chosen.any():
-        found = f"{total:,} usable {named(each)} have only {len(sizes):,} different prompts; none can be held out"
+        found = f"{total:,} usable {unit} have only {len(sizes):,} different prompts; none can be held out"
         raise refuse("E-DATA-042", found, "write `val_set_size: 0`, or evaluate on other rows (eval_split)", where)
     held = np.isin(group, order[chosen])
     return held

@@ -18,7 +18,6 @@ import numpy as np
 
 from luthier.config.outputs import RECORD
 from luthier.config.record import load_record
-from luthier.data.pairs import Pair
 from luthier.data.prepare import prepare
 from luthier.data.rows import TokenRow
 from luthier.errors import DataError, LuthierError, Problem
@@ -118,7 +117,7 @@ def _held_out(run: Path, count: int) -> tuple[list[list[int]], str]:
     assert loaded.record is not None
     if prepared.fingerprint != (loaded.record.facts.get("inputs") or {}).get("rows"):
         return [], "the rows, or how they become tokens, are not those of the training"
-    chosen = [rows.row(index) for index in _spread(len(rows), count)]
+    chosen = [rows.members(index)[0] for index in _spread(len(rows), count)]
     return list(map(list, dict.fromkeys(map(_prompt, chosen)))), ""
 
 
@@ -127,8 +126,7 @@ def _spread(there: int, most: int) -> list[int]:
     return [int(place) for place in np.linspace(0, there - 1, min(most, there)).round()]
 
 
-def _prompt(item: TokenRow | Pair) -> tuple[int, ...]:
+def _prompt(row: TokenRow) -> tuple[int, ...]:
     """What stands before the first trained token; where that is BOS at most (texts), the first half of the row."""
-    row = item.chosen if isinstance(item, Pair) else item
     before = int(np.argmax(row.trained))
     return tuple(row.input_ids[: before if before > 1 else len(row.input_ids) // 2].tolist())

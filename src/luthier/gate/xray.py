@@ -139,7 +139,7 @@ def _use(subject: Subject, index: int) -> str:
 def telling_rows(subject: Subject, randoms: int = 3) -> list[XRay]:
     """The longest and the shortest row, or pair, that are trained on, and some that chance picks; none twice."""
     rows = subject.data.train
-    whole = rows.store.lengths[rows.chosen[:, None] + np.arange(rows.each)].sum(axis=1)
+    whole = rows.store.lengths[rows.rows].sum(axis=1)
     rng = np.random.default_rng(subject.plan.config.training.seed)
     picked: dict[int, str] = {}
     for index, why in (

@@ -5,7 +5,7 @@ Not covered: sharded models, whose passes add up the gradients themselves.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 
 import torch
@@ -17,17 +17,14 @@ from luthier.machine.ranks import all_or_none, exchange, most_of_ranks, together
 _BUCKET_BYTES = 64 << 20
 
 
-def sum_gradients(
-    parameters: Iterable[nn.Parameter], is_out_of_memory: Callable[[BaseException], bool] = lambda _: False
-) -> None:
+def sum_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Add the gradients of all ranks, once a step; a rank without one adds nothing.
 
     Every rank has the same bits afterwards, and laid out alike, so that sums over them are rounded alike too. What has
-    a gradient on no rank gets none: it would be decayed.
+    a gradient on no rank gets none: it would be decayed. There is a copy of some of them at a time.
 
     Args:
         parameters: The same on all ranks.
-        is_out_of_memory: Whether an exception is that: there is a copy of some of the gradients at a time.
 
     Raises:
         OtherRankError: It failed elsewhere, and not here; some of the gradients are sums.
@@ -36,7 +33,7 @@ def sum_gradients(
         trained = list(parameters)
         anywhere = most_of_ranks(*(float(p.grad is not None) for p in trained))
         for bucket in _buckets(p for p, has_one in zip(trained, anywhere, strict=True) if has_one):
-            flat = all_or_none(partial(_in_a_row, bucket), is_out_of_memory)
+            flat = all_or_none(partial(_in_a_row, bucket))
             exchange(dist.all_reduce, flat)
             for parameter, part in zip(bucket, torch.split(flat, [p.numel() for p in bucket]), strict=True):
                 parameter.grad = part.view_as(parameter)

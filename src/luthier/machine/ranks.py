@@ -36,6 +36,7 @@ from torch.distributed import distributed_c10d as c10d
 from luthier.errors import EXIT_FAILED, LuthierError, MissingError, Problem
 from luthier.errors.trace import summary
 from luthier.machine import worker
+from luthier.machine.memory import is_out_of_memory
 from luthier.machine.pulse import GIVES_UP_AFTER, STOPPED, Pulse, Waiting
 
 _T = TypeVar("_T")
@@ -158,6 +159,8 @@ def connected(hang_seconds: float, stacks: Path) -> Iterator[None]:
     except BaseException as error:
         if not isinstance(error, OtherRankError):
             _pulse.tell(STOPPED if isinstance(error, KeyboardInterrupt) else _first_words(error))
+        elif error.out_of_memory:  # and nobody does it again
+            _hear_out()
         raise
     _disconnect()
 
@@ -246,12 +249,13 @@ def _gathered(tensor: torch.Tensor) -> list[torch.Tensor]:
     return found
 
 
-def all_or_none(work: Callable[[], _T], is_out_of_memory: Callable[[BaseException], bool] = lambda _: False) -> _T:
+def all_or_none(work: Callable[[], _T]) -> _T:
     """What `work` returns here; where it fails on one rank, it fails on all.
+
+    Where memory runs out on one, all hear that it was that: they can do the work again, holding less.
 
     Args:
         work: Waits for no other rank.
-        is_out_of_memory: Whether an exception of it is that.
 
     Raises:
         OtherRankError: It failed elsewhere, and not here.

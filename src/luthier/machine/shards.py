@@ -19,7 +19,7 @@ from torch.distributed.tensor import DTensor
 from luthier.machine.ranks import in_step, of_rank_0, rank
 
 _T = TypeVar("_T")
-Whole = Callable[[str], Tensor]
+GatherTensor = Callable[[str], Tensor]
 """Told the name of a tensor that all ranks know; gives it whole, on the CPU."""
 
 
@@ -64,7 +64,7 @@ def fill(tensor: Tensor, values: Tensor) -> None:
     part.copy_(values)
 
 
-def on_rank_0_with(tensors: Mapping[str, Tensor], work: Callable[[Whole], _T]) -> _T | None:
+def on_rank_0_with(tensors: Mapping[str, Tensor], work: Callable[[GatherTensor], _T]) -> _T | None:
     """What `work` returns on rank 0, None on the others, who lend it their parts of what it asks for.
 
     It may ask for any of the tensors, in any order and one at a time, so that no rank holds more than one of them
@@ -81,7 +81,7 @@ def on_rank_0_with(tensors: Mapping[str, Tensor], work: Callable[[Whole], _T]) -
     return None
 
 
-def _borrow(tensors: Mapping[str, Tensor], work: Callable[[Whole], _T]) -> _T:
+def _borrow(tensors: Mapping[str, Tensor], work: Callable[[GatherTensor], _T]) -> _T:
     def ask(name: str) -> Tensor:
         if is_sharded(tensors[name]):
             of_rank_0(name)

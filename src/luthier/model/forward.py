@@ -19,11 +19,10 @@ from torch import nn
 from luthier.config.plan import Plan
 from luthier.model.head import chunked_nll, plain_head, token_nll
 from luthier.model.lean.decoder import LeanDecoder
-from luthier.model.lean.graphs import Graphs
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 LEAN = "luthier_lean"
-"""Attribute of a model that runs on the lean path: its `LeanDecoder`."""
+"""Attribute of a model that runs on the lean path: its `LeanDecoder`; read by `lean_of`."""
 PASS = "luthier_pass"
 """Attribute of a sharded model: calls what it is given, with the weights outside of the layers gathered."""
 _T = TypeVar("_T")
@@ -44,6 +43,11 @@ class Batch(Protocol):
         """Keyword arguments of the model's forward pass."""
 
 
+def lean_of(model: nn.Module) -> LeanDecoder | None:
+    """What computes its passes on the lean path; None where its own layers do."""
+    return getattr(model, LEAN, None)
+
+
 def summed_loss(model: nn.Module, batch: Batch) -> torch.Tensor:
     """Sum of the negative log-likelihoods (nats, float32) of the batch's trained tokens.
 
@@ -51,34 +55,11 @@ def summed_loss(model: nn.Module, batch: Batch) -> torch.Tensor:
         model: A causal language model of transformers, with or without peft's adapters.
         batch: Packed or padded; on the model's device.
     """
-    lean: LeanDecoder | None = getattr(model, LEAN, None)
+    lean = lean_of(model)
     if lean is not None:
         return lean.summed_loss(batch.model_inputs(), batch.positions_N, batch.targets_N)
     causal_lm = unwrap(model)
     return as_one_pass(causal_lm, lambda: _summed_loss(causal_lm, batch))
-
-
-def place_next(model: nn.Module, batch: Batch) -> None:
-    """Lay the batch of the next `summed_loss` where its recorded pass reads it, if there is one."""
-    graphs = _graphs(model)
-    if graphs is not None:
-        graphs.place((batch.model_inputs(), batch.positions_N, batch.targets_N))
-
-
-def begin_next(model: nn.Module) -> bool:
-    """Start the pass of the batch that was placed, before anyone asks for its loss; False: there is none."""
-    graphs = _graphs(model)
-    return graphs is not None and graphs.begin()
-
-
-def records(model: nn.Module) -> bool:
-    """Whether passes of this model are recorded."""
-    return _graphs(model) is not None
-
-
-def _graphs(model: nn.Module) -> Graphs | None:
-    lean: LeanDecoder | None = getattr(model, LEAN, None)
-    return None if lean is None else lean.graphs
 
 
 def _summed_loss(causal_lm: Any, batch: Batch) -> torch.Tensor:
@@ -101,7 +82,7 @@ def token_losses(model: nn.Module, batch: Batch) -> torch.Tensor:
         model: As for `summed_loss`; not sharded.
         batch: Packed or padded; on the model's device.
     """
-    lean: LeanDecoder | None = getattr(model, LEAN, None)
+    lean = lean_of(model)
     if lean is not None:
         return lean.token_losses(batch.model_inputs(), batch.positions_N, batch.targets_N)
     causal_lm = unwrap(model)

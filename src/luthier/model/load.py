@@ -18,7 +18,7 @@ from luthier.events.printable import one_line
 from luthier.machine.memory import is_out_of_memory
 from luthier.model import attention
 from luthier.model.adapter import add_adapter
-from luthier.model.forward import DTYPES, LEAN, as_one_pass, autocast, inference, unwrap
+from luthier.model.forward import DTYPES, LEAN, as_one_pass, autocast, inference, lean_of, unwrap
 from luthier.model.hub import KEY, broken_weights, explain_failure
 from luthier.model.kernels.choose import candidates
 from luthier.model.lean.decoder import LeanDecoder
@@ -27,6 +27,7 @@ from luthier.model.lean.fp8 import to_fp8
 from luthier.model.lean.graphs import CudaRecorder
 from luthier.model.lean.pieces import PLAIN, Pieces
 from luthier.model.lean.proof import prove_lean, prove_update
+from luthier.model.recording import forget_recordings, recording_failed
 from luthier.model.sharded import load_sharded
 from luthier.model.unpacking import unpack_rightly
 
@@ -77,7 +78,7 @@ def load_model(plan: Plan, model_config: PretrainedConfig) -> nn.Module:
 
 def use_passes(model: nn.Module, plan: Plan) -> None:
     """Let the model keep and compute again what the plan says, from the next pass on."""
-    lean: LeanDecoder | None = getattr(model, LEAN, None)
+    lean = lean_of(model)
     if lean is not None:
         lean.checkpointed_layers = plan.checkpointed_layers
         forget_recordings(model)
@@ -90,16 +91,9 @@ def use_passes(model: nn.Module, plan: Plan) -> None:
         enable({"use_reentrant": False})
 
 
-def forget_recordings(model: nn.Module) -> None:
-    """Free the recorded passes of a model, where there are any."""
-    lean: LeanDecoder | None = getattr(model, LEAN, None)
-    if lean is not None and lean.graphs is not None:
-        lean.graphs.forget()
-
-
 def what_failed(model: nn.Module, plan: Plan) -> Iterator[tuple[str, str]]:
     """What was wanted, tried, and does not work on this device or with this model, each with the line that ends it."""
-    lean: LeanDecoder | None = getattr(model, LEAN, None)
+    lean = lean_of(model)
     if lean is None:
         if plan.config.training.lean_path:
             text = "the lean path does not give this model's numbers up to rounding; its own layers train (E-MODEL-014)"
@@ -109,13 +103,6 @@ def what_failed(model: nn.Module, plan: Plan) -> Iterator[tuple[str, str]]:
         text = f"Luthier's kernels do not work here, plain torch takes their place: {lean.refused}"
         yield text, "training.kernels: false"
     yield from recording_failed(model)
-
-
-def recording_failed(model: nn.Module) -> Iterator[tuple[str, str]]:
-    """Why some passes are not recorded, said once, and the line that does without."""
-    lean: LeanDecoder | None = getattr(model, LEAN, None)
-    if lean is not None and lean.graphs is not None and (why := lean.graphs.news()):
-        yield f"passes that are not recorded yet are launched anew: {why}", "training.cuda_graphs: false"
 
 
 def _take_lean_path(model: nn.Module, plan: Plan, dtype: torch.dtype) -> None:

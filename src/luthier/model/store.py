@@ -18,7 +18,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 
-from luthier.machine.shards import Whole, fill, is_sharded
+from luthier.machine.shards import GatherTensor, fill, is_sharded
 
 ADAPTER = "adapter_model.safetensors"
 WEIGHTS = "model.safetensors"
@@ -38,29 +38,29 @@ def trained(model: nn.Module) -> dict[str, torch.Tensor]:
     return {name: tensor for name, tensor in model.state_dict().items() if name not in again}
 
 
-def save_trained(model: nn.Module, folder: Path, whole: Whole | None = None) -> None:
+def save_trained(model: nn.Module, folder: Path, gather: GatherTensor | None = None) -> None:
     """Write the adapter (float32, peft's format) or the full model into `folder`.
 
     Args:
         model: The model.
         folder: Where to.
-        whole: Of a sharded model: gives what `trained` names.
+        gather: Of a sharded model: gives what `trained` names.
     """
     saved: Any = model
     if isinstance(model, PeftModel):
         # peft would ask the hub whether the vocabulary was resized; Luthier never resizes it.
-        own = {"state_dict": {name: whole(name) for name in trained(model)}} if whole else {}
+        own = {"state_dict": {name: gather(name) for name in trained(model)}} if gather else {}
         saved.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False, **own)
         readme = folder / "README.md"
         readme.unlink(missing_ok=True)
-    elif whole:
+    elif gather:
         saved.save_pretrained(folder, state_dict={})
-        write_tensors(folder / WEIGHTS, trained(model), whole)
+        write_tensors(folder / WEIGHTS, trained(model), gather)
     else:
         saved.save_pretrained(folder, safe_serialization=True, max_shard_size="1000GB")
 
 
-def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], whole: Whole) -> None:
+def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], gather: GatherTensor) -> None:
     """A safetensors file, written straight from the tensors: no more than one is copied at a time.
 
         8 bytes: length of the header | header: JSON, name -> format, shape, place | the tensors' bytes
@@ -81,7 +81,7 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], whole: Whole)
     with path.open("wb", buffering=_BUFFER) as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for name in tensors:
-            file.write(whole(name).contiguous().reshape(-1).view(torch.uint8).numpy().data)
+            file.write(gather(name).contiguous().reshape(-1).view(torch.uint8).numpy().data)
 
 
 def load_trained(model: nn.Module, folder: Path) -> None:

@@ -18,14 +18,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Literal
 
 from luthier.config.plan import Plan
 from luthier.data.loader import Rows, step_passes
-from luthier.events.types import TimeForecast
+from luthier.events.types import Notice, TimeForecast
 from luthier.machine.ranks import rank, world_size
-from luthier.training.cost import FIRST_STEPS, WARM_UP, Cost, fit
+from luthier.training.cost import FIRST_STEPS, WARM_UP, Cost, StepCost, advice, fit
 
 Pause = Literal["evaluation", "saving", "sampling"]
 _MOST_STEPS = 2000
@@ -48,7 +48,7 @@ class TimeLeft:
         self._plan, self._rows, self._clock = plan, rows, clock
         self._held_out_tokens = int(held_out.lengths.sum()) if held_out is not None else 0
         self._started = clock()
-        self._steps: list[tuple[int, int, float]] = []
+        self._steps: list[StepCost] = []
         self._done, self._step_seconds = 0, 0.0
         self._pauses: dict[Pause, list[float]] = {"evaluation": [], "saving": [], "sampling": []}
         self._expected: dict[Pause, float] = {}
@@ -79,18 +79,11 @@ class TimeLeft:
         """Something between two steps has happened."""
         self._pauses[pause].append(seconds)
 
-    def add(self, passes: int, tokens: int, seconds: float, step: int) -> None:
-        """One more step is done; after the first `FIRST_STEPS` the prediction is made.
-
-        Args:
-            passes: Forward and backward passes of it.
-            tokens: Tokens of its rows, each row whole.
-            seconds: Time that it took.
-            step: Its number, from 1.
-        """
+    def add(self, done: StepCost, step: int) -> None:
+        """One more step is done, the one of this number; after the first `FIRST_STEPS` the prediction is made."""
         self._done += 1
-        self._step_seconds += seconds
-        self._steps = [*self._steps, (passes, tokens, seconds)][-_REMEMBERED:]
+        self._step_seconds += done.seconds
+        self._steps = [*self._steps, done][-_REMEMBERED:]
         if self._done == FIRST_STEPS:
             self.predicted_seconds = self._clock() - self._started + self.remaining(step)
 
@@ -120,9 +113,14 @@ class TimeLeft:
             error=self._cost().error,
         )
 
-    def speaks(self, step: int) -> bool:
-        """Whether the forecast by the first steps is due after `step`: now, and where enough of the run is left."""
-        return self._done == FIRST_STEPS and self._plan.total_steps - step >= FIRST_STEPS
+    def told(self, step: int) -> Iterator[TimeForecast | Notice]:
+        """What there is to say after `step`: once, by the first steps; the forecast where enough of the run is left."""
+        if self._done != FIRST_STEPS:
+            return
+        if self._plan.total_steps - step >= FIRST_STEPS:
+            yield self.forecast(step)
+        if self._plan.config.training.auto and (said := advice(self._steps, step)):
+            yield said
 
     def _timed(self) -> int:
         """How many steps tell what one costs; 0: the rehearsal is asked, for the first ones warm up."""
@@ -132,7 +130,8 @@ class TimeLeft:
 
     def _cost(self) -> Cost:
         timed = self._timed()
-        return fit(self._steps[-timed:]) if timed else self._rehearsed or Cost(0.0, 0.0, math.nan)
+        steps = [(each.passes, each.whole, each.seconds) for each in self._steps[-timed:]]
+        return fit(steps) if timed else self._rehearsed or Cost(0.0, 0.0, math.nan)
 
     def _step_seconds_left(self, step: int) -> float:
         cost, left = self._cost(), self._plan.total_steps - step
@@ -152,16 +151,11 @@ class TimeLeft:
         return sum(seconds) / len(seconds) if seconds else self._expected.get(pause, guess)
 
     def _pauses_to_come(self, step: int) -> dict[Pause, int]:
-        plan, total = self._plan, self._plan.total_steps
-        evaluations = _due(plan.eval_every, step, total) + (plan.eval_every > 0 and total % plan.eval_every > 0)
-        saves = _due(plan.save_every, step, total) + (not plan.save_every or total % plan.save_every > 0) + 1
-        saves += not step and plan.save_every > 1 and plan.config.checkpointing.save_first_step
-        settings = plan.config.evaluation
-        samples = len({s for s in settings.sample_steps if step <= s <= total} | {total})
+        plan = self._plan
         return {
-            "evaluation": evaluations,
-            "saving": saves,
-            "sampling": samples if settings.sample_prompts else 0,
+            "evaluation": plan.evaluations.left(step),
+            "saving": plan.saves.left(step) + 1,  # final_model
+            "sampling": plan.samples.left(step) if plan.config.evaluation.sample_prompts else 0,
         }
 
     def _to_come(self, step: int) -> tuple[float, float]:
@@ -183,8 +177,3 @@ class TimeLeft:
         groups = step_passes(self._rows, self._plan, step, rank(), world_size())
         rows = [row for group in groups for row in group]
         return len(groups), int(self._rows.lengths[rows].sum())
-
-
-def _due(every: int, first: int, last: int) -> int:
-    """How many multiples of `every` there are from `first` to `last`, 0 not counted; 0 never."""
-    return last // every - max(0, first - 1) // every if every else 0

@@ -35,7 +35,7 @@ from luthier.errors import CheckpointError, Problem, RunError
 from luthier.events.types import CheckpointSaved
 from luthier.machine.ranks import of_all_ranks, of_rank_0, only_on_rank_0, rank
 from luthier.machine.seed import rng_state, set_rng_state
-from luthier.machine.shards import Whole, fill, is_sharded, own_part
+from luthier.machine.shards import GatherTensor, fill, is_sharded, own_part
 from luthier.model.store import load_trained, save_trained, trained, write_tensors
 from luthier.training.commit import ABANDONED, DAMAGED, remove, set_aside, verify, written
 from luthier.training.state import TrainState
@@ -76,13 +76,13 @@ def save_checkpoint(
     identity: dict[str, Any],
     keep: int | None,
     generators: dict[str, torch.Tensor] | None = None,
-    whole: Whole | None = None,
+    gather: GatherTensor | None = None,
 ) -> Callable[[], CheckpointSaved]:
     """Write the files of `checkpoint-<step>` now; call what is returned, in any thread, to make it whole.
 
     That call also deletes the oldest ones beyond `keep`. The best one, the newest one and the newest two that are whole
-    always stay. `generators` are those of all ranks (`generators_of_all`); None: this process is alone. `whole` gives
-    what `lent` names, of a sharded model.
+    always stay. `generators` are those of all ranks (`generators_of_all`); None: this process is alone. `gather` gives
+    what `shared_tensors` names, of a sharded model.
 
     Raises:
         OSError: It could not be written; older ones are as before.
@@ -94,8 +94,8 @@ def save_checkpoint(
     def fill(folder: Path) -> None:
         tensors, plain = _flatten(optimizer.state_dict())
         require_finite(model, tensors, state.step)
-        save_trained(model, folder, whole)
-        write_tensors(folder / "optimizer.safetensors", tensors, whole or (lambda path: tensors[path].cpu()))
+        save_trained(model, folder, gather)
+        write_tensors(folder / "optimizer.safetensors", tensors, gather or (lambda path: tensors[path].cpu()))
         (folder / "optimizer.json").write_text(json.dumps(plain), encoding="utf-8")
         save_file(rng_state() if generators is None else generators, folder / "rng.safetensors")
         record = {"identity": identity, **state.as_dict()}
@@ -111,7 +111,7 @@ def save_checkpoint(
     return make_whole
 
 
-def lent(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+def shared_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
     """What a checkpoint of a sharded model asks of all ranks: weights by their names, moments by their paths."""
     return trained(model) | moments_of(optimizer)
 

@@ -10,7 +10,9 @@ stays exactly the uninterrupted one.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -37,31 +39,31 @@ class Cost:
     error: float
 
 
-class CostModel:
-    """Collects the first steps of an attempt, then says once what they cost, where fewer passes would pay."""
+class StepCost(NamedTuple):
+    """What a step was, and what it took.
 
-    def __init__(self) -> None:
-        self._steps: list[tuple[int, int, float]] = []
-        self._largest = 0
+    Attributes:
+        passes: Forward and backward passes of it.
+        computed: Tokens that were computed in them.
+        whole: Tokens of its rows, each row whole: what passes are filled by.
+        seconds: Time that it took.
+    """
 
-    def add(self, passes: int, tokens: int, whole: int, seconds: float, step: int) -> Notice | None:
-        """Take one step; the notice when enough of them are there, and there is something to gain.
+    passes: int
+    computed: int
+    whole: int
+    seconds: float
 
-        Args:
-            passes: Forward and backward passes of the step.
-            tokens: Tokens that were computed in them.
-            whole: Tokens of the step's rows, each row whole: what passes are filled by.
-            seconds: Time that the step took.
-            step: Its number.
-        """
-        if len(self._steps) == FIRST_STEPS:
-            return None
-        self._steps.append((passes, tokens, seconds))
-        self._largest = max(self._largest, whole)
-        if len(self._steps) < FIRST_STEPS:
-            return None
-        timed = self._steps[WARM_UP:]
-        return _notice(fit(timed), timed, self._largest, step)
+
+def advice(steps: Sequence[StepCost], step: int) -> Notice | None:
+    """What the first steps cost, where fewer and larger passes would pay; None where they would not.
+
+    Args:
+        steps: The first `FIRST_STEPS` of an attempt.
+        step: The number of the last one.
+    """
+    timed = [(each.passes, each.computed, each.seconds) for each in steps[WARM_UP:]]
+    return _notice(fit(timed), timed, max(each.whole for each in steps), step)
 
 
 def fit(steps: list[tuple[int, int, float]]) -> Cost:

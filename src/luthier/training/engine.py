@@ -12,16 +12,13 @@ from contextlib import suppress
 
 import torch
 
-from luthier.data.collate import MicroBatch
-from luthier.data.loader import Coming, step_batches, training_steps
+from luthier.data.loader import Lookahead, StepBatches, step_batches, training_steps
 from luthier.data.order import step_rows
 from luthier.errors import CheckpointError, Problem, RunError
 from luthier.events.types import CHANCE, Event, Gradients, Notice, Resumed
-from luthier.machine.memory import is_out_of_memory
 from luthier.machine.ranks import all_or_none, only_on_rank_0, rank, watch_for_hangs, world_size
 from luthier.machine.seed import rng_state, set_rng_state
-from luthier.model.forward import begin_next, place_next, records
-from luthier.model.load import forget_recordings, recording_failed
+from luthier.model.recording import begin_next, forget_recordings, place_next, recording_failed, records
 from luthier.training.checkpoint import (
     Checkpoint,
     NotFiniteError,
@@ -31,10 +28,11 @@ from luthier.training.checkpoint import (
     read_by_all,
     restore,
 )
+from luthier.training.cost import StepCost
 from luthier.training.failures import lower_the_rate
 from luthier.training.gradients import gradient_flow
 from luthier.training.guard import Judgement, judge, remember
-from luthier.training.job import Clock, Run, due
+from luthier.training.job import Clock, Job, due
 from luthier.training.milestones import between_steps, finish, follows_at_once, why_it_ends
 from luthier.training.objective import Counted
 from luthier.training.optimizer import prepare_step
@@ -48,7 +46,7 @@ ROLLBACK_FACTOR = 0.5
 _MOST_PLACES, _SHOWN_PLACES = 16, 4
 
 
-def run(job: Run) -> Iterator[Event]:
+def run(job: Job) -> Iterator[Event]:
     """Train until the plan's last step, early stopping or a stop request; yields what happens.
 
     Raises:
@@ -70,12 +68,12 @@ def run(job: Run) -> Iterator[Event]:
             job.watchdog.close()
 
 
-def steps(job: Run) -> Iterator[Event]:
+def steps(job: Job) -> Iterator[Event]:
     """One step after the other, until the run ends or the steps to come are others than were packed ahead."""
     plan, before = job.plan, job.state
-    coming = Coming(training_steps(job.data.train, plan, before.step, rank(), world_size()))
-    for batches in job.watch.fetched(coming):
-        yield from optimizer_step(job, batches, coming)
+    lookahead = Lookahead(training_steps(job.data.train, plan, before.step, rank(), world_size()))
+    for batches in job.watch.fetched(lookahead):
+        yield from optimizer_step(job, batches, lookahead)
         if job.state is not before:
             return  # it went back to a checkpoint
         try:
@@ -87,29 +85,30 @@ def steps(job: Run) -> Iterator[Event]:
             return
 
 
-def optimizer_step(job: Run, batches: list[MicroBatch], coming: Coming) -> Iterator[Event]:
+def optimizer_step(job: Job, batches: StepBatches, lookahead: Lookahead) -> Iterator[Event]:
     """Forward, loss, backward, update. A step that would harm the run is left out.
 
-    The device goes on with the first pass of the next step (`coming`) before this one is told of, where that is
-    recorded: it changes no number, as a pass moves no weight.
+    After its gradients: judge, update, start the next pass, count, tell. The device goes on with the first pass of the
+    next step (`lookahead`) before this one is told of, where that is recorded: it changes no number, as a pass moves
+    no weight.
     """
     state, lap, random = job.state, job.watch.lap, rng_state()
 
-    def cut_anew() -> None:
-        nonlocal batches
+    def rebuild() -> None:
         set_rng_state(random)
-        batches = step_batches(job.data.train, job.plan, state.step, rank(), world_size())
+        batches.rebuild(step_batches(job.data.train, job.plan, state.step, rank(), world_size()))
 
     scale = state.loss_scale
     sums, counted, norm, length = yield from job.within_memory(
-        lambda: gradients(job, batches, coming, random), lambda: batches, state.step + 1, again=cut_anew
+        lambda: gradients(job, batches, lookahead, random), lambda: batches.packed, state.step + 1, again=rebuild
     )
     if state.loss_scale < scale:
         text = f"step {state.step + 1:,}: its gradients were too large for float16; it was done again with the loss "
         yield Notice("info", f"{text}multiplied by {state.loss_scale:g} instead of {scale:g}", step=state.step + 1)
     training = job.plan.config.training
     ordinary = CHANCE if training.objective == "dpo" else 0.0
-    judgement = judge(state, loss := sums[0] / max(1, counted.losses), length, training.max_grad_norm, ordinary)
+    loss = sums[0] / max(1, counted.losses)
+    judgement = judge(state, loss, length, training.max_grad_norm, ordinary)
     if leaves_out(job, judgement):
         yield from leave_out(job, judgement, loss, length)
         return
@@ -121,25 +120,23 @@ def optimizer_step(job: Run, batches: list[MicroBatch], coming: Coming) -> Itera
     count(state)
     update(job.trained, job.optimizer, job.plan, job.learning_rate(state.step), norm)
     lap("optimizer")
-    seconds = job.watch.stop(goes_on=follows_at_once(job) and begin_next(job.model))
+    if follows_at_once(job) and begin_next(job.model):
+        job.watch.next_has_begun()
+    seconds = job.watch.stop()
     job.agree()
     state.grad_norm = length
     state.count(sums, counted, seconds)
-    state.add_data(batches)
+    state.add_data(batches.packed)
     remember(state, loss, length)
-    yield from said_of(job, judgement, flow)
-    computed = sum(batch.input_ids_BT.numel() for batch in batches)
-    whole = sum(batch.num_tokens for batch in batches)
-    job.ahead.add(len(batches), whole, seconds, state.step)
-    if job.ahead.speaks(state.step):
-        yield job.ahead.forecast(state.step)
-    said = job.cost.add(len(batches), computed, whole, seconds, state.step)
-    if said and job.plan.config.training.auto:
-        yield said
+    yield from events_of(job, judgement, flow)
+    computed = sum(batch.input_ids_BT.numel() for batch in batches.packed)
+    whole = sum(batch.num_tokens for batch in batches.packed)
+    job.ahead.add(StepCost(len(batches.packed), computed, whole, seconds), state.step)
+    yield from job.ahead.told(state.step)
 
 
 def gradients(
-    job: Run, batches: list[MicroBatch], coming: Coming, random: dict[str, torch.Tensor]
+    job: Job, batches: StepBatches, lookahead: Lookahead, random: dict[str, torch.Tensor]
 ) -> tuple[list[float], Counted, torch.Tensor, float]:
     """The objective's sums, what they went over, and the gradient's norm twice.
 
@@ -147,12 +144,11 @@ def gradients(
     Where float16 overflowed on the way back, all of it is done again, with the random generators as they were.
     """
     with job.watchdog.watching("a step", job.state.step + 1):
-        here = coming.moved(batches)
         while True:
             options = (job.watch.lap, job.reference.train_P2, loss_scale(job.state, job.plan))
-            summed, counted = backward(job.model, here, job.plan, *options)
+            summed, counted = backward(job.model, batches.nearest, job.plan, *options)
             norm = norm_of_gradients(job.trained, job.plan)
-            all_or_none(lambda: make_ready(job, coming), is_out_of_memory)
+            all_or_none(lambda: make_ready(job, lookahead))
             sums, length = read(summed, norm)
             if not lower(job.state, job.plan, sums[0], length):
                 return sums, counted, norm, length
@@ -160,18 +156,18 @@ def gradients(
             set_rng_state(random)
 
 
-def make_ready(job: Run, coming: Coming) -> None:
+def make_ready(job: Job, lookahead: Lookahead) -> None:
     """What the update and the next pass need; waits for no other rank."""
     prepare_step(job.optimizer)
     if records(job.model):
         job.watch.lap("optimizer")
         device = job.trained[0].device  # the sums of several ranks are no longer there
-        if after := coming.peek(device):
+        if after := lookahead.peek(device):
             place_next(job.model, after[0])
         job.watch.lap("data")  # what the device waits for them
 
 
-def said_of(job: Run, judgement: Judgement, flow: Gradients | None) -> Iterator[Event]:
+def events_of(job: Job, judgement: Judgement, flow: Gradients | None) -> Iterator[Event]:
     """What there is to say of a step that was applied."""
     if flow is not None:
         yield flow
@@ -187,14 +183,14 @@ def said_of(job: Run, judgement: Judgement, flow: Gradients | None) -> Iterator[
     yield from job.watchdog.said()
 
 
-def leaves_out(job: Run, judgement: Judgement) -> bool:
+def leaves_out(job: Job, judgement: Judgement) -> bool:
     """Whether a step is not applied. Spikes in a row are a new level, not spikes: from some number on they count."""
     settings, bad = job.plan.config.training, job.state.bad_in_a_row
     skips = settings.loss_spikes == "skip" and bad < settings.bad_steps_limit
     return not judgement.finite or bool(judgement.spike and skips)
 
 
-def leave_out(job: Run, judgement: Judgement, loss: float, norm: float) -> Iterator[Event]:
+def leave_out(job: Job, judgement: Judgement, loss: float, norm: float) -> Iterator[Event]:
     """Forget the gradients of a step and go on with the next one; or back to a checkpoint after too many of them.
 
     Raises:
@@ -215,7 +211,7 @@ def leave_out(job: Run, judgement: Judgement, loss: float, norm: float) -> Itera
     yield from go_back(job, what)
 
 
-def go_back(job: Run, what: str) -> Iterator[Event]:
+def go_back(job: Job, what: str) -> Iterator[Event]:
     """To the newest checkpoint with a lower rate; the next time to one before it, as that one may hold the cause.
 
     Args:
@@ -249,7 +245,7 @@ def go_back(job: Run, what: str) -> Iterator[Event]:
     yield Resumed(checkpoint.step, str(checkpoint.path), list(checkpoint.passed_over))
 
 
-def go_on_from(job: Run, checkpoint: Checkpoint) -> list[str]:
+def go_on_from(job: Job, checkpoint: Checkpoint) -> list[str]:
     """Put the run back to a checkpoint; those of later steps are set aside, as they are not of its past any more.
 
     Returns:
@@ -265,11 +261,11 @@ def go_on_from(job: Run, checkpoint: Checkpoint) -> list[str]:
     return abandoned or []
 
 
-def places(job: Run, step: int) -> list[str]:
+def places(job: Job, step: int) -> list[str]:
     """Where the rows of a step come from; 0 for the first step."""
     rows, plan = job.data.train, job.plan
     numbers = step_rows(len(rows), plan.examples_per_step, plan.config.training.seed, step)
-    return [str(getattr(rows.row(number), "place", number)) for number in numbers[:_MOST_PLACES]]
+    return [str(getattr(rows.members(number)[0], "place", number)) for number in numbers[:_MOST_PLACES]]
 
 
 def in_short(places: list[str]) -> str:

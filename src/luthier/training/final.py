@@ -20,7 +20,7 @@ from transformers import GenerationConfig
 from luthier.config.outputs import FINAL, TRAINED_ON
 from luthier.config.plan import Plan
 from luthier.data.prepare import Prepared
-from luthier.machine.shards import Whole
+from luthier.machine.shards import GatherTensor
 from luthier.model.hashes import weights_of
 from luthier.model.store import save_trained
 from luthier.training.card import card
@@ -56,12 +56,12 @@ def save_final(
     output_dir: Path,
     state: TrainState,
     base_hashes: Mapping[str, str],
-    whole: Whole | None = None,
+    gather: GatherTensor | None = None,
 ) -> None:
-    """Write `final_model/`. `whole` gives what `luthier.model.store.trained` names, of a sharded model."""
+    """Write `final_model/`. `gather` gives what `luthier.model.store.trained` names, of a sharded model."""
 
     def fill(folder: Path) -> None:
-        save_trained(model, folder, whole)
+        save_trained(model, folder, gather)
         data.template.save(tokenizer, folder)
         GenerationConfig(
             bos_token_id=tokenizer.bos_token_id,

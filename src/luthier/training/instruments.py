@@ -3,6 +3,11 @@
     |-- data --|-- forward --|-- backward --|-- forward --|-- backward --|-- optimizer --|-- other --|
     start     lap           lap            lap           lap            lap             lap        stop
 
+Where the device begins with the next step by itself, that one starts where this one ends, and has its data by then:
+
+    --|-- data --|-- optimizer --|-- forward --|-- backward --|-- data --|-- optimizer --|-- forward --
+     lap        lap          stop, start      lap            lap        lap          stop, start
+
 A lap ends a phase. On CUDA, work is queued and done later, so a lap is an event on the device's own stream: it passes
 when the work before it is done, and costs microseconds. The engine reads the loss and the norm of each step, which
 waits for the device anyway; only then are the events read, so that measuring adds no wait of its own. On CPU a lap is
@@ -44,17 +49,17 @@ class Stopwatch:
         self._seconds: dict[Phase, float] = dict.fromkeys(PHASES, 0.0)
         self._steps = 0
         self._marks: list[tuple[Phase, Any]] = []
-        self._goes_on = False
+        self._next_has_begun = False
         self._on_cuda = device == "cuda"
 
     def fetched(self, items: Iterable[_T]) -> Iterator[_T]:
         """The items; each starts a step, and the wait for it is the phase `data`.
 
-        Where the device has begun with the step before (`stop`), it starts where the last one ended.
+        Where the device has begun with it in the step before (`next_has_begun`), it starts where that one ended.
         """
-        iterator, self._goes_on = iter(items), False  # what was begun before other items is not of theirs
+        iterator, self._next_has_begun = iter(items), False  # what was begun before other items is not of theirs
         while True:
-            begun, self._goes_on = self._goes_on, False
+            begun, self._next_has_begun = self._next_has_begun, False
             self._marks = self._marks[-1:] if begun else []
             if not begun:
                 self.lap("other")  # where the step starts; the first mark ends no phase
@@ -73,13 +78,12 @@ class Stopwatch:
             mark.record()
         self._marks.append((phase, mark))
 
-    def stop(self, *, goes_on: bool = False) -> float:
-        """Seconds of the step. Waits until the device has come to its end.
+    def next_has_begun(self) -> None:
+        """The device has begun with the next step already."""
+        self._next_has_begun = True
 
-        Args:
-            goes_on: Whether the device has begun with the next step already.
-        """
-        self._goes_on = goes_on
+    def stop(self) -> float:
+        """Seconds of the step. Waits until the device has come to its end."""
         if self._on_cuda and self._marks:
             self._marks[-1][1].synchronize()
         total = 0.0

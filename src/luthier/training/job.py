@@ -1,10 +1,12 @@
-"""What the loop works with, and what it carries besides the counters: time, a checkpoint on its way, smaller passes."""
+"""What the loop works with, and what it carries besides the counters: time, a stop, smaller passes.
+
+A pass, here and everywhere, is one forward and backward pass over one micro-batch.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,22 +18,21 @@ from luthier.config.plan import Passes, Plan
 from luthier.data.collate import MicroBatch
 from luthier.data.largest import Largest
 from luthier.data.prepare import Prepared
-from luthier.events.types import CheckpointSaved, Notice
+from luthier.events.types import Notice
 from luthier.machine.memory import free_memory, is_out_of_memory
 from luthier.machine.ranks import most_of_ranks, together
 from luthier.model.load import use_passes
 from luthier.training.ahead import TimeLeft
-from luthier.training.cost import CostModel
 from luthier.training.identity import identity
 from luthier.training.instruments import MachineReader, Stopwatch
-from luthier.training.memory import give_up
+from luthier.training.out_of_memory import give_up
 from luthier.training.reference import Reference
+from luthier.training.saving import Saving
 from luthier.training.schedule import learning_rate
 from luthier.training.state import TrainState
 from luthier.training.watchdog import Watchdog
 
 _T = TypeVar("_T")
-_FIRST_WAIT, _LONGEST_WAIT = 30.0, 600.0  # seconds between two tries to save
 
 
 class Clock:
@@ -45,69 +46,24 @@ class Clock:
         return self.before_seconds + time.monotonic() - self._started
 
 
-@dataclass(frozen=True)
-class OnItsWay:
-    """A checkpoint whose files are written and that is not whole yet.
-
-    Attributes:
-        step: Optimizer steps done.
-        before: The step of the checkpoint before it.
-        result: What a thread will have made of it; None on other ranks than 0.
-    """
-
-    step: int
-    before: int | None
-    result: Future[CheckpointSaved] | None
-
-
-class Saving:
-    """The checkpoint on its way, when the next one is due by the clock, and when one that failed is tried again."""
-
-    def __init__(self) -> None:
-        self.on_its_way: OnItsWay | None = None
-        self._saved_at, self._failures, self._retry_at = time.monotonic(), 0, 0.0
-
-    def due(self, minutes: float) -> bool:
-        """Whether `minutes` (0: never) have gone by since the last one, or since the last failure long enough."""
-        now = time.monotonic()
-        if self._failures:
-            return now >= self._retry_at
-        return minutes > 0 and now - self._saved_at >= 60 * minutes
-
-    @property
-    def waits(self) -> bool:
-        """Whether the next try after a failure is not due yet."""
-        return time.monotonic() < self._retry_at
-
-    def begun(self, checkpoint: OnItsWay) -> None:
-        """The files of one are written."""
-        self.on_its_way, self._saved_at = checkpoint, time.monotonic()
-
-    def done(self) -> None:
-        """One is whole."""
-        self._failures, self._retry_at = 0, 0.0
-
-    def failed(self) -> float:
-        """One could not be written. Returns the seconds until the next try."""
-        wait = min(_FIRST_WAIT * 2.0**self._failures, _LONGEST_WAIT)
-        self._failures += 1
-        self._retry_at = time.monotonic() + wait
-        return wait
-
-
 @dataclass
-class Run:
-    """Everything that the loop works with. `stop` is polled; True ends the run after the step, resumable.
+class Job:
+    """Everything that the loop works with.
 
     Attributes:
         plan: Replaced by one with smaller passes when memory runs out, and never otherwise.
         identity: Goes into checkpoints; with the hashes of the base model (`base`), which the plan does not know.
         remember: Told of a plan with smaller passes, and of the steps that were done with others.
-        trained: The trained parameters in the model's order; they are the same ones to the end, as the optimizer's are.
+        stop_asked: Polled; True ends the run after the step, resumable.
         largest: The largest passes of the plan as it is, where they were looked for already.
         reference: What answers of pairs are compared with.
         abandoned: A stop came in the middle of an evaluation or of samples; a resume does them first.
-        stopping: All ranks know that a stop was asked for.
+        stop_agreed: All ranks know that a stop was asked for.
+        trained: The trained parameters in the model's order; they are the same ones to the end, as the optimizer's are.
+        watch: Measures its steps.
+        reader: Reads the box that it runs on.
+        ahead: What is still to come, and how long that takes.
+        watchdog: Tells of what does not come to an end.
     """
 
     plan: Plan
@@ -118,15 +74,19 @@ class Run:
     output_dir: Path
     identity: dict[str, Any]
     state: TrainState = field(default_factory=TrainState)
-    stop: Callable[[], bool] = lambda: False
+    stop_asked: Callable[[], bool] = lambda: False
     clock: Clock = field(default_factory=lambda: Clock(0.0))
-    cost: CostModel = field(default_factory=CostModel)
     saving: Saving = field(default_factory=Saving)
     reference: Reference = field(default_factory=Reference)
     abandoned: bool = False
-    stopping: bool = False
+    stop_agreed: bool = False
     largest: Largest | None = None
     remember: Callable[[Plan, int], None] = lambda *_: None
+    trained: list[nn.Parameter] = field(init=False)
+    watch: Stopwatch = field(init=False)
+    reader: MachineReader = field(init=False)
+    ahead: TimeLeft = field(init=False)
+    watchdog: Watchdog = field(init=False)
 
     def __post_init__(self) -> None:
         self.trained = [p for p in self.model.parameters() if p.requires_grad]  # looking for them takes milliseconds
@@ -135,15 +95,15 @@ class Run:
         self.ahead = TimeLeft(self.plan, self.data.train, self.data.eval)
         self.watchdog = Watchdog(self.output_dir, self.plan.config.training.hang_seconds)
 
-    def stops(self) -> bool:
+    def should_stop(self) -> bool:
         """Whether a stop was asked for, on any rank; all learn of it between the same two steps."""
-        return self.stopping if together() else self.stop()
+        return self.stop_agreed if together() else self.stop_asked()
 
     def agree(self) -> None:
         """Tell the other ranks of a stop, and of an evaluation or sample that it broke off; and hear from them."""
         if together():
-            stop, abandoned = most_of_ranks(self.stopping or self.stop(), self.abandoned)
-            self.stopping, self.abandoned = bool(stop), bool(abandoned)
+            stop, abandoned = most_of_ranks(self.stop_agreed or self.stop_asked(), self.abandoned)
+            self.stop_agreed, self.abandoned = bool(stop), bool(abandoned)
 
     def learning_rate(self, step: int) -> float:
         """Of a step; 0 for the first."""

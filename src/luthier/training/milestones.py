@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import StoppingCriteria, StoppingCriteriaList
@@ -33,19 +33,22 @@ from luthier.machine.ranks import (
     together,
     world_size,
 )
-from luthier.machine.shards import Whole, on_rank_0_with
+from luthier.machine.shards import GatherTensor, on_rank_0_with
 from luthier.model.forward import autocast
 from luthier.model.sampling import continue_ids
 from luthier.model.store import load_trained, trained
 from luthier.training.final import best_checkpoint, save_final
 from luthier.training.instruments import PHASES
-from luthier.training.job import Run, due
+from luthier.training.job import Job, due
 from luthier.training.objective import Counted, Rewards, rewards
-from luthier.training.saving import arrived, landed, save, saves_now
+from luthier.training.saving import arrived, is_due, landed, save, saves_now
 from luthier.training.step import evaluate
 
+Ending = Literal["", "done", "stopped", "early"]
+"""Why a run ends: all steps are done, a stop was asked for, evaluations no longer improve. Empty: it goes on."""
 
-def between_steps(job: Run) -> Iterator[Event]:
+
+def between_steps(job: Job) -> Iterator[Event]:
     """Everything that is due after the step just done; at step 0, what comes before the first one.
 
     After a step that was left out nothing is, unless it is the last: no weight has moved, and a checkpoint of before it
@@ -58,58 +61,55 @@ def between_steps(job: Run) -> Iterator[Event]:
     # the first step is logged too: it shows that the run is alive, and where the loss begins
     if state.log_steps and (state.step == 1 or due(state.step, plan.log_every)):
         yield from log(job)
-    if state.step and plan.eval_every and (due(state.step, plan.eval_every) or is_last(job)):
+    if state.step in plan.evaluations:
         yield from evaluation(job)
     ending = why_it_ends(job)
     if saves_now(job, ending):
         yield from save(job, ending)
-    if state.step in plan.config.evaluation.sample_steps or why_it_ends(job) in ("done", "early"):
+    if not job.abandoned and (state.step in plan.samples or why_it_ends(job) == "early"):
         yield from sample(job)
 
 
-def is_last(job: Run) -> bool:
+def is_last(job: Job) -> bool:
     """Whether the step just done was the plan's last."""
     return job.state.step >= job.plan.total_steps
 
 
-def follows_at_once(job: Run) -> bool:
-    """Whether nothing that takes time is due between the step at work and the next one."""
+def follows_at_once(job: Job) -> bool:
+    """Whether nothing that takes time is due between the step at work and the next one; see `between_steps`."""
     step, plan = job.state.step + 1, job.plan
-    evaluates = plan.eval_every and due(step, plan.eval_every)
-    by_clock = job.saving.due(plan.config.checkpointing.save_minutes)
-    saves = plan.save_every and (due(step, plan.save_every) or step == 1 or by_clock)
-    samples = step in plan.config.evaluation.sample_steps
-    return not (evaluates or saves or samples or step >= plan.total_steps or job.stops())
+    due_then = step in plan.evaluations or is_due(job, step) or step in plan.samples
+    return not (due_then or step >= plan.total_steps or job.should_stop())
 
 
-def why_it_ends(job: Run) -> str:
-    """``done``, ``stopped`` on request, ``early`` when evaluations no longer improve; empty: it goes on."""
+def why_it_ends(job: Job) -> Ending:
+    """See `Ending`."""
     if job.abandoned:
         return "stopped"
     if is_last(job):
         return "done"
-    return "stopped" if job.stops() else "early" if out_of_patience(job) else ""
+    return "stopped" if job.should_stop() else "early" if out_of_patience(job) else ""
 
 
-def out_of_patience(job: Run) -> bool:
+def out_of_patience(job: Job) -> bool:
     """Early stopping: too many evaluations in a row without a better loss."""
     patience = job.plan.config.evaluation.early_stopping_patience
     return patience is not None and job.state.evaluations_without_gain >= patience
 
 
-def epoch(job: Run) -> float:
+def epoch(job: Job) -> float:
     """Epochs done, as a fraction."""
     return job.state.step / job.plan.steps_per_epoch
 
 
-def log(job: Run) -> Iterator[Log | Timing | Machine]:
+def log(job: Job) -> Iterator[Log | Timing | Machine]:
     """What there is to say of the steps since the last log line: the numbers, their seconds, the box."""
     yield log_line(job)
     yield with_ranks(job, job.watch.timing(job.state.step))
     yield from job.reader.machine(job.state.step)
 
 
-def with_ranks(job: Run, timing: Timing) -> Timing:
+def with_ranks(job: Job, timing: Timing) -> Timing:
     """The timing of rank 0, with what each rank took for its own work and holds."""
     if not together():
         return timing
@@ -120,7 +120,7 @@ def with_ranks(job: Run, timing: Timing) -> Timing:
     return replace(timing, own_seconds=own, own_memory_gib=list(gib))
 
 
-def log_line(job: Run) -> Log:
+def log_line(job: Job) -> Log:
     """The mean of the steps since the last log line, those that were left out aside."""
     state = job.state
     seconds = max(state.log_seconds, 1e-9)
@@ -154,7 +154,7 @@ def _told(found: Rewards | None) -> dict[str, float]:
     }
 
 
-def evaluation(job: Run) -> Iterator[Event]:
+def evaluation(job: Job) -> Iterator[Event]:
     """Mean loss of the held-out rows; a new best one is saved at once when the best model is wanted."""
     state, settings = job.state, job.plan.config.evaluation
     if job.data.eval is None or state.last_eval_step == state.step:
@@ -184,13 +184,13 @@ def evaluation(job: Run) -> Iterator[Event]:
         yield from save(job, why_it_ends(job))
 
 
-def held_out_loss(job: Run, tried: list[MicroBatch]) -> tuple[list[float], Counted]:
+def held_out_loss(job: Job, tried: list[MicroBatch]) -> tuple[list[float], Counted]:
     """The objective's sums and what they went over; `tried` holds the batch at work. A stop abandons it."""
     assert job.data.eval is not None
 
     def until_stopped(batches: Iterable[MicroBatch]) -> Iterator[MicroBatch]:
         for batch in batches:
-            if job.stop():
+            if job.stop_asked():
                 job.abandoned = True
                 return
             tried[:] = [batch]
@@ -213,7 +213,7 @@ class _Stop(StoppingCriteria):  # type: ignore[misc]
         return torch.full((len(input_ids),), self._stop(), device=input_ids.device)
 
 
-def sample(job: Run) -> Iterator[Sampled | Notice]:
+def sample(job: Job) -> Iterator[Sampled | Notice]:
     """What the model answers now to the configured prompts (greedy)."""
     settings, state = job.plan.config.evaluation, job.state
     if state.sampled_step == state.step or (state.step == 0 and 0 not in settings.sample_steps):
@@ -228,12 +228,12 @@ def sample(job: Run) -> Iterator[Sampled | Notice]:
         state.sampled_step = state.step
 
 
-def _answers(job: Run) -> Iterator[Sampled | Notice]:
+def _answers(job: Job) -> Iterator[Sampled | Notice]:
     """Of this process, or of all ranks of a sharded model in step; a stop breaks them off."""
     settings, state, sharded = job.plan.config.evaluation, job.state, job.plan.sharded
 
     def stop() -> bool:
-        return on_any_rank(job.stop()) if sharded else job.stop()
+        return on_any_rank(job.stop_asked()) if sharded else job.stop_asked()
 
     for number, prompt in enumerate(settings.sample_prompts, 1):
         options: dict[str, Any] = {"stopping_criteria": StoppingCriteriaList([_Stop(stop)])}
@@ -263,7 +263,7 @@ def _answers(job: Run) -> Iterator[Sampled | Notice]:
         yield Notice("warning", f"no sample of prompt {number}: {why}; training goes on", step=state.step)
 
 
-def finish(job: Run, ending: str) -> Iterator[Event]:
+def finish(job: Job, ending: Ending) -> Iterator[Event]:
     """Write final_model unless a stop was asked for, and say how the run ended."""
     state = job.state
     waits = on_any_rank(rank() == 0 and job.saving.waits)  # each has a clock of its own
@@ -294,7 +294,7 @@ def finish(job: Run, ending: str) -> Iterator[Event]:
     )
 
 
-def _final(job: Run) -> str:
+def _final(job: Job) -> str:
     """Write final_model; returns what there is to say of it."""
     found = only_on_rank_0(lambda: best_checkpoint(job.plan, job.output_dir, job.state))
     best, note = of_rank_0(found or (None, ""))
@@ -303,9 +303,9 @@ def _final(job: Run) -> str:
         if best:
             load_trained(job.model, best)
 
-    def write(whole: Whole | None = None) -> None:
+    def write(gather: GatherTensor | None = None) -> None:
         base = job.identity.get("base", {})
-        save_final(job.plan, job.data, job.model, job.tokenizer, job.output_dir, job.state, base, whole)
+        save_final(job.plan, job.data, job.model, job.tokenizer, job.output_dir, job.state, base, gather)
 
     if job.plan.sharded:
         all_or_none(load)

@@ -14,8 +14,7 @@ from torch import nn
 
 from luthier.config.plan import Plan
 from luthier.machine.shards import whole
-from luthier.model.forward import LEAN
-from luthier.model.lean.decoder import LeanDecoder
+from luthier.model.forward import lean_of
 from luthier.training.flat import FlatAdamW, one_buffer
 
 
@@ -42,7 +41,7 @@ def build_optimizer(model: nn.Module, plan: Plan) -> torch.optim.Optimizer:
 
         return PagedAdamW8bit(groups, **options)  # type: ignore[no-any-return]
     fused = training.optim == "adamw_torch_fused"
-    lean: LeanDecoder | None = getattr(model, LEAN, None)
+    lean = lean_of(model)
     if fused and lean is not None and lean.pieces.adamw is not None:
         return FlatAdamW(groups, kernel=lean.pieces.adamw, fused=True, **options)
     return torch.optim.AdamW(groups, fused=fused, **options)

@@ -24,9 +24,8 @@ from safetensors.torch import save_file
 
 from luthier.data.collate import MicroBatch
 from luthier.data.loader import collate, split
-from luthier.data.pairs import PairRows
+from luthier.data.rows import Selection
 from luthier.events.types import Event, Notice
-from luthier.machine.memory import is_out_of_memory
 from luthier.machine.ranks import all_or_none, of_all_ranks, of_rank_0, only_on_rank_0, rank, world_size
 from luthier.model.forward import autocast, inference
 from luthier.training.commit import commit, verify
@@ -34,7 +33,7 @@ from luthier.training.identity import FIXED
 from luthier.training.objective import answer_losses
 
 if TYPE_CHECKING:
-    from luthier.training.job import Run
+    from luthier.training.job import Job
 
 FOLDER = "reference"
 _FILE = "reference.safetensors"
@@ -50,7 +49,7 @@ class Reference:
     eval_P2: torch.Tensor | None = None
 
 
-def ask_reference(job: Run) -> Iterator[Event]:
+def ask_reference(job: Job) -> Iterator[Event]:
     """Fill `job.reference`, where the objective has one, from the folder or from the model, which is as before step 1.
 
     A stop in the middle leaves it as it is: the run then ends before its first step.
@@ -66,7 +65,7 @@ def ask_reference(job: Run) -> Iterator[Event]:
         return
     found: dict[str, torch.Tensor] = {}
     for name, rows in (("train_P2", job.data.train), ("eval_P2", job.data.eval)):
-        if isinstance(rows, PairRows):
+        if rows is not None:
             losses_P2 = yield from _of_all(job, rows, "training pairs" if name == "train_P2" else "held-out pairs")
             if losses_P2 is None:
                 return
@@ -75,7 +74,7 @@ def ask_reference(job: Run) -> Iterator[Event]:
     only_on_rank_0(lambda: commit(folder, lambda inside: save_file(found, inside / _FILE, {"key": key})))
 
 
-def _of_all(job: Run, rows: PairRows, what: str) -> Generator[Notice, None, torch.Tensor | None]:
+def _of_all(job: Job, rows: Selection, what: str) -> Generator[Notice, None, torch.Tensor | None]:
     """The losses (P, 2) of all pairs, with word of how far it is; None after a stop."""
     yield Notice(
         "info", f"asking the model as it is for both answers of {len(rows):,} {what}: the reference of training"
@@ -84,7 +83,7 @@ def _of_all(job: Run, rows: PairRows, what: str) -> Generator[Notice, None, torc
     said, at_once = time.monotonic(), _PAIRS_AT_ONCE * world_size()
     for start in range(0, len(rows), at_once):
         job.agree()
-        if job.stops():
+        if job.should_stop():
             return None
         mine = list(range(start, min(start + at_once, len(rows))))[rank() :: world_size()]
         for part in of_all_ranks((yield from _of_some(job, rows, mine))):
@@ -95,7 +94,7 @@ def _of_all(job: Run, rows: PairRows, what: str) -> Generator[Notice, None, torc
     return torch.tensor([losses[number] for number in range(len(rows))], dtype=torch.float64)
 
 
-def _of_some(job: Run, rows: PairRows, mine: list[int]) -> Generator[Notice, None, dict[int, list[float]]]:
+def _of_some(job: Job, rows: Selection, mine: list[int]) -> Generator[Notice, None, dict[int, list[float]]]:
     """Pair -> losses of its two answers, in passes that fit into memory."""
     device, most = next(job.model.parameters()).device, job.plan.config.training.per_device_train_batch_size
     tried: list[MicroBatch] = []
@@ -109,14 +108,10 @@ def _of_some(job: Run, rows: PairRows, mine: list[int]) -> Generator[Notice, Non
                 found |= dict(zip(group, losses_P2.tolist(), strict=True))
         return found
 
-    return (
-        yield from job.within_memory(
-            lambda: all_or_none(losses, is_out_of_memory), lambda: tried, 1, "the reference before step"
-        )
-    )
+    return (yield from job.within_memory(lambda: all_or_none(losses), lambda: tried, 1, "the reference before step"))
 
 
-def _key(job: Run) -> str:
+def _key(job: Job) -> str:
     """Hash of all that decides these numbers but rounding: rows, base model, and the adapter as it begins."""
     fixed = {name: value for name, value in job.identity["config"].items() if name.startswith(FIXED)}
     decided_by = [job.identity["data"], job.identity.get("base"), fixed]

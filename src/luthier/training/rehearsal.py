@@ -32,19 +32,18 @@ from luthier.data.collate import MicroBatch
 from luthier.data.largest import Largest, find_largest
 from luthier.data.loader import collate
 from luthier.events.types import CheckpointSaved, Event, Notice, Rehearsed
-from luthier.machine.memory import is_out_of_memory
 from luthier.machine.probe import PeakMeter
 from luthier.machine.ranks import all_or_none, only_on_rank_0, rank, world_size
 from luthier.machine.seed import rng_state, set_rng_state
-from luthier.machine.shards import Whole, on_rank_0_with
-from luthier.training.checkpoint import lent, save_checkpoint
+from luthier.machine.shards import GatherTensor, on_rank_0_with
+from luthier.training.checkpoint import save_checkpoint, shared_tensors
 from luthier.training.commit import INFLIGHT
 from luthier.training.optimizer import build_optimizer
 from luthier.training.scale import loss_scale
 from luthier.training.step import backward, evaluate, norm_of_gradients, update
 
 if TYPE_CHECKING:
-    from luthier.training.job import Run
+    from luthier.training.job import Job
 
 
 @dataclass
@@ -57,7 +56,7 @@ class _Measured:
     checkpoint_bytes: int = 0
 
 
-def rehearse(job: Run) -> Iterator[Event]:
+def rehearse(job: Job) -> Iterator[Event]:
     """Do the largest step and forget it; yields `Rehearsed` and `TimeForecast`, or a notice that it was left out.
 
     Args:
@@ -72,7 +71,7 @@ def rehearse(job: Run) -> Iterator[Event]:
     decision = job.plan.value("training.rehearsal")
     by_itself, left = bool(decision.how), job.plan.total_steps - job.state.step
     job.agree()
-    if not left or not (decision.value or by_itself) or job.stops():
+    if not left or not (decision.value or by_itself) or job.should_stop():
         return
     if by_itself and left < REHEARSED_FROM:
         text = f"no rehearsal of the largest step: it would be more than a twentieth of {left:,} steps"
@@ -111,20 +110,20 @@ def rehearse(job: Run) -> Iterator[Event]:
     yield job.ahead.forecast(job.state.step)
 
 
-def _largest(job: Run) -> Largest:
+def _largest(job: Job) -> Largest:
     """The largest passes of the plan as it is now."""
     job.largest = job.largest or find_largest(job.data.train, job.data.eval, job.plan, rank(), world_size())
     return job.largest
 
 
-def _tried(job: Run) -> tuple[Largest, PeakMeter, _Measured]:
+def _tried(job: Job) -> tuple[Largest, PeakMeter, _Measured]:
     """What was rehearsed and measured."""
     largest = _largest(job)
     with PeakMeter(next(job.model.parameters()).device) as meter, _undone(job):
         return largest, meter, _run(job, largest)
 
 
-def _run(job: Run, largest: Largest) -> _Measured:
+def _run(job: Job, largest: Largest) -> _Measured:
     """The step, the evaluation batch and the checkpoint, each with its seconds."""
     measured, plan, model = _Measured(), job.plan, job.model
     fresh = not job.optimizer.state
@@ -134,7 +133,7 @@ def _run(job: Run, largest: Largest) -> _Measured:
             group["weight_decay"] = 0.0
         _update(optimizer, job)  # the moments are there in every step but the first
     started = time.monotonic()
-    passes = all_or_none(lambda: [collate(job.data.train, rows, plan) for rows in largest.passes], is_out_of_memory)
+    passes = all_or_none(lambda: [collate(job.data.train, rows, plan) for rows in largest.passes])
     factor = loss_scale(job.state, plan)
     backward(model, passes, plan, reference_P2=job.reference.train_P2, loss_scale=factor)
     norm = norm_of_gradients(job.trained, plan)
@@ -155,7 +154,7 @@ def _run(job: Run, largest: Largest) -> _Measured:
     return measured
 
 
-def _once_more(job: Run, batch: MicroBatch, factor: float) -> float:
+def _once_more(job: Job, batch: MicroBatch, factor: float) -> float:
     """Seconds of a pass that was made before: what is made and filled on first use is there."""
     for parameter in job.trained:
         parameter.grad = None
@@ -168,23 +167,23 @@ def _once_more(job: Run, batch: MicroBatch, factor: float) -> float:
     return seconds
 
 
-def _saved(job: Run, optimizer: torch.optim.Optimizer) -> CheckpointSaved | None:
+def _saved(job: Job, optimizer: torch.optim.Optimizer) -> CheckpointSaved | None:
     """A checkpoint that is deleted again; None on other ranks than 0."""
 
-    def write(whole: Whole | None = None) -> CheckpointSaved:
+    def write(gather: GatherTensor | None = None) -> CheckpointSaved:
         # a crash leaves it for the next run to sweep
         folder = job.output_dir / f"{INFLIGHT}rehearsal-{uuid.uuid4().hex[:8]}"
         try:
-            return save_checkpoint(folder, job.model, optimizer, job.state, job.identity, None, None, whole)()
+            return save_checkpoint(folder, job.model, optimizer, job.state, job.identity, None, None, gather)()
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
     if job.plan.sharded:
-        return all_or_none(lambda: on_rank_0_with(lent(job.model, optimizer), write))
+        return all_or_none(lambda: on_rank_0_with(shared_tensors(job.model, optimizer), write))
     return only_on_rank_0(write)
 
 
-def _update(optimizer: torch.optim.Optimizer, job: Run) -> None:
+def _update(optimizer: torch.optim.Optimizer, job: Job) -> None:
     """An update by nothing: with gradients, rate and decay of 0 a weight stays what it is, its sign of 0 included."""
 
     def own() -> None:
@@ -194,11 +193,11 @@ def _update(optimizer: torch.optim.Optimizer, job: Run) -> None:
         no_length = torch.zeros((), device=job.trained[0].device)
         update(job.trained, optimizer, job.plan, 0.0, no_length)
 
-    all_or_none(own, is_out_of_memory)
+    all_or_none(own)
 
 
 @contextmanager
-def _undone(job: Run) -> Iterator[None]:
+def _undone(job: Job) -> Iterator[None]:
     """Random generators and gradients as before, whatever happens inside."""
     generators = rng_state()
     try:

@@ -11,8 +11,9 @@ all of the step but its update is queued: each reading waits for the device.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -20,13 +21,13 @@ from torch import nn
 from luthier.config.plan import Plan
 from luthier.data.collate import MicroBatch, untrained
 from luthier.machine.gradients import sum_gradients
-from luthier.machine.memory import is_out_of_memory
 from luthier.machine.ranks import all_or_none, in_step, on_any_rank, sum_over_ranks, together
-from luthier.model.forward import LEAN, autocast, inference
-from luthier.model.lean.decoder import LeanDecoder
+from luthier.model.forward import autocast, inference, lean_of
 from luthier.training.instruments import Lap
 from luthier.training.objective import SUMS, Counted, counts, sums, widest
 from luthier.training.optimizer import clip_and_step, gradient_norm, set_learning_rate
+
+_T = TypeVar("_T")
 
 
 def backward(
@@ -52,11 +53,9 @@ def backward(
     """
     counted = Counted(*(int(n) for n in sum_over_ranks(*counts(batches))))
     work = _Work(model, plan, reference_P2, counted.losses, loss_scale, lap)
-    if plan.sharded:  # each pass adds up its gradients itself
-        own = in_step(lambda: _own_backward(work, _as_many(batches, plan)))
-    else:
-        own = all_or_none(lambda: _own_backward(work, batches), is_out_of_memory)
-        sum_gradients((p for p in model.parameters() if p.requires_grad), is_out_of_memory)
+    own = _on_all_ranks(plan, lambda: _backward_on_this_rank(work, _as_many(batches, plan)))
+    if not plan.sharded:  # there each pass adds up its gradients itself
+        sum_gradients(p for p in model.parameters() if p.requires_grad)
     if together():
         own = torch.tensor(sum_over_ranks(*own.tolist()), dtype=torch.float64)
         lap("ranks")
@@ -65,9 +64,7 @@ def backward(
 
 def norm_of_gradients(trained: Sequence[nn.Parameter], plan: Plan) -> torch.Tensor:
     """L2 norm over all gradients together, those of other ranks' parts of a sharded model included: a scalar tensor."""
-    if plan.sharded:  # its ranks wait for each other
-        return in_step(lambda: gradient_norm(trained))
-    return all_or_none(lambda: gradient_norm(trained), is_out_of_memory)
+    return _on_all_ranks(plan, lambda: gradient_norm(trained))
 
 
 def read(summed: torch.Tensor, norm: torch.Tensor) -> tuple[list[float], float]:
@@ -76,8 +73,19 @@ def read(summed: torch.Tensor, norm: torch.Tensor) -> tuple[list[float], float]:
     return numbers, length
 
 
+def _on_all_ranks(plan: Plan, work: Callable[[], _T]) -> _T:
+    """What `work` returns; where it fails on one rank, it fails on all. Ranks of a sharded model wait inside of it."""
+    return in_step(work) if plan.sharded else all_or_none(work)
+
+
 def _as_many(batches: Iterable[MicroBatch], plan: Plan) -> Iterator[MicroBatch]:
-    """As many passes as the rank with the most makes, as all have to gather weights for each: some without a target."""
+    """The passes; of a sharded model as many as the rank with the most makes, some of them without a target.
+
+    All its ranks have to gather weights for each pass.
+    """
+    if not plan.sharded:
+        yield from batches
+        return
     left = iter(batches)
     while on_any_rank((batch := next(left, None)) is not None):
         yield batch or untrained(packed=plan.config.training.packing is True)
@@ -95,7 +103,7 @@ class _Work:
     lap: Lap
 
 
-def _own_backward(work: _Work, batches: Iterable[MicroBatch]) -> torch.Tensor:
+def _backward_on_this_rank(work: _Work, batches: Iterable[MicroBatch]) -> torch.Tensor:
     """This rank's part of the sums and of the gradients; with others it is waited for, as they hear of what fails."""
     model, plan, lap = work.model, work.plan, work.lap
     device = next(model.parameters()).device
@@ -121,7 +129,7 @@ def _shares(work: _Work) -> tuple[float, float]:
     Any factor but a power of two would itself be rounded in a pass of 16 bits, and all gradients of the step with it
     (by up to 0.2 % in bfloat16). The lean path multiplies at its end, in the gradients' own float32.
     """
-    lean: LeanDecoder | None = getattr(work.model, LEAN, None)
+    lean = lean_of(work.model)
     if lean is not None:
         lean.scale_loss(work.loss_scale)
         return 1 / work.losses, 1.0
@@ -159,15 +167,12 @@ def evaluate(
         plan: The plan.
         reference_P2: Of all pairs that `batches` are of, where the objective is one of pairs.
     """
-    if plan.sharded:
-        own = in_step(lambda: _own_sums(model, _as_many(batches, plan), plan, reference_P2))
-    else:
-        own = all_or_none(lambda: _own_sums(model, batches, plan, reference_P2), is_out_of_memory)
+    own = _on_all_ranks(plan, lambda: _sums_on_this_rank(model, _as_many(batches, plan), plan, reference_P2))
     *counted, losses, trained_tokens, tokens = sum_over_ranks(*own)
     return counted, Counted(int(losses), int(trained_tokens), int(tokens))
 
 
-def _own_sums(
+def _sums_on_this_rank(
     model: nn.Module, batches: Iterable[MicroBatch], plan: Plan, reference_P2: torch.Tensor | None
 ) -> list[float]:
     """This rank's part of them."""

@@ -21,7 +21,7 @@ from torch import nn
 from luthier.config.plan import Memory, Plan
 from luthier.data.collate import MicroBatch
 from luthier.data.loader import collate
-from luthier.data.rows import TokenRows
+from luthier.data.rows import Selection
 from luthier.errors import DataError, Problem
 from luthier.gate.xray import XRay, xray
 from luthier.ingredients import Ingredients
@@ -136,7 +136,7 @@ def chosen(parts: Ingredients, number: int) -> Row:
         found, fix = "one step by hand shows the loss of an answer, and this run compares pairs", "leave --step out"
         raise DataError(Problem("E-GATE-005", found, fix, "training.objective"))
     shown = xray(parts.subject, number)
-    rows = TokenRows(parts.data.train.store, np.array([number - 1]), parts.data.train.limit)
+    rows = Selection(parts.data.train.store, np.array([number - 1]), parts.data.train.limit)
     batch = collate(rows, [0], parts.plan)
     if not batch.num_trained:
         fix = "choose another row, or raise max_seq_length"

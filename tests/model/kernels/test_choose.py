@@ -13,7 +13,7 @@ from luthier import api
 from luthier.data.collate import collate_packed
 from luthier.events.types import Log, Notice
 from luthier.model import attention
-from luthier.model.forward import LEAN, summed_loss
+from luthier.model.forward import lean_of, summed_loss
 from luthier.model.kernels import choose
 from luthier.model.lean.attention import Flash, Short, _works
 from luthier.model.lean.decoder import LeanDecoder
@@ -162,7 +162,7 @@ def broken(kind, triton):
 def test_kernels_that_fail_make_way_for_plain_torch(tiny_model_dir, monkeypatch, triton, kind, reason):
     monkeypatch.setattr("luthier.model.load.candidates", lambda device, wanted: (broken(kind, triton), PLAIN))
     _, model = loaded_model(tiny_model_dir, lean_path=True)
-    lean = getattr(model, LEAN)
+    lean = lean_of(model)
     assert lean.pieces is PLAIN
     assert reason in lean.refused
 

@@ -7,7 +7,7 @@ from luthier.data.collate import collate_packed
 from luthier.model.head import nll
 from luthier.model.lean import decoder as lean
 from luthier.model.lean.decoder import LeanDecoder
-from luthier.model.lean.filling import fills_up, in_few_sizes
+from luthier.model.lean.filling import PassInputs, fills_up, in_few_sizes
 from tests.model.lean.test_decoder import build, gradients, lean_loss, rows, worst
 
 
@@ -33,9 +33,10 @@ def test_loss_and_gradients_are_the_same_in_float64(monkeypatch, kind, share):
 
 def test_a_pass_of_such_a_size_is_left_as_it_is():
     batch = collate_packed(rows(9))
-    inputs, positions = in_few_sizes(batch.model_inputs(), batch.positions_N)
-    again, same = in_few_sizes(inputs | {"cu_seq_lens": None}, positions)
-    assert again["document_offsets"] == inputs["document_offsets"] and len(same) == len(positions)
+    once = in_few_sizes(PassInputs(batch.model_inputs(), batch.positions_N, batch.targets_N))
+    again = in_few_sizes(once._replace(inputs=once.inputs | {"cu_seq_lens": None}))
+    assert again.inputs["document_offsets"] == once.inputs["document_offsets"]
+    assert len(again.positions_N) == len(once.positions_N)
 
 
 def test_many_batches_come_in_few_sizes(monkeypatch):
@@ -46,7 +47,7 @@ def test_many_batches_come_in_few_sizes(monkeypatch):
     tokens, asked = set(), set()
     for seed in range(30):
         batch = collate_packed(rows(8 + seed % 9, seed))
-        inputs, positions = in_few_sizes(batch.model_inputs(), batch.positions_N)
+        inputs, positions, _ = in_few_sizes(PassInputs(batch.model_inputs(), batch.positions_N, batch.targets_N))
         tokens.add(inputs["input_ids"].shape[1])
         asked.add(batch.input_ids_BT.shape[1])
         assert inputs["document_offsets"][-1] == inputs["input_ids"].shape[1] < 1.2 * batch.input_ids_BT.shape[1] + 64

@@ -16,7 +16,7 @@ from luthier.model.forward import summed_loss
 from luthier.model.lean.decoder import LeanDecoder
 from luthier.model.lean.fp8 import GRID, FP8Linear, dequantize, quantize_rows, round_as_fp8, scale_of, to_fp8
 from luthier.model.lean.gradients import Gradients
-from luthier.model.lean.linears import FP8StackedLinear, stacked
+from luthier.model.lean.linears import Build, FP8StackedLinear, stacked
 from luthier.model.lean.pieces import PLAIN
 from luthier.model.lean.proof import prove_lean
 from tests.model.lean.test_decoder import SIZES, build, gradients, lean_loss, rows, worst
@@ -106,7 +106,7 @@ def test_a_stack_is_float64_on_the_rounded_values(dtype, tolerance, bias):
     biases = [getattr(model, name).base_layer.bias for name in ("q", "k")]
     for name in ("q", "k"):
         getattr(model, name).base_layer = FP8Linear(getattr(model, name).base_layer)
-    stack = stacked([model.q, model.k], dtype, keep=True, buffers={})
+    stack = stacked([model.q, model.k], Build(dtype, keep=True, buffers={}))
     assert isinstance(stack, FP8StackedLinear)
     weight = torch.cat([rounded(w) for w in weights])
     assert torch.equal(stack.weight().double(), weight)

@@ -14,11 +14,12 @@ from luthier.model.forward import LEAN
 from luthier.model.head import NO_TARGET
 from luthier.model.lean import graphs
 from luthier.model.lean.decoder import LeanDecoder
+from luthier.model.lean.filling import PassInputs
 from luthier.model.lean.graphs import Graphs, can_record, padded
 from luthier.model.lean.pieces import PLAIN
 from luthier.model.lean.proof import prove_lean
-from luthier.model.load import recording_failed
-from luthier.training.memory import give_up
+from luthier.model.recording import recording_failed
+from luthier.training.out_of_memory import give_up
 from tests.model.lean.test_decoder import EXACT, build, gradients, lean_loss, rows, worst
 
 
@@ -80,13 +81,13 @@ def what_failed_to_record(model, decoder):
 
 
 def inputs_of(batch):
-    return batch.model_inputs(), batch.positions_N, batch.targets_N
+    return PassInputs(batch.model_inputs(), batch.positions_N, batch.targets_N)
 
 
 @pytest.mark.parametrize("count", [1, 2, 15, 16])
 def test_padding_adds_what_nobody_trains_on(count):
     batch = collate_packed(rows(count))
-    inputs, positions, targets = padded(*inputs_of(batch))
+    inputs, positions, targets = padded(inputs_of(batch))
     tokens, trained = batch.input_ids_BT.shape[1], len(batch.targets_N)
     assert inputs["input_ids"].shape[1] > tokens and inputs["input_ids"].shape[1] % 64 == 0
     assert torch.equal(inputs["input_ids"][:, :tokens], batch.input_ids_BT)
@@ -105,7 +106,7 @@ def test_few_sizes_come_out_and_little_is_added():
         ids = torch.zeros(1, tokens, dtype=torch.int64)
         batch = {"input_ids": ids, "position_ids": ids, "document_offsets": (0, tokens)}
         batch["cu_seq_lens"] = torch.tensor([0, tokens], dtype=torch.int32)
-        found = padded(batch, ids[0], ids[0])[0]["input_ids"].shape[1]
+        found = padded(PassInputs(batch, ids[0], ids[0])).inputs["input_ids"].shape[1]
         sizes.add(found)
         worst_share = max(worst_share, found / tokens - 1)
     assert len(sizes) <= 12 and worst_share <= 1 / 16

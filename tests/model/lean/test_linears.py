@@ -7,7 +7,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from luthier.model.lean.gradients import Gradients
-from luthier.model.lean.linears import StackedLinear
+from luthier.model.lean.linears import Build, StackedLinear
 
 SIZES = {"q": 12, "k": 8, "v": 8}
 
@@ -31,8 +31,8 @@ def adapted(dtype, *, bias=False, targets=("q", "k", "v"), **lora):
     return model.base_model.model
 
 
-def stacked(model, dtype, **options):
-    return StackedLinear([getattr(model, name) for name in SIZES], dtype, keep=True, buffers={}, **options)
+def stacked(model, dtype):
+    return StackedLinear([getattr(model, name) for name in SIZES], Build(dtype, keep=True, buffers={}))
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_4_bit_weights_are_exactly_those_of_bitsandbytes(keep):
     layers = [bitsandbytes.nn.Linear4bit(64, size, bias=False, quant_type="nf4") for size in (64, 128)]
     layers = [layer.to("cpu") for layer in layers]
     buffers = {}
-    stack = StackedLinear(layers, torch.float32, keep=keep, buffers=buffers)
+    stack = StackedLinear(layers, Build(torch.float32, keep, buffers))
     wanted = torch.cat([bitsandbytes.functional.dequantize_4bit(x.weight.data, x.weight.quant_state) for x in layers])
     assert torch.equal(stack.weight(), wanted)
     assert set(buffers) == (set() if keep else {(192, 64)})

@@ -33,8 +33,6 @@ def template_saved(subject: Subject) -> Result:
     """
     from transformers import AutoTokenizer
 
-    from luthier.data.pairs import single_rows
-
     with tempfile.TemporaryDirectory(prefix="luthier-") as folder:
         try:
             subject.data.template.save(subject.tokenizer, Path(folder))
@@ -52,7 +50,7 @@ def template_saved(subject: Subject) -> Result:
             return fails(f"the template refuses a question: {brief(error)}")
         if served != trained:
             return fails(_difference(subject.tokenizer, trained, served))
-    rows = single_rows(subject.data.train.row(index) for index in some_rows(subject))
+    rows = [row for index in some_rows(subject) for row in subject.data.train.members(index)]
     for row in rows:
         text = subject.tokenizer.decode(row.input_ids, clean_up_tokenization_spaces=False)
         before, after = (_plain_ids(tokenizer, text) for tokenizer in (subject.tokenizer, loaded))

@@ -119,11 +119,8 @@ def disk_need(plan: Plan) -> Need:
 def _checkpoints_at_once(plan: Plan) -> int:
     """The kept ones, the best and the one that is being written; fewer in a run that does not save so often."""
     settings, total = plan.config.checkpointing, plan.total_steps
-    every = [plan.save_every, plan.eval_every if plan.config.evaluation.load_best_model_at_end else 0]
-    steps = {total, *(step for n in every if n for step in range(n, total, n))}  # each evaluation may be the best
-    if settings.save_first_step and plan.save_every:
-        steps.add(1)
-    saves = len(steps)
+    best = plan.evaluations if plan.config.evaluation.load_best_model_at_end else ()  # each of them may be
+    saves = len({*plan.saves, *best})
     if settings.save_total_limit is None:
         return saves
     if _saves_by_the_clock(plan):  # nobody knows how often that is

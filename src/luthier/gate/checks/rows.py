@@ -79,9 +79,8 @@ def pad_untrained(subject: Subject) -> Result:
     import numpy as np
 
     from luthier.data.collate import collate_packed, collate_padded
-    from luthier.data.pairs import single_rows
 
-    rows = single_rows(subject.data.train.row(index) for index in some_rows(subject))
+    rows = [row for index in some_rows(subject) for row in subject.data.train.members(index)]
     batches = [collate_padded(rows), collate_packed(rows), collate_packed(rows, share=True)]
     expected = np.sort(np.concatenate([row.input_ids[1:][row.trained[1:]] for row in rows]))
     padded, filled = trained_padding(batches[0])

@@ -22,14 +22,12 @@ from torch import Tensor, nn
 
 from luthier.model.head import nll
 from luthier.model.lean.adapters import Adapters
-from luthier.model.lean.filling import fills_up, in_few_sizes
+from luthier.model.lean.filling import PassInputs, fills_up, in_few_sizes
 from luthier.model.lean.gradients import Gradients
 from luthier.model.lean.graphs import Graphs, Recorder, can_record
 from luthier.model.lean.layer import Kept, Layout, LeanLayer, Stream
+from luthier.model.lean.linears import Build
 from luthier.model.lean.pieces import PLAIN, Pieces
-
-Batch = tuple[dict[str, Any], Tensor, Tensor]
-"""Inputs of the model, positions before trained tokens (N), and their ids: N of them, or fewer; see `head.nll`."""
 
 
 @dataclass
@@ -81,8 +79,8 @@ class LeanDecoder:
         recorder: Recorder | None = None,
     ) -> None:
         decoder = causal_lm.get_decoder()
-        options: dict[str, Any] = {"keep": keep_unpacked, "buffers": {}, "pieces": pieces}
-        self.layers = [LeanLayer(layer, dtype, **options) for layer in decoder.layers]
+        build = Build(dtype, keep_unpacked, {}, pieces)
+        self.layers = [LeanLayer(layer, build) for layer in decoder.layers]
         can = can_record(decoder.rotary_emb) and all(layer.attention.reads_device for layer in self.layers)
         self.turn: object = None
         self._stacks = [stack for layer in self.layers for stack in layer.stacks]
@@ -123,7 +121,7 @@ class LeanDecoder:
         if not torch.is_grad_enabled():  # inside of a Function it never is
             return self.token_losses(inputs, positions_N, targets_N).sum()
         with _as_written(positions_N.device.type):
-            batch = self._in_size(inputs, positions_N, targets_N)
+            batch = self._in_size(PassInputs(inputs, positions_N, targets_N))
             return _Lean.apply(self, batch, *self.parameters())  # type: ignore[no-any-return, no-untyped-call]
 
     def token_losses(self, inputs: dict[str, Any], positions_N: Tensor, targets_N: Tensor) -> Tensor:
@@ -132,24 +130,22 @@ class LeanDecoder:
         What each counts is known only in the backward pass, so these passes are not recorded.
         """
         with _as_written(positions_N.device.type):
-            batch = self._in_size(inputs, positions_N, targets_N)
+            batch = self._in_size(PassInputs(inputs, positions_N, targets_N))
             if not torch.is_grad_enabled():
                 self.refresh()
                 return self.forward(batch, train=False)[0]
             return _LeanTokens.apply(self, batch, *self.parameters())  # type: ignore[no-any-return, no-untyped-call]
 
-    def _in_size(self, inputs: dict[str, Any], positions_N: Tensor, targets_N: Tensor) -> Batch:
+    def _in_size(self, batch: PassInputs) -> PassInputs:
         """The batch, filled up where this device wants few sizes."""
-        if self._fills_up:
-            inputs, positions_N = in_few_sizes(inputs, positions_N)
-        return inputs, positions_N, targets_N
+        return in_few_sizes(batch) if self._fills_up else batch
 
     def refresh(self) -> None:
         """Read the adapters' values: they may have changed or moved since the last pass."""
         self.adapters.find()
         self.adapters.refresh()
 
-    def whole_pass(self, batch: Batch) -> Tensor:
+    def whole_pass(self, batch: PassInputs) -> Tensor:
         """The loss; the gradients are left in `gradients`, not scaled yet. The adapters' places are found already."""
         self.adapters.refresh()
         loss_N, tape = self.forward(batch, train=True)
@@ -157,7 +153,7 @@ class LeanDecoder:
         self.backward(tape)
         return loss_N.sum()
 
-    def forward(self, batch: Batch, *, train: bool) -> tuple[Tensor, Tape | None]:
+    def forward(self, batch: PassInputs, *, train: bool) -> tuple[Tensor, Tape | None]:
         """The loss of each trained token, and what `backward` needs when it will be asked for."""
         inputs, positions_N, targets_N = batch
         packed = {key: value for key, value in inputs.items() if key not in ("input_ids", "position_ids")}
@@ -216,7 +212,7 @@ class _Lean(torch.autograd.Function):
     """The decoder as one differentiable function of its adapters' matrices."""
 
     @staticmethod
-    def forward(ctx: Any, decoder: LeanDecoder, batch: Batch, *parameters: nn.Parameter) -> Tensor:
+    def forward(ctx: Any, decoder: LeanDecoder, batch: PassInputs, *parameters: nn.Parameter) -> Tensor:
         ctx.decoder = decoder
         if decoder.graphs is not None:
             decoder.adapters.find()
@@ -247,7 +243,7 @@ class _LeanTokens(torch.autograd.Function):
     """The same of each token's loss: its gradient at the head is multiplied by what the loss turned out to count."""
 
     @staticmethod
-    def forward(ctx: Any, decoder: LeanDecoder, batch: Batch, *parameters: nn.Parameter) -> Tensor:
+    def forward(ctx: Any, decoder: LeanDecoder, batch: PassInputs, *parameters: nn.Parameter) -> Tensor:
         ctx.decoder = decoder
         decoder.refresh()
         loss_N, ctx.tape = decoder.forward(batch, train=True)

@@ -14,7 +14,7 @@ Shape letters: T tokens, N trained tokens.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,28 +24,43 @@ _LEAST = 64
 _PARTS_ON_A_CPU = 8
 
 
+class PassInputs(NamedTuple):
+    """What a pass reads.
+
+    Attributes:
+        inputs: Of the model.
+        positions_N: Before trained tokens.
+        targets_N: The ids of these, or of the first of them; see `luthier.model.head.nll`.
+    """
+
+    inputs: dict[str, Any]
+    positions_N: Tensor
+    targets_N: Tensor
+
+
 def fills_up(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether passes that are not recorded are filled up, too."""
     return device.type == "cpu" and dtype.itemsize == 2
 
 
-def in_few_sizes(inputs: dict[str, Any], positions_N: Tensor) -> tuple[dict[str, Any], Tensor]:
+def in_few_sizes(batch: PassInputs) -> PassInputs:
     """A batch for a CPU: `filled`, and its last document among the others; one of such a size already as it is."""
-    tokens = inputs["input_ids"].shape[1]
+    tokens = batch.inputs["input_ids"].shape[1]
     if _rounded(tokens, _PARTS_ON_A_CPU) == tokens:
-        return inputs, positions_N
-    inputs, positions_N = filled(inputs, positions_N, _PARTS_ON_A_CPU)
-    offsets = (*inputs["document_offsets"], inputs["input_ids"].shape[1])
-    known = {name: value for name, value in inputs.items() if name not in ("cu_seq_lens", "longest")}
-    return known | {"document_offsets": offsets}, positions_N
+        return batch
+    batch = filled(batch, _PARTS_ON_A_CPU)
+    offsets = (*batch.inputs["document_offsets"], batch.inputs["input_ids"].shape[1])
+    known = {name: value for name, value in batch.inputs.items() if name not in ("cu_seq_lens", "longest")}
+    return batch._replace(inputs=known | {"document_offsets": offsets})
 
 
-def filled(inputs: dict[str, Any], positions_N: Tensor, parts: int) -> tuple[dict[str, Any], Tensor]:
-    """Tokens and positions filled up by one of so many parts at most; where documents start is left as it is."""
+def filled(batch: PassInputs, parts: int) -> PassInputs:
+    """Tokens and positions filled up by one of so many parts at most; targets and documents' starts stay."""
+    inputs, positions_N, targets_N = batch
     tokens, rows = inputs["input_ids"].shape[1], len(positions_N)
     more = _rounded(tokens + 1, parts) - tokens
     by_token = {name: pad(inputs[name], (0, more)) for name in ("input_ids", "position_ids")}
-    return inputs | by_token, pad(positions_N, (0, _rounded(rows, parts) - rows), value=tokens)
+    return PassInputs(inputs | by_token, pad(positions_N, (0, _rounded(rows, parts) - rows), value=tokens), targets_N)
 
 
 def power_of_2(count: int) -> int:

@@ -77,19 +77,20 @@ class Gradients:
             for part in (room.down_RI[member.ranks], block.of(member))
         ]
         self._factors = [factor for stack in stacks for *_, factor in stack.copies]
-        self._device, shapes = parameters[0].device, [p.shape for p in parameters]
-        self._shapes = list(dict.fromkeys(shapes))
-        self._sizes = [shapes.count(shape) * shape.numel() for shape in self._shapes]
-        order = sorted(range(len(shapes)), key=lambda number: self._shapes.index(shapes[number]))
-        self._places = [order.index(number) for number in range(len(shapes))]
+        self._device = parameters[0].device
+        self._numbers: dict[torch.Size, list[int]] = {}  # of the parameters of each shape
+        for number, p in enumerate(parameters):
+            self._numbers.setdefault(p.shape, []).append(number)
 
     def scaled(self, scale: Tensor) -> list[Tensor]:
         """Gradients of all parameters, A before B, stack by stack: what lies in the rooms times `scale` (a scalar)."""
         # in the parameters' own format: in 16 bits the factor itself would be rounded
-        flat = torch.empty(sum(self._sizes), dtype=self._formats[0], device=self._device)
-        pieces = zip(torch.split(flat, self._sizes), self._shapes, strict=True)
-        views = [view for piece, shape in pieces for view in piece.view(-1, *shape).unbind()]
-        views = [views[place] for place in self._places]
+        sizes = [len(numbers) * shape.numel() for shape, numbers in self._numbers.items()]
+        flat = torch.empty(sum(sizes), dtype=self._formats[0], device=self._device)
+        views = [flat] * len(self._formats)
+        for piece, (shape, numbers) in zip(torch.split(flat, sizes), self._numbers.items(), strict=True):
+            for number, view in zip(numbers, piece.view(-1, *shape).unbind(), strict=True):
+                views[number] = view
         if self._kernel is None:
             torch._foreach_copy_(views, self._parts)
             flat.mul_(scale)

@@ -31,10 +31,10 @@ from torch.nn.functional import pad
 from luthier.events.printable import one_line
 from luthier.machine.memory import is_out_of_memory
 from luthier.model.head import NO_TARGET
-from luthier.model.lean.filling import filled, power_of_2
+from luthier.model.lean.filling import PassInputs, filled, power_of_2
 
 if TYPE_CHECKING:
-    from luthier.model.lean.decoder import Batch, LeanDecoder
+    from luthier.model.lean.decoder import LeanDecoder
 
 MOST_SHAPES = 64
 """Each recorded pass holds its list of launches in memory."""
@@ -95,32 +95,32 @@ class Graphs:
         self._used: Any = torch.cuda.Event() if on_cuda else None  # type: ignore[no-untyped-call]
         self.refused = self._news = ""
 
-    def run(self, batch: Batch) -> Tensor:
+    def run(self, batch: PassInputs) -> Tensor:
         """The loss of a pass; its gradients are left in the decoder's `gradients`."""
         ready, self._next = self._next, None
-        if ready is not None and ready.loss is not None and ready.positions_N is batch[1]:
+        if ready is not None and ready.loss is not None and ready.positions_N is batch.positions_N:
             return ready.loss.clone()
-        key, batch, tensors = _in_size(batch)
+        key, batch, tensors = _keyed(batch)
         self._forget_what_moved()
         if key not in self._recorded and key in self._seen and self._can_record(tensors[0].device):
-            self._record(key, batch[0], tensors)
+            self._record(key, batch.inputs, tensors)
         self._seen.add(key)
         if (recorded := self._recorded.get(key)) is None:
             return self._decoder.whole_pass(batch)
         recorded.read(tensors)
         return self._replayed(recorded).clone()
 
-    def place(self, batch: Batch) -> None:
+    def place(self, batch: PassInputs) -> None:
         """Lay a batch where its recording reads it, where there is one, so that `begin` only has to start it.
 
         All passes before it are queued already.
         """
-        key, _, tensors = _in_size(batch)
+        key, _, tensors = _keyed(batch)
         recorded = self._recorded.get(key)
         self._next = None
         if recorded is not None:
             recorded.read(tensors)
-            self._next = _Next(batch[1], recorded)
+            self._next = _Next(batch.positions_N, recorded)
 
     def begin(self) -> bool:
         """Start the pass of the batch that was placed; `run` with it then gives its loss. False: none was.
@@ -192,7 +192,7 @@ class Graphs:
     def _record(self, key: tuple[Any, ...], inputs: dict[str, Any], tensors: list[Tensor]) -> None:
         tensors = [x.clone() for x in tensors]
         *named, positions_N, targets_N = tensors
-        batch = (inputs | dict(zip(_TENSORS, named, strict=True)), positions_N, targets_N)
+        batch = PassInputs(inputs | dict(zip(_TENSORS, named, strict=True)), positions_N, targets_N)
         try:
             replay = self._recorder(lambda: self._decoder.whole_pass(batch))
         except Exception as error:  # out of memory, or a kernel that cannot be compiled for this size
@@ -262,17 +262,17 @@ def can_record(rotation: Any) -> bool:
     return getattr(rotation, "rope_type", "default") not in _MOVING_ROTATIONS
 
 
-def _in_size(batch: Batch) -> tuple[tuple[Any, ...], Batch, list[Tensor]]:
+def _keyed(batch: PassInputs) -> tuple[tuple[Any, ...], PassInputs, list[Tensor]]:
     """What a batch's size is called, the batch in it, and its tensors."""
-    batch = padded(*batch)
-    tensors = [*(batch[0][name] for name in _TENSORS), *batch[1:]]
-    return (*(tuple(x.shape) for x in tensors), batch[0]["longest"]), batch, tensors
+    batch = padded(batch)
+    tensors = [*(batch.inputs[name] for name in _TENSORS), batch.positions_N, batch.targets_N]
+    return (*(tuple(x.shape) for x in tensors), batch.inputs["longest"]), batch, tensors
 
 
-def padded(inputs: dict[str, Any], positions_N: Tensor, targets_N: Tensor) -> Batch:
+def padded(batch: PassInputs) -> PassInputs:
     """The batch in one of few sizes."""
-    offsets, starts = inputs["document_offsets"], inputs["cu_seq_lens"]
-    inputs, positions = filled(inputs, positions_N, _PARTS)
+    offsets, starts = batch.inputs["document_offsets"], batch.inputs["cu_seq_lens"]
+    inputs, positions_N, targets_N = filled(batch, _PARTS)
     tokens = inputs["input_ids"].shape[1]
     documents = max(_DOCUMENTS, power_of_2(len(offsets)))
     longest = max(b - a for a, b in zip(offsets, (*offsets[1:], tokens), strict=True))
@@ -281,8 +281,8 @@ def padded(inputs: dict[str, Any], positions_N: Tensor, targets_N: Tensor) -> Ba
         "longest": max(_LONGEST, power_of_2(longest)),
     }
     on_device = {name: value for name, value in inputs.items() if name != "document_offsets"}  # else replayed as it was
-    targets = pad(targets_N, (0, len(positions) - len(targets_N)), value=NO_TARGET)
-    return on_device | padding, positions, targets
+    targets_N = pad(targets_N, (0, len(positions_N) - len(targets_N)), value=NO_TARGET)
+    return PassInputs(on_device | padding, positions_N, targets_N)
 
 
 def _room_for_another(device: torch.device, *, first: bool) -> bool:

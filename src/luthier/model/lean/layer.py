@@ -27,8 +27,8 @@ from torch import Tensor
 from luthier.model.bucketed import Heads
 from luthier.model.lean.attention import attention_for
 from luthier.model.lean.gradients import Room
-from luthier.model.lean.linears import Buffers, stacked
-from luthier.model.lean.pieces import PLAIN, Pieces
+from luthier.model.lean.linears import Build, stacked
+from luthier.model.lean.pieces import Pieces
 
 
 @dataclass(frozen=True)
@@ -82,22 +82,21 @@ class Stream:
 class LeanLayer:
     """A decoder layer of transformers, computed without autograd. Parameters stay where they are, in the model."""
 
-    def __init__(self, layer: Any, dtype: torch.dtype, *, keep: bool, buffers: Buffers, pieces: Pieces = PLAIN) -> None:
+    def __init__(self, layer: Any, build: Build) -> None:
         attention, mlp = layer.self_attn, layer.mlp
-        self._pieces = pieces
-        options: dict[str, Any] = {"keep": keep, "buffers": buffers, "pieces": pieces}
-        self.qkv = stacked([attention.q_proj, attention.k_proj, attention.v_proj], dtype, **options)
-        self.o = stacked([attention.o_proj], dtype, **options)
-        self.gate_up = stacked([mlp.gate_proj, mlp.up_proj], dtype, **options)
-        self.down = stacked([mlp.down_proj], dtype, **options)
+        self._pieces = build.pieces
+        self.qkv = stacked([attention.q_proj, attention.k_proj, attention.v_proj], build)
+        self.o = stacked([attention.o_proj], build)
+        self.gate_up = stacked([mlp.gate_proj, mlp.up_proj], build)
+        self.down = stacked([mlp.down_proj], build)
         self.stacks = (self.qkv, self.o, self.gate_up, self.down)
-        self._norms = [_weight(n, dtype) for n in (layer.input_layernorm, layer.post_attention_layernorm)]
-        self._head_norms = [_weight(n, dtype) for n in _head_norms(attention)]
+        self._norms = [_weight(n, build.dtype) for n in (layer.input_layernorm, layer.post_attention_layernorm)]
+        self._head_norms = [_weight(n, build.dtype) for n in _head_norms(attention)]
         self._size = attention.head_dim
         heads, key_heads = (member.base.out_features // self._size for member in self.qkv.members[:2])
         self._sides = [heads, key_heads]  # of what is rotated
         like_THS = self._norms[0][0].new_empty(1, heads, self._size)
-        where = (like_THS, key_heads, pieces.attention)
+        where = (like_THS, key_heads, build.pieces.attention)
         self.attention = attention_for(attention, attention.scaling, window_of(attention), *where)
 
     def forward(self, stream: Stream, layout: Layout, *, last: bool) -> tuple[Tensor, Kept]:

@@ -36,6 +36,23 @@ Buffers = dict[tuple[int, int], Tensor]
 """Room for one unpacked weight of each shape, shared by all layers."""
 
 
+@dataclass(frozen=True)
+class Build:
+    """How the products of a model are made.
+
+    Attributes:
+        dtype: What they compute in.
+        keep: Whether weights of 4 bits are held unpacked (those of 8-bit floats also transposed).
+        buffers: Of all layers.
+        pieces: Kernels, or plain torch.
+    """
+
+    dtype: torch.dtype
+    keep: bool
+    buffers: Buffers
+    pieces: Pieces = PLAIN
+
+
 @dataclass
 class Member:
     """One of the stacked layers.
@@ -63,23 +80,21 @@ class StackedLinear:
         copies: Each of `parameters()`, where its values are copied to, and the factor on them.
     """
 
-    def __init__(
-        self, modules: list[Any], dtype: torch.dtype, *, keep: bool, buffers: Buffers, pieces: Pieces = PLAIN
-    ) -> None:
+    def __init__(self, modules: list[Any], build: Build) -> None:
         self.members = _members(modules)
-        self.dtype, self._buffers, self._pieces = dtype, buffers, pieces
+        self.dtype, self._buffers, self._pieces = build.dtype, build.buffers, build.pieces
         bases = [member.base for member in self.members]
         self.shape = (self.members[-1].outputs.stop, bases[0].in_features)
         self._weight_OI: Tensor | None = None
-        self._hold(keep)
+        self._hold(build.keep)
         biases = [base.bias for base in bases]
-        self.bias_O = None if biases[0] is None else torch.cat([b.detach().to(dtype) for b in biases])
+        self.bias_O = None if biases[0] is None else torch.cat([b.detach().to(self.dtype) for b in biases])
         self.adapted = [member for member in self.members if member.lora_A is not None]
         self.rank = self.members[-1].ranks.stop
         if self.adapted:
             device = self.parameters()[0].device
-            self.down_RI = torch.empty(self.rank, self.shape[1], dtype=dtype, device=device)
-            self.up_OR = torch.zeros(self.shape[0], self.rank, dtype=dtype, device=device)
+            self.down_RI = torch.empty(self.rank, self.shape[1], dtype=self.dtype, device=device)
+            self.up_OR = torch.zeros(self.shape[0], self.rank, dtype=self.dtype, device=device)
         self.copies = [copy for member in self.adapted for copy in self._copies_of(member)]
         self.refresh()
 
@@ -230,10 +245,10 @@ class FP8StackedLinear(StackedLinear):
         return self._buffers[size].copy_(self._weight8_OI.T)
 
 
-def stacked(modules: list[Any], dtype: torch.dtype, **options: Any) -> StackedLinear:
-    """The layers as one product, whatever their frozen weights are kept in; `options` as `StackedLinear` takes them."""
+def stacked(modules: list[Any], build: Build) -> StackedLinear:
+    """The layers as one product, whatever their frozen weights are kept in."""
     in_8_bits = isinstance(getattr(modules[0], "base_layer", modules[0]), FP8Linear)
-    return (FP8StackedLinear if in_8_bits else StackedLinear)(modules, dtype, **options)
+    return (FP8StackedLinear if in_8_bits else StackedLinear)(modules, build)
 
 
 def _members(modules: list[Any]) -> list[Member]:

@@ -26,8 +26,7 @@ from luthier.config.plan import Passes, Plan
 from luthier.data.collate import MicroBatch
 from luthier.events.types import Notice
 from luthier.machine.ranks import most_of_ranks, on_any_rank
-from luthier.model.forward import LEAN
-from luthier.model.lean.decoder import LeanDecoder
+from luthier.model.recording import give_up_recordings
 
 
 def give_up(
@@ -54,9 +53,7 @@ def _without_recordings(model: nn.Module, plan: Plan, step: int, what: str) -> N
     """Recorded passes hold as much memory as a pass: they are the first to go. None where there are none."""
     if plan.sharded:  # it has none, and the others are in the middle of a pass
         return None
-    lean: LeanDecoder | None = getattr(model, LEAN, None)
-    had = lean is not None and lean.graphs is not None and lean.graphs.give_up("memory ran out")
-    if not on_any_rank(had):
+    if not on_any_rank(give_up_recordings(model, "memory ran out")):
         return None
     text = f"{what} {step:,} ran out of memory (E-RUN-002) and is done again, as all after it, without recorded passes"
     return Notice("warning", text, "training.cuda_graphs: false", step)
