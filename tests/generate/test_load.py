@@ -191,7 +191,7 @@ def held_out_loss(model, folder, tiny_model_dir, alpaca_file, tokenizer):
     rows = prepare(resolve(from_dict(config, []), probe(), None, None).config, tokenizer).eval
     losses = []
     with inference(model):
-        for row in map(rows.row, range(len(rows))):
+        for (row,) in map(rows.members, range(len(rows))):
             ids = torch.tensor(row.input_ids, dtype=torch.long)
             nll = torch.nn.functional.cross_entropy(
                 model(input_ids=ids[None]).logits[0, :-1], ids[1:], reduction="none"
