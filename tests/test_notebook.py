@@ -8,10 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from IPython.lib.pretty import pretty
 from jupyter_client.manager import KernelManager
 
 import luthier
-from luthier.events.types import Log, Notice
+from luthier.errors import CheckpointError, ConfigError
+from luthier.events.types import Log, Notice, RunFinished
 from luthier.report.inline import AT_THE_END, WHILE_TRAINING, Inline, cell
 from tests.training.test_resume import config
 
@@ -98,9 +100,33 @@ def test_outside_of_a_notebook_it_is_what_train_shows(tmp_path, tiny_model_dir, 
     assert Path(ended.final_model) == tmp_path / "run" / "final_model"
     assert capsys.readouterr().out.count("{'loss': ") == 5
     again = luthier.run(
-        config(tmp_path / "run", tiny_model_dir, alpaca_file), ["max_steps=7"], resume="auto", allow_changes=True
+        config(tmp_path / "run", tiny_model_dir, alpaca_file), ["max_steps=7"], resume=True, allow_changes=True
     )
     assert (again.status, again.step) == ("done", 7)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (({}, {"max_steps": 3}), r"E-CFG-014.*the overrides are \{'max_steps': 3\}"),
+        (({}, [3]), r"E-CFG-014.*the overrides are \[3\]"),
+        ((None,), r"E-CFG-001.*the config is None"),
+    ],
+)
+def test_arguments_of_another_kind_are_errors_for_users(arguments, said):
+    for function in (luthier.run, luthier.train, luthier.plan):
+        with pytest.raises(ConfigError, match=said):
+            function(*arguments)
+
+
+def test_e_ckpt_001_what_is_no_checkpoint_is_refused():
+    with pytest.raises(CheckpointError, match=r"E-CKPT-001.*resume is 3"):
+        luthier.run({}, resume=3)
+
+
+def test_a_notebook_shows_in_a_line_how_it_ended():
+    ended = RunFinished("done", 12, 1.0, 0.5, 3.0, 100, 1.0, "run/final_model")
+    assert pretty(ended) == "RunFinished(status='done', step=12, final_model='run/final_model', ...)"
 
 
 class Cells:

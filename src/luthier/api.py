@@ -30,7 +30,7 @@ from luthier.config.resolve import resolve
 from luthier.config.schema import Config
 from luthier.data.prepare import Progress
 from luthier.data.sources import unopened
-from luthier.errors import ConfigError, LuthierError, Problem
+from luthier.errors import CheckpointError, ConfigError, LuthierError, Problem
 from luthier.evaluate.simple import compare, score
 from luthier.events.sinks import Named, Sinks, open_sinks
 from luthier.events.types import Checked, Event, MemoryForecast, Notice, Resumed, RunFinished, RunStarted
@@ -150,7 +150,7 @@ def train(
     config: ConfigLike,
     overrides: Sequence[str] = (),
     *,
-    resume: str | None = None,
+    resume: str | Path | bool | None = None,
     overwrite: bool = False,
     allow_changes: bool = False,
     allow: Sequence[str] = (),
@@ -163,7 +163,7 @@ def train(
     Args:
         config: Path of a YAML, or a dict with the same keys.
         overrides: `key=value` strings, dotted or bare where unique.
-        resume: ``auto`` or a checkpoint's folder; default: `checkpointing.resume_from_checkpoint`.
+        resume: ``auto`` (or True) or a checkpoint's folder; default: `checkpointing.resume_from_checkpoint`.
         overwrite: Move an earlier run in the same folder aside.
         allow_changes: Resume although data or settings changed since the checkpoint.
         allow: Checks of the gate whose failure is taken on purpose, by name (``rows-cut``); written into the record.
@@ -175,7 +175,7 @@ def train(
     loaded = _loaded(config, overrides)
     recorded = loaded.record.facts.get("allowed", []) if loaded.record else []
     allowed = known(allow) | BY_NAME.keys() & {*recorded}  # another version may have had other checks
-    return _train(loaded, allowed, resume, overwrite, allow_changes, stop)
+    return _train(loaded, allowed, _wanted(resume), overwrite, allow_changes, stop)
 
 
 @closed_at_exit
@@ -350,7 +350,32 @@ def _base_recorded(decided: _Decided, lean_path: bool) -> Generator[Notice, None
         yield Notice("info", said)
 
 
+def _wanted(resume: Any) -> str | None:
+    """What to resume, as the command line says it."""
+    if resume is True:
+        return "auto"
+    if not isinstance(resume, str | Path | bool | None):
+        found = f"resume is {resume!r}"
+        raise CheckpointError(Problem("E-CKPT-001", found, "write resume='auto', or the folder of a checkpoint"))
+    return str(resume) if resume else None
+
+
+def _require(config: Any, overrides: Any) -> None:
+    """What types say, for those who have no type checker.
+
+    Raises:
+        ConfigError: E-CFG-001 or E-CFG-014.
+    """
+    if not isinstance(config, str | Path | Mapping | Loaded):
+        found = f"the config is {config!r:.80}"
+        raise ConfigError(Problem("E-CFG-001", found, "give the path of a YAML, or a dict of its sections"))
+    if isinstance(overrides, Mapping) or not all(isinstance(each, str) for each in overrides):
+        found, fix = f"the overrides are {overrides!r:.80}", 'give a list of texts: ["learning_rate=1e-4", "lora.r=32"]'
+        raise ConfigError(Problem("E-CFG-014", found, fix))
+
+
 def _loaded(config: ConfigLike, overrides: Sequence[str]) -> Loaded:
+    _require(config, overrides)
     if isinstance(config, Loaded):
         return config
     if isinstance(config, Mapping):

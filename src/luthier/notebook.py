@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -17,20 +18,31 @@ from rich.console import Console
 from luthier import api
 from luthier.events.sinks import Sink, Sinks
 from luthier.events.types import RunFinished
-from luthier.monitor.panel import training_screen
+from luthier.monitor.panel import Panel, training_screen
 from luthier.report.inline import Inline
 from luthier.training.signals import Stop, stop_on_signals
 
 
-def run(config: api.ConfigLike, overrides: Sequence[str] = (), **options: Any) -> RunFinished:
+def run(
+    config: api.ConfigLike,
+    overrides: Sequence[str] = (),
+    *,
+    resume: str | Path | bool | None = None,
+    overwrite: bool = False,
+    allow_changes: bool = False,
+    allow: Sequence[str] = (),
+) -> RunFinished:
     """Train as the config says, and show it.
 
     A first Ctrl-C, or the notebook's stop button, finishes the step, saves and ends the run; `resume="auto"` goes on.
 
     Args:
         config: Path of a YAML, or a dict with the same keys.
-        overrides: `key=value` strings, dotted or bare where unique.
-        options: Those of `luthier.train`, but `stop`.
+        overrides: `key=value` strings, dotted or bare where unique: `["learning_rate=1e-4", "lora.r=32"]`.
+        resume: ``auto`` (or True) or a checkpoint's folder; default: `checkpointing.resume_from_checkpoint`.
+        overwrite: Move an earlier run in the same folder aside.
+        allow_changes: Resume although data or settings changed since the checkpoint.
+        allow: Checks of the gate whose failure is taken on purpose, by name (``rows-cut``); written into the record.
 
     Returns:
         How it ended: `status` is done or stopped, `final_model` the adapter's folder.
@@ -39,8 +51,11 @@ def run(config: api.ConfigLike, overrides: Sequence[str] = (), **options: Any) -
         LuthierError: As `luthier.train`.
     """
     ended: RunFinished | None = None
+    options: dict[str, Any] = {"resume": resume, "overwrite": overwrite, "allow_changes": allow_changes, "allow": allow}
     with stop_on_signals() as stop, Sinks() as screen:
-        screen.add("the screen", _screen(stop))
+        shown = _screen(stop)
+        stop.shown = isinstance(shown, Panel)
+        screen.add("the screen", shown)
         for event in api.train(config, overrides, stop=stop, **options):
             screen.write(event)
             if isinstance(event, RunFinished):

@@ -129,7 +129,7 @@ def test_rules_are_silent_when_all_is_well_or_not_known_yet(plan, overrides, fac
 
 WARNED = [
     (["dtype=bfloat16"], {"machine": CPU}, "emulated"),
-    (["dtype=float16"], {"machine": CPU}, "emulated"),
+    (["dtype=float16"], {"machine": {**CPU, "supports_bfloat16": True}}, "emulated on this CPU and slow; dtype: auto"),
     (["max_seq_length=4096"], {"model": {"max_position_embeddings": 2048}}, "2,048 positions"),
     (["learning_rate=0.02"], {}, "very high for an adapter"),
     (["learning_rate=2e-3"], {}, "0.002 (override) is high for an adapter on a base of 1,236 million parameters; 1e-4"),

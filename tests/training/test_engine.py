@@ -58,11 +58,11 @@ def test_patience_counts_gains_smaller_than_the_threshold(tmp_path, tiny_model_d
     assert again[-1].status == "done"
 
 
-def test_the_first_step_is_logged_and_the_rest_in_intervals(tmp_path, tiny_model_dir, alpaca_file):
+def test_the_first_step_and_the_last_are_logged_and_the_rest_in_intervals(tmp_path, tiny_model_dir, alpaca_file):
     values = config(tmp_path / "run", tiny_model_dir, alpaca_file)
     values["logging"]["logging_steps"] = 5
     events = train(values)
-    assert [event.step for event in events if isinstance(event, Log)] == [1, 5, 10]
+    assert [event.step for event in events if isinstance(event, Log)] == [1, 5, 10, 12]
     (started,) = [event for event in events if isinstance(event, RunStarted)]
     assert started.epochs == pytest.approx(events[-1].epoch)
 
@@ -86,7 +86,7 @@ def test_what_is_due_after_each_epoch_and_share(tmp_path, tiny_model_dir, alpaca
     ends = sorted({*range(an_epoch, steps, an_epoch), steps})
     assert [event.step for event in evaluated(events)] == ends
     logged = [event.step for event in events if isinstance(event, Log)]
-    assert logged == sorted({1, *range(an_epoch, steps + 1, an_epoch)})
+    assert logged == sorted({1, *range(an_epoch, steps + 1, an_epoch), steps})
     kept = {int(folder.name.partition("-")[2]) for folder in (tmp_path / "run").glob("checkpoint-*")}
     assert {-(-steps // 2), steps} <= kept
 

@@ -109,7 +109,8 @@ def _dtype(case: Case) -> Finding:
     if here.get(dtype, True):
         return None
     if device == "cpu":
-        return f"{case.said('model.dtype')} is emulated on this CPU and slow; dtype: float32 is faster here."
+        faster = "auto" if case.machine.supports_bfloat16 else "float32"
+        return f"{case.said('model.dtype')} is emulated on this CPU and slow; dtype: {faster} is faster here."
     found = f"the device ({case.machine.device_name}) computes no bfloat16"
     return case.wrong("E-CFG-023", "model.dtype", found, "dtype: auto")
 

@@ -377,6 +377,10 @@ class RunFinished(Event):
     predicted_runtime: float = math.nan
     """The same seconds, as predicted after the first 20 steps of this attempt."""
 
+    def _repr_pretty_(self, printer: Any, _: bool) -> None:
+        """What a notebook shows of it (IPython asks for it by this name): the rest is on the screen already."""
+        printer.text(f"RunFinished(status={self.status!r}, step={self.step}, final_model={self.final_model!r}, ...)")
+
 
 EVENTS: dict[str, type[Event]] = {
     cls.kind: cls

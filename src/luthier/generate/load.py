@@ -382,7 +382,10 @@ def final_folder(run: str | Path) -> Path:
     if not found and there("adapter_config.json") and not there("adapter_model.safetensors"):
         found = f"no adapter_model.safetensors in {folder}"  # peft would look for a pickle
     if found and there(RECORD):
-        found, fix = f"the run in {folder} has not ended", "go on with it: luthier train CONFIG --resume auto"
+        found, fix = (
+            f"the run in {folder} has not ended",
+            "go on with it: luthier train CONFIG --resume auto (from Python: resume='auto')",
+        )
     if found:
         raise ModelError(Problem("E-MODEL-012", found, fix, str(run)))
     return folder

@@ -58,8 +58,8 @@ def between_steps(job: Job) -> Iterator[Event]:
     yield from arrived(job)
     if state.bad_in_a_row and not why_it_ends(job):
         return
-    # the first step is logged too: it shows that the run is alive, and where the loss begins
-    if state.log_steps and (state.step == 1 or due(state.step, plan.log_every)):
+    # the first step is logged too: it shows that the run is alive, and where the loss begins; the last, where it ends
+    if state.log_steps and (state.step == 1 or due(state.step, plan.log_every) or is_last(job)):
         yield from log(job)
     if state.step in plan.evaluations:
         yield from evaluation(job)
@@ -270,7 +270,7 @@ def finish(job: Job, ending: Ending) -> Iterator[Event]:
     if state.step and not (ending != "stopped" and waits):
         yield from save(job, ending)  # where a stop came after this was looked at
     yield from landed(job, ending)
-    final, reason = "", "stop requested; go on with --resume auto"
+    final, reason = "", "stop requested; go on with --resume auto (from Python: resume='auto')"
     if ending != "stopped":
         reason = "early stopping: eval_loss no longer falls" if ending == "early" else ""
         with job.watchdog.watching("writing final_model", state.step):
