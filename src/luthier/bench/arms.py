@@ -5,6 +5,8 @@
 The arm `prepare` makes what all others share: the tokens of each step in their order, and the adapter's first values.
 So every system trains on the same rows in every step, from the same start.
 
+Of pairs (`objective: dpo`) a step's time has its part of what the reference took, whenever a system asks it.
+
 `fp8-gate` is timed by nobody: it says what 8-bit floats cost in held-out loss.
 """
 
@@ -12,6 +14,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -40,11 +43,8 @@ def prepare(request: dict[str, Any], folder: Path) -> Result:
     config = plan.config
     steps = [step_rows(len(rows), plan.examples_per_step, config.training.seed, s) for s in range(plan.total_steps)]
     read = [[row for i in step for row in rows.members(i)] for step in steps]
-    rows_file = [
-        [{"input_ids": r.input_ids.tolist(), "completion_mask": r.trained.astype(int).tolist()} for r in step]
-        for step in read
-    ]
-    (folder / "rows.json").write_text(json.dumps(rows_file))
+    as_peers_read = peers.pairs_of if plan.pairs else peers.rows_of
+    (folder / "rows.json").write_text(json.dumps([as_peers_read(step) for step in read]))
     seed_everything(config.training.seed)
     model = load_model(plan, parts.model_config)
     save_file(
@@ -61,6 +61,7 @@ def prepare(request: dict[str, Any], folder: Path) -> Result:
         "lora": config.lora.model_dump(),
         "quantization": config.quantization.model_dump(),
         "training": config.training.model_dump(),
+        "dpo": config.dpo.model_dump(),
         "tokens": [sum(step) for step in lengths],
         "longest": max(max(step) for step in lengths),
         "trained_tokens": [int(sum(r.trained[1:].sum() for r in step)) for step in read],
@@ -80,12 +81,22 @@ def luthier(request: dict[str, Any], folder: Path, *keys: str) -> Result:
     from luthier import api
     from luthier.bench.setting import RUN_KEYS
     from luthier.config.load import changed
-    from luthier.events.types import Log
+    from luthier.events.types import Log, Notice
+    from luthier.training.reference import ASKING
 
     own = (*RUN_KEYS, f"output_dir={folder / 'luthier'}")
     events = api.train({}, changed([*request["overrides"], *own], *keys), overwrite=True)
-    logs = [event for event in events if isinstance(event, Log)]
-    return {"seconds": [log.step_seconds for log in logs], "losses": [log.loss for log in logs]}
+    logs: list[Log] = []
+    asked_at, asking = 0.0, 0.0
+    for event in events:
+        if asked_at:
+            asking, asked_at = asking + time.monotonic() - asked_at, 0.0
+        if isinstance(event, Log):
+            logs.append(event)
+        if isinstance(event, Notice) and event.text.startswith(ASKING):
+            asked_at = time.monotonic()
+    each = asking / len(logs)  # the rows of a comparison are those of its steps
+    return {"seconds": [log.step_seconds + each for log in logs], "losses": [log.loss for log in logs]}
 
 
 def fp8_gate(request: dict[str, Any], folder: Path) -> Result:

@@ -9,23 +9,44 @@
 | unsloth, defaults | as its notebooks do it: its own checkpointing (CUDA) |
 | unsloth, best flags | no checkpointing, a step is one batch, sorted by length (CUDA) |
 
-The lane without padding has not been run yet.
+Rows of pairs (`objective: dpo`) go through TRL's `DPOTrainer`: with its defaults it asks the reference in each step,
+tuned once before them. The lane without padding has not been run yet.
 """
 
 from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from luthier.bench.turn import wait_for_turn
+
+if TYPE_CHECKING:
+    from luthier.data.rows import TokenRow
 
 LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
+def rows_of(step: Sequence[TokenRow]) -> list[dict[str, list[int]]]:
+    """Rows as `SFTTrainer` reads them when they are token ids already."""
+    return [{"input_ids": r.input_ids.tolist(), "completion_mask": r.trained.astype(int).tolist()} for r in step]
+
+
+def pairs_of(step: Sequence[TokenRow]) -> list[dict[str, list[int]]]:
+    """Pairs as `DPOTrainer` reads them when they are token ids already; chosen and rejected answers in turns."""
+    found = []
+    for pair in zip(step[::2], step[1::2], strict=True):
+        prompt = int(pair[0].trained.argmax())
+        chosen, rejected = (row.input_ids[prompt:].tolist() for row in pair)
+        prompt_ids = pair[0].input_ids[:prompt].tolist()
+        found.append({"prompt_ids": prompt_ids, "chosen_ids": chosen, "rejected_ids": rejected})
+    return found
+
+
 def trl(request: dict[str, Any], folder: Path, *, tuned: bool = False, **flags: Any) -> dict[str, Any]:
-    """Train through TRL's `SFTTrainer`.
+    """Train through TRL's `SFTTrainer`, or of pairs its `DPOTrainer`.
 
     The adapter is put into float32, where TRL would round that of a 4-bit model to bfloat16: in two formats the losses
     could not be equal.
@@ -45,7 +66,8 @@ def trl(request: dict[str, Any], folder: Path, *, tuned: bool = False, **flags: 
     rows = _rows(folder, by_length=tuned)
     quantization, lora = facts["quantization"], facts["lora"]
     seconds: list[float] = []
-    trainer = SFTTrainer(
+    asked: list[float] = []
+    trainer = (_dpo_trainer(asked) if facts["training"]["objective"] == "dpo" else SFTTrainer)(
         request["base"],
         args=_settings(facts, folder, tuned=tuned, **flags),
         train_dataset=rows,
@@ -67,7 +89,26 @@ def trl(request: dict[str, Any], folder: Path, *, tuned: bool = False, **flags: 
         ),
         callbacks=[_clock(seconds)],
     )
-    return _trained(trainer, folder, seconds)
+    result = _trained(trainer, folder, seconds)
+    return result | {"seconds": [each + sum(asked) / len(seconds) for each in seconds]}
+
+
+def _dpo_trainer(asked: list[float]) -> Any:
+    """TRL's `DPOTrainer` on rows that are token ids already; `asked` gets the seconds of the reference asked before."""
+    from trl.trainer.dpo_trainer import DPOTrainer
+
+    class Tokenized(DPOTrainer):
+        def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
+            return dataset
+
+        def _precompute_ref_logps(self, *arguments: Any) -> Any:
+            started = time.monotonic()
+            try:
+                return super()._precompute_ref_logps(*arguments)
+            finally:
+                asked.append(time.monotonic() - started)
+
+    return Tokenized
 
 
 def unsloth(request: dict[str, Any], folder: Path, *, best: bool = False) -> dict[str, Any]:
@@ -110,7 +151,7 @@ def _rows(folder: Path, *, by_length: bool) -> Any:
 
     steps = json.loads((folder / "rows.json").read_text())
     if by_length:
-        steps = [sorted(step, key=lambda row: -len(row["input_ids"])) for step in steps]
+        steps = [sorted(step, key=lambda row: -sum(map(len, row.values()))) for step in steps]
     return Dataset.from_list([row for step in steps for row in step])
 
 
@@ -149,11 +190,13 @@ def _trained(trainer: Any, folder: Path, seconds: list[float]) -> dict[str, Any]
 
 
 def _settings(facts: dict[str, Any], folder: Path, *, tuned: bool, one_batch: bool = False, **flags: Any) -> Any:
-    """TRL's `SFTConfig` for the run that `facts` describe."""
+    """TRL's `SFTConfig`, or of pairs its `DPOConfig`, for the run that `facts` describe."""
     import torch
+    from trl.trainer.dpo_config import DPOConfig
     from trl.trainer.sft_config import SFTConfig
 
     training = facts["training"]
+    pairs = training["objective"] == "dpo"
     batches = [training["per_device_train_batch_size"], training["gradient_accumulation_steps"]]
     if one_batch or "padding_free" in flags:
         batches = [batches[0] * batches[1], 1]
@@ -162,7 +205,9 @@ def _settings(facts: dict[str, Any], folder: Path, *, tuned: bool, one_batch: bo
         tuning["model_init_kwargs"] = {"dtype": facts["dtype"]}
     if "padding_free" in flags:
         tuning["model_init_kwargs"]["attn_implementation"] = "flash_attention_2"
-    return SFTConfig(
+    own = {**facts["dpo"], "precompute_ref_log_probs": tuned} if pairs else {"completion_only_loss": True}
+    settings: type[Any] = DPOConfig if pairs else SFTConfig
+    return settings(
         output_dir=str(folder / "trl"),
         per_device_train_batch_size=batches[0],
         gradient_accumulation_steps=batches[1],
@@ -172,11 +217,10 @@ def _settings(facts: dict[str, Any], folder: Path, *, tuned: bool, one_batch: bo
         logging_steps=1,
         use_cpu=not torch.cuda.is_available(),
         bf16=facts["dtype"] == "bfloat16",
-        completion_only_loss=True,
         save_strategy="no",
         report_to=[],
         max_length=None,
         train_sampling_strategy="sequential",
         disable_tqdm=True,
-        **(tuning | flags),
+        **(own | tuning | flags),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from luthier.bench.base import make_base
 from luthier.config.load import changed, from_dict, name_of
+from luthier.config.schema import Config
 from luthier.machine.libraries import library_output_to
 
 if TYPE_CHECKING:
@@ -36,12 +38,29 @@ def request_keys(overrides: Sequence[str], steps: int, folder: Path) -> tuple[st
     written = {name_of(key) for key in overrides}
     keys = tuple(changed([*DEFAULTS, f"max_steps={steps}"], *overrides))
     loaded = from_dict({}, [*keys, *RUN_KEYS])
+    if loaded.config.training.objective == "dpo" and not written & {"data.datasets", "datasets"}:
+        rows = _pairs(loaded.config, steps, folder)
+        keys = tuple(changed(keys, f"data.datasets=[{{path: {rows}, format: preference}}]"))
     if "model_name_or_path" in written:
         return loaded.config.model.model_name_or_path, keys
     base = folder / "base"
     with library_output_to(Path(os.devnull)):
         make_base(base)
     return str(base), (*keys, f"model_name_or_path={base}")
+
+
+def _pairs(config: Config, steps: int, folder: Path) -> Path:
+    """The shipped rows as pairs, one for each that is trained on: their own answer, and that of the row after."""
+    count = steps * config.training.per_device_train_batch_size * config.training.gradient_accumulation_steps
+    source = Path(config.data.datasets[0].path)
+    rows = [json.loads(line) for line in source.read_text(encoding="utf-8").splitlines()]
+    path = folder / "pairs.jsonl"
+    with path.open("w", encoding="utf-8") as file:
+        for number in range(count):
+            row, other = rows[number % len(rows)], rows[(number + 1) % len(rows)]
+            pair = {"prompt": row["instruction"], "chosen": row["output"], "rejected": other["output"]}
+            file.write(json.dumps(pair) + "\n")
+    return path
 
 
 def ingredients(keys: Sequence[str]) -> Ingredients:

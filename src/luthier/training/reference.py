@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from luthier.training.job import Job
 
 FOLDER = "reference"
+ASKING = "asking the model as it is"
+"""A notice begins so."""
 _FILE = "reference.safetensors"
 _PAIRS_AT_ONCE = 256
 _SAID_EVERY = 10.0  # seconds
@@ -76,9 +78,7 @@ def ask_reference(job: Job) -> Iterator[Event]:
 
 def _of_all(job: Job, rows: Selection, what: str) -> Generator[Notice, None, torch.Tensor | None]:
     """The losses (P, 2) of all pairs, with word of how far it is; None after a stop."""
-    yield Notice(
-        "info", f"asking the model as it is for both answers of {len(rows):,} {what}: the reference of training"
-    )
+    yield Notice("info", f"{ASKING} for both answers of {len(rows):,} {what}: the reference of training")
     losses: dict[int, list[float]] = {}
     said, at_once = time.monotonic(), _PAIRS_AT_ONCE * world_size()
     for start in range(0, len(rows), at_once):
