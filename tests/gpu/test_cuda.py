@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partialmethod
+
 import pytest
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
@@ -14,6 +16,7 @@ from luthier.model.kernels.choose import triton_pieces
 from luthier.model.lean.attention import Flash, Short, attention_for
 from luthier.model.lean.graphs import CudaRecorder
 from luthier.training.checkpoint import checkpoints
+from luthier.training.state import TrainState
 from tests.tiny import build_tokenizer, llama_config
 from tests.training.test_resume import config
 
@@ -108,6 +111,24 @@ def losses_of(values, refusal):
     events = list(api.train(values))
     assert not [e for e in events if isinstance(e, Notice) and refusal in e.text]
     return [event.loss for event in events if isinstance(event, Log)]
+
+
+@pytest.mark.parametrize("load_in_4bit", [False, True])
+def test_float16_learns_what_bfloat16_does_though_its_scale_overflows(
+    tmp_path, tiny_model_dir, alpaca_file, load_in_4bit, monkeypatch
+):
+    """With recorded passes, with launched ones and through peft's layers; each begins with a scale that is too large."""
+    expected = losses_of(lean(tmp_path / "bfloat16", tiny_model_dir, alpaca_file, load_in_4bit), "lean path")
+    start = partialmethod(TrainState.__init__, loss_scale=2.0**24)
+    monkeypatch.setattr(TrainState, "__init__", start)
+    for number, changes in enumerate(({}, {"cuda_graphs": False}, {"lean_path": False})):
+        values = lean(tmp_path / f"{number}", tiny_model_dir, alpaca_file, load_in_4bit)
+        values["model"]["dtype"] = "float16"
+        values["training"] |= changes
+        events = list(api.train(values))
+        assert any("too large for float16" in event.text for event in events if isinstance(event, Notice))
+        losses = [event.loss for event in events if isinstance(event, Log)]
+        assert losses == pytest.approx(expected, abs=5e-2), changes
 
 
 @pytest.fixture
