@@ -117,7 +117,7 @@ def losses_of(values, refusal):
 def test_float16_learns_what_bfloat16_does_though_its_scale_overflows(
     tmp_path, tiny_model_dir, alpaca_file, load_in_4bit, monkeypatch
 ):
-    """With recorded passes, with launched ones and through peft's layers; each begins with a scale that is too large."""
+    """Recorded, launched and through peft's layers; each begins with a scale that is too large."""
     expected = losses_of(lean(tmp_path / "bfloat16", tiny_model_dir, alpaca_file, load_in_4bit), "lean path")
     start = partialmethod(TrainState.__init__, loss_scale=2.0**24)
     monkeypatch.setattr(TrainState, "__init__", start)
