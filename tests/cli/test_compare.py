@@ -81,13 +81,14 @@ def test_a_run_that_learned_is_better_and_one_that_unlearned_is_worse(capsys, ta
     assert worse["changes"][0]["lost"] == [f"f{n}" for n in NUMBERS]
     assert [change["split"] for change in worse["changes"]] == ["all", "low", "high"]
     assert worse["changes"][0]["p"] == pytest.approx(2 / 2**8)
+    out = " ".join(result.out.split())
     for words in ("raised pass@1 from 0.0%", "lowered pass@1 from 100.0%", "exact McNemar p = 0.008"):
-        assert words in result.out
+        assert words in out
     assert f"{taught / 'right'}: answers 8 of 8" in result.err
     assert "Traceback" not in result.out + result.err
 
-    for words in ("with Holm's correction for 2 comparisons p = 0.016", "general  loss rose from"):
-        assert words in result.out
+    for words in ("with Holm's correction for 2 comparisons p = 0.016", "general loss rose from"):
+        assert words in out
 
 
 def test_a_base_for_all_and_several_sets_and_a_page(capsys, taught, tmp_path):
@@ -97,8 +98,9 @@ def test_a_base_for_all_and_several_sets_and_a_page(capsys, taught, tmp_path):
     words = ("--limit", 8, "--max-new-tokens", 24, "--unsafe-local-execution", "--html", page, "--forgetting", "none")
     result = run_here(capsys, "compare", plain, taught / "wrong", "--tasks", tasks, *words)
     assert result.code == 3 and result.out.count(f"beside its base {plain}") == 2
-    assert "lowered pass@1" in result.out and "no effect of fine-tuning on pass@1 was shown" in result.out
-    assert "general" not in result.out and "comparisons p = 0.016" in result.out
+    verdicts = " ".join(result.out.split())
+    assert "lowered pass@1" in verdicts and "no effect of fine-tuning on pass@1 was shown" in verdicts
+    assert "general" not in verdicts and "comparisons p = 0.016" in verdicts
     html = page.read_text()
     assert html.count('<p class="verdict') == 2 and "def f3():\n    return 4" in html and "<script" not in html
 
@@ -114,7 +116,20 @@ def test_what_was_answered_is_not_asked_again(capsys, taught):
 def test_better_alone_ends_well_and_a_limit_asks_less(capsys, taught):
     result = compare(capsys, taught, taught / "right", "--limit", 4)
     assert result.code == 0
-    assert "On 4 tasks" in result.out and "no effect of fine-tuning on pass@1 was shown" in result.out
+    lines = result.out[result.out.index("On 4 tasks") :].splitlines()
+    verdict = " ".join(lines)
+    assert "too few to show any effect of fine-tuning on pass@1" in verdict and "at least 6 tasks" in verdict
+    assert len(lines) > 1 and max(map(len, lines)) <= 120, "wrapped in a pipe, too"
+
+
+def test_tasks_that_nobody_named_are_said_and_how_to_name_them(capsys, taught):
+    words = ("--limit", 2, "--max-new-tokens", 4, "--unsafe-local-execution", "--forgetting", "none")
+    unnamed = run_here(capsys, "compare", taught / "right", *words)
+    assert unnamed.code == 0
+    assert unnamed.err.startswith("tasks: 2 of quickstart, which ask for Python functions; none were named. --tasks ")
+    assert "none were named" in run_here(capsys, "evaluate", taught / "right", *words).err
+    named = run_here(capsys, "compare", taught / "right", "--tasks", "quickstart", *words)
+    assert named.code == 0 and "named" not in named.err
 
 
 def test_runs_on_one_base_share_its_answers(capsys, taught):

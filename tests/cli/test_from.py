@@ -73,6 +73,14 @@ def test_the_last_bit_is_promised_where_it_was_shown(recorded, device):
     assert record.promise() == ""
 
 
+def test_rows_of_a_recorded_run_are_shown(capsys, run):
+    """Without its YAML, as the doctor says to look at them."""
+    result = run_here(capsys, "inspect", "--from", "out", "--row", "3")
+    assert result.code == 0 and result.err == ""
+    assert "row 3" in result.out and "rows.jsonl:3" in result.out and "trained" in result.out
+    assert run_here(capsys, "inspect", "--from", "nowhere", "--row", "3").code == 2
+
+
 def test_the_same_run_again_bit_for_bit(capsys, run):
     result = run_here(capsys, "train", "--from", "out/plan.yaml", "--plain")
     assert result.code == 0, result.err

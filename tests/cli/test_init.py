@@ -31,6 +31,7 @@ def test_what_is_written_is_read_as_meant(capsys, here, tiny_model_dir):
     assert result.out.splitlines() == [
         "written: my rows.yaml", "look at it, then: luthier plan 'my rows.yaml' --check",
         "                  luthier train 'my rows.yaml'",
+        "                  luthier compare checkpoints/my-rows --tasks FILE   (questions of your own)",
     ]  # fmt: skip
     text = (here / "my rows.yaml").read_text("utf-8")
     config = load(here / "my rows.yaml").config

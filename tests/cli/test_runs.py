@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
 
 from luthier.evaluate.compare import compare, record
 from luthier.evaluate.tasks import TaskSet
-from luthier.report.overview import entries
+from luthier.report.overview import entries, show
 from tests.cli.support import run_here
 from tests.evaluate.test_compare import TASKS, names, scores
 from tests.report.runs import HOSTILE, evaluated, finished, logs, plan_of, started, write_events
@@ -54,6 +58,34 @@ def test_the_screen(capsys, tmp_path, monkeypatch):
     assert ["a", "learning_rate=0.001"] in lines and ["b/c", "learning_rate=5e-4"] in lines
     told = json.loads(run_here(capsys, "runs", "b", "--json").out)
     assert [(one["run"], one["step"]) for one in told] == [("b/c", 19)]
+
+
+def test_in_a_pipe_no_line_ends_in_blanks(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(two_runs(tmp_path))
+    lines = run_here(capsys, "runs").out.splitlines()
+    assert len(lines) > 6 and [line for line in lines if line != line.rstrip()] == []
+
+
+def test_a_base_that_is_the_same_for_all_is_said_once(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(two_runs(tmp_path))
+    out = run_here(capsys, "runs").out
+    assert "  base" not in out.splitlines()[0] and out.count("model") == 1 and "base of all runs: model" in out
+    alone = run_here(capsys, "runs", "b").out
+    assert alone.splitlines()[0].endswith("  base") and "of all" not in alone
+    begun = started(plan_of())
+    other = replace(begun, plan={**begun.plan, "model.model_name_or_path": "large/other"})
+    write_events(tmp_path / "e", other, logs(1, 9), finished(9))
+    out = run_here(capsys, "runs").out
+    assert "  base" in out.splitlines()[0] and "  other" in out and "of all" not in out
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_a_narrow_terminal_breaks_names_and_no_number(tmp_path, width):
+    folder = two_runs(tmp_path / ("long" * 10))
+    with (tmp_path / "out").open("w") as file:
+        show(Console(file=file, width=width, force_terminal=True, color_system=None), entries(folder, BEGAN))
+    text = (tmp_path / "out").read_text()
+    assert "40 of 40 " in text and "1.5000 (20) " in text and max(map(len, text.splitlines())) <= width
 
 
 def test_no_run_is_no_failure(capsys, tmp_path, monkeypatch):

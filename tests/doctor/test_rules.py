@@ -307,6 +307,50 @@ def test_first_loss_of_random_weights(loss, named):
     assert not named or "11.76" in names["first-loss-off"].evidence
 
 
+def high_start(*after):
+    """A run that begins at 7.5 and goes on as told: (loss of three log lines, eval_loss or None) after each other."""
+    yield from (started(), architecture(), log(1, 7.5))
+    for number, (loss, eval_loss) in enumerate(after, 1):
+        yield from (log(100 * number + step, loss) for step in (1, 2, 3))
+        if eval_loss is not None:
+            yield evaluated(100 * number + 4, eval_loss)
+
+
+@pytest.mark.parametrize(
+    ("after", "named"),
+    [
+        ([(5.0, None)], True),
+        ([(2.1, 2.1)], True),
+        ([(1.8, None)], False),
+        ([(0.001, 0.0013)], False),
+        ([(0.001, 2.6)], True),  # by heart, and not learned
+        ([(0.5, 0.6), (3.0, 2.9)], True),
+    ],
+)
+def test_a_first_loss_is_forgiven_once_such_text_is_learned(after, named):
+    assert ("first-loss-off" in found(*high_start(*after))) == named
+
+
+def test_a_first_loss_that_was_low_by_the_bands_needs_a_fall_too():
+    few = architecture(vocabulary=20)
+    assert "first-loss-off" in found(started(), few, log(1, 2.3), [log(step, 1.9) for step in (11, 12, 13)])
+    assert "first-loss-off" not in found(started(), few, log(1, 2.3), [log(step, 1.1) for step in (11, 12, 13)])
+
+
+def test_random_weights_that_learn_are_forgiven_a_large_start_and_stay_named_where_they_are_not_random():
+    scratch = started(**{"model.from_scratch": True})
+    after = [log(step, 0.5) for step in (101, 102, 103)]
+    assert "first-loss-off" not in found(scratch, architecture(), log(1, 19.0), after)
+    assert "first-loss-off" in found(scratch, architecture(), log(1, 4.0), after)
+
+
+def test_the_rows_to_look_at_are_those_of_the_run():
+    finding = found(started(**{"training.output_dir": "my runs/a"}), architecture(), log(1, 7.5))["first-loss-off"]
+    assert finding.fix.startswith("luthier inspect --from 'my runs/a' --row 1 shows a row")
+    finding = found(started(), architecture(), log(1, 7.5))["first-loss-off"]
+    assert finding.fix.startswith("luthier inspect CONFIG --row 1 shows a row")
+
+
 def test_nothing_trained():
     zero = [log(step, 0.0, grad_norm=NAN, trained_tokens_per_second=NAN) for step in (10, 20, 30)]
     finding = found(RunStarted("x", 100, 0, 1.0, {}, program=""), zero)["nothing-trained"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -78,6 +79,44 @@ def test_the_verdict_has_every_number_once():
     assert "p < 0.001" in compare(scores(names()), scores(names(*range(20))), SET).verdict
 
 
+def of_first(count, before, after):
+    """Two models on the first tasks alone."""
+    base, tuned = (scores(passed) for passed in (before, after))
+    few = (replace(one, outcomes=one.outcomes[:count]) for one in (base, tuned))
+    return compare(*few, TaskSet("few", TASKS[:count]))
+
+
+def test_so_few_tasks_that_none_could_show_an_effect_are_not_called_no_effect():
+    five = of_first(5, names(), names(*range(5)))
+    assert five.overall.low > 0 and five.overall.p == 0.0625
+    assert five.conclusion == "too few tasks" and "no effect" not in five.verdict
+    assert five.verdict.startswith("On 5 tasks (few; ") and "too few to show any effect of fine-tuning" in five.verdict
+    assert five.verdict.endswith("p below 0.05 takes at least 6 tasks that change, all in one direction: ask more.")
+    six = of_first(6, names(), names(*range(6)))
+    assert six.conclusion == "better" and six.verdict.endswith("lost).")
+    assert of_first(6, names(), names()).conclusion == "no effect shown", "six that change would have shown one"
+
+
+def test_beside_other_comparisons_it_takes_more_tasks_where_they_show_nothing():
+    six = of_first(6, names(), names(*range(6)))
+    with_none = corrected([six, SAME])[0]
+    assert with_none.conclusion == "too few tasks" and "takes at least 7 tasks" in with_none.verdict
+    with_some = corrected([six, compare(scores(names()), scores(names(*range(20))), *NAMES)])[0]
+    assert with_some.conclusion == "better" and with_some.needed == 6
+
+
+def test_an_interval_without_0_beside_a_p_that_decides_otherwise_is_explained():
+    few_changed = of_first(20, names(), names(*range(5)))
+    assert few_changed.overall.low > 0 and few_changed.conclusion == "no effect shown"
+    assert few_changed.verdict.endswith("p below 0.05, which decides, takes at least 6 tasks that change, all in one "
+                                        "direction.")  # fmt: skip
+    uneven = of_first(20, names(0, 1), names(*range(2, 11)))
+    assert uneven.overall.low > 0 and uneven.overall.p > 0.05
+    assert "The interval leaves out 0, but p decides, the stricter of the two" in uneven.verdict
+    plain = of_first(20, names(*range(8)), names(*range(4, 13)))
+    assert plain.overall.low < 0 < plain.overall.high and plain.verdict.endswith("4 lost).")
+
+
 def test_a_limit_keeps_the_share_of_each_split():
     tasks = [Task(str(i), "a" if i < 60 else "b", "x", ("assert f()",)) for i in range(90)]
     few = spread(tasks, 30)
@@ -115,7 +154,8 @@ def test_a_file_gets_plain_lines_with_all_numbers(tmp_path):
     assert re.search(r"^gained 10 +t2, t3, ", text, re.M) and re.search(r"^lost 1 +t1$", text, re.M)
     assert "float32, the same for both" in text
     assert re.search(r"^sandbox +full \(held all 8 attempts to get out\)$", text, re.M)
-    assert "fine-tuning raised pass@1" in text
+    verdict = text[text.index("On 20 tasks") :].splitlines()
+    assert " ".join(verdict) == BETTER.verdict and max(map(len, verdict)) <= PLAIN_WIDTH
 
 
 @pytest.mark.parametrize("width", [80, 100, 140])

@@ -13,6 +13,7 @@ from luthier.evaluate.statistics import (
     Z,
     bootstrap_mean,
     bootstrap_ratio,
+    fewest_changed,
     holm,
     mcnemar,
     newcombe,
@@ -49,6 +50,15 @@ def test_mcnemar_counts_all_ways_that_are_as_uneven(gained, lost):
     uneven = abs(gained - lost)
     ways = sum(abs(2 * sum(way) - changed) >= uneven for way in product((0, 1), repeat=changed))
     assert mcnemar(gained, lost) == pytest.approx(float(Fraction(ways, 2**changed)), rel=1e-12)
+
+
+@pytest.mark.parametrize("others", [[], [0.9], [0.001], [0.9, 0.9, 0.9], [0.001, 0.04, 0.9]])
+@pytest.mark.parametrize("level", [0.05, 0.01])
+def test_the_fewest_changes_reach_the_level_and_one_less_does_not(level, others):
+    fewest = fewest_changed(level, others)
+    reached = [holm([mcnemar(changed, 0), *others])[0] for changed in (fewest - 1, fewest)]
+    assert reached[0] >= level > reached[1]
+    assert fewest_changed(0.05) == 6 and fewest_changed(0.05, [0.9]) == 7
 
 
 def test_newcombe_is_that_of_the_paper_and_covers():

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -8,6 +9,7 @@ from luthier.doctor.history import LONGEST
 from luthier.events.record import Unknown
 from luthier.events.types import Checked, Notice, Resumed, TimeForecast
 from luthier.monitor.state import LONGEST_HISTORY, RunState, fold
+from luthier.monitor.words import outcome
 from tests.events.stream import evaluated, events, finished, log, started, whole_run
 
 
@@ -125,3 +127,20 @@ def test_an_unknown_event_changes_only_the_time():
 
 def test_a_log_without_its_beginning_is_training():
     assert fold_all([log(10)]).status == "training"
+
+
+def test_the_most_memory_counts_what_came_after_the_last_log_line():
+    def ended(logged, peak):
+        line = replace(log(90), memory_gib=logged)
+        return fold_all([started(), line, replace(finished(), peak_memory_gib=peak)])
+
+    for logged, peak, most in (
+        (0.79, 0.80, "0.80"),
+        (0.80, 0.79, "0.80"),
+        (math.nan, 0.80, "0.80"),
+        (0.79, 0.0, "0.79"),
+    ):
+        state = ended(logged, peak)
+        assert f"{state.memory_gib:.2f}" == most
+        assert any(f"{most} GiB" in value for _, value, _ in outcome(state, state.finished))
+    assert math.isnan(fold_all([started()]).memory_gib)

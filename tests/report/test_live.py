@@ -124,6 +124,16 @@ def test_findings_samples_and_time_are_told_as_elsewhere():
     assert "checkpoint build/measure/by_heart/checkpoint-100" in words(parts["about"])
 
 
+@pytest.mark.parametrize(
+    ("plan", "leads"), [({}, "what to do"), ({"data.prompt_template": "alpaca"}, "what to change")]
+)
+def test_the_worst_finding_leads_to_what_to_do_or_to_change(tmp_path, plan, leads):
+    run = [replace(started(), plan={**PLAN, **plan}), log(1, 7.5)]
+    top = parts_of(seen(write(tmp_path / "events.jsonl", run)))["top"]
+    assert "The first loss is not that of this model on this text" in top
+    assert f'<a href="#findings">{leads}</a>' in top
+
+
 def test_a_gpu_has_bars_and_their_meanings(tmp_path):
     told = Machine(10, 97.0, 40.0, 80.0, 83.0, 300.0, 40.0, 3.0, 8.0, 100.0)
     ranks = Timing(10, 0.0, 0.2, 0.2, 0.0, 0.0, 0.1, [0.4, 0.5], [11.0, 12.0])

@@ -20,6 +20,7 @@ from luthier.cli.tasks_options import (
     System,
     Tasks,
     Unsafe,
+    asked_sets,
     resumable,
 )
 from luthier.cli.usual_run import WITHOUT, usual_run
@@ -53,9 +54,7 @@ def compare(
 
     Example: luthier compare checkpoints --limit 50 --json comparison.json --html comparison.html
     """
-    from luthier.evaluate.tasks import load_sets
-
-    sets = load_sets(tasks, limit)
+    sets = asked_sets(tasks, limit)
     for path, option in ((json_file, "--json"), (html_file, "--html")):
         if path:
             check_writable(path, option)

@@ -21,6 +21,7 @@ from luthier.cli.tasks_options import (
     System,
     Tasks,
     Unsafe,
+    asked_sets,
     resumable,
 )
 from luthier.cli.usual_run import WITHOUT, usual_run
@@ -73,9 +74,7 @@ def evaluate(
         check_writable(json_file)
     if pairs:
         check_writable(pairs, "--pairs")
-    from luthier.evaluate.tasks import load_sets
-
-    sets = load_sets(tasks, limit)
+    sets = asked_sets(tasks, limit)
     model = model or usual_run("evaluate")
     from rich.console import Console
 

@@ -31,7 +31,9 @@ def init(
     from luthier.machine.libraries import library_output_to
 
     with library_output_to(Path(os.devnull)):
-        text = first_config(model, look(rows), file)
+        seen = look(rows)
+        text = first_config(model, seen, file)
     write_text(file, text, "--out")
-    plan, train = next_commands(file)
+    plan, train, compare = next_commands(file, seen)
     typer.echo(f"written: {file}\nlook at it, then: {plan}\n                  {train}")
+    typer.echo(f"                  {compare}   (questions of your own)")

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import typer
 
 from luthier.cli.json_file import check_writable, write_text
-from luthier.cli.request import Request, parse
+from luthier.cli.request import Request
+from luthier.cli.request import loaded as loaded_from
 
 if TYPE_CHECKING:
     from luthier.config.load import Loaded
@@ -19,6 +20,7 @@ MOST_LINES = 40
 
 def inspect(
     request: list[str] = Request,
+    again: Path = typer.Option(None, "--from", metavar="RUN", help="The rows of a recorded run, in place of CONFIG."),
     row: list[int] = typer.Option([], "--row", metavar="N", help="The row with this number, whole (more than once)."),
     html: Path = typer.Option(None, "--html", metavar="FILE", help="Write a page of HTML instead."),
     step: bool = typer.Option(False, "--step", help="Take one optimizer step of the --row, and show every number."),
@@ -35,10 +37,7 @@ def inspect(
         raise typer.BadParameter("--step takes one row, and prints it: --row N --step")
     if html:
         check_writable(html, "--html")
-    from luthier.config.load import load
-
-    path, overrides = parse(request)
-    loaded = load(path, overrides)
+    loaded = loaded_from(request, again)
     if step:
         _step(loaded, row[0])
         return

@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from luthier.errors import EXIT_RESUMABLE
+
+if TYPE_CHECKING:
+    from luthier.evaluate.tasks import TaskSet
+
+_USUAL = "quickstart"
 
 
 class Prompt(StrEnum):
@@ -21,10 +26,11 @@ class Prompt(StrEnum):
 
 
 Tasks: Any = typer.Option(
-    "quickstart",
+    None,
     "--tasks",
-    help="`quickstart`, `mbpp[:SPLIT][=FILE]`, `humaneval[=FILE]`, or your own JSON lines file of questions with "
-    "`tests` (answers are code, and run) or `answer` (they are text); commas between several.",
+    help="`quickstart` (the default: small Python functions), `mbpp[:SPLIT][=FILE]`, `humaneval[=FILE]`, or your own "
+    "JSON lines file of questions with `tests` (answers are code, and run) or `answer` (they are text); commas between "
+    "several.",
 )
 JsonFile: Any = typer.Option(None, "--json", metavar="FILE", help="Write every answer and number there.")
 Limit: Any = typer.Option(None, "--limit", min=1, help="Ask only so many tasks of each set, spread evenly over it.")
@@ -44,6 +50,22 @@ Unsafe: Any = typer.Option(
     "--unsafe-local-execution",
     help="Run answers with limits only where no sandbox holds. See: luthier explain E-EVAL-001.",
 )
+
+
+def asked_sets(tasks: str | None, limit: int | None) -> tuple[TaskSet, ...]:
+    """The sets that are named; without any the usual one, and that on stderr: a run may know nothing of Python.
+
+    Raises:
+        DataError: What `load_sets` raises.
+    """
+    from luthier.evaluate.tasks import load_sets
+
+    sets = load_sets(_USUAL if tasks is None else tasks, limit)
+    if tasks is None:
+        count = len(sets[0].tasks)
+        said = f"tasks: {count} of {_USUAL}, which ask for Python functions; none were named"
+        typer.echo(f"{said}. --tasks FILE asks questions of your own", err=True)
+    return sets
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Callable, Iterable, Sequence
 from itertools import pairwise
 from typing import Any, Protocol
@@ -245,8 +246,14 @@ def rows_fix(run: History, question: str = "") -> str:
         question = "is the answer trained, and does it follow from the question?"
         question = "is the chosen answer clearly the better one?" if run.on_pairs else question
     if run.ours:
-        return f"luthier inspect CONFIG --row 1 shows a row as the model sees it: {question}"
+        return f"{inspect_row(run)} shows a row as the model sees it: {question}"
     return f"look at some rows as tokens, with their labels: {question}"
+
+
+def inspect_row(run: History) -> str:
+    """The command that shows a row of this very run, out of its record; of its config where the plan is not known."""
+    folder = run.get("training.output_dir")
+    return f"luthier inspect --from {shlex.quote(str(folder))} --row 1" if folder else "luthier inspect CONFIG --row 1"
 
 
 def resume_fix(run: History) -> str:

@@ -2,7 +2,9 @@
 
 Only tasks whose result changed tell the models apart (gained: only the second passes; lost: only the first). McNemar's
 exact test asks whether they fall too unevenly for chance; the interval of the difference is Newcombe's for paired
-shares. Where several comparisons are made at once, Holm's correction raises each p.
+shares. Where several comparisons are made at once, Holm's correction raises each p. p decides and not the interval,
+which is no exact one: of few tasks it may leave out 0 where chance alone is not ruled out. Fewer than six tasks never
+give a p below 0.05, whatever is answered.
 
 Not covered: several answers a task (pass@k has no gained and lost).
 """
@@ -16,7 +18,7 @@ from typing import Any
 from luthier.evaluate.answers import hashed
 from luthier.evaluate.forgetting import Forgetting
 from luthier.evaluate.score import Rate, Scores, as_dict
-from luthier.evaluate.statistics import holm, mcnemar, newcombe
+from luthier.evaluate.statistics import fewest_changed, holm, mcnemar, newcombe
 from luthier.evaluate.tasks import TaskSet
 from luthier.version import __version__
 
@@ -77,6 +79,7 @@ class Comparison:
         splits: Over each split, where there is more than one.
         forgetting: Of the two, on general text; None: not measured.
         at_once: How many comparisons were made together; `overall.corrected` takes them into account.
+        needed: So many tasks must change, all in one direction, before any effect is significant.
     """
 
     tasks: TaskSet
@@ -89,29 +92,54 @@ class Comparison:
     splits: tuple[Change, ...]
     forgetting: Forgetting | None = None
     at_once: int = 1
+    needed: int = fewest_changed(SIGNIFICANT)
+
+    @property
+    def too_few(self) -> bool:
+        """Whether no answers to so few tasks would have shown an effect."""
+        return not (self.overall.better or self.overall.worse) and self.overall.base.tasks < self.needed
 
     @property
     def conclusion(self) -> str:
-        """The shortest verdict: `better`, `worse` or `no effect shown`."""
+        """The shortest verdict: `better`, `worse`, `too few tasks` or `no effect shown`."""
+        if self.too_few:
+            return "too few tasks"
         return "better" if self.overall.better else "worse" if self.overall.worse else "no effect shown"
 
     @property
     def verdict(self) -> str:
-        """One sentence with everything that a reader needs to believe it."""
+        """What a reader needs to believe it: one sentence with every number, and what more it would have taken."""
         change, settings = self.overall, self.tuned.settings
         before, after = _share_and_interval(change.base), _share_and_interval(change.tuned)
         holms = f", with Holm's correction for {self.at_once} comparisons p {_p(change.corrected)}"
         numbers = (
             f"{_points(change.difference)} points (95 % CI {_points(change.low)} to {_points(change.high)}; "
             f"exact McNemar p {_p(change.p)}{holms if self.at_once > 1 else ''}, "
-            f"{len(change.gained)} tasks gained, {len(change.lost)} lost)"
+            f"{len(change.gained)} task{'s' * (len(change.gained) != 1)} gained, {len(change.lost)} lost)"
         )
         asked = f"{settings.decoding}, asked {settings.asked}, {self.tuned.judged}"
-        how = f"On {change.base.tasks} tasks ({self.tasks.name}; {asked})"
+        how = f"On {change.base.tasks} task{'s' * (change.base.tasks != 1)} ({self.tasks.name}; {asked})"
         if change.better or change.worse:
             verb = "raised" if change.better else "lowered"
             return f"{how}, fine-tuning {verb} pass@1 from {before} to {after}: {numbers}."
-        return f"{how}, no effect of fine-tuning on pass@1 was shown: {before} before, {after} after, {numbers}."
+        measured = f"{before} before, {after} after, {numbers}. {self._lacking()}".rstrip()
+        if self.too_few:
+            return f"{how}, too few to show any effect of fine-tuning on pass@1: {measured}"
+        return f"{how}, no effect of fine-tuning on pass@1 was shown: {measured}"
+
+    def _lacking(self) -> str:
+        """What it takes to show an effect, where the changes were too few or the interval alone would show one."""
+        change = self.overall
+        least = f"at least {self.needed} tasks that change, all in one direction"
+        if self.too_few:
+            return f"Whatever the answers, p below {SIGNIFICANT:g} takes {least}: ask more."
+        if len(change.gained) + len(change.lost) < self.needed:
+            return f"p below {SIGNIFICANT:g}, which decides, takes {least}."
+        if change.low > 0 or change.high < 0:
+            return (
+                f"The interval leaves out 0, but p decides, the stricter of the two: it is not below {SIGNIFICANT:g}."
+            )
+        return ""
 
 
 def compare(
@@ -131,10 +159,15 @@ def compare(
 
 def corrected(comparisons: Sequence[Comparison]) -> list[Comparison]:
     """The same comparisons, each p raised for having made all of them at once."""
-    raised = holm([one.overall.p for one in comparisons])
+    values = [one.overall.p for one in comparisons]
     return [
-        replace(one, overall=replace(one.overall, corrected=p), at_once=len(comparisons))
-        for one, p in zip(comparisons, raised, strict=True)
+        replace(
+            one,
+            overall=replace(one.overall, corrected=p),
+            at_once=len(comparisons),
+            needed=fewest_changed(SIGNIFICANT, [*values[:place], *values[place + 1 :]]),
+        )
+        for place, (one, p) in enumerate(zip(comparisons, holm(values), strict=True))
     ]
 
 

@@ -90,7 +90,8 @@ def show(console: Console, comparison: Comparison, samples: int) -> None:
         console.print(_side_by_side(comparison, task, console))
     color = "green" if comparison.overall.better else "red" if comparison.overall.worse else "yellow"
     console.print()
-    console.print(Text(one_line(comparison.verdict), f"bold {color}"), soft_wrap=not console.is_terminal)
+    verdict = textwrap.wrap(one_line(comparison.verdict), max(20, console.width), break_on_hyphens=False)
+    console.print(Text("\n".join(verdict), f"bold {color}"))
 
 
 def show_summary(console: Console, comparisons: Sequence[Comparison]) -> None:

@@ -105,7 +105,7 @@ def first_config(model: str, seen: Looked, file: Path) -> str:
     """
     own_template, longest = _of_model(model)
     share = 0.05 if not seen.count or seen.count >= 500 else 0.1 if seen.count >= 20 else 0
-    output_dir = f"checkpoints/{_stem(seen.source['path'])}"
+    output_dir = _output_dir(seen)
     default = Config().data.max_seq_length
     values: dict[str, dict[str, Any]] = {
         "model": {"model_name_or_path": model},
@@ -144,28 +144,33 @@ def first_config(model: str, seen: Looked, file: Path) -> str:
     }
     body = dump_config_yaml(values).rstrip("\n").split("\n")
     lines = [("\n" if not line.startswith(" ") else "") + _with_reason(line, reasons) for line in body]
-    return "\n".join((*_head(model, seen, file, output_dir), *lines)) + "\n"
+    return "\n".join((*_head(model, seen, file), *lines)) + "\n"
 
 
-def next_commands(file: Path) -> tuple[str, str]:
-    """What to type then."""
-    name = shlex.quote(str(file))
-    return f"luthier plan {name} --check", f"luthier train {name}"
+def next_commands(file: Path, seen: Looked) -> tuple[str, str, str]:
+    """What to type then: to look at it, to run it, and to measure what came of it."""
+    name, run = shlex.quote(str(file)), shlex.quote(_output_dir(seen))
+    return f"luthier plan {name} --check", f"luthier train {name}", f"luthier compare {run} --tasks FILE"
 
 
-def _head(model: str, seen: Looked, file: Path, output_dir: str) -> list[str]:
-    plan, train = next_commands(file)
+def _output_dir(seen: Looked) -> str:
+    return f"checkpoints/{_stem(seen.source['path'])}"
+
+
+def _head(model: str, seen: Looked, file: Path) -> list[str]:
+    plan, train, compare = next_commands(file, seen)
     many = " or more" * (seen.count >= _MOST_COUNTED)
     count = f"{seen.count:,}{many} {seen.unit}" if seen.count != 1 else f"1 {seen.unit.removesuffix('s')}"
     rows = f"{count} of " if seen.count else ""
-    chat = f"luthier chat {shlex.quote(output_dir)} --compare"
-    width = max(map(len, (plan, train, chat))) + 3
+    chat = f"luthier chat {shlex.quote(_output_dir(seen))} --compare"
+    width = max(map(len, (plan, train, chat, compare))) + 3
     return [
         f"# {short_name(model)}, taught with {rows}{one_line(str(seen.source['path']))}",
         "#",
         f"#   {plan:<{width}}what will happen, and whether the rows are read as meant; trains nothing",
         f"#   {train:<{width}}run it",
         f"#   {chat:<{width}}ask it, base and tuned side by side",
+        f"#   {compare:<{width}}count right answers of both; FILE: your questions, one a line (docs/evaluate.md)",
         "#",
         "# Keys that are left out have their default: luthier explain",
         "# Relative paths count from the folder where luthier is started.",

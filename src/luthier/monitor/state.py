@@ -122,6 +122,16 @@ class RunState:
         return on_pairs(self.plan, (self.log, *self.evaluations[-1:]))
 
     @property
+    def memory_gib(self) -> float:
+        """The most memory held at once, after the last log line, too; NaN where nothing tells it."""
+        # an attempt that had nothing left to do has held less than those before it
+        told = (
+            self.log.memory_gib if self.log else math.nan,
+            self.finished.peak_memory_gib if self.finished else math.nan,
+        )
+        return max((gib for gib in told if gib > 0), default=math.nan)
+
+    @property
     def history(self) -> tuple[Point, ...]:
         """The log lines that are kept of the whole run: every `stride`-th."""
         return self.curve.items

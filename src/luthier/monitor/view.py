@@ -233,7 +233,7 @@ def _machine_rows(state: RunState, inner: int) -> Iterable[_Row]:
     speed = _strong(count(state.log.tokens_per_second))
     speed.append(f" tokens/s  {count(state.log.step_seconds)} s a step  {count(state.log.num_tokens)} seen")
     yield _Row("speed", speed, ("prompts included, padding excluded", "without padding"), 3)
-    used = state.log.memory_gib
+    used = state.memory_gib
     total = (state.plan or {}).get("machine.memory_gib")
     memory = _strong(f"{used:.2f}")
     meanings = ("most memory held at once so far", "highest so far")

@@ -30,10 +30,7 @@ def outcome(state: RunState, finished: RunFinished) -> list[tuple[str, str, str]
         value, *held_out = accuracy_of(state)
         facts.append(("accuracy", value, ", ".join(("pairs told apart at the end", *held_out))))
     work = [(f"{count(finished.num_tokens)} tokens", "seen in training")] * (finished.num_tokens > 0)
-    # an attempt that had nothing left to do has held less than those before it
-    peaks = (finished.peak_memory_gib, state.log.memory_gib if state.log else 0.0)
-    held = max((gib for gib in peaks if gib > 0), default=0.0)
-    work += [(f"{held:.2f} GiB", "highest memory")] * (held > 0)
+    work += [(f"{state.memory_gib:.2f} GiB", "highest memory")] * (state.memory_gib > 0)
     if work:
         values, meanings = zip(*work, strict=True)
         facts.append(("work", ", ".join(values), "; ".join(meanings)))

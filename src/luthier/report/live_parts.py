@@ -49,9 +49,10 @@ def _top(scene: Scene) -> str:
     parts += [_outcome(state, state.finished)] if state.finished else []
     if run.findings:
         worst, more = run.findings[0], len(run.findings) - 1
+        wanted = "change" if worst.change else "do"
         parts.append(
             f'<p><strong class="{"unknown" if worst.severity == "info" else "bad"}">{worst.severity.upper()}</strong> '
-            f'{text(worst.title)}{f", and {more} more" if more else ""}: <a href="#findings">what to change</a></p>'
+            f'{text(worst.title)}{f", and {more} more" if more else ""}: <a href="#findings">what to {wanted}</a></p>'
         )
     return "\n".join([*parts, "</div>"])
 

@@ -121,16 +121,20 @@ def as_json(found: Sequence[Entry]) -> list[dict[str, Any]]:
 
 
 def show(console: Console, found: Sequence[Entry]) -> None:
-    """The table, then a line of differing keys for each run."""
-    measured = any(entry.measured for entry in found)
+    """The table, then a line of differing keys for each run; of a base that is the same for all only a last line."""
+    rows = [_cells(entry) for entry in found]
+    bases = {row["base"] for row in rows}
+    left_out = ["base"] * (len(rows) > 1 and len(bases) == 1) + ["solved"] * (not any(one.measured for one in found))
+    heads = [head for head in rows[0] if head not in left_out]
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    heads = ("run", "status", "step", "eval loss", "best (step)", "last written", "base")
-    for head in (*heads, *["solved"] * measured):
-        right = head in ("step", "eval loss", "best (step)")
-        table.add_column(head, justify="right" if right else "left", overflow="fold", no_wrap=head != "solved")
-    for entry in found:
-        table.add_row(*map(Text, _cells(entry)[: len(heads) + measured]))
-    console.print(table)
+    for head in heads:
+        right, broken = head in ("step", "eval loss", "best (step)"), head in ("run", "solved")
+        table.add_column(head, justify="right" if right else "left", overflow="fold", no_wrap=not broken)
+    for row in rows:
+        table.add_row(*(Text(row[head]) for head in heads))
+    _print(console, table)
+    if "base" in left_out:
+        console.print(Text(f"\nbase of all runs: {bases.pop()}"))
     if any(entry.differs for entry in found):
         console.print("\nwhat differs in their configs", style="bold")
         width = max(cell_len(one_line(entry.run)) for entry in found)
@@ -138,21 +142,31 @@ def show(console: Console, found: Sequence[Entry]) -> None:
         differences.add_column(style="bold", overflow="fold", min_width=min(width, _NAME))
         for entry in found:
             differences.add_row(Text(one_line(entry.run)), Text(_differing(entry)))
-        console.print(differences)
+        _print(console, differences)
 
 
-def _cells(entry: Entry) -> tuple[str, ...]:
+def _print(console: Console, table: Table) -> None:
+    """A table; without the blanks at the ends of its lines where it is not for a terminal."""
+    if console.is_terminal:
+        console.print(table)
+        return
+    with console.capture() as capture:
+        console.print(table)
+    console.out("\n".join(line.rstrip() for line in capture.get().splitlines()), highlight=False)
+
+
+def _cells(entry: Entry) -> dict[str, str]:
     best = f"{decimal(entry.best_eval_loss)} ({entry.best_step:,})" if entry.best_eval_loss is not None else "–"
-    return (
-        one_line(entry.run),
-        entry.status,
-        f"{entry.step:,} of {entry.total_steps:,}" if entry.total_steps else f"{entry.step:,}",
-        decimal(entry.last_eval_loss) if entry.last_eval_loss is not None else "–",
-        best,
-        moment(entry.updated),
-        short_name(entry.base) or "–",
-        entry.measured or "–",
-    )
+    return {
+        "run": one_line(entry.run),
+        "status": entry.status,
+        "step": f"{entry.step:,} of {entry.total_steps:,}" if entry.total_steps else f"{entry.step:,}",
+        "eval loss": decimal(entry.last_eval_loss) if entry.last_eval_loss is not None else "–",
+        "best (step)": best,
+        "last written": moment(entry.updated),
+        "base": short_name(entry.base) or "–",
+        "solved": entry.measured or "–",
+    }
 
 
 def _differing(entry: Entry) -> str:

@@ -19,14 +19,19 @@ STYLE = (
 .summary p { margin: .3rem 0; } .done { border-color: var(--good); } .failed { border-color: var(--bad); }
 .wide { overflow-x: auto; } dd, dt, li { overflow-wrap: anywhere; } th { white-space: nowrap; }
 .wide table { min-width: 34rem; } .words td, .words th { text-align: left; }
-td { vertical-align: top; max-width: 26rem; overflow-wrap: break-word; } .words td:first-child { white-space: nowrap; }
+td { vertical-align: top; max-width: 26rem; overflow-wrap: break-word; }
+.words td + td { overflow-wrap: anywhere; } .words td:first-child { white-space: nowrap; }
 .samples { display: grid; grid-template-columns: repeat(auto-fit, minmax(12rem, 1fr)); gap: .8rem; }
 .finding { border-left: 4px solid var(--line); padding-left: .8rem; } .finding h3 { margin-top: .6rem; }
 .critical, .warning { border-color: var(--bad); }
 .key { width: 18px; min-width: 0; height: 8px; display: inline-block; } .unknown, footer { opacity: .8; }
 footer { margin-top: 3rem; }
 @media (max-width: 40rem) { dl { grid-template-columns: 1fr; } dd { margin: 0 0 .4rem 1rem; }
-  .wide table { min-width: 0; } .words td { overflow-wrap: anywhere; } .words td:first-child { white-space: normal; } }
+  .wide table { min-width: 0; } }
+@media screen and (max-width: 48rem) { .words table, .words thead, .words tbody { display: block; min-width: 0; }
+  .words tr { display: flex; flex-wrap: wrap; padding: .25rem 0; border-bottom: 1px solid var(--line); }
+  .words tr > * { flex: 1 1 0; min-width: 0; max-width: none; padding-block: 0; border: 0; overflow-wrap: anywhere; }
+  .words tr > :first-child { flex-basis: 100%; font-weight: bold; } .words tr > :nth-child(n) { white-space: normal; } }
 @media print { body { margin: 0; max-width: none; font-size: 11px; } .wide, figure { overflow: visible; }
   svg { min-width: 0; } section, figure, tr, .samples > div { break-inside: avoid; } h2, h3 { break-after: avoid; } }
 """

@@ -193,7 +193,7 @@ def judged(found: Sequence[Finding], doubt: str, steps: int) -> str:
 def forecasts(run: Run, now: float) -> str:
     """Predicted against taken: memory and time."""
     state, cells = run.state, []
-    peak = state.finished.peak_memory_gib if state.finished else state.log.memory_gib if state.log else math.nan
+    peak = state.memory_gib
     if run.forecast:
         cells.append(_against("memory, before the model was loaded", run.forecast.gib, peak, _gib))
     if run.rehearsed:

@@ -10,6 +10,7 @@ from luthier.doctor.evidence import (
     all_of,
     change,
     finite,
+    inspect_row,
     known,
     level,
     logs,
@@ -82,7 +83,7 @@ def frozen_fix(run: History) -> str:
     if not run.ours:
         return "print the names of the parameters that require a gradient, and look at target_modules"
     adapted = "" if run.get("training.finetuning_type") == "full" else "; lora.target_modules says what is trained"
-    return f"luthier inspect CONFIG --row 1 --step takes one step and shows its gradient{adapted}"
+    return f"{inspect_row(run)} --step takes one step and shows its gradient{adapted}"
 
 
 @rule("warning", needs=logs(5, steps=5), replaces=("loss-stuck", "loss-high", "margins-flat"))

@@ -22,6 +22,7 @@ from luthier.doctor.evidence import (
 )
 from luthier.doctor.finding import Change, Severity, Symptom, rule
 from luthier.doctor.history import History
+from luthier.doctor.rules.loss import HIGH
 from luthier.doctor.statistics import median
 
 GUESSING = 0.7
@@ -47,6 +48,12 @@ def _first_step(run: History) -> str:
     return "" if run.beginning and run.beginning[0].step <= 20 else "the log does not begin with the run"
 
 
+def _learned_since(run: History, first: float) -> bool:
+    """Whether the loss has come down from `first` to that of text which a model knows; also that of held-out rows."""
+    held_out = [event.eval_loss for event in run.evaluations[-1:]]
+    return max([level(run.recent), *held_out]) < min(HIGH, first / 2)
+
+
 @rule("warning", needs=all_of(logs(1), _first_step), applies=of_tokens)
 def first_loss_off(run: History) -> Symptom | None:
     """The first loss is not that of this model on this text.
@@ -56,22 +63,26 @@ def first_loss_off(run: History) -> Symptom | None:
     another template, damaged weights, or a language that it never saw.
 
     Fires for a trained model whose first loss is above 70 % of the logarithm of its vocabulary, or above 5; for
-    random weights, when the first loss is not near that logarithm. Not of training on pairs (dpo), whose first loss
-    is log 2.
+    random weights, when the first loss is not near that logarithm. A loss that began too high is forgiven once the
+    run has learned such text: when it is below 2 and below half of the first, on held-out rows, too, where there are
+    any. Not of training on pairs (dpo), whose first loss is log 2.
     """
     loss, _ = first_loss(run)
+    learned = _learned_since(run, loss)
     guess = math.log(run.vocabulary) if run.vocabulary > 1 else math.nan
     line = run.beginning[0]
     where = f"loss {loss:.2f} at step {line.step:,}"
     if run.get("model.from_scratch"):
         if not run.vocabulary or line.step > 2 or FRESH_LOW * guess < loss < FRESH_HIGH * guess:
             return None
+        if learned and loss > guess:
+            return None
         title = "The first loss is not that of random weights"
         evidence = f"{where}; guessing among {run.vocabulary:,} tokens is {guess:.2f}"
         fix = "the weights do not look random, or start far too large: see model_name_or_path and from_scratch"
         return Symptom(line.step, evidence, title=title, fix=fix)
     limit = min(FOREIGN_TEXT, GUESSING * guess) if guess == guess else FOREIGN_TEXT
-    if loss < limit:
+    if loss < limit or learned:
         return None
     if not run.plan:
         evidence = f"{where}; a trained model begins below {limit:g}"

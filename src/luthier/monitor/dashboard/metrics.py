@@ -273,9 +273,9 @@ def _spent(run: WatchedRun) -> Text:
 
 
 def _memory(run: WatchedRun) -> Text:
-    if run.state.log is None or not math.isfinite(run.state.log.memory_gib):
+    if not math.isfinite(run.state.memory_gib):
         return _unknown() if run.state.log else _unknown("no log line yet")
-    value = strong(f"{run.state.log.memory_gib:.2f}")
+    value = strong(f"{run.state.memory_gib:.2f}")
     total = (run.state.plan or {}).get("machine.memory_gib")
     return value.append(f" of {total:.1f} GiB" if isinstance(total, int | float) and total > 0 else " GiB")
 
