@@ -150,6 +150,7 @@ def test_nothing_is_replaced(capsys, here, tiny_model_dir):
         ("MODEL", "empty.jsonl", "E-DATA-008"),
         ("MODEL", "odd.jsonl", "E-DATA-020"),
         ("MODEL", "broken.jsonl", "E-DATA-01"),
+        ("MODEL", "later.jsonl", "later.jsonl:31"),
         ("./nothing", "r.jsonl", "E-MODEL-004"),
         ("./none", "r.jsonl", "E-MODEL-00"),
     ],
@@ -159,6 +160,8 @@ def test_what_cannot_be_read_is_one_error_and_no_file(capsys, here, tiny_model_d
     write(here / "odd.jsonl", [{"a": 1}])
     (here / "empty.jsonl").write_text("", "utf-8")
     (here / "broken.jsonl").write_text("{no\n", "utf-8")
+    write(here / "later.jsonl", QUESTIONS)
+    (here / "later.jsonl").write_text((here / "later.jsonl").read_text("utf-8") + "{no\n", "utf-8")
     (here / "none").mkdir()
     result = run_here(capsys, "init", str(tiny_model_dir) if model == "MODEL" else model, rows, "--out", "c.yaml")
     assert result.code == 2 and code in result.err and "Traceback" not in result.err

@@ -64,7 +64,8 @@ def look(rows: str) -> Looked:
         rows: A local file or folder, or a dataset of the hub.
 
     Raises:
-        DataError: Nothing can be read there, or its columns look like nothing that is known.
+        DataError: Nothing can be read there, a row of those that are counted cannot be, or the columns look like
+            nothing that is known.
     """
     opened = open_source(DatasetSource(path=rows), "train", Path.cwd())
     problems = Problems()
@@ -80,6 +81,7 @@ def look(rows: str) -> Looked:
     count = 0
     if Path(packaged(rows)).expanduser().exists():
         count = 1 + sum(1 for _, _ in zip(range(_MOST_COUNTED - 1), stream, strict=False))
+    problems.raise_if_any()  # a run would be refused for them
     prompt, final_text = "", False
     with suppress(RowError):
         objective: Objective = "dpo" if pairs else "sft"
