@@ -66,17 +66,6 @@ def test_a_stopped_story_goes_on_and_a_finished_one_is_moved_aside(story):
     assert [log.loss for log in of(Log, again)] == [log.loss for log in of(Log, stopped) + of(Log, resumed)]
 
 
-@pytest.mark.parametrize("columns", [80, 100, 140])
-def test_a_proposed_command_can_be_copied(columns):
-    console = Console(width=columns, file=io.StringIO())
-    console.print(what_next("checkpoints/quick", columns))
-    shown = console.file.getvalue()
-    assert max(map(len, shown.splitlines())) <= columns
-    pasted = [" ".join(line.split()) for line in shown.replace("\\\n", " ").splitlines()]
-    for line in NEXT.format(run="checkpoints/quick").split("\n"):
-        assert line.partition("  ")[0] in pasted
-
-
 def test_the_run_that_is_proposed_next_is_warned_of_nothing():
     (command,) = [line.partition("   ")[0] for line in NEXT.split("\n") if line.startswith("luthier train")]
     _, _, config, *changes = shlex.split(command)
