@@ -56,9 +56,10 @@ from luthier.training.checkpoint import Checkpoint, find_checkpoint, read_by_all
 from luthier.training.engine import go_on_from
 from luthier.training.engine import run as run_engine
 from luthier.training.failures import ended_by, named_failures, traced_failures
-from luthier.training.folder import open_folder
+from luthier.training.folder import begun_near, open_folder
 from luthier.training.identity import check_identity, identity
 from luthier.training.job import Job
+from luthier.training.milestones import already_done
 from luthier.training.optimizer import build_optimizer
 from luthier.training.record import RunRecord, differences, start_record
 from luthier.training.reference import ask_reference
@@ -214,7 +215,7 @@ def _train(
         if moved:
             yield Notice("info", f"the earlier run was moved to {moved}")
         if wanted and not checkpoint:
-            yield Notice("info", f"no checkpoint in {output_dir} yet: starting at step 0")
+            yield _fresh_start(output_dir)
         yield Notice("info", "reading the model's configuration and the rows")
         hash_base = hashing(early.config.model)
         is_here = Path(early.config.model.model_name_or_path).expanduser().is_dir()
@@ -222,6 +223,10 @@ def _train(
         parts = yield from in_background(lambda say: ingredients(loaded, early, checkpoint, say), stop)
         now = identity(parts.plan)
         notices = check_identity(checkpoint.identity, now, str(checkpoint.path), allow_changes) if checkpoint else []
+        if checkpoint and not notices and (ended := ranks.of_rank_0(already_done(parts.plan, output_dir, checkpoint))):
+            yield Notice("info", f"this run is already done: nothing is left to train after step {ended.step:,}")
+            yield ended
+            return
         earlier = output_dir if checkpoint else None
         record = start_record(
             parts.plan, parts.data, loaded, allow_changes=allow_changes, earlier=earlier, resumed_with=notices
@@ -235,6 +240,15 @@ def _train(
         stack.enter_context(sinks)
         decided = _Decided(parts, output_dir, attempt, checkpoint, now, allowed, stop, record, hash_base, hashes)
         yield from _recorded(_events(decided, notices), sinks)
+
+
+def _fresh_start(output_dir: Path) -> Notice:
+    """What to say where `auto` finds nothing to go on from."""
+    text = f"no checkpoint in {output_dir}: starting at step 0"
+    if not (near := begun_near(output_dir)):
+        return Notice("info", text)
+    names = ", ".join(map(str, near[:3])) + ", ..." * (len(near) > 3)
+    return Notice("warning", f"{text}. Runs near it that have not ended: {names}", f"training.output_dir: {near[0]}")
 
 
 def _asked_of_all(wanted: str | None, overwrite: bool) -> tuple[str | None, bool]:

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from luthier.config.advice import FOR_A_SMALL_BASE, GOOD_START
 from luthier.config.load import load
 from tests.cli.support import run_here
 from tests.tiny import build_tokenizer
@@ -67,6 +68,31 @@ def test_every_shape_is_known(capsys, here, tiny_model_dir, rows, fits, said):
     config = load(here / "c.yaml").config
     assert config.data.datasets[0].format == fits and config.data.datasets[0].columns == {}
     assert said in text and config.data.val_set_size == 0
+
+
+def test_few_rows_on_a_small_base_get_steps_enough_to_learn(capsys, here, tiny_model_dir):
+    write(here / "r.jsonl", QUESTIONS * 7)
+    assert run_here(capsys, "init", tiny_model_dir, "r.jsonl").code == 0
+    text, config = (here / "r.yaml").read_text("utf-8"), load(here / "r.yaml").config
+    assert config.training.learning_rate == FOR_A_SMALL_BASE and "so small a base" in text
+    assert "189 rows x 8 / 8 a step = 189 steps" in text and "4 x 2 = 8 rows a step" in text
+    said = " ".join(run_here(capsys, "plan", "r.yaml").out.split())
+    assert "left over" not in said and "are not seen" not in said
+    assert "189 steps" in said and "every 19 steps and at the end" in said
+
+
+@pytest.mark.parametrize(
+    ("count", "epochs", "batch", "share"), [(30, 10, 8, 0.1), (15, 10, 8, None), (500, 3, 8, 0.1), (900, 3, 16, None)]
+)
+def test_epochs_and_evaluations_follow_from_the_number_of_rows(capsys, here, count, epochs, batch, share):
+    write(here / "r.jsonl", (QUESTIONS * 30)[:count])
+    assert run_here(capsys, "init", "meta-llama/Llama-3.2-1B", "r.jsonl").code == 0
+    config = load(here / "r.yaml").config
+    training = config.training
+    assert (training.num_train_epochs, training.learning_rate) == (epochs, GOOD_START)
+    assert training.per_device_train_batch_size * training.gradient_accumulation_steps == batch
+    assert config.evaluation.eval_steps == share
+    assert ("150 want more rows" in (here / "r.yaml").read_text("utf-8")) == (count < 100)
 
 
 def test_pairs_get_a_config_for_dpo(capsys, here, tiny_model_dir):
@@ -151,6 +177,7 @@ def test_nothing_is_replaced(capsys, here, tiny_model_dir):
         ("MODEL", "empty.jsonl", "E-DATA-008"),
         ("MODEL", "odd.jsonl", "E-DATA-020"),
         ("MODEL", "broken.jsonl", "E-DATA-01"),
+        ("MODEL", "later.jsonl", "later.jsonl:31"),
         ("./nothing", "r.jsonl", "E-MODEL-004"),
         ("./none", "r.jsonl", "E-MODEL-00"),
     ],
@@ -160,6 +187,8 @@ def test_what_cannot_be_read_is_one_error_and_no_file(capsys, here, tiny_model_d
     write(here / "odd.jsonl", [{"a": 1}])
     (here / "empty.jsonl").write_text("", "utf-8")
     (here / "broken.jsonl").write_text("{no\n", "utf-8")
+    write(here / "later.jsonl", QUESTIONS)
+    (here / "later.jsonl").write_text((here / "later.jsonl").read_text("utf-8") + "{no\n", "utf-8")
     (here / "none").mkdir()
     result = run_here(capsys, "init", str(tiny_model_dir) if model == "MODEL" else model, rows, "--out", "c.yaml")
     assert result.code == 2 and code in result.err and "Traceback" not in result.err

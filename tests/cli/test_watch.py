@@ -70,6 +70,38 @@ def test_a_config_is_no_log(capsys, tmp_path, arguments):
     assert result.code == 2 and "E-RUN-005" in result.err and "a config is not a log" in result.err
 
 
+@pytest.mark.parametrize("arguments", [("--once",), ()])
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("rows.jsonl", '{"question": "Q", "answer": "A"}\n' * 3),
+        ("rows.json", '[{"question": "Q",\n  "answer": "A"}]\n'),
+        ("rows.csv", "question,answer\nQ,A\n"),
+    ],
+)
+def test_e_run_005_rows_are_no_log(capsys, tmp_path, arguments, name, text):
+    (tmp_path / name).write_text(text, "utf-8")
+    result = run_here(capsys, "watch", tmp_path / name, *arguments)
+    assert result.code == 2 and "E-RUN-005" in result.err and "these are rows, not a log" in result.err
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("new.jsonl", ""),
+        ("begun.jsonl", '{"event":"run_st'),
+        ("later.jsonl", '{"event":"of a later version","time":1}\n'),
+        ("trainer_log.jsonl", '{"current_steps": 1, "total_steps": 60, "epoch": 0.5}\n'),
+        ("metrics.jsonl", '{"train/loss": 1.0}\n'),
+        ("trainer_state.json", '{\n  "log_history": []\n}\n'),
+    ],
+)
+def test_what_may_become_a_log_is_waited_for(capsys, tmp_path, name, text):
+    (tmp_path / name).write_text(text, "utf-8")
+    result = run_here(capsys, "watch", tmp_path / name, "--once")
+    assert result.code == 0 and "No log line yet." in result.out
+
+
 def sweep(folder):
     """Two trials, as a sweep leaves them: runs, and beside each what its process wrote."""
     for name in ("trial-000", "trial-001"):

@@ -170,7 +170,7 @@ def test_e_cfg_006_an_alias_and_its_key_that_disagree(refused, write):
     (problem,) = refused("lora:\n  r: 8\nlora_rank: 16\n")
     assert problem.code == "E-CFG-006"
     assert problem.where.endswith(":3")
-    assert "c.yaml:2" in problem.found
+    assert "lora_rank sets lora.r to 16" in problem.found and "c.yaml:2) set to 8" in problem.found
     (problem,) = refused("datasets: [{path: a, file: b}]\n")
     assert problem.code == "E-CFG-006"
     assert load(write("adapter: qlora\nload_in_4bit: true\n")).config.quantization.load_in_4bit

@@ -240,6 +240,12 @@ def test_the_text_of_other_choices(plan):
     text = " ".join(render_plan(plan(*full)).split())
     for words in ("from random weights", "every weight", "padded", "none: eval_steps: 0", "at the end only"):
         assert words in text
+    often = " ".join(render_plan(plan("save_steps=7")).split())
+    assert "every 7 steps and at the end, also after step 1, after each best evaluation, when the last is 15 " in often
+    rarely = " ".join(render_plan(plan("save_steps=0")).split())
+    assert "at the end, also after each best evaluation, in " in rarely
+    alone = ["save_first_step=false", "save_minutes=0", "load_best_model_at_end=false"]
+    assert "every 500 steps and at the end, in " in " ".join(render_plan(plan(*alone)).split())
     assert "starts at 2e-4" in text
     assert "the newest 2 and the best are kept (2 whole ones always stay)" in " ".join(
         render_plan(plan("save_total_limit=1")).split()

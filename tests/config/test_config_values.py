@@ -189,7 +189,13 @@ def test_an_unknown_or_broken_override(refused):
     assert (problem.code, problem.where) == ("E-CFG-008", "override learning_rat=...")
     assert '"learning_rate"' in problem.fix
     assert only(refused("", "report_to=[")).code == "E-CFG-004"
-    assert only(refused("", "seed=1", "training.seed=2")).code == "E-CFG-006"
+
+
+def test_e_cfg_006_an_override_twice_is_told_as_overrides(refused):
+    problem = only(refused("seed: 3\n", "seed=1", "training.seed=2"))
+    assert (problem.code, problem.where) == ("E-CFG-006", "override training.seed=...")
+    assert problem.found == "training.seed is set to 1 by one override, and to 2 by a later one"
+    assert "overrides" in problem.fix and "YAML" not in problem.render()
 
 
 def test_from_dict_has_the_same_checks():

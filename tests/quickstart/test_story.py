@@ -92,13 +92,24 @@ def test_the_screen_says_it_all(story, tasks):
     for done in of(Examined, told):
         console.print(examined(done))
     (result,) = of(Result, told)
-    console.print(table(result), what_next("checkpoints/quick"))
+    console.print(table(result), what_next("checkpoints/quick", console.width))
     text = console.export_text()
     for words in ("1 of 4  What will happen", "4 of 4  After", "of 3 tasks solved", "luthier chat checkpoints/quick",
                   "names and numbers it never saw", "95 % interval", "sandbox:"):  # fmt: skip
         assert words in text
     assert all(task.instruction[:40] in text for task in tasks)
     assert max(len(line.rstrip()) for line in text.splitlines()) <= 100
+
+
+@pytest.mark.parametrize("columns", [80, 100, 140])
+def test_a_proposed_command_can_be_copied(columns):
+    console = Console(width=columns, file=io.StringIO())
+    console.print(what_next("checkpoints/quick", columns))
+    shown = console.file.getvalue()
+    assert max(map(len, shown.splitlines())) <= columns
+    pasted = [" ".join(line.split()) for line in shown.replace("\\\n", " ").splitlines()]
+    for line in NEXT.format(run="checkpoints/quick").split("\n"):
+        assert line.partition("  ")[0] in pasted
 
 
 def test_the_run_that_is_proposed_next_is_not_warned_of(tmp_path, monkeypatch):

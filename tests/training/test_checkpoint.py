@@ -166,6 +166,25 @@ def test_what_is_no_checkpoint_is_said_with_the_newest_one(finished, wanted, fou
     assert str(checkpoints(finished[0])[-1]) in error.value.problems[0].fix
 
 
+def test_e_ckpt_001_where_there_is_none_nobody_is_told_to_resume(tmp_path):
+    with pytest.raises(CheckpointError) as error:
+        find_checkpoint(tmp_path, "checkpoint-7")
+    assert codes(error) == {"E-CKPT-001"}
+    assert "leave --resume out" in error.value.problems[0].fix and "auto" not in error.value.problems[0].fix
+
+
+def test_a_run_that_is_done_is_not_loaded_again(copy, finished, tiny_model_dir, alpaca_file):
+    values, record = config(copy, tiny_model_dir, alpaca_file), (copy / "events.jsonl").read_bytes()
+    events = list(api.train(values, resume="auto"))
+    assert {type(event) for event in events} == {Notice, RunFinished}
+    assert "this run is already done" in [e.text for e in events if isinstance(e, Notice)][-1]
+    assert repr(events[-1]) == repr(finished[1][-1])
+    assert (copy / "events.jsonl").read_bytes() == record
+    shutil.rmtree(copy / "final_model")
+    again = list(api.train(values, resume="auto"))
+    assert any(isinstance(event, Resumed) for event in again) and (copy / "final_model").is_dir()
+
+
 def test_a_checkpoint_is_found_by_its_name_in_the_output_folder(finished):
     last = checkpoints(finished[0])[-1]
     assert find_checkpoint(finished[0], last.name) == find_checkpoint(finished[0], str(last))

@@ -123,7 +123,18 @@ def test_a_stop_before_the_first_step_trains_nothing(tmp_path, tiny_model_dir, a
 
 def test_resume_without_a_checkpoint_says_that_it_starts(tmp_path, tiny_model_dir, alpaca_file):
     events = train(config(tmp_path / "run", tiny_model_dir, alpaca_file, max_steps=4), resume="auto")
-    assert any(isinstance(event, Notice) and "starting at step 0" in event.text for event in events)
+    (said,) = [event for event in events if isinstance(event, Notice) and "starting at step 0" in event.text]
+    assert said.text.startswith(f"no checkpoint in {tmp_path / 'run'}") and said.severity == "info"
+
+
+def test_a_fresh_start_beside_a_run_that_has_not_ended_names_it(tmp_path):
+    for run in ("half", "done", "run/below"):
+        (tmp_path / run / "checkpoint-2").mkdir(parents=True)
+    (tmp_path / "done" / "final_model").mkdir()
+    said = api._fresh_start(tmp_path / "run")
+    assert said.severity == "warning" and f"no checkpoint in {tmp_path / 'run'}:" in said.text
+    assert str(tmp_path / "half") in said.text and str(tmp_path / "run" / "below") in said.text
+    assert "done" not in said.text and said.change.startswith("training.output_dir: ")
 
 
 def test_long_preparation_says_how_far_it_is(tmp_path, tiny_model_dir, monkeypatch):

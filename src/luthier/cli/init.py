@@ -12,13 +12,19 @@ from luthier.errors import MissingError, Problem
 
 
 def init(
-    model: str = typer.Argument(metavar="MODEL", help="Whose weights are adapted: a hub id or a local folder."),
+    model: str = typer.Argument(
+        metavar="MODEL",
+        help="Whose weights are adapted: a hub id, a local folder, or luthier:quickstart/base, which comes with "
+        "Luthier and learns on a CPU.",
+    ),
     rows: str = typer.Argument(
         metavar="ROWS", help="A .jsonl, .json, .csv or .parquet, a folder of them, or a hub id."
     ),
     out: Path = typer.Option(None, "--out", metavar="FILE", help="Where to; else the name of ROWS with .yaml, here."),
 ) -> None:
     """Write a short config for your own rows, each line with its reason. Replaces nothing.
+
+    Learning rate, batch, epochs and evaluations follow from the size of the base and the number of rows.
 
     Example: luthier init meta-llama/Llama-3.2-1B data/tickets.jsonl --out tickets.yaml
     """

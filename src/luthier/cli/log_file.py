@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shlex
 from pathlib import Path
 
@@ -10,6 +12,9 @@ from luthier.config.outputs import EVENTS
 from luthier.errors import Problem
 
 NO_LOG, NOT_THERE = "nothing in it is a log of a training run", "there is no such log"
+
+_SNIFF = 64 * 1024
+_OF_A_LOG = re.compile("loss|step|event|epoch|iter|log_history")
 
 FOLDER, LOG = Path("checkpoints"), Path("training.log")
 
@@ -26,9 +31,26 @@ def trouble(path: Path) -> str:
     if path.suffix in (".yaml", ".yml"):
         return "a config is not a log"
     try:
-        return "" if path.exists() else NOT_THERE
+        if not path.exists():
+            return NOT_THERE
+        return "these are rows, not a log" if path.is_file() and _holds_rows(path) else ""
     except OSError as error:  # a name that is too long, or a folder that one may not enter
         return f"cannot look there: {error.strerror or error}"
+
+
+def _holds_rows(path: Path) -> bool:
+    """Whether a file is a dataset: by its ending, or JSON whose first row has no field as lines of a log have."""
+    if path.suffix in (".csv", ".parquet"):
+        return True
+    if path.suffix not in (".jsonl", ".json"):
+        return False
+    with path.open("rb") as file:
+        start = file.read(_SNIFF).lstrip()
+    try:
+        row = json.loads(start.split(b"\n", 1)[0])
+    except (ValueError, RecursionError):  # a line that is being written, or an object of several lines
+        return start.startswith(b"[")
+    return isinstance(row, list) or (isinstance(row, dict) and not any(map(_OF_A_LOG.search, row)))
 
 
 def no_log(path: Path, command: str, found: str) -> Problem:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from pathlib import Path
 
 import typer
 
 from luthier.cli.json_file import check_writable, write_json
 from luthier.errors import EXIT_FAILED, EXIT_RESUMABLE
+from luthier.errors.terminal import columns, hanging
 
 CONFIG = Path("configs/quickstart.yaml")
 
@@ -52,9 +54,10 @@ def quickstart(
         pass
     if result is None:
         done = chapter == "after"
-        typer.echo(f"\nstopped; {_how_to_go_on(done, changes, loaded.config.training.output_dir)}", err=True)
+        said = f"stopped; {_how_to_go_on(done, changes, loaded.config.training.output_dir)}"
+        typer.echo("\n" + hanging(said, "", columns(sys.stderr)), err=True)
         raise typer.Exit(EXIT_FAILED if done else EXIT_RESUMABLE)
-    console.print(table(result), what_next(result.plan.config.training.output_dir))
+    console.print(table(result), what_next(result.plan.config.training.output_dir, console.width))
     if json_file:
         write_json(json_file, result.as_dict())
 

@@ -49,6 +49,8 @@ def _has_no_prompts(case: Case) -> bool:
 
 A_LARGE_BASE = 100e6
 """Parameters from which a base wants the learning rates that are usual for adapters; tiny ones learn with more."""
+GOOD_START, FOR_A_SMALL_BASE = 2e-4, 2e-3
+"""Learning rates of an adapter to begin with, on a base of that size and on a smaller one (configs/quickstart.yaml)."""
 HIGH_FOR_A_LARGE_BASE = 1e-3
 HIGH_FOR_PAIRS = {"lora": (1e-4, "5e-6 to 5e-5", "5e-6"), "full": (1e-5, "5e-7 to 5e-6", "5e-7")}
 """With DPO on such a base: from where a rate is high, what is usual, and a good start. TRL's own runs take 5e-6 with
@@ -85,7 +87,7 @@ def _high_rate(case: Case) -> Finding:
         return f"{said} is high for DPO with {kind}; {for_pairs} is usual, and {start} a good start."
     if not full and rate > HIGH_FOR_A_LARGE_BASE and size > A_LARGE_BASE:
         base = f"a base of {size / 1e6:,.0f} million parameters"
-        return f"{said} is high for an adapter on {base}; {usual} is usual, and 2e-4 a good start."
+        return f"{said} is high for an adapter on {base}; {usual} is usual, and {number(GOOD_START)} a good start."
     return None
 
 

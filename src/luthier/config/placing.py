@@ -56,11 +56,21 @@ class Placed:
         if first is None or first.node.value is None:
             self.settings[setting.key] = setting
         elif setting.node.value is not None and first.node.plain() != setting.node.plain():
-            found = (
-                f"{printable(setting.spelled)} sets {setting.key}, which "
-                f"{printable(first.spelled)} ({first.node.place}) set to another value"
-            )
-            self.problems.append(Problem("E-CFG-006", found, "keep one of the two lines", setting.node.place))
+            self.problems.append(_set_twice(first, setting))
+
+
+def _set_twice(first: Setting, again: Setting) -> Problem:
+    """E-CFG-006, for two lines, or two overrides."""
+    values = shown(first.node.plain()), shown(again.node.plain())
+    if again.node.place.startswith("override "):
+        found = f"{again.key} is set to {values[0]} by one override, and to {values[1]} by a later one"
+        why = "both win over the config; you could not know which value was trained with"
+        return Problem("E-CFG-006", found, "keep one of the two overrides", again.node.place, why)
+    found = (
+        f"{printable(again.spelled)} sets {again.key} to {values[1]}, which "
+        f"{printable(first.spelled)} ({first.node.place}) set to {values[0]}"
+    )
+    return Problem("E-CFG-006", found, "keep one of the two lines", again.node.place)
 
 
 def place_settings(root: Node) -> Placed:

@@ -308,13 +308,19 @@ def _samples(plan: Plan) -> str:
 
 
 def _checkpoints(plan: Plan) -> str:
-    keep = plan.config.checkpointing.save_total_limit
+    c = plan.config.checkpointing
+    keep = c.save_total_limit
     kept = "all are kept" if keep is None else f"the newest {max(keep, LEAST_KEPT)} and the best are kept"
     if keep is not None and keep < LEAST_KEPT:
         kept += f" ({LEAST_KEPT} whole ones always stay)"
-    best = plan.eval_every and plan.config.evaluation.load_best_model_at_end
-    rarely = f"at the end {'and after an evaluation that is the best' if best else 'only'}"
-    every = f"{_every(plan.save_every)} and at the end" if plan.save_every else rarely
+    also = [
+        "after step 1" if plan.save_every and c.save_first_step else "",
+        "after each best evaluation" if plan.eval_every and plan.config.evaluation.load_best_model_at_end else "",
+        f"when the last is {number(c.save_minutes)} minutes old" if plan.save_every and c.save_minutes else "",
+    ]
+    besides = ", ".join(words for words in also if words)
+    every = f"{_every(plan.save_every)} and at the end" if plan.save_every else "at the end" + " only" * (not besides)
+    every += f", also {besides}" * bool(besides)
     if not (steps := plan.value("save_every")).known:
-        every = f"save_steps: {plan.config.checkpointing.save_steps}, in steps {steps.how}"
+        every = f"save_steps: {c.save_steps}, in steps {steps.how}"
     return f"{every}, in {plan.config.training.output_dir}; {kept}."

@@ -8,6 +8,7 @@ Not covered: which values are best for these rows (`luthier sweep`), and whether
 from __future__ import annotations
 
 import json
+import math
 import shlex
 from collections.abc import Mapping
 from contextlib import suppress
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
+from luthier.config.advice import A_LARGE_BASE, FOR_A_SMALL_BASE, GOOD_START, HIGH_FOR_PAIRS
 from luthier.config.render import dump_config_yaml
 from luthier.config.schema import Config, DatasetSource, ModelSection, Objective
 from luthier.config.values import packaged
@@ -22,13 +24,20 @@ from luthier.data.formats import FORMATS, choose_format, guess, renamed
 from luthier.data.messages import Message, Preferred, Segment
 from luthier.data.problems import Problems, RowError, refuse
 from luthier.data.sources import open_source
+from luthier.errors import LuthierError
 from luthier.events.printable import one_line, short_name
+from luthier.model.describe import describe
 from luthier.model.hub import load_config
 
 _MOST_COUNTED = 200_000
 _LONGEST_PROMPT = 200
 _COLUMN = 52
 """Where reasons begin."""
+_USUAL_BATCH, _SMALL_BATCH = 16, 8
+_ENOUGH_STEPS = 150
+"""In as many steps of eight rows the quickstart's base learns what 200 short rows have in common."""
+_MOST_EPOCHS = 10
+"""Beyond, few rows are learned by heart."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +73,8 @@ def look(rows: str) -> Looked:
         rows: A local file or folder, or a dataset of the hub.
 
     Raises:
-        DataError: Nothing can be read there, or its columns look like nothing that is known.
+        DataError: Nothing can be read there, a row of those that are counted cannot be, or the columns look like
+            nothing that is known.
     """
     opened = open_source(DatasetSource(path=rows), "train", Path.cwd())
     problems = Problems()
@@ -80,6 +90,7 @@ def look(rows: str) -> Looked:
     count = 0
     if Path(packaged(rows)).expanduser().exists():
         count = 1 + sum(1 for _, _ in zip(range(_MOST_COUNTED - 1), stream, strict=False))
+    problems.raise_if_any()  # a run would be refused for them
     prompt, final_text = "", False
     with suppress(RowError):
         objective: Objective = "dpo" if pairs else "sft"
@@ -103,7 +114,7 @@ def first_config(model: str, seen: Looked, file: Path) -> str:
     Raises:
         ModelError: A folder that is no model.
     """
-    own_template, longest = _of_model(model)
+    own_template, longest, parameters = _of_model(model)
     share = 0.05 if not seen.count or seen.count >= 500 else 0.1 if seen.count >= 20 else 0
     output_dir = _output_dir(seen)
     default = Config().data.max_seq_length
@@ -117,14 +128,15 @@ def first_config(model: str, seen: Looked, file: Path) -> str:
             "max_seq_length": min(default, longest or default),
             "val_set_size": share,
         },
-        "training": {"output_dir": output_dir, "num_train_epochs": 3, "learning_rate": 2e-4},
+        "training": {"output_dir": output_dir},
     }
     if seen.pairs:
         values["training"] = {"objective": "dpo", "output_dir": output_dir, "num_train_epochs": 1}
-        values["training"] |= {"learning_rate": 5e-6}
+        values["training"] |= {"learning_rate": float(HIGH_FOR_PAIRS["lora"][2])}
         values["dpo"] = {"beta": Config().dpo.beta}
+    told = {} if seen.pairs else _of_size(values, seen.count - round(seen.count * share), parameters)
     if seen.prompt:
-        values["evaluation"] = {"sample_prompts": [seen.prompt]}
+        values.setdefault("evaluation", {})["sample_prompts"] = [seen.prompt]
     reasons = {
         "model_name_or_path": "whose weights are adapted: a hub id or a local folder",
         "load_in_4bit": "true: frozen weights in 4 bits, a quarter of their memory",
@@ -138,13 +150,49 @@ def first_config(model: str, seen: Looked, file: Path) -> str:
         "objective": "prefer chosen answers to rejected ones; sft: learn answers",
         "output_dir": "log, checkpoints and result",
         "num_train_epochs": f"how often each {seen.unit.removesuffix('s')} is seen",
-        "learning_rate": "the usual one for an adapter" + " with DPO" * seen.pairs,
+        "learning_rate": "the usual one for an adapter with DPO",
         "beta": "how strongly the model is held to the one it began as",
         "sample_prompts": "answered at milestones, so that you see it learn",
+        **told,
     }
     body = dump_config_yaml(values).rstrip("\n").split("\n")
     lines = [("\n" if not line.startswith(" ") else "") + _with_reason(line, reasons) for line in body]
     return "\n".join((*_head(model, seen, file), *lines)) + "\n"
+
+
+def _of_size(values: dict[str, dict[str, Any]], rows: int, parameters: int) -> dict[str, str]:
+    """Set what depends on the number of rows to train on and on the base's size (0: not known); returns the reasons.
+
+    Few rows in steps of the usual size are a few dozen steps, in which an adapter learns next to nothing: then steps
+    are of half as many rows, and there are more epochs. The best evaluation is kept, so more cost time only.
+    """
+    training, epochs, batch = values["training"], 3, _USUAL_BATCH
+    reasons = {"learning_rate": "the usual one for an adapter"}
+    few = 0 < rows * epochs < _ENOUGH_STEPS * batch
+    if few:
+        batch = _SMALL_BATCH
+        least = min(max(epochs, math.ceil(_ENOUGH_STEPS * batch / rows)), _MOST_EPOCHS)
+        whole = range(least, min(least + 2, _MOST_EPOCHS) + 1)
+        epochs = min(whole, key=lambda number: rows * number % batch)  # rows that fill no whole step are left out
+    training["num_train_epochs"] = epochs
+    if few:
+        training |= {"per_device_train_batch_size": batch // 2, "gradient_accumulation_steps": 2}
+        reasons["gradient_accumulation_steps"] = f"{batch // 2} x 2 = {batch} rows a step; of few rows more steps"
+        steps = max(1, rows * epochs // batch)
+        enough = steps >= _ENOUGH_STEPS
+        ending = "" if enough else f"; {_ENOUGH_STEPS} want more rows"
+        reasons["num_train_epochs"] = f"{rows} rows x {epochs} / {batch} a step = {steps} steps{ending}"
+        if values["data"]["val_set_size"]:
+            values["evaluation"] = {"eval_steps": 0.1}
+            reasons["eval_steps"] = "ten times in the run; by default four times an epoch"
+    small = 0 < parameters < A_LARGE_BASE
+    training["learning_rate"] = FOR_A_SMALL_BASE if small else GOOD_START
+    if small:
+        millions = f"{parameters / 1e6:.{0 if parameters >= 10e6 else 1}f}"
+        reasons["learning_rate"] = (
+            f"so small a base ({millions} million parameters) wants larger steps; a large one 2e-4"
+        )
+    return reasons
 
 
 def next_commands(file: Path, seen: Looked) -> tuple[str, str, str]:
@@ -195,16 +243,19 @@ def _held_out(share: float) -> str:
     return f"{share:.0%} of the rows are never trained on: does learning carry over?"
 
 
-def _of_model(model: str) -> tuple[str, int]:
-    """What to say of the prompt template, and the longest text; 0 where that is not known before it is fetched."""
+def _of_model(model: str) -> tuple[str, int, int]:
+    """What to say of the prompt template, the longest text and the parameters; 0 where it is not known yet."""
     place = Path(packaged(model)).expanduser()
     looks_local = model.startswith((".", "/", "~")) or model.count("/") > 1
     if not (place.is_dir() or looks_local):
-        return "the tokenizer's chat template if it has one, else Alpaca's", 0
+        return "the tokenizer's chat template if it has one, else Alpaca's", 0, 0
     config = load_config(ModelSection(model_name_or_path=packaged(model)))
     has_own = (place / "chat_template.jinja").is_file() or bool(_json(place / "tokenizer_config.json", "chat_template"))
     longest = getattr(config, "max_position_embeddings", 0) or 0
-    return "the tokenizer's own" if has_own else "this tokenizer has none: Alpaca's", int(longest)
+    parameters = 0
+    with suppress(LuthierError):  # the run will say it
+        parameters = describe(Config(model=ModelSection(model_name_or_path=packaged(model))), config).parameters
+    return "the tokenizer's own" if has_own else "this tokenizer has none: Alpaca's", int(longest), parameters
 
 
 def _json(path: Path, key: str) -> Any:

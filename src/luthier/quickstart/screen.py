@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from contextlib import ExitStack
 from types import TracebackType
 
@@ -160,10 +161,10 @@ def _cells(before: Rate, after: Rate) -> tuple[str, str, str]:
     return f"{before.share:.0%}", f"[bold]{after.share:.0%}[/]", f"{after.low:.0%} to {after.high:.0%}"
 
 
-def what_next(run: str) -> RenderableType:
-    """Commands to go on with."""
-    lines = [line.partition("  ") for line in NEXT.format(run=run).split("\n")]
-    grid = Table.grid(padding=(0, 2, 0, 2))
-    for command, _, meaning in lines:
-        grid.add_row(Text(command, "bold"), Text(meaning.strip(), "dim"))
-    return Group(Text(), Text("Try next"), grid)
+def what_next(run: str, width: int) -> RenderableType:
+    """Commands to go on with, each whole or broken as a shell reads it, and below each what it is for."""
+    lines = [Text(), Text("Try next")]
+    for command, _, meaning in (line.partition("  ") for line in NEXT.format(run=run).split("\n")):
+        parts = textwrap.wrap(command, width - 6, break_long_words=False, break_on_hyphens=False)
+        lines += [Text("  " + " \\\n      ".join(parts), "bold"), Text(f"      {meaning.strip()}", "dim")]
+    return Group(*lines)

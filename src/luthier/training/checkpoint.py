@@ -139,8 +139,9 @@ def find_checkpoint(output_dir: Path, wanted: str, before: int | None = None) ->
         path = Path(wanted).expanduser()
         path = path if path.is_dir() else output_dir / path
         if found := _no_checkpoint(path, wanted):
-            newest = "".join(f", or {last}" for last in checkpoints(output_dir)[-1:])
-            raise CheckpointError(Problem("E-CKPT-001", found, f"write --resume auto{newest}", "--resume"))
+            newest = "".join(f"write --resume auto, or {last}" for last in checkpoints(output_dir)[-1:])
+            fix = newest or f"there is none in {output_dir}: leave --resume out, or write the output_dir of the run"
+            raise CheckpointError(Problem("E-CKPT-001", found, fix, "--resume"))
         if broken := verify(path):
             raise CheckpointError(Problem("E-CKPT-002", broken, "write --resume auto", str(path)))
         return _read(path)

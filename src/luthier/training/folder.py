@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import itertools
+import re
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from luthier.config.outputs import EVENTS, FINAL, RECORD
-from luthier.errors import CheckpointError, LuthierError, MissingError, Problem
+from luthier.errors import EXIT_WRONG_REQUEST, CheckpointError, LuthierError, MissingError, Problem
 from luthier.machine.lock import LOCK, locked
 from luthier.training.checkpoint import checkpoints
 from luthier.training.commit import ABANDONED, DAMAGED, sweep
 from luthier.training.reference import FOLDER as REFERENCE
 
 KEY = "training.output_dir"
-
+_LIBRARY_LOGS = "library*.log"
+_FAILED = re.compile(r"^\S+ \S+ (?:ERROR|CRITICAL) ", re.MULTILINE)
 
 OWN = (
-    "checkpoint-*", f"{DAMAGED}*", f"{ABANDONED}*", FINAL, REFERENCE, "logs", EVENTS, RECORD, "library*.log",
+    "checkpoint-*", f"{DAMAGED}*", f"{ABANDONED}*", FINAL, REFERENCE, "logs", EVENTS, RECORD, _LIBRARY_LOGS,
     "error.log", "stacks*.log",
 )  # fmt: skip
 """What a run writes; other things in the folder, other runs among them, are left alone."""
@@ -27,7 +29,7 @@ OWN = (
 
 @contextmanager
 def open_folder(output_dir: Path, *, resume: bool, overwrite: bool) -> Iterator[Path | None]:
-    """Create and lock the folder for the time of a run; one that was created and got nothing is taken away again.
+    """Create and lock the folder for the time of a run; what was created and got nothing is taken away again.
 
     Args:
         output_dir: `training.output_dir`.
@@ -45,7 +47,8 @@ def open_folder(output_dir: Path, *, resume: bool, overwrite: bool) -> Iterator[
     if resume and overwrite:
         fix = "leave out one of them"
         raise CheckpointError(Problem("E-CKPT-007", "--resume goes on, --overwrite starts over", fix, "--overwrite"))
-    is_new = not output_dir.exists()
+    new = list(itertools.takewhile(lambda folder: not folder.exists(), (output_dir, *output_dir.parents)))
+    logs = set(output_dir.glob(_LIBRARY_LOGS))
     with ExitStack() as stack:
         try:
             output_dir.mkdir(parents=True, exist_ok=True)
@@ -64,18 +67,41 @@ def open_folder(output_dir: Path, *, resume: bool, overwrite: bool) -> Iterator[
             raise MissingError(Problem("E-ENV-002", found, fix, KEY)) from error
         try:
             yield moved
-        except BaseException:
-            if is_new:
-                _take_away(output_dir)
+        except BaseException as error:
+            if isinstance(error, LuthierError) and error.exit_code == EXIT_WRONG_REQUEST:
+                _drop_warnings(output_dir, logs)
+            _take_away(output_dir, new)
             raise
 
 
-def _take_away(output_dir: Path) -> None:
-    """Remove the folder of a run that ended before it wrote anything; the folder's lock is held."""
+def _drop_warnings(output_dir: Path, earlier: set[Path]) -> None:
+    """Remove what libraries said of a request that was refused before it became a run, where nothing of it failed."""
     with suppress(OSError):
-        if [path.name for path in output_dir.iterdir()] == [LOCK]:
+        if any((output_dir / name).exists() for name in (EVENTS, RECORD)):
+            return
+        for log in {*output_dir.glob(_LIBRARY_LOGS)} - earlier:
+            if not _FAILED.search(log.read_text("utf-8", errors="replace")):
+                log.unlink()
+
+
+def _take_away(output_dir: Path, new: list[Path]) -> None:
+    """Remove the folders that were made for a run that ended before it wrote anything; the run's lock is held."""
+    with suppress(OSError):
+        if new and [path.name for path in output_dir.iterdir()] == [LOCK]:
             (output_dir / LOCK).unlink()
-            output_dir.rmdir()
+            for folder in new:
+                folder.rmdir()
+
+
+def begun_near(output_dir: Path) -> list[Path]:
+    """Runs beside a folder and in it that have a checkpoint and no result yet, the ones that saved last first."""
+    found: dict[Path, float] = {}
+    with suppress(OSError):
+        for top in (output_dir.parent, output_dir):
+            for path in top.glob("*/checkpoint-*"):
+                if path.parent != output_dir and not (path.parent / FINAL).is_dir():
+                    found[path.parent] = max(found.get(path.parent, 0.0), path.stat().st_mtime)
+    return sorted(found, key=lambda run: found[run], reverse=True)
 
 
 def _make_ready(output_dir: Path, *, resume: bool, overwrite: bool) -> Path | None:

@@ -10,15 +10,18 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from transformers import StoppingCriteria, StoppingCriteriaList
 
-from luthier.config.outputs import FINAL
+from luthier.config.outputs import EVENTS, FINAL
+from luthier.config.plan import Plan
 from luthier.data.collate import MicroBatch
 from luthier.data.loader import evaluation_batches
 from luthier.errors.trace import summary
+from luthier.events.read import read
 from luthier.events.types import Evaluated, Event, Log, Machine, Notice, RunFinished, Sampled, Timing
 from luthier.machine.memory import free_memory, is_out_of_memory
 from luthier.machine.probe import peak_memory_gib
@@ -37,11 +40,13 @@ from luthier.machine.shards import GatherTensor, on_rank_0_with
 from luthier.model.forward import autocast
 from luthier.model.sampling import continue_ids
 from luthier.model.store import load_trained, trained
+from luthier.training.checkpoint import Checkpoint
 from luthier.training.final import best_checkpoint, save_final
 from luthier.training.instruments import PHASES
 from luthier.training.job import Job, due
 from luthier.training.objective import Counted, Rewards, rewards
 from luthier.training.saving import arrived, is_due, landed, save, saves_now
+from luthier.training.state import TrainState
 from luthier.training.step import evaluate
 
 Ending = Literal["", "done", "stopped", "early"]
@@ -88,13 +93,24 @@ def why_it_ends(job: Job) -> Ending:
         return "stopped"
     if is_last(job):
         return "done"
-    return "stopped" if job.should_stop() else "early" if out_of_patience(job) else ""
+    return "stopped" if job.should_stop() else "early" if out_of_patience(job.plan, job.state) else ""
 
 
-def out_of_patience(job: Job) -> bool:
+def out_of_patience(plan: Plan, state: TrainState) -> bool:
     """Early stopping: too many evaluations in a row without a better loss."""
-    patience = job.plan.config.evaluation.early_stopping_patience
-    return patience is not None and job.state.evaluations_without_gain >= patience
+    patience = plan.config.evaluation.early_stopping_patience
+    return patience is not None and state.evaluations_without_gain >= patience
+
+
+def already_done(plan: Plan, output_dir: Path, checkpoint: Checkpoint) -> RunFinished | None:
+    """How the run ended of which a checkpoint is the last one; None where there is something left to do."""
+    state = TrainState.from_dict(checkpoint.state)
+    if state.step < plan.total_steps and not out_of_patience(plan, state):
+        return None
+    if not (output_dir / FINAL).is_dir() or not (output_dir / EVENTS).is_file():
+        return None
+    ends = [event for event, _ in read(output_dir / EVENTS) if isinstance(event, RunFinished)]
+    return ends[-1] if ends and (ends[-1].status, ends[-1].step) == ("done", state.step) else None
 
 
 def epoch(job: Job) -> float:

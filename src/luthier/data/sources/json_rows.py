@@ -24,7 +24,8 @@ LONG = f"a row of more than {MAX_LINE_BYTES // 2**20} MiB"
 FIX_LONG = "split it into rows, or delete it"
 _MAX_WHOLE_BYTES = 64 * 2**20
 _CHUNK_BYTES = 2**18
-_WHITESPACE = re.compile(r"[ \t\r\n]*")
+_BLANK = " \t\r\n"
+_WHITESPACE = re.compile(f"[{_BLANK}]*")
 _AROUND = re.compile(r'\{\s*"data"\s*:\s*(?=\[)')
 _FIX_JSON = "correct the line or delete it"
 _FIX_TWICE = "keep one of the two, or delete the row"
@@ -42,7 +43,7 @@ def read_jsonl(path: Path, shown: str, problems: Problems) -> Rows:
                 problems.add("E-DATA-012", LONG, FIX_LONG, place)
                 continue
             text = _decoded(raw, number == 1, shown, place, problems)
-            if text is None or not text.strip(" \t\r\n"):
+            if text is None or not text.strip(_BLANK):
                 continue
             if number == 1 and text.strip() == "[":
                 fix = "rename the file to end in .json"
@@ -139,6 +140,7 @@ class _Window:
 
     def syntax(self, message: str, position: int) -> tuple[str, str]:
         """What is found at a position, and the place of it."""
+        position = _before_end(self.text, position)
         line, column = self.place(position)
         return (
             f"{message.removesuffix(' at')} at column {column + 1}: {_excerpt(self.text, position)}",
@@ -251,9 +253,10 @@ def _parsed(text: str, place: str, problems: Problems, *, whole: bool = False) -
     try:
         return _DECODER.decode(text)
     except json.JSONDecodeError as error:
-        if whole:
-            place = f"{place}:{error.lineno}"
-        found = f"{_said(error).removesuffix(' at')} at column {error.colno}: {_excerpt(text, error.pos)}"
+        position = _before_end(text, error.pos)
+        line, column = text.count("\n", 0, position) + 1, position - text.rfind("\n", 0, position)
+        place = f"{place}:{line}" if whole else place
+        found = f"{_said(error).removesuffix(' at')} at column {column}: {_excerpt(text, position)}"
         problems.add("E-DATA-010", found, _FIX_JSON, place)
     except (RecursionError, ValueError) as error:
         problems.add(*_beyond(error), place)
@@ -304,6 +307,11 @@ def _is_jsonl(window: _Window) -> bool:
 def _skip(text: str, position: int) -> int:
     match = _WHITESPACE.match(text, position)
     return match.end() if match else position
+
+
+def _before_end(text: str, position: int) -> int:
+    """A position; where all has been read, that of the end of the last line that has something on it."""
+    return min(position, len(text.rstrip(_BLANK)))
 
 
 def _excerpt(text: str, position: int) -> str:

@@ -37,8 +37,8 @@ CONFIG: dict[str, Explanation] = {
     "E-CFG-006": Explanation(
         "One key is set twice",
         "Most YAML readers keep the last one silently; you could not know which value was trained with.",
-        "The same key stands twice, or once under its own name and once under the name that another tool gives it. "
-        "Keep one of the two lines.",
+        "The same key stands twice, or once under its own name and once under the name that another tool gives it, or "
+        "two overrides set it. Keep one of the two.",
     ),
     "E-CFG-007": Explanation(
         "The YAML is nested too deep, or holds too much",
