@@ -9,8 +9,8 @@
 | unsloth, defaults | as its notebooks do it: its own checkpointing (CUDA) |
 | unsloth, best flags | no checkpointing, a step is one batch, sorted by length (CUDA) |
 
-Rows of pairs (`objective: dpo`) go through TRL's `DPOTrainer`: with its defaults it asks the reference in each step,
-tuned once before them. The lane without padding has not been run yet.
+Rows of pairs (`objective: dpo`) go through TRL's `DPOTrainer`, which asks the reference in each step. Asked once before
+them (`precompute_ref_log_probs`, TRL 1.16), its losses were others from the second step on. The lane without padding has not been run yet.
 """
 
 from __future__ import annotations
@@ -66,8 +66,7 @@ def trl(request: dict[str, Any], folder: Path, *, tuned: bool = False, **flags: 
     rows = _rows(folder, by_length=tuned)
     quantization, lora = facts["quantization"], facts["lora"]
     seconds: list[float] = []
-    asked: list[float] = []
-    trainer = (_dpo_trainer(asked) if facts["training"]["objective"] == "dpo" else SFTTrainer)(
+    trainer = (_dpo_trainer() if facts["training"]["objective"] == "dpo" else SFTTrainer)(
         request["base"],
         args=_settings(facts, folder, tuned=tuned, **flags),
         train_dataset=rows,
@@ -89,24 +88,16 @@ def trl(request: dict[str, Any], folder: Path, *, tuned: bool = False, **flags: 
         ),
         callbacks=[_clock(seconds)],
     )
-    result = _trained(trainer, folder, seconds)
-    return result | {"seconds": [each + sum(asked) / len(seconds) for each in seconds]}
+    return _trained(trainer, folder, seconds)
 
 
-def _dpo_trainer(asked: list[float]) -> Any:
-    """TRL's `DPOTrainer` on rows that are token ids already; `asked` gets the seconds of the reference asked before."""
+def _dpo_trainer() -> Any:
+    """TRL's `DPOTrainer` on rows that are token ids already."""
     from trl.trainer.dpo_trainer import DPOTrainer
 
     class Tokenized(DPOTrainer):
         def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
             return dataset
-
-        def _precompute_ref_logps(self, *arguments: Any) -> Any:
-            started = time.monotonic()
-            try:
-                return super()._precompute_ref_logps(*arguments)
-            finally:
-                asked.append(time.monotonic() - started)
 
     return Tokenized
 
@@ -205,7 +196,7 @@ def _settings(facts: dict[str, Any], folder: Path, *, tuned: bool, one_batch: bo
         tuning["model_init_kwargs"] = {"dtype": facts["dtype"]}
     if "padding_free" in flags:
         tuning["model_init_kwargs"]["attn_implementation"] = "flash_attention_2"
-    own = {**facts["dpo"], "precompute_ref_log_probs": tuned} if pairs else {"completion_only_loss": True}
+    own = facts["dpo"] if pairs else {"completion_only_loss": True}
     settings: type[Any] = DPOConfig if pairs else SFTConfig
     return settings(
         output_dir=str(folder / "trl"),
