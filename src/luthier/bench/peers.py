@@ -10,7 +10,8 @@
 | unsloth, best flags | no checkpointing, a step is one batch, sorted by length (CUDA) |
 
 Rows of pairs (`objective: dpo`) go through TRL's `DPOTrainer`, which asks the reference in each step. Asked once before
-them (`precompute_ref_log_probs`, TRL 1.16), its losses were others from the second step on. The lane without padding has not been run yet.
+them (`precompute_ref_log_probs`, TRL 1.16), its losses were others from the second step on. The lane without padding
+has not been run yet.
 """
 
 from __future__ import annotations
