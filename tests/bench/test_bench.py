@@ -176,6 +176,7 @@ def test_a_system_that_fails_is_named(tmp_path):
         ["cpu", "--repeats", "0"],
         ["gpu"],
         ["cpu", "x"],
+        ["cpu", "dtype=float16"],
     ],
 )
 def test_bad_requests(arguments):

@@ -64,10 +64,13 @@ def test_it_grows_after_many_steps_and_not_for_ever():
     state = TrainState(loss_scale=HIGHEST / 2)
     for _ in range(GROWS_AFTER):
         assert state.loss_scale == HIGHEST / 2
-        count(state)
+        count(state, in_format("float16"))
     for _ in range(GROWS_AFTER + 1):
         assert state.loss_scale == HIGHEST
-        count(state)
+        count(state, in_format("float16"))
+    other = TrainState()
+    count(other, in_format("bfloat16"))
+    assert other == TrainState(), "formats that have no scale have none that grows"
     assert (loss_scale(state, in_format("float16")), loss_scale(state, in_format("bfloat16"))) == (HIGHEST, 1.0)
 
 

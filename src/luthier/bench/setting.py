@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from luthier.bench.base import make_base
 from luthier.config.load import changed, from_dict, name_of
 from luthier.config.schema import Config
+from luthier.errors import ConfigError, Problem
 from luthier.machine.libraries import library_output_to
 
 if TYPE_CHECKING:
@@ -38,6 +39,9 @@ def request_keys(overrides: Sequence[str], steps: int, folder: Path) -> tuple[st
     written = {name_of(key) for key in overrides}
     keys = tuple(changed([*DEFAULTS, f"max_steps={steps}"], *overrides))
     loaded = from_dict({}, [*keys, *RUN_KEYS])
+    if loaded.config.model.dtype == "float16":
+        found, fix = "systems are compared in bfloat16 or float32", "write dtype=auto, or dtype=float32"
+        raise ConfigError(Problem("E-CFG-023", found, fix, "model.dtype"))
     if loaded.config.training.objective == "dpo" and not written & {"data.datasets", "datasets"}:
         rows = _pairs(loaded.config, steps, folder)
         keys = tuple(changed(keys, f"data.datasets=[{{path: {rows}, format: preference}}]"))

@@ -302,6 +302,11 @@ class Plan:
         raise KeyError(key)
 
     @property
+    def logs(self) -> Due:
+        """After which steps a log line is: the first one, every so many, and the last one."""
+        return Due(self.log_every, self.total_steps, frozenset({1, self.total_steps}))
+
+    @property
     def evaluations(self) -> Due:
         """After which steps the held-out rows are: every so many, and the last one."""
         return Due(self.eval_every, self.total_steps, frozenset({self.total_steps} if self.eval_every else ()))

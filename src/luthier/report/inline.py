@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from html import escape
 from pathlib import Path
 from typing import Protocol
 
 from luthier.events.page import STYLE as PLAIN
+from luthier.events.page import text
 from luthier.events.printable import one_line
 from luthier.events.types import Event, Notice, RunStarted
 from luthier.monitor.dashboard.watching import Watch, rest_after
@@ -66,8 +66,8 @@ class Inline:
         if isinstance(event, RunStarted):
             self._watch = Watch([Path(str(event.plan["training.output_dir"])).expanduser()])
         if self._watch is None:
-            words = one_line(event.text) if isinstance(event, Notice) else event.kind
-            self._put(f"<p>{escape(words)}</p>", words)
+            words = event.text if isinstance(event, Notice) else event.kind
+            self._put(f"<p>{text(words)}</p>", one_line(words))
         elif self._clock() >= self._next:
             began = time.thread_time()
             self._watch.advance()

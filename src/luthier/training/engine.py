@@ -117,7 +117,7 @@ def optimizer_step(job: Job, batches: StepBatches, lookahead: Lookahead) -> Iter
         lap("optimizer")
         flow = gradient_flow(job.model, state.step + 1)
         lap("other")
-    count(state)
+    count(state, job.plan)
     update(job.trained, job.optimizer, job.plan, job.learning_rate(state.step), norm)
     lap("optimizer")
     if follows_at_once(job) and begin_next(job.model):

@@ -43,7 +43,7 @@ from luthier.model.store import load_trained, trained
 from luthier.training.checkpoint import Checkpoint
 from luthier.training.final import best_checkpoint, save_final
 from luthier.training.instruments import PHASES
-from luthier.training.job import Job, due
+from luthier.training.job import Job
 from luthier.training.objective import Counted, Rewards, rewards
 from luthier.training.saving import arrived, is_due, landed, save, saves_now
 from luthier.training.state import TrainState
@@ -64,7 +64,7 @@ def between_steps(job: Job) -> Iterator[Event]:
     if state.bad_in_a_row and not why_it_ends(job):
         return
     # the first step is logged too: it shows that the run is alive, and where the loss begins; the last, where it ends
-    if state.log_steps and (state.step == 1 or due(state.step, plan.log_every) or is_last(job)):
+    if state.log_steps and state.step in plan.logs:
         yield from log(job)
     if state.step in plan.evaluations:
         yield from evaluation(job)

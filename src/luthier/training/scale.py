@@ -45,8 +45,10 @@ def lower(state: TrainState, plan: Plan, loss: float, norm: float) -> bool:
     return True
 
 
-def count(state: TrainState) -> None:
+def count(state: TrainState, plan: Plan) -> None:
     """One more step that did not overflow."""
+    if plan.config.model.dtype != "float16":
+        return
     state.steps_at_scale += 1
     if state.steps_at_scale >= GROWS_AFTER and state.loss_scale < HIGHEST:
         state.loss_scale, state.steps_at_scale = state.loss_scale * 2, 0
