@@ -14,7 +14,8 @@ Python's own library. Nothing is fetched. Each part runs in a process of its own
     luthier-fp8      the same on 8-bit floats, beside luthier-bf16; its share is that of the bfloat16 limit
     fp8-gate         held-out loss on 8-bit floats beside bfloat16, three seeds: fails above 0.3 % in any of them
     trl ... unsloth-best    see luthier.bench.peers
-    headline         the whole job, three epochs with the guide's settings, timed from the process's start
+    headline         the whole job, three epochs with the guide's settings, timed from the process's start: with its
+                     log, checkpoints and adapter, without answers to prompts in between
 
 `--load-together` loads the other systems side by side and lets them train in turns, each alone on the card: several
 minutes less where libraries take most of the time. What a run took is then its loading, beside others, and its turn.
@@ -304,6 +305,7 @@ def whole_job(asked: argparse.Namespace, report: Report, folder: Path, overrides
     output = folder / "headline"
     keys = [key for key in overrides if not key.startswith("max_steps=")]
     keys += [f"output_dir={output}", f"max_steps={asked.steps}" if asked.toy else "num_train_epochs=3"]
+    keys += ["sample_prompts=[]"]  # nobody else answers prompts meanwhile
     started = time.monotonic()
     command = [sys.executable, "-m", "luthier", "train", "--overwrite", *keys]
     ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=report.left())

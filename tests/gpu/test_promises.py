@@ -138,7 +138,8 @@ def test_passes_that_begin_ahead_change_no_bit_and_are_computed_once(tmp_path, m
 
 
 def test_rows_that_are_padded_train(tmp_path, model_dir, rows):
-    values = config(tmp_path / "run", model_dir, rows, packing=False, max_steps=4, per_device_train_batch_size=4)
+    sizes = {"max_tokens_per_micro_batch": "auto", "per_device_train_batch_size": 4}
+    values = config(tmp_path / "run", model_dir, rows, packing=False, max_steps=4, **sizes)
     values["model"]["dtype"] = "bfloat16"
     values["data"]["max_seq_length"] = 1024
     assert len(losses_in(api.train(values))) == 4
@@ -168,6 +169,14 @@ def test_recordings_of_one_run_do_not_hang_on_those_of_another():
     records[1](lambda: (a @ a).sum())()
     for _ in range(3):
         assert torch.allclose(stays(), expected, rtol=1e-3)
+
+
+def test_the_allocator_holds_little_that_is_not_used(tmp_path, model_dir, rows):
+    """Passes of many sizes, launched and recorded: each wants pieces of its own."""
+    clean()
+    list(api.train(values_of(tmp_path / "run", model_dir, rows, max_steps=40)))
+    assert any(segment["is_expandable"] for segment in torch.cuda.memory_snapshot())
+    assert torch.cuda.max_memory_reserved() < 1.3 * torch.cuda.max_memory_allocated()
 
 
 def out_of_memory_in(events):
@@ -214,17 +223,17 @@ def test_memory_that_runs_out_costs_large_passes_and_no_loss(tmp_path, model_dir
 
 def test_memory_that_runs_out_later_costs_recordings_first(tmp_path, model_dir, rows, short_of_memory, monkeypatch):
     _, of_a_pass, losses = memory_of_a_pass(tmp_path / "room", model_dir, rows, max_steps=40)
-    recorded, record, events = [], CudaRecorder.__call__, []
+    recorded, record, events, short = [], CudaRecorder.__call__, [], False
     monkeypatch.setattr(CudaRecorder, "__call__", lambda self, work: recorded.append(1) or record(self, work))
     clean()
     values = values_of(tmp_path / "short", model_dir, rows, rehearsal=False, max_steps=40)
     for event in api.train(values):
         events.append(event)
-        if isinstance(event, Log) and len(recorded) == 2:  # that of the proof, and one of the run
+        if isinstance(event, Log) and len(recorded) >= 2 and not short:  # that of the proof, and one of the run
             torch.cuda.empty_cache()  # what is left reserved belongs to the run and to its recordings
             short_of_memory(torch.cuda.memory_reserved() + 0.3 * of_a_pass)
-            recorded.append(1)
-    assert len(recorded) > 2, "no size came twice"
+            short = True
+    assert short, "no pass was recorded"
     assert "without recorded passes" in out_of_memory_in(events)[0]
     assert isinstance(events[-1], RunFinished) and events[-1].status == "done"
     assert losses_in(events) == pytest.approx(losses, abs=2e-2)

@@ -92,16 +92,28 @@ def test_where_the_proof_fails_the_models_own_layers_train(lean, tmp_path, tiny_
         list(api.train(settings(tmp_path / "asked", tiny_model_dir, alpaca_file, lean_path=True)))
 
 
+def adamw(weights, gradients, average, squares, norm, *, step, lr, betas, eps, weight_decay, max_norm):
+    """What `luthier.model.kernels.adamw` does, in plain torch."""
+    if not norm.isfinite():
+        return
+    gradients = gradients * min(1.0, max_norm / (norm.item() + 1e-6)) if max_norm > 0 else gradients
+    weights.mul_(1 - lr * weight_decay)
+    average.lerp_(gradients, 1 - betas[0])
+    squares.lerp_(gradients * gradients, 1 - betas[1])
+    denominator = squares.sqrt() / (1 - betas[1] ** step) ** 0.5 + eps
+    weights.sub_(lr / (1 - betas[0] ** step) * average / denominator)
+
+
 @pytest.fixture
 def recorded(monkeypatch):
     """Passes are recorded on a CPU too, where a recording is the function itself. How many began before their turn."""
     begun, begin = [], Graphs.begin
 
     def proven(model, plan, dtype, pieces):
-        lean = of_luthier(model, plan, dtype, replace(pieces, cross_entropy=cross_entropy))
+        lean = of_luthier(model, plan, dtype, replace(pieces, cross_entropy=cross_entropy, adamw=adamw))
         for layer in lean.layers:
             layer.attention = ByStarts(layer.attention)
-        lean.graphs = Graphs(lean, lambda work: work)
+        lean.graphs, lean._fills_up = Graphs(lean, lambda work: work), False
         return lean
 
     of_luthier = load._proven
@@ -164,9 +176,13 @@ def test_passes_that_begin_before_the_step_before_is_told_of_change_no_bit(
 ):
     """Beside evaluations, checkpoints, samples, several passes a step, and a stop."""
     changes = {"max_tokens_per_micro_batch": 400}
-    finals = []
-    for name, ahead in (("with", True), ("without", False)):
+    finals, updates, goes_ahead = [], [], engine.goes_ahead
+    monkeypatch.setattr(engine, "goes_ahead", lambda job: updates.append(goes_ahead(job)) or updates[-1])
+    for name, ahead in (("with", True), ("judged first", True), ("without", False)):
         recorded.clear()
+        if name == "judged first":
+            assert sum(updates) == len(updates) > 25
+            monkeypatch.setattr(engine, "goes_ahead", lambda job: False)
         if not ahead:
             monkeypatch.setattr(engine, "follows_at_once", lambda job: False)
         values = settings(tmp_path / name, tiny_model_dir, alpaca_file, **changes)
@@ -178,8 +194,9 @@ def test_passes_that_begin_before_the_step_before_is_told_of_change_no_bit(
         losses = [event.loss for event in api.train(values, resume="auto") if isinstance(event, Log)]
         assert any(recorded) == ahead
         finals.append((losses, load_file(tmp_path / name / ADAPTER)))
-    assert finals[0][0] == finals[1][0]
-    assert all(torch.equal(values, finals[1][1][name]) for name, values in finals[0][1].items())
+    for losses, adapter in finals[1:]:
+        assert finals[0][0] == losses
+        assert all(torch.equal(values, adapter[name]) for name, values in finals[0][1].items())
 
 
 def test_rows_that_come_late_are_seen_where_passes_begin_before(
@@ -206,20 +223,49 @@ def test_no_pass_begins_before_a_checkpoint_that_the_clock_asks_for(tmp_path, ti
     assert len(saved) > 15 and not any(recorded)
 
 
-def test_a_step_that_is_left_out_begins_nothing(tmp_path, tiny_model_dir, alpaca_file, monkeypatch, recorded):
-    of_the_engine = engine.backward
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_a_step_that_is_left_out_moves_nothing_where_the_update_goes_ahead(
+    tmp_path, tiny_model_dir, alpaca_file, monkeypatch, recorded, what
+):
+    """Nor does it count for the optimizer; and the pass that has begun is that of the next step."""
+    of_the_engine, calls = engine.backward, []
 
     def backward(model, *arguments):
-        found = of_the_engine(model, *arguments)
-        if len(bad) < 30 and recorded and recorded[-1]:
-            bad.append(len(recorded))
+        summed, counted = of_the_engine(model, *arguments)
+        calls.append(1)
+        if len(calls) in (9, 10, 15):
+            if what == "loss":
+                return summed * float("inf"), counted
             next(p for p in model.parameters() if p.requires_grad).grad.view(-1)[0] = float("nan")
-        return found
+        return summed, counted
 
-    bad = []
     monkeypatch.setattr(engine, "backward", backward)
-    values = settings(tmp_path / "run", tiny_model_dir, alpaca_file, bad_steps_limit=100)
-    values["training"]["max_steps"] = 30
-    events = list(api.train(values))
-    left_out = [event for event in events if isinstance(event, Notice) and "left out" in event.text]
-    assert len(left_out) >= 5 and len(set(bad)) == 1, "a begun pass after which nothing is applied"
+    goes_ahead, finals = engine.goes_ahead, []
+    for ahead in (True, False):
+        calls.clear(), recorded.clear()
+        monkeypatch.setattr(engine, "goes_ahead", goes_ahead if ahead else lambda job: False)
+        values = settings(tmp_path / str(ahead), tiny_model_dir, alpaca_file, bad_steps_limit=100)
+        values["training"]["max_steps"] = 20
+        events = list(api.train(values))
+        left_out = [event.step for event in events if isinstance(event, Notice) and "left out step" in event.text]
+        assert left_out == [9, 10, 15] and sum(recorded) > 5
+        last = tmp_path / str(ahead) / "checkpoint-20"
+        losses = [event.loss for event in events if isinstance(event, Log)]
+        saved = [load_file(last / f"{name}.safetensors") for name in ("adapter_model", "optimizer")]
+        finals.append((losses, *saved))
+    assert finals[0][0] == finals[1][0] and finals[0][1].keys() == finals[1][1].keys()
+    for ahead, judged in zip(finals[0][1:], finals[1][1:], strict=True):
+        assert ahead and all(torch.equal(values, judged[name]) for name, values in ahead.items())
+
+
+@pytest.mark.parametrize(
+    "changes", [{"loss_spikes": "skip"}, {"dtype": "float16"}, {"histogram_steps": 1}], ids=lambda c: next(iter(c))
+)
+def test_the_update_waits_where_more_is_asked_of_the_step(
+    tmp_path, tiny_model_dir, alpaca_file, recorded, changes, monkeypatch
+):
+    goes_ahead, answers = engine.goes_ahead, []
+    monkeypatch.setattr(engine, "goes_ahead", lambda job: answers.append(goes_ahead(job)) or answers[-1])
+    values = settings(tmp_path / "run", tiny_model_dir, alpaca_file)
+    list(api.train(values, [f"{key}={value}" for key, value in changes.items()]))
+    assert any(recorded) and answers and not any(answers)

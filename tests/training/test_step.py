@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -17,7 +18,7 @@ from luthier.model.forward import autocast, summed_loss
 from luthier.model.load import load_model
 from luthier.training import engine
 from luthier.training.objective import widest
-from luthier.training.step import backward, evaluate, norm_of_gradients, read
+from luthier.training.step import Numbers, backward, evaluate, nan_unless_finite, norm_of_gradients
 from tests.rows import MemoryRows, micro_batches, plan_for
 from tests.training.test_resume import config
 
@@ -151,9 +152,21 @@ def test_evaluation_does_not_disturb_training_on_4_bit_weights(tiny_model_dir):
 @pytest.mark.parametrize("norm", [0.1, 3.0e-39, float("inf"), float("nan")])
 def test_loss_and_norm_are_read_as_they_are(norm):
     sums, length = torch.tensor([1 / 3, -7.0], dtype=torch.float64), torch.tensor(norm)
-    numbers, found = read(sums, length)
+    numbers, found = Numbers(sums, length).read()
     assert numbers == sums.tolist()
     assert found == pytest.approx(length.item(), abs=0, rel=0, nan_ok=True)
+
+
+@pytest.mark.parametrize("loss", [0.0, -2.5, 1e300, float("inf"), float("-inf"), float("nan")])
+@pytest.mark.parametrize("norm", [0.0, 0.1, 3.0e-39, float("inf"), float("nan")])
+def test_a_step_is_applied_by_the_device_if_the_host_would_call_it_finite(loss, norm):
+    sums, length = torch.tensor([loss, 1.0], dtype=torch.float64), torch.tensor(norm)
+    found = nan_unless_finite(length, sums)
+    assert found.dtype is torch.float32
+    if math.isfinite(loss) and math.isfinite(norm):
+        assert torch.equal(found, length)
+    else:
+        assert not found.isfinite()
 
 
 class Readings(TorchDispatchMode):

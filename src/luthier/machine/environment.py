@@ -31,8 +31,8 @@ OPTIONAL = (
     "triton", "trl", "gguf", "fastapi", "uvicorn", "optuna", "matplotlib", "ray", "wandb", "mlflow", "trackio",
 )  # fmt: skip
 VARIABLES = (
-    "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "ATEN_CPU_CAPABILITY", "PYTORCH_CUDA_ALLOC_CONF",
-    "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "TOKENIZERS_PARALLELISM", "WORLD_SIZE",
+    "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "ATEN_CPU_CAPABILITY", "PYTORCH_ALLOC_CONF",
+    "PYTORCH_CUDA_ALLOC_CONF", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "TOKENIZERS_PARALLELISM", "WORLD_SIZE",
 )  # fmt: skip
 _SETTING = re.compile(r"[\w.,:+-]{0,60}")
 _UNNAMED = "not installed"

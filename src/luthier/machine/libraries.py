@@ -56,7 +56,7 @@ def library_output_to(path: Path) -> Iterator[None]:
 
     Downloads keep their progress bar: they are the one wait that needs one.
     """
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")  # unset, it would warn of each process that is started
     handler = _Lenient(path, encoding="utf-8", delay=True)
     handler.setFormatter(_WithoutSecrets("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     loggers = [logging.getLogger(name) for name in LIBRARIES]

@@ -13,7 +13,9 @@ Not covered: the system's own killer, which asks nobody.
 from __future__ import annotations
 
 import gc
+import os
 from contextlib import suppress
+from functools import cache
 
 import torch
 
@@ -26,6 +28,9 @@ _TEXTS = (
     "STATUS_ALLOC_FAILED",
 )
 
+_PROBE = 32 << 20
+"""Bytes that are no part of a piece that is there already."""
+
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out, here or on another rank."""
@@ -34,6 +39,26 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, RuntimeError):
         return any(text in str(error) for text in _TEXTS)
     return bool(getattr(error, "out_of_memory", False))  # `luthier.machine.ranks.OtherRankError`, which imports this
+
+
+@cache
+def take_what_is_used() -> None:
+    """Let torch's allocator grow its pieces of a CUDA device's memory, so that holes between sizes cost little.
+
+    By itself it asks for a piece of each size that no free one fits: a run whose passes have many sizes held more than
+    twice what it used at its peak. What a user has set in the environment stays, and so does what a device cannot do.
+    """
+    if any(os.environ.get(name) for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")):
+        return
+    settle = getattr(torch._C, "_accelerator_setAllocatorSettings", None)
+    if settle is None:
+        return
+    with suppress(RuntimeError):
+        settle("expandable_segments:True")
+        try:
+            torch.empty(_PROBE, dtype=torch.uint8, device="cuda")
+        except RuntimeError:  # some virtual devices, and Windows
+            settle("expandable_segments:False")
 
 
 def free_memory() -> None:

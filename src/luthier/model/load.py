@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PretrainedCon
 from luthier.config.plan import Plan
 from luthier.errors import ModelError, Problem
 from luthier.events.printable import one_line
-from luthier.machine.memory import is_out_of_memory
+from luthier.machine.memory import is_out_of_memory, take_what_is_used
 from luthier.model import attention
 from luthier.model.adapter import add_adapter
 from luthier.model.forward import DTYPES, LEAN, as_one_pass, autocast, inference, lean_of, unwrap
@@ -50,6 +50,8 @@ def load_model(plan: Plan, model_config: PretrainedConfig) -> nn.Module:
     lora = training.finetuning_type == "lora"
     dtype = DTYPES[section.dtype] if lora else torch.float32
     device = torch.device(plan.machine.device)
+    if plan.machine.device == "cuda":
+        take_what_is_used()
     if plan.sharded:
         model = load_sharded(plan, model_config, dtype, _quantization(plan, dtype))
     elif section.from_scratch:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
+from typing import NamedTuple
 
 import torch
 
@@ -16,7 +17,7 @@ from luthier.data.loader import Lookahead, StepBatches, step_batches, training_s
 from luthier.data.order import step_rows
 from luthier.errors import CheckpointError, Problem, RunError
 from luthier.events.types import CHANCE, Event, Gradients, Notice, Resumed
-from luthier.machine.ranks import all_or_none, only_on_rank_0, rank, watch_for_hangs, world_size
+from luthier.machine.ranks import all_or_none, only_on_rank_0, rank, together, watch_for_hangs, world_size
 from luthier.machine.seed import rng_state, set_rng_state
 from luthier.model.recording import begin_next, forget_recordings, place_next, recording_failed, records
 from luthier.training.checkpoint import (
@@ -35,10 +36,10 @@ from luthier.training.guard import Judgement, judge, remember
 from luthier.training.job import Clock, Job, due
 from luthier.training.milestones import between_steps, finish, follows_at_once, why_it_ends
 from luthier.training.objective import Counted
-from luthier.training.optimizer import prepare_step
+from luthier.training.optimizer import leaves_out_by_itself, prepare_step, take_back
 from luthier.training.saving import landed, leave
 from luthier.training.scale import count, loss_scale, lower
-from luthier.training.step import backward, norm_of_gradients, read, update
+from luthier.training.step import Numbers, backward, nan_unless_finite, norm_of_gradients, update
 
 MOST_ROLLBACKS = 2
 ROLLBACK_FACTOR = 0.5
@@ -90,7 +91,7 @@ def optimizer_step(job: Job, batches: StepBatches, lookahead: Lookahead) -> Iter
 
     After its gradients: judge, update, start the next pass, count, tell. The device goes on with the first pass of the
     next step (`lookahead`) before this one is told of, where that is recorded: it changes no number, as a pass moves
-    no weight.
+    no weight. Nor does it wait for the judgement where that could only be about numbers that are none (`goes_ahead`).
     """
     state, lap, random = job.state, job.watch.lap, rng_state()
 
@@ -99,7 +100,7 @@ def optimizer_step(job: Job, batches: StepBatches, lookahead: Lookahead) -> Iter
         batches.rebuild(step_batches(job.data.train, job.plan, state.step, rank(), world_size()))
 
     scale = state.loss_scale
-    sums, counted, norm, length = yield from job.within_memory(
+    done = yield from job.within_memory(
         lambda: gradients(job, batches, lookahead, random), lambda: batches.packed, state.step + 1, again=rebuild
     )
     if state.loss_scale < scale:
@@ -107,27 +108,28 @@ def optimizer_step(job: Job, batches: StepBatches, lookahead: Lookahead) -> Iter
         yield Notice("info", f"{text}multiplied by {state.loss_scale:g} instead of {scale:g}", step=state.step + 1)
     training = job.plan.config.training
     ordinary = CHANCE if training.objective == "dpo" else 0.0
-    loss = sums[0] / max(1, counted.losses)
-    judgement = judge(state, loss, length, training.max_grad_norm, ordinary)
+    loss = done.sums[0] / max(1, done.counted.losses)
+    judgement = judge(state, loss, done.length, training.max_grad_norm, ordinary)
     if leaves_out(job, judgement):
-        yield from leave_out(job, judgement, loss, length)
+        if done.applied:
+            take_back(job.optimizer)
+        yield from leave_out(job, judgement, loss, done.length)
         return
     flow = None
-    if due(state.step + 1, job.plan.config.logging.histogram_steps):
-        lap("optimizer")
-        flow = gradient_flow(job.model, state.step + 1)
-        lap("other")
-    count(state, job.plan)
-    update(job.trained, job.optimizer, job.plan, job.learning_rate(state.step), norm)
-    lap("optimizer")
-    if follows_at_once(job) and begin_next(job.model):
-        job.watch.next_has_begun()
+    if not done.applied:
+        if due(state.step + 1, job.plan.config.logging.histogram_steps):
+            lap("optimizer")
+            flow = gradient_flow(job.model, state.step + 1)
+            lap("other")
+        count(state, job.plan)
+        apply(job, done.norm)
+    job.optimizer.zero_grad(set_to_none=True)  # the device is busy
     seconds = job.watch.stop()
     job.agree()
-    state.grad_norm = length
-    state.count(sums, counted, seconds)
+    state.grad_norm = done.length
+    state.count(done.sums, done.counted, seconds)
     state.add_data(batches.packed)
-    remember(state, loss, length)
+    remember(state, loss, done.length)
     yield from events_of(job, judgement, flow)
     computed = sum(batch.input_ids_BT.numel() for batch in batches.packed)
     whole = sum(batch.num_tokens for batch in batches.packed)
@@ -135,10 +137,24 @@ def optimizer_step(job: Job, batches: StepBatches, lookahead: Lookahead) -> Iter
     yield from job.ahead.told(state.step)
 
 
-def gradients(
-    job: Job, batches: StepBatches, lookahead: Lookahead, random: dict[str, torch.Tensor]
-) -> tuple[list[float], Counted, torch.Tensor, float]:
-    """The objective's sums, what they went over, and the gradient's norm twice.
+class Backward(NamedTuple):
+    """A step up to its gradients.
+
+    Attributes:
+        sums, counted: The objective's, and what they went over.
+        norm, length: Of the gradient, on the device and here.
+        applied: The update is queued, and leaves itself out where loss or gradient are no numbers.
+    """
+
+    sums: list[float]
+    counted: Counted
+    norm: torch.Tensor
+    length: float
+    applied: bool
+
+
+def gradients(job: Job, batches: StepBatches, lookahead: Lookahead, random: dict[str, torch.Tensor]) -> Backward:
+    """Forward and backward, and the update where that goes ahead.
 
     What the update and the next pass need is made ready before the numbers are read: then the device is busy anyway.
     Where float16 overflowed on the way back, all of it is done again, with the random generators as they were.
@@ -149,9 +165,12 @@ def gradients(
             summed, counted = backward(job.model, batches.nearest, job.plan, *options)
             norm = norm_of_gradients(job.trained, job.plan)
             all_or_none(lambda: make_ready(job, lookahead))
-            sums, length = read(summed, norm)
+            numbers, ahead = Numbers(summed, norm), goes_ahead(job)
+            if ahead:
+                apply(job, nan_unless_finite(norm, summed))
+            sums, length = numbers.read()
             if not lower(job.state, job.plan, sums[0], length):
-                return sums, counted, norm, length
+                return Backward(sums, counted, norm, length, ahead)
             job.optimizer.zero_grad(set_to_none=True)
             set_rng_state(random)
 
@@ -165,6 +184,25 @@ def make_ready(job: Job, lookahead: Lookahead) -> None:
         if after := lookahead.peek(device):
             place_next(job.model, after[0])
         job.watch.lap("data")  # what the device waits for them
+
+
+def goes_ahead(job: Job) -> bool:
+    """Whether the update need not wait for the numbers of its step, as nothing but they being none could stop it.
+
+    float16 does a step that overflowed again, and a spike that is to be left out is known from the steps before.
+    """
+    config, step = job.plan.config, job.state.step + 1
+    asks = config.training.loss_spikes == "skip" or config.model.dtype == "float16" or together()
+    can = records(job.model) and leaves_out_by_itself(job.optimizer)
+    return can and not asks and not due(step, config.logging.histogram_steps)
+
+
+def apply(job: Job, norm: torch.Tensor) -> None:
+    """Move the weights, and start the next pass where it can be."""
+    update(job.trained, job.optimizer, job.plan, job.learning_rate(job.state.step), norm)
+    job.watch.lap("optimizer")
+    if follows_at_once(job) and begin_next(job.model):
+        job.watch.next_has_begun()
 
 
 def events_of(job: Job, judgement: Judgement, flow: Gradients | None) -> Iterator[Event]:

@@ -92,6 +92,17 @@ class FlatAdamW(torch.optim.AdamW):
             return
         self._ready = [(group, flat, _whole(group, flat)) for group, flat in zip(self.param_groups, found, strict=True)]
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether the next `clip_and_step` launches its kernel and nothing else, which leaves out what is no number."""
+        return self._ready is not None
+
+    def take_back(self) -> None:
+        """Not count the last step: its gradient was no number, and the kernel has moved nothing."""
+        for flat in self._flat.values():
+            flat.step -= 1
+            flat.steps.sub_(1)
+
     def zero_grad(self, set_to_none: bool = True) -> None:
         """As that of torch."""
         self._ready = None
@@ -110,12 +121,12 @@ class FlatAdamW(torch.optim.AdamW):
         ready, self._ready = self._ready, None
         for group, flat, whole in ready or []:
             flat.step += 1
-            flat.steps.add_(1)
             settings = {name: group[name] for name in ("lr", "betas", "eps", "weight_decay")}
             self._kernel(
                 flat.weights, whole, *flat.moments, norm.to(flat.weights.device),
                 step=flat.step, max_norm=max_norm, **settings,
             )  # fmt: skip
+            flat.steps.add_(1)  # the device is busy meanwhile
         return ready is not None
 
     def _flat_of(self, number: int, group: dict[str, Any]) -> _Flat | None:

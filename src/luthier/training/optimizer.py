@@ -68,6 +68,17 @@ def prepare_step(optimizer: torch.optim.Optimizer) -> None:
         optimizer.prepare()
 
 
+def leaves_out_by_itself(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether the next `clip_and_step` moves nothing where the norm is no number, without asking the host."""
+    return isinstance(optimizer, FlatAdamW) and optimizer.is_ready
+
+
+def take_back(optimizer: torch.optim.Optimizer) -> None:
+    """Not count a step that left itself out."""
+    if isinstance(optimizer, FlatAdamW):
+        optimizer.take_back()
+
+
 def clip_and_step(
     optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Parameter], norm: torch.Tensor, max_norm: float
 ) -> None:

@@ -192,6 +192,7 @@ def _update(optimizer: torch.optim.Optimizer, job: Job) -> None:
         # the real one may not be a number, and would clip to NaN
         no_length = torch.zeros((), device=job.trained[0].device)
         update(job.trained, optimizer, job.plan, 0.0, no_length)
+        optimizer.zero_grad(set_to_none=True)
 
     all_or_none(own)
 

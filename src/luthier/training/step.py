@@ -5,8 +5,7 @@ The loss of a step is one mean over all its trained tokens, on all ranks, howeve
     loss = sum over micro-batches, ranks of (sum of -log p) / (number of trained tokens in the whole step)
 
 or over all its pairs (`luthier.training.objective`). A mean of means would weigh a token of a short batch more than one
-of a long batch. Sum and norm are read together, when
-all of the step but its update is queued: each reading waits for the device.
+of a long batch. Sum and norm are read together, when all of the step is queued, or all but its update.
 """
 
 from __future__ import annotations
@@ -67,10 +66,32 @@ def norm_of_gradients(trained: Sequence[nn.Parameter], plan: Plan) -> torch.Tens
     return _on_all_ranks(plan, lambda: gradient_norm(trained))
 
 
-def read(summed: torch.Tensor, norm: torch.Tensor) -> tuple[list[float], float]:
-    """The numbers of both, in one transfer; the sums have the wider format."""
-    *numbers, length = torch.cat([summed, norm.to(summed)[None]]).tolist()
-    return numbers, length
+class Numbers:
+    """A step's sums and the length of its gradient, on their way to the host in one transfer.
+
+    Args:
+        summed: The sums (K,), which have the wider format.
+        norm: The length, a scalar.
+    """
+
+    def __init__(self, summed: torch.Tensor, norm: torch.Tensor) -> None:
+        both = torch.cat([summed, norm.to(summed)[None]])
+        self._host, self._arrived = both.to("cpu", non_blocking=True), None
+        if both.is_cuda:
+            self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._arrived.record()
+
+    def read(self) -> tuple[list[float], float]:
+        """Both, once they are there; what was queued after them is not waited for."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        *sums, length = self._host.tolist()
+        return sums, length
+
+
+def nan_unless_finite(norm: torch.Tensor, summed: torch.Tensor) -> torch.Tensor:
+    """The norm, of a step that is to be applied: NaN where its loss is no number, whatever its gradient is."""
+    return norm + (0 * summed[0]).to(norm)
 
 
 def _on_all_ranks(plan: Plan, work: Callable[[], _T]) -> _T:
@@ -150,10 +171,9 @@ def update(
     learning_rate: float,
     grad_norm: torch.Tensor,
 ) -> None:
-    """Clip, move the trained weights, forget the gradients."""
+    """Clip, and move the trained weights."""
     set_learning_rate(optimizer, learning_rate)
     clip_and_step(optimizer, trained, grad_norm, plan.config.training.max_grad_norm)
-    optimizer.zero_grad(set_to_none=True)
 
 
 def evaluate(

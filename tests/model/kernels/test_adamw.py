@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.model.kernels.support import close, normal
+from tests.model.kernels.support import DEVICE, close, normal
 from tests.model.kernels.support import pytestmark as marks
 
 pytestmark = marks()
@@ -44,3 +44,15 @@ def test_huge_gradients_are_shortened_and_none_move_nothing():
     close(weights, before - SETTINGS["lr"], 1e-5)
     empty = zeros[:0]
     adamw.adamw(empty, empty, empty, empty, gradients.norm(), step=1, max_norm=1.0, **settings)
+
+
+@pytest.mark.parametrize("max_norm", [0.0, 1.0])
+@pytest.mark.parametrize("norm", [float("nan"), float("inf"), float("-inf")])
+def test_a_gradient_that_is_no_number_moves_nothing(norm, max_norm):
+    tensors = [normal(1500, dtype=torch.float32, seed=seed) for seed in range(4)]
+    tensors[1][7] = float("nan")
+    before = [x.clone() for x in tensors]
+    length = torch.tensor(norm, device=DEVICE)
+    adamw.adamw(*tensors, length, step=2, max_norm=max_norm, **SETTINGS)
+    for found, was in zip(tensors, before, strict=True):
+        assert torch.equal(found.nan_to_num(7.0), was.nan_to_num(7.0))

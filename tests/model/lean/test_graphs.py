@@ -323,6 +323,45 @@ def test_where_recording_fails_each_pass_is_launched_and_the_first_reason_is_sai
     assert recorded.graphs.refused == "operation not permitted and more"
 
 
+def test_a_size_is_recorded_when_it_is_first_seen_but_for_the_very_first_pass():
+    """Also after a change that makes recordings anew: what the passes need may have to be loaded again."""
+    _, plain, recorded, made = decoders()
+    small, large = of_two_sizes()
+    for batches, count in (((small,), 0), ((large,), 1), ((small,), 2), ((small, large), 2)):
+        for batch in batches:
+            assert lean_loss(recorded, batch).item() == pytest.approx(lean_loss(plain, batch).item(), rel=1e-12)
+        assert len(made) == count
+    recorded.graphs.forget()
+    lean_loss(recorded, small)
+    assert len(made) == 2
+    lean_loss(recorded, large)
+    assert len(made) == 3
+
+
+def test_where_recording_at_first_sight_fails_sizes_are_launched_once_before():
+    """A kernel that has to be loaded first, say."""
+    model, plain, recorded, made = decoders()
+    small, large = of_two_sizes()
+    tried = []
+
+    def record(work):
+        tried.append(1)
+        if len(tried) == 1:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        made.append(work)
+        return work
+
+    recorded.graphs = Graphs(recorded, record)
+    for batch in (small, large, large, small, small, large):
+        assert lean_loss(recorded, batch).item() == pytest.approx(lean_loss(plain, batch).item(), rel=1e-12)
+    assert len(made) == 2 and len(tried) == 3
+    recorded.graphs.forget()
+    for batch in (small, large):
+        lean_loss(recorded, batch)
+    assert len(tried) == 3, "it has learned"
+    assert what_failed_to_record(model, recorded) == [] and not recorded.graphs.refused
+
+
 def test_a_recording_that_fails_leaves_those_before_it(monkeypatch):
     model, plain, recorded, made = decoders()
     recorded.graphs = Graphs(recorded, refuses_after(1, made, torch.OutOfMemoryError("CUDA out of memory")))

@@ -3,7 +3,7 @@ r"""Clipping and AdamW in one pass over a flat buffer; the formulas are those of
     g <- g min(1, max_norm / (norm + 1e-6))          as `torch.nn.utils.clip_grads_with_norm_`
     w, m, v <- AdamW(w, g, m, v)                     as `torch.optim.AdamW`
 
-The norm stays on the device: nothing waits for it.
+The norm stays on the device: nothing waits for it. Where it is no number, nothing moves.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def adamw(
         gradients: Not changed.
         average: Of the gradients; changed in place.
         squares: Average of their squares; changed in place.
-        norm: Length of the whole gradient, a scalar tensor.
+        norm: Length of the whole gradient, a scalar tensor; NaN or infinite: the step is left out.
         step: The number of this step, from 1.
         lr: Learning rate.
         betas: How much of the averages stays.
@@ -51,10 +51,11 @@ def _adamw(
     CLIP: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     place = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    there = place < count
+    length = tl.load(norm)
+    there = place < tl.where(tl.abs(length) < float("inf"), count, 0)
     g = tl.load(gradients + place, mask=there, other=0.0)
     if CLIP:
-        g *= tl.minimum(1.0, max_norm / (tl.load(norm) + 1e-6))
+        g *= tl.minimum(1.0, max_norm / (length + 1e-6))
     m = tl.load(average + place, mask=there, other=0.0)
     v = tl.load(squares + place, mask=there, other=0.0)
     w = tl.load(weights + place, mask=there, other=0.0) * stays

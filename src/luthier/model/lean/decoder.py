@@ -84,6 +84,7 @@ class LeanDecoder:
         can = can_record(decoder.rotary_emb) and all(layer.attention.reads_device for layer in self.layers)
         self.turn: object = None
         self._stacks = [stack for layer in self.layers for stack in layer.stacks]
+        self._parameters = [p for stack in self._stacks for p in stack.parameters()]
         self.graphs = Graphs(self, recorder) if can and recorder is not None else None
         self.adapters, self.gradients = Adapters(self._stacks, pieces), Gradients(self._stacks, pieces)
         self.pieces, self.refused = pieces, ""
@@ -95,7 +96,7 @@ class LeanDecoder:
 
     def parameters(self) -> list[nn.Parameter]:
         """The trained matrices."""
-        return [p for stack in self._stacks for p in stack.parameters()]
+        return self._parameters
 
     def unpack_at_each_use(self) -> None:
         """Forget weights that are kept unpacked or transposed: less memory, a little slower, the same values."""

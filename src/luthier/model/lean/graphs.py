@@ -7,8 +7,10 @@ own shapes and at its own places, so a batch is padded to one of few sizes and c
     tokens, positions   as `luthier.model.lean.filling` does it, with the target `luthier.model.head.NO_TARGET`
     documents           more of them, without tokens
 
-A shape is recorded when it is seen the second time; a batch is padded the first time too, so that a resumed run, which
-has seen nothing yet, computes the same.
+The first pass is launched, as that loads what all passes need; from then on a size is recorded when it is first seen.
+Where that fails, since this size needs something that cannot be loaded while it is recorded, sizes are launched once
+before they are recorded. A batch is padded in any case, so that a resumed run, which has seen nothing yet, computes the
+same.
 
 The host need not be asked between two steps: the next batch is laid in its place while the device is busy (`place`),
 and its pass started right after the update (`begin`), before anyone tells of the step.
@@ -88,6 +90,7 @@ class Graphs:
         self._decoder, self._recorder = decoder, recorder
         self._recorded: dict[tuple[Any, ...], _Recorded] = {}
         self._seen: set[tuple[Any, ...]] = set()
+        self._at_first_sight = True
         self._places: list[int] = []
         self._said: set[str] = set()
         self._next: _Next | None = None
@@ -102,7 +105,8 @@ class Graphs:
             return ready.loss.clone()
         key, batch, tensors = _keyed(batch)
         self._forget_what_moved()
-        if key not in self._recorded and key in self._seen and self._can_record(tensors[0].device):
+        known = key in self._seen or (self._at_first_sight and bool(self._seen))
+        if key not in self._recorded and known and self._can_record(tensors[0].device):
             self._record(key, batch.inputs, tensors)
         self._seen.add(key)
         if (recorded := self._recorded.get(key)) is None:
@@ -196,10 +200,14 @@ class Graphs:
         try:
             replay = self._recorder(lambda: self._decoder.whole_pass(batch))
         except Exception as error:  # out of memory, or a kernel that cannot be compiled for this size
-            # where CUDA has broken the recording off, its end raises too, and says less
-            reason, broken_off = error.__context__ or error, error.__context__ is not None
-            self.refused = one_line(str(reason))
-            self._say(self.refused)
+            # where CUDA has broken the recording off, its end raises too, and says less; no name may hold on to either
+            broken_off = error.__context__ is not None
+            reason, of_memory = one_line(str(error.__context__ or error)), is_out_of_memory(error.__context__ or error)
+            if key in self._seen or of_memory:
+                self.refused = reason
+                self._say(reason)
+            else:
+                self._at_first_sight = False
             if broken_off:
                 self.forget()  # they share its memory, and torch's record of it has no end
             return
@@ -289,6 +297,8 @@ def _room_for_another(device: torch.device, *, first: bool) -> bool:
     """Whether the device has as much free as a pass takes: recorded ones share that, beside those that are launched."""
     if device.type != "cuda":
         return True
-    free, _ = torch.cuda.mem_get_info(device)
-    passing = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    free, total = torch.cuda.mem_get_info(device)
+    reserved = torch.cuda.memory_reserved(device)
+    free = min(free, int(torch.cuda.get_per_process_memory_fraction(device) * total) - reserved)
+    passing = reserved - torch.cuda.memory_allocated(device)
     return free >= (passing if first else passing // 8)  # a larger one takes a little more
