@@ -81,8 +81,11 @@ def evaluated(step: int, loss: float, best: bool = True) -> Evaluated:
 
 
 def gradients(step: int) -> Gradients:
-    buckets = [[-0.1, 0.0, 3.0], [0.0, 0.1, 5.0]]
-    return Gradients(step=step, norms={"layers.0.q_proj": 0.25}, histograms={"weights/layers.0.q_proj.lora_A": buckets})
+    buckets = {
+        "weights/layers.0.q_proj.lora_A": [-0.1, 0.1, 3.0, 5.0],
+        "weights/layers.0.q_proj.lora_B": [0.0, 0.0, 8.0, 0.0],
+    }
+    return Gradients(step=step, norms={"layers.0.q_proj": 0.25}, buckets=buckets)
 
 
 def finished(status: str = "done", step: int = 100) -> RunFinished:
@@ -132,7 +135,7 @@ _severities = st.sampled_from(["info", "warning", "critical"])
 _verdicts = st.sampled_from(["passed", "warning", "failed", "allowed"])
 _modules = st.fixed_dictionaries({"name": texts, "type": texts, "parameters": counts, "trainable": counts})
 _statuses = st.sampled_from(["done", "stopped", "failed"])
-_buckets = st.lists(st.lists(numbers, min_size=3, max_size=3), max_size=3)
+_buckets = st.lists(numbers, min_size=3, max_size=5)
 
 events = st.one_of(
     st.builds(

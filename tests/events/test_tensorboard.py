@@ -87,6 +87,8 @@ def test_histograms_keep_their_buckets(whole):
     point = whole.Tensors(tag)[0]
     assert point.step == 50
     assert tensor_util.make_ndarray(point.tensor_proto).tolist() == [[-0.1, 0.0, 3.0], [0.0, 0.1, 5.0]]
+    point = whole.Tensors("weights/layers.0.q_proj.lora_B")[0]
+    assert tensor_util.make_ndarray(point.tensor_proto).tolist() == [[0.0, 0.0, 8.0]], "of one value"
 
 
 def test_samples_cannot_leave_their_fence(whole):

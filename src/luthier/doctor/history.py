@@ -173,7 +173,7 @@ def _noted(run: History, event: Event) -> History:
         case Machine():
             return replace(run, machines=_last(run.machines, event))
         case Gradients():
-            return replace(run, gradients=_last(run.gradients, replace(event, histograms={}), 8))
+            return replace(run, gradients=_last(run.gradients, replace(event, buckets={}), 8))
         case CheckpointSaved():
             return replace(run, step=event.step, checkpoint=event, saved=run.saved + 1)
         case Notice() if event.severity != "info":

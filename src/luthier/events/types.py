@@ -296,8 +296,9 @@ class Gradients(Event):
     step: int
     norms: dict[str, float]
     """Layer (``layers.0.q_proj``) -> L2 norm of the gradients of its trained parameters, before clipping."""
-    histograms: dict[str, list[list[float]]]
-    """Tag (``weights/layers.0.q_proj.lora_A``, ``gradients/...``) -> [left edge, right edge, count] per bucket."""
+    buckets: dict[str, list[float]] = field(default_factory=dict)
+    """Tag (``weights/layers.0.q_proj.lora_A``, ``gradients/...``) -> lowest and highest number, and how many there
+    are in each bucket between the two, all of one width. Empty in files of earlier versions."""
 
 
 @dataclass(frozen=True)

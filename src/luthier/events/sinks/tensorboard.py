@@ -16,6 +16,8 @@ import os
 import re
 import socket
 import time
+from array import array
+from itertools import chain
 from pathlib import Path
 
 from tensorboard.compat.proto import event_pb2, summary_pb2, tensor_pb2, tensor_shape_pb2, types_pb2
@@ -87,7 +89,7 @@ class TensorBoardSink:
                 self._add(graph_def=graph_def(event.modules).SerializeToString())
                 self._summary(_text("architecture", architecture_table(event)))
             case Gradients():
-                self._summary(*(_histogram(tag, buckets) for tag, buckets in event.histograms.items()))
+                self._summary(*(_histogram(tag, *row) for tag, row in event.buckets.items()))
             case Sampled():
                 number = self._prompts.setdefault(event.prompt, len(self._prompts) + 1)
                 self._step = event.step
@@ -152,12 +154,16 @@ def _text(tag: str, markdown: str) -> summary_pb2.Summary.Value:
     return summary_pb2.Summary.Value(tag=tag, metadata=metadata, tensor=tensor)
 
 
-def _histogram(tag: str, buckets: list[list[float]]) -> summary_pb2.Summary.Value:
-    """`buckets`: [left edge, right edge, count] each, which is TensorBoard's own format of shape (buckets, 3)."""
-    sizes = [tensor_shape_pb2.TensorShapeProto.Dim(size=size) for size in (len(buckets), 3)]
+def _histogram(tag: str, low: float, high: float, *counts: float) -> summary_pb2.Summary.Value:
+    """[left edge, right edge, count] of each bucket: TensorBoard's own format of shape (buckets, 3)."""
+    if low == high:
+        counts = (sum(counts),)
+    edges = [*(low + (high - low) * place / len(counts) for place in range(len(counts))), high]
+    numbers = array("d", chain.from_iterable(zip(edges, edges[1:], counts, strict=False)))
+    sizes = [tensor_shape_pb2.TensorShapeProto.Dim(size=size) for size in (len(counts), 3)]
     tensor = tensor_pb2.TensorProto(
         dtype=types_pb2.DT_DOUBLE,
-        double_val=[number for bucket in buckets for number in bucket],
+        tensor_content=numbers.tobytes(),
         tensor_shape=tensor_shape_pb2.TensorShapeProto(dim=sizes),
     )
     metadata = histogram_metadata.create_summary_metadata(display_name=None, description=None)
