@@ -125,6 +125,8 @@ class Memory:
     """Tokens of the pass that holds the most."""
     room_gib: float
     """What there is for all parts together."""
+    asked: bool = False
+    """Whether that is `training.memory_gib`, and not what is free."""
 
     @property
     def gib(self) -> float:

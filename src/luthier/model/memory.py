@@ -59,6 +59,10 @@ _PADDED = 1.1
 """Tokens of a bucket of attention beside those of its documents (`luthier.model.bucketed`)."""
 
 
+OF_TOKENS = ("activations", "working set", "holes")
+"""Parts that grow with the tokens of a pass: they are a prediction, what else there is is known to the byte."""
+
+
 @dataclass(frozen=True)
 class _Shape:
     """Of a decoder layer; `queries` and `keys` are the widths of all heads together."""
@@ -254,7 +258,14 @@ def forecast(
     moments = {"a step": step, "loading": loading}
     moment = max(moments, key=lambda name: sum(size for size, _ in moments[name].values()))
     parts = tuple(Part(name, size / GIB, how) for name, (size, how) in moments[moment].items() if size)
-    return Memory(parts, moment, tokens, free_gib + (process_gib if on_cpu else 0.0))
+    room = room_gib(plan, free_gib, process_gib)
+    return Memory(parts, moment, tokens, room, asked=room == plan.config.training.memory_gib)
+
+
+def room_gib(plan: Plan, free_gib: float, process_gib: float) -> float:
+    """What there is for all that a forecast counts: what is free, or `training.memory_gib`, where that is less."""
+    asked, there = plan.config.training.memory_gib, free_gib + (process_gib if plan.machine.device == "cpu" else 0.0)
+    return there if asked == "auto" else min(asked, there)
 
 
 def _held(plan: Plan, sizes: Footprint, process_gib: float) -> dict[str, tuple[float, str]]:
