@@ -195,7 +195,9 @@ class Due:
 
 @dataclass(frozen=True, repr=False)
 class Plan:
-    """Everything the run needs to know. `config` has no ``auto`` left; derived numbers are fields of their own.
+    """Everything the run needs to know. Derived numbers are fields of their own.
+
+    `config` has no ``auto`` left but where it stands for what is there: the rows' template, free memory.
 
     Without data or model facts (a plan made offline) the numbers that need them are 0, and their `Value` says so.
     """
