@@ -186,6 +186,18 @@ def test_4_bits_and_their_unpacked_copies_hold_more_than_plain_weights_and_say_s
     assert kept["copies"].how.endswith("more than load_in_4bit saves")
 
 
+def test_weights_that_are_unpacked_at_each_use_have_room_for_one_layer(tiny_model_dir):
+    config, rows = AutoConfig.from_pretrained(tiny_model_dir), MemoryRows(16)
+    plan = plan_for(tiny_model_dir, rows, load_in_4bit="true", dtype="float32")
+    lean = lean_of(load_model(plan, config))
+    stacks = [stack for layer in lean.layers for stack in layer.stacks]
+    room = {buffer.data_ptr(): buffer.nbytes for stack in stacks for buffer in stack._buffers.values()}
+    held = forecast(plan, config, process_gib=0.5, free_gib=4.0, tokens=512, passes=1, row_tokens=100)
+    (unpacking,) = [part for part in held.parts if part.name == "unpacking"]
+    assert unpacking.gib * GIB == pytest.approx(sum(room.values()), rel=0.01)
+    assert unpacking.how == "room for one layer's frozen weights, unpacked at each use"
+
+
 def test_gradients_of_a_second_pass_lie_beside_those_of_the_first(tiny_model_dir):
     plan, config = plan_for(tiny_model_dir, MemoryRows(16)), AutoConfig.from_pretrained(tiny_model_dir)
 

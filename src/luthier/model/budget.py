@@ -93,7 +93,8 @@ def plan_passes(
 
 def _in_free_memory(sizes: Footprint, layers: int, passes: Passes, machine: MachineFacts) -> int:
     """The most tokens that fit beside others."""
-    free = machine.free_memory_gib * GIB - sizes.weights - sizes.head - sizes.unpacked * passes.unpack_once
+    turned = sizes.unpacked if passes.unpack_once else sizes.unpacking
+    free = machine.free_memory_gib * GIB - sizes.weights - sizes.head - turned
     return max(0, int(free * SHARE / sizes.token(layers, passes.checkpointed_layers)))
 
 
