@@ -157,6 +157,15 @@ def test_more_than_the_config_allows_is_said(tmp_path, tiny_model_dir, alpaca_fi
             assert forecast.room_gib == asked and "there is room for 0.1" in memory_line(forecast)
 
 
+def test_a_mark_that_an_earlier_run_left_is_not_taken_for_this_one(tiny_model_dir):
+    plan = plan_for(tiny_model_dir, MemoryRows(16), memory_gib=6)
+    meter = probe.PeakMeter(torch.device("cpu"))
+    meter.gib = 7.5
+    assert "7.50 GiB, and training.memory_gib is 6" in rehearsal._too_much(plan, meter).text
+    meter._before = 7.5  # what it keeps on CUDA
+    assert rehearsal._too_much(plan, meter) is None
+
+
 def test_a_short_run_is_not_kept_waiting(tmp_path, tiny_model_dir, alpaca_file):
     events, _ = trained(settings(tmp_path / "run", tiny_model_dir, alpaca_file, "dropout"))
     assert not [event for event in events if isinstance(event, Rehearsed)]

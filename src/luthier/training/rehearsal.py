@@ -111,18 +111,18 @@ def rehearse(job: Job) -> Iterator[Event]:
         save_seconds=measured.save_seconds,
         checkpoint_bytes=measured.checkpoint_bytes,
     )
-    if said := _too_much(job.plan, meter.gib):
+    if said := _too_much(job.plan, meter):
         yield said
     yield job.ahead.forecast(job.state.step)
 
 
-def _too_much(plan: Plan, gib: float) -> Notice | None:
+def _too_much(plan: Plan, held: PeakMeter) -> Notice | None:
     """What is said where more was held than the config allows; None where it was not."""
     asked = plan.config.training.memory_gib
-    if asked == "auto" or gib <= asked:
+    if asked == "auto" or held.gib <= asked or not held.is_of_the_block:
         return None
     line = less_memory(History(plan=plan_as_dict(plan)), plan.data.longest_row_tokens if plan.data else 0)[0]
-    text = f"the largest step held {gib:.2f} GiB, and training.memory_gib is {asked:g}"
+    text = f"the largest step held {held.gib:.2f} GiB, and training.memory_gib is {asked:g}"
     return Notice("warning", text, f"{line.key}: {line.new}")
 
 
