@@ -10,6 +10,7 @@ Python's own library. Nothing is fetched. Each part runs in a process of its own
     kernels          the tests of the kernels and of the CUDA device; a speed with wrong numbers is none
     limit            how fast the card multiplies the model's matrices, by the number of rows
     luthier          QLoRA (exact NF4) on the lean path            luthier-torch  the same without kernels
+    luthier-6gb      the same, asked to hold 6 GB (`memory_gib`)   luthier-3gb    3 GB
     luthier-peft     the same through peft's layers                luthier-bf16   LoRA on bfloat16 weights
     luthier-fp8      the same on 8-bit floats, beside luthier-bf16; its share is that of the bfloat16 limit
     fp8-gate         held-out loss on 8-bit floats beside bfloat16, three seeds: fails above 0.3 % in any of them
@@ -58,10 +59,10 @@ from luthier.machine.probe import probe
 ROOT = Path(__file__).resolve().parents[1]
 LIMIT_ROWS = (1024, 3520, 8192)
 NEEDS = {
-    "kernels": ("pytest", "triton"), "limit": (), "luthier": (), "luthier-torch": (), "luthier-peft": (),
-    "luthier-bf16": (), "luthier-fp8": (), "fp8-gate": (), "trl": ("trl",), "trl-tuned": ("trl",),
-    "trl-packed": ("trl", "flash_attn"), "trl-liger": ("trl", "liger_kernel"), "unsloth": ("trl", "unsloth"),
-    "unsloth-best": ("trl", "unsloth"), "headline": (),
+    "kernels": ("pytest", "triton"), "limit": (), "luthier": (), "luthier-6gb": (), "luthier-3gb": (),
+    "luthier-torch": (), "luthier-peft": (), "luthier-bf16": (), "luthier-fp8": (), "fp8-gate": (), "trl": ("trl",),
+    "trl-tuned": ("trl",), "trl-packed": ("trl", "flash_attn"), "trl-liger": ("trl", "liger_kernel"),
+    "unsloth": ("trl", "unsloth"), "unsloth-best": ("trl", "unsloth"), "headline": (),
 }  # fmt: skip
 """Parts in their order, and the packages they need."""
 OTHERS = ("trl", "unsloth")

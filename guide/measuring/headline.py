@@ -15,11 +15,12 @@ from transformers import LlamaConfig
 
 import luthier
 from luthier.bench.base import functions, make_tokenizer
-from luthier.config.plan import Memory
+from luthier.config.plan import Memory, Plan
 from luthier.config.render import memory_bar
 from measuring.runs import WORK
 
-CARD, SMALL_CARD = "4090", "4060"
+CARD, SMALL_CARD, LARGE_CARD = "4090", "4060", "H200"
+ASKED = ("auto", "6", "3", "2")
 VOCABULARY, PARAMETERS = 32_000, 1_235_814_400
 LLAMA_3_1_8B = {
     "vocab_size": 128_256, "hidden_size": 4096, "intermediate_size": 14_336, "num_hidden_layers": 32,
@@ -48,23 +49,41 @@ def headline() -> dict[str, Any]:
         shape.architectures = ["LlamaForCausalLM"]
         shape.save_pretrained(large)
         empty_weights(large / "model.safetensors")
-    qlora, lora = planned(base, rows, CARD, True), planned(base, rows, CARD, False)
+    qlora, lora = memory_of(planned(base, rows, CARD, True)), memory_of(planned(base, rows, CARD, False))
     bar = memory_bar(qlora, 100)
     numbers = {"card": CARD, "gib": qlora.gib, "bar": "\n".join(line.rstrip() for line in bar)}
     numbers |= held("qlora", qlora) | held("lora", lora) | {"small_card": SMALL_CARD}
-    numbers |= held("large_qlora", planned(large, rows, SMALL_CARD, True))
-    return numbers | held("large_lora", planned(large, rows, SMALL_CARD, False))
+    numbers |= held("large_qlora", memory_of(planned(large, rows, SMALL_CARD, True)))
+    numbers |= held("large_lora", memory_of(planned(large, rows, SMALL_CARD, False)))
+    within = {asked: planned(base, rows, LARGE_CARD, True, f"memory_gib={asked}") for asked in ASKED}
+    return numbers | {"large_card": LARGE_CARD, "within": table(within)}
 
 
-def planned(base: Path, rows: Path, card: str, four_bits: bool) -> Memory:
-    """What such a run would hold on that card."""
+def table(within: dict[str, Plan]) -> str:
+    """What each memory_gib makes of a run: a row for each."""
+    heads = ["`memory_gib`", "GiB predicted", "tokens a pass, at most", "layers computed again", "weights unpacked"]
+    lines = [f"| {' | '.join(heads)} |", "|---|---|---|---|---|"]
+    for asked, plan in within.items():
+        unpacked = "once, and kept" if plan.unpack_once else "at each use"
+        passes = f"{plan.max_tokens_per_micro_batch:,} | {plan.checkpointed_layers} | {unpacked}"
+        lines.append(f"| `{asked}` | {memory_of(plan).gib:.2f} | {passes} |")
+    return "\n".join(lines)
+
+
+def planned(base: Path, rows: Path, card: str, four_bits: bool, *keys: str) -> Plan:
+    """Such a run on that card."""
     changes = [
         f"model_name_or_path={base}",
         f"data.datasets=[{{path: {rows}, format: prompt-completion}}]",
         f"cache_dir={WORK / 'cache'}",
         f"load_in_4bit={str(four_bits).lower()}",
+        *keys,
     ]
-    plan, _ = luthier.plan("configs/training_config.yaml", changes, card=card)
+    return luthier.plan("configs/training_config.yaml", changes, card=card)[0]
+
+
+def memory_of(plan: Plan) -> Memory:
+    """What it would hold."""
     assert plan.memory is not None
     return plan.memory
 

@@ -56,11 +56,13 @@ def ingredients(
         raise MissingError(Problem("E-ENV-008", found, "start fewer processes"))
     before = loaded.record.passes if loaded.record else None
     before = passes_of(checkpoint.identity, checkpoint.path.name) if checkpoint else before
-    if before and (before.lowered or loaded.record):
+    repeats = loaded.record is not None and "training.memory_gib" not in loaded.record.changed
+    if before and (before.lowered or repeats):
         passes = before
     else:  # the same micro-batches as before add up in the same order, bit for bit
         tokens = before.micro_batch_tokens if before else None
-        passes = plan_passes(loaded.config, model_config, model_facts, early.machine, facts, tokens)
+        counted = resolve(loaded, early.machine, model_facts, facts)
+        passes = plan_passes(counted, model_config, resident_gib(), tokens)
         passes = replace(passes, how=before.how) if before else passes
     resolved = resolve(loaded, early.machine, model_facts, facts, passes=ranks.of_rank_0(passes))
     require_one_plan(resolved)

@@ -34,6 +34,7 @@ def test_a_toy_runs_from_end_to_end(tmp_path):
     parts = (
         "limit",
         "luthier",
+        "luthier-3gb",
         "luthier-bf16",
         "luthier-fp8",
         "fp8-gate",
@@ -55,7 +56,7 @@ def test_a_toy_runs_from_end_to_end(tmp_path):
     assert content["limit_flops_by_rows"]["64"] > 1e6
     assert {"trl-liger", "unsloth"} == set(content["missing"])
     rows = {row["part"]: row for row in content["rows"]}
-    assert list(rows) == ["luthier", "luthier-bf16", "luthier-fp8"]
+    assert list(rows) == ["luthier", "luthier-3gb", "luthier-bf16", "luthier-fp8"]
     assert 0 < rows["luthier-fp8"]["largest_loss_difference"] < 0.02 * rows["luthier-fp8"]["losses"][0]
     gate = content["fp8_gate"]
     assert gate["passed"] and all(0 < share <= 0.003 for share in gate["differences"])

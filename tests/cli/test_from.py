@@ -121,6 +121,16 @@ def test_overrides_go_on_top_and_what_follows_from_them_follows(capsys, run):
     assert plan["config"]["logging"]["logging_dir"] == "other/logs"
 
 
+def test_less_memory_on_top_of_a_record(capsys, run):
+    result = run_here(capsys, "train", "--from", "out", "memory_gib=0.05", "output_dir=other")
+    assert result.code == 0, result.err
+    then, now = (
+        yaml.safe_load((run / name / "plan.yaml").read_text())["record"]["passes"] for name in ("out", "other")
+    )
+    assert now["micro_batch_tokens"] == then["micro_batch_tokens"]
+    assert now["checkpointed_layers"] > then["checkpointed_layers"] == 0
+
+
 def other_rows(run):
     text = (run / "rows.jsonl").read_text()
     (run / "rows.jsonl").write_text(text.replace("return sum", "return list", 1).replace("number 3 ", "number 5 ", 1))

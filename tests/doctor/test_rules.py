@@ -686,6 +686,8 @@ def test_checkpointing_needless():
     finding = found(started(**plan), curve(steps(), memory_gib=5.0), machine(400))["checkpointing-needless"]
     assert changed(finding) == {"training.gradient_checkpointing": ("true", "false")}
     assert found(started(**plan), curve(steps(), memory_gib=15.0), machine(400)) == {}
+    asked = {**plan, "training.memory_gib": 6}
+    assert found(started(**asked), curve(steps(), memory_gib=5.0), machine(400)) == {}, "it may hold no more"
 
 
 def test_slowing_down_and_heat():

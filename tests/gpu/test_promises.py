@@ -1,4 +1,4 @@
-"""What only a card can show: the same bits twice, memory that runs out, the forecast of it. `pytest -m gpu`."""
+"""What only a card can show: the same bits twice, memory that runs out, is foretold or asked for. `pytest -m gpu`."""
 
 from __future__ import annotations
 
@@ -249,3 +249,15 @@ def test_the_forecast_is_what_the_allocator_counts(tmp_path, model_dir, rows, qu
     values = values_of(tmp_path / "run", model_dir, rows, quantization, rehearsal=True)
     (found,) = [event for event in api.train(values) if isinstance(event, Rehearsed)]
     assert found.predicted_gib == pytest.approx(found.measured_gib - before, rel=0.15), found.parts
+
+
+def test_a_run_holds_no_more_than_it_was_asked_to(tmp_path, model_dir, rows):
+    held = {}
+    for asked in ("auto", 0.4, 0.25):
+        before = clean() / 2**30
+        values = values_of(tmp_path / str(asked), model_dir, rows, {"load_in_4bit": True}, rehearsal=True)
+        values["training"] |= {"max_tokens_per_micro_batch": "auto", "memory_gib": asked}
+        (found,) = [event for event in api.train(values) if isinstance(event, Rehearsed)]
+        held[asked] = found.measured_gib - before
+        assert asked == "auto" or found.predicted_gib <= asked
+    assert held[0.25] <= 0.25 < held[0.4] <= 0.4 < held["auto"]

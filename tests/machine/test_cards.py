@@ -77,6 +77,10 @@ def test_the_plan_is_made_for_the_card_and_says_so(capsys, config):
     assert "computing in bfloat16" in text and "139.8 GiB are there" in text
     assert "the lean path, on its kernels, 4-bit weights unpacked once and kept" in text
     assert "1 weights" in text and "process" not in text, "the memory of the card, not of this process"
+    little = run_here(capsys, "plan", config, "--for", "H200", "memory_gib=0.001")
+    assert little.code == 0
+    assert "training.memory_gib is 0.001. It does not fit." in " ".join(little.out.split())
+    assert "the longest row; no more fits into the 0.001 GiB of training.memory_gib" in " ".join(little.out.split())
     t4 = run_here(capsys, "plan", config, "--for", "t4")
     assert "computing in float16" in " ".join(t4.out.split()) and "14.5 GiB are there" in t4.out
     here = run_here(capsys, "plan", config)

@@ -186,6 +186,18 @@ def test_4_bits_and_their_unpacked_copies_hold_more_than_plain_weights_and_say_s
     assert kept["copies"].how.endswith("more than load_in_4bit saves")
 
 
+def test_weights_that_are_unpacked_at_each_use_have_room_for_one_layer(tiny_model_dir):
+    config, rows = AutoConfig.from_pretrained(tiny_model_dir), MemoryRows(16)
+    plan = plan_for(tiny_model_dir, rows, load_in_4bit="true", dtype="float32")
+    lean = lean_of(load_model(plan, config))
+    stacks = [stack for layer in lean.layers for stack in layer.stacks]
+    room = {buffer.data_ptr(): buffer.nbytes for stack in stacks for buffer in stack._buffers.values()}
+    held = forecast(plan, config, process_gib=0.5, free_gib=4.0, tokens=512, passes=1, row_tokens=100)
+    (unpacking,) = [part for part in held.parts if part.name == "unpacking"]
+    assert unpacking.gib * GIB == pytest.approx(sum(room.values()), rel=0.01)
+    assert unpacking.how == "room for one layer's frozen weights, unpacked at each use"
+
+
 def test_gradients_of_a_second_pass_lie_beside_those_of_the_first(tiny_model_dir):
     plan, config = plan_for(tiny_model_dir, MemoryRows(16)), AutoConfig.from_pretrained(tiny_model_dir)
 
@@ -229,6 +241,8 @@ def test_the_bar_names_every_part_and_fits_the_terminal():
     assert "1.50 GiB at the fullest moment, in a pass of 2,048 tokens; 4.0 GiB are there." in text
     assert "38% of what is there" in text and all(part.name in text for part in parts)
     assert "It does not fit." in "\n".join(memory_bar(replace(memory, room_gib=1.0), 100))
+    text = "\n".join(memory_bar(replace(memory, room_gib=2.5, asked=True), 100))
+    assert "tokens; training.memory_gib is 2.5." in text and "60% of it" in text
 
 
 RUN = """
@@ -250,6 +264,35 @@ def larger(tmp_path_factory):
     return folder
 
 
+def told_by_a_run(folder, output, four_bit, **training):
+    """Forecast, rehearsal and end of a run in a process of its own."""
+    values = {
+        "model": {"model_name_or_path": str(folder / "model"), "dtype": "float32"},
+        "quantization": {"load_in_4bit": four_bit},
+        "data": {"datasets": [{"path": str(folder / "rows.jsonl")}], "cache_dir": str(folder / "cache")},
+        "training": {
+            "output_dir": str(output), "max_steps": 4, "rehearsal": True, "gradient_accumulation_steps": 1, **training,
+        },
+        "logging": {"report_to": []},
+    }  # fmt: skip
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "src"), "CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, "-W", "ignore", "-c", RUN, json.dumps(values)]
+    output = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=300).stdout
+    found = json.loads(output.splitlines()[-1])
+    return (found[name] for name in ("MemoryForecast", "Rehearsed", "RunFinished"))
+
+
+@pytest.mark.long
+@pytest.mark.slow
+def test_a_process_holds_no_more_than_it_was_asked_to(larger, tmp_path):
+    roomy, _, _ = told_by_a_run(larger, tmp_path / "roomy", True, per_device_train_batch_size=64)
+    asked = roomy["gib"] - 0.4 * roomy["parts"]["activations"]
+    told, _, finished = told_by_a_run(larger, tmp_path / "run", True, per_device_train_batch_size=64, memory_gib=asked)
+    assert told["gib"] <= told["room_gib"] == asked
+    assert told["tokens"] < 0.9 * roomy["tokens"]
+    assert 0.85 * asked < finished["peak_memory_gib"] <= asked
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("training", "four_bit"),
@@ -260,21 +303,8 @@ def larger(tmp_path_factory):
     ],
 )
 def test_a_process_holds_what_was_predicted(larger, tmp_path, training, four_bit):
-    values = {
-        "model": {"model_name_or_path": str(larger / "model"), "dtype": "float32"},
-        "quantization": {"load_in_4bit": four_bit},
-        "data": {"datasets": [{"path": str(larger / "rows.jsonl")}], "cache_dir": str(larger / "cache")},
-        "training": {
-            "output_dir": str(tmp_path / "run"), "max_steps": 4, "rehearsal": True, "max_tokens_per_micro_batch": 3000,
-            "per_device_train_batch_size": 24, "gradient_accumulation_steps": 1, **training,
-        },
-        "logging": {"report_to": []},
-    }  # fmt: skip
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "src"), "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, "-W", "ignore", "-c", RUN, json.dumps(values)]
-    output = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=300).stdout
-    found = json.loads(output.splitlines()[-1])
-    forecast_, rehearsed, finished = (found[name] for name in ("MemoryForecast", "Rehearsed", "RunFinished"))
+    keys = {"per_device_train_batch_size": 24, "max_tokens_per_micro_batch": 3000, **training}
+    forecast_, rehearsed, finished = told_by_a_run(larger, tmp_path / "run", four_bit, **keys)
     assert forecast_["parts"]["activations"] + forecast_["parts"].get("holes", 0) > 0.15 * forecast_["gib"]
     assert sum(forecast_["parts"].values()) == pytest.approx(forecast_["gib"])
     assert forecast_["gib"] == pytest.approx(finished["peak_memory_gib"], rel=0.15)

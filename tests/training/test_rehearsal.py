@@ -12,12 +12,14 @@ import torch
 from safetensors.torch import load_file
 
 from luthier import api
+from luthier.config.keys import by_name
 from luthier.config.load import from_dict
 from luthier.config.plan import Plan
 from luthier.config.resolve import resolve
 from luthier.data.largest import find_largest
 from luthier.data.loader import collate, evaluation_batches, training_steps
 from luthier.errors import RunError
+from luthier.events.line import memory_line
 from luthier.events.types import (
     CheckpointSaved,
     Log,
@@ -139,6 +141,29 @@ def test_it_says_what_it_found(tmp_path, tiny_model_dir, alpaca_file):
     assert time_of_it.evaluations > 0 and time_of_it.saves > 0
     saved = [event for event in events if isinstance(event, CheckpointSaved)]
     assert found.checkpoint_bytes == pytest.approx(saved[0].bytes, rel=0.1)
+
+
+def test_more_than_the_config_allows_is_said(tmp_path, tiny_model_dir, alpaca_file):
+    for asked in (0.05, 50):
+        values = settings(tmp_path / str(asked), tiny_model_dir, alpaca_file, "dropout", rehearsal=True)
+        events, _ = trained(values | {"training": {**values["training"], "memory_gib": asked}})
+        said = [event for event in events if isinstance(event, Notice) and "training.memory_gib" in event.text]
+        assert bool(said) == (asked < 1)
+        if said:
+            (warning,) = said
+            assert warning.severity == "warning" and f"{only(events, Rehearsed).measured_gib:.2f} GiB" in warning.text
+            assert by_name()[warning.change.partition(":")[0].rpartition(".")[2]]
+            forecast = only(events, MemoryForecast)
+            assert forecast.room_gib == asked and "there is room for 0.1" in memory_line(forecast)
+
+
+def test_a_mark_that_an_earlier_run_left_is_not_taken_for_this_one(tiny_model_dir):
+    plan = plan_for(tiny_model_dir, MemoryRows(16), memory_gib=6)
+    meter = probe.PeakMeter(torch.device("cpu"))
+    meter.gib = 7.5
+    assert "7.50 GiB, and training.memory_gib is 6" in rehearsal._too_much(plan, meter).text
+    meter._before = 7.5  # what it keeps on CUDA
+    assert rehearsal._too_much(plan, meter) is None
 
 
 def test_a_short_run_is_not_kept_waiting(tmp_path, tiny_model_dir, alpaca_file):

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from luthier import api
 from luthier.events.types import Log, Notice
@@ -132,6 +133,26 @@ def test_the_comparison_sees_what_a_resume_forgets(tmp_path, tiny_model_dir, alp
     assert not (tmp_path / "run" / "final_model").exists()
     assert in_child(values, forgotten=forgotten, resume="auto") == 0
     assert (weights(tmp_path / "run") == weights(straight)) == (forgotten == "nothing")
+
+
+def test_a_run_that_goes_on_in_less_memory_adds_up_the_same_passes(tmp_path, tiny_model_dir, alpaca_file):
+    finals, passes = [], []
+    for name, stop_after in (("once", None), ("stopped", 4)):
+        values = config(tmp_path / name, tiny_model_dir, alpaca_file)
+        values["quantization"], values["lora"]["lora_dropout"] = {"load_in_4bit": True}, 0.0
+        del values["training"]["max_tokens_per_micro_batch"]
+        assert in_child(values, stop_after=stop_after) == 0
+        if stop_after:
+            values["training"]["memory_gib"] = 0.05
+            assert in_child(values, resume="auto") == 0
+        record = yaml.safe_load((tmp_path / name / "plan.yaml").read_text())
+        assert not [text for text in record["record"]["resumed_with"] if "bit-identical" in text or "memory" in text]
+        passes.append(record["record"]["passes"])
+        finals.append(weights(tmp_path / name))
+    assert finals[0] == finals[1]
+    assert passes[0]["micro_batch_tokens"] == passes[1]["micro_batch_tokens"]
+    assert passes[0]["unpack_once"] and not passes[1]["unpack_once"]
+    assert passes[0]["checkpointed_layers"] == 0 < passes[1]["checkpointed_layers"]
 
 
 def test_a_resume_of_an_earlier_checkpoint_leaves_the_later_ones_behind(tmp_path, tiny_model_dir, alpaca_file):

@@ -103,7 +103,7 @@ def test_a_step_that_does_not_fit_is_warned_of(config):
     row = chosen(parts, 1)
     assert memory_warning(row.memory) == "" and row.memory.tokens == len(row.shown.tokens)
     assert re.match(
-        r"warning: a step of this row holds \d\.\d\d GiB as the plan forecasts it, and 0\.00 are there",
+        r"warning: a step of this row holds \d\.\d\d GiB as the plan forecasts it, and there is room for 0\.00",
         memory_warning(replace(row.memory, room_gib=0.001)),
     )
 

@@ -121,6 +121,9 @@ REFERENCE = "float32"
 
 ARMS: dict[str, tuple[str, str, Callable[[dict[str, Any], Path], Result]]] = {
     "luthier": ("luthier", "defaults", luthier),
+    # 6 and 3 GB, as cards are sold, are 5.59 and 2.79 GiB
+    "luthier-6gb": ("luthier", "in 6 GB", lambda r, f: luthier(r, f, "memory_gib=5.5")),
+    "luthier-3gb": ("luthier", "in 3 GB", lambda r, f: luthier(r, f, "memory_gib=2.75")),
     "luthier-torch": ("luthier", "no kernels", lambda r, f: luthier(r, f, "kernels=false")),
     "luthier-fp8": ("luthier", "8-bit floats", lambda r, f: luthier(r, f, "base_precision=fp8")),
     "luthier-peft": ("luthier", "peft's layers", lambda r, f: luthier(r, f, "lean_path=false")),

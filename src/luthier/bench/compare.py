@@ -28,7 +28,7 @@ from luthier.errors import Problem, RunError
 LOSS_TOLERANCE = {"sft": {"float32": 1e-3, "bfloat16": 5e-3}, "dpo": {"float32": 1e-3, "bfloat16": 5e-2}}
 """Nats, at every step, by objective and the format that is computed in. In 16 bits the first loss, before anything was
 trained, is off by a thousandth already; a margin of `dpo` adds up what is off in all tokens of two answers."""
-_SHARING = ("luthier", "luthier-torch", "luthier-fp8")
+_SHARING = ("luthier", "luthier-6gb", "luthier-3gb", "luthier-torch", "luthier-fp8")
 """Arms that compute once what rows share at their beginning, where the device's attention can."""
 
 

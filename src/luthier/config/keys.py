@@ -43,6 +43,7 @@ _TYPICAL: dict[str, Any] = {
     "training.max_steps": 1000,
     "training.warmup_steps": 100,
     "training.max_tokens_per_micro_batch": 4096,
+    "training.memory_gib": 6,
     "evaluation.eval_steps": 100,
     "evaluation.per_device_eval_batch_size": 4,
     "evaluation.early_stopping_patience": 3,

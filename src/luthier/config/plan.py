@@ -125,6 +125,8 @@ class Memory:
     """Tokens of the pass that holds the most."""
     room_gib: float
     """What there is for all parts together."""
+    asked: bool = False
+    """Whether that is `training.memory_gib`, and not what is free."""
 
     @property
     def gib(self) -> float:
@@ -193,7 +195,9 @@ class Due:
 
 @dataclass(frozen=True, repr=False)
 class Plan:
-    """Everything the run needs to know. `config` has no ``auto`` left; derived numbers are fields of their own.
+    """Everything the run needs to know. Derived numbers are fields of their own.
+
+    `config` has no ``auto`` left but where it stands for what is there: the rows' template, free memory.
 
     Without data or model facts (a plan made offline) the numbers that need them are 0, and their `Value` says so.
     """

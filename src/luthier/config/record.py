@@ -66,7 +66,7 @@ def load_record(path: Path | str, overrides: Sequence[str] = ()) -> Loaded:
     settings = Node({name: _section(name, node, decided, asked, facts) for name, node in then.items()}, shown)
     loaded = build(place_settings(settings), overrides, path)
     changed = tuple(key for key, source in loaded.sources.items() if source == "override")
-    if "training.max_tokens_per_micro_batch" in changed:
+    if {"training.max_tokens_per_micro_batch", "training.memory_gib"} & {*changed}:
         passes = replace(passes, lowered=False)
     record = Record(path, facts, passes, changed)
     if "training.output_dir" not in changed:

@@ -136,12 +136,13 @@ def memory_bar(memory: Memory, width: int) -> list[str]:
     room = max(20, min(_BAR, width - 26))
     share = memory.gib / memory.room_gib if memory.room_gib > 0 else float("inf")
     moment = f"in a pass of {memory.tokens:,} tokens" if memory.moment == "a step" else f"while {memory.moment}"
-    head = f"{memory.gib:.2f} GiB at the fullest moment, {moment}; {memory.room_gib:.1f} GiB are there."
+    there = f"training.memory_gib is {memory.room_gib:g}" if memory.asked else f"{memory.room_gib:.1f} GiB are there"
+    head = f"{memory.gib:.2f} GiB at the fullest moment, {moment}; {there}."
     head += "" if share <= 1 else " It does not fit."
     lines = textwrap.wrap(head, width, initial_indent="  ", subsequent_indent="  ")
     lines.append(f"  {_stacked(memory, room)}")
     used = min(room, max(1, round(min(share, 1.0) * room)))
-    lines.append(f"  {'#' * used}{'.' * (room - used)}  {share:.0%} of what is there")
+    lines.append(f"  {'#' * used}{'.' * (room - used)}  {share:.0%} of {'it' if memory.asked else 'what is there'}")
     for mark, part in zip(_MARKS, memory.parts, strict=False):
         text = f"  {mark} {part.name:<{_NAME}}{part.gib:>7.3f} GiB  {part.how}"
         lines += textwrap.wrap(text, width, subsequent_indent=" " * (17 + _NAME), drop_whitespace=True)

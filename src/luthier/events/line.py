@@ -197,7 +197,9 @@ def memory_line(event: MemoryForecast) -> str:
     """The forecast and its largest parts, in one line."""
     largest = sorted(event.parts.items(), key=lambda part: -part[1])[:4]
     parts = ", ".join(f"{one_line(name)} {gib:.2f}" for name, gib in largest)
-    room = f"of {event.room_gib:.1f} GiB" if event.gib <= event.room_gib else f"and only {event.room_gib:.1f} are there"
+    room = (
+        f"of {event.room_gib:.1f} GiB" if event.gib <= event.room_gib else f"and there is room for {event.room_gib:.1f}"
+    )
     return f"memory: {event.gib:.2f} GiB predicted {room} ({parts})"
 
 

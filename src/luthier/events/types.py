@@ -111,7 +111,7 @@ class MemoryForecast(Event):
     tokens: int
     """Tokens of the largest pass."""
     room_gib: float
-    """What was free, and what the process held already."""
+    """What was free, and what the process held already; or `training.memory_gib`, where that is less."""
 
 
 @dataclass(frozen=True)

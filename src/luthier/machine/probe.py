@@ -80,18 +80,25 @@ class PeakMeter:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
+        self._before = 0.0
         self._sampler: _Sampler | None = None
         self.gib = 0.0
         self.method = "the allocator's mark (max_memory_allocated)" if device.type == "cuda" else ""
 
+    @property
+    def is_of_the_block(self) -> bool:
+        """Whether the peak was in it: on CUDA the mark may be older, of an earlier run of this process too."""
+        return self.gib > self._before
+
     def __enter__(self) -> PeakMeter:
-        if self._device.type != "cuda":
-            if _forget_peak():
-                self.method = "the kernel's high-water mark (VmHWM, set back before)"
-            else:
-                self.method = "a thread that read the resident set every 5 ms"
-                self._sampler = _Sampler()
-                self._sampler.start()
+        if self._device.type == "cuda":
+            self._before = peak_memory_gib(self._device)
+        elif _forget_peak():
+            self.method = "the kernel's high-water mark (VmHWM, set back before)"
+        else:
+            self.method = "a thread that read the resident set every 5 ms"
+            self._sampler = _Sampler()
+            self._sampler.start()
         return self
 
     def __exit__(self, *_: object) -> None:

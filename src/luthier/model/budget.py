@@ -10,27 +10,33 @@ Three things can be given up for memory, and each costs time:
 `plan_passes` goes through all combinations and takes the cheapest that fits:
 
     cost = tokens (1 + checkpointed / (2 layers)) + passes (fixed + unpacking)                in tokens' time
-    memory = weights + head + T (layers' kept numbers + one layer's working set + holes) / `SHARE`
+    free memory             weights + head + T (layers' kept numbers + one layer's working set + holes) / `SHARE`
+    training.memory_gib     the forecast, what tokens hold of it / `SHARE_OF_A_BUDGET`
 
 The numbers are those of `luthier.model.memory`. Weights are known to the byte; what tokens hold is not, and others on
-this machine want memory too: hence the share. Not covered: a machine that the weights nearly fill, where the share of
-what is left is too little for the others.
+this machine want memory too: hence the shares. A `memory_gib` is for the run alone: it is filled further, and with all
+that the forecast counts. Not covered: a machine that the weights nearly fill, where the share of what is left is too
+little for the others.
 """
 
 from __future__ import annotations
 
 import math
+from bisect import bisect
+from dataclasses import replace
 
 from transformers import PretrainedConfig
 
-from luthier.config.lean import choose_lean, computes_in
-from luthier.config.plan import DataFacts, MachineFacts, ModelFacts, Passes
+from luthier.config.plan import MachineFacts, ModelFacts, Passes, Plan
 from luthier.config.schema import Config
 from luthier.machine import GIB
-from luthier.model.memory import Footprint, footprint, holds_copies
+from luthier.model.memory import OF_TOKENS, Footprint, footprint, forecast, holds_copies, room_gib
 
 SHARE = 0.6
 """Of the memory that weights leave free, for what the tokens of a pass hold."""
+SHARE_OF_A_BUDGET = 0.85
+"""The same of `training.memory_gib`: forecasts were within 15 % of what was held, and a recorded pass is filled up by a
+sixteenth at most."""
 MOST_TOKENS = {"cpu": 2048, "cuda": 32768, "mps": 8192}
 """Beyond this a larger pass is no faster, it only holds more memory. On a CPU in 16 bits that is at twice as many: each
 product there first lays its weights out anew for the processor's tiles."""
@@ -41,63 +47,84 @@ docs/performance.md)."""
 
 
 def plan_passes(
-    config: Config,
-    model_config: PretrainedConfig,
-    model: ModelFacts,
-    machine: MachineFacts,
-    data: DataFacts,
-    tokens: int | None = None,
+    plan: Plan, model_config: PretrainedConfig, process_gib: float = 0.0, tokens: int | None = None
 ) -> Passes:
-    """The cheapest way through a step that fits into free memory; a pass always holds the longest row, or pair.
+    """The cheapest way through a step that fits into memory; a pass always holds the longest row, or pair.
 
     Args:
-        config: The user's config.
+        plan: Resolved without passes, with model and rows.
         model_config: config.json of the model.
-        model: Counts of its parameters.
-        machine: Free memory and device.
-        data: The rows' lengths.
+        process_gib: Resident set of this process; `memory_gib` has to hold it on a CPU.
         tokens: Tokens of a pass where they are decided already (a checkpoint's); what the config says comes first.
     """
-    given = _given_tokens(config, data) or tokens
-    lean = choose_lean(config, machine, model).taken
+    config, model, machine, data = plan.config, plan.model, plan.machine, plan.data
+    assert model is not None and data is not None
+    given = plan.max_tokens_per_micro_batch or tokens
     row = data.train_tokens // max(1, data.train_rows * (2 if data.pairs else 1))
-    sizes = footprint(config, model_config, model, machine, lean=lean, row_tokens=row)
-    in_16_bits = computes_in(config, machine) != "float32"
-    largest = MOST_TOKENS[machine.device] * (2 if machine.device == "cpu" and in_16_bits else 1)
+    sizes = footprint(config, model_config, model, machine, lean=plan.lean, row_tokens=row)
+    largest = MOST_TOKENS[machine.device] * (2 if machine.device == "cpu" and config.model.dtype != "float32" else 1)
+    tried = range(max(given or 0, data.largest_example_tokens), max(given or largest, data.largest_example_tokens) + 1)
     step = config.training.per_device_train_batch_size * config.training.gradient_accumulation_steps
     step_tokens = max(data.largest_example_tokens, step * data.train_tokens // max(1, data.train_rows))
-    copies = lean and holds_copies(config, machine)
+    copies = plan.lean and holds_copies(config, machine)
     best: tuple[float, Passes] | None = None
     for unpack_once in (True, False) if copies else (False,):
-        for layers in _checkpoint_choices(config, model, lean=lean):
-            fitting = _fitting_tokens(sizes, model.layers, layers, unpack_once, machine)
-            most = given or min(fitting, max(largest, data.largest_example_tokens))
-            if most < data.largest_example_tokens or most > fitting:
+        for layers in _checkpoint_choices(config, model, lean=plan.lean):
+            passes = Passes(0, layers, unpack_once)
+            if config.training.memory_gib == "auto":
+                fitting = _in_free_memory(sizes, model.layers, passes, machine)
+            else:
+                fitting = _in_budget(plan, model_config, passes, tried, process_gib)
+            if fitting < tried[0]:
                 continue
-            passes = math.ceil(step_tokens / most)
-            cost = step_tokens * (1 + layers / (2 * model.layers)) + passes * _PASS_COST
-            cost += passes * _UNPACKING_COST * (copies and not unpack_once)
+            most = given or min(fitting, tried[-1])
+            count = math.ceil(step_tokens / most)
+            cost = step_tokens * (1 + layers / (2 * model.layers)) + count * _PASS_COST
+            cost += count * _UNPACKING_COST * (copies and not unpack_once)
             if best is None or cost < best[0]:
-                how = f"{most:,} tokens, in {machine.free_memory_gib:.1f} GiB of free memory"
-                best = cost, Passes(most, layers, unpack_once, how)
+                how = f"{most:,} tokens, in {_room(plan, process_gib)}"
+                best = cost, replace(passes, micro_batch_tokens=most, how=how)
     if best is not None:
         return best[1]
-    layers = _checkpoint_choices(config, model, lean=lean)[-1]
-    how = f"the longest row; {machine.free_memory_gib:.1f} GiB are free"
+    layers = _checkpoint_choices(config, model, lean=plan.lean)[-1]
+    how = f"the longest row; no more fits into {_room(plan, process_gib)}"
     return Passes(given or data.largest_example_tokens, layers, False, how)
 
 
-def _given_tokens(config: Config, data: DataFacts) -> int | None:
-    """Tokens of a pass that the config decides: written, or so many rows with `auto: false`."""
-    training = config.training
-    if not training.auto:
-        return training.per_device_train_batch_size * data.largest_example_tokens
-    return None if training.max_tokens_per_micro_batch == "auto" else training.max_tokens_per_micro_batch
+def _in_free_memory(sizes: Footprint, layers: int, passes: Passes, machine: MachineFacts) -> int:
+    """The most tokens that fit beside others."""
+    turned = sizes.unpacked if passes.unpack_once else sizes.unpacking
+    free = machine.free_memory_gib * GIB - sizes.weights - sizes.head - turned
+    return max(0, int(free * SHARE / sizes.token(layers, passes.checkpointed_layers)))
 
 
-def _fitting_tokens(sizes: Footprint, layers: int, checkpointed: int, unpack_once: bool, machine: MachineFacts) -> int:
-    free = machine.free_memory_gib * GIB - sizes.weights - sizes.head - sizes.unpacked * unpack_once
-    return max(0, int(free * SHARE / sizes.token(layers, checkpointed)))
+def _in_budget(plan: Plan, model_config: PretrainedConfig, passes: Passes, tried: range, process_gib: float) -> int:
+    """The most tokens of those `tried` whose forecast fits into `training.memory_gib`; one less than any where none."""
+    assert plan.data is not None
+    longest = plan.data.longest_row_tokens
+
+    def is_too_much(tokens: int) -> bool:
+        memory = forecast(
+            replace(plan, passes=passes),
+            model_config,
+            process_gib=process_gib,
+            free_gib=plan.machine.free_memory_gib,
+            tokens=tokens,
+            passes=2,  # gradients of a second one lie beside those of the first
+            row_tokens=longest,
+        )
+        predicted = sum(part.gib for part in memory.parts if part.name in OF_TOKENS)
+        return memory.gib + predicted * (1 / SHARE_OF_A_BUDGET - 1) > memory.room_gib
+
+    return tried[0] - 1 + bisect(tried, False, key=is_too_much)
+
+
+def _room(plan: Plan, process_gib: float) -> str:
+    """What the passes had to fit into."""
+    asked, free = plan.config.training.memory_gib, plan.machine.free_memory_gib
+    if asked == room_gib(plan, free, process_gib):
+        return f"the {asked:g} GiB of training.memory_gib"
+    return f"{free:.1f} GiB of free memory"
 
 
 def _checkpoint_choices(config: Config, model: ModelFacts, *, lean: bool) -> tuple[int, ...]:

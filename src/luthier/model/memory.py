@@ -59,6 +59,10 @@ _PADDED = 1.1
 """Tokens of a bucket of attention beside those of its documents (`luthier.model.bucketed`)."""
 
 
+OF_TOKENS = ("activations", "working set", "holes")
+"""Parts that grow with the tokens of a pass: they are a prediction, what else there is is known to the byte."""
+
+
 @dataclass(frozen=True)
 class _Shape:
     """Of a decoder layer; `queries` and `keys` are the widths of all heads together."""
@@ -84,6 +88,7 @@ class Footprint:
             lean path adapters side by side, and what products write their gradients to.
         stacked: What the lean path lays side by side, as far as the file stays mapped besides.
         unpacked: The 4-bit weights in the compute format, or the 8-bit ones transposed, if they are kept so.
+        unpacking: One layer's weights of these, for which the lean path has room where they are not kept so.
         kept: One layer's numbers of one token, until its backward pass.
         checkpoint: What a checkpointed layer keeps of them.
         working: What one token holds while a layer is computed.
@@ -102,6 +107,7 @@ class Footprint:
     copied: int
     stacked: int
     unpacked: int
+    unpacking: int
     kept: int
     checkpoint: int
     working: int
@@ -173,6 +179,7 @@ def footprint(
     packed_weights = _is_packed(config)
     mapped = on_cpu and not config.model.from_scratch and _file_bytes(model_config) == number
     stored = 0 if full else _stored(config, body, ends, number)
+    unpacked = body * (1 if config.quantization.base_precision == "fp8" else number)
     stacks = layers * hidden * (shape.queries + 2 * shape.keys + 2 * intermediate)
     return Footprint(
         frozen=stored // parts,
@@ -183,7 +190,8 @@ def footprint(
         added=trainable * 4 if lean else 0,
         copied=copied,
         stacked=stacks * number if lean and mapped and not packed_weights else 0,
-        unpacked=body * (1 if config.quantization.base_precision == "fp8" else number),
+        unpacked=unpacked,
+        unpacking=unpacked // max(1, layers) if lean and holds_copies(config, machine) else 0,
         kept=layer * number,
         checkpoint=hidden * (4 if wide else number),
         working=working * number + 4 * hidden * number,
@@ -220,8 +228,7 @@ def forecast(
     sizes = footprint(
         plan.config, model_config, plan.model, plan.machine, lean=lean, row_tokens=row_tokens, pass_tokens=tokens
     )
-    if not plan.unpack_once:
-        sizes = replace(sizes, unpacked=0)
+    sizes = replace(sizes, unpacking=0) if plan.unpack_once else replace(sizes, unpacked=0)
     layers_kept = (layers - plan.checkpointed_layers) * sizes.kept + plan.checkpointed_layers * sizes.checkpoint
     again = sizes.kept if plan.checkpointed_layers else 0
     # the head's chunk is there when all layers' numbers are; a layer's own working set comes after it
@@ -254,7 +261,14 @@ def forecast(
     moments = {"a step": step, "loading": loading}
     moment = max(moments, key=lambda name: sum(size for size, _ in moments[name].values()))
     parts = tuple(Part(name, size / GIB, how) for name, (size, how) in moments[moment].items() if size)
-    return Memory(parts, moment, tokens, free_gib + (process_gib if on_cpu else 0.0))
+    room = room_gib(plan, free_gib, process_gib)
+    return Memory(parts, moment, tokens, room, asked=room == plan.config.training.memory_gib)
+
+
+def room_gib(plan: Plan, free_gib: float, process_gib: float) -> float:
+    """What there is for all that a forecast counts: what is free, or `training.memory_gib`, where that is less."""
+    asked, there = plan.config.training.memory_gib, free_gib + (process_gib if plan.machine.device == "cpu" else 0.0)
+    return there if asked == "auto" else min(asked, there)
 
 
 def _held(plan: Plan, sizes: Footprint, process_gib: float) -> dict[str, tuple[float, str]]:
@@ -266,6 +280,7 @@ def _held(plan: Plan, sizes: Footprint, process_gib: float) -> dict[str, tuple[f
         "weights": (float(sizes.frozen or sizes.trained), _stored_as(plan)),
         "file": (float(sizes.mapped), "the model's file, mapped: the system takes it back when memory is short"),
         "copies": (float(sizes.stacked + sizes.unpacked), f"frozen weights, {_copied(plan)}"),
+        "unpacking": (float(sizes.unpacking), f"room for one layer's frozen weights, {_turned(plan)} at each use"),
         "adapter": (sizes.trained * float(sizes.frozen > 0), f"{plan.model.trainable_parameters:,} x 4 bytes{shared}"),
         "optimizer": (float(sizes.moments), f"two moments of each trained number{shared}"),
         "gathered": (float(sizes.gathered), "two layers, embedding and head, whole while they are used"),
@@ -329,8 +344,13 @@ def _copied(plan: Plan) -> str:
     """What is done to frozen weights that are not kept as they are."""
     if plan.config.quantization.load_in_4bit:
         return "stacked and unpacked for the lean path: faster, and more than load_in_4bit saves"
-    transposed = plan.config.quantization.base_precision == "fp8"
-    return f"stacked {'and transposed ' if transposed else ''}for the lean path"
+    return f"stacked and {turned} for the lean path" if (turned := _turned(plan)) else "stacked for the lean path"
+
+
+def _turned(plan: Plan) -> str:
+    """What is done to the numbers of frozen weights before they are multiplied with; empty where nothing is."""
+    in_8_bits = plan.config.quantization.base_precision == "fp8"
+    return "unpacked" if plan.config.quantization.load_in_4bit else "transposed" * in_8_bits
 
 
 def _is_packed(config: Config) -> bool:

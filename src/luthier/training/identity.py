@@ -32,8 +32,9 @@ _FREE_KEYS = (
     # what is done with steps that harm: of a run that stopped because of them one may want another answer
     "training.bad_steps_limit", "training.after_bad_steps", "training.loss_spikes",
     # how the examples go through the model: that changes rounding at most (see `surrounding`)
-    "training.max_tokens_per_micro_batch", "training.gradient_checkpointing", "training.lean_path", "training.auto",
-    "training.packing", "training.kernels", "training.cuda_graphs", "training.fsdp",
+    "training.max_tokens_per_micro_batch", "training.memory_gib", "training.gradient_checkpointing",
+    "training.lean_path", "training.auto", "training.packing", "training.kernels", "training.cuda_graphs",
+    "training.fsdp",
 )  # fmt: skip
 _FIXES = {
     "surrounding.arithmetic": "export ATEN_CPU_CAPABILITY on all machines, as the oldest has it: avx512, avx2, default",

@@ -28,9 +28,13 @@ from typing import TYPE_CHECKING
 import torch
 
 from luthier.config.numbers import REHEARSED_FROM
+from luthier.config.plan import Plan
+from luthier.config.render import plan_as_dict
 from luthier.data.collate import MicroBatch
 from luthier.data.largest import Largest, find_largest
 from luthier.data.loader import collate
+from luthier.doctor.evidence import less_memory
+from luthier.doctor.history import History
 from luthier.events.types import CheckpointSaved, Event, Notice, Rehearsed
 from luthier.machine.probe import PeakMeter
 from luthier.machine.ranks import all_or_none, only_on_rank_0, rank, world_size
@@ -107,7 +111,19 @@ def rehearse(job: Job) -> Iterator[Event]:
         save_seconds=measured.save_seconds,
         checkpoint_bytes=measured.checkpoint_bytes,
     )
+    if said := _too_much(job.plan, meter):
+        yield said
     yield job.ahead.forecast(job.state.step)
+
+
+def _too_much(plan: Plan, held: PeakMeter) -> Notice | None:
+    """What is said where more was held than the config allows; None where it was not."""
+    asked = plan.config.training.memory_gib
+    if asked == "auto" or held.gib <= asked or not held.is_of_the_block:
+        return None
+    line = less_memory(History(plan=plan_as_dict(plan)), plan.data.longest_row_tokens if plan.data else 0)[0]
+    text = f"the largest step held {held.gib:.2f} GiB, and training.memory_gib is {asked:g}"
+    return Notice("warning", text, f"{line.key}: {line.new}")
 
 
 def _largest(job: Job) -> Largest:

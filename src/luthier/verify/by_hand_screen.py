@@ -28,8 +28,8 @@ def memory_warning(memory: Memory) -> str:
     if memory.gib <= memory.room_gib:
         return ""
     return (
-        f"warning: a step of this row holds {memory.gib:.2f} GiB as the plan forecasts it, and {memory.room_gib:.2f} "
-        "are there; what luthier plan shows under memory says of what"
+        f"warning: a step of this row holds {memory.gib:.2f} GiB as the plan forecasts it, and there is room for "
+        f"{memory.room_gib:.2f}; what luthier plan shows under memory says of what"
     )
 
 

@@ -125,9 +125,11 @@ def _step_tokens(run: History) -> float:
 
 
 def _memory_used(run: History) -> float:
-    """Peak share of the device's memory; 1 where it is not known."""
+    """Peak share of the memory that the run may hold: the device's, or `memory_gib`; 1 where it is not known."""
     totals = finite(event.gpu_memory_total_gib for event in run.machines[-1:])
     total = totals[0] if totals else run.get("machine.memory_gib", 0.0)
+    if isinstance(asked := run.get("training.memory_gib"), int | float):
+        total = min(total, asked)
     peaks = finite(line.memory_gib for line in run.recent[-1:])
     return peaks[0] / total if peaks and total else 1.0
 
@@ -139,13 +141,14 @@ def checkpointing_needless(run: History) -> Symptom | None:
     It forgets what the forward pass computed and computes it again in the backward pass: less memory for one more
     forward pass, a third to a half more time. There is memory enough to keep it.
 
-    Fires when gradient checkpointing is on and the peak memory is below 40 % of the device's.
+    Fires when gradient checkpointing is on and the peak memory is below 40 % of the device's, or of
+    `training.memory_gib`.
     """
     used = _memory_used(run)
     if not run.get("training.gradient_checkpointing") or used > CHECKPOINTING_FREE:
         return None
     line = change(run, "training.gradient_checkpointing", False)
-    return Symptom(run.step, f"peak memory is {percent(used)} of the device's", (line,))
+    return Symptom(run.step, f"peak memory is {percent(used)} of what there is", (line,))
 
 
 @rule(
