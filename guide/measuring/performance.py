@@ -16,7 +16,6 @@ from typing import Any
 from measuring.drawing import AMBER, BLUE, GREY, TEAL, picture
 
 RESULTS = Path("benchmarks/results")
-HEADLINE_STEPS = 3_315
 """Of configs/training_config.yaml, as its plan counts them."""
 NAMES = {
     "luthier/defaults": "luthier", "luthier/peft's layers": "luthier_peft", "trl/defaults": "trl", "trl/tuned": "tuned",
@@ -91,12 +90,13 @@ def performance() -> dict[str, Any]:
 
 
 def gpu() -> dict[str, Any]:
-    """What was measured on a GPU, on three occasions; see the notes in the file."""
+    """What was measured on a GPU, on several occasions; see the notes in the file."""
     found = json.loads((RESULTS / "gpu_h200.json").read_text(encoding="utf-8"))
     losses = {name: values for name, values in found["losses"].items() if isinstance(values, list) and name != "steps"}
     own = losses.pop("luthier through peft's layers")
     off = {name: max(abs(a - b) for a, b in zip(values, own, strict=True)) for name, values in losses.items()}
-    setting, step, tests = found["setting"], found["step"], found["gpu_tests"]
+    setting, step, tests, job = found["setting"], found["step"], found["gpu_tests"], found["headline"]
+    predicted, held, gate = found["predicted_memory_gib"], found["allocator"]["reserved_gib"], found["fp8_gate"]
     numbers = {
         "device": found["device"], "torch": found["versions"]["torch"], "limit": setting["limit_flops"] / 1e9,
         "limit_rows": setting["limit_rows"], "step_tokens": setting["tokens_a_step"],
@@ -104,13 +104,25 @@ def gpu() -> dict[str, Any]:
         "launches": found["launched"]["launches_of_a_step"], "launched_rate": found["launched"]["tokens_per_second"],
         "busy": step["busy"], "idle": step["waiting"], "profiled": step["milliseconds"], "tests": tests["passed"],
         "tests_failed": tests["failed"], "commit": found["commit"], "attention_commit": found["attention"]["commit"],
-        "headline_steps": HEADLINE_STEPS, "attention": _attention(found["attention"]),
+        "attention": _attention(found["attention"]), "step_commit": step["commit"], "tests_commit": tests["commit"],
+        "tests_later": tests["later"]["passed"], "tests_chosen": tests["later"]["chosen"],
+        "gate": ", ".join(f"{share:.2%}" for share in gate["differences"]), "gate_steps": gate["steps"],
+        "held_before": held["as torch is"], "held_first": held["recorded at first sight"],
+        "held_growing": held["and pieces that grow"], "predicted_6gb": predicted["nf4_6gb"],
+        "predicted_3gb": predicted["nf4_3gb"],
         "losses_steps": "steps " + ", ".join(map(str, found["losses"]["steps"])),
         "losses_trl": off.pop("trl"), "losses_off": max(off.values()),
-        "predicted": found["predicted_memory_gib"]["nf4"],
+        "predicted": predicted["nf4"],
         "step_kinds": ", ".join(f"{kind} {spent:.1f}" for kind, spent in Counter(step["kinds"]).most_common()),
     }  # fmt: skip
-    for row in found["rows"]:
+    for name, key in {
+        "steps": "steps", "tokens": "num_tokens", "seconds": "train_runtime", "rate": "tokens_per_second",
+        "wall": "seconds_until_its_adapter_was_there", "start": "seconds_until_the_run_began", "sizes": "sizes",
+        "between": "between_logs", "between_share": "between_logs_share_of_limit", "histograms": "histograms",
+        "histogram": "histogram_seconds",
+    }.items():  # fmt: skip
+        numbers[f"job_{name}"] = job[key]
+    for row in found["rows"] + found["less_memory"]:
         for name, key in {
             "rate": "tokens_per_second", "memory": "peak_memory_gib",
             "reserved": "reserved_gib", "median": "median_step_seconds", "timed": "timed", "steps": "steps",
@@ -118,7 +130,6 @@ def gpu() -> dict[str, Any]:
         }.items():  # fmt: skip
             numbers[f"{row['lane']}_{name}"] = row[key] * (1000 if name == "median" else 1)
     numbers |= _peers(found["peers"], numbers["nf4_rate"])
-    numbers["headline_minutes"] = HEADLINE_STEPS * setting["tokens_a_step"] / numbers["nf4_rate"] / 60
     return numbers
 
 

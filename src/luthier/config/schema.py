@@ -181,8 +181,8 @@ class TrainingSection(Section):
     """Tokens in one forward and backward pass. `auto` takes what fits in memory; lower it when memory runs out."""
     memory_gib: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
     """How much memory the run may hold, in GiB: its passes are planned as if there was no more. `auto`: what is free.
-    Counted is what `luthier plan` forecasts: on a GPU what tensors hold, without the driver's part and what recorded
-    passes keep beside them (see cuda_graphs); on a CPU the whole process. Of several processes each may hold it."""
+    Counted is what `luthier plan` forecasts: on a GPU what tensors hold, without the driver's part; on a CPU the whole
+    process. Of several processes each may hold it."""
     packing: bool | Literal["auto"] = "auto"
     """Lay the examples of a step end to end instead of padding them, each blind to the others. `auto`: where the model
     can keep documents apart."""
