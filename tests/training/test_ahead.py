@@ -138,3 +138,22 @@ def test_a_long_run_is_looked_at_in_part(tiny_model_dir, monkeypatch):
 def test_an_evaluation_that_is_still_to_come_is_counted(tiny_model_dir):
     predicted, real, _, _ = lived(tiny_model_dir, steps=60, eval_every=30)
     assert predicted == pytest.approx(real, rel=0.05)
+
+
+def test_steps_that_met_a_size_for_the_first_time_do_not_tell_what_one_costs(tiny_model_dir):
+    rows = MemoryRows(300, longest=200)
+    plan = plan_for(tiny_model_dir, rows, 300, max_steps=1000, per_device_train_batch_size=1)
+    now = [1000.0]
+    ahead = TimeLeft(plan, rows, clock=lambda: now[0])
+    ahead.start()
+    for step in range(1, FIRST_STEPS + 1):
+        usual = step % 4 == 0
+        tokens = 1000 + 37 * step
+        seconds = PASS + TOKEN * tokens + (0.0 if usual else 5.0)
+        now[0] += seconds
+        ahead.add(StepCost(1, tokens, tokens, seconds, usual), step)
+    said = ahead.forecast(FIRST_STEPS)
+    assert said.fitted_steps == 5 and said.error < 1e-6
+    groups = [step_passes(rows, plan, step, 0, 1) for step in range(FIRST_STEPS, 1000)]
+    tokens = sum(int(rows.lengths[rows_of].sum()) for step in groups for rows_of in step)
+    assert said.step_seconds * said.steps == pytest.approx(PASS * sum(map(len, groups)) + TOKEN * tokens, rel=1e-6)

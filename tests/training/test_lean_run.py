@@ -17,6 +17,7 @@ from luthier.model import load
 from luthier.model.lean.decoder import LeanDecoder
 from luthier.model.lean.graphs import Graphs
 from luthier.training import engine
+from luthier.training.ahead import TimeLeft
 from luthier.training.state import TrainState
 from tests.model.lean.test_graphs import ByStarts, cross_entropy
 from tests.training.test_resume import config
@@ -197,6 +198,19 @@ def test_passes_that_begin_before_the_step_before_is_told_of_change_no_bit(
     for losses, adapter in finals[1:]:
         assert finals[0][0] == losses
         assert all(torch.equal(values, adapter[name]) for name, values in finals[0][1].items())
+
+
+@pytest.mark.usefixtures("recorded")
+def test_a_step_is_usual_when_all_its_passes_were_replays(tmp_path, tiny_model_dir, alpaca_file, monkeypatch):
+    usual, made, add = [], [], TimeLeft.add
+    record = Graphs._record
+    monkeypatch.setattr(Graphs, "_record", lambda self, *rest: made.append(len(usual)) or record(self, *rest))
+    monkeypatch.setattr(TimeLeft, "add", lambda self, done, step: usual.append(done.usual) or add(self, done, step))
+    values = settings(tmp_path / "run", tiny_model_dir, alpaca_file)
+    values["training"]["max_steps"] = 20
+    list(api.train(values))
+    steps = [number for number in made if number or usual]  # that of the proof came before
+    assert [number for number, each in enumerate(usual) if not each] == sorted({0, *steps}) and sum(usual) > 5
 
 
 def test_rows_that_come_late_are_seen_where_passes_begin_before(

@@ -35,6 +35,12 @@ def begin_next(model: nn.Module) -> bool:
     return graphs is not None and graphs.begin()
 
 
+def passes_made(model: nn.Module) -> int:
+    """How many passes so far were more than a replay; 0 where passes are not recorded."""
+    graphs = _graphs(model)
+    return 0 if graphs is None else graphs.made
+
+
 def forget_recordings(model: nn.Module) -> None:
     """Free the recorded passes of a model, where there are any."""
     graphs = _graphs(model)

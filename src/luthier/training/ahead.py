@@ -8,7 +8,8 @@ evaluation its time is what the rehearsal found, or its tokens x b x the share o
 not known before the first one.
 
 Which rows a step takes is a pure function of the seed, so passes and tokens of every step to come are known. a and b
-are fitted on this attempt's steps (`luthier.training.cost.fit`) and get better as it goes; time between steps is what
+are fitted on this attempt's steps, the usual ones where there are any (`luthier.training.cost`), and get better as it
+goes; time between steps is what
 is left of the clock when all that is known is taken off it: logging, and whoever reads the events.
 
 Not covered: early stopping; checkpoints of evaluations that are the best so far; other programs that come and go.
@@ -109,7 +110,7 @@ class TimeLeft:
             samples=counts["sampling"],
             sample_seconds=self._mean("sampling") if samples_known else math.nan,
             epoch_seconds=left / steps * epoch if steps >= epoch else math.nan,
-            fitted_steps=self._timed(),
+            fitted_steps=len(self._telling()),
             error=self._cost().error,
         )
 
@@ -122,16 +123,16 @@ class TimeLeft:
         if self._plan.config.training.auto and (said := advice(self._steps, step)):
             yield said
 
-    def _timed(self) -> int:
-        """How many steps tell what one costs; 0: the rehearsal is asked, for the first ones warm up."""
+    def _telling(self) -> list[StepCost]:
+        """The steps that tell what one costs; none: the rehearsal is asked, for the first ones warm up."""
         if self._done <= WARM_UP and self._rehearsed is not None:
-            return 0
-        return min(len(self._steps), max(1, self._done - WARM_UP))
+            return []
+        steps = self._steps[-max(1, self._done - WARM_UP) :]
+        return [step for step in steps if step.usual] or steps
 
     def _cost(self) -> Cost:
-        timed = self._timed()
-        steps = [(each.passes, each.whole, each.seconds) for each in self._steps[-timed:]]
-        return fit(steps) if timed else self._rehearsed or Cost(0.0, 0.0, math.nan)
+        steps = [(each.passes, each.whole, each.seconds) for each in self._telling()]
+        return fit(steps) if steps else self._rehearsed or Cost(0.0, 0.0, math.nan)
 
     def _step_seconds_left(self, step: int) -> float:
         cost, left = self._cost(), self._plan.total_steps - step
@@ -140,7 +141,7 @@ class TimeLeft:
         between = self._clock() - self._started - self._step_seconds - sum(sum(p) for p in self._pauses.values())
         seconds = cost.pass_seconds * passes + cost.token_seconds * tokens
         seconds += max(0.0, between) / self._done * left if self._done else 0.0
-        return seconds + (0.0 if self._timed() else self._update_seconds * left)
+        return seconds + (0.0 if self._telling() else self._update_seconds * left)
 
     def _pause_seconds(self, step: int) -> float:
         return sum(self._mean(pause) * count for pause, count in self._pauses_to_come(step).items())

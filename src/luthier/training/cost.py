@@ -47,12 +47,14 @@ class StepCost(NamedTuple):
         computed: Tokens that were computed in them.
         whole: Tokens of its rows, each row whole: what passes are filled by.
         seconds: Time that it took.
+        usual: Not where a GPU met a size for the first time and recorded it, which a long run soon does no more.
     """
 
     passes: int
     computed: int
     whole: int
     seconds: float
+    usual: bool = True
 
 
 def advice(steps: Sequence[StepCost], step: int) -> Notice | None:

@@ -19,7 +19,7 @@ from luthier.errors import CheckpointError, Problem, RunError
 from luthier.events.types import CHANCE, Event, Gradients, Notice, Resumed
 from luthier.machine.ranks import all_or_none, only_on_rank_0, rank, together, watch_for_hangs, world_size
 from luthier.machine.seed import rng_state, set_rng_state
-from luthier.model.recording import begin_next, forget_recordings, place_next, recording_failed, records
+from luthier.model.recording import begin_next, forget_recordings, passes_made, place_next, recording_failed, records
 from luthier.training.checkpoint import (
     Checkpoint,
     NotFiniteError,
@@ -99,7 +99,7 @@ def optimizer_step(job: Job, batches: StepBatches, lookahead: Lookahead) -> Iter
         set_rng_state(random)
         batches.rebuild(step_batches(job.data.train, job.plan, state.step, rank(), world_size()))
 
-    scale = state.loss_scale
+    scale, made = state.loss_scale, passes_made(job.model)
     done = yield from job.within_memory(
         lambda: gradients(job, batches, lookahead, random), lambda: batches.packed, state.step + 1, again=rebuild
     )
@@ -133,7 +133,8 @@ def optimizer_step(job: Job, batches: StepBatches, lookahead: Lookahead) -> Iter
     yield from events_of(job, judgement, flow)
     computed = sum(batch.input_ids_BT.numel() for batch in batches.packed)
     whole = sum(batch.num_tokens for batch in batches.packed)
-    job.ahead.add(StepCost(len(batches.packed), computed, whole, seconds), state.step)
+    usual = passes_made(job.model) == made
+    job.ahead.add(StepCost(len(batches.packed), computed, whole, seconds, usual), state.step)
     yield from job.ahead.told(state.step)
 
 

@@ -80,6 +80,7 @@ class Graphs:
     Attributes:
         refused: Why no more are made, when recording failed or memory ran out. Those that there are stay, unless it was
             in a pass that memory ran out, or CUDA broke the recording off.
+        made: How many passes were more than a replay: launched, or recorded first.
 
     Args:
         decoder: Whose passes they are.
@@ -97,6 +98,7 @@ class Graphs:
         on_cuda = decoder.parameters()[0].is_cuda
         self._used: Any = torch.cuda.Event() if on_cuda else None  # type: ignore[no-untyped-call]
         self.refused = self._news = ""
+        self.made = 0
 
     def run(self, batch: PassInputs) -> Tensor:
         """The loss of a pass; its gradients are left in the decoder's `gradients`."""
@@ -105,6 +107,7 @@ class Graphs:
             return ready.loss.clone()
         key, batch, tensors = _keyed(batch)
         self._forget_what_moved()
+        self.made += key not in self._recorded
         known = key in self._seen or (self._at_first_sight and bool(self._seen))
         if key not in self._recorded and known and self._can_record(tensors[0].device):
             self._record(key, batch.inputs, tensors)
