@@ -10,6 +10,7 @@ from pathlib import Path
 
 import typer
 
+from luthier.cli.libraries import import_libraries
 from luthier.cli.request import Base
 from luthier.cli.sampling_options import MaxNewTokens, Seed, Stop, System, Temperature, TopP
 from luthier.cli.usual_run import Run, usual_run
@@ -42,6 +43,7 @@ def chat(
     questions = sys.stdin or io.StringIO()  # None when it was closed before the start
     at_terminal = questions.isatty() and sys.stdout.isatty()
     with Console(stderr=True).status(Text(f"loading {one_line(run)}")) if at_terminal else nullcontext():
+        import_libraries()
         import torch
 
         from luthier.generate.chat import Chat

@@ -8,6 +8,7 @@ from pathlib import Path
 import typer
 
 from luthier.cli.json_file import check_writable, write_json, write_text
+from luthier.cli.libraries import import_libraries
 from luthier.cli.request import Base
 from luthier.cli.tasks_options import (
     Fresh,
@@ -61,6 +62,7 @@ def compare(
     models = models or [usual_run("compare")]
     from rich.console import Console
 
+    import_libraries()
     from luthier.evaluate.compare import record
     from luthier.evaluate.forgetting import read_passages
     from luthier.evaluate.page import page

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from luthier.cli.json_file import check_writable, write_json, write_json_lines
+from luthier.cli.libraries import import_libraries
 from luthier.cli.request import Base
 from luthier.cli.tasks_options import (
     Fresh,
@@ -78,6 +79,7 @@ def evaluate(
     model = model or usual_run("evaluate")
     from rich.console import Console
 
+    import_libraries()
     from luthier.evaluate.forgetting import read_passages
     from luthier.evaluate.runs import Options, evaluate_model, sandbox_for
     from luthier.evaluate.screen import PLAIN_WIDTH, show_evaluation, telling

@@ -9,6 +9,7 @@ from pathlib import Path
 import typer
 
 from luthier.cli.json_file import check_writable, write_json
+from luthier.cli.libraries import import_libraries
 from luthier.cli.merge import AsJson, Onto, OntoIs, Overwrite, Prompts, say
 from luthier.cli.request import Base
 from luthier.cli.usual_run import Run, usual_run
@@ -68,6 +69,7 @@ def export(
     if as_json:
         check_writable(as_json)
     run = run or usual_run(f"export --to {form.value}")
+    import_libraries()
     from luthier.export import screen
     from luthier.export.gguf_run import export_gguf
     from luthier.export.hub_run import export_hub

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import typer
 
+from luthier.cli.libraries import import_libraries
 from luthier.cli.request import Base
 from luthier.cli.sampling_options import MaxNewTokens, Seed, Stop, System, Temperature, TopP
 from luthier.cli.usual_run import Run, usual_run
@@ -46,6 +47,7 @@ def generate(
     from rich.text import Text
 
     with Console(stderr=True).status(Text(f"loading {one_line(run)}")) if at_terminal else nullcontext():
+        import_libraries()
         import torch
 
         from luthier.generate.chat import Chat, Speaker, once

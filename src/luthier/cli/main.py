@@ -24,6 +24,7 @@ from luthier.cli.init import init
 from luthier.cli.inspect import inspect
 from luthier.cli.launch import launch
 from luthier.cli.learn import learn
+from luthier.cli.libraries import leave_quickly
 from luthier.cli.merge import merge
 from luthier.cli.plan import plan
 from luthier.cli.quickstart import quickstart
@@ -67,6 +68,7 @@ def root(version: bool = typer.Option(False, "--version", help="Print the versio
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code; never shows a traceback."""
+    leave_quickly()
     try:
         _main(arguments)
     except SystemExit as ending:

@@ -10,6 +10,7 @@ from typing import Any
 import typer
 
 from luthier.cli.json_file import check_writable, write_json
+from luthier.cli.libraries import import_libraries
 from luthier.cli.request import Base
 from luthier.cli.usual_run import Run, usual_run
 
@@ -60,6 +61,7 @@ def merge(
     if as_json:
         check_writable(as_json)
     run = run or usual_run("merge")
+    import_libraries()
     from luthier.export import screen
     from luthier.export.run import Options, merge_run
     from luthier.machine.libraries import library_output_to

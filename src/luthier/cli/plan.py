@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from luthier.cli.libraries import import_libraries
 from luthier.cli.request import Again, Allow, Request, loaded
 from luthier.errors import EXIT_REFUSED, EXIT_WRONG_REQUEST
 
@@ -38,6 +39,7 @@ def plan(
     if card and check:
         raise typer.BadParameter("--check tries what is here, and a card of --for is not")
     config = loaded(request, again)
+    import_libraries()
     from luthier import api
     from luthier.config.render import render_plan
     from luthier.errors.terminal import width

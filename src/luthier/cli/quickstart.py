@@ -9,6 +9,7 @@ from pathlib import Path
 import typer
 
 from luthier.cli.json_file import check_writable, write_json
+from luthier.cli.libraries import import_libraries
 from luthier.errors import EXIT_FAILED, EXIT_RESUMABLE
 from luthier.errors.terminal import columns, hanging
 
@@ -36,6 +37,7 @@ def quickstart(
     loaded = load(CONFIG, changes)
     if json_file:
         check_writable(json_file)
+    import_libraries()
     from luthier.evaluate.screen import PLAIN_WIDTH
     from luthier.events.console import open_console
     from luthier.quickstart.screen import Screen, table, what_next

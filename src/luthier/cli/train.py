@@ -9,6 +9,7 @@ from typing import Any
 
 import typer
 
+from luthier.cli.libraries import import_libraries
 from luthier.cli.request import Again, Allow, Request, loaded
 from luthier.errors import EXIT_RESUMABLE
 
@@ -69,6 +70,7 @@ def _train(
             if sys.stdout.isatty() and os.environ.get("RANK", "0") == "0":
                 typer.echo("reading the configuration, and loading torch")
             config = loaded(request, again)  # a wrong config fails before torch is even imported
+            import_libraries()
             from rich.console import Console
 
             from luthier import api
