@@ -28,6 +28,7 @@ _TEXTS = (
     "STATUS_ALLOC_FAILED",
 )
 
+_SETTINGS = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")
 _PROBE = 32 << 20
 """Bytes that are no part of a piece that is there already."""
 
@@ -46,12 +47,12 @@ def take_what_is_used() -> None:
     """Let torch's allocator grow its pieces of a CUDA device's memory, so that holes between sizes cost little.
 
     By itself it asks for a piece of each size that no free one fits: a run whose passes have many sizes held more than
-    twice what it used at its peak. What a user has set in the environment stays, and so does what a device cannot do.
+    twice what it used at its peak. What a user has set, in the environment or in Python, stays: torch takes settings as
+    a whole, and would forget it. So does what a device cannot do.
     """
-    if any(os.environ.get(name) for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")):
-        return
+    told = getattr(torch._C, "_accelerator_getAllocatorSettings", str)()
     settle = getattr(torch._C, "_accelerator_setAllocatorSettings", None)
-    if settle is None:
+    if settle is None or told or any(os.environ.get(name) for name in _SETTINGS):
         return
     with suppress(RuntimeError):
         settle("expandable_segments:True")
