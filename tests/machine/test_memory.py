@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import platform
+
 import pytest
 import torch
 
@@ -56,3 +58,10 @@ def test_what_a_user_has_told_the_allocator_stays():
         assert ask() == "max_split_size_mb:64"
     finally:
         tell(before)
+
+
+def test_on_wsl_the_allocator_stays_as_it_is(monkeypatch):
+    monkeypatch.setattr(platform, "release", lambda: "5.15.167.4-microsoft-standard-WSL2")
+    before = torch._C._accelerator_getAllocatorSettings()
+    take_what_is_used.__wrapped__()
+    assert torch._C._accelerator_getAllocatorSettings() == before

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import gc
 import os
+import platform
+import sys
 from contextlib import suppress
 from functools import cache
 
@@ -48,8 +50,11 @@ def take_what_is_used() -> None:
 
     By itself it asks for a piece of each size that no free one fits: a run whose passes have many sizes held more than
     twice what it used at its peak. What a user has set, in the environment or in Python, stays: torch takes settings as
-    a whole, and would forget it. So does what a device cannot do.
+    a whole, and would forget it. So does what a device or its system cannot do: outside of Linux and on AMD torch warns
+    of this one, and WSL maps the first pieces and breaks off later ("CUDA driver error: device not ready").
     """
+    if sys.platform != "linux" or "microsoft" in platform.release().lower() or torch.version.hip is not None:
+        return
     told = getattr(torch._C, "_accelerator_getAllocatorSettings", str)()
     settle = getattr(torch._C, "_accelerator_setAllocatorSettings", None)
     if settle is None or told or any(os.environ.get(name) for name in _SETTINGS):
@@ -58,7 +63,7 @@ def take_what_is_used() -> None:
         settle("expandable_segments:True")
         try:
             torch.empty(_PROBE, dtype=torch.uint8, device="cuda")
-        except RuntimeError:  # some virtual devices, and Windows
+        except RuntimeError:  # some virtual devices
             settle("expandable_segments:False")
 
 
