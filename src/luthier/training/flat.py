@@ -125,7 +125,7 @@ class FlatAdamW(torch.optim.AdamW):
                 flat.weights, whole, *flat.moments, norm.to(flat.weights.device),
                 step=flat.step + 1, max_norm=max_norm, **settings,
             )  # fmt: skip
-            flat.step += 1  # not before: loading a kernel may run out of memory, and the step is done again
+            flat.step += 1  # not before: where memory runs out as the kernel is loaded, the step is done again
             flat.steps.add_(1)  # the device is busy meanwhile
         return ready is not None
 
