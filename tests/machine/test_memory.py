@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import platform
+
 import pytest
 import torch
 
-from luthier.machine.memory import is_out_of_memory
+from luthier.machine.memory import is_out_of_memory, take_what_is_used
 from luthier.machine.ranks import OtherRankError
 
 
@@ -44,3 +46,22 @@ def test_the_allocator_of_the_cpu_is_recognised():
     with pytest.raises(RuntimeError) as refused:
         torch.empty(1 << 60, dtype=torch.uint8)
     assert is_out_of_memory(refused.value)
+
+
+def test_what_a_user_has_told_the_allocator_stays():
+    """In Python too: torch forgets all settings that are not among the new ones."""
+    ask, tell = torch._C._accelerator_getAllocatorSettings, torch._C._accelerator_setAllocatorSettings
+    before = ask()
+    tell("max_split_size_mb:64")
+    try:
+        take_what_is_used.__wrapped__()
+        assert ask() == "max_split_size_mb:64"
+    finally:
+        tell(before)
+
+
+def test_on_wsl_the_allocator_stays_as_it_is(monkeypatch):
+    monkeypatch.setattr(platform, "release", lambda: "5.15.167.4-microsoft-standard-WSL2")
+    before = torch._C._accelerator_getAllocatorSettings()
+    take_what_is_used.__wrapped__()
+    assert torch._C._accelerator_getAllocatorSettings() == before

@@ -160,3 +160,24 @@ def test_a_norm_of_one_buffer_is_that_of_its_parts():
     params[0].grad = params[0].grad.clone()
     assert one_buffer([p.grad for p in params]) is None
     torch.testing.assert_close(gradient_norm(params), expected)
+
+
+def test_a_kernel_that_finds_no_memory_counts_no_step():
+    """The step is done again then."""
+    (ours, _), (theirs, torchs) = pair()
+    calls = []
+
+    def kernel(*tensors, **settings):
+        calls.append(settings["step"])
+        if len(calls) == 1:
+            raise RuntimeError("Triton Error [CUDA]: out of memory")
+        adamw.adamw(*tensors, **settings)
+
+    flat = FlatAdamW(groups(ours), kernel=kernel, fused=True, **OPTIONS)
+    with pytest.raises(RuntimeError):
+        step(ours, flat, 0)
+    for seed in range(2):
+        step(ours, flat, seed)
+        step(theirs, torchs, seed)
+    assert calls == [1, 1, 1, 2, 2]
+    same(ours, theirs)

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from luthier import api
 from luthier.data.collate import MicroBatch
-from luthier.errors import ModelError, Problem
+from luthier.errors import ModelError, Problem, RunError
 from luthier.events.types import CheckpointSaved, Evaluated, Log, Notice, RunStarted, Timing
 from luthier.model import load
 from luthier.model.lean.decoder import LeanDecoder
@@ -270,6 +270,22 @@ def test_a_step_that_is_left_out_moves_nothing_where_the_update_goes_ahead(
     assert finals[0][0] == finals[1][0] and finals[0][1].keys() == finals[1][1].keys()
     for ahead, judged in zip(finals[0][1:], finals[1][1:], strict=True):
         assert ahead and all(torch.equal(values, judged[name]) for name, values in ahead.items())
+
+
+def test_a_step_whose_update_is_queued_is_not_done_again(tmp_path, tiny_model_dir, alpaca_file, monkeypatch, recorded):
+    """It would be two updates."""
+    numbers, asked = engine.Numbers.read, []
+
+    def read(self):
+        asked.append(1)
+        if len(asked) == 6:
+            raise torch.OutOfMemoryError("CUDA error: out of memory, asynchronously reported")
+        return numbers(self)
+
+    monkeypatch.setattr(engine.Numbers, "read", read)
+    with pytest.raises(RunError, match="memory"):
+        list(api.train(settings(tmp_path / "run", tiny_model_dir, alpaca_file)))
+    assert len(asked) == 6
 
 
 @pytest.mark.parametrize(

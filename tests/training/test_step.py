@@ -169,6 +169,27 @@ def test_a_step_is_applied_by_the_device_if_the_host_would_call_it_finite(loss, 
         assert not found.isfinite()
 
 
+class Transfers(TorchDispatchMode):
+    """Whether each transfer to the host is one that nobody waits for; zeros arrive."""
+
+    def __init__(self):
+        super().__init__()
+        self.without_waiting = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function is not torch.ops.aten._to_copy.default or kwargs.get("device") != torch.device("cpu"):
+            return function(*args, **(kwargs or {}))
+        self.without_waiting.append(kwargs.get("non_blocking", False))
+        return torch.zeros(args[0].shape, dtype=args[0].dtype)
+
+
+def test_where_no_event_tells_that_numbers_have_arrived_they_are_waited_for():
+    """As on mps, which would go on before they are there."""
+    with Transfers() as transfers:
+        Numbers(torch.zeros(2, device="meta"), torch.zeros((), device="meta")).read()
+    assert transfers.without_waiting == [False]
+
+
 class Readings(TorchDispatchMode):
     """How often the device would have been waited for."""
 

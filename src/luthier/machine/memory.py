@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import gc
 import os
+import platform
+import sys
 from contextlib import suppress
 from functools import cache
 
@@ -28,6 +30,7 @@ _TEXTS = (
     "STATUS_ALLOC_FAILED",
 )
 
+_SETTINGS = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")
 _PROBE = 32 << 20
 """Bytes that are no part of a piece that is there already."""
 
@@ -46,18 +49,21 @@ def take_what_is_used() -> None:
     """Let torch's allocator grow its pieces of a CUDA device's memory, so that holes between sizes cost little.
 
     By itself it asks for a piece of each size that no free one fits: a run whose passes have many sizes held more than
-    twice what it used at its peak. What a user has set in the environment stays, and so does what a device cannot do.
+    twice what it used at its peak. What a user has set, in the environment or in Python, stays: torch takes settings as
+    a whole, and would forget it. So does what a device or its system cannot do: outside of Linux and on AMD torch warns
+    of this one, and WSL maps the first pieces and breaks off later ("CUDA driver error: device not ready").
     """
-    if any(os.environ.get(name) for name in ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")):
+    if sys.platform != "linux" or "microsoft" in platform.release().lower() or torch.version.hip is not None:
         return
+    told = getattr(torch._C, "_accelerator_getAllocatorSettings", str)()
     settle = getattr(torch._C, "_accelerator_setAllocatorSettings", None)
-    if settle is None:
+    if settle is None or told or any(os.environ.get(name) for name in _SETTINGS):
         return
     with suppress(RuntimeError):
         settle("expandable_segments:True")
         try:
             torch.empty(_PROBE, dtype=torch.uint8, device="cuda")
-        except RuntimeError:  # some virtual devices, and Windows
+        except RuntimeError:  # some virtual devices
             settle("expandable_segments:False")
 
 

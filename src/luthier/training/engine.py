@@ -108,12 +108,13 @@ def optimizer_step(job: Job, batches: StepBatches, lookahead: Lookahead) -> Iter
         yield Notice("info", f"{text}multiplied by {state.loss_scale:g} instead of {scale:g}", step=state.step + 1)
     training = job.plan.config.training
     ordinary = CHANCE if training.objective == "dpo" else 0.0
-    loss = done.sums[0] / max(1, done.counted.losses)
-    judgement = judge(state, loss, done.length, training.max_grad_norm, ordinary)
+    sums, length = read(job, done)
+    loss = sums[0] / max(1, done.counted.losses)
+    judgement = judge(state, loss, length, training.max_grad_norm, ordinary)
     if leaves_out(job, judgement):
         if done.applied:
             take_back(job.optimizer)
-        yield from leave_out(job, judgement, loss, done.length)
+        yield from leave_out(job, judgement, loss, length)
         return
     flow = None
     if not done.applied:
@@ -123,13 +124,14 @@ def optimizer_step(job: Job, batches: StepBatches, lookahead: Lookahead) -> Iter
             lap("other")
         count(state, job.plan)
         apply(job, done.norm)
+        go_on(job)
     job.optimizer.zero_grad(set_to_none=True)  # the device is busy
     seconds = job.watch.stop()
     job.agree()
-    state.grad_norm = done.length
-    state.count(done.sums, done.counted, seconds)
+    state.grad_norm = length
+    state.count(sums, done.counted, seconds)
     state.add_data(batches.packed)
-    remember(state, loss, done.length)
+    remember(state, loss, length)
     yield from events_of(job, judgement, flow)
     computed = sum(batch.input_ids_BT.numel() for batch in batches.packed)
     whole = sum(batch.num_tokens for batch in batches.packed)
@@ -142,15 +144,15 @@ class Backward(NamedTuple):
     """A step up to its gradients.
 
     Attributes:
-        sums, counted: The objective's, and what they went over.
-        norm, length: Of the gradient, on the device and here.
+        numbers: The objective's sums and the length of the gradient, on their way here.
+        counted: What the sums went over.
+        norm: That length, on the device.
         applied: The update is queued, and leaves itself out where loss or gradient are no numbers.
     """
 
-    sums: list[float]
+    numbers: Numbers
     counted: Counted
     norm: torch.Tensor
-    length: float
     applied: bool
 
 
@@ -166,14 +168,27 @@ def gradients(job: Job, batches: StepBatches, lookahead: Lookahead, random: dict
             summed, counted = backward(job.model, batches.nearest, job.plan, *options)
             norm = norm_of_gradients(job.trained, job.plan)
             all_or_none(lambda: make_ready(job, lookahead))
-            numbers, ahead = Numbers(summed, norm), goes_ahead(job)
-            if ahead:
+            numbers = Numbers(summed, norm)
+            if goes_ahead(job):
                 apply(job, nan_unless_finite(norm, summed))
+                return Backward(numbers, counted, norm, True)
             sums, length = numbers.read()
             if not lower(job.state, job.plan, sums[0], length):
-                return Backward(sums, counted, norm, length, ahead)
+                return Backward(numbers, counted, norm, False)
             job.optimizer.zero_grad(set_to_none=True)
             set_rng_state(random)
+
+
+def read(job: Job, done: Backward) -> tuple[list[float], float]:
+    """The numbers of a step, once the device has more to do than to tell them.
+
+    Nothing of it is done again where memory runs out: the update may be queued already.
+    """
+    if not done.applied:
+        return done.numbers.read()  # they are here
+    with job.watchdog.watching("a step", job.state.step + 1):
+        go_on(job)
+        return done.numbers.read()
 
 
 def make_ready(job: Job, lookahead: Lookahead) -> None:
@@ -199,8 +214,12 @@ def goes_ahead(job: Job) -> bool:
 
 
 def apply(job: Job, norm: torch.Tensor) -> None:
-    """Move the weights, and start the next pass where it can be."""
+    """Move the weights."""
     update(job.trained, job.optimizer, job.plan, job.learning_rate(job.state.step), norm)
+
+
+def go_on(job: Job) -> None:
+    """Start the next pass where it can be, behind the update."""
     job.watch.lap("optimizer")
     if follows_at_once(job) and begin_next(job.model):
         job.watch.next_has_begun()

@@ -120,12 +120,12 @@ class FlatAdamW(torch.optim.AdamW):
             self.prepare()
         ready, self._ready = self._ready, None
         for group, flat, whole in ready or []:
-            flat.step += 1
             settings = {name: group[name] for name in ("lr", "betas", "eps", "weight_decay")}
             self._kernel(
                 flat.weights, whole, *flat.moments, norm.to(flat.weights.device),
-                step=flat.step, max_norm=max_norm, **settings,
+                step=flat.step + 1, max_norm=max_norm, **settings,
             )  # fmt: skip
+            flat.step += 1  # not before: where memory runs out as the kernel is loaded, the step is done again
             flat.steps.add_(1)  # the device is busy meanwhile
         return ready is not None
 

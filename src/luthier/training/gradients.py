@@ -60,11 +60,13 @@ def _summaries(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     low_M1, high_M1 = (extreme[:, None] for extreme in values_MN.aminmax(dim=1))
     width_M1 = torch.where(high_M1 > low_M1, high_M1 - low_M1, 1.0)
     count, dtype = len(values_MN), widest(values_MN.device)
-    first_M1 = BUCKETS * torch.arange(count, device=values_MN.device)[:, None]
+    number_M1 = BUCKETS * torch.arange(count, device=values_MN.device)[:, None] + 0.5  # the middle of the first bucket
     counts_MB = torch.zeros(count, BUCKETS, dtype=dtype, device=values_MN.device)
     for part_MN in torch.split(values_MN, max(1, _AT_ONCE // count), dim=1):
-        bucket_MN = ((part_MN - low_M1) / width_M1 * BUCKETS).long().clamp_(0, BUCKETS - 1)  # the highest in the last
-        counts_MB += torch.bincount((first_M1 + bucket_MN).flatten(), minlength=count * BUCKETS).view(count, BUCKETS)
+        # a float32 counts each of so few; `bincount` would ask the device for the largest first
+        bucket_MN = ((part_MN - low_M1) / width_M1 * BUCKETS).floor_().clamp_(0, BUCKETS - 1)  # the highest in the last
+        found = torch.histc(bucket_MN.add_(number_M1), count * BUCKETS, 0, count * BUCKETS)
+        counts_MB += found.view(count, BUCKETS)
     squares_M1 = values_MN.square().sum(1, keepdim=True)
     rows = torch.cat([x.to(dtype) for x in (squares_M1, low_M1, high_M1, counts_MB)], dim=1)
     return dict(zip(tensors, rows, strict=True))

@@ -76,7 +76,7 @@ class Numbers:
 
     def __init__(self, summed: torch.Tensor, norm: torch.Tensor) -> None:
         both = torch.cat([summed, norm.to(summed)[None]])
-        self._host, self._arrived = both.to("cpu", non_blocking=True), None
+        self._host, self._arrived = both.to("cpu", non_blocking=both.is_cuda), None  # elsewhere nothing would wait
         if both.is_cuda:
             self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
             self._arrived.record()

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from luthier.data.collate import collate_packed
 from luthier.model.forward import LEAN
@@ -336,6 +337,42 @@ def test_a_size_is_recorded_when_it_is_first_seen_but_for_the_very_first_pass():
     assert len(made) == 2
     lean_loss(recorded, large)
     assert len(made) == 3
+
+
+class Order(TorchDispatchMode):
+    """The clones of numbers, and the marks of an event, in their order."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def record(self):
+        self.seen.append("mark")
+
+    def synchronize(self):
+        self.seen.append("waited")
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function is torch.ops.aten.clone.default and args[0].ndim == 0:
+            self.seen.append("clone")
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_recordings_go_when_nobody_reads_their_loss_any_more(begun):
+    _, _, recorded, _ = decoders()
+    small, large = of_two_sizes()
+    for batch in (small, large):
+        lean_loss(recorded, batch)
+    order = recorded.graphs._used = Order()
+    batch = inputs_of(large)
+    if begun:
+        recorded.graphs.place(batch)
+        assert recorded.graphs.begin()
+    with order:
+        recorded.graphs.run(batch)
+    recorded.graphs.forget()
+    assert order.seen[-3:] == ["clone", "mark", "waited"]
 
 
 def test_where_recording_at_first_sight_fails_sizes_are_launched_once_before():

@@ -104,7 +104,7 @@ class Graphs:
         """The loss of a pass; its gradients are left in the decoder's `gradients`."""
         ready, self._next = self._next, None
         if ready is not None and ready.loss is not None and ready.positions_N is batch.positions_N:
-            return ready.loss.clone()
+            return self._taken(ready.loss)
         key, batch, tensors = _keyed(batch)
         self._forget_what_moved()
         self.made += key not in self._recorded
@@ -115,7 +115,7 @@ class Graphs:
         if (recorded := self._recorded.get(key)) is None:
             return self._decoder.whole_pass(batch)
         recorded.read(tensors)
-        return self._replayed(recorded).clone()
+        return self._taken(recorded.replay())
 
     def place(self, batch: PassInputs) -> None:
         """Lay a batch where its recording reads it, where there is one, so that `begin` only has to start it.
@@ -139,7 +139,8 @@ class Graphs:
             return False
         self._decoder.turn = None  # the gradients there are will be those of this pass
         try:
-            self._next.loss = self._replayed(self._next.recorded)
+            self._next.loss = self._next.recorded.replay()
+            self._mark()
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
@@ -168,11 +169,15 @@ class Graphs:
                 self._used.synchronize()
         self._recorded, self._seen, self._next = {}, set(), None
 
-    def _replayed(self, recorded: _Recorded) -> Tensor:
-        loss = recorded.replay()
+    def _taken(self, loss: Tensor) -> Tensor:
+        """The loss, out of the memory of its recording: pieces that grow go back without waiting for who reads them."""
+        loss = loss.clone()
+        self._mark()
+        return loss
+
+    def _mark(self) -> None:
         if self._used is not None:
             self._used.record()
-        return loss
 
     def _forget_what_moved(self) -> None:
         places = [p.data_ptr() for p in self._decoder.parameters()]
