@@ -32,7 +32,7 @@ _TEXTS = (
 
 _SETTINGS = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_HIP_ALLOC_CONF")
 _PROBE = 32 << 20
-"""Bytes that are no part of a piece that is there already."""
+"""Bytes that fit into no small piece."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -60,6 +60,7 @@ def take_what_is_used() -> None:
     if settle is None or told or any(os.environ.get(name) for name in _SETTINGS):
         return
     with suppress(RuntimeError):
+        torch.cuda.empty_cache()  # the probe is to be a new piece
         settle("expandable_segments:True")
         try:
             torch.empty(_PROBE, dtype=torch.uint8, device="cuda")
