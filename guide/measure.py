@@ -63,6 +63,7 @@ EXPERIMENTS = {
     "dashboard": dashboard.dashboard,
     "performance": performance.performance,
     "bfloat": performance.bfloat,
+    "pairs": performance.pairs,
     "gpu": performance.gpu,
     "forecast": forecast.forecast,
     "headline": headline.headline,
@@ -72,7 +73,8 @@ EXPERIMENTS = {
     **exercises.EXPERIMENTS,
 }
 ALONE = {
-    "base", "one_step", "text", "report", "performance", "bfloat", "gpu", "forecast", "headline", "export", "adamw",
+    "base", "one_step", "text", "report", "performance", "bfloat", "pairs", "gpu", "forecast", "headline", "export",
+    "adamw",
 }  # fmt: skip
 """Those that need no run of `base`."""
 MEASURED = Path("guide/measured.json")

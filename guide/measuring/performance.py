@@ -2,6 +2,7 @@
 
 luthier bench cpu dtype=float32 --json benchmarks/results/bench_cpu.json
 luthier bench cpu --json benchmarks/results/bench_cpu_bf16.json         on a CPU that computes in bfloat16
+luthier bench cpu objective=dpo learning_rate=5e-5 dtype=float32 --json benchmarks/results/bench_dpo.json
 python benchmarks/linear.py --json benchmarks/results/linear_cpu.json
 python benchmarks/choices.py dtype=float32 --json benchmarks/results/choices_cpu.json
 """
@@ -26,7 +27,7 @@ def beside_trl(name: str, drawn_as: str) -> dict[str, Any]:
     """The numbers of one comparison, and its picture."""
     bench = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
     rows = {NAMES[f"{row['system']}/{row['lane']}"]: row for row in bench["rows"]}
-    draw(bench["rows"], drawn_as)
+    draw(bench["rows"], drawn_as, "pair" if bench["setting"].get("objective") == "dpo" else "token")
     setting = bench["setting"]
     first = rows["luthier"]["tokens_per_second"]
     numbers: dict[str, Any] = {
@@ -67,6 +68,10 @@ def linear(name: str) -> dict[str, Any]:
         for key in ("tokens_per_second", "computed_tokens_per_second"):
             numbers[f"linear_{short}_{key.partition('_')[0]}"] = found["cases"][case][key] / plain[key]
     return numbers
+
+
+def pairs() -> dict[str, Any]:
+    return beside_trl("bench_dpo", "performance-pairs")
 
 
 def bfloat() -> dict[str, Any]:
@@ -157,7 +162,7 @@ def _peers(found: dict[str, Any], ours: float) -> dict[str, Any]:
     return {"peers": "\n".join(lines), "peers_timed": found["timed"], "peers_steps": found["steps"], **times}
 
 
-def draw(rows: list[dict[str, Any]], drawn_as: str) -> None:
+def draw(rows: list[dict[str, Any]], drawn_as: str, of: str) -> None:
     """Rates with their spread, and all losses in one picture."""
     colours = [BLUE, TEAL, AMBER, GREY]
     with picture(drawn_as, 1, 2, height=3.0) as (_, (rates, losses)):
@@ -174,5 +179,5 @@ def draw(rows: list[dict[str, Any]], drawn_as: str) -> None:
         for row, colour, width in zip(rows, colours, (7, 5, 3, 1.2), strict=True):
             steps = range(1, len(row["losses"]) + 1)
             losses.plot(steps, row["losses"], color=colour, lw=width, label=f"{row['system']} ({row['lane']})")
-        losses.set(xlabel="optimizer step", ylabel="loss (nats a token)")
+        losses.set(xlabel="optimizer step", ylabel=f"loss (nats a {of})")
         losses.legend(fontsize=8)
