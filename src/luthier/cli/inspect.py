@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from luthier.cli.json_file import check_writable, write_text
+from luthier.cli.libraries import import_libraries
 from luthier.cli.request import Request
 from luthier.cli.request import loaded as loaded_from
 
@@ -41,6 +42,7 @@ def inspect(
     if step:
         _step(loaded, row[0])
         return
+    import_libraries()
     from luthier import api
     from luthier.events.console import open_console
     from luthier.gate.page import page
@@ -62,6 +64,7 @@ def inspect(
 
 
 def _step(loaded: Loaded, number: int) -> None:
+    import_libraries()
     from luthier import api
     from luthier.events.console import open_console
     from luthier.machine.libraries import library_output_to

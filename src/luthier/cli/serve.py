@@ -9,6 +9,7 @@ from pathlib import Path
 
 import typer
 
+from luthier.cli.libraries import import_libraries
 from luthier.cli.request import Base
 from luthier.cli.sampling_options import System
 from luthier.cli.usual_run import WITHOUT, usual_run
@@ -66,20 +67,20 @@ def serve(
 
     with ExitStack() as open_things:
         with notes.status(Text("loading " + one_line(", ".join(named_runs)))) if console.is_terminal else nullcontext():
+            import_libraries()
             from luthier.machine.libraries import library_output_to
             from luthier.machine.listening import listen
             from luthier.serve.app import Limits
             from luthier.serve.server import Server, serve_until_told
 
             listening = open_things.enter_context(listen(host, port))
-            address = listening.getsockname()
             open_things.enter_context(library_output_to(Path(os.devnull)))
             models = load_models(named_runs, base, system)
         limits = Limits(max_tokens, timeout)
         shown_key = f"${KEY}" if api_key == os.environ.get(KEY) else "YOUR_KEY" * bool(api_key)
 
         def ready() -> None:
-            greet(console, models, address, shown_key)
+            greet(console, models, listening.getsockname(), shown_key)
 
         serve_until_told(
             Server(models, listening, key=api_key, most_waiting=queue, limits=limits, report=report, ready=ready)

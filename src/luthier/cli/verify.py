@@ -8,6 +8,7 @@ from pathlib import Path
 import typer
 
 from luthier.cli.json_file import check_writable, write_json
+from luthier.cli.libraries import import_libraries
 from luthier.cli.merge import Prompts, say
 from luthier.cli.request import Allow, Base, Request, loaded
 from luthier.cli.usual_run import Run, usual_run
@@ -32,6 +33,7 @@ def resume(
     config = loaded(request, None)
     if as_json:
         check_writable(as_json)
+    import_libraries()
     from luthier.verify import screen
     from luthier.verify.resume import verify_resume
 
@@ -60,6 +62,7 @@ def merge(
     if as_json:
         check_writable(as_json)
     run = run or usual_run("verify merge")
+    import_libraries()
     from luthier.machine.libraries import library_output_to
     from luthier.verify import screen
     from luthier.verify.merge import verify_merge
