@@ -17,7 +17,6 @@ from typing import Any
 from measuring.drawing import AMBER, BLUE, GREY, TEAL, picture
 
 RESULTS = Path("benchmarks/results")
-"""Of configs/training_config.yaml, as its plan counts them."""
 NAMES = {
     "luthier/defaults": "luthier", "luthier/peft's layers": "luthier_peft", "trl/defaults": "trl", "trl/tuned": "tuned",
 }  # fmt: skip

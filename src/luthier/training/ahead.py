@@ -9,8 +9,8 @@ not known before the first one.
 
 Which rows a step takes is a pure function of the seed, so passes and tokens of every step to come are known. a and b
 are fitted on this attempt's steps, the usual ones where there are any (`luthier.training.cost`), and get better as it
-goes; time between steps is what
-is left of the clock when all that is known is taken off it: logging, and whoever reads the events.
+goes; time between steps is what is left of the clock when all that is known is taken off it: logging, and whoever reads
+the events.
 
 Not covered: early stopping; checkpoints of evaluations that are the best so far; other programs that come and go.
 """

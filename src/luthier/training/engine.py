@@ -38,7 +38,7 @@ from luthier.training.milestones import between_steps, finish, follows_at_once, 
 from luthier.training.objective import Counted
 from luthier.training.optimizer import leaves_out_by_itself, prepare_step, take_back
 from luthier.training.saving import landed, leave
-from luthier.training.scale import count, loss_scale, lower
+from luthier.training.scale import count, loss_scale, lower, scales
 from luthier.training.step import Numbers, backward, nan_unless_finite, norm_of_gradients, update
 
 MOST_ROLLBACKS = 2
@@ -208,7 +208,7 @@ def goes_ahead(job: Job) -> bool:
     float16 does a step that overflowed again, and a spike that is to be left out is known from the steps before.
     """
     config, step = job.plan.config, job.state.step + 1
-    asks = config.training.loss_spikes == "skip" or config.model.dtype == "float16" or together()
+    asks = config.training.loss_spikes == "skip" or scales(job.plan) or together()
     can = records(job.model) and leaves_out_by_itself(job.optimizer)
     return can and not asks and not due(step, config.logging.histogram_steps)
 

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from luthier.config.plan import Plan
 from luthier.config.render import plan_as_dict
 from luthier.doctor.evidence import less_memory, lower_rate
+from luthier.doctor.finding import Change
 from luthier.doctor.history import History
 from luthier.errors import CODES, LuthierError, Problem, RunError
 from luthier.errors.trace import keep_trace, summary
@@ -134,10 +135,15 @@ def lower_the_rate(plan: Plan) -> str:
     return f"write {written}; then --resume auto --allow-changes"
 
 
-def _less_memory(plan: Plan) -> tuple[str, str]:
-    """(what to write and how to go on, its key): the doctor's change, with the longest row, which no log has."""
+def hold_less(plan: Plan) -> Change:
+    """The doctor's change for a run that holds too much, with the longest row, which no log has."""
     longest = plan.data.longest_row_tokens if plan.data else 0
-    change = less_memory(History(plan=plan_as_dict(plan)), longest)[0]
+    return less_memory(History(plan=plan_as_dict(plan)), longest)[0]
+
+
+def _less_memory(plan: Plan) -> tuple[str, str]:
+    """(what to write and how to go on, its key)."""
+    change = hold_less(plan)
     go_on = {
         "data.max_seq_length": "then --resume auto --allow-changes",
         "quantization.load_in_4bit": "and another output_dir: the weights of this run do not fit to it",

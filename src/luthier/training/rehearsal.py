@@ -29,12 +29,9 @@ import torch
 
 from luthier.config.numbers import REHEARSED_FROM
 from luthier.config.plan import Plan
-from luthier.config.render import plan_as_dict
 from luthier.data.collate import MicroBatch
 from luthier.data.largest import Largest, find_largest
 from luthier.data.loader import collate
-from luthier.doctor.evidence import less_memory
-from luthier.doctor.history import History
 from luthier.events.types import CheckpointSaved, Event, Notice, Rehearsed
 from luthier.machine.probe import PeakMeter
 from luthier.machine.ranks import all_or_none, only_on_rank_0, rank, world_size
@@ -42,6 +39,7 @@ from luthier.machine.seed import rng_state, set_rng_state
 from luthier.machine.shards import GatherTensor, on_rank_0_with
 from luthier.training.checkpoint import save_checkpoint, shared_tensors
 from luthier.training.commit import INFLIGHT
+from luthier.training.failures import hold_less
 from luthier.training.optimizer import build_optimizer
 from luthier.training.scale import loss_scale
 from luthier.training.step import backward, evaluate, norm_of_gradients, update
@@ -121,7 +119,7 @@ def _too_much(plan: Plan, held: PeakMeter) -> Notice | None:
     asked = plan.config.training.memory_gib
     if asked == "auto" or held.gib <= asked or not held.is_of_the_block:
         return None
-    line = less_memory(History(plan=plan_as_dict(plan)), plan.data.longest_row_tokens if plan.data else 0)[0]
+    line = hold_less(plan)
     text = f"the largest step held {held.gib:.2f} GiB, and training.memory_gib is {asked:g}"
     return Notice("warning", text, f"{line.key}: {line.new}")
 

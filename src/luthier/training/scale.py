@@ -24,9 +24,14 @@ GROWS_AFTER = 2000
 LOWEST, HIGHEST = 2.0**-10, 2.0**24
 
 
+def scales(plan: Plan) -> bool:
+    """Whether the loss of a run has a scale: other formats have all the numbers there are."""
+    return plan.config.model.dtype == "float16"
+
+
 def loss_scale(state: TrainState, plan: Plan) -> float:
-    """What the summed loss of a step is multiplied by: 1 in formats that have all the numbers there are."""
-    return state.loss_scale if plan.config.model.dtype == "float16" else 1.0
+    """What the summed loss of a step is multiplied by; 1 without a scale."""
+    return state.loss_scale if scales(plan) else 1.0
 
 
 def lower(state: TrainState, plan: Plan, loss: float, norm: float) -> bool:
@@ -39,7 +44,7 @@ def lower(state: TrainState, plan: Plan, loss: float, norm: float) -> bool:
         norm: Length of the gradient.
     """
     overflowed = math.isfinite(loss) and not math.isfinite(norm)
-    if plan.config.model.dtype != "float16" or not overflowed or state.loss_scale <= LOWEST:
+    if not scales(plan) or not overflowed or state.loss_scale <= LOWEST:
         return False
     state.loss_scale, state.steps_at_scale = state.loss_scale / 2, 0
     return True
@@ -47,7 +52,7 @@ def lower(state: TrainState, plan: Plan, loss: float, norm: float) -> bool:
 
 def count(state: TrainState, plan: Plan) -> None:
     """One more step that did not overflow."""
-    if plan.config.model.dtype != "float16":
+    if not scales(plan):
         return
     state.steps_at_scale += 1
     if state.steps_at_scale >= GROWS_AFTER and state.loss_scale < HIGHEST:
