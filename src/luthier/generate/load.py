@@ -39,6 +39,7 @@ from luthier.generate.writing import write as write_answers
 from luthier.machine.libraries import library_output_to
 from luthier.model.hub import beyond
 from luthier.model.sampling import rooms
+from luthier.model.writers import write_lean
 
 
 @dataclass(repr=False)
@@ -63,6 +64,10 @@ class Tuned:
     beside: Base | None = None
     system: str = ""
     _base_model: nn.Module | None = None
+
+    def __post_init__(self) -> None:
+        """From here on nothing changes its weights."""
+        write_lean(self.model)
 
     def __repr__(self) -> str:
         """What it is, in a line: the model's own is one line for each module."""
@@ -231,6 +236,7 @@ class Tuned:
             if not other.name:
                 raise ModelError(Problem("E-EVAL-023", "the run names no base model", "give --base PATH"))
             self._base_model = load_base(other)
+            write_lean(self._base_model)
         tuned, self.model = self.model, self._base_model
         try:
             yield

@@ -26,7 +26,7 @@ from luthier.generate.streaming import Pieces
 from luthier.model.sampling import batches, continue_batch
 
 Hear = Callable[[str, list[Token]], None]
-WRITING_VERSION = 2
+WRITING_VERSION = 3
 """Raised when the same model, prompt and sampling give another answer than before, or more of it is kept: kept ones are
 asked again."""
 

@@ -32,6 +32,7 @@ from transformers import GenerationConfig
 from luthier.errors import ModelError, Problem
 from luthier.model import attention
 from luthier.model.forward import inference, unwrap
+from luthier.model.writers import writing
 
 MAX_BATCH = 32
 """Prompts at once. More helps little where one token is limited by arithmetic, and finished answers wait for others."""
@@ -136,7 +137,8 @@ def continue_batch(
     padding = [longest - len(prompt) for prompt in prompts]
     ids_BT = torch.tensor([[stop_ids[0]] * pad + list(ids) for pad, ids in zip(padding, prompts, strict=True)])
     mask_BT = torch.arange(longest)[None] >= torch.tensor(padding)[:, None]
-    with _growing(causal_lm), _bare(causal_lm), inference(model):
+    reach = longest + max_new_tokens
+    with _growing(causal_lm), _bare(causal_lm), inference(model), writing(model, len(prompts), reach) as carried:
         output_BT = causal_lm.generate(
             input_ids=ids_BT.to(device),
             attention_mask=mask_BT.long().to(device),
@@ -145,6 +147,7 @@ def continue_batch(
             pad_token_id=stop_ids[0],
             do_sample=False,
             use_cache=True,
+            **carried,
             **options,
         )
     return [_until_stop(answer, stop_ids) for answer in output_BT[:, longest:].tolist()]

@@ -35,15 +35,19 @@ _PROBE_WINDOW = 40
 """Shorter than one of them: where a window may be shorter than a document, kernels have a variant of their own."""
 
 
-class Attention(Protocol):
+class Attends(Protocol):
+    """The forward half of an attention; what it reads of `inputs` is its own business."""
+
+    def forward(self, heads: Heads, inputs: dict[str, Any]) -> tuple[Tensor, Any]:
+        """Output (T, H, S), and what a backward half wants to be given."""
+
+
+class Attention(Attends, Protocol):
     """Causal attention within each document; `inputs` as `luthier.model.attention.document_attention` wants them."""
 
     @property
     def reads_device(self) -> bool:
         """Whether where documents start is read on the device alone (`cu_seq_lens`), so that it can be replayed."""
-
-    def forward(self, heads: Heads, inputs: dict[str, Any]) -> tuple[Tensor, Any]:
-        """Output (T, H, S), and what `backward` wants to be given."""
 
     def backward(self, grad_THS: Tensor, heads: Heads, kept: Any, inputs: dict[str, Any], out: Heads) -> None:
         """Write the gradients of queries, keys and values into `out`, which may be views."""

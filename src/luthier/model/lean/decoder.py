@@ -11,8 +11,6 @@ Shape letters: T tokens, N trained tokens, D hidden size, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -25,8 +23,9 @@ from luthier.model.lean.adapters import Adapters
 from luthier.model.lean.filling import PassInputs, fills_up, in_few_sizes
 from luthier.model.lean.gradients import Gradients
 from luthier.model.lean.graphs import Graphs, Recorder, can_record
-from luthier.model.lean.layer import Kept, Layout, LeanLayer, Stream
+from luthier.model.lean.layer import Kept, Layout, Stream
 from luthier.model.lean.linears import Build
+from luthier.model.lean.parts import Parts, as_written
 from luthier.model.lean.pieces import PLAIN, Pieces
 
 
@@ -65,6 +64,7 @@ class LeanDecoder:
         adapters: Their values, as the layers read them.
         gradients: Where a backward pass leaves them.
         graphs: The recorded passes; None where passes are not recorded.
+        parts: What it is made of.
         turn: Which pass the gradients there are of.
         loss_scale: How much larger gradients are on their way than where they are left; see `scale_loss`.
     """
@@ -78,21 +78,17 @@ class LeanDecoder:
         pieces: Pieces = PLAIN,
         recorder: Recorder | None = None,
     ) -> None:
-        decoder = causal_lm.get_decoder()
-        build = Build(dtype, keep_unpacked, {}, pieces)
-        self.layers = [LeanLayer(layer, build) for layer in decoder.layers]
-        can = can_record(decoder.rotary_emb) and all(layer.attention.reads_device for layer in self.layers)
+        self.parts = Parts.of(causal_lm, Build(dtype, keep_unpacked, {}, pieces))
+        self.layers = self.parts.layers
+        can = can_record(self.parts.rotation) and all(layer.attention.reads_device for layer in self.layers)
         self.turn: object = None
-        self._stacks = [stack for layer in self.layers for stack in layer.stacks]
+        self._stacks = self.parts.stacks
         self._parameters = [p for stack in self._stacks for p in stack.parameters()]
         self.graphs = Graphs(self, recorder) if can and recorder is not None else None
         self.adapters, self.gradients = Adapters(self._stacks, pieces), Gradients(self._stacks, pieces)
         self.pieces, self.refused = pieces, ""
-        self._dtype, self.checkpointed_layers, self.loss_scale = dtype, 0, 1.0
-        self._fills_up = fills_up(decoder.embed_tokens.weight.device, dtype)
-        self._embedding, self._rotation = decoder.embed_tokens, decoder.rotary_emb
-        self._norm, self._eps = decoder.norm.weight.detach().to(dtype), decoder.norm.variance_epsilon
-        self._head = causal_lm.get_output_embeddings()
+        self.checkpointed_layers, self.loss_scale = 0, 1.0
+        self._fills_up = fills_up(self.parts.embedding.weight.device, dtype)
 
     def parameters(self) -> list[nn.Parameter]:
         """The trained matrices."""
@@ -121,7 +117,7 @@ class LeanDecoder:
         """Sum of the negative log-likelihoods (nats, float32); see `luthier.model.forward.summed_loss`."""
         if not torch.is_grad_enabled():  # inside of a Function it never is
             return self.token_losses(inputs, positions_N, targets_N).sum()
-        with _as_written(positions_N.device.type):
+        with as_written(positions_N.device.type):
             batch = self._in_size(PassInputs(inputs, positions_N, targets_N))
             return _Lean.apply(self, batch, *self.parameters())  # type: ignore[no-any-return, no-untyped-call]
 
@@ -130,7 +126,7 @@ class LeanDecoder:
 
         What each counts is known only in the backward pass, so these passes are not recorded.
         """
-        with _as_written(positions_N.device.type):
+        with as_written(positions_N.device.type):
             batch = self._in_size(PassInputs(inputs, positions_N, targets_N))
             if not torch.is_grad_enabled():
                 self.refresh()
@@ -160,19 +156,17 @@ class LeanDecoder:
         packed = {key: value for key, value in inputs.items() if key not in ("input_ids", "position_ids")}
         if "longest" not in packed:
             packed["longest"] = max(end - start for start, end in pairwise(packed["document_offsets"]))
-        stream = Stream(self._embedding(inputs["input_ids"])[0].to(self._dtype))
-        wide = torch.promote_types(self._dtype, torch.float32)  # the angles take the format of what they are given
-        cos_BTS, sin_BTS = self._rotation(stream.x_TD.new_empty(1, dtype=wide), position_ids=inputs["position_ids"])
-        tape = Tape(Layout(cos_BTS[0], sin_BTS[0], packed, positions_N))
+        stream, cos_TS, sin_TS = self.parts.begin(inputs["input_ids"], inputs["position_ids"])
+        tape = Tape(Layout(cos_TS, sin_TS, packed, positions_N))
         for number, layer in enumerate(self.layers):
             last, checkpointed = number == len(self.layers) - 1, number < self.checkpointed_layers
             tape.add(*layer.forward(stream, tape.layout, last=last), checkpointed=checkpointed)
             if not train:
                 tape = Tape(tape.layout)
-        normed_ND = stream.normed(self.pieces, self._norm, self._eps)
+        normed_ND = self.parts.end(stream)
         tape.inputs.append(stream.x_TD)
         loss_N, tape.grad_normed_ND, _ = nll(
-            normed_ND, self._head.weight.detach(), targets_N,
+            normed_ND, self.parts.head.weight.detach(), targets_N,
             hidden=train, hidden_scale=self.loss_scale, in_place=self.pieces.cross_entropy,
         )  # fmt: skip
         return loss_N, tape if train else None
@@ -181,7 +175,7 @@ class LeanDecoder:
         """Write the gradients of `parameters()` into `gradients`. The tape is used up."""
         assert tape.grad_normed_ND is not None
         norm_backward = self.pieces.rms_norm_backward
-        grad_TD: Tensor | None = norm_backward(tape.grad_normed_ND, tape.inputs.pop(), self._norm, self._eps)
+        grad_TD: Tensor | None = norm_backward(tape.grad_normed_ND, tape.inputs.pop(), self.parts.norm_D, self.parts.eps)
         rooms = self.gradients.rooms  # one for each stack
         each = len(self.layers[0].stacks)
         for number in reversed(range(len(self.layers))):
@@ -191,22 +185,6 @@ class LeanDecoder:
                 _, kept = layer.forward(Stream(x_TD), tape.layout, last=ends["last"])
             assert grad_TD is not None
             grad_TD = layer.backward(grad_TD, x_TD, kept, tape.layout, rooms[number * each :][:each], **ends)
-
-
-@contextmanager
-def _as_written(device: str) -> Iterator[None]:
-    """Formats are those that the code names, and products add up in float32, also where cuBLAS splits a long sum."""
-    matmul: Any = torch.backends.cuda.matmul
-    names = ("allow_bf16_reduced_precision_reduction", "allow_fp16_reduced_precision_reduction")
-    before = [getattr(matmul, name) for name in names]
-    for name in names:
-        setattr(matmul, name, False)
-    try:
-        with torch.autocast(device, enabled=False):
-            yield
-    finally:
-        for name, value in zip(names, before, strict=True):
-            setattr(matmul, name, value)
 
 
 class _Lean(torch.autograd.Function):
@@ -234,7 +212,7 @@ class _Lean(torch.autograd.Function):
                 "a pass has one backward pass, and a recorded one before the next begins"
             )  # it would lie
         ctx.turn = None
-        with _as_written(grad_outputs[0].device.type):
+        with as_written(grad_outputs[0].device.type):
             if tape is not None:
                 decoder.backward(tape)
             return (None, None, *decoder.gradients.scaled(decoder.unscaled(grad_outputs[0])))
@@ -258,7 +236,7 @@ class _LeanTokens(torch.autograd.Function):
             raise RuntimeError("a pass has one backward pass")
         shares_N = grad_outputs[0]
         largest = shares_N.abs().amax().clamp_min(torch.finfo(shares_N.dtype).tiny)  # the rest stays near 1 in 16 bits
-        with _as_written(shares_N.device.type):
+        with as_written(shares_N.device.type):
             grad_ND = tape.grad_normed_ND[: len(shares_N)]
             grad_ND.copy_(grad_ND * (shares_N / largest)[:, None])
             decoder.backward(tape)

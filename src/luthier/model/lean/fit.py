@@ -6,6 +6,7 @@ by 1 + w, its embedding is scaled and its gate is another.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import nn
@@ -24,19 +25,34 @@ _BASES = ("Linear", "Linear4bit")
 
 
 def obstacle(causal_lm: Any, trained: set[str]) -> str:
-    """Why the lean path cannot compute this model; empty when it can.
+    """Why the lean path cannot train this model; empty when it can.
 
     Args:
         causal_lm: A model of transformers, with peft's layers in it (their base layers may be on the meta device).
         trained: Names of its parameters that are trained.
     """
+    return _obstacle(causal_lm, trained, _is_plain_in_training)
+
+
+def obstacle_to_writing(causal_lm: Any, adapter: str | None) -> str:
+    """Why the lean path cannot write with an adapter (None: with none of those that there are); empty when it can.
+
+    Args:
+        causal_lm: A model of transformers, with peft's layers in it, for evaluation.
+        adapter: Name of the active one.
+    """
+    added = {n for n, _ in causal_lm.named_parameters() if ".lora_" in n or ".modules_to_save." in n}
+    return _obstacle(causal_lm, added, lambda module: _is_plain_in_writing(module, adapter))
+
+
+def _obstacle(causal_lm: Any, added: set[str], is_plain: Callable[[Any], bool]) -> str:
     decoder = causal_lm.get_decoder()
     for layer in getattr(decoder, "layers", [None]):
         kind = type(layer).__name__
         if kind not in LAYERS or not type(layer).__module__.startswith("transformers."):
             name = type(causal_lm).__name__
             return f"{name} is not of Llama's shape (Llama, Mistral, Qwen2, Qwen3)"
-        if reason := _layer_obstacle(layer):
+        if reason := _layer_obstacle(layer, is_plain):
             return reason
     config = causal_lm.config.get_text_config()
     if config.hidden_act != "silu":
@@ -46,11 +62,11 @@ def obstacle(causal_lm: Any, trained: set[str]) -> str:
     if plain_head(causal_lm) is None:
         return "the head does more than one product"
     linears = {name for names in STACKS for name in names}
-    others = sorted(name for name in trained if not any(f".{linear}.lora_" in name for linear in linears))
+    others = sorted(name for name in added if not any(f".{linear}.lora_" in name for linear in linears))
     return f"{others[0]} is trained too" if others else ""
 
 
-def _layer_obstacle(layer: nn.Module) -> str:
+def _layer_obstacle(layer: nn.Module, is_plain: Callable[[Any], bool]) -> str:
     for names in STACKS:
         modules = [layer.get_submodule(name) for name in names]
         bases = [getattr(module, "base_layer", module) for module in modules]
@@ -59,20 +75,28 @@ def _layer_obstacle(layer: nn.Module) -> str:
         if len({base.bias is None for base in bases}) > 1 or len({type(base) for base in bases}) > 1:
             return f"{', '.join(names)} are not of one kind"
         for module, base in zip(modules, bases, strict=True):
-            if module is not base and not _is_plain(module):
+            if module is not base and not is_plain(module):
                 return f"the adapter of {names[0]} does more than B A x"
     return ""
 
 
-def _is_plain(module: Any) -> bool:
+def _is_plain_in_training(module: Any) -> bool:
     """One active adapter of two plain matrices, no dropout, no magnitude, not merged."""
+    alone = list(module.lora_A) == ["default"]
     dropouts = [type(dropout).__name__ for dropout in module.lora_dropout.values()]
+    return alone and dropouts == ["Identity"] and _is_plain_in_writing(module, "default")
+
+
+def _is_plain_in_writing(module: Any, adapter: str | None) -> bool:
+    """Nothing is merged into the base, and the adapter, if it is on this layer, is two plain matrices."""
+    if module.merged or not hasattr(module, "lora_A"):
+        return False
+    if adapter is None or adapter not in module.lora_A:
+        return True
     return (
-        list(module.lora_A) == ["default"]
-        and list(module.active_adapters) == ["default"]
-        and not module.merged
-        and dropouts == ["Identity"]
+        list(module.active_adapters) == [adapter]
         and not len(module.lora_magnitude_vector)
-        and module.lora_A["default"].bias is None
-        and module.lora_B["default"].bias is None
+        and not getattr(module, "lora_variant", {}).get(adapter)
+        and module.lora_A[adapter].bias is None
+        and module.lora_B[adapter].bias is None
     )

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from luthier.model.bucketed import Heads
-from luthier.model.lean.attention import attention_for
+from luthier.model.lean.attention import Attends, attention_for
 from luthier.model.lean.gradients import Room
 from luthier.model.lean.linears import Build, stacked
 from luthier.model.lean.pieces import Pieces
@@ -92,22 +92,32 @@ class LeanLayer:
         self.stacks = (self.qkv, self.o, self.gate_up, self.down)
         self._norms = [_weight(n, build.dtype) for n in (layer.input_layernorm, layer.post_attention_layernorm)]
         self._head_norms = [_weight(n, build.dtype) for n in _head_norms(attention)]
-        self._size = attention.head_dim
-        heads, key_heads = (member.base.out_features // self._size for member in self.qkv.members[:2])
-        self._sides = [heads, key_heads]  # of what is rotated
-        like_THS = self._norms[0][0].new_empty(1, heads, self._size)
-        where = (like_THS, key_heads, build.pieces.attention)
-        self.attention = attention_for(attention, attention.scaling, window_of(attention), *where)
+        self.size = attention.head_dim
+        self.heads, self.key_heads = (member.base.out_features // self.size for member in self.qkv.members[:2])
+        self._sides = [self.heads, self.key_heads]  # of what is rotated
+        like_THS = self._norms[0][0].new_empty(1, self.heads, self.size)
+        self.scaling, self.window = attention.scaling, window_of(attention)
+        where = (like_THS, self.key_heads, build.pieces.attention)
+        self.attention = attention_for(attention, self.scaling, self.window, *where)
 
-    def forward(self, stream: Stream, layout: Layout, *, last: bool) -> tuple[Tensor, Kept]:
+    def forward(
+        self, stream: Stream, layout: Layout, *, last: bool, attention: Attends | None = None
+    ) -> tuple[Tensor, Kept]:
         """Take the stream on: (N, D) after the last layer, (T, D) after the others.
+
+        Args:
+            stream: Changed in place.
+            layout: Where the tokens stand.
+            last: Whether it is the last layer.
+            attention: Another one than the layer's own.
 
         Returns:
             The layer's input x, and what backward needs besides.
         """
         qkv_TO, thin_qkv = self.qkv.forward(stream.normed(self._pieces, *self._norms[0]))
         x_TD = stream.x_TD
-        attended_THS, kept = self.attention.forward(self._positioned(qkv_TO, layout), layout.inputs)
+        attends = self.attention if attention is None else attention
+        attended_THS, kept = attends.forward(self._positioned(qkv_TO, layout), layout.inputs)
         attended_TO = attended_THS.flatten(1)
         if last:
             attended_TO, stream.x_TD = attended_TO[layout.rows_N], x_TD[layout.rows_N]
@@ -155,7 +165,7 @@ class LeanLayer:
     def _parts(self, qkv_TO: Tensor) -> tuple[Tensor, Tensor]:
         """Queries and keys (T, H + K, S), and values (T, K, S), as views."""
         turned = sum(self._sides)
-        qkv_THS = qkv_TO.view(len(qkv_TO), -1, self._size)
+        qkv_THS = qkv_TO.view(len(qkv_TO), -1, self.size)
         return qkv_THS[:, :turned], qkv_THS[:, turned:]
 
     def _positioned(self, qkv_TO: Tensor, layout: Layout, *, again: bool = False) -> Heads:
@@ -179,7 +189,7 @@ class LeanLayer:
         grad_qkv_TO = torch.empty_like(kept.qkv_TO)
         grad_turned_THS, grad_value_TKS = self._parts(grad_qkv_TO)
         sides = self._positioned(kept.qkv_TO, layout, again=True)
-        grad_THS = grad_TO.view(len(grad_TO), -1, self._size)
+        grad_THS = grad_TO.view(len(grad_TO), -1, self.size)
         places, in_place = list(self._both(grad_turned_THS)), self._pieces.rotates_in_place
         query, key = turned = places if in_place else [x.new_empty(x.shape) for x in places]
         self.attention.backward(grad_THS, sides, kept.attention, layout.inputs, (query, key, grad_value_TKS))

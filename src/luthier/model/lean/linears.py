@@ -21,7 +21,7 @@ Shape letters: T tokens, I inputs, O outputs of all members, R ranks of all memb
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import bitsandbytes
@@ -45,12 +45,17 @@ class Build:
         keep: Whether weights of 4 bits are held unpacked (those of 8-bit floats also transposed).
         buffers: Of all layers.
         pieces: Kernels, or plain torch.
+        adapter: Which of the adapters on the model; None: none of them.
+        held: Weights that are stacked already, by the `id` of a stack's first frozen layer: another adapter's stacks on
+            the same model share them.
     """
 
     dtype: torch.dtype
     keep: bool
     buffers: Buffers
     pieces: Pieces = PLAIN
+    adapter: str | None = "default"
+    held: dict[int, Tensor] = field(default_factory=dict)
 
 
 @dataclass
@@ -81,12 +86,12 @@ class StackedLinear:
     """
 
     def __init__(self, modules: list[Any], build: Build) -> None:
-        self.members = _members(modules)
+        self.members = _members(modules, build.adapter)
         self.dtype, self._buffers, self._pieces = build.dtype, build.buffers, build.pieces
         bases = [member.base for member in self.members]
         self.shape = (self.members[-1].outputs.stop, bases[0].in_features)
         self._weight_OI: Tensor | None = None
-        self._hold(build.keep)
+        self._hold(build)
         biases = [base.bias for base in bases]
         self.bias_O = None if biases[0] is None else torch.cat([b.detach().to(self.dtype) for b in biases])
         self.adapted = [member for member in self.members if member.lora_A is not None]
@@ -156,9 +161,11 @@ class StackedLinear:
         up = self.up_OR[member.outputs, member.ranks]
         return [(member.lora_A, self.down_RI[member.ranks], 1.0), (member.lora_B, up, member.scaling)]
 
-    def _hold(self, keep: bool) -> None:
-        if keep or not isinstance(self.members[0].base, bitsandbytes.nn.Linear4bit):
-            self._weight_OI = self._stack()
+    def _hold(self, build: Build) -> None:
+        base = self.members[0].base
+        if build.keep or not isinstance(base, bitsandbytes.nn.Linear4bit):
+            held = build.held.get(id(base))
+            self._weight_OI = build.held[id(base)] = self._stack() if held is None else held
 
     def _with_weight(self, x_TI: Tensor, z_TR: Tensor | None) -> Tensor:
         """The adapter's share, with x W^T added to it."""
@@ -209,7 +216,7 @@ class FP8StackedLinear(StackedLinear):
         """What the frozen weights stand for (O x I), in the compute format."""
         return dequantize(self._weight8_OI, self._scale_O[:, None], self.dtype)
 
-    def _hold(self, keep: bool) -> None:
+    def _hold(self, build: Build) -> None:
         bases = [member.base for member in self.members]
         self._weight8_OI, self._scale_O = bases[0].weight.detach(), bases[0].scale_O
         if len(bases) > 1:
@@ -221,7 +228,7 @@ class FP8StackedLinear(StackedLinear):
                 self._weight8_OI[member.outputs] = member.base.weight.detach()
                 member.base.weight.data = self._weight8_OI[member.outputs]  # a view, so that nothing is held twice
         self._ones_I = torch.ones(self.shape[1], device=self._scale_O.device)
-        self._kept_IO = self._weight8_OI.T.contiguous() if keep and self._weight8_OI.is_cuda else None
+        self._kept_IO = self._weight8_OI.T.contiguous() if build.keep and self._weight8_OI.is_cuda else None
 
     def _with_weight(self, x_TI: Tensor, z_TR: Tensor | None) -> Tensor:
         rounded = self._pieces.quantize_rows(x_TI)
@@ -251,16 +258,16 @@ def stacked(modules: list[Any], build: Build) -> StackedLinear:
     return (FP8StackedLinear if in_8_bits else StackedLinear)(modules, build)
 
 
-def _members(modules: list[Any]) -> list[Member]:
+def _members(modules: list[Any], adapter: str | None) -> list[Member]:
     members: list[Member] = []
     row = rank = 0
     for module in modules:
         base = getattr(module, "base_layer", module)
         lora_A = lora_B = None
         scaling, size = 1.0, 0
-        if base is not module:
-            lora_A, lora_B = module.lora_A["default"].weight, module.lora_B["default"].weight
-            scaling, size = float(module.scaling["default"]), lora_A.shape[0]
+        if adapter in getattr(module, "lora_A", ()):
+            lora_A, lora_B = module.lora_A[adapter].weight, module.lora_B[adapter].weight
+            scaling, size = float(module.scaling[adapter]), lora_A.shape[0]
         outputs, ranks = slice(row, row + base.out_features), slice(rank, rank + size)
         members.append(Member(base, outputs, lora_A, lora_B, scaling, ranks))
         row, rank = outputs.stop, ranks.stop

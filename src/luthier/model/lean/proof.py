@@ -15,6 +15,7 @@ from luthier.errors import ModelError, Problem
 from luthier.model.forward import summed_loss
 from luthier.model.lean.decoder import LeanDecoder
 from luthier.model.lean.linears import FP8StackedLinear
+from luthier.model.lean.writer import LeanWriter
 
 _ROUNDING = {torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.3}
 """Largest relative difference of one gradient that rounding explains, of few tokens in a small layer. A lost factor,
@@ -22,6 +23,8 @@ sign or term is above it."""
 _ROUNDING_OF_8_BITS = 0.6
 """Where products are of 8-bit floats, a last bit decides which way their operands are rounded, in each layer anew: 0.36
 was seen in 16 layers of random weights on an H200. A lost factor of 2 or term leaves 1, a lost sign 2."""
+
+_ROUNDING_OF_LOGITS = {torch.float32: 1e-3, torch.float16: 0.02, torch.bfloat16: 0.1}
 
 _NUMBERS = 3000
 _LAYER = re.compile(r"\.\d+\.")
@@ -62,6 +65,26 @@ def prove_lean(model: nn.Module, lean: LeanDecoder, dtype: torch.dtype) -> None:
     if got.keys() != wanted.keys() or not off <= rounding:
         found_text = f"loss or gradients differ by {off:.2g} from those of the model's own layers"
         raise ModelError(Problem("E-MODEL-014", found_text, "write lean_path: false", "training.lean_path"))
+
+
+def writes_the_same(writer: LeanWriter, causal_lm: Any) -> bool:
+    """Whether `writer` gives the logits of the model's own layers, up to rounding, for two rows of unlike length.
+
+    Args:
+        writer: Of this model.
+        causal_lm: In evaluation mode, with an attention that takes padding; without peft's wrapper.
+    """
+    device = writer.device
+    ids_BT = torch.tensor([[0, 0, 0, 1, 2, 3, 4, 5, 6], [3, 1, 2, 4, 5, 3, 4, 6, 2]], device=device)
+    real_BT = torch.tensor([[0, 0, 0, 1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1, 1, 1, 1]], device=device)
+    cache, until = writer.cache(*ids_BT.shape), 0
+    for end in (6, 7, 8, 9):  # the prompts, then a step that is launched, one that is recorded, and one replayed
+        found = writer.forward(ids_BT[:, until:end], cache, real_BT[:, :end]).logits
+        until = end
+    positions_BT = (real_BT.cumsum(1) - 1).clamp_min(0)
+    wanted = causal_lm(input_ids=ids_BT, attention_mask=real_BT, position_ids=positions_BT, use_cache=False).logits
+    off = (found[:, -1].float() - wanted[:, -1].float()).norm() / wanted[:, -1].float().norm()
+    return bool(off <= _ROUNDING_OF_LOGITS.get(writer.dtype, 1e-3))
 
 
 def _sizes(gradients: dict[str, Tensor]) -> dict[str, Tensor]:

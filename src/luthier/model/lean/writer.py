@@ -1,0 +1,182 @@
+r"""Writing on the lean path: what comes next in each row, with a cache of keys and values (incremental decoding).
+
+    prompt     B x T tokens --layers--> keys and values into the cache, logits of the last place
+    step       B x 1 tokens --layers--> one more place in the cache, the same
+
+transformers' `generate` asks, chooses and ends; this stands in for the model's own forward pass. Of a model in 4 bits
+with an adapter that is some 2,500 calls of Python a token, most of them bookkeeping of peft and bitsandbytes, and a GPU
+waits for each of them. Here it is one product for each stack, and on CUDA a step is recorded and replayed.
+
+A cache has room for all that will be written, so that nothing is copied when it grows. Prompts of a batch are padded on
+the left; nobody looks at the padding, and a padded place looks at itself alone, as a row of attention without anything
+to see would be no number. Query heads that share a key/value head are rows of one product:
+
+    queries (B, K, G T, S)    keys, values (B, K, C, S)    mask (B, 1, G T, C)
+
+Shape letters: B rows, T new tokens of each, M = B T, C places in the cache, H query heads, K key/value heads, G = H / K,
+S size of a head, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from luthier.model.bucketed import Heads
+from luthier.model.lean.graphs import Recorder
+from luthier.model.lean.layer import Layout
+from luthier.model.lean.parts import Parts, as_written
+
+
+class KeyValueCache:
+    """Keys and values of a batch in all layers, and where its rows stand. `generate` carries it from step to step.
+
+    What a recorded step reads or changes is on the device.
+
+    Attributes:
+        layers: Of each layer keys and values, (B, K, C, S) both.
+        places_C: 0, 1, ..., C - 1.
+        seen_BC: Which places hold a token of a prompt or an answer.
+        place_1: The next free place, the same in all rows.
+        position_B1: The next position of each row, which does not count padding.
+        tokens: How many places are filled.
+        replay: A step, recorded: reads `ids_B1`, and leaves its logits (B, V) where it returns them.
+    """
+
+    is_compileable = is_croppable = False
+
+    def __init__(self, parts: Parts, rows: int, places: int) -> None:
+        like = parts.norm_D
+        shapes = [(rows, layer.key_heads, places, layer.size) for layer in parts.layers]
+        self.layers = [(like.new_empty(shape), like.new_empty(shape)) for shape in shapes]
+        self.places_C = torch.arange(places, device=like.device)
+        self.seen_BC = self.places_C.new_zeros(rows, places, dtype=torch.bool)
+        self.place_1, self.position_B1 = self.places_C.new_zeros(1), self.places_C.new_zeros(rows, 1)
+        self.ids_B1 = torch.zeros_like(self.position_B1)
+        self.tokens = 0
+        self.replay: Callable[[], Tensor] | None = None
+
+    def get_seq_length(self) -> int:
+        """How many places are filled, as `generate` asks for it."""
+        return self.tokens
+
+
+@dataclass(frozen=True)
+class _Cached:
+    """Attention of a layer over its cache; see `luthier.model.lean.attention.Attends`."""
+
+    both: tuple[Tensor, Tensor]
+    scaling: float
+    window: int | None
+
+    def forward(self, heads: Heads, inputs: dict[str, Any]) -> tuple[Tensor, None]:
+        """Put the new keys and values into their places, and look at all that are seen."""
+        query_MHS, *new = heads
+        rows, key_heads, _, size = self.both[0].shape
+        query_BTKGS = query_MHS.view(rows, -1, key_heads, query_MHS.shape[1] // key_heads, size)
+        for store_BKCS, new_MKS in zip(self.both, new, strict=True):
+            store_BKCS.index_copy_(2, inputs["places"], new_MKS.view(rows, -1, key_heads, size).transpose(1, 2))
+        key, value = (store_BKCS[:, :, : inputs["reach"]] for store_BKCS in self.both)
+        mask = inputs["masks"][self.window]
+        query_BKXS = query_BTKGS.permute(0, 2, 3, 1, 4).flatten(2, 3)
+        output_BKXS = scaled_dot_product_attention(query_BKXS, key, value, attn_mask=mask, scale=self.scaling)
+        output_BKGTS = output_BKXS.unflatten(2, query_BTKGS.shape[3:0:-2])
+        return output_BKGTS.permute(0, 3, 1, 2, 4).reshape(query_MHS.shape), None
+
+
+class LeanWriter:
+    """The forward pass that `generate` asks for.
+
+    Args:
+        parts: Of the model; the adapter's values as they are when this is made, or when `refresh` is called.
+        recorder: Records a step, so that the next ones are replayed; None: each is launched.
+        refresh: Reads the adapter's values anew.
+    """
+
+    def __init__(
+        self, parts: Parts, recorder: Recorder | None = None, refresh: Callable[[], None] = lambda: None
+    ) -> None:
+        self.refresh = refresh
+        self.dtype, self.device = parts.norm_D.dtype, parts.norm_D.device
+        self._parts, self._recorder = parts, recorder
+        self._windows = {layer.window for layer in parts.layers}
+        layer = parts.layers[0]
+        self._shared = layer.heads // layer.key_heads
+
+    def cache(self, rows: int, places: int) -> KeyValueCache:
+        """A fresh one, for so many rows of at most so many tokens, prompt and answer together."""
+        return KeyValueCache(self._parts, rows, places)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        past_key_values: KeyValueCache,
+        attention_mask: Tensor | None = None,
+        **ignored: Any,
+    ) -> CausalLMOutputWithPast:
+        """Logits (B, 1, V) of what comes after the last token of each row.
+
+        Args:
+            input_ids: The prompts (B, T), padded on the left; later one token of each row.
+            past_key_values: Of `cache`; changed in place.
+            attention_mask: Which of all tokens so far are no padding; None: all.
+            **ignored: What else `generate` hands to models.
+        """
+        cache, tokens = past_key_values, input_ids.shape[1]
+        steps, cache.tokens = cache.tokens > 0, cache.tokens + tokens
+        with as_written(input_ids.device.type):
+            if not steps:
+                real_BT = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+                logits_BV = self._next(cache, input_ids, real_BT, tokens)
+            elif cache.replay is not None:
+                cache.ids_B1.copy_(input_ids)
+                logits_BV = cache.replay()
+            else:
+                logits_BV = self._next(cache, input_ids, torch.ones_like(input_ids), cache.tokens)
+                self._record(cache)
+        return CausalLMOutputWithPast(logits=logits_BV[:, None], past_key_values=cache)  # type: ignore[arg-type]
+
+    def _record(self, cache: KeyValueCache) -> None:
+        """Record the steps to come: all look at all places, as a recording's sizes cannot grow."""
+        if self._recorder is None:
+            return
+        real_B1 = torch.ones_like(cache.ids_B1)
+        try:
+            cache.replay = self._recorder(lambda: self._next(cache, cache.ids_B1, real_B1, len(cache.places_C)))
+        except Exception:  # out of memory, or something that cannot be recorded here: steps are launched from now on
+            self._recorder = None
+
+    def _next(self, cache: KeyValueCache, ids_BT: Tensor, real_BT: Tensor, reach: int) -> Tensor:
+        """The logits (B, V), with attention over the first `reach` places."""
+        rows, tokens = ids_BT.shape
+        places_T = cache.place_1 + cache.places_C[:tokens]
+        counted_BT = real_BT.cumsum(1)
+        positions_BT = (cache.position_B1 + counted_BT - 1).clamp_min(0)
+        cache.seen_BC.index_copy_(1, places_T, real_BT.bool())
+        stream, cos_MS, sin_MS = self._parts.begin(ids_BT.reshape(1, -1), positions_BT.reshape(1, -1))
+        inputs = {"places": places_T, "reach": reach, "masks": self._masks(cache, places_T, reach)}
+        last_B = torch.arange(tokens - 1, rows * tokens, tokens, device=ids_BT.device)
+        layout = Layout(cos_MS, sin_MS, inputs, last_B)
+        for number, (layer, both) in enumerate(zip(self._parts.layers, cache.layers, strict=True), 1):
+            attention = _Cached(both, layer.scaling, layer.window)
+            layer.forward(stream, layout, last=number == len(cache.layers), attention=attention)
+        cache.place_1 += tokens
+        cache.position_B1 += counted_BT[:, -1:]
+        head_VD = self._parts.head.weight.detach()
+        return self._parts.end(stream).to(head_VD.dtype) @ head_VD.T
+
+    def _masks(self, cache: KeyValueCache, places_T: Tensor, reach: int) -> dict[int | None, Tensor]:
+        """Which places each row of `_Cached`'s products sees (B, 1, G T, reach), for each window of a layer."""
+        to_C, from_T1 = cache.places_C[:reach], places_T[:, None]
+        itself_TC, before_BTC = to_C == from_T1, cache.seen_BC[:, None, :reach] & (to_C < from_T1)
+        masks = {}
+        for window in self._windows:
+            seen_BTC = before_BTC if window is None else before_BTC & (to_C > from_T1 - window)
+            masks[window] = (seen_BTC | itself_TC)[:, None].repeat(1, 1, self._shared, 1)
+        return masks

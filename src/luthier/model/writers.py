@@ -1,0 +1,134 @@
+"""Who computes what a model writes: its own layers, or the lean path in their place (`luthier.model.lean.writer`).
+
+    in training       the products of the run's own `LeanDecoder`, with the adapter as it is at that moment
+    a loaded model    products of its own, from weights that do not change any more: `write_lean` says that they do not
+
+A writer is proven beside the model's own layers when it is made, on a few tokens; one that differs, or fails, is not
+used, and the model's own layers write as they always can.
+
+Not covered: sharded models, models that are trained in full, MPS; what `luthier.model.lean.fit` turns away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import bitsandbytes
+import psutil
+import torch
+from torch import Tensor, nn
+
+from luthier.machine.memory import is_out_of_memory
+from luthier.model.forward import lean_of, unwrap
+from luthier.model.lean.fit import obstacle_to_writing
+from luthier.model.lean.graphs import CudaRecorder, can_record
+from luthier.model.lean.linears import Build
+from luthier.model.lean.parts import Parts
+from luthier.model.lean.proof import writes_the_same
+from luthier.model.lean.writer import LeanWriter
+
+_WRITERS = "luthier_writers"
+_DEVICES = ("cpu", "cuda")
+_SHARE = 4
+"""4-bit weights are held unpacked for writing where they take at most one part in so many of the memory that is free."""
+
+
+class _Writers:
+    """Those of a model: one for each adapter that was active, and one for none. They share the frozen weights.
+
+    Args:
+        frozen: Whether no weight changes any more.
+    """
+
+    def __init__(self, *, frozen: bool) -> None:
+        self._frozen = frozen
+        self._made: dict[str | None, LeanWriter | None] = {}
+        self._held: dict[int, Tensor] = {}
+
+    def current(self, model: nn.Module) -> LeanWriter | None:
+        """For the adapter that is active now; None: the model's own layers write."""
+        adapter = _active(model)
+        if adapter not in self._made:
+            self._made[adapter] = self._proven(model, adapter)
+        writer = self._made[adapter]
+        if writer is not None:
+            writer.refresh()
+        return writer
+
+    def _proven(self, model: nn.Module, adapter: str | None) -> LeanWriter | None:
+        causal_lm, lean = unwrap(model), lean_of(model)
+        try:
+            if lean is not None:
+                writer = LeanWriter(lean.parts, _recorder(lean.parts) if lean.graphs else None, lean.refresh)
+            elif self._frozen and not obstacle_to_writing(causal_lm, adapter):
+                parts = Parts.of(causal_lm, self._build(causal_lm, adapter))
+                writer = LeanWriter(parts, _recorder(parts))
+            else:
+                return None
+            writer.refresh()
+            return writer if writes_the_same(writer, causal_lm) else None
+        except Exception as error:  # what cannot be computed on this device, each in its own way
+            if is_out_of_memory(error):
+                raise
+            return None
+
+    def _build(self, causal_lm: Any, adapter: str | None) -> Build:
+        weights = [module.weight for module in causal_lm.modules() if isinstance(module, bitsandbytes.nn.Linear4bit)]
+        unpacked = sum(w.quant_state.shape.numel() for w in weights) * causal_lm.dtype.itemsize
+        keep = bool(self._held) or unpacked * _SHARE <= _free_bytes(causal_lm.device)
+        return Build(causal_lm.dtype, keep, {}, adapter=adapter, held=self._held)
+
+
+def write_lean(model: nn.Module) -> None:
+    """Let the lean path write for a loaded model where it can. From now on its weights, and its adapters', stay."""
+    if next(model.parameters()).device.type in _DEVICES and not hasattr(model, _WRITERS):
+        setattr(model, _WRITERS, _Writers(frozen=True))
+
+
+@contextmanager
+def writing(model: nn.Module, rows: int, places: int) -> Iterator[dict[str, Any]]:
+    """While the block runs, the model's forward pass is the one to write with; yields what `generate` is to be given.
+
+    Args:
+        model: For evaluation, without gradients.
+        rows: How many are written.
+        places: Tokens of the longest, prompt and answer together.
+    """
+    if lean_of(model) is not None and not hasattr(model, _WRITERS):
+        setattr(model, _WRITERS, _Writers(frozen=False))
+    writers: _Writers | None = getattr(model, _WRITERS, None)
+    writer = None if writers is None else writers.current(model)
+    if writer is None:
+        yield {}
+        return
+    own = vars(unwrap(model))
+    before = own.get("forward")
+    own["forward"] = writer.forward
+    try:
+        yield {"past_key_values": writer.cache(rows, places)}
+    finally:
+        del own["forward"]
+        if before is not None:
+            own["forward"] = before
+
+
+def _active(model: nn.Module) -> str | None:
+    """Name of the adapter that is active; None: there is none, or it is switched off."""
+    layer: Any = next((module for module in model.modules() if hasattr(module, "lora_A")), None)
+    if layer is None or layer.disable_adapters:
+        return None
+    return str(layer.active_adapters[0]) if layer.active_adapters else None
+
+
+def _recorder(parts: Parts) -> CudaRecorder | None:
+    on_cuda = parts.norm_D.is_cuda and torch.version.hip is None
+    return CudaRecorder() if on_cuda and can_record(parts.rotation) else None
+
+
+def _free_bytes(device: torch.device) -> int:
+    if device.type != "cuda":
+        return int(psutil.virtual_memory().available)
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(torch.cuda.mem_get_info(device)[0]) + unused
