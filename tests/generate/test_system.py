@@ -15,7 +15,7 @@ from luthier.generate.choosing import Sampling
 from luthier.generate.load import load, load_several
 from luthier.generate.system import first_turn
 from luthier.serve.models import load_models
-from luthier.training import milestones
+from luthier.training import milestones, samples
 from luthier.verify.merge import _same_ids
 from tests.cli.support import run_here
 from tests.generate.support import train_tiny
@@ -45,21 +45,21 @@ def rows(path, systems):
 def trained(tmp_path_factory, tiny_model_dir):
     """The run's folder, what it said, the prompts of its samples, and its rows."""
     folder, asked, kept = tmp_path_factory.mktemp("system"), [], []
-    once, final = milestones.continue_ids, milestones.save_final
+    once, final = samples.continue_many, milestones.save_final
 
-    def heard(model, ids, *how, **options):
-        asked.append(list(ids))
-        return once(model, ids, *how, **options)
+    def heard(model, prompts, *how, **options):
+        asked.extend(list(ids) for ids in prompts)
+        return once(model, prompts, *how, **options)
 
     def saved(plan, data, *others, **options):
         kept.extend(data.train.members(index)[0].input_ids.tolist() for index in range(len(data.train)))
         return final(plan, data, *others, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(milestones, "continue_ids", heard)
+        patch.setattr(samples, "continue_many", heard)
         patch.setattr(milestones, "save_final", saved)
-        samples = {"evaluation": {"sample_prompts": QUESTIONS[:3], "sample_steps": [0], "sample_max_new_tokens": 4}}
-        events = train_tiny(folder / "run", tiny_model_dir, rows(folder / "rows.jsonl", [SYSTEM]), {**SHORT, **samples})
+        wanted = {"evaluation": {"sample_prompts": QUESTIONS[:3], "sample_steps": [0], "sample_max_new_tokens": 4}}
+        events = train_tiny(folder / "run", tiny_model_dir, rows(folder / "rows.jsonl", [SYSTEM]), {**SHORT, **wanted})
     return folder / "run", events, asked, kept
 
 

@@ -8,7 +8,7 @@ from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel
 
 from luthier.errors import ModelError
 from luthier.model import sampling
-from luthier.model.sampling import continue_ids, continue_many
+from luthier.model.sampling import continue_many
 from tests.model.support import loaded_model, our_loss
 from tests.model.test_adapter import shake
 
@@ -21,6 +21,10 @@ def model(tiny_model_dir):
     _, model = loaded_model(tiny_model_dir)
     shake(model)
     return model
+
+
+def continue_ids(model, prompt, stop_ids, tokens):
+    return continue_many(model, [prompt], stop_ids, tokens)[0]
 
 
 def generated(model, stop_ids, tokens):

@@ -22,7 +22,7 @@ from luthier import api
 from luthier.errors import ConfigError, RefusedError, RunError
 from luthier.events.types import CHANCE, CheckpointSaved, Evaluated, Log, Notice, Resumed, RunFinished, Sampled
 from luthier.model.forward import lean_of
-from luthier.training import checkpoint, engine, milestones, rehearsal, saving
+from luthier.training import checkpoint, engine, milestones, rehearsal, samples, saving
 from luthier.training.checkpoint import checkpoints, find_checkpoint, restore
 from luthier.training.commit import commit, sweep, verify
 from luthier.training.guard import FEWEST, judge, remember, robust_z
@@ -475,9 +475,9 @@ def test_a_stop_between_steps_loses_nothing(straight, tmp_path, tiny_model_dir, 
     values = ordinary(tmp_path / "run", tiny_model_dir, alpaca_file)
     asked = []
     if where == "samples":
-        real = milestones.continue_ids
+        real = samples.continue_many
         monkeypatch.setattr(
-            milestones, "continue_ids", lambda *a, **k: (asked.append(1) if steps[-1] == 6 else None, real(*a, **k))[1]
+            samples, "continue_many", lambda *a, **k: (asked.append(1) if steps[-1] == 6 else None, real(*a, **k))[1]
         )
     else:
         step = 5 if where == "evaluation" else 12

@@ -40,13 +40,6 @@ MAX_BATCH_TOKENS = 16_384
 """Prompt and answer tokens at once: 0.5 GiB of cache for a 1B Llama in 16 bits, 2 GiB for an 8B one."""
 
 
-def continue_ids(
-    model: nn.Module, prompt_ids: Sequence[int], stop_ids: Sequence[int], max_new_tokens: int, **options: Any
-) -> list[int]:
-    """Token ids that follow one prompt, the stop token left out; else as `continue_many`."""
-    return continue_many(model, [prompt_ids], stop_ids, max_new_tokens, **options)[0]
-
-
 def continue_many(
     model: nn.Module, prompts: Sequence[Sequence[int]], stop_ids: Sequence[int], max_new_tokens: int, **options: Any
 ) -> list[list[int]]:

@@ -32,7 +32,7 @@ from luthier.model.lean.writer import LeanWriter
 _WRITERS = "luthier_writers"
 _DEVICES = ("cpu", "cuda")
 _SHARE = 4
-"""4-bit weights are held unpacked for writing where they take at most one part in so many of the memory that is free."""
+"""4-bit weights are held unpacked for writing where that takes at most one part in so many of the free memory."""
 
 
 class _Writers:

@@ -8,26 +8,20 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
-
-import torch
-from transformers import StoppingCriteria, StoppingCriteriaList
+from typing import Literal
 
 from luthier.config.outputs import EVENTS, FINAL
 from luthier.config.plan import Plan
 from luthier.data.collate import MicroBatch
 from luthier.data.loader import evaluation_batches
-from luthier.errors.trace import summary
 from luthier.events.read import read
-from luthier.events.types import Evaluated, Event, Log, Machine, Notice, RunFinished, Sampled, Timing
-from luthier.machine.memory import free_memory, is_out_of_memory
+from luthier.events.types import Evaluated, Event, Log, Machine, Notice, RunFinished, Timing
 from luthier.machine.probe import peak_memory_gib
 from luthier.machine.ranks import (
     all_or_none,
-    in_step,
     of_all_ranks,
     of_rank_0,
     on_any_rank,
@@ -37,14 +31,13 @@ from luthier.machine.ranks import (
     world_size,
 )
 from luthier.machine.shards import GatherTensor, on_rank_0_with
-from luthier.model.forward import autocast
-from luthier.model.sampling import continue_ids
 from luthier.model.store import load_trained, trained
 from luthier.training.checkpoint import Checkpoint
 from luthier.training.final import best_checkpoint, save_final
 from luthier.training.instruments import PHASES
 from luthier.training.job import Job
 from luthier.training.objective import Counted, Rewards, rewards
+from luthier.training.samples import sample
 from luthier.training.saving import arrived, is_due, landed, save, saves_now
 from luthier.training.state import TrainState
 from luthier.training.step import evaluate
@@ -217,66 +210,6 @@ def held_out_loss(job: Job, tried: list[MicroBatch]) -> tuple[list[float], Count
         found = evaluate(job.model, batches, job.plan, job.reference.eval_P2)
         job.agree()  # a rank that was stopped has left the rest of its rows out
         return found
-
-
-class _Stop(StoppingCriteria):  # type: ignore[misc]
-    """Ends an answer when a stop is asked for."""
-
-    def __init__(self, stop: Callable[[], bool]) -> None:
-        self._stop = stop
-
-    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
-        return torch.full((len(input_ids),), self._stop(), device=input_ids.device)
-
-
-def sample(job: Job) -> Iterator[Sampled | Notice]:
-    """What the model answers now to the configured prompts (greedy)."""
-    settings, state = job.plan.config.evaluation, job.state
-    if state.sampled_step == state.step or (state.step == 0 and 0 not in settings.sample_steps):
-        return
-    started = time.monotonic()
-    if rank() == 0 or job.plan.sharded:
-        said = in_step(lambda: list(_answers(job))) if job.plan.sharded else _answers(job)
-        yield from said
-    job.agree()
-    if not job.abandoned:
-        job.ahead.took("sampling", time.monotonic() - started)
-        state.sampled_step = state.step
-
-
-def _answers(job: Job) -> Iterator[Sampled | Notice]:
-    """Of this process, or of all ranks of a sharded model in step; a stop breaks them off."""
-    settings, state, sharded = job.plan.config.evaluation, job.state, job.plan.sharded
-
-    def stop() -> bool:
-        return on_any_rank(job.stop_asked()) if sharded else job.stop_asked()
-
-    for number, prompt in enumerate(settings.sample_prompts, 1):
-        options: dict[str, Any] = {"stopping_criteria": StoppingCriteriaList([_Stop(stop)])}
-        if sharded:
-            options["synced_gpus"] = True  # who is done goes on until all are
-        try:
-            stop_ids = job.data.template.stop_ids(job.tokenizer)
-            ids = job.data.prompt_ids(job.tokenizer, prompt)
-            with autocast(job.plan), job.watchdog.watching("a sample", state.step):
-                answer = continue_ids(job.model, ids, stop_ids, settings.sample_max_new_tokens, **options)
-            text = job.tokenizer.decode(answer)
-        except Exception as error:  # no sample is worth a run
-            if sharded:
-                raise
-            no_memory, why = is_out_of_memory(error), summary(error)
-        else:
-            if stop():
-                job.abandoned = True
-                return
-            yield Sampled(state.step, prompt, text)
-            continue
-        if no_memory:
-            free_memory()
-            change = f"evaluation.sample_max_new_tokens: {max(1, settings.sample_max_new_tokens // 2)}"
-            yield Notice("warning", "no memory to write samples; training goes on", change, state.step)
-            break
-        yield Notice("warning", f"no sample of prompt {number}: {why}; training goes on", step=state.step)
 
 
 def finish(job: Job, ending: Ending) -> Iterator[Event]:

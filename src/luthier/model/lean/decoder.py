@@ -174,8 +174,8 @@ class LeanDecoder:
     def backward(self, tape: Tape) -> None:
         """Write the gradients of `parameters()` into `gradients`. The tape is used up."""
         assert tape.grad_normed_ND is not None
-        norm_backward = self.pieces.rms_norm_backward
-        grad_TD: Tensor | None = norm_backward(tape.grad_normed_ND, tape.inputs.pop(), self.parts.norm_D, self.parts.eps)
+        norm = (self.parts.norm_D, self.parts.eps)
+        grad_TD: Tensor | None = self.pieces.rms_norm_backward(tape.grad_normed_ND, tape.inputs.pop(), *norm)
         rooms = self.gradients.rooms  # one for each stack
         each = len(self.layers[0].stacks)
         for number in reversed(range(len(self.layers))):

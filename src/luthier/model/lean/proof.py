@@ -24,7 +24,8 @@ _ROUNDING_OF_8_BITS = 0.6
 """Where products are of 8-bit floats, a last bit decides which way their operands are rounded, in each layer anew: 0.36
 was seen in 16 layers of random weights on an H200. A lost factor of 2 or term leaves 1, a lost sign 2."""
 
-_ROUNDING_OF_LOGITS = {torch.float32: 1e-3, torch.float16: 0.02, torch.bfloat16: 0.1}
+_ROUNDING_OF_LOGITS = {torch.float32: 1e-3, torch.float16: 0.01, torch.bfloat16: 0.05}
+"""Of logits: 0.0015 and 0.012 were seen of 16 layers in the 16-bit formats."""
 
 _NUMBERS = 3000
 _LAYER = re.compile(r"\.\d+\.")

@@ -13,8 +13,8 @@ to see would be no number. Query heads that share a key/value head are rows of o
 
     queries (B, K, G T, S)    keys, values (B, K, C, S)    mask (B, 1, G T, C)
 
-Shape letters: B rows, T new tokens of each, M = B T, C places in the cache, H query heads, K key/value heads, G = H / K,
-S size of a head, V vocabulary.
+Shape letters: B rows, T new tokens of each, M = B T, C places in the cache, H query heads, K key/value heads,
+G = H / K, S size of a head, V vocabulary.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class _Cached:
         mask = inputs["masks"][self.window]
         query_BKXS = query_BTKGS.permute(0, 2, 3, 1, 4).flatten(2, 3)
         output_BKXS = scaled_dot_product_attention(query_BKXS, key, value, attn_mask=mask, scale=self.scaling)
-        output_BKGTS = output_BKXS.unflatten(2, query_BTKGS.shape[3:0:-2])
+        output_BKGTS = output_BKXS.view(rows, key_heads, -1, query_BTKGS.shape[1], size)
         return output_BKGTS.permute(0, 3, 1, 2, 4).reshape(query_MHS.shape), None
 
 
@@ -140,7 +140,7 @@ class LeanWriter:
             else:
                 logits_BV = self._next(cache, input_ids, torch.ones_like(input_ids), cache.tokens)
                 self._record(cache)
-        return CausalLMOutputWithPast(logits=logits_BV[:, None], past_key_values=cache)  # type: ignore[arg-type]
+        return CausalLMOutputWithPast(logits=logits_BV[:, None], past_key_values=cache)
 
     def _record(self, cache: KeyValueCache) -> None:
         """Record the steps to come: all look at all places, as a recording's sizes cannot grow."""
@@ -168,15 +168,16 @@ class LeanWriter:
             layer.forward(stream, layout, last=number == len(cache.layers), attention=attention)
         cache.place_1 += tokens
         cache.position_B1 += counted_BT[:, -1:]
-        head_VD = self._parts.head.weight.detach()
+        head_VD: Tensor = self._parts.head.weight.detach()
         return self._parts.end(stream).to(head_VD.dtype) @ head_VD.T
 
     def _masks(self, cache: KeyValueCache, places_T: Tensor, reach: int) -> dict[int | None, Tensor]:
-        """Which places each row of `_Cached`'s products sees (B, 1, G T, reach), for each window of a layer."""
+        """What is added to the scores of `_Cached` (B, 1, G T or 1, reach): 0 at what is seen; for each window."""
         to_C, from_T1 = cache.places_C[:reach], places_T[:, None]
         itself_TC, before_BTC = to_C == from_T1, cache.seen_BC[:, None, :reach] & (to_C < from_T1)
         masks = {}
         for window in self._windows:
-            seen_BTC = before_BTC if window is None else before_BTC & (to_C > from_T1 - window)
-            masks[window] = (seen_BTC | itself_TC)[:, None].repeat(1, 1, self._shared, 1)
+            seen_BTC = itself_TC | (before_BTC if window is None else before_BTC & (to_C > from_T1 - window))
+            added_BTC = torch.zeros_like(seen_BTC, dtype=self.dtype).masked_fill_(~seen_BTC, -torch.inf)
+            masks[window] = added_BTC[:, None].repeat(1, 1, self._shared if len(places_T) > 1 else 1, 1)
         return masks

@@ -1,0 +1,167 @@
+"""Writing with a cache, against the model's own layers over whole rows; and steps that are replayed."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from luthier.model.lean.linears import Build
+from luthier.model.lean.parts import Parts
+from luthier.model.lean.proof import writes_the_same
+from luthier.model.lean.writer import LeanWriter
+from tests.model.lean.test_decoder import EXACT, MODELS, build
+
+PROMPTS = [[5, 7], [3, 1, 40, 9, 8, 77, 12], [200, 5, 7, 9]]
+ANSWERS = [[11, 12, 13, 14, 15, 16], [21, 22, 23, 24, 25, 26], [31, 5, 33, 5, 35, 36]]
+LONGEST = max(map(len, PROMPTS))
+
+
+def writer_of(model, recorder=None, dtype=torch.float64):
+    return LeanWriter(Parts.of(model.get_base_model(), Build(dtype, True, {})), recorder)
+
+
+def written(writer, prompts=PROMPTS, answers=ANSWERS):
+    """The logits (B, V) after the prompts and after each token of the answers."""
+    longest, steps = max(map(len, prompts)), len(answers[0])
+    ids = torch.tensor([[250] * (longest - len(prompt)) + prompt for prompt in prompts])
+    mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+    cache = writer.cache(len(prompts), longest + steps)
+    with torch.no_grad():
+        logits = [writer.forward(ids, cache, mask).logits[:, -1].clone()]
+        for token_B1 in torch.tensor(answers).T[:, :, None]:
+            mask = torch.cat([mask, torch.ones_like(token_B1)], 1)
+            logits.append(writer.forward(token_B1, cache, mask).logits[:, -1].clone())
+    assert cache.get_seq_length() == longest + steps
+    return logits
+
+
+def own(model, prompts=PROMPTS, answers=ANSWERS):
+    """The same by the model's own layers, one row at a time, without padding and without a cache."""
+    causal_lm = model.get_base_model()
+    causal_lm.set_attn_implementation("eager")
+    rows = []
+    with torch.no_grad():
+        for prompt, answer in zip(prompts, answers, strict=True):
+            rows.append(causal_lm(torch.tensor([prompt + answer]), use_cache=False).logits[0, len(prompt) - 1 :])
+    return list(torch.stack(rows).transpose(0, 1))
+
+
+def off(found, expected):
+    return max(float((x - y).norm() / y.norm()) for x, y in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_the_logits_are_those_of_the_models_own_layers(kind):
+    model = build(kind)
+    assert off(written(writer_of(model)), own(model)) < EXACT
+
+
+def test_one_row_alone_needs_no_mask():
+    model = build()
+    writer, cache = writer_of(model), None
+    cache = writer.cache(1, 8)
+    with torch.no_grad():
+        found = [writer.forward(torch.tensor([PROMPTS[1]]), cache).logits[:, -1]]
+        found.append(writer.forward(torch.tensor([[21]]), cache).logits[:, -1])
+    assert off(found, own(model, PROMPTS[1:2], [[21]])) < EXACT
+
+
+def test_padding_is_seen_by_nobody():
+    """Whatever stands there: the tokens of the padding change no bit."""
+    writer = writer_of(build())
+    longest = LONGEST + 3
+    mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in PROMPTS])
+    found = []
+    for padding in (0, 250):
+        ids = torch.tensor([[padding] * (longest - len(p)) + p for p in PROMPTS])
+        with torch.no_grad():
+            found.append(writer.forward(ids, writer.cache(3, longest), mask).logits)
+    assert torch.equal(*found)
+
+
+class Taped(TorchDispatchMode):
+    """Records as CUDA does: operators and the tensors they were given; whatever Python computed is frozen into them."""
+
+    made = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        assert function is not torch.ops.aten._local_scalar_dense.default, "the device would be asked"
+        made = function(*args, **(kwargs or {}))
+        self.tape.append((function, args, kwargs or {}, made))
+        return made
+
+    def __call__(self, work):
+        self.tape = tape = []
+        Taped.made += 1
+        places = [x.clone() for x in self.state()]
+        with self:
+            logits = work()
+        for place, values in zip(self.state(), places, strict=True):  # a recording computes nothing yet
+            place.copy_(values)
+
+        def replay():
+            for function, args, kwargs, made in tape:
+                again = function(*args, **kwargs)
+                for x, y in zip(tree_leaves(made), tree_leaves(again), strict=True):
+                    if isinstance(x, torch.Tensor) and x.data_ptr() != y.data_ptr():
+                        x.copy_(y)
+            return logits
+
+        return replay
+
+    def watch(self, writer):
+        """The tensors that a step changes are those of the caches that this writer makes."""
+        make = writer.cache
+
+        def cache(rows, places):
+            found = make(rows, places)
+            stores = [store for both in found.layers for store in both]
+            self.state = lambda: [found.place_1, found.position_B1, found.seen_BC, *stores]
+            return found
+
+        writer.cache = cache
+        return writer
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3", "mistral"])
+def test_a_replayed_step_gives_the_logits_of_its_own_tokens(kind):
+    model, recorder = build(kind), Taped()
+    before = Taped.made
+    found = written(recorder.watch(writer_of(model, recorder)))
+    assert Taped.made == before + 1, "one recording serves all steps of a batch"
+    assert off(found, own(model)) < EXACT
+
+
+def test_a_step_that_cannot_be_recorded_is_launched():
+    tried = []
+
+    def recorder(work):
+        tried.append(work)
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    model = build()
+    writer = writer_of(model, recorder)
+    assert off(written(writer), own(model)) < EXACT
+    written(writer)
+    assert len(tried) == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_the_proof_takes_rounding_and_sees_what_is_not_the_same(dtype):
+    model = build(dtype=dtype)
+    causal_lm = model.get_base_model()
+    causal_lm.set_attn_implementation("sdpa")
+    with torch.no_grad():
+        assert writes_the_same(writer_of(model, dtype=dtype), causal_lm)
+        for spoil in (
+            lambda writer: writer._parts.layers[1].o.up_OR.mul_(2),
+            lambda writer: setattr(writer._parts.layers[0], "scaling", writer._parts.layers[0].scaling * 3),
+            lambda writer: setattr(
+                writer, "_masks", lambda *a, masks=writer._masks: {w: m.fill_(0) for w, m in masks(*a).items()}
+            ),
+        ):
+            writer = writer_of(model, dtype=dtype)
+            spoil(writer)
+            assert not writes_the_same(writer, causal_lm)
