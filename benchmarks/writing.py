@@ -1,6 +1,6 @@
 """Tokens a second that a model with an adapter writes: by its own layers, and by the lean path in their place.
 
-    python benchmarks/writing.py [--shape 1b|toy] [--lanes nf4 bfloat16] [--rows 1 8] [--tokens 16] [--json FILE]
+    python benchmarks/writing.py [--shape 1b|toy | --base FOLDER] [--lanes nf4 bfloat16] [--rows 1 8] [--json FILE]
 
 A model of random weights is loaded as a finished run is (rank-16 adapter on all linear layers), and answers prompts of
 64 tokens greedily. Both write in turns, in one process; the first turn of each is not counted, the median of the others
@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from headline import LLAMA_3_2_1B, TOY
 from peft import LoraConfig, get_peft_model
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig
 
 from luthier.generate.weights import Base, load_base
 from luthier.machine.record import surroundings
@@ -73,20 +73,29 @@ def main() -> None:
     """Build the base, measure each lane, and print or write the rates."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=("1b", "toy"), default="1b")
+    parser.add_argument("--base", help="a model's folder, instead of a shape with random weights")
     parser.add_argument("--lanes", nargs="+", choices=("nf4", "bfloat16", "float32"), default=["nf4", "bfloat16"])
     parser.add_argument("--rows", nargs="+", type=int, default=[1, 8])
     parser.add_argument("--tokens", type=int, default=16)
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    config = LlamaConfig(**(LLAMA_3_2_1B if options.shape == "1b" else TOY), tie_word_embeddings=True)
-    with tempfile.TemporaryDirectory() as name:
-        torch.manual_seed(0)
-        torch.set_default_dtype(torch.bfloat16)
-        LlamaForCausalLM(config).save_pretrained(name)
-        torch.set_default_dtype(torch.float32)
-        lanes = {lane: measure(Path(name), lane, options.rows, options.tokens, options.turns) for lane in options.lanes}
-    told = {"shape": options.shape, "prompt": PROMPT, "tokens": options.tokens, "lanes": lanes, **surroundings()}
+    with tempfile.TemporaryDirectory() as made:
+        if not options.base:
+            torch.manual_seed(0)
+            shape = LLAMA_3_2_1B if options.shape == "1b" else TOY
+            config = LlamaConfig(**shape, tie_word_embeddings=True, dtype="bfloat16")
+            AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(made)
+        folder = Path(options.base or made)
+        lanes = {lane: measure(folder, lane, options.rows, options.tokens, options.turns) for lane in options.lanes}
+    told = {
+        "shape": options.base or options.shape,
+        "prompt": PROMPT,
+        "tokens": options.tokens,
+        "turns": options.turns,
+        "lanes": lanes,
+    }
+    told["surroundings"] = surroundings()
     if options.json:
         options.json.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
 

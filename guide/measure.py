@@ -64,6 +64,7 @@ EXPERIMENTS = {
     "performance": performance.performance,
     "bfloat": performance.bfloat,
     "pairs": performance.pairs,
+    "writing": performance.writing,
     "gpu": performance.gpu,
     "forecast": forecast.forecast,
     "headline": headline.headline,
@@ -73,8 +74,8 @@ EXPERIMENTS = {
     **exercises.EXPERIMENTS,
 }
 ALONE = {
-    "base", "one_step", "text", "report", "performance", "bfloat", "pairs", "gpu", "forecast", "headline", "export",
-    "adamw",
+    "base", "one_step", "text", "report", "performance", "bfloat", "pairs", "writing", "gpu", "forecast", "headline",
+    "export", "adamw",
 }  # fmt: skip
 """Those that need no run of `base`."""
 MEASURED = Path("guide/measured.json")

@@ -5,6 +5,7 @@ luthier bench cpu --json benchmarks/results/bench_cpu_bf16.json         on a CPU
 luthier bench cpu objective=dpo learning_rate=5e-5 dtype=float32 --json benchmarks/results/bench_dpo.json
 python benchmarks/linear.py --json benchmarks/results/linear_cpu.json
 python benchmarks/choices.py dtype=float32 --json benchmarks/results/choices_cpu.json
+python benchmarks/writing.py --json benchmarks/results/writing_cpu.json
 """
 
 from __future__ import annotations
@@ -75,6 +76,24 @@ def pairs() -> dict[str, Any]:
 
 def bfloat() -> dict[str, Any]:
     return beside_trl("bench_cpu_bf16", "performance-bfloat16") | linear("linear_cpu_bf16")
+
+
+def writing() -> dict[str, Any]:
+    """A table: what the model's own layers write a second, and the lean path."""
+    found = json.loads((RESULTS / "writing_cpu.json").read_text(encoding="utf-8"))
+    names = {"nf4": "4 bits (NF4)"}
+    lines = ["| base | answers at once | its own layers | the lean path | times |", "|---|---|---|---|---|"]
+    for lane, cases in found["lanes"].items():
+        for rows, row in cases.items():
+            lines.append(
+                f"| {names.get(lane, lane)} | {rows} | {row['own']:.2f} | {row['lean']:.2f} | {row['times']:.1f} |"
+            )
+    ratios = [row["times"] for cases in found["lanes"].values() for row in cases.values()]
+    told = {key: found["surroundings"][key] for key in ("device", "threads", "torch")}
+    return {
+        **told, "table": "\n".join(lines), "prompt": found["prompt"], "tokens": found["tokens"],
+        "turns": found["turns"], "least": min(ratios), "most": max(ratios),
+    }  # fmt: skip
 
 
 def performance() -> dict[str, Any]:

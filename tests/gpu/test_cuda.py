@@ -11,12 +11,17 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 from luthier import api
 from luthier.bench.limit import matmul_limit
 from luthier.events.types import Log, Notice, RunFinished
+from luthier.generate.weights import Base, load_base
 from luthier.model.attention import document_attention
 from luthier.model.kernels.choose import triton_pieces
 from luthier.model.lean.attention import Flash, Short, attention_for
 from luthier.model.lean.graphs import CudaRecorder
+from luthier.model.lean.writer import LeanWriter
+from luthier.model.sampling import continue_many
+from luthier.model.writers import write_lean
 from luthier.training.checkpoint import checkpoints
 from luthier.training.state import TrainState
+from tests.model.test_sampling import PROMPTS
 from tests.tiny import build_tokenizer, llama_config
 from tests.training.test_resume import config
 
@@ -221,6 +226,22 @@ def test_kernels_give_the_losses_of_plain_torch(tmp_path, tiny_model_dir, alpaca
         values = lean(tmp_path / str(kernels), tiny_model_dir, alpaca_file, load_in_4bit, kernels=kernels)
         losses.append(losses_of(values, "kernels do not work"))
     assert losses[0] == pytest.approx(losses[1], abs=2e-2)
+
+
+@pytest.mark.parametrize("quantization", [None, {}], ids=["float32", "4 bits"])
+def test_recorded_steps_write_what_its_own_layers_write(tiny_model_dir, quantization, monkeypatch):
+    model = load_base(Base(str(tiny_model_dir), dtype="float32", quantization=quantization))
+    expected = continue_many(model, PROMPTS, [399], 24)
+    recorded, record = [], LeanWriter._record
+
+    def counted(self, cache):
+        record(self, cache)
+        recorded.append(cache.replay is not None)
+
+    monkeypatch.setattr(LeanWriter, "_record", counted)
+    write_lean(model)
+    assert continue_many(model, PROMPTS, [399], 24) == expected
+    assert recorded and all(recorded)
 
 
 def test_the_limit_counts_no_launches():

@@ -100,15 +100,41 @@ def test_a_loaded_model_is_written_lean_and_so_is_its_base(tiny_model_dir, lean,
 
 def test_each_adapter_on_a_base_writes_its_own_answers(tiny_model_dir, lean):
     model = adapted(base_of(tiny_model_dir))
+    adapted(model, "second", seed=1, r=8)
+    model.set_adapter("default", inference_mode=True)
     write_lean(model)
     first = answers(model)
-    adapted(model, "second", seed=1, r=8)
     model.set_adapter("second", inference_mode=True)
     second = answers(model)
     assert second == by_its_own_layers(model) != first
     model.set_adapter("default", inference_mode=True)
     assert answers(model) == first
     assert len({id(writer) for writer in lean}) == 2
+
+
+def merge(model):
+    model.merge_adapter()
+    return model
+
+
+def to_16_bits(model):
+    model.to(torch.bfloat16)
+
+
+def other_values(model):
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if "lora_B" in name:
+                p.mul_(-1.5)
+
+
+@pytest.mark.parametrize("change", [to_16_bits, other_values, merge])
+def test_what_is_done_to_a_loaded_model_is_seen(tiny_model_dir, lean, change):
+    model = adapted(base_of(tiny_model_dir))
+    write_lean(model)
+    answers(model)
+    change(model)
+    assert answers(model) == by_its_own_layers(model)
 
 
 def test_weights_of_4_bits_are_unpacked_at_each_use_where_memory_is_short(tiny_model_dir, lean, monkeypatch):
@@ -132,13 +158,8 @@ CANNOT = {
     "another architecture": lambda folder: gemma(),
     "DoRA": lambda folder: adapted(base_of(folder), use_dora=True),
     "a trained norm": lambda folder: adapted(base_of(folder), modules_to_save=["norm"]),
-    "merged": lambda folder: merged(adapted(base_of(folder))),
+    "merged": lambda folder: merge(adapted(base_of(folder))),
 }
-
-
-def merged(model):
-    model.merge_adapter()
-    return model
 
 
 @pytest.mark.parametrize("kind", CANNOT)

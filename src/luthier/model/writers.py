@@ -1,7 +1,7 @@
 """Who computes what a model writes: its own layers, or the lean path in their place (`luthier.model.lean.writer`).
 
     in training       the products of the run's own `LeanDecoder`, with the adapter as it is at that moment
-    a loaded model    products of its own, from weights that do not change any more: `write_lean` says that they do not
+    a loaded model    products of its own, from frozen weights: `write_lean` says that they are
 
 A writer is proven beside the model's own layers when it is made, on a few tokens; one that differs, or fails, is not
 used, and the model's own layers write as they always can.
@@ -20,7 +20,6 @@ import psutil
 import torch
 from torch import Tensor, nn
 
-from luthier.machine.memory import is_out_of_memory
 from luthier.model.forward import lean_of, unwrap
 from luthier.model.lean.fit import obstacle_to_writing
 from luthier.model.lean.graphs import CudaRecorder, can_record
@@ -39,20 +38,29 @@ class _Writers:
     """Those of a model: one for each adapter that was active, and one for none. They share the frozen weights.
 
     Args:
-        frozen: Whether no weight changes any more.
+        frozen: Whether nothing but adapters is written into any more.
     """
 
     def __init__(self, *, frozen: bool) -> None:
         self._frozen = frozen
         self._made: dict[str | None, LeanWriter | None] = {}
         self._held: dict[int, Tensor] = {}
+        self._places: list[int] = []
 
     def current(self, model: nn.Module) -> LeanWriter | None:
         """For the adapter that is active now; None: the model's own layers write."""
-        adapter = _active(model)
-        if adapter not in self._made:
-            self._made[adapter] = self._proven(model, adapter)
-        writer = self._made[adapter]
+        if self._places != _places(model):  # moved to another device or format
+            self._made.clear()
+            self._held.clear()
+        adapters: list[Any] = [module for module in model.modules() if hasattr(module, "lora_A")]
+        if any(layer.merged for layer in adapters):
+            return None
+        active = adapters[0].active_adapters if adapters and not adapters[0].disable_adapters else ()
+        name = active[0] if active else None
+        if name not in self._made:
+            self._made[name] = self._proven(model, name)
+            self._places = _places(model)  # stacked layers have moved
+        writer = self._made[name]
         if writer is not None:
             writer.refresh()
         return writer
@@ -61,17 +69,15 @@ class _Writers:
         causal_lm, lean = unwrap(model), lean_of(model)
         try:
             if lean is not None:
-                writer = LeanWriter(lean.parts, _recorder(lean.parts) if lean.graphs else None, lean.refresh)
+                writer = LeanWriter(lean.parts, lean.refresh, _recorder(lean.parts) if lean.graphs else None)
             elif self._frozen and not obstacle_to_writing(causal_lm, adapter):
                 parts = Parts.of(causal_lm, self._build(causal_lm, adapter))
-                writer = LeanWriter(parts, _recorder(parts))
+                writer = LeanWriter(parts, parts.refresh, _recorder(parts))
             else:
                 return None
             writer.refresh()
             return writer if writes_the_same(writer, causal_lm) else None
-        except Exception as error:  # what cannot be computed on this device, each in its own way
-            if is_out_of_memory(error):
-                raise
+        except Exception:  # out of memory, or what this device cannot compute, each in its own way
             return None
 
     def _build(self, causal_lm: Any, adapter: str | None) -> Build:
@@ -82,7 +88,7 @@ class _Writers:
 
 
 def write_lean(model: nn.Module) -> None:
-    """Let the lean path write for a loaded model where it can. From now on its weights, and its adapters', stay."""
+    """Let the lean path write for a loaded model where it can. From now on the values of its frozen weights stay."""
     if next(model.parameters()).device.type in _DEVICES and not hasattr(model, _WRITERS):
         setattr(model, _WRITERS, _Writers(frozen=True))
 
@@ -114,12 +120,8 @@ def writing(model: nn.Module, rows: int, places: int) -> Iterator[dict[str, Any]
             own["forward"] = before
 
 
-def _active(model: nn.Module) -> str | None:
-    """Name of the adapter that is active; None: there is none, or it is switched off."""
-    layer: Any = next((module for module in model.modules() if hasattr(module, "lora_A")), None)
-    if layer is None or layer.disable_adapters:
-        return None
-    return str(layer.active_adapters[0]) if layer.active_adapters else None
+def _places(model: nn.Module) -> list[int]:
+    return [parameter.data_ptr() for parameter in model.parameters()]
 
 
 def _recorder(parts: Parts) -> CudaRecorder | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -19,7 +21,8 @@ LONGEST = max(map(len, PROMPTS))
 
 
 def writer_of(model, recorder=None, dtype=torch.float64):
-    return LeanWriter(Parts.of(model.get_base_model(), Build(dtype, True, {})), recorder)
+    parts = Parts.of(model.get_base_model(), Build(dtype, True, {}))
+    return LeanWriter(parts, parts.refresh, recorder)
 
 
 def written(writer, prompts=PROMPTS, answers=ANSWERS):
@@ -58,9 +61,10 @@ def test_the_logits_are_those_of_the_models_own_layers(kind):
     assert off(written(writer_of(model)), own(model)) < EXACT
 
 
-def test_one_row_alone_needs_no_mask():
-    model = build()
-    writer, cache = writer_of(model), None
+@pytest.mark.parametrize("kind", ["llama", "mistral"])
+def test_without_padding_no_mask_is_given(kind):
+    model = build(kind)
+    writer = writer_of(model)
     cache = writer.cache(1, 8)
     with torch.no_grad():
         found = [writer.forward(torch.tensor([PROMPTS[1]]), cache).logits[:, -1]]
@@ -148,6 +152,10 @@ def test_a_step_that_cannot_be_recorded_is_launched():
     assert len(tried) == 1
 
 
+def sees_all(masks, *args, **options):
+    return {window: mask.fill_(0.0) for window, mask in masks(*args, **options).items()}
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_the_proof_takes_rounding_and_sees_what_is_not_the_same(dtype):
     model = build(dtype=dtype)
@@ -158,9 +166,7 @@ def test_the_proof_takes_rounding_and_sees_what_is_not_the_same(dtype):
         for spoil in (
             lambda writer: writer._parts.layers[1].o.up_OR.mul_(2),
             lambda writer: setattr(writer._parts.layers[0], "scaling", writer._parts.layers[0].scaling * 3),
-            lambda writer: setattr(
-                writer, "_masks", lambda *a, masks=writer._masks: {w: m.fill_(0) for w, m in masks(*a).items()}
-            ),
+            lambda writer: setattr(writer, "_masks", partial(sees_all, writer._masks)),
         ):
             writer = writer_of(model, dtype=dtype)
             spoil(writer)

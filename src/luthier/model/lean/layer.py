@@ -93,9 +93,9 @@ class LeanLayer:
         self._norms = [_weight(n, build.dtype) for n in (layer.input_layernorm, layer.post_attention_layernorm)]
         self._head_norms = [_weight(n, build.dtype) for n in _head_norms(attention)]
         self.size = attention.head_dim
-        self.heads, self.key_heads = (member.base.out_features // self.size for member in self.qkv.members[:2])
-        self._sides = [self.heads, self.key_heads]  # of what is rotated
-        like_THS = self._norms[0][0].new_empty(1, self.heads, self.size)
+        heads, self.key_heads = (member.base.out_features // self.size for member in self.qkv.members[:2])
+        self._sides = [heads, self.key_heads]  # of what is rotated
+        like_THS = self._norms[0][0].new_empty(1, heads, self.size)
         self.scaling, self.window = attention.scaling, window_of(attention)
         where = (like_THS, self.key_heads, build.pieces.attention)
         self.attention = attention_for(attention, self.scaling, self.window, *where)

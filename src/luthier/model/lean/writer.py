@@ -9,9 +9,11 @@ waits for each of them. Here it is one product for each stack, and on CUDA a ste
 
 A cache has room for all that will be written, so that nothing is copied when it grows. Prompts of a batch are padded on
 the left; nobody looks at the padding, and a padded place looks at itself alone, as a row of attention without anything
-to see would be no number. Query heads that share a key/value head are rows of one product:
+to see would be no number. In a step query heads that share a key/value head are rows of one product, and nothing is
+copied; keys and values of a prompt are repeated for each head, as the mask, which is larger, would be otherwise.
 
-    queries (B, K, G T, S)    keys, values (B, K, C, S)    mask (B, 1, G T, C)
+    step    queries (B, K, G, S)    keys, values (B, K, C, S)    mask (B, 1, 1, C)
+    prompt  queries (B, H, T, S)    keys, values (B, H, T, S)    mask (B, 1, T, T), or none
 
 Shape letters: B rows, T new tokens of each, M = B T, C places in the cache, H query heads, K key/value heads,
 G = H / K, S size of a head, V vocabulary.
@@ -79,35 +81,35 @@ class _Cached:
         """Put the new keys and values into their places, and look at all that are seen."""
         query_MHS, *new = heads
         rows, key_heads, _, size = self.both[0].shape
-        query_BTKGS = query_MHS.view(rows, -1, key_heads, query_MHS.shape[1] // key_heads, size)
         for store_BKCS, new_MKS in zip(self.both, new, strict=True):
             store_BKCS.index_copy_(2, inputs["places"], new_MKS.view(rows, -1, key_heads, size).transpose(1, 2))
+        query_BHTS = query_MHS.view(rows, -1, *query_MHS.shape[1:]).transpose(1, 2)
         key, value = (store_BKCS[:, :, : inputs["reach"]] for store_BKCS in self.both)
-        mask = inputs["masks"][self.window]
-        query_BKXS = query_BTKGS.permute(0, 2, 3, 1, 4).flatten(2, 3)
-        output_BKXS = scaled_dot_product_attention(query_BKXS, key, value, attn_mask=mask, scale=self.scaling)
-        output_BKGTS = output_BKXS.view(rows, key_heads, -1, query_BTKGS.shape[1], size)
-        return output_BKGTS.permute(0, 3, 1, 2, 4).reshape(query_MHS.shape), None
+        shared, mask = query_BHTS.shape[1] // key_heads, inputs["masks"][self.window]
+        if query_BHTS.shape[2] == 1:
+            query_BKGS = query_BHTS.reshape(rows, key_heads, shared, size)
+            output = scaled_dot_product_attention(query_BKGS, key, value, mask, scale=self.scaling)
+        else:
+            key, value = (x.repeat_interleave(shared, 1) for x in (key, value))
+            options: dict[str, Any] = {"is_causal": mask is None, "scale": self.scaling}
+            output = scaled_dot_product_attention(query_BHTS, key, value, mask, **options).transpose(1, 2)
+        return output.reshape(query_MHS.shape), None
 
 
 class LeanWriter:
     """The forward pass that `generate` asks for.
 
     Args:
-        parts: Of the model; the adapter's values as they are when this is made, or when `refresh` is called.
+        parts: Of the model.
+        refresh: Reads the adapter's values, which may have changed; to be called before each batch.
         recorder: Records a step, so that the next ones are replayed; None: each is launched.
-        refresh: Reads the adapter's values anew.
     """
 
-    def __init__(
-        self, parts: Parts, recorder: Recorder | None = None, refresh: Callable[[], None] = lambda: None
-    ) -> None:
+    def __init__(self, parts: Parts, refresh: Callable[[], None], recorder: Recorder | None = None) -> None:
         self.refresh = refresh
         self.dtype, self.device = parts.norm_D.dtype, parts.norm_D.device
         self._parts, self._recorder = parts, recorder
         self._windows = {layer.window for layer in parts.layers}
-        layer = parts.layers[0]
-        self._shared = layer.heads // layer.key_heads
 
     def cache(self, rows: int, places: int) -> KeyValueCache:
         """A fresh one, for so many rows of at most so many tokens, prompt and answer together."""
@@ -128,17 +130,16 @@ class LeanWriter:
             attention_mask: Which of all tokens so far are no padding; None: all.
             **ignored: What else `generate` hands to models.
         """
-        cache, tokens = past_key_values, input_ids.shape[1]
-        steps, cache.tokens = cache.tokens > 0, cache.tokens + tokens
+        cache = past_key_values
+        prompts, cache.tokens = not cache.tokens, cache.tokens + input_ids.shape[1]
         with as_written(input_ids.device.type):
-            if not steps:
-                real_BT = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-                logits_BV = self._next(cache, input_ids, real_BT, tokens)
+            if prompts:
+                logits_BV = self._next(cache, input_ids, attention_mask, cache.tokens)
             elif cache.replay is not None:
                 cache.ids_B1.copy_(input_ids)
                 logits_BV = cache.replay()
             else:
-                logits_BV = self._next(cache, input_ids, torch.ones_like(input_ids), cache.tokens)
+                logits_BV = self._next(cache, input_ids, None, cache.tokens)
                 self._record(cache)
         return CausalLMOutputWithPast(logits=logits_BV[:, None], past_key_values=cache)
 
@@ -146,21 +147,24 @@ class LeanWriter:
         """Record the steps to come: all look at all places, as a recording's sizes cannot grow."""
         if self._recorder is None:
             return
-        real_B1 = torch.ones_like(cache.ids_B1)
         try:
-            cache.replay = self._recorder(lambda: self._next(cache, cache.ids_B1, real_B1, len(cache.places_C)))
+            cache.replay = self._recorder(lambda: self._next(cache, cache.ids_B1, None, len(cache.places_C)))
         except Exception:  # out of memory, or something that cannot be recorded here: steps are launched from now on
             self._recorder = None
 
-    def _next(self, cache: KeyValueCache, ids_BT: Tensor, real_BT: Tensor, reach: int) -> Tensor:
-        """The logits (B, V), with attention over the first `reach` places."""
+    def _next(self, cache: KeyValueCache, ids_BT: Tensor, real_BT: Tensor | None, reach: int) -> Tensor:
+        """The logits (B, V), with attention over the first `reach` places; `real_BT` None: there is no padding."""
         rows, tokens = ids_BT.shape
         places_T = cache.place_1 + cache.places_C[:tokens]
-        counted_BT = real_BT.cumsum(1)
+        counted_BT = (torch.ones_like(ids_BT) if real_BT is None else real_BT).cumsum(1)
         positions_BT = (cache.position_B1 + counted_BT - 1).clamp_min(0)
-        cache.seen_BC.index_copy_(1, places_T, real_BT.bool())
+        if real_BT is None:
+            cache.seen_BC.index_fill_(1, places_T, True)
+        else:
+            cache.seen_BC.index_copy_(1, places_T, real_BT.bool())
+        whole = real_BT is None and tokens == reach  # nothing is there but these tokens, and all of them are real
         stream, cos_MS, sin_MS = self._parts.begin(ids_BT.reshape(1, -1), positions_BT.reshape(1, -1))
-        inputs = {"places": places_T, "reach": reach, "masks": self._masks(cache, places_T, reach)}
+        inputs = {"places": places_T, "reach": reach, "masks": self._masks(cache, places_T, reach, whole=whole)}
         last_B = torch.arange(tokens - 1, rows * tokens, tokens, device=ids_BT.device)
         layout = Layout(cos_MS, sin_MS, inputs, last_B)
         for number, (layer, both) in enumerate(zip(self._parts.layers, cache.layers, strict=True), 1):
@@ -171,13 +175,20 @@ class LeanWriter:
         head_VD: Tensor = self._parts.head.weight.detach()
         return self._parts.end(stream).to(head_VD.dtype) @ head_VD.T
 
-    def _masks(self, cache: KeyValueCache, places_T: Tensor, reach: int) -> dict[int | None, Tensor]:
-        """What is added to the scores of `_Cached` (B, 1, G T or 1, reach): 0 at what is seen; for each window."""
+    def _masks(
+        self, cache: KeyValueCache, places_T: Tensor, reach: int, *, whole: bool
+    ) -> dict[int | None, Tensor | None]:
+        """What is added to the scores (B, 1, T, reach), 0 at what is seen; None: all before it. For each window."""
+        masks: dict[int | None, Tensor | None] = {}
         to_C, from_T1 = cache.places_C[:reach], places_T[:, None]
-        itself_TC, before_BTC = to_C == from_T1, cache.seen_BC[:, None, :reach] & (to_C < from_T1)
-        masks = {}
+        itself_TC = to_C == from_T1
         for window in self._windows:
-            seen_BTC = itself_TC | (before_BTC if window is None else before_BTC & (to_C > from_T1 - window))
-            added_BTC = torch.zeros_like(seen_BTC, dtype=self.dtype).masked_fill_(~seen_BTC, -torch.inf)
-            masks[window] = added_BTC[:, None].repeat(1, 1, self._shared if len(places_T) > 1 else 1, 1)
+            if whole and (window is None or window >= reach):
+                masks[window] = None
+                continue
+            seen_BTC = cache.seen_BC[:, None, :reach] & (to_C < from_T1)
+            if window is not None:
+                seen_BTC &= to_C > from_T1 - window
+            added_BTC = torch.zeros_like(seen_BTC, dtype=self.dtype).masked_fill_(~(seen_BTC | itself_TC), -torch.inf)
+            masks[window] = added_BTC[:, None]
         return masks
