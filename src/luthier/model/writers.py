@@ -94,13 +94,13 @@ def write_lean(model: nn.Module) -> None:
 
 
 @contextmanager
-def writing(model: nn.Module, rows: int, places: int) -> Iterator[dict[str, Any]]:
+def writing(model: nn.Module, rows: int, most: int) -> Iterator[dict[str, Any]]:
     """While the block runs, the model's forward pass is the one to write with; yields what `generate` is to be given.
 
     Args:
         model: For evaluation, without gradients.
         rows: How many are written.
-        places: Tokens of the longest, prompt and answer together.
+        most: Tokens of the longest, prompt and answer together.
     """
     if lean_of(model) is not None and not hasattr(model, _WRITERS):
         setattr(model, _WRITERS, _Writers(frozen=False))
@@ -113,7 +113,7 @@ def writing(model: nn.Module, rows: int, places: int) -> Iterator[dict[str, Any]
     before = own.get("forward")
     own["forward"] = writer.forward
     try:
-        yield {"past_key_values": writer.cache(rows, places)}
+        yield {"past_key_values": writer.cache(rows, most)}
     finally:
         del own["forward"]
         if before is not None:
