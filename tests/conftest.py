@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -24,25 +26,43 @@ def pytest_configure(config: pytest.Config) -> None:
         os.environ["TRITON_INTERPRET"] = "1"
 
 
-LONGEST = tuple(
-    f"{name}.py"
-    for name in (
-        "torture/test_torture",
-        "bench/test_bench",
-        "model/test_memory",
-        "training/test_no_pickle",
-        "training/test_ranks",
-        "training/test_resume",
-        "training/test_survival",
-        "verify/test_resume",
-        "sweep/test_study",
+LONGEST = {
+    f"{name}.py": place
+    for place, name in enumerate(
+        (
+            "torture/test_torture",
+            "training/test_ranks",
+            "bench/test_bench",
+            "monitor/test_dashboard",
+            "training/test_resume",
+            "sweep/test_study",
+            "training/test_survival",
+            "model/test_memory",
+            "export/test_merge",
+            "evaluate/test_runs",
+            "training/test_lean_run",
+            "verify/test_resume",
+            "model/kernels/test_choose",
+        )
     )
-)
+}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files begin, so that in the end no worker is left alone with one of them."""
-    items.sort(key=lambda item: not item.path.as_posix().endswith(LONGEST))
+    tests = Path(__file__).parent
+    items.sort(key=lambda item: LONGEST.get(item.path.relative_to(tests).as_posix(), len(LONGEST)))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """What tests import is no garbage: Python's collector looks through none of it, neither now nor later."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture(scope="session")

@@ -160,12 +160,11 @@ def test_the_limit_is_a_rate_of_this_machine():
 
 
 def test_a_system_that_fails_is_named(tmp_path):
-    (tmp_path / "request.json").write_text(
-        json.dumps({"overrides": ["model_name_or_path=/nowhere/at/all"], "base": ""})
-    )
+    (tmp_path / "request.json").write_text("no JSON")
     with pytest.raises(RunError) as caught:
-        comparison.run_arm("prepare", tmp_path)
-    assert caught.value.problems[0].code == "E-RUN-006"
+        comparison.run_arm("trl", tmp_path)
+    (problem,) = caught.value.problems
+    assert problem.code == "E-RUN-006" and problem.found.startswith("trl (defaults): json.decoder.JSONDecodeError: ")
 
 
 @pytest.mark.parametrize(

@@ -265,12 +265,9 @@ def test_push(run, tmp_path, hub):
     assert all(sent[name] == (tmp_path / "h" / name).read_bytes() for name in sent)
 
 
-@pytest.mark.slow
-def test_e_export_008_no_network_keeps_the_folder(run, tmp_path):
-    done = process(
-        "export", run, "--to", "hub", "--base-name", "tiny/Llama", "--out", tmp_path / "h", "--push", "me/my-model",
-        cwd=tmp_path,
-    )  # fmt: skip
+def test_e_export_008_no_network_keeps_the_folder(run, tmp_path, capsys):
+    words = ("--to", "hub", "--base-name", "tiny/Llama", "--out", tmp_path / "h", "--push", "me/my-model")
+    done = run_here(capsys, "export", run, *words)
     assert done.code == 2 and "E-EXPORT-008" in done.err and "hf upload me/my-model" in done.err
     assert (tmp_path / "h" / "README.md").is_file() and "Traceback" not in done.err
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import socket
 import subprocess
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import openai
 import pytest
@@ -42,19 +46,38 @@ class Process:
             self.greeting += line
         self.url = re.search(r"http://\S+/v1", self.greeting)[0]
 
-    def client(self, key="none"):
-        return openai.OpenAI(base_url=self.url.replace("0.0.0.0", "127.0.0.1"), api_key=key, max_retries=0, timeout=60)
-
-    def until_ready(self):
-        for _ in range(200):
-            try:
-                return self.client(KEY).models.list()
-            except openai.APIConnectionError:
-                time.sleep(0.05)
-
     def ended(self):
         out, err = self.child.communicate(timeout=30)
         return self.child.returncode, out, err
+
+
+def client_of(url, key="none"):
+    return openai.OpenAI(base_url=url, api_key=key, max_retries=0, timeout=60)
+
+
+def served_here(capsys, run, *arguments, asking=lambda url: None):
+    """What the command wrote in this process, which told it to end once it answered and `asking` was done."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    url, left = f"http://127.0.0.1:{port}/v1", threading.Event()
+
+    def ask_and_end():
+        while not left.wait(0.02):
+            with suppress(openai.APIConnectionError):
+                with suppress(openai.AuthenticationError):  # an answer, too
+                    client_of(url).models.list()
+                try:
+                    return asking(url)
+                finally:
+                    os.kill(os.getpid(), signal.SIGINT)
+
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(ask_and_end)
+        result = run_here(capsys, "serve", run, *arguments, "--port", port)
+        left.set()
+        asked.result()
+    assert result.code == 0 and result.out.endswith("Ctrl-C ends.\nended\n"), result
+    return result
 
 
 def ask(client, **fields):
@@ -67,7 +90,7 @@ def ask(client, **fields):
 def test_it_answers_until_a_signal_ends_it(run, number):
     server = Process(run)
     assert "run" in server.greeting and "the base" in server.greeting and "curl" in server.greeting
-    client = server.client()
+    client = client_of(server.url)
     answer = ask(client, max_tokens=3)  # drawn: now and then its end comes before the third token
     assert answer.usage.completion_tokens == 3 or answer.choices[0].finish_reason == "stop"
     stream = ask(client, max_tokens=100, temperature=0, stream=True)
@@ -81,7 +104,7 @@ def test_it_answers_until_a_signal_ends_it(run, number):
 @pytest.mark.slow
 def test_a_second_ctrl_c_does_not_wait(run):
     server = Process(run)
-    stream = ask(server.client(), max_tokens=450, n=16, stream=True)
+    stream = ask(client_of(server.url), max_tokens=450, n=16, stream=True)
     next(iter(stream))
     started = time.monotonic()
     server.child.send_signal(signal.SIGINT)
@@ -92,33 +115,28 @@ def test_a_second_ctrl_c_does_not_wait(run):
     assert server.ended() == (0, "", "")
 
 
-@pytest.mark.slow
-def test_a_key_from_the_environment_is_asked_for_and_not_shown(run):
-    server = Process(run, "--host", "0.0.0.0", LUTHIER_API_KEY=KEY)
-    server.until_ready()
-    with pytest.raises(openai.AuthenticationError):
-        ask(server.client("wrong"))
-    assert ask(server.client(KEY), max_tokens=2).usage.completion_tokens in (1, 2)
-    server.child.send_signal(signal.SIGINT)
-    code, out, err = server.ended()
-    assert code == 0 and KEY not in server.greeting + out + err and "no API key" not in server.greeting
-    assert 'Bearer $LUTHIER_API_KEY"' in server.greeting
+def test_a_key_from_the_environment_is_asked_for_and_not_shown(capsys, monkeypatch, run):
+    monkeypatch.setenv("LUTHIER_API_KEY", KEY)
+
+    def asking(url):
+        with pytest.raises(openai.AuthenticationError):
+            ask(client_of(url, "wrong"))
+        assert ask(client_of(url, KEY), max_tokens=2).usage.completion_tokens in (1, 2)
+
+    result = served_here(capsys, run, "--host", "0.0.0.0", asking=asking)
+    assert KEY not in result.out + result.err and "no API key" not in result.out
+    assert 'Bearer $LUTHIER_API_KEY"' in result.out
 
 
-@pytest.mark.slow
-def test_a_key_by_the_option_is_in_no_variable(run):
-    server = Process(run, "--api-key", KEY, LUTHIER_API_KEY="another")
-    assert 'Bearer YOUR_KEY"' in server.greeting and KEY not in server.greeting
-    server.child.send_signal(signal.SIGINT)
-    assert server.ended()[0] == 0
+def test_a_key_by_the_option_is_in_no_variable(capsys, monkeypatch, run):
+    monkeypatch.setenv("LUTHIER_API_KEY", "another")
+    result = served_here(capsys, run, "--api-key", KEY)
+    assert 'Bearer YOUR_KEY"' in result.out and KEY not in result.out
 
 
-@pytest.mark.slow
-def test_an_open_door_is_warned_of(run):
-    server = Process(run, "--host", "0.0.0.0")
-    assert "there is no API key" in server.greeting
-    server.child.send_signal(signal.SIGINT)
-    assert server.ended()[0] == 0
+def test_an_open_door_is_warned_of(capsys, run):
+    result = served_here(capsys, run, "--host", "0.0.0.0")
+    assert "there is no API key" in " ".join(result.out.split())
 
 
 def test_wrong_requests(capsys, run, tmp_path):

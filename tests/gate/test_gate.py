@@ -15,7 +15,7 @@ from luthier.events.line import format_line
 from luthier.events.types import Checked, CheckpointSaved, Notice
 from luthier.gate.checks.place import disk_need
 from luthier.gate.gate import BY_NAME, examine, in_words, known, refuse, told
-from tests.cli.support import process, run_here, write_config
+from tests.cli.support import run_here, write_config
 from tests.data.support import alpaca
 from tests.gate.support import subject
 
@@ -135,9 +135,8 @@ def test_a_run_that_would_be_wasted_ends_with_code_3(capsys: Any, config: Path, 
     assert yaml.safe_load((out / "plan.yaml").read_text())["record"]["allowed"] == ["rows-cut"]
 
 
-@pytest.mark.slow
-def test_a_healthy_run_says_it_in_one_line(config: Path, tmp_path: Path):
-    result = process("train", config, cwd=tmp_path)
+def test_a_healthy_run_says_it_in_one_line(capsys: Any, config: Path, tmp_path: Path):
+    result = run_here(capsys, "train", config)
     assert (result.code, result.err) == (0, "")
     assert result.out.count("gate: ") == 1 and "info: gate: 19 checks passed\n" in result.out
     assert yaml.safe_load((tmp_path / "out" / "plan.yaml").read_text())["record"]["allowed"] == []

@@ -271,7 +271,7 @@ def told_by_a_run(folder, output, four_bit, **training):
         "quantization": {"load_in_4bit": four_bit},
         "data": {"datasets": [{"path": str(folder / "rows.jsonl")}], "cache_dir": str(folder / "cache")},
         "training": {
-            "output_dir": str(output), "max_steps": 4, "rehearsal": True, "gradient_accumulation_steps": 1, **training,
+            "output_dir": str(output), "max_steps": 2, "rehearsal": True, "gradient_accumulation_steps": 1, **training,
         },
         "logging": {"report_to": []},
     }  # fmt: skip

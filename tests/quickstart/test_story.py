@@ -3,6 +3,7 @@
 import io
 import json
 import shlex
+from contextlib import closing
 
 import pytest
 from rich.console import Console
@@ -34,11 +35,15 @@ def config(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def story(config, tasks):
-    """Stopped after two steps, told to its end, told once more."""
-    first = []
+    """Stopped after two steps, told to its end, told once more to the end of its run."""
+    first, again = [], []
     for told in tell(config, tasks, stop=lambda: len(of(Log, first)) >= 2):
         first.append(told)
-    return first, list(tell(config, tasks)), list(tell(config, tasks))
+    whole = list(tell(config, tasks))
+    with closing(tell(config, tasks)) as story:
+        while not of(RunFinished, again):
+            again.append(next(story))
+    return first, whole, again
 
 
 def of(kind, story):

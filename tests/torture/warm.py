@@ -11,6 +11,7 @@ NAMES = [
     "luthier.api",
     "luthier.cli.main",
     "tests.tiny",
+    "pytest",
 ]
 if importlib.util.find_spec("torch.profiler._cupti_monitor"):  # since torch 2.13
     NAMES.append("torch.profiler._cupti_monitor")

@@ -20,6 +20,7 @@ from tests.torture.runs import config
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
 import json, sys, traceback
+IMPORTS = ("<frozen importlib._bootstrap", "<frozen zipimport>")
 heard, listening = [], [True]
 
 def hook(event, arguments):
@@ -31,13 +32,14 @@ def hook(event, arguments):
             listening.append(True)
 
 def note(event, arguments):
-    frames = [f"{frame.filename}:{frame.lineno}" for frame in traceback.extract_stack()[:-1]]
-    heard.append([event, [str(argument)[:80] for argument in arguments], frames[-12:]])
+    frame = sys._getframe(2)  # below the hook
+    if not frame.f_code.co_filename.startswith(IMPORTS):
+        frames = [f"{line.filename}:{line.lineno}" for line in traceback.extract_stack(frame, 12)]
+        heard.append([event, [str(argument)[:80] for argument in arguments], frames])
 
 sys.addaudithook(hook)
 import pickle
-if sys.argv[2] == "provoked":
-    pickle.loads(pickle.dumps(sys.addaudithook))
+pickle.loads(pickle.dumps(sys.addaudithook))
 from luthier import api
 values = json.loads(sys.argv[1])
 steps = [0]
@@ -46,22 +48,25 @@ for event in api.train(values, stop=lambda: steps[-1] >= 5):
 kinds = [event.kind for event in api.train(values, resume="auto")]
 assert "resumed" in kinds and kinds[-1] == "run_finished", kinds
 assert api.load(values["training"]["output_dir"]).generate("add two", max_new_tokens=3) is not None
-imports = ("<frozen importlib._bootstrap", "<frozen zipimport>")  # the caller, below the hook
-print(json.dumps([one for one in heard if not one[2][-2].startswith(imports)]))
+print(json.dumps(heard))
 """
 
 
-def unpickled(values: dict, provoked: str = "") -> list:
-    """What was unpickled; the code of imported modules, which Python itself keeps in that way, is left out."""
+def unpickled(values: dict) -> list:
+    """What was unpickled after a class that is on purpose: so the hook hears.
+
+    The code of imported modules, which Python itself keeps in that way, is left out.
+    """
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, json.dumps(values), provoked],
+        [sys.executable, "-c", PROGRAM, json.dumps(values)],
         capture_output=True,
         text=True,
         cwd=ROOT,
         env={**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr
-    found: list = json.loads(done.stdout.splitlines()[-1])
+    provoked, *found = json.loads(done.stdout.splitlines()[-1])
+    assert provoked[:2] == ["pickle.find_class", ["sys", "addaudithook"]]
     return found
 
 
@@ -80,9 +85,3 @@ def test_no_class_comes_out_of_a_file(tmp_path, tiny_model_dir, alpaca_file, cha
     if changes:
         del values["lora"]
     assert unpickled(values) == []
-
-
-@pytest.mark.slow
-def test_the_hook_hears(tmp_path, tiny_model_dir, alpaca_file):
-    (heard,) = unpickled(config(tmp_path / "run", tiny_model_dir, alpaca_file), "provoked")
-    assert heard[:2] == ["pickle.find_class", ["sys", "addaudithook"]]

@@ -6,7 +6,6 @@ run nothing, so that no thread of torch is lost in the fork.
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import random
 import signal
@@ -22,10 +21,9 @@ from luthier.events.types import Log, Notice
 from luthier.training import engine
 from luthier.training.checkpoint import checkpoints
 from luthier.training.checkpoint import restore as restore_whole
+from tests.torture.outcome import FORKS
 from tests.torture.runs import config, losses, weights
 
-FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["luthier.api", "tests.training.test_resume"])
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs a fork server")
 
 
@@ -100,7 +98,7 @@ def killed_until_done(values: dict, rng: random.Random, most: int = 5) -> int:
     raise AssertionError("the last attempt was not to be killed")
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.long) for seed in (2, 3))])
 def test_kill_9_at_random_moments_changes_nothing(tmp_path, tiny_model_dir, alpaca_file, straight, seed):
     values = config(tmp_path / "run", tiny_model_dir, alpaca_file)
     kills = killed_until_done(values, random.Random(seed))
@@ -109,6 +107,7 @@ def test_kill_9_at_random_moments_changes_nothing(tmp_path, tiny_model_dir, alpa
     assert weights(tmp_path / "run") == weights(straight)
 
 
+@pytest.mark.long  # `kills` of the torture does so in a faster way
 @pytest.mark.slow
 def test_the_same_in_4_bits_on_the_lean_path_and_in_full_fine_tuning(tmp_path, tiny_model_dir, alpaca_file):
     for name, changes in (("nf4", {}), ("lean", {"lean_path": True}), ("full", {"finetuning_type": "full"})):

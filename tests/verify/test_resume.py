@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import shutil
 import sys
 from pathlib import Path
@@ -17,10 +16,9 @@ from luthier.training import engine
 from luthier.verify import child, resume
 from luthier.verify.resume import verify_resume
 from tests.cli.support import process, run_here, write_config
+from tests.torture.outcome import FORKS
 from tests.training.test_resume import forgetful
 
-FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["luthier.api", "tests.verify.test_resume"])
 pytestmark = [
     pytest.mark.skipif(sys.platform == "win32", reason="needs a fork server"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning"),

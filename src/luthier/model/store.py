@@ -50,9 +50,8 @@ def save_trained(model: nn.Module, folder: Path, gather: GatherTensor | None = N
     if isinstance(model, PeftModel):
         # peft would ask the hub whether the vocabulary was resized; Luthier never resizes it.
         own = {"state_dict": {name: gather(name) for name in trained(model)}} if gather else {}
+        saved.create_or_update_model_card = lambda folder: None  # 20 ms of each save; Luthier writes its own in the end
         saved.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False, **own)
-        readme = folder / "README.md"
-        readme.unlink(missing_ok=True)
     elif gather:
         saved.save_pretrained(folder, state_dict={})
         write_tensors(folder / WEIGHTS, trained(model), gather)
