@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from types import SimpleNamespace
 
 import pytest
@@ -112,6 +113,16 @@ def test_each_adapter_on_a_base_writes_its_own_answers(tiny_model_dir, lean):
     assert len({id(writer) for writer in lean}) == 2
 
 
+def test_adapters_that_add_up_are_written_by_its_own_layers(tiny_model_dir, lean):
+    model = adapted(adapted(base_of(tiny_model_dir)), "second", seed=1)
+    write_lean(model)
+    for together in (["default"], ["default", "second"], ["second", "default"]):
+        model.base_model.set_adapter(together, inference_mode=True)
+        steps = len(lean)
+        assert answers(model) == by_its_own_layers(model)
+        assert (len(lean) == steps) == (len(together) == 2)
+
+
 def merge(model):
     model.merge_adapter()
     return model
@@ -128,7 +139,18 @@ def other_values(model):
                 p.mul_(-1.5)
 
 
-@pytest.mark.parametrize("change", [to_16_bits, other_values, merge])
+def scale(model):
+    for module in model.modules():
+        if hasattr(module, "lora_A"):
+            module.set_scale("default", 3.0)
+
+
+def merge_and_unmerge(model):
+    model.merge_adapter()
+    model.unmerge_adapter()
+
+
+@pytest.mark.parametrize("change", [to_16_bits, other_values, merge, scale, merge_and_unmerge])
 def test_what_is_done_to_a_loaded_model_is_seen(tiny_model_dir, lean, change):
     model = adapted(base_of(tiny_model_dir))
     write_lean(model)
@@ -187,6 +209,35 @@ def test_a_writer_that_is_not_exact_is_not_used(tiny_model_dir, monkeypatch, lea
     assert 0 < tried <= 4
     assert answers(model) == expected
     assert len(lean) == tried, "it is tried once"
+
+
+@pytest.mark.parametrize("fault", ["differs", "fails"])
+def test_a_writer_that_is_not_used_leaves_nothing_unpacked(tiny_model_dir, monkeypatch, fault):
+    def spoilt(writer, causal_lm):
+        if fault == "fails":
+            raise torch.OutOfMemoryError
+        return False
+
+    def unpacked():
+        return [x for x in gc.get_objects() if type(x) is torch.Tensor and x.ndim == 2 and id(x) not in before]
+
+    monkeypatch.setattr(writers, "writes_the_same", spoilt)
+    model = base_of(tiny_model_dir, quantization={})
+    before = {id(x) for x in gc.get_objects()}
+    write_lean(model)
+    assert answers(model) == by_its_own_layers(model)
+    gc.collect()
+    assert not unpacked()
+
+
+def test_a_cache_that_memory_does_not_hold_from_the_start_may_grow_instead(tiny_model_dir, lean):
+    model = base_of(tiny_model_dir)
+    write_lean(model)
+    with torch.no_grad(), writers.writing(model, 1, 16) as carried:
+        assert carried
+    with torch.no_grad(), writers.writing(model, 1, 10**14) as carried:
+        assert not carried
+        assert "forward" not in vars(unwrap(model))
 
 
 def test_a_model_that_nobody_promised_to_leave_alone_is_written_by_its_own_layers(tiny_model_dir, lean):

@@ -20,13 +20,14 @@ import psutil
 import torch
 from torch import Tensor, nn
 
+from luthier.machine.memory import is_out_of_memory
 from luthier.model.forward import lean_of, unwrap
 from luthier.model.lean.fit import obstacle_to_writing
 from luthier.model.lean.graphs import CudaRecorder, can_record
 from luthier.model.lean.linears import Build
 from luthier.model.lean.parts import Parts
 from luthier.model.lean.proof import writes_the_same
-from luthier.model.lean.writer import LeanWriter
+from luthier.model.lean.writer import KeyValueCache, LeanWriter
 
 _WRITERS = "luthier_writers"
 _DEVICES = ("cpu", "cuda")
@@ -46,19 +47,24 @@ class _Writers:
         self._made: dict[str | None, LeanWriter | None] = {}
         self._held: dict[int, Tensor] = {}
         self._places: list[int] = []
+        self._factors: list[dict[str, float]] = []
 
     def current(self, model: nn.Module) -> LeanWriter | None:
         """For the adapter that is active now; None: the model's own layers write."""
-        if self._places != _places(model):  # moved to another device or format
+        adapters: list[Any] = [module for module in model.modules() if hasattr(module, "lora_A")]
+        factors = [dict(layer.scaling) for layer in adapters]
+        if self._places != _places(model) or self._factors != factors:  # moved to another device or format, or scaled
             self._made.clear()
             self._held.clear()
-        adapters: list[Any] = [module for module in model.modules() if hasattr(module, "lora_A")]
-        if any(layer.merged for layer in adapters):
-            return None
+            self._factors = factors
         active = adapters[0].active_adapters if adapters and not adapters[0].disable_adapters else ()
+        if len(active) > 1 or any(layer.merged for layer in adapters):
+            return None
         name = active[0] if active else None
         if name not in self._made:
             self._made[name] = self._proven(model, name)
+            if not any(self._made.values()):  # memory is short, maybe, and nobody uses what was unpacked
+                self._held.clear()
             self._places = _places(model)  # stacked layers have moved
         writer = self._made[name]
         if writer is not None:
@@ -106,18 +112,29 @@ def writing(model: nn.Module, rows: int, places: int) -> Iterator[dict[str, Any]
         setattr(model, _WRITERS, _Writers(frozen=False))
     writers: _Writers | None = getattr(model, _WRITERS, None)
     writer = None if writers is None else writers.current(model)
-    if writer is None:
+    cache = None if writer is None else _cache(writer, rows, places)
+    if writer is None or cache is None:
         yield {}
         return
     own = vars(unwrap(model))
     before = own.get("forward")
     own["forward"] = writer.forward
     try:
-        yield {"past_key_values": writer.cache(rows, places)}
+        yield {"past_key_values": cache}
     finally:
         del own["forward"]
         if before is not None:
             own["forward"] = before
+
+
+def _cache(writer: LeanWriter, rows: int, places: int) -> KeyValueCache | None:
+    """Room for the longest answers; None where memory lacks it, and a cache that grows with what is written may do."""
+    try:
+        return writer.cache(rows, places)
+    except Exception as error:
+        if is_out_of_memory(error):
+            return None
+        raise
 
 
 def _places(model: nn.Module) -> list[int]:
