@@ -12,13 +12,14 @@ from transformers import GemmaConfig, GemmaForCausalLM
 
 from luthier.generate.weights import Base, load_base
 from luthier.model import writers
-from luthier.model.forward import to_evaluation, unwrap
+from luthier.model.forward import autocast, to_evaluation, unwrap
 from luthier.model.lean.writer import LeanWriter
 from luthier.model.sampling import continue_many
 from luthier.model.writers import write_lean
 from tests.model.support import loaded_model
 from tests.model.test_adapter import shake
 from tests.model.test_sampling import PROMPTS
+from tests.tiny import build_model
 
 TOKENS = 12
 
@@ -82,6 +83,16 @@ def test_samples_in_training_are_written_lean_with_the_adapter_of_that_moment(ti
     assert said[0] != said[1]
     assert len({id(writer) for writer in lean}) == 1
     assert len(lean) > 2 * TOKENS
+
+
+def test_samples_of_a_run_in_8_bits_are_written_lean_too(tmp_path, lean):
+    """Their rounding is far more than that of 16 bits."""
+    build_model(tmp_path, num_hidden_layers=16)
+    plan, model = loaded_model(tmp_path, base_precision="fp8", dtype="bfloat16")
+    shake(model)
+    with autocast(plan):
+        assert answers(model)
+    assert len(lean) > TOKENS
 
 
 @pytest.mark.parametrize("four_bits", [None, {}])

@@ -108,6 +108,7 @@ class LeanWriter:
     def __init__(self, parts: Parts, refresh: Callable[[], None], recorder: Recorder | None = None) -> None:
         self.refresh = refresh
         self.dtype, self.device = parts.norm_D.dtype, parts.norm_D.device
+        self.in_8_bits = parts.in_8_bits
         self._parts, self._recorder = parts, recorder
         self._windows = {layer.window for layer in parts.layers}
 
