@@ -191,6 +191,7 @@ CANNOT = {
     "another architecture": lambda folder: gemma(),
     "DoRA": lambda folder: adapted(base_of(folder), use_dora=True),
     "a trained norm": lambda folder: adapted(base_of(folder), modules_to_save=["norm"]),
+    "new tokens": lambda folder: adapted(base_of(folder), trainable_token_indices=[3, 5]),
     "merged": lambda folder: merge(adapted(base_of(folder))),
 }
 
