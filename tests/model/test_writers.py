@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import gc
+import io
 from types import SimpleNamespace
 
 import pytest
@@ -13,6 +15,7 @@ from transformers import GemmaConfig, GemmaForCausalLM
 from luthier.generate.weights import Base, load_base
 from luthier.model import writers
 from luthier.model.forward import autocast, to_evaluation, unwrap
+from luthier.model.lean.graphs import CudaRecorder
 from luthier.model.lean.writer import LeanWriter
 from luthier.model.sampling import continue_many
 from luthier.model.writers import write_lean
@@ -177,6 +180,30 @@ def test_weights_of_4_bits_are_unpacked_at_each_use_where_memory_is_short(tiny_m
     assert answers(model) == by_its_own_layers(model)
     assert lean
     assert all(stack._weight_OI is None for stack in lean[0]._parts.stacks)
+
+
+def saved_whole(model):
+    file = io.BytesIO()
+    torch.save(model, file)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("four_bits", [None, {}])
+def test_a_copy_of_a_model_that_has_written_takes_nothing_of_that_with_it(tiny_model_dir, lean, monkeypatch, four_bits):
+    monkeypatch.setattr(
+        writers, "_recorder", lambda parts: CudaRecorder()
+    )  # as on CUDA; here it fails, and is left out
+    model = adapted(base_of(tiny_model_dir, quantization=four_bits))
+    size = len(saved_whole(model))
+    write_lean(model)
+    expected = answers(model)
+    saved = saved_whole(model)
+    assert len(saved) < size + 4096
+    for copied in (copy.deepcopy(model), torch.load(io.BytesIO(saved), weights_only=False)):
+        steps = len(lean)
+        assert answers(copied) == expected
+        assert len(lean) > steps + TOKENS
+        assert {p.data_ptr() for p in copied.parameters()}.isdisjoint(p.data_ptr() for p in model.parameters())
 
 
 def gemma():

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import bitsandbytes
@@ -48,6 +49,10 @@ class _Writers:
         self._held: dict[int, Tensor] = {}
         self._places: list[int] = []
         self._factors: list[dict[str, float]] = []
+
+    def __reduce__(self) -> Any:
+        """A copy of the model, or one that is saved whole, makes its own."""
+        return partial(_Writers, frozen=self._frozen), ()
 
     def current(self, model: nn.Module) -> LeanWriter | None:
         """For the adapter that is active now; None: the model's own layers write."""
