@@ -127,6 +127,17 @@ def test_each_adapter_on_a_base_writes_its_own_answers(tiny_model_dir, lean):
     assert len({id(writer) for writer in lean}) == 2
 
 
+def test_an_adapter_beside_one_that_cannot_be_written_lean_is_written_lean(tiny_model_dir, lean):
+    model = adapted(base_of(tiny_model_dir))
+    adapted(model, "second", seed=1, use_dora=True)
+    write_lean(model)
+    for name, is_lean in (("default", True), ("second", False), ("default", True)):
+        model.set_adapter(name, inference_mode=True)
+        steps = len(lean)
+        assert answers(model) == by_its_own_layers(model)
+        assert (len(lean) > steps) == is_lean
+
+
 def test_adapters_that_add_up_are_written_by_its_own_layers(tiny_model_dir, lean):
     model = adapted(adapted(base_of(tiny_model_dir)), "second", seed=1)
     write_lean(model)
