@@ -128,7 +128,7 @@ def exact(heads: Sequence[Tensor], grad_THS: Tensor, offsets: Sequence[int], sca
 
 def distance(found: Sequence[Tensor], wanted: Sequence[Tensor]) -> float:
     """The largest relative distance of two tensors."""
-    return max(float((x.double() - y).norm() / y.norm()) for x, y in zip(found, wanted, strict=True))
+    return float(torch.stack([(x.double() - y).norm() / y.norm() for x, y in zip(found, wanted, strict=True)]).max())
 
 
 def products() -> list[dict[str, Any]]:

@@ -280,16 +280,6 @@ def test_a_writer_that_is_not_used_leaves_nothing_unpacked(tiny_model_dir, monke
     assert not unpacked()
 
 
-def test_a_cache_that_memory_does_not_hold_from_the_start_may_grow_instead(tiny_model_dir, lean):
-    model = base_of(tiny_model_dir)
-    write_lean(model)
-    with torch.no_grad(), writers.writing(model, 1, 16) as carried:
-        assert carried
-    with torch.no_grad(), writers.writing(model, 1, 10**14) as carried:
-        assert not carried
-        assert "forward" not in vars(unwrap(model))
-
-
 def test_a_model_that_nobody_promised_to_leave_alone_is_written_by_its_own_layers(tiny_model_dir, lean):
     assert answers(base_of(tiny_model_dir))
     assert not lean

@@ -21,14 +21,13 @@ import psutil
 import torch
 from torch import Tensor, nn
 
-from luthier.machine.memory import is_out_of_memory
 from luthier.model.forward import lean_of, unwrap
 from luthier.model.lean.fit import obstacle_to_writing
 from luthier.model.lean.graphs import CudaRecorder, can_record
 from luthier.model.lean.linears import Build
 from luthier.model.lean.parts import Parts
 from luthier.model.lean.proof import writes_the_same
-from luthier.model.lean.writer import KeyValueCache, LeanWriter
+from luthier.model.lean.writer import LeanWriter
 
 _WRITERS = "luthier_writers"
 _DEVICES = ("cpu", "cuda")
@@ -105,41 +104,30 @@ def write_lean(model: nn.Module) -> None:
 
 
 @contextmanager
-def writing(model: nn.Module, rows: int, places: int) -> Iterator[dict[str, Any]]:
+def writing(model: nn.Module, rows: int, most: int) -> Iterator[dict[str, Any]]:
     """While the block runs, the model's forward pass is the one to write with; yields what `generate` is to be given.
 
     Args:
         model: For evaluation, without gradients.
         rows: How many are written.
-        places: Tokens of the longest, prompt and answer together.
+        most: Tokens of the longest, prompt and answer together.
     """
     if lean_of(model) is not None and not hasattr(model, _WRITERS):
         setattr(model, _WRITERS, _Writers(frozen=False))
     writers: _Writers | None = getattr(model, _WRITERS, None)
     writer = None if writers is None else writers.current(model)
-    cache = None if writer is None else _cache(writer, rows, places)
-    if writer is None or cache is None:
+    if writer is None:
         yield {}
         return
     own = vars(unwrap(model))
     before = own.get("forward")
     own["forward"] = writer.forward
     try:
-        yield {"past_key_values": cache}
+        yield {"past_key_values": writer.cache(rows, most)}
     finally:
         del own["forward"]
         if before is not None:
             own["forward"] = before
-
-
-def _cache(writer: LeanWriter, rows: int, places: int) -> KeyValueCache | None:
-    """Room for the longest answers; None where memory lacks it, and a cache that grows with what is written may do."""
-    try:
-        return writer.cache(rows, places)
-    except Exception as error:
-        if is_out_of_memory(error):
-            return None
-        raise
 
 
 def _places(model: nn.Module) -> list[int]:

@@ -7,7 +7,7 @@ transformers' `generate` asks, chooses and ends; this stands in for the model's 
 with an adapter that is some 2,500 calls of Python a token, most of them bookkeeping of peft and bitsandbytes, and a GPU
 waits for each of them. Here it is one product for each stack, and on CUDA a step is recorded and replayed.
 
-A cache has room for all that will be written, so that nothing is copied when it grows. Prompts of a batch are padded on
+A cache has room for a thousand tokens, and doubles when these are not enough. Prompts of a batch are padded on
 the left; nobody looks at the padding, and a padded place looks at itself alone, as a row of attention without anything
 to see would be no number. In a step query heads that share a key/value head are rows of one product, and nothing is
 copied; keys and values of a prompt are repeated for each head, as the mask, which is larger, would be otherwise.
@@ -27,13 +27,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import pad, scaled_dot_product_attention
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from luthier.model.bucketed import Heads
 from luthier.model.lean.graphs import Recorder
 from luthier.model.lean.layer import Layout
 from luthier.model.lean.parts import Parts, as_written
+
+_PLACES = 1024
+"""How many a cache has at least, where so many can be needed: most answers never need more."""
 
 
 class KeyValueCache:
@@ -53,16 +56,29 @@ class KeyValueCache:
 
     is_compileable = is_croppable = False
 
-    def __init__(self, parts: Parts, rows: int, places: int) -> None:
-        like = parts.norm_D
-        shapes = [(rows, layer.key_heads, places, layer.size) for layer in parts.layers]
+    def __init__(self, parts: Parts, rows: int, most: int) -> None:
+        like, self._most = parts.norm_D, most
+        shapes = [(rows, layer.key_heads, 0, layer.size) for layer in parts.layers]
         self.layers = [(like.new_empty(shape), like.new_empty(shape)) for shape in shapes]
-        self.places_C = torch.arange(places, device=like.device)
-        self.seen_BC = self.places_C.new_zeros(rows, places, dtype=torch.bool)
+        self.places_C = torch.arange(0, device=like.device)
+        self.seen_BC = self.places_C.new_zeros(rows, 0, dtype=torch.bool)
         self.place_1, self.position_B1 = self.places_C.new_zeros(1), self.places_C.new_zeros(rows, 1)
         self.ids_B1 = torch.zeros_like(self.position_B1)
         self.tokens = 0
         self.replay: Callable[[], Tensor] | None = None
+
+    def take(self, tokens: int) -> None:
+        """So many more tokens are there. Where they have no place, there will be twice as many, up to the most."""
+        self.tokens += tokens
+        if self.tokens <= len(self.places_C):
+            return
+        places = min(self._most, max(self.tokens, 2 * len(self.places_C), _PLACES))
+        # a recorded step reads places that nobody has written to yet, times 0: they must hold numbers
+        more = (0, 0, 0, places - len(self.places_C))
+        self.layers = [(pad(key, more), pad(value, more)) for key, value in self.layers]
+        self.places_C = torch.arange(places, device=self.places_C.device)
+        self.seen_BC = pad(self.seen_BC, more[2:])
+        self.replay = None
 
     def get_seq_length(self) -> int:
         """How many places are filled, as `generate` asks for it."""
@@ -112,9 +128,9 @@ class LeanWriter:
         self._parts, self._recorder = parts, recorder
         self._windows = {layer.window for layer in parts.layers}
 
-    def cache(self, rows: int, places: int) -> KeyValueCache:
+    def cache(self, rows: int, most: int) -> KeyValueCache:
         """A fresh one, for so many rows of at most so many tokens, prompt and answer together."""
-        return KeyValueCache(self._parts, rows, places)
+        return KeyValueCache(self._parts, rows, most)
 
     def forward(
         self,
@@ -131,8 +147,8 @@ class LeanWriter:
             attention_mask: Which of all tokens so far are no padding; None: all.
             **ignored: What else `generate` hands to models.
         """
-        cache = past_key_values
-        prompts, cache.tokens = not cache.tokens, cache.tokens + input_ids.shape[1]
+        cache, prompts = past_key_values, not past_key_values.tokens
+        cache.take(input_ids.shape[1])
         with as_written(input_ids.device.type):
             if prompts:
                 padded = attention_mask is not None and not bool(attention_mask.all())
