@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import gc
+import io
 from types import SimpleNamespace
 
 import pytest
@@ -11,13 +14,15 @@ from transformers import GemmaConfig, GemmaForCausalLM
 
 from luthier.generate.weights import Base, load_base
 from luthier.model import writers
-from luthier.model.forward import to_evaluation, unwrap
+from luthier.model.forward import autocast, to_evaluation, unwrap
+from luthier.model.lean.graphs import CudaRecorder
 from luthier.model.lean.writer import LeanWriter
 from luthier.model.sampling import continue_many
 from luthier.model.writers import write_lean
 from tests.model.support import loaded_model
 from tests.model.test_adapter import shake
 from tests.model.test_sampling import PROMPTS
+from tests.tiny import build_model
 
 TOKENS = 12
 
@@ -83,6 +88,16 @@ def test_samples_in_training_are_written_lean_with_the_adapter_of_that_moment(ti
     assert len(lean) > 2 * TOKENS
 
 
+def test_samples_of_a_run_in_8_bits_are_written_lean_too(tmp_path, lean):
+    """Their rounding is far more than that of 16 bits."""
+    build_model(tmp_path, num_hidden_layers=16)
+    plan, model = loaded_model(tmp_path, base_precision="fp8", dtype="bfloat16")
+    shake(model)
+    with autocast(plan):
+        assert answers(model)
+    assert len(lean) > TOKENS
+
+
 @pytest.mark.parametrize("four_bits", [None, {}])
 def test_a_loaded_model_is_written_lean_and_so_is_its_base(tiny_model_dir, lean, four_bits):
     model = adapted(base_of(tiny_model_dir, quantization=four_bits))
@@ -112,6 +127,27 @@ def test_each_adapter_on_a_base_writes_its_own_answers(tiny_model_dir, lean):
     assert len({id(writer) for writer in lean}) == 2
 
 
+def test_an_adapter_beside_one_that_cannot_be_written_lean_is_written_lean(tiny_model_dir, lean):
+    model = adapted(base_of(tiny_model_dir))
+    adapted(model, "second", seed=1, use_dora=True)
+    write_lean(model)
+    for name, is_lean in (("default", True), ("second", False), ("default", True)):
+        model.set_adapter(name, inference_mode=True)
+        steps = len(lean)
+        assert answers(model) == by_its_own_layers(model)
+        assert (len(lean) > steps) == is_lean
+
+
+def test_adapters_that_add_up_are_written_by_its_own_layers(tiny_model_dir, lean):
+    model = adapted(adapted(base_of(tiny_model_dir)), "second", seed=1)
+    write_lean(model)
+    for together in (["default"], ["default", "second"], ["second", "default"]):
+        model.base_model.set_adapter(together, inference_mode=True)
+        steps = len(lean)
+        assert answers(model) == by_its_own_layers(model)
+        assert (len(lean) == steps) == (len(together) == 2)
+
+
 def merge(model):
     model.merge_adapter()
     return model
@@ -128,7 +164,18 @@ def other_values(model):
                 p.mul_(-1.5)
 
 
-@pytest.mark.parametrize("change", [to_16_bits, other_values, merge])
+def scale(model):
+    for module in model.modules():
+        if hasattr(module, "lora_A"):
+            module.set_scale("default", 3.0)
+
+
+def merge_and_unmerge(model):
+    model.merge_adapter()
+    model.unmerge_adapter()
+
+
+@pytest.mark.parametrize("change", [to_16_bits, other_values, merge, scale, merge_and_unmerge])
 def test_what_is_done_to_a_loaded_model_is_seen(tiny_model_dir, lean, change):
     model = adapted(base_of(tiny_model_dir))
     write_lean(model)
@@ -146,6 +193,30 @@ def test_weights_of_4_bits_are_unpacked_at_each_use_where_memory_is_short(tiny_m
     assert all(stack._weight_OI is None for stack in lean[0]._parts.stacks)
 
 
+def saved_whole(model):
+    file = io.BytesIO()
+    torch.save(model, file)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("four_bits", [None, {}])
+def test_a_copy_of_a_model_that_has_written_takes_nothing_of_that_with_it(tiny_model_dir, lean, monkeypatch, four_bits):
+    monkeypatch.setattr(
+        writers, "_recorder", lambda parts: CudaRecorder()
+    )  # as on CUDA; here it fails, and is left out
+    model = adapted(base_of(tiny_model_dir, quantization=four_bits))
+    size = len(saved_whole(model))
+    write_lean(model)
+    expected = answers(model)
+    saved = saved_whole(model)
+    assert len(saved) < size + 4096
+    for copied in (copy.deepcopy(model), torch.load(io.BytesIO(saved), weights_only=False)):
+        steps = len(lean)
+        assert answers(copied) == expected
+        assert len(lean) > steps + TOKENS
+        assert {p.data_ptr() for p in copied.parameters()}.isdisjoint(p.data_ptr() for p in model.parameters())
+
+
 def gemma():
     torch.manual_seed(0)
     return GemmaForCausalLM(GemmaConfig(
@@ -158,6 +229,7 @@ CANNOT = {
     "another architecture": lambda folder: gemma(),
     "DoRA": lambda folder: adapted(base_of(folder), use_dora=True),
     "a trained norm": lambda folder: adapted(base_of(folder), modules_to_save=["norm"]),
+    "new tokens": lambda folder: adapted(base_of(folder), trainable_token_indices=[3, 5]),
     "merged": lambda folder: merge(adapted(base_of(folder))),
 }
 
@@ -187,6 +259,25 @@ def test_a_writer_that_is_not_exact_is_not_used(tiny_model_dir, monkeypatch, lea
     assert 0 < tried <= 4
     assert answers(model) == expected
     assert len(lean) == tried, "it is tried once"
+
+
+@pytest.mark.parametrize("fault", ["differs", "fails"])
+def test_a_writer_that_is_not_used_leaves_nothing_unpacked(tiny_model_dir, monkeypatch, fault):
+    def spoilt(writer, causal_lm):
+        if fault == "fails":
+            raise torch.OutOfMemoryError
+        return False
+
+    def unpacked():
+        return [x for x in gc.get_objects() if type(x) is torch.Tensor and x.ndim == 2 and id(x) not in before]
+
+    monkeypatch.setattr(writers, "writes_the_same", spoilt)
+    model = base_of(tiny_model_dir, quantization={})
+    before = {id(x) for x in gc.get_objects()}
+    write_lean(model)
+    assert answers(model) == by_its_own_layers(model)
+    gc.collect()
+    assert not unpacked()
 
 
 def test_a_model_that_nobody_promised_to_leave_alone_is_written_by_its_own_layers(tiny_model_dir, lean):

@@ -71,7 +71,7 @@ def rooms(model: nn.Module, prompts: Sequence[Sequence[int]], max_new_tokens: in
     Raises:
         ModelError: E-EVAL-020 when that is less than one; E-MODEL-007 when a token of a prompt has no embedding.
     """
-    embeddings = unwrap(model).get_input_embeddings().num_embeddings
+    embeddings = len(unwrap(model).get_input_embeddings().weight)  # peft's layers around it know no other size
     if (largest := max((max(prompt, default=0) for prompt in prompts), default=0)) >= embeddings:
         found = f"a prompt has the token {largest:,}, and the model embeddings up to {embeddings - 1:,}"
         raise ModelError(Problem("E-MODEL-007", found, "leave that special token out of the prompt"))

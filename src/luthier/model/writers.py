@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import bitsandbytes
@@ -46,19 +47,28 @@ class _Writers:
         self._made: dict[str | None, LeanWriter | None] = {}
         self._held: dict[int, Tensor] = {}
         self._places: list[int] = []
+        self._factors: list[dict[str, float]] = []
+
+    def __reduce__(self) -> Any:
+        """A copy of the model, or one that is saved whole, makes its own."""
+        return partial(_Writers, frozen=self._frozen), ()
 
     def current(self, model: nn.Module) -> LeanWriter | None:
         """For the adapter that is active now; None: the model's own layers write."""
-        if self._places != _places(model):  # moved to another device or format
+        adapters: list[Any] = [module for module in model.modules() if hasattr(module, "lora_A")]
+        factors = [dict(layer.scaling) for layer in adapters]
+        if self._places != _places(model) or self._factors != factors:  # moved to another device or format, or scaled
             self._made.clear()
             self._held.clear()
-        adapters: list[Any] = [module for module in model.modules() if hasattr(module, "lora_A")]
-        if any(layer.merged for layer in adapters):
-            return None
+            self._factors = factors
         active = adapters[0].active_adapters if adapters and not adapters[0].disable_adapters else ()
+        if len(active) > 1 or any(layer.merged for layer in adapters):
+            return None
         name = active[0] if active else None
         if name not in self._made:
             self._made[name] = self._proven(model, name)
+            if not any(self._made.values()):  # memory is short, maybe, and nobody uses what was unpacked
+                self._held.clear()
             self._places = _places(model)  # stacked layers have moved
         writer = self._made[name]
         if writer is not None:

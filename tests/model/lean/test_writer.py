@@ -74,6 +74,27 @@ def test_without_padding_no_mask_is_given(kind):
     assert off(found, own(model, PROMPTS[1:2], [[21]])) < EXACT
 
 
+class Largest(TorchDispatchMode):
+    """Remembers the numbers of the largest tensor that is made."""
+
+    most = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        self.most = max(self.most, *(x.numel() for x in tree_leaves(made) if isinstance(x, torch.Tensor)), 0)
+        return made
+
+
+def test_a_long_prompt_without_padding_takes_no_mask_as_large_as_its_length_squared():
+    """`generate` hands in a mask also where there is no padding."""
+    writer = writer_of(build())
+    ids = torch.arange(800)[None] % 290
+    cache = writer.cache(1, 801)
+    with torch.no_grad(), Largest() as seen:
+        writer.forward(ids, cache, torch.ones_like(ids))
+    assert 0 < seen.most < 800 * 800 // 2
+
+
 def test_padding_is_seen_by_nobody():
     """Whatever stands there: the tokens of the padding change no bit."""
     writer = writer_of(build())

@@ -95,7 +95,7 @@ def _is_plain_in_writing(module: Any, adapter: str | None) -> bool:
         return True
     return (
         list(module.active_adapters) == [adapter]
-        and not len(module.lora_magnitude_vector)
+        and adapter not in module.lora_magnitude_vector
         and not getattr(module, "lora_variant", {}).get(adapter)
         and module.lora_A[adapter].bias is None
         and module.lora_B[adapter].bias is None

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from luthier.model.lean.layer import LeanLayer, Stream
-from luthier.model.lean.linears import Build, StackedLinear
+from luthier.model.lean.linears import Build, FP8StackedLinear, StackedLinear
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,11 @@ class Parts:
     def stacks(self) -> list[StackedLinear]:
         """The products of all layers, from the first one up."""
         return [stack for layer in self.layers for stack in layer.stacks]
+
+    @property
+    def in_8_bits(self) -> bool:
+        """Whether products are of 8-bit floats."""
+        return any(isinstance(stack, FP8StackedLinear) for stack in self.stacks)
 
     def refresh(self) -> None:
         """Read the adapter's values: they may have changed."""

@@ -124,6 +124,7 @@ class LeanWriter:
     def __init__(self, parts: Parts, refresh: Callable[[], None], recorder: Recorder | None = None) -> None:
         self.refresh = refresh
         self.dtype, self.device = parts.norm_D.dtype, parts.norm_D.device
+        self.in_8_bits = parts.in_8_bits
         self._parts, self._recorder = parts, recorder
         self._windows = {layer.window for layer in parts.layers}
 
@@ -150,7 +151,8 @@ class LeanWriter:
         cache.take(input_ids.shape[1])
         with as_written(input_ids.device.type):
             if prompts:
-                logits_BV = self._next(cache, input_ids, attention_mask, cache.tokens)
+                padded = attention_mask is not None and not bool(attention_mask.all())
+                logits_BV = self._next(cache, input_ids, attention_mask if padded else None, cache.tokens)
             elif cache.replay is not None:
                 cache.ids_B1.copy_(input_ids)
                 logits_BV = cache.replay()
@@ -197,7 +199,6 @@ class LeanWriter:
         """What is added to the scores (B, 1, T, reach), 0 at what is seen; None: all before it. For each window."""
         masks: dict[int | None, Tensor | None] = {}
         to_C, from_T1 = cache.places_C[:reach], places_T[:, None]
-        itself_TC = to_C == from_T1
         for window in self._windows:
             if whole and (window is None or window >= reach):
                 masks[window] = None
@@ -205,6 +206,7 @@ class LeanWriter:
             seen_BTC = cache.seen_BC[:, None, :reach] & (to_C < from_T1)
             if window is not None:
                 seen_BTC &= to_C > from_T1 - window
-            added_BTC = torch.zeros_like(seen_BTC, dtype=self.dtype).masked_fill_(~(seen_BTC | itself_TC), -torch.inf)
+            seen_BTC |= to_C == from_T1  # itself
+            added_BTC = torch.zeros_like(seen_BTC, dtype=self.dtype).masked_fill_(~seen_BTC, -torch.inf)
             masks[window] = added_BTC[:, None]
         return masks
