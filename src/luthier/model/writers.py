@@ -6,7 +6,7 @@
 A writer is proven beside the model's own layers when it is made, on a few tokens; one that differs, or fails, is not
 used, and the model's own layers write as they always can.
 
-Not covered: sharded models, models that are trained in full, MPS; what `luthier.model.lean.fit` turns away.
+Not covered: sharded models, models that are being trained in full, MPS; what `luthier.model.lean.fit` turns away.
 """
 
 from __future__ import annotations
