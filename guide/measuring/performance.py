@@ -88,12 +88,8 @@ def writing() -> dict[str, Any]:
             lines.append(
                 f"| {names.get(lane, lane)} | {rows} | {row['own']:.2f} | {row['lean']:.2f} | {row['times']:.1f} |"
             )
-    ratios = [row["times"] for cases in found["lanes"].values() for row in cases.values()]
-    told = {key: found["surroundings"][key] for key in ("device", "threads", "torch")}
-    return {
-        **told, "table": "\n".join(lines), "prompt": found["prompt"], "tokens": found["tokens"],
-        "turns": found["turns"], "least": min(ratios), "most": max(ratios),
-    }  # fmt: skip
+    where = {key: found["surroundings"][key] for key in ("device", "threads", "torch")}
+    return {**where, "table": "\n".join(lines), **{key: found[key] for key in ("prompt", "tokens", "turns")}}
 
 
 def performance() -> dict[str, Any]:
