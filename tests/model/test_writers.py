@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import gc
 import io
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -108,7 +107,7 @@ def test_a_loaded_model_is_written_lean_and_so_is_its_base(tiny_model_dir, lean,
         assert base == by_its_own_layers(model)
     assert tuned == by_its_own_layers(model) != base
     assert len({id(writer) for writer in lean}) == 2
-    held = [writer._parts.stacks for writer in dict.fromkeys(lean)]
+    held = [writer.parts.stacks for writer in dict.fromkeys(lean)]
     for one, other in zip(*held, strict=True):
         assert one.weight().data_ptr() == other.weight().data_ptr(), "one copy of the frozen weights serves both"
 
@@ -185,12 +184,12 @@ def test_what_is_done_to_a_loaded_model_is_seen(tiny_model_dir, lean, change):
 
 
 def test_weights_of_4_bits_are_unpacked_at_each_use_where_memory_is_short(tiny_model_dir, lean, monkeypatch):
-    monkeypatch.setattr(writers, "psutil", SimpleNamespace(virtual_memory=lambda: SimpleNamespace(available=1 << 16)))
+    monkeypatch.setattr(writers, "unclaimed_bytes", lambda device: 1 << 16)
     model = adapted(base_of(tiny_model_dir, quantization={}))
     write_lean(model)
     assert answers(model) == by_its_own_layers(model)
     assert lean
-    assert all(stack._weight_OI is None for stack in lean[0]._parts.stacks)
+    assert all(stack._weight_OI is None for stack in lean[0].parts.stacks)
 
 
 def saved_whole(model):
@@ -248,7 +247,7 @@ def test_a_writer_that_is_not_exact_is_not_used(tiny_model_dir, monkeypatch, lea
     def spoilt(self, cache, ids_BT, real_BT, reach):
         if fault == "fails":
             raise RuntimeError("no kernel image is available")
-        return torch.randn(len(ids_BT), self._parts.head.out_features)
+        return torch.randn(len(ids_BT), self.parts.head.out_features)
 
     monkeypatch.setattr(LeanWriter, "_next", spoilt)
     model = base_of(tiny_model_dir)

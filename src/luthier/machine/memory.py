@@ -19,6 +19,7 @@ import sys
 from contextlib import suppress
 from functools import cache
 
+import psutil
 import torch
 
 _TEXTS = (
@@ -66,6 +67,23 @@ def take_what_is_used() -> None:
             torch.empty(_PROBE, dtype=torch.uint8, device="cuda")
         except RuntimeError:  # some virtual devices
             settle("expandable_segments:False")
+
+
+def unclaimed_bytes(device: torch.device) -> int:
+    """What this process may still ask for: of the device's memory on CUDA, of the machine's elsewhere.
+
+    On CUDA a limit that was set for the process counts, and `unused_bytes` do not.
+    """
+    if device.type != "cuda":
+        return int(psutil.virtual_memory().available)
+    free, total = torch.cuda.mem_get_info(device)
+    allowed = int(torch.cuda.get_per_process_memory_fraction(device) * total)
+    return min(free, allowed - torch.cuda.memory_reserved(device))
+
+
+def unused_bytes(device: torch.device) -> int:
+    """What torch's allocator holds on a CUDA device and nobody uses; 0 elsewhere."""
+    return torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
 
 
 def free_memory() -> None:

@@ -17,11 +17,12 @@ from functools import partial
 from typing import Any
 
 import bitsandbytes
-import psutil
 import torch
 from torch import Tensor, nn
 
+from luthier.machine.memory import unclaimed_bytes, unused_bytes
 from luthier.model.forward import lean_of, unwrap
+from luthier.model.lean.adapters import Adapters
 from luthier.model.lean.fit import obstacle_to_writing
 from luthier.model.lean.graphs import CudaRecorder, can_record
 from luthier.model.lean.linears import Build
@@ -82,7 +83,7 @@ class _Writers:
                 writer = LeanWriter(lean.parts, lean.refresh, _recorder(lean.parts) if lean.graphs else None)
             elif self._frozen and not obstacle_to_writing(causal_lm, adapter):
                 parts = Parts.of(causal_lm, self._build(causal_lm, adapter))
-                writer = LeanWriter(parts, parts.refresh, _recorder(parts))
+                writer = LeanWriter(parts, Adapters(parts.stacks, parts.build.pieces).refresh, _recorder(parts))
             else:
                 return None
             writer.refresh()
@@ -93,7 +94,8 @@ class _Writers:
     def _build(self, causal_lm: Any, adapter: str | None) -> Build:
         weights = [module.weight for module in causal_lm.modules() if isinstance(module, bitsandbytes.nn.Linear4bit)]
         unpacked = sum(w.quant_state.shape.numel() for w in weights) * causal_lm.dtype.itemsize
-        keep = bool(self._held) or unpacked * _SHARE <= _free_bytes(causal_lm.device)
+        free = unclaimed_bytes(causal_lm.device) + unused_bytes(causal_lm.device)
+        keep = bool(self._held) or unpacked * _SHARE <= free
         return Build(causal_lm.dtype, keep, {}, adapter=adapter, held=self._held)
 
 
@@ -137,10 +139,3 @@ def _places(model: nn.Module) -> list[int]:
 def _recorder(parts: Parts) -> CudaRecorder | None:
     on_cuda = parts.norm_D.is_cuda and torch.version.hip is None
     return CudaRecorder() if on_cuda and can_record(parts.rotation) else None
-
-
-def _free_bytes(device: torch.device) -> int:
-    if device.type != "cuda":
-        return int(psutil.virtual_memory().available)
-    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return int(torch.cuda.mem_get_info(device)[0]) + unused

@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from luthier.model.lean import writer as writer_module
+from luthier.model.lean.adapters import Adapters
 from luthier.model.lean.linears import Build
 from luthier.model.lean.parts import Parts
 from luthier.model.lean.proof import writes_the_same
@@ -23,7 +24,7 @@ LONGEST = max(map(len, PROMPTS))
 
 def writer_of(model, recorder=None, dtype=torch.float64):
     parts = Parts.of(model.get_base_model(), Build(dtype, True, {}))
-    return LeanWriter(parts, parts.refresh, recorder)
+    return LeanWriter(parts, Adapters(parts.stacks, parts.build.pieces).refresh, recorder)
 
 
 def written(writer, prompts=PROMPTS, answers=ANSWERS):
@@ -203,8 +204,8 @@ def test_the_proof_takes_rounding_and_sees_what_is_not_the_same(dtype):
     with torch.no_grad():
         assert writes_the_same(writer_of(model, dtype=dtype), causal_lm)
         for spoil in (
-            lambda writer: writer._parts.layers[1].o.up_OR.mul_(2),
-            lambda writer: setattr(writer._parts.layers[0], "scaling", writer._parts.layers[0].scaling * 3),
+            lambda writer: writer.parts.layers[1].o.up_OR.mul_(2),
+            lambda writer: setattr(writer.parts.layers[0], "scaling", writer.parts.layers[0].scaling * 3),
             lambda writer: setattr(writer, "_masks", partial(sees_all, writer._masks)),
         ):
             writer = writer_of(model, dtype=dtype)

@@ -31,7 +31,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from luthier.events.printable import one_line
-from luthier.machine.memory import is_out_of_memory
+from luthier.machine.memory import is_out_of_memory, unclaimed_bytes, unused_bytes
 from luthier.model.head import NO_TARGET
 from luthier.model.lean.filling import PassInputs, filled, power_of_2
 
@@ -305,8 +305,5 @@ def _room_for_another(device: torch.device, *, first: bool) -> bool:
     """Whether the device has as much free as a pass takes: recorded ones share that, beside those that are launched."""
     if device.type != "cuda":
         return True
-    free, total = torch.cuda.mem_get_info(device)
-    reserved = torch.cuda.memory_reserved(device)
-    free = min(free, int(torch.cuda.get_per_process_memory_fraction(device) * total) - reserved)
-    passing = reserved - torch.cuda.memory_allocated(device)
-    return free >= (passing if first else passing // 8)  # a larger one takes a little more
+    passing = unused_bytes(device)
+    return unclaimed_bytes(device) >= (passing if first else passing // 8)  # a larger one takes a little more

@@ -19,13 +19,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from luthier.model.bucketed import Heads
-from luthier.model.lean.attention import Attends, attention_for
+from luthier.model.lean.attention import Attends, Attention, attention_for
 from luthier.model.lean.gradients import Room
 from luthier.model.lean.linears import Build, stacked
 from luthier.model.lean.pieces import Pieces
@@ -98,7 +99,12 @@ class LeanLayer:
         like_THS = self._norms[0][0].new_empty(1, heads, self.size)
         self.scaling, self.window = attention.scaling, window_of(attention)
         where = (like_THS, self.key_heads, build.pieces.attention)
-        self.attention = attention_for(attention, self.scaling, self.window, *where)
+        self._find_attention = partial(attention_for, attention, self.scaling, self.window, *where)
+
+    @cached_property
+    def attention(self) -> Attention:
+        """That of packed documents. Who writes has another one, so kernels are tried when this is asked for."""
+        return self._find_attention()
 
     def forward(
         self, stream: Stream, layout: Layout, *, last: bool, attention: Attends | None = None

@@ -57,11 +57,6 @@ class Parts:
         """Whether products are of 8-bit floats."""
         return any(isinstance(stack, FP8StackedLinear) for stack in self.stacks)
 
-    def refresh(self) -> None:
-        """Read the adapter's values: they may have changed."""
-        for stack in self.stacks:
-            stack.refresh()
-
     def begin(self, ids_1T: Tensor, positions_1T: Tensor) -> tuple[Stream, Tensor, Tensor]:
         """The residual stream before the first layer, and cosine and sine (T, S) of the positions' angles."""
         stream = Stream(self.embedding(ids_1T)[0].to(self.build.dtype))

@@ -75,7 +75,7 @@ def writes_the_same(writer: LeanWriter, causal_lm: Any) -> bool:
         writer: Of this model.
         causal_lm: In evaluation mode, with an attention that takes padding; without peft's wrapper.
     """
-    device = writer.device
+    parts, device = writer.parts, writer.parts.norm_D.device
     ids_BT = torch.tensor([[0, 0, 0, 1, 2, 3, 4, 5, 6], [3, 1, 2, 4, 5, 3, 4, 6, 2]], device=device)
     real_BT = torch.tensor([[0, 0, 0, 1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1, 1, 1, 1]], device=device)
     cache, until = writer.cache(*ids_BT.shape), 0
@@ -85,7 +85,7 @@ def writes_the_same(writer: LeanWriter, causal_lm: Any) -> bool:
     positions_BT = (real_BT.cumsum(1) - 1).clamp_min(0)
     wanted = causal_lm(input_ids=ids_BT, attention_mask=real_BT, position_ids=positions_BT, use_cache=False).logits
     off = (found[:, -1].float() - wanted[:, -1].float()).norm() / wanted[:, -1].float().norm()
-    rounding = _ROUNDING_OF_8_BITS_IN_LOGITS if writer.in_8_bits else _ROUNDING_OF_LOGITS.get(writer.dtype, 1e-3)
+    rounding = _ROUNDING_OF_8_BITS_IN_LOGITS if parts.in_8_bits else _ROUNDING_OF_LOGITS.get(parts.build.dtype, 1e-3)
     return bool(off <= rounding)
 
 

@@ -124,14 +124,12 @@ class LeanWriter:
 
     def __init__(self, parts: Parts, refresh: Callable[[], None], recorder: Recorder | None = None) -> None:
         self.refresh = refresh
-        self.dtype, self.device = parts.norm_D.dtype, parts.norm_D.device
-        self.in_8_bits = parts.in_8_bits
-        self._parts, self._recorder = parts, recorder
+        self.parts, self._recorder = parts, recorder
         self._windows = {layer.window for layer in parts.layers}
 
     def cache(self, rows: int, most: int) -> KeyValueCache:
         """A fresh one, for so many rows of at most so many tokens, prompt and answer together."""
-        return KeyValueCache(self._parts, rows, most)
+        return KeyValueCache(self.parts, rows, most)
 
     def forward(
         self,
@@ -182,17 +180,17 @@ class LeanWriter:
         else:
             cache.seen_BC.index_copy_(1, places_T, real_BT.bool())
         whole = real_BT is None and tokens == reach  # nothing is there but these tokens, and all of them are real
-        stream, cos_MS, sin_MS = self._parts.begin(ids_BT.reshape(1, -1), positions_BT.reshape(1, -1))
+        stream, cos_MS, sin_MS = self.parts.begin(ids_BT.reshape(1, -1), positions_BT.reshape(1, -1))
         inputs = {"places": places_T, "reach": reach, "masks": self._masks(cache, places_T, reach, whole=whole)}
         last_B = torch.arange(tokens - 1, rows * tokens, tokens, device=ids_BT.device)
         layout = Layout(cos_MS, sin_MS, inputs, last_B)
-        for number, (layer, both) in enumerate(zip(self._parts.layers, cache.layers, strict=True), 1):
+        for number, (layer, both) in enumerate(zip(self.parts.layers, cache.layers, strict=True), 1):
             attention = _Cached(both, layer.scaling, layer.window)
             layer.forward(stream, layout, last=number == len(cache.layers), attention=attention)
         cache.place_1 += tokens
         cache.position_B1 += counted_BT[:, -1:]
-        head_VD: Tensor = self._parts.head.weight.detach()
-        return self._parts.end(stream).to(head_VD.dtype) @ head_VD.T
+        head_VD: Tensor = self.parts.head.weight.detach()
+        return self.parts.end(stream).to(head_VD.dtype) @ head_VD.T
 
     def _masks(
         self, cache: KeyValueCache, places_T: Tensor, reach: int, *, whole: bool
@@ -208,6 +206,6 @@ class LeanWriter:
             if window is not None:
                 seen_BTC &= to_C > from_T1 - window
             seen_BTC |= to_C == from_T1  # itself
-            added_BTC = torch.zeros_like(seen_BTC, dtype=self.dtype).masked_fill_(~seen_BTC, -torch.inf)
+            added_BTC = torch.zeros_like(seen_BTC, dtype=self.parts.build.dtype).masked_fill_(~seen_BTC, -torch.inf)
             masks[window] = added_BTC[:, None]
         return masks
