@@ -11,6 +11,7 @@ Source: OpenAI's API reference. Not covered: images, audio, tools, structured ou
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -80,7 +81,7 @@ class StreamOptions(_Strict):
     include_usage: bool | None = None
 
 
-class Asked(_Strict):
+class Asked(_Strict, ABC):
     """What both endpoints have."""
 
     model: str
@@ -126,8 +127,9 @@ class Asked(_Strict):
     def _longest(self) -> int | None:
         return self.max_tokens
 
+    @abstractmethod
     def _top(self) -> int | None:
-        raise NotImplementedError
+        """How many of the likeliest tokens are told with each; None: no log-probabilities."""
 
 
 class ChatRequest(Asked):

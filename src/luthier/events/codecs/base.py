@@ -8,6 +8,7 @@ Not covered: files (`luthier.events.tail`, `luthier.events.follow`).
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -34,7 +35,7 @@ class Told:
     attempt: str
 
 
-class LineDecoder:
+class LineDecoder(ABC):
     """Base of the line codecs: what they need not say.
 
     Attributes:
@@ -49,9 +50,9 @@ class LineDecoder:
     marker = b"loss"
     wall_clock = True
 
+    @abstractmethod
     def feed(self, line: bytes) -> list[Told]:
         """The events that one more line completes; the line comes without its line break."""
-        raise NotImplementedError
 
     def glimpse(self, start: bytes, end: bytes) -> list[Told]:
         """The events that an unfinished line completes; given its first and last bytes. The whole line still comes."""
@@ -65,12 +66,12 @@ class LineDecoder:
         """Lines with the `marker` are passed over, at least one; the events that this completes."""
         return []
 
-    def gap(self) -> None:
+    def gap(self) -> None:  # noqa: B027 - most have nothing to forget
         """A part of the log is passed over, its lines unknown."""
 
+    @abstractmethod
     def is_whole(self, partial: bytes) -> bool:
         """Whether a line without its line break can be read as it is."""
-        raise NotImplementedError
 
 
 def first_step_before(step: int, first_logged: int) -> int:
