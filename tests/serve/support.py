@@ -8,7 +8,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 from openai import OpenAI
@@ -22,6 +22,12 @@ class Running:
 
     def __init__(self, address: tuple[str, int], failures: list[BaseException]) -> None:
         self.address, self.failures = address, failures
+        self._clients: list[OpenAI] = []
+
+    def close(self) -> None:
+        """Close what clients still hold open."""
+        for client in self._clients:
+            client.close()
 
     @property
     def url(self) -> str:
@@ -30,7 +36,9 @@ class Running:
 
     def client(self, key: str = "none") -> OpenAI:
         """OpenAI's client, which asks once."""
-        return OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, timeout=60)
+        client = OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0, timeout=60)
+        self._clients.append(client)
+        return client
 
     def health(self) -> dict[str, Any]:
         """What /health says."""
@@ -91,7 +99,8 @@ def running(models: Any, host: str = "127.0.0.1", **options: Any) -> Iterator[Ru
     while not server.started:
         time.sleep(0.01)
     try:
-        yield Running(listening.getsockname()[:2], failures)
+        with closing(Running(listening.getsockname()[:2], failures)) as answering:
+            yield answering
     finally:
         server.should_exit = True
         thread.join(30)
