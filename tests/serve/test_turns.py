@@ -151,7 +151,7 @@ class Job:
 
 
 def test_none_joins_past_one_that_has_to_wait():
-    """Else a model that is asked all the time would be the only one, and who wants many answers would never get them."""
+    """Else a model that is always asked would be the only one, and who wants many answers would never get them."""
     jobs = [Job("a", 9), Job("a", 7, wanted=False), Job("a", 20), Job("b", 1), Job("a", 1)]
     worker = Worker(9, report=print)
     worker._writing, worker._waiting = [Job("a", 3), Job("a", 0)], deque(jobs)
