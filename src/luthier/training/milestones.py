@@ -169,9 +169,8 @@ def evaluation(job: Job) -> Iterator[Event]:
     if job.data.eval is None or state.last_eval_step == state.step:
         return
     started = time.monotonic()
-    tried: list[MicroBatch] = []
     sums, counted = yield from job.within_memory(
-        lambda: held_out_loss(job, tried), lambda: tried, state.step, "the evaluation after step"
+        lambda tried: held_out_loss(job, tried), state.step, "the evaluation after step"
     )
     yield from job.watchdog.said()
     if job.abandoned:
