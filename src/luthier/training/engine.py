@@ -109,7 +109,7 @@ def optimizer_step(job: Job, batches: StepBatches, lookahead: Lookahead) -> Iter
         text = f"step {state.step + 1:,}: its gradients were too large for float16; it was done again with the loss "
         yield Notice("info", f"{text}multiplied by {state.loss_scale:g} instead of {scale:g}", step=state.step + 1)
     training = job.plan.config.training
-    ordinary = CHANCE if training.objective == "dpo" else 0.0
+    ordinary = CHANCE if job.plan.pairs else 0.0
     sums, length = read(job, done)
     loss = sums[0] / max(1, done.counted.losses)
     judgement = judge(state, loss, length, training.max_grad_norm, ordinary)

@@ -59,7 +59,7 @@ def ask_reference(job: Job) -> Iterator[Event]:
     Raises:
         OSError: It could not be written.
     """
-    if job.plan.config.training.objective != "dpo":
+    if not job.plan.pairs:
         return
     key, folder = _key(job), job.output_dir / FOLDER
     if known := of_rank_0(only_on_rank_0(lambda: _read(folder, key))):
