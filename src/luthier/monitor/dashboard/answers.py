@@ -31,7 +31,7 @@ class Answer:
 
 
 def _setting(run: WatchedRun, key: str) -> str:
-    value = (run.state.plan or {}).get(key)
+    value = run.state.plan.get(key)
     return f"{value:g}" if isinstance(value, float) else "" if value is None else str(value)
 
 
@@ -149,11 +149,11 @@ def _learning_rate(run: WatchedRun) -> str:
 def _gradient(run: WatchedRun) -> str:
     if run.state.log is None or not math.isfinite(run.state.log.grad_norm):
         return "The log does not tell it."
-    limit = (run.state.plan or {}).get("training.max_grad_norm")
+    limit = run.state.max_grad_norm
     norms = [point.grad_norm for point in run.state.recent if math.isfinite(point.grad_norm)]
     words = f"Here it is {decimal(run.state.log.grad_norm)}; over the latest {len(norms)} log lines, "
     words += f"{decimal(min(norms))} to {decimal(max(norms))}."
-    if isinstance(limit, int | float) and limit > 0:
+    if limit > 0:
         share = sum(norm > limit for norm in norms) / len(norms)
         words += f" Above max_grad_norm = {limit:g} a gradient is shortened to it: {share:.0%} of these were."
     return words
@@ -198,9 +198,9 @@ def _memory(run: WatchedRun) -> str:
     log = run.state.log
     if log is None or not math.isfinite(log.memory_gib):
         return "The log does not tell it."
-    total = (run.state.plan or {}).get("machine.memory_gib")
+    total = run.state.device_gib
     words = f"Here: {log.memory_gib:.2f} GiB"
-    if isinstance(total, int | float) and total > 0:
+    if total > 0:
         words += f", {log.memory_gib / total:.0%} of the {total:.1f} GiB there are"
     return f"{words}."
 

@@ -217,9 +217,8 @@ def _gradient(run: WatchedRun) -> Value:
     norm = run.state.log.grad_norm
     if not math.isfinite(norm):
         return _unknown() if math.isnan(norm) and math.isfinite(run.state.log.loss) else strong(str(norm), False)
-    limit = (run.state.plan or {}).get("training.max_grad_norm")
-    value = strong(decimal(norm))
-    if not isinstance(limit, int | float) or limit <= 0:
+    limit, value = run.state.max_grad_norm, strong(decimal(norm))
+    if math.isnan(limit):
         return value
     words = ("shortened to",) if norm > limit else ("below the limit of", "below limit", "below")
     return tuple(value.copy().append(f"  {word} {limit:g}") for word in words)
@@ -275,9 +274,8 @@ def _spent(run: WatchedRun) -> Text:
 def _memory(run: WatchedRun) -> Text:
     if not math.isfinite(run.state.memory_gib):
         return _unknown() if run.state.log else _unknown("no log line yet")
-    value = strong(f"{run.state.memory_gib:.2f}")
-    total = (run.state.plan or {}).get("machine.memory_gib")
-    return value.append(f" of {total:.1f} GiB" if isinstance(total, int | float) and total > 0 else " GiB")
+    value, total = strong(f"{run.state.memory_gib:.2f}"), run.state.device_gib
+    return value.append(f" of {total:.1f} GiB" if total > 0 else " GiB")
 
 
 def _gpu(run: WatchedRun) -> Text:
@@ -335,25 +333,14 @@ LEARNING = (
     Metric("band", "in words", _band, _band_meaning, answers.BAND, answer_of_pairs=answers.BAND_OF_PAIRS),
     Metric("best", "best", _best, lambda run: "the lowest loss of a log line", answers.BEST, pairs=False),
     Metric("mean", "mean", _mean, _mean_meaning, answers.MEAN, pairs=False),
-    Metric(
-        "accuracy",
-        "accuracy",
-        _accuracy,
-        lambda run: "pairs with the chosen answer ahead; 50% is chance",
-        answers.ACCURACY,
-        pairs=True,
-    ),
+    Metric("accuracy", "accuracy", _accuracy, lambda run: "pairs with the chosen answer ahead; 50% is chance",
+           answers.ACCURACY, pairs=True),
     Metric("margin", "margin", _margin, _margin_meaning, answers.MARGIN, pairs=True),
     Metric("slope", "trend", _slope, _slope_meaning, answers.SLOPE),
-    Metric(
-        "learning_rate",
-        "learn rate",
-        _learning_rate,
-        lambda run: "how far one step moves the weights",
-        answers.LEARNING_RATE,
-    ),
+    Metric("learning_rate", "learn rate", _learning_rate, lambda run: "how far one step moves the weights",
+           answers.LEARNING_RATE),
     Metric("gradient", "gradient", _gradient, lambda run: "how strongly the data pulls", answers.GRADIENT),
-)
+)  # fmt: skip
 MACHINE = (
     Metric("left", "time left", _left, _left_meaning, answers.LEFT, timed=True),
     Metric("speed", "speed", _speed, lambda run: "prompts included, padding excluded", answers.SPEED),
