@@ -104,7 +104,7 @@ class Tuned:
             heard: Told of each answer when it has ended.
         """
         prompts = [self.prompt_ids(instruction) for instruction in instructions]
-        return self._written(prompts, Sampling(max_new_tokens, temperature), seed, heard)
+        return self.write_many(prompts, Sampling(max_new_tokens, temperature), seed, heard)
 
     def stream(
         self,
@@ -183,7 +183,7 @@ class Tuned:
             heard: Told of each answer when it has ended.
         """
         prompts = [self.tokenizer(text).input_ids for text in texts]
-        return self._written(prompts, Sampling(max_new_tokens, temperature, stop=tuple(stops)), seed, heard)
+        return self.write_many(prompts, Sampling(max_new_tokens, temperature, stop=tuple(stops)), seed, heard)
 
     def prompt_ids(self, conversation: Conversation) -> list[int]:
         """Token ids of the prompt, as the rows of the training began.
@@ -240,14 +240,14 @@ class Tuned:
         finally:
             self.model = tuned
 
-    def _written(
+    def write_many(
         self,
         prompts: Sequence[Sequence[int]],
         sampling: Sampling,
-        seed: int | Sequence[int] | None,
-        heard: Heard | None,
+        seed: int | Sequence[int] | None = None,
+        heard: Heard | None = None,
     ) -> list[str]:
-        """The answers to all prompts; each draws for itself."""
+        """As `generate_many`, after token ids, in any way that `Sampling` knows; its seed is `seed`."""
         texts = ["" for _ in prompts]
         seeds = seed if isinstance(seed, Sequence) else [seed for _ in prompts]
 
