@@ -166,6 +166,28 @@ def test_a_stop_ends_all_where_they_are(models, alone, kind):
 
 
 @pytest.mark.parametrize("kind", ["lean", "own"])
+def test_nobody_begins_after_a_stop(monkeypatch, models, kind):
+    """It comes with the token that makes a place free."""
+    monkeypatch.setattr(batching, "MAX_BATCH", 2)
+    rows, asked = [Said(PROMPTS[n], 12 if n % 2 else 4, ()) for n in range(6)], itertools.count()
+    write_rows(models[kind], rows, Manner((STOP,), stop=lambda: next(asked) == 3))
+    assert sorted(len(row.ids) for row in rows) == [0, 0, 0, 0, 4, 4] and next(asked) == 4
+
+
+def test_who_has_ended_is_not_carried_for_one_that_has_to_wait(monkeypatch, models, steps):
+    monkeypatch.setattr(batching, "MAX_BATCH_TOKENS", 300)
+    monkeypatch.setattr(batching, "_AHEAD", 4)
+    rows, asked, long = (
+        [Said(PROMPTS[0], 40 if n == 0 else 3, ()) for n in range(12)],
+        itertools.count(),
+        Said([7] * 280, 2),
+    )
+    write_rows(models["lean"], rows, Manner((STOP,), joining=lambda: [long] if next(asked) == 1 else []))
+    assert [len(row.ids) for row in (*rows, long)] == [40, *[3] * 11, 2]
+    assert steps == [(12, len(PROMPTS[0])), *[(12, 1)] * 2, *[(1, 1)] * 37, (1, 280), (1, 1)]
+
+
+@pytest.mark.parametrize("kind", ["lean", "own"])
 def test_who_chooses_is_shown_the_rows_of_each_logit(models, kind):
     """The second likeliest token for odd rows, as if each were alone."""
     odd = {}

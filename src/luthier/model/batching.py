@@ -202,8 +202,8 @@ class _OpenBatch(_Batch):
 
     def run(self) -> None:
         """Until nobody is there any more."""
-        while self._regroup() and not self.stopped:
-            if all(row.ended for row in self.rows):  # with their first tokens
+        while not self.stopped and self._regroup():
+            if self.stopped or all(row.ended for row in self.rows):  # with their first tokens
                 continue
             last_B1 = torch.tensor([[row.ids[-1] if row.ids else 0] for row in self.rows])
             all_BT = torch.ones(len(self.rows), self._cache.tokens + 1, dtype=torch.long)
@@ -230,9 +230,9 @@ class _OpenBatch(_Batch):
         going = [row for row in self.rows if not row.ended]
         if self._cache.full:
             return True
-        if self._someone_waits():
-            begin = self._fitting(going) - len(going)
-            return begin > 0 and (begin == len(self.waiting) or begin * _WORTH >= len(self.rows))
+        begin = self._fitting(going) - len(going) if self._someone_waits() else 0
+        if begin > 0 and (begin == len(self.waiting) or begin * _WORTH >= len(self.rows)):
+            return True
         return not self._cache.recorded and 2 * len(going) <= len(self.rows)  # a recorded step costs the same for few
 
     def _too_much(self, rows: int, longest: int, room: int) -> bool:
