@@ -174,6 +174,20 @@ def test_nobody_begins_after_a_stop(monkeypatch, models, kind):
     assert sorted(len(row.ids) for row in rows) == [0, 0, 0, 0, 4, 4] and next(asked) == 4
 
 
+@pytest.mark.parametrize("kind", ["lean", "own"])
+def test_who_ends_while_it_waits_does_not_begin(monkeypatch, models, kind):
+    monkeypatch.setattr(batching, "MAX_BATCH", 2)
+    rows, asked = [Said(PROMPTS[0], 6, ()) for _ in range(5)], itertools.count()
+
+    def joining():
+        if next(asked) == 1:  # on the lean path at its first token; else before the second batch
+            rows[3].ended = "cut"
+        return []
+
+    write_rows(models[kind], rows, Manner((STOP,), joining=joining))
+    assert [len(row.ids) for row in rows] == [6, 6, 6, 0, 6]
+
+
 def test_who_has_ended_is_not_carried_for_one_that_has_to_wait(monkeypatch, models, steps):
     monkeypatch.setattr(batching, "MAX_BATCH_TOKENS", 300)
     monkeypatch.setattr(batching, "_AHEAD", 4)

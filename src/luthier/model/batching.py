@@ -79,7 +79,8 @@ class Manner:
     Attributes:
         stop_ids: Tokens that end a row.
         choose: Chooses tokens; None: the likeliest.
-        joining: Asked at each token for rows that have come meanwhile.
+        joining: Asked for rows that have come meanwhile, at each token where they can join, else before each batch. It
+            may end rows, also those that wait.
         stop: Asked at each token; true: all is over.
         in_step: Ranks that share a model go on until all of them have ended.
     """
@@ -141,6 +142,7 @@ class _Batch:
     def _someone_waits(self) -> bool:
         if self._manner.joining is not None:
             self.waiting.extend(self._manner.joining())
+            self.waiting = deque(row for row in self.waiting if not row.ended)
         return bool(self.waiting)
 
     def _taken(self, count: int) -> list[Row]:
