@@ -15,7 +15,8 @@ first real token:
 Rows join others where the lean path writes (`luthier.model.lean.writer`), whose cache can be regrouped. The models' own
 layers have caches of many kinds: there, rows are carried along until the last of them has ended.
 
-Not covered: beam search; caches that share what two prompts have in common (vLLM's prefix caching).
+Not covered: beam search; caches that share what two prompts have in common (vLLM's prefix caching); prompts that are
+read in parts, between the tokens of others (chunked prefill): these wait while a long one is read.
 
 Shape letters: B rows, T tokens of the longest prompt, V vocabulary.
 """
@@ -53,7 +54,7 @@ class Row(Protocol):
     Attributes:
         prompt_ids: Ids of the prompt, BOS included.
         ids: What was written so far, without the token that ended it.
-        ended: Why it has ended; empty before.
+        ended: Why it has ended; empty before. Who ends while it waits does not begin.
     """
 
     prompt_ids: Sequence[int]
