@@ -165,6 +165,19 @@ def test_a_stop_ends_all_where_they_are(models, alone, kind):
     assert 4 < max(len(row.ids) for row in rows) < 8
 
 
+def test_ranks_in_step_make_as_many_passes_and_ask_as_often(monkeypatch, models, alone):
+    """The other one's row ends at its ninth token: who had left, or asked no more, would leave it waiting for ever."""
+    others, stops, passes = iter([True] * 8 + [False] * 9), [], []
+    monkeypatch.setattr(batching, "on_any_rank", lambda truth: next(others) or truth)
+    causal_lm = models["own"].get_base_model()
+    hook = causal_lm.register_forward_hook(lambda *said: passes.append(1))
+    row = Said(PROMPTS[0], 20, (STOP, alone[tuple(PROMPTS[0])][4]))
+    manner = Manner((STOP,), stop=lambda: bool(stops.append(1)), in_step=True)
+    write_rows(models["own"], [row], manner)
+    hook.remove()
+    assert row.ended == "stop" and row.ids == expected(alone, row) and len(passes) == len(stops) == 9
+
+
 @pytest.mark.parametrize("kind", ["lean", "own"])
 def test_nobody_begins_after_a_stop(monkeypatch, models, kind):
     """It comes with the token that makes a place free."""

@@ -33,6 +33,7 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
+from luthier.machine.ranks import on_any_rank
 from luthier.model import attention
 from luthier.model.forward import inference, unwrap
 from luthier.model.lean.writer import KeyValueCache, LeanWriter
@@ -83,7 +84,8 @@ class Manner:
         joining: Asked for rows that have come meanwhile, at each token where they can join, else before each batch. It
             may end rows, also those that wait.
         stop: Asked at each token; true: all is over.
-        in_step: Ranks that share a model go on until all of them have ended.
+        in_step: Ranks that share a model, and write the same rows, go on until all of them have ended. `stop` then says
+            the same on all.
     """
 
     stop_ids: Sequence[int]
@@ -136,6 +138,9 @@ class _Batch:
             if not row.ended:
                 row.take(token)
         self.stopped = self._manner.stop is not None and self._manner.stop()
+        if self._manner.in_step:  # in `generate` who has ended would pass on, but hear and ask no more
+            over = self.stopped or not on_any_rank(any(not row.ended for row in rows))
+            return [over for _ in rows]
         if self.stopped or self._pause():
             return [True for _ in rows]
         return [bool(row.ended) for row in rows]
@@ -186,12 +191,12 @@ class _Batch:
             input_ids=ids_BT.to(device),
             attention_mask=mask_BT.to(device),
             max_new_tokens=most,
-            eos_token_id=list(manner.stop_ids),
+            eos_token_id=None if manner.in_step else list(manner.stop_ids),
             pad_token_id=manner.stop_ids[0],
             do_sample=False,
             use_cache=True,
             stopping_criteria=StoppingCriteriaList([_Hearing(rows, self.hear)]),
-            synced_gpus=manner.in_step,
+            synced_gpus=False,  # `hear` sees to it; where it is left out, `generate` looks for itself
             **options,
         )
 
