@@ -23,7 +23,7 @@ from luthier.generate.streaming import Pieces
 from luthier.model.batching import Manner, write_rows
 
 Hear = Callable[[str, list[Token]], None]
-WRITING_VERSION = 4
+WRITING_VERSION = 5
 """Raised when the same model, prompt and sampling give another answer than before, or more of it is kept: kept ones are
 asked again."""
 
