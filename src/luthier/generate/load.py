@@ -100,7 +100,7 @@ class Tuned:
             instructions: What the user wants; any may be a conversation, as in `prompt_ids`.
             max_new_tokens: Longest answer.
             temperature: 0 is greedy and repeatable; higher is more varied.
-            seed: Makes a temperature repeatable; one for all, or one for each.
+            seed: Makes a temperature repeatable: one for all, each of which then draws for itself, or one for each.
             heard: Told of each answer when it has ended.
         """
         prompts = [self.prompt_ids(instruction) for instruction in instructions]
@@ -179,7 +179,7 @@ class Tuned:
             stops: The answer ends before the first of these; none: only the model ends it.
             max_new_tokens: Longest answer.
             temperature: 0 is greedy and repeatable; higher is more varied.
-            seed: Makes a temperature repeatable; one for all, or one for each.
+            seed: Makes a temperature repeatable: one for all, each of which then draws for itself, or one for each.
             heard: Told of each answer when it has ended.
         """
         prompts = [self.tokenizer(text).input_ids for text in texts]
@@ -249,7 +249,7 @@ class Tuned:
     ) -> list[str]:
         """As `generate_many`, after token ids, in any way that `Sampling` knows; its seed is `seed`."""
         texts = ["" for _ in prompts]
-        seeds = seed if isinstance(seed, Sequence) else [seed for _ in prompts]
+        seeds = [(one, 0) for one in seed] if isinstance(seed, Sequence) else [(seed, n) for n in range(len(prompts))]
 
         def asked(number: int) -> Answer:
             def hear(text: str, tokens: object) -> None:
@@ -259,7 +259,8 @@ class Tuned:
                 if heard is not None:
                     heard(number, texts[number], reason == "length")
 
-            answer = self.answer(prompts[number], replace(sampling, seed=seeds[number]), hear, number)
+            own, draw = seeds[number]
+            answer = self.answer(prompts[number], replace(sampling, seed=own), hear, draw)
             answer.on_end = end
             return answer
 
