@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
-from luthier.config.advice import A_LARGE_BASE, FOR_A_SMALL_BASE, GOOD_START, HIGH_FOR_PAIRS
+from luthier.config.advice import FOR_A_SMALL_BASE, HIGH_FOR_PAIRS, MOST_EPOCHS, good_rate
 from luthier.config.render import dump_config_yaml
 from luthier.config.schema import Config, DatasetSource, ModelSection, Objective
 from luthier.config.values import packaged
@@ -36,8 +36,6 @@ _COLUMN = 52
 _USUAL_BATCH, _SMALL_BATCH = 16, 8
 _ENOUGH_STEPS = 150
 """In as many steps of eight rows the quickstart's base learns what 200 short rows have in common."""
-_MOST_EPOCHS = 10
-"""Beyond, few rows are learned by heart."""
 
 
 @dataclass(frozen=True)
@@ -171,8 +169,8 @@ def _of_size(values: dict[str, dict[str, Any]], rows: int, parameters: int) -> d
     few = 0 < rows * epochs < _ENOUGH_STEPS * batch
     if few:
         batch = _SMALL_BATCH
-        least = min(max(epochs, math.ceil(_ENOUGH_STEPS * batch / rows)), _MOST_EPOCHS)
-        whole = range(least, min(least + 2, _MOST_EPOCHS) + 1)
+        least = min(max(epochs, math.ceil(_ENOUGH_STEPS * batch / rows)), MOST_EPOCHS)
+        whole = range(least, min(least + 2, MOST_EPOCHS) + 1)
         epochs = min(whole, key=lambda number: rows * number % batch)  # rows that fill no whole step are left out
     training["num_train_epochs"] = epochs
     if few:
@@ -185,9 +183,8 @@ def _of_size(values: dict[str, dict[str, Any]], rows: int, parameters: int) -> d
         if values["data"]["val_set_size"]:
             values["evaluation"] = {"eval_steps": 0.1}
             reasons["eval_steps"] = "ten times in the run; by default four times an epoch"
-    small = 0 < parameters < A_LARGE_BASE
-    training["learning_rate"] = FOR_A_SMALL_BASE if small else GOOD_START
-    if small:
+    training["learning_rate"] = good_rate(parameters)
+    if training["learning_rate"] == FOR_A_SMALL_BASE:
         millions = f"{parameters / 1e6:.{0 if parameters >= 10e6 else 1}f}"
         reasons["learning_rate"] = (
             f"so small a base ({millions} million parameters) wants larger steps; a large one 2e-4"
