@@ -9,6 +9,7 @@ nothing else.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from typing import Any, Protocol
 
@@ -18,7 +19,7 @@ from luthier.data.messages import Content, Preferred
 from luthier.data.problems import refuse
 from luthier.errors import DataError
 
-__all__ = ["FORMATS", "Format", "choose_format", "detect", "guess", "renamed"]
+__all__ = ["FORMATS", "Format", "choose_format", "detect", "guess", "in_your_words", "renamed"]
 
 
 class Format(Protocol):
@@ -166,6 +167,11 @@ def renamed(row: dict[str, Any], columns: dict[str, str]) -> dict[str, Any]:
     taken = set(columns.values())
     kept = {name: value for name, value in row.items() if name not in taken}
     return kept | {expected: row.get(yours) for expected, yours in columns.items()}
+
+
+def in_your_words(found: str, columns: dict[str, str]) -> str:
+    """What is wrong with a row that was `renamed`, with the names that its columns have in the file."""
+    return re.sub(r'"(\w+)"', lambda name: f'"{columns.get(name[1], name[1])}"', found)
 
 
 _QUESTIONS = ("question", "query", "problem", "prompt", "input", "task", "text", "instruction")
