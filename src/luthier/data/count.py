@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from luthier.config.schema import DataSection
 from luthier.data.cache import Shard
@@ -74,8 +75,12 @@ def count(
         truncated_rows=int((kept & ~store.whole(store.lengths <= limit)).sum()) // each,
         completion_tokens_cut=cut,
         completion_share_cut=cut / int(trained),
-        duplicate_rows=duplicates,
-        contradicting_prompts=contradictions,
+        duplicate_rows=len(duplicates),
+        duplicate_places=tuple(store.place(int(row)) for row in duplicates[:SHOWN_PER_KIND]),
+        contradicting_prompts=len(contradictions),
+        contradicting_places=tuple(
+            f"{store.place(int(one))} and {store.place(int(other))}" for one, other in contradictions[:SHOWN_PER_KIND]
+        ),
         bos_share=_bos_share(train, kept, template.source if rendered else "", template, tokenizer),
         eos_share=float(store.whole(ended)[kept & store.ends].mean()),
         split_rows=int((store.begins & ~store.ends).sum()),
@@ -96,12 +101,20 @@ def count(
     )
 
 
-def _same_questions(store: RowStore, kept: Bool) -> tuple[int, int]:
-    """Rows (or pairs) that stand there twice, and questions whose answers (or preferences) contradict each other."""
-    prompts, rows = store.prompt_keys[kept], store.row_keys[kept]
+def _same_questions(store: RowStore, kept: Bool) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Rows (or pairs) [R] that stand there already, and two [Q, 2] for each question that contradict each other.
+
+    Args:
+        store: All rows.
+        kept: Which rows [N] count.
+
+    Returns:
+        Numbers of rows of the store, of a pair its first.
+    """
+    prompts, rows, numbers = store.prompt_keys[kept], store.row_keys[kept], np.flatnonzero(kept)[:: store.each]
     if store.each == 1:
-        return repeated(rows), contradicted(prompts, rows)
-    return repeated(pair_keys(rows[::2], rows[1::2])), both_ways_round(prompts, rows)
+        return numbers[repeated(rows)], numbers[contradicted(prompts, rows)]
+    return numbers[repeated(pair_keys(rows[::2], rows[1::2]))], numbers[both_ways_round(prompts, rows)]
 
 
 def _shared_system(trained: list[Shard]) -> str:
