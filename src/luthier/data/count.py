@@ -50,10 +50,6 @@ def count(
     cut = int(trained - store.trained_within(limit)[kept].sum(dtype=np.int64))
     p50, p90, p99 = (int(value) for value in np.percentile(store.lengths, [50, 90, 99], method="higher"))
     rendered = any(shard.found.rendered for shard in read)
-    special: dict[str, int] = {}
-    for shard in read:
-        for token, rows in shard.found.special_tokens.items():
-            special[token] = special.get(token, 0) + rows
     ended = store.ends_trained(template.stop_ids(tokenizer), limit)
     duplicates, contradictions = _same_questions(store, kept & store.begins)
     entries = [*((source, source.split, "train") for source in data.datasets)]
@@ -91,7 +87,7 @@ def count(
         length_p90=p90,
         length_p99=p99,
         length_max=int(store.lengths.max()),
-        special_tokens=special,
+        special_tokens=_special_tokens(read),
         touching_rows=sum(shard.found.touching_rows for shard in read),
         touching_example=next((shard.found.touching_example for shard in read if shard.found.touching_rows), ""),
         special_places=tuple(place for shard in read for place in shard.found.special_places)[:SHOWN_PER_KIND],
@@ -99,6 +95,15 @@ def count(
         pairs=each > 1,
         chosen_tokens=int(store.trained_within(limit)[train.chosen].sum(dtype=np.int64)),
     )
+
+
+def _special_tokens(read: list[Shard]) -> dict[str, int]:
+    """Special token -> rows that hold it, of all sources."""
+    special: dict[str, int] = {}
+    for shard in read:
+        for token, rows in shard.found.special_tokens.items():
+            special[token] = special.get(token, 0) + rows
+    return special
 
 
 def _same_questions(store: RowStore, kept: Bool) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
