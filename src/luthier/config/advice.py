@@ -64,6 +64,8 @@ weight by about the rate each step: on the quickstart's base, with 8 of its own 
 of one form 0.05 is 90 % and 0.012 a third."""
 MOST_EPOCHS = 10
 """Beyond, few rows are learned by heart."""
+USUAL_SCALE = 2
+"""lora_alpha over r."""
 MOST_LEFT = 0.02
 """Of the rows: so few are no matter."""
 LORA_KEYS = (
@@ -108,6 +110,16 @@ def _high_alpha(case: Case) -> Finding:
     root, usual = ("the square root of ", "2 to 4 is plenty") if rooted else ("", "1 to 2 is usual")
     said = f"{case.said('lora.lora_alpha')} over {root}{case.said('lora.r')}"
     return f"{said} scales the adapter by {number(round(scale, 2))}; {usual}, and every gradient step grows with it."
+
+
+def _alpha_of_another_rank(case: Case) -> Finding:
+    """A small rank of one's own with the default alpha: other tools take twice the rank there."""
+    r, alpha = case.get("lora.r"), case.get("lora.lora_alpha")
+    chosen = case.wrote("lora.lora_alpha") or case.get("lora.use_rslora") or _is_full(case)
+    if chosen or alpha / r < 2 * USUAL_SCALE or _high_alpha(case):
+        return None
+    scaled = f"{case.said('lora.lora_alpha')} with {case.said('lora.r')} scales the adapter by {number(alpha / r)}"
+    return f"{scaled}. Twice the rank is usual, and what LLaMA-Factory takes by itself: lora_alpha: {USUAL_SCALE * r}."
 
 
 def _one_wins(case: Case, winner: str, other: str) -> Finding:
@@ -248,5 +260,5 @@ ADVICE: tuple[Rule, ...] = (
     _defaulted("model.model_name_or_path", "the model is"),
     _defaulted("data.datasets", "the rows are those of"),
     _both_warmups, _both_splits, _both_ends, _few_steps, _rows_left_over, _long_rows, _high_rate, _high_alpha,
-    _half_precision,
+    _alpha_of_another_rank, _half_precision,
 )  # fmt: skip
