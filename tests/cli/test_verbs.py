@@ -453,3 +453,16 @@ def test_a_loss_of_pairs_is_explained_as_what_it_is(capsys, tmp_path):
 def test_words_of_preferences_lead_somewhere(capsys, word):
     result = run_here(capsys, "explain", word)
     assert result.code == 0 and "concepts/preferences.md" in result.out
+
+
+def test_a_word_that_is_none_of_an_options_is_told_the_one_that_was_meant(capsys):
+    for arguments, meant in (
+        (("export", "run", "--to", "gguff"), "gguf"),
+        (("launch", "c.yaml", "--on", "slrum"), "slurm"),
+        (("evaluate", "run", "--prompt", "templte"), "template"),
+    ):
+        result = run_here(capsys, *arguments)
+        said = " ".join(result.err.replace("│", "").split())
+        assert result.code == 2 and f"Did you mean '{meant}'?" in said and "Value error" not in said, said
+    result = run_here(capsys, "launch", "c.yaml", "--on", "xyz")
+    assert result.code == 2 and "'xyz' is not one of" in result.err and "mean" not in result.err
