@@ -171,7 +171,8 @@ def test_a_summary_hides_no_warning_without_a_word():
 def test_the_summary():
     lines = [line.plain for line in summary(state_of(whole_run("")), 100)]
     assert lines[0] == "● run-1a2b  done  step 100 of 100, 40 s"
-    assert any("checkpoints/final_model" in line for line in lines)
+    asked = lines.index("  final model checkpoints/final_model") + 1
+    assert lines[asked] == "  ask it      luthier chat checkpoints"
     assert lines[-2:] == ["!  eval loss rises", "   change  training.num_train_epochs: 1"]
     assert any(line.split() == ["work", "352.0", "k", "tokens,", "2.50", "GiB", "seen", "in", "training;", "highest",
                                 "memory"] for line in lines)  # fmt: skip
