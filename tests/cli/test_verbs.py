@@ -365,6 +365,14 @@ def test_a_plan_whose_rows_cannot_be_read(capsys, tiny_model_dir, tmp_path, name
     assert "Every value" not in result.out and len(result.out.splitlines()) < 30
 
 
+def test_a_plan_says_once_what_is_wrong_with_several_rows(capsys, tiny_model_dir, tmp_path):
+    rows = [json.dumps({"instruction": f"Say {n}", "output": "x" * (n % 2)}) for n in range(6)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(rows))
+    config = write_config(tmp_path / "c.yaml", tiny_model_dir, tmp_path / "rows.jsonl", tmp_path / "out")
+    result = run_here(capsys, "plan", config)
+    assert result.code == 2 and result.err.count("E-DATA-024  ") == 3 and result.err.count("  fix   ") == 1
+
+
 def test_a_plan_shows_its_arithmetic(capsys, monkeypatch, config, tmp_path):
     monkeypatch.chdir(tmp_path)
     result = run_here(capsys, "plan", config.name, "val_set_size=4", "lora.r=8")

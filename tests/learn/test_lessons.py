@@ -177,11 +177,13 @@ def test_on_80_columns_no_number_and_no_rule_is_broken():
     ):
         history = fold(history, event, 0.0)
     lesson, outcome = LESSONS["learning-rate"], Outcome("small", history, 466_944, done=True)
+    two = {"small": outcome, "middle": replace(outcome, name="middle")}
     assert "learning-rate-too-low" in [finding.rule for finding in outcome.found]
     for width, key in ((80, "learning_rate"), (100, "learning_rate=1e-7")):
         console = Console(file=io.StringIO(), width=width)
-        console.print(screen.results(lesson, {"small": outcome}, width))
+        console.print(screen.results(lesson, two, width))
         words = console.file.getvalue().split()
+        assert words.count("learning-rate-too-low") == 2
         assert {key, "learning-rate-too-low", "466,944", "2.456"} <= {*words}, width
 
 

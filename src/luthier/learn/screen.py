@@ -23,6 +23,8 @@ from luthier.monitor.drawing import ACCENT, bar
 
 _STYLES, _MARKS = (ACCENT, "yellow", "green", "magenta"), "①②③④"
 _MOST_COLUMNS, _ROWS, _BAR = 100, 12, 16
+_KEY = 15
+"""Columns of a key, where it is narrow."""
 _HANGING = " " * 11
 _REFRESH_SECONDS = 0.2
 _UNUSUAL = "Mostly it comes out as {}, and what follows was written for that; its numbers are those of your runs."
@@ -93,7 +95,7 @@ def _table(lesson: Lesson, shown: Mapping[str, Outcome], width: int) -> Table:
     changes = {arm.name: arm.differs or "  ".join(arm.changes) for arm in lesson.arms}
     grid = Table(box=None, padding=(0, 1 if narrow else 2, 0, 0), header_style="dim")
     grid.add_column("run")
-    grid.add_column("what differs", style="dim", overflow="fold")
+    grid.add_column("what differs", style="dim", overflow="fold", max_width=_KEY if narrow else None)
     for name in ("first", "last ten", "held out", "trained"):
         grid.add_column(name, justify="right", no_wrap=True)
     rules = {f.rule for outcome in shown.values() for f in outcome.found if f.severity != "info"}
