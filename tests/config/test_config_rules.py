@@ -202,9 +202,9 @@ def test_a_run_that_is_too_short_to_learn_is_said_and_what_is_advised_is_long_en
     sixty = {"data": {"train_rows": 57, "eval_rows": 3}}
     (said,) = plan("num_train_epochs=1", **sixty, **SMALL).warnings
     assert said.startswith("num_train_epochs: 1 (override) is 3 steps with learning_rate: 2e-4 (")
-    better = ["learning_rate=2e-3", "gradient_accumulation_steps=1", "num_train_epochs=2"]
+    better = ["learning_rate=2e-3", "gradient_accumulation_steps=1", "num_train_epochs=10"]
     assert said.endswith(
-        "Better: learning_rate: 0.002, gradient_accumulation_steps: 1, num_train_epochs: 2; that is 28 steps."
+        "Better: learning_rate: 0.002, gradient_accumulation_steps: 1, num_train_epochs: 10; that is 142 steps."
     )
     (said,) = plan("num_train_epochs=9", "gradient_accumulation_steps=1", **sixty, **SMALL).warnings
     assert said.endswith("Better: learning_rate: 0.002; that is 128 steps.")

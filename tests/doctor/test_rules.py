@@ -277,7 +277,7 @@ def test_a_run_that_was_over_before_it_had_learned():
     lines = [log(1, 2.604), log(3, 2.477)]
     finding = found(started(3, **SHORT), lines, done(3))["too-few-steps"]
     assert finding.evidence == "3 steps with a learning rate of 0.0002; loss 2.604 at step 1, 2.477 at step 3"
-    more = {"training.gradient_accumulation_steps": ("4", "1"), "training.num_train_epochs": ("1", "2")}
+    more = {"training.gradient_accumulation_steps": ("4", "1"), "training.num_train_epochs": ("1", "10")}
     assert changed(finding) == more
     small = replace(architecture(4096), parameters=6_237_440)
     assert changed(found(started(3, **SHORT), small, lines, done(3))["too-few-steps"]) == {
