@@ -156,7 +156,7 @@ WARNED = [
     (
         ["lora.r=8"],
         {},
-        "lora_alpha: 32 (default) with r: 8 (override) scales the adapter by 4. Twice the rank is usual",
+        "lora_alpha: 32 (default) with r: 8 (override) scales the adapter by 4. Most take twice the rank",
     ),
     (["early_stopping_threshold=0.1"], {}, "early_stopping_threshold: 0.1"),
     (["eval_steps=10", "val_set_size=0"], {}, "eval_steps: 10"),

@@ -121,7 +121,7 @@ def _alpha_of_another_rank(case: Case) -> Finding:
     if chosen or alpha / r < 2 * USUAL_SCALE or _high_alpha(case):
         return None
     scaled = f"{case.said('lora.lora_alpha')} with {case.said('lora.r')} scales the adapter by {number(alpha / r)}"
-    return f"{scaled}. Twice the rank is usual, and what LLaMA-Factory takes by itself: lora_alpha: {USUAL_SCALE * r}."
+    return f"{scaled}. Most take twice the rank, LLaMA-Factory by itself: lora_alpha: {USUAL_SCALE * r}."
 
 
 def _one_wins(case: Case, winner: str, other: str) -> Finding:
