@@ -107,7 +107,7 @@ def split(rows: Rows, indices: Sequence[int], plan: Plan, most_rows: int) -> lis
     """The given rows in groups, each one a pass within the plan's token budget."""
     if plan.config.training.auto:
         lengths, budget = rows.row_lengths[list(indices)], plan.max_tokens_per_micro_batch
-        if plan.config.training.packing is True:
+        if plan.packed:
             groups = pack(lengths.sum(axis=1).tolist(), budget)
         else:  # both rows of a pair are padded to the longer one
             groups = pad((lengths.max(axis=1) * lengths.shape[1]).tolist(), budget, most_rows)
@@ -120,8 +120,7 @@ def split(rows: Rows, indices: Sequence[int], plan: Plan, most_rows: int) -> lis
 def collate(rows: Rows, indices: Sequence[int], plan: Plan) -> MicroBatch:
     """The given rows, or pairs, as one micro-batch."""
     single = [row for i in indices for row in rows.members(i)]
-    packed = plan.config.training.packing is True
-    batch = collate_packed(single, share=plan.share_beginnings) if packed else collate_padded(single)
+    batch = collate_packed(single, share=plan.share_beginnings) if plan.packed else collate_padded(single)
     return in_pairs(batch, single, indices) if rows.each == ROWS_OF_A_PAIR else batch
 
 

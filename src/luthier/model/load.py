@@ -46,8 +46,8 @@ def load_model(plan: Plan, model_config: PretrainedConfig) -> nn.Module:
     Raises:
         ModelError: E-MODEL-008..011, E-MODEL-014..016.
     """
-    section, training = plan.config.model, plan.config.training
-    lora = training.finetuning_type == "lora"
+    section = plan.config.model
+    lora = plan.config.training.finetuning_type == "lora"
     dtype = DTYPES[section.dtype] if lora else torch.float32
     device = torch.device(plan.machine.device)
     if plan.machine.device == "cuda":
@@ -67,12 +67,12 @@ def load_model(plan: Plan, model_config: PretrainedConfig) -> nn.Module:
         model = add_adapter(model, plan.config.lora, revision=section.revision)
         if plan.config.quantization.base_precision == "fp8":
             to_fp8(unwrap(model))
-    if training.packing is True:
+    if plan.packed:
         unwrap(model).set_attn_implementation(attention.NAME)
     if not plan.sharded:
         prove_packing(model, plan)
     model.train()
-    if training.lean_path is True:
+    if plan.lean:
         _take_lean_path(model, plan, dtype)
     use_passes(model, plan)
     return model
@@ -148,7 +148,7 @@ def _proven(model: nn.Module, plan: Plan, dtype: torch.dtype, pieces: Pieces) ->
     training = plan.config.training
     records = training.cuda_graphs and plan.machine.device == "cuda" and pieces is not PLAIN
     # what tokens of a pair count is known after the forward pass, so a whole pass is no one function of its batch
-    recorder = CudaRecorder() if records and training.objective == "sft" else None
+    recorder = CudaRecorder() if records and not plan.pairs else None
     lean = LeanDecoder(unwrap(model), dtype, keep_unpacked=plan.unpack_once, pieces=pieces, recorder=recorder)
     with autocast(plan):
         prove_lean(model, lean, dtype)
@@ -211,7 +211,7 @@ def prove_packing(model: nn.Module, plan: Plan) -> None:
     Raises:
         ModelError: E-MODEL-011.
     """
-    if plan.config.training.packing is True:
+    if plan.packed:
         with autocast(plan):
             prove_isolation(model)
 

@@ -17,6 +17,7 @@ from luthier.doctor.evidence import (
     logs,
     losses,
     lower_rate,
+    other_rate,
     peak_rate,
     percent,
     points,
@@ -72,7 +73,7 @@ def learning_rate_too_low(run: History) -> Symptom | None:
         return None
     evidence = f"learning rate {peak:g} at its peak; loss {losses(run.beginning)[0]:.2f} at step "
     evidence += f"{run.beginning[0].step:,}, {level(lines, 5):.2f} around step {run.step:,}"
-    return Symptom(run.step, evidence, (change(run, "training.learning_rate", usual, peak),), "high")
+    return Symptom(run.step, evidence, (other_rate(run, usual),), "high")
 
 
 def _moves(run: History, lines: Sequence[Log]) -> bool:
@@ -119,12 +120,10 @@ def too_few_steps(run: History) -> Symptom | None:
 def _further(run: History) -> tuple[Change, ...]:
     """A good rate; and smaller steps and more epochs, where steps are few."""
     usual, epochs = good_rate(run.parameters), run.get("training.num_train_epochs")
-    accumulation, per_step = (
-        run.get("training.gradient_accumulation_steps") or 1,
-        run.get("plan.examples_per_step") or 1,
-    )
-    lines = [change(run, "training.learning_rate", usual)] * (peak_rate(run) < usual)
+    lines = [other_rate(run, usual)] * (peak_rate(run) < usual)
     if run.step < FEW_STEPS:
+        per_step = run.get("plan.examples_per_step") or 1
+        accumulation = run.get("training.gradient_accumulation_steps") or 1
         wanted, _ = more_steps(run.get("plan.steps_per_epoch") * per_step, max(1, per_step // accumulation), epochs)
         lines += [change(run, "training.gradient_accumulation_steps", 1)] * (accumulation > 1)
         lines += [change(run, "training.num_train_epochs", float(wanted))] * (wanted > epochs)
