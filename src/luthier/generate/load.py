@@ -390,7 +390,7 @@ def final_folder(run: str | Path) -> Path:
     if found and there(RECORD):
         found, fix = (
             f"the run in {folder} has not ended",
-            "go on with it: luthier train CONFIG --resume auto (from Python: resume='auto')",
+            "wait for it, or go on with it: luthier train CONFIG --resume auto (from Python: resume='auto')",
         )
     if found:
         raise ModelError(Problem("E-MODEL-012", found, fix, str(run)))
