@@ -489,6 +489,27 @@ def test_a_step_that_was_left_out_is_news_and_many_of_them_are_a_warning():
     assert found(started(), curve(steps()), spike) == {}
 
 
+FULL = "no checkpoint at step 200: No space left on device; the newest one is of step 100; training goes on"
+
+
+def test_a_checkpoint_that_could_not_be_written_is_named_until_one_is():
+    plan = started(**{"checkpointing.save_total_limit": 3})
+    before, said = saved(100, gib=0.1), Notice("critical", FULL, step=200)
+    finding = found(plan, before, curve(steps()), said)["checkpoint-not-written"]
+    assert finding.severity == "critical" and finding.evidence == FULL and finding.step == 200
+    assert changed(finding) == {"checkpointing.save_total_limit": ("3", "1")}
+    assert "Make room on its disk" in finding.why
+    assert found(plan, before, curve(steps()), said, saved(210, gib=0.1)) == {}, "the next try has written one"
+    done = RunFinished("done", 410, 3.0, 1.0, 1.0, 1, 1.0, "final_model")
+    assert found(plan, before, curve(steps()), said, done)["checkpoint-not-written"].severity == "warning"
+    one = started(**{"checkpointing.save_total_limit": 1})
+    assert found(one, curve(steps()), said)["checkpoint-not-written"].change == ()
+    denied = replace(said, text="no checkpoint at step 200: Permission denied; training goes on")
+    finding = found(plan, curve(steps()), denied)["checkpoint-not-written"]
+    assert finding.change == () and "can be written" in finding.fix
+    assert list(found(plan, curve(steps()), said, failed(410, "No space left on device"))) == ["run-failed"]
+
+
 def test_gradients_that_are_no_numbers_are_the_cause_of_a_loss_of_0():
     """What transformers prints after a NaN, unless logging_nan_inf_filter is off."""
     healthy = curve(range(10, 210, 10))

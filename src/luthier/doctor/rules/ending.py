@@ -52,6 +52,7 @@ SOUND_LINES = 10
 """Log lines after which a run that has helped itself is well."""
 LOST_LINES = 3
 """Gradients in a row: scaling for float16 leaves out a single step now and then."""
+NO_CHECKPOINT = re.compile(r"^no checkpoint at step [\d,]+: ")
 NO_ROOM = re.compile(r"No space left|Disk quota exceeded|Read-only file system|ENOSPC")
 JUMP = 0.1
 LARGE_JUMP = 0.5
@@ -194,6 +195,27 @@ def run_failed(run: History) -> Symptom | None:
     return _ended(run, title=title, otherwise=resume_fix(run))
 
 
+@rule("critical")
+def checkpoint_not_written(run: History) -> Symptom | None:
+    """A checkpoint could not be written.
+
+    Training goes on, and it is tried again. Until one is written, a crash costs all since the newest that there is; and
+    a run that is over can only be gone on with from there.
+
+    Fires when Luthier said so and has written none since; as a warning once the run has ended well.
+    """
+    said = [notice for notice in run.said if NO_CHECKPOINT.search(notice.text)]
+    written = run.checkpoint.step if run.checkpoint else 0
+    if not said or _last_words(run) or written > (said[-1].step or 0):
+        return None
+    kept, room = run.get("checkpointing.save_total_limit"), bool(NO_ROOM.search(said[-1].text))
+    lines = (change(run, "checkpointing.save_total_limit", 1),) if room and kept != 1 else ()
+    severity: Severity | None = "warning" if run.finished else None
+    advice = "Make room on its disk, or name another output_dir." if room else ""
+    fix = "" if lines else "make room on its disk" if room else "make training.output_dir a folder that can be written"
+    return Symptom(said[-1].step, said[-1].text[:300], lines, "high", severity, advice=advice, fix=fix)
+
+
 def _unfinished(run: History) -> bool:
     return run.finished is None and not 0 < run.total_steps <= run.step
 
@@ -268,4 +290,4 @@ def resume_jump(run: History) -> Symptom | None:
     return Symptom(after[0].step, evidence, severity=severity, fix=BACK)
 
 
-RULES = (out_of_memory, not_finite, run_failed, stalled, resume_jump)
+RULES = (out_of_memory, not_finite, run_failed, checkpoint_not_written, stalled, resume_jump)
