@@ -157,6 +157,51 @@ def test_nobody_begins_where_so_much_memory_is_not_there(monkeypatch, models, st
 
 
 @pytest.mark.parametrize("kind", ["lean", "own"])
+@pytest.mark.parametrize("fits", [1, 3])
+def test_where_memory_runs_out_fewer_are_written_at_once(monkeypatch, models, alone, kind, fits):
+    """Nothing is lost: what was written of a row is read again with its prompt."""
+    tried, generate = [], type(models[kind].get_base_model()).generate
+
+    def short(self, input_ids, **options):
+        tried.append(len(input_ids))
+        if len(input_ids) > fits and len(tried) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return generate(self, input_ids=input_ids, **options)
+
+    monkeypatch.setattr(type(models[kind].get_base_model()), "generate", short)
+    rows = rows_of(alone)
+    write_rows(models[kind], rows, Manner((STOP,)))
+    assert [row.ids for row in rows] == [expected(alone, row) for row in rows]
+    assert max(tried) > 3 and min(tried) >= 1
+
+
+@pytest.mark.parametrize("kind", ["lean", "own"])
+def test_memory_that_one_row_does_not_fit_into_is_an_error(monkeypatch, models, kind):
+    def none(self, **options):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(type(models[kind].get_base_model()), "generate", none)
+    with pytest.raises(torch.OutOfMemoryError):
+        write_rows(models[kind], [Said(PROMPTS[1], 3), Said(PROMPTS[3], 3)], Manner((STOP,)))
+
+
+@pytest.mark.parametrize("kind", ["lean", "own"])
+def test_who_hears_a_token_and_has_no_memory_for_it_is_not_told_again(models, kind):
+    """Its error is its own: the row may be half way through the token."""
+
+    class Full(Said):
+        def take(self, token):
+            super().take(token)
+            if len(self.ids) == 3:
+                raise MemoryError
+
+    rows = [Full(PROMPTS[1], 9), Said(PROMPTS[3], 9)]
+    with pytest.raises(MemoryError):
+        write_rows(models[kind], rows, Manner((STOP,)))
+    assert len(rows[0].ids) == 3
+
+
+@pytest.mark.parametrize("kind", ["lean", "own"])
 def test_a_stop_ends_all_where_they_are(models, alone, kind):
     rows, asked = rows_of(alone), itertools.count()
     write_rows(models[kind], rows, Manner((STOP,), stop=lambda: next(asked) == 5))

@@ -3,7 +3,7 @@
     waiting --as many as fit--> prompts --> a token of each --> a token of each --> ... --pause--+
        ^                          ^                                                              |
        |                          `-- who has ended leaves, who waits begins, the others go on <-+
-       `-- joining(), and the last rows where memory would not hold all any longer
+       `-- joining(), the last rows where memory would not hold all any longer, and all where it did run out
 
 transformers' `generate` asks the model and chooses: one call for prompts, one from there to the next pause. Prompts are
 padded on the left, so that all end where writing begins; the padding is masked, and each row's positions count from its
@@ -33,6 +33,7 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
+from luthier.machine.memory import free_memory, is_out_of_memory
 from luthier.machine.ranks import on_any_rank
 from luthier.model import attention
 from luthier.model.forward import inference, unwrap
@@ -116,6 +117,7 @@ class _Batch:
     """By the model's own layers: rows that began together, until all of them have ended.
 
     Attributes:
+        beginning: Their prompts are being read.
         rows: Being written.
         waiting: In the order in which they will begin.
         stopped: Whether all is over.
@@ -123,20 +125,47 @@ class _Batch:
 
     def __init__(self, causal_lm: Any, manner: Manner, waiting: deque[Row]) -> None:
         self._causal_lm, self._manner = causal_lm, manner
+        self._most_rows, self._hears = MAX_BATCH, False
+        self.beginning: list[Row] = []
         self.rows: list[Row] = []
         self.waiting, self.stopped = waiting, False
 
     def run(self) -> None:
-        """Until nobody is there any more."""
-        while not self.stopped and self._someone_waits():
-            self.rows = self._taken(self._fitting([]))
-            self._begin(self.rows, max(row.room for row in self.rows))
+        """Until nobody is there any more. Where memory runs out, half as many go on, and the others after them."""
+        while not self.stopped:
+            try:
+                if not self._go_on():
+                    return
+                continue
+            except Exception as error:
+                its_own = is_out_of_memory(error) and not self._hears  # and not that of who is told of tokens
+                if not its_own or self._manner.in_step or not self._put_half_back():
+                    raise
+            free_memory()  # only here: the error held on to the tensors of the pass
+
+    def _go_on(self) -> bool:
+        """Write some rows until others had better be written; false: nobody is left."""
+        if not self._someone_waits():
+            return False
+        self.beginning = self._taken(self._fitting([]))
+        self._begin(self.beginning, max(row.room for row in self.beginning))
+        return True
+
+    def _put_half_back(self) -> bool:
+        """From now on half as many rows at once, from their prompts and what is written of them; false: it was one."""
+        going = [row for row in (*self.rows, *self.beginning) if not row.ended]
+        self._most_rows = len(going) // 2
+        self.waiting.extendleft(reversed(going))
+        self.rows, self.beginning = [], []
+        return self._most_rows > 0
 
     def hear(self, rows: Sequence[Row], tokens: Sequence[int]) -> list[bool]:
         """Hand rows their tokens; which of them `generate` need not go on with."""
+        self._hears = True
         for row, token in zip(rows, tokens, strict=True):
             if not row.ended:
                 row.take(token)
+        self._hears = False
         self.stopped = self._manner.stop is not None and self._manner.stop()
         if self._manner.in_step:  # in `generate` who has ended would pass on, but hear and ask no more
             over = self.stopped or not on_any_rank(any(not row.ended for row in rows))
@@ -163,7 +192,7 @@ class _Batch:
         longest = room = 0
         for count, row in enumerate((*going, *self.waiting)):
             longest, room = max(longest, _length(row)), max(room, row.room - len(row.ids))
-            if count and (count == MAX_BATCH or self._too_much(count + 1, longest, room)):
+            if count and (count == self._most_rows or self._too_much(count + 1, longest, room)):
                 return count
         return len(going) + len(self.waiting)
 
@@ -208,31 +237,34 @@ class _OpenBatch(_Batch):
         super().__init__(causal_lm, manner, waiting)
         self._writer, self._cache = writer, writer.cache(0, 0)
 
-    def run(self) -> None:
-        """Until nobody is there any more."""
-        while not self.stopped and self._regroup():
-            if self.stopped or all(row.ended for row in self.rows):  # with their first tokens
-                continue
-            last_B1 = torch.tensor([[row.ids[-1] if row.ids else 0] for row in self.rows])
-            all_BT = torch.ones(len(self.rows), self._cache.tokens + 1, dtype=torch.long)
-            most = max(row.room - len(row.ids) for row in self.rows)
-            self._generate(self.rows, last_B1, all_BT, most, self._cache)  # the cache knows all columns but the last
+    def _go_on(self) -> bool:
+        self._regroup()
+        if self.stopped or all(row.ended for row in self.rows):  # with their first tokens
+            return bool(self.rows)
+        last_B1 = torch.tensor([[row.ids[-1] if row.ids else 0] for row in self.rows])
+        all_BT = torch.ones(len(self.rows), self._cache.tokens + 1, dtype=torch.long)
+        most = max(row.room - len(row.ids) for row in self.rows)
+        self._generate(self.rows, last_B1, all_BT, most, self._cache)  # the cache knows all columns but the last
+        return True
 
-    def _regroup(self) -> bool:
-        """Who has ended leaves, and who fits begins with a first token; false: nobody is left."""
+    def _put_half_back(self) -> bool:
+        self._cache = self._writer.cache(0, 0)
+        return super()._put_half_back()
+
+    def _regroup(self) -> None:
+        """Who has ended leaves, and who fits begins with a first token."""
         self._someone_waits()
         going = [number for number, row in enumerate(self.rows) if not row.ended]
         count = self._fitting([self.rows[number] for number in going])
         going, put_back = going[:count], going[count:]
         self.waiting.extendleft(self.rows[number] for number in reversed(put_back))
-        begun = [] if put_back else self._taken(count - len(going))
-        new = self._writer.cache(len(begun), max(map(_length, begun), default=0))
-        if begun:
-            self._begin(begun, 1, new)
+        self.beginning = [] if put_back else self._taken(count - len(going))
+        new = self._writer.cache(len(self.beginning), max(map(_length, self.beginning), default=0))
+        if self.beginning:
+            self._begin(self.beginning, 1, new)
         self._cache.regroup(going, new)
-        self.rows = [*(self.rows[number] for number in going), *begun]
+        self.rows, self.beginning = [*(self.rows[number] for number in going), *self.beginning], []
         self._cache.most = _most(self.rows)
-        return bool(self.rows)
 
     def _pause(self) -> bool:
         going = [row for row in self.rows if not row.ended]
