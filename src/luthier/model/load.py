@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,7 @@ from luthier.events.printable import one_line
 from luthier.machine.memory import is_out_of_memory, take_what_is_used
 from luthier.model import attention
 from luthier.model.adapter import add_adapter
-from luthier.model.forward import DTYPES, LEAN, as_one_pass, autocast, inference, lean_of, unwrap
+from luthier.model.forward import DTYPES, LEAN, as_one_pass, autocast, decoder_of, inference, lean_of, unwrap
 from luthier.model.hub import KEY, broken_weights, explain_failure
 from luthier.model.kernels.choose import candidates
 from luthier.model.lean.decoder import LeanDecoder
@@ -213,13 +214,17 @@ def prove_packing(model: nn.Module, plan: Plan) -> None:
     """
     if plan.config.training.packing is True:
         with autocast(plan):
-            prove_isolation(model)
+            prove_isolation(model, plan.config.data.max_seq_length)
 
 
-def prove_isolation(model: nn.Module) -> None:
+def prove_isolation(model: nn.Module, longest: int = sys.maxsize) -> None:
     """Change the first of two packed documents and require that the second one's hidden states do not move by a bit.
 
-    Mixtures of experts may move by a rounding error.
+    Mixtures of experts may move by a rounding error. Masks that the model asks for are looked at, too.
+
+    Args:
+        model: With the attention of packed documents.
+        longest: Tokens of the longest document that will come.
 
     Raises:
         ModelError: E-MODEL-011 when they move, or when the model's attention needs what the packed form lacks.
@@ -231,7 +236,7 @@ def prove_isolation(model: nn.Module) -> None:
     positions = torch.tensor([[*range(len(first)), *range(len(second))]], device=device)
     hidden = []
     try:
-        with inference(model):
+        with inference(model), attention.asked_masks(longest):
             for start in (first, first[::-1]):
                 inputs: dict[str, Any] = {
                     "input_ids": torch.tensor([start + second], device=device),
@@ -240,8 +245,8 @@ def prove_isolation(model: nn.Module) -> None:
                     "document_offsets": offsets,
                     "cu_seq_lens": torch.tensor(offsets, dtype=torch.int32, device=device),
                 }
-                output = as_one_pass(causal_lm, partial(causal_lm.get_decoder(), **inputs))
-                hidden.append(output.last_hidden_state[0, len(first) :])
+                output = as_one_pass(causal_lm, partial(decoder_of(causal_lm) or causal_lm, **inputs))
+                hidden.append(output[0][0, len(first) :])
     except attention.UnsupportedAttentionError as error:
         problem = Problem("E-MODEL-011", f"its attention uses {error}", "write packing: false", "training.packing")
         raise ModelError(problem) from error
