@@ -42,6 +42,9 @@ KINDS: dict[str, tuple[str, dict[str, Any], bool]] = {
     "gpt-neox": ("GPTNeoXConfig", {}, True),
     "phi": ("PhiConfig", {}, True),
     "phi3": ("Phi3Config", {}, True),
+    "phi3 with a rotation for long rows": ("Phi3Config", {"original_max_position_embeddings": 12, "rope_parameters": {
+        "rope_type": "longrope", "rope_theta": 10000.0, "original_max_position_embeddings": 12,
+        "short_factor": [1.0, 1.1, 1.2, 1.3], "long_factor": [2.0, 4.0, 6.0, 8.0]}}, True),
     "olmo2": ("Olmo2Config", {}, True),
     "starcoder2": ("Starcoder2Config", {}, True),
     "smollm3": ("SmolLM3Config", {}, True),
