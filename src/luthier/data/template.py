@@ -6,7 +6,9 @@ The mask comes from construction. For every answer i of a conversation
     after  = render(messages up to and with answer i)                        must begin with `before`
     after[len(before):]  up to the end-of-turn token                         trained
 
-and the pieces are tokenized one by one, so the tokens of a prompt are those that inference computes for it.
+and the pieces are tokenized one by one, so the tokens of a prompt are those that inference computes for it. Where a
+tokenizer puts a space in front of each text it is given (SentencePiece's), a piece has the tokens that it adds to those
+of the text before it.
 
 A tokenizer that begins texts with BOS does not do so in `apply_chat_template`: there the template must write it. One
 that does not gets `{{ bos_token }}` in front, so that whoever renders it later starts as training did.
@@ -236,6 +238,18 @@ def plain_ids(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list
     # switch off truncation and padding, which a tokenizer's file may have left on.
     tokenizer([""], verbose=False, **plain)
     return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
+
+
+def begins_texts_anew(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a text has other ids at a beginning than after a line: SentencePiece's put a space in front of it."""
+    line, word, both = plain_ids(tokenizer, ["\n", "It", "\nIt"])
+    return both != line + word
+
+
+def continued_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Token ids of a text that goes on after another, where it has others than at a beginning."""
+    line, after, alone = plain_ids(tokenizer, ["\n", f"\n{text}", text])
+    return after[len(line) :] if after[: len(line)] == line else alone
 
 
 def adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
