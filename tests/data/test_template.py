@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from luthier.data import template_limits
@@ -390,6 +390,11 @@ def test_a_space_in_front_of_a_text_stands_in_front_of_no_piece(
     tokenizer = spaced_tokenizer(kind, chat_template)
     prepared = run(tokenizer, write_jsonl(tmp_path / "a.jsonl", [{"messages": TALK}]))
     ids = prepared.train.members(0)[0].input_ids.tolist()
+    assert_as_a_whole(tokenizer, prepared, ids)
+
+
+def assert_as_a_whole(tokenizer: Any, prepared: Any, ids: list[int]) -> None:
+    """That the row of `TALK` has the tokens of inference before each answer, and of transformers in all."""
     messages = [Message(turn["role"], turn["content"]) for turn in TALK]  # type: ignore[arg-type]
     for asked in (2, 4):
         prompt = prepared.template.prompt_ids(tokenizer, messages[:asked])
@@ -397,6 +402,15 @@ def test_a_space_in_front_of_a_text_stands_in_front_of_no_piece(
     tokenizer.chat_template = prepared.template.source
     whole = tokenizer.apply_chat_template(TALK, return_dict=True)["input_ids"]
     assert whole[: len(ids)] == ids
+
+
+def test_a_special_token_that_takes_the_line_after_it_away(tmp_path: Path) -> None:
+    """As those of Phi-3: the line that a template writes between two turns has no token."""
+    tokenizer = make_tokenizer(chat_template=CHATML)
+    ends = [AddedToken(text, rstrip=True, normalized=False) for text in ("<|im_end|>", "<|im_start|>")]
+    tokenizer.add_special_tokens({"additional_special_tokens": ends})
+    prepared = run(tokenizer, write_jsonl(tmp_path / "a.jsonl", [{"messages": TALK}]))
+    assert_as_a_whole(tokenizer, prepared, prepared.train.members(0)[0].input_ids.tolist())
 
 
 def test_a_bos_that_only_marks_turns_is_not_counted(tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ The mask comes from construction. For every answer i of a conversation
     after[len(before):]  up to the end-of-turn token                         trained
 
 and the pieces are tokenized one by one, so the tokens of a prompt are those that inference computes for it. Where a
-tokenizer puts a space in front of each text it is given (SentencePiece's), a piece has the tokens that it adds to those
-of the text before it.
+tokenizer looks at what stands beside a piece (`reads_neighbours`), a piece has the tokens that it adds to those of the
+text before it.
 
 A tokenizer that begins texts with BOS does not do so in `apply_chat_template`: there the template must write it. One
 that does not gets `{{ bos_token }}` in front, so that whoever renders it later starts as training did.
@@ -240,8 +240,14 @@ def plain_ids(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list
     return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
 
 
-def begins_texts_anew(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether a text has other ids at a beginning than after a line: SentencePiece's put a space in front of it."""
+def reads_neighbours(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a piece of a text can have other ids than where it stands.
+
+    SentencePiece's tokenizers put a space in front of a text, and special tokens can take the white space beside them
+    away (Phi-3's).
+    """
+    if any(token.lstrip or token.rstrip for token in tokenizer.added_tokens_decoder.values()):
+        return True
     line, word, both = plain_ids(tokenizer, ["\n", "It", "\nIt"])
     return both != line + word
 

@@ -23,7 +23,7 @@ from luthier.data.formats import Format, choose_format, renamed
 from luthier.data.messages import Content, Message, Preferred, Segment
 from luthier.data.problems import SHOWN_PER_KIND, Problems, RowError
 from luthier.data.sources import RowSource
-from luthier.data.template import Template, adds_bos, begins_texts_anew, continued_ids, plain_ids
+from luthier.data.template import Template, adds_bos, continued_ids, plain_ids, reads_neighbours
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -124,7 +124,7 @@ class RowTokenizer:
         self._drop_bad = drop_bad
         self._bos: int | None = tokenizer.bos_token_id if adds_bos(tokenizer) else None
         self._eos: int = tokenizer.eos_token_id
-        self._begins_anew = begins_texts_anew(tokenizer)
+        self._reads_neighbours = reads_neighbours(tokenizer)
         self._stop = frozenset(template.stop_ids(tokenizer))
         special = sorted({*tokenizer.all_special_tokens, template.end_of_turn} - {""}, key=len, reverse=True)
         self._special = re.compile("|".join(map(re.escape, special)))
@@ -215,12 +215,12 @@ class RowTokenizer:
 
     def _tokenized(self, batch: Batch, pending: list[list[Segment]]) -> Batch:
         texts = [[segment.text for segment in segments] for segments in pending]
-        if self._begins_anew:
+        if self._reads_neighbours:
             texts = [list(accumulate(row)) for row in texts]
         encoded = iter(plain_ids(self._tokenizer, [text for row in texts for text in row]))
         for segments in pending:
             pieces = [next(encoded) for _ in segments]
-            if self._begins_anew:
+            if self._reads_neighbours:
                 pieces = self._added(segments, pieces)
             ids, spans = self._assembled([(s.trained, piece) for s, piece in zip(segments, pieces, strict=True)])
             batch.input_ids.append(ids)
