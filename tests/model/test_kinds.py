@@ -97,6 +97,15 @@ def test_experts_get_adapters_by_the_names_that_single_experts_have(tmp_path):
     assert not any("k_proj" in name for name in trained)
 
 
+def test_routers_that_are_linear_layers_get_no_adapter(tmp_path):
+    """They return more than a product, and peft's layer around them would fail in its first pass."""
+    build(tmp_path, "llama4")
+    plan, model = loaded_model(tmp_path)
+    assert our_loss(plan, model).item() > 1
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert any("q_proj.lora_A" in name for name in trained) and not any("router" in name for name in trained)
+
+
 def test_soft_caps_stay_where_transformers_would_lose_them(tmp_path, monkeypatch):
     kind = "gemma2 with soft-capping"
     build(tmp_path, kind)
