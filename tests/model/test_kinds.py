@@ -7,10 +7,13 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file
 
 from luthier.export.run import load_plain
 from luthier.generate.weights import Base, load_base
+from luthier.model.store import load_trained, save_trained
 from tests.model.support import loaded_model, our_loss, plain_loss, planned
+from tests.model.test_adapter import shake
 from tests.tiny import build_tokenizer
 
 SIZES: dict[str, Any] = {
@@ -104,6 +107,25 @@ def test_routers_that_are_linear_layers_get_no_adapter(tmp_path):
     assert our_loss(plan, model).item() > 1
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert any("q_proj.lora_A" in name for name in trained) and not any("router" in name for name in trained)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt-neox", "mixtral"])
+def test_a_model_that_is_trained_in_full_is_put_back_and_published(tmp_path, kind):
+    """transformers calls tensors otherwise in memory than in published files, or puts them together."""
+    build(tmp_path / "base", kind)
+    _, model = loaded_model(tmp_path / "base", finetuning_type="full")
+    shake(model)
+    expected = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    save_trained(model, tmp_path / "checkpoint")
+    save_trained(model, tmp_path / "final", to_publish=True)
+    names = [set(load_file(tmp_path / folder / "model.safetensors")) for folder in ("base", "final")]
+    assert names[0] == names[1]
+    shake(model)
+    load_trained(model, tmp_path / "checkpoint")
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in model.state_dict().items())
+    for folder in ("checkpoint", "final"):
+        plain = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / folder)
+        assert all(torch.equal(tensor, expected[name]) for name, tensor in plain.state_dict().items())
 
 
 def test_soft_caps_stay_where_transformers_would_lose_them(tmp_path, monkeypatch):

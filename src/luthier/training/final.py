@@ -61,7 +61,7 @@ def save_final(
     """Write `final_model/`. `gather` gives what `luthier.model.store.trained` names, of a sharded model."""
 
     def fill(folder: Path) -> None:
-        save_trained(model, folder, gather)
+        save_trained(model, folder, gather, to_publish=True)
         data.template.save(tokenizer, folder)
         GenerationConfig(
             bos_token_id=tokenizer.bos_token_id,
