@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 
-from luthier.evaluate import candidate
+from luthier.evaluate.answers import Answers
 from luthier.evaluate.sandbox import Sandbox
 from tests.cli.support import process, run_here
 from tests.evaluate.support import write_tasks
@@ -135,17 +135,16 @@ def test_killed_in_the_middle_it_goes_on_and_the_answers_are_the_same(capsys, ta
     straight = evaluate(capsys, taught, taught / "run", "--json", tmp_path / "straight.json")
     for file in cache.rglob("*.jsonl"):
         file.unlink()
-    monkeypatch.setattr("luthier.evaluate.score._BATCH", 3)
-    once, asked = candidate.Asked.generate_many, []
+    once, kept = Answers.add, []
 
-    def killed(self, instructions, *how, **told):
-        if asked:
+    def killed(self, new):
+        if len(kept) == 3:
             raise KeyboardInterrupt
-        asked.extend(instructions)
-        return once(self, instructions, *how, **told)
+        kept.extend(new)
+        once(self, new)
 
     with monkeypatch.context() as patch:
-        patch.setattr(candidate.Asked, "generate_many", killed)
+        patch.setattr(Answers, "add", killed)
         stopped = evaluate(capsys, taught, taught / "run")
     assert stopped.code == 75 and "the same command goes on" in stopped.err and stopped.out == ""
     result = evaluate(capsys, taught, taught / "run", "--json", tmp_path / "resumed.json")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from luthier.evaluate.tasks import Task
+from luthier.generate.load import Heard
 from luthier.generate.system import Conversation
 
 DOUBLE = Task("double", "phrasing", "Write double", ("assert double(2) == 4",), "double")
@@ -27,17 +28,33 @@ class Known:
         self.answers = answers
         self.asked: list[str] = []
 
-    def generate_many(self, conversations: Sequence[Conversation], *how: float, **told: object) -> list[str]:
+    def generate_many(
+        self,
+        conversations: Sequence[Conversation],
+        max_new_tokens: int,
+        temperature: float,
+        seed: Sequence[int],
+        heard: Heard,
+    ) -> list[str]:
         texts = []
-        for conversation in conversations:
+        for number, conversation in enumerate(conversations):
             instruction = conversation if isinstance(conversation, str) else conversation[-1]["content"]
             answer = self.answers[instruction]
             texts.append(answer if isinstance(answer, str) else answer[self.asked.count(instruction) % len(answer)])
             self.asked.append(instruction)
+            heard(number, texts[-1], False)
         return texts
 
-    def complete_many(self, texts: Sequence[str], stops: Sequence[str], *how: float, **told: object) -> list[str]:
-        return self.generate_many(texts, *how)
+    def complete_many(
+        self,
+        texts: Sequence[str],
+        stops: Sequence[str],
+        max_new_tokens: int,
+        temperature: float,
+        seed: Sequence[int],
+        heard: Heard,
+    ) -> list[str]:
+        return self.generate_many(texts, max_new_tokens, temperature, seed, heard)
 
 
 def write_tasks(path: Path, *rows: object) -> Path:

@@ -156,10 +156,13 @@ class Dying(Known):
         super().__init__(answers)
         self.lives = lives
 
-    def generate_many(self, instructions, *how, **told):
-        if len(self.asked) + len(instructions) > self.lives:
-            raise KeyboardInterrupt
-        return super().generate_many(instructions, *how)
+    def generate_many(self, instructions, max_new_tokens, temperature, seed, heard):
+        def killed(*told):
+            heard(*told)
+            if len(self.asked) == self.lives:
+                raise KeyboardInterrupt
+
+        return super().generate_many(instructions, max_new_tokens, temperature, seed, killed)
 
 
 MANY = [replace(DOUBLE, task_id=f"d{i}", instruction=f"Write double {i}") for i in range(80)]
@@ -170,7 +173,7 @@ DOUBLES = {task.instruction: RIGHT["Write double"] for task in MANY}
 def test_what_was_stopped_goes_on_and_nothing_is_asked_twice(sandbox, monkeypatch, tmp_path, samples):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     settings = Settings(samples=samples, temperature=0.5 * (samples > 1))
-    first = Dying(DOUBLES, 40)
+    first = Dying(DOUBLES, 32)
     with pytest.raises(KeyboardInterrupt):
         score(first, MANY, sandbox, settings, answers=Answers({"model": 1}))
     assert len(first.asked) == 32
@@ -202,11 +205,12 @@ def test_each_draw_has_a_seed_of_its_own(sandbox):
     seeds = []
 
     class Seeded(Known):
-        def generate_many(self, instructions, max_new_tokens, temperature, seed, **told):
-            seeds.append(seed)
-            return super().generate_many(instructions)
+        def generate_many(self, instructions, max_new_tokens, temperature, seed, heard):
+            seeds.extend(seed)
+            return super().generate_many(instructions, max_new_tokens, temperature, seed, heard)
 
     score(Seeded(RIGHT), TASKS, sandbox, Settings(samples=5, temperature=0.5))
-    assert len(set(seeds)) == 5
+    assert len(set(seeds)) == len(seeds) == 5 * len(TASKS)
+    once = list(seeds)
     score(Seeded(RIGHT), TASKS, sandbox, Settings(samples=5, temperature=0.5))
-    assert seeds[:5] == seeds[5:]
+    assert seeds == once * 2

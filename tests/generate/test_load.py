@@ -90,9 +90,10 @@ def problem_of(call):
 def test_many_at_once_are_the_answers_one_by_one(runs, kind):
     tuned = load(runs(kind)[0])
     heard = []
-    many = tuned.generate_many(INSTRUCTIONS, 24, progress=lambda *told: heard.append(told))
+    many = tuned.generate_many(INSTRUCTIONS, 24, heard=lambda *told: heard.append(told))
     assert many == [tuned.generate(instruction, 24) for instruction in INSTRUCTIONS]
-    assert len(set(many)) > 1 and heard == [(done, 5) for done in range(6)]
+    assert len(set(many)) > 1 and sorted(heard) == [(number, many[number], cut) for number, _, cut in sorted(heard)]
+    assert [number for number, _, _ in sorted(heard)] == list(range(5))
     with tuned.as_base():
         base = tuned.generate_many(INSTRUCTIONS, 24)
         assert base == [tuned.generate(instruction, 24) for instruction in INSTRUCTIONS]
@@ -101,8 +102,8 @@ def test_many_at_once_are_the_answers_one_by_one(runs, kind):
 
 def test_a_temperature_follows_its_seed(runs):
     tuned = load(runs("lora")[0])
-    drawn = [tuned.generate_many(INSTRUCTIONS, 12, temperature=2.0, seed=seed) for seed in (1, 1, 2)]
-    assert drawn[0] == drawn[1] != drawn[2]
+    drawn = [tuned.generate_many(INSTRUCTIONS, 12, temperature=2.0, seed=seed) for seed in (1, 1, 2, [1] * 5, [2] * 5)]
+    assert drawn[0] == drawn[1] == drawn[3] != drawn[2] == drawn[4]
 
 
 def test_no_question_no_answer(runs):

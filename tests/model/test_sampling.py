@@ -7,7 +7,6 @@ import torch
 from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel
 
 from luthier.errors import ModelError
-from luthier.model import sampling
 from luthier.model.sampling import continue_many
 from tests.model.support import loaded_model, our_loss
 from tests.model.test_adapter import shake
@@ -68,8 +67,8 @@ def test_what_the_models_generation_config_wishes_changes_nothing(model):
     own, causal_lm.generation_config = causal_lm.generation_config, WISHES
     try:
         assert continue_many(model, PROMPTS, [399], 12) == before
-        with pytest.raises(TypeError):
-            continue_many(model, PROMPTS, [399], 12, stopping_criteria=1)
+        with pytest.raises(ZeroDivisionError):
+            continue_many(model, PROMPTS, [399], 12, stop=lambda: bool(1 / 0))
         assert causal_lm.generation_config is WISHES, "it is the model's again, whatever happened"
     finally:
         causal_lm.generation_config = own
@@ -113,30 +112,6 @@ def test_answers_that_stop_early_do_not_touch_the_others(model):
     cut = [answer[: answer.index(stop)] if stop in answer else answer for answer in free]
     assert cut != free
     assert continue_many(model, PROMPTS, [399, stop], 16) == cut
-
-
-@pytest.mark.parametrize(("most", "tokens"), [(1, 16_384), (3, 16_384), (64, 60), (64, 170), (64, 330)])
-def test_the_size_of_a_batch_changes_nothing(model, monkeypatch, most, tokens):
-    monkeypatch.setattr(sampling, "MAX_BATCH", most)
-    monkeypatch.setattr(sampling, "MAX_BATCH_TOKENS", tokens)
-    assert len(list(sampling.batches(model, LENGTHS, [8] * 7))) > 1
-    assert continue_many(model, PROMPTS, [399], 8) == singles(model, 8)
-
-
-def test_no_batch_is_larger_than_it_may_be(model):
-    """The tiny model reads 512 tokens: 500 and 20 more are too many together, 500 and 12 are not."""
-    lengths, room = [9, 500, 30, 30, 30, 2, 2], [20, 12, 20, 20, 7, 20, 20]
-    for most, tokens in ((32, 16_384), (2, 10_000), (64, 150), (64, 1)):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(sampling, "MAX_BATCH", most)
-            patch.setattr(sampling, "MAX_BATCH_TOKENS", tokens)
-            batches = list(sampling.batches(model, lengths, room))
-        assert [lengths[i] for batch in batches for i in batch] == sorted(lengths, reverse=True)
-        assert sorted(i for batch in batches for i in batch) == list(range(7))
-        for batch in batches:
-            reach = max(lengths[i] for i in batch) + max(room[i] for i in batch)
-            assert len(batch) == 1 or (len(batch) <= most and len(batch) * reach <= tokens and reach <= 512)
-        assert tokens < 16_384 or batches == [[1], [2, 3, 4, 0, 5, 6]]
 
 
 def test_answers_end_where_the_context_does(model):

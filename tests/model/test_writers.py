@@ -293,6 +293,6 @@ def test_what_ends_an_answer_in_the_middle_leaves_the_model_as_it_was(tiny_model
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        continue_many(model, PROMPTS, [399], TOKENS, stopping_criteria=[broken])
+        continue_many(model, PROMPTS, [399], TOKENS, stop=broken)
     assert "forward" not in vars(unwrap(model))
     assert answers(model) == expected

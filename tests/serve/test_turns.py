@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 
 import openai
@@ -13,7 +14,7 @@ import pytest
 from luthier.serve import server as server_module
 from luthier.serve.app import Limits
 from luthier.serve.models import Served
-from luthier.serve.worker import _together
+from luthier.serve.worker import Worker, _together
 from tests.serve.support import body, running
 
 LONG = {"n": 16, "max_tokens": 450, "temperature": 1.0}
@@ -131,11 +132,37 @@ def test_sixty_four_at_once_get_their_own_answers(server, client, base):
     assert len(set(together)) > 6
 
 
-def test_jobs_of_one_model_go_together_as_far_as_they_fit():
-    class Job:
-        def __init__(self, model, rows, wanted=True):
-            self.model, self.rows, self.wanted = model, rows, wanted
+def test_a_request_joins_one_that_is_being_written(server, client):
+    """It is answered, with what it would be answered alone, long before the other ends."""
+    alone = ask(client, max_tokens=12, temperature=0).choices[0].message.content
+    with ask(client, **{**LONG, "n": 4}, stream=True) as stream:
+        next(iter(stream))
+        for _ in range(3):
+            assert ask(client, max_tokens=12, temperature=0).choices[0].message.content == alone
+            assert server.health()["writing"] == 1
+    server.until_idle()
 
+
+class Job:
+    """What the queue looks at."""
+
+    def __init__(self, model, rows, wanted=True):
+        self.model, self.rows, self.going, self.wanted = model, rows, rows, wanted
+
+
+def test_none_joins_past_one_that_has_to_wait():
+    """Else a model that is always asked would be the only one, and who wants many answers would never get them."""
+    jobs = [Job("a", 9), Job("a", 7, wanted=False), Job("a", 20), Job("b", 1), Job("a", 1)]
+    worker = Worker(9, report=print)
+    worker._writing, worker._waiting = [Job("a", 3), Job("a", 0)], deque(jobs)
+    assert worker._joining("a") == [jobs[0], jobs[2]]
+    assert list(worker._waiting) == jobs[3:] and worker._joining("a") == []
+    worker._writing, worker._waiting = [Job("a", 3)], deque([Job("a", 30), Job("a", 1)])
+    assert worker._joining("a") == [] and len(worker._waiting) == 2
+    assert worker.load == (1, 2)
+
+
+def test_jobs_of_one_model_go_together_as_far_as_they_fit():
     jobs = [Job("a", 10), Job("b", 1), Job("a", 20), Job("a", 5), Job("a", 2, wanted=False), Job("a", 2)]
     chosen, left = _together(jobs)
     assert chosen == [jobs[0], jobs[2], jobs[5]] and list(left) == [jobs[1], jobs[3]]

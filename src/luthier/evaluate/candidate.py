@@ -27,7 +27,7 @@ from luthier.config.values import packaged
 from luthier.data.template import adds_nothing
 from luthier.errors import ModelError, Problem
 from luthier.evaluate.score import STYLES, Style
-from luthier.generate.load import Tuned, final_folder
+from luthier.generate.load import Heard, Tuned, final_folder
 from luthier.generate.plain import is_run, load_any
 from luthier.generate.system import Conversation, trained_system
 from luthier.generate.weights import Base, require_trained_on
@@ -262,13 +262,12 @@ class Asked:
         conversations: Sequence[Conversation],
         max_new_tokens: int,
         temperature: float,
-        seed: int,
-        *,
-        cut: Callable[[int], None] | None = None,
+        seed: Sequence[int],
+        heard: Heard,
     ) -> list[str]:
         """The answers to many conversations that end with the user, in their order."""
         with self.ready() as tuned:
-            return tuned.generate_many(conversations, max_new_tokens, temperature, seed, cut=cut)
+            return tuned.generate_many(conversations, max_new_tokens, temperature, seed, heard)
 
     def complete_many(
         self,
@@ -276,10 +275,9 @@ class Asked:
         stops: Sequence[str],
         max_new_tokens: int,
         temperature: float,
-        seed: int,
-        *,
-        cut: Callable[[int], None] | None = None,
+        seed: Sequence[int],
+        heard: Heard,
     ) -> list[str]:
         """What follows each of many texts, in their order."""
         with self.ready() as tuned:
-            return tuned.complete_many(texts, stops, max_new_tokens, temperature, seed, cut=cut)
+            return tuned.complete_many(texts, stops, max_new_tokens, temperature, seed, heard)

@@ -4,8 +4,8 @@
                                        `-------- matching.judge ---------'
 
 Greedy by default: one answer a task, the same each time. With several answers a task (a temperature above 0), pass@k
-is estimated without bias. The seed of a batch comes from what is asked in it, so that answers to one task are never
-the same draw, also when an evaluation was killed and goes on.
+is estimated without bias. The seed of an answer comes from what is asked and its number, so that no two answers to a
+task are the same draw, and an evaluation that was killed goes on to the answers that it would have had.
 
 Not covered: partial credit. An answer that fails one of a task's tests has failed.
 """
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from math import fsum
 from typing import Any, Literal, Protocol
@@ -29,6 +29,7 @@ from luthier.evaluate.sandbox.canaries import NAMES as ATTEMPTS
 from luthier.evaluate.sandbox.tiers import UNSAFE
 from luthier.evaluate.statistics import bootstrap_mean, pass_at_k, wilson
 from luthier.evaluate.tasks.task import Task
+from luthier.generate.load import Heard
 from luthier.generate.system import Conversation, first_turn, in_words
 from luthier.machine.probe import probe
 
@@ -40,7 +41,6 @@ STYLES: dict[Style, str] = {"template": "in its chat template", "completion": "a
 
 _AT_ONCE = 16
 _MOST_WORKERS = 8
-_BATCH = 32
 MAX_NEW_TOKENS = 384
 
 
@@ -78,16 +78,15 @@ class Settings:
 
 
 class Writer(Protocol):
-    """Who answers; `luthier.generate.load.Tuned` is one. `cut` is told which answers had no room left to end."""
+    """Who answers; `luthier.generate.load.Tuned` is one. `heard` is told of each answer when it has ended."""
 
     def generate_many(
         self,
         conversations: Sequence[Conversation],
         max_new_tokens: int,
         temperature: float,
-        seed: int,
-        *,
-        cut: Callable[[int], None],
+        seed: Sequence[int],
+        heard: Heard,
     ) -> list[str]:
         """The answers to many conversations that end with the user, in their order."""
 
@@ -97,9 +96,8 @@ class Writer(Protocol):
         stops: Sequence[str],
         max_new_tokens: int,
         temperature: float,
-        seed: int,
-        *,
-        cut: Callable[[int], None],
+        seed: Sequence[int],
+        heard: Heard,
     ) -> list[str]:
         """What follows each of many texts, up to the first stop, in their order."""
 
@@ -287,38 +285,36 @@ def ask(
 ) -> tuple[list[tuple[str, bool]], int]:
     """The answers to all tasks with whether each was cut, those to one task together; and how many were known before.
 
-    Each round asks every task once, in batches of prompts of like length that end at the same stop texts; a batch is
-    kept before the next begins.
+    Those that end at the same stop texts are asked together. An answer is kept as soon as it has ended.
     """
     keys = _keys(tasks, settings)
     total = len(tasks) * settings.samples
-    remembered = _known(keys, answers)
-    tell("answers", remembered, total)
-    order = sorted(range(len(tasks)), key=lambda place: (-len(_asked(tasks[place], settings)), place))
-    for draw in keys:
-        missing = {draw[place]: place for place in order if draw[place] not in answers}.values()
-        alike: dict[tuple[str, ...], list[int]] = {}
-        for place in missing:
-            alike.setdefault(_stops(tasks[place], settings), []).append(place)
-        for batch in (some[start : start + _BATCH] for some in alike.values() for start in range(0, len(some), _BATCH)):
-            names = [draw[place] for place in batch]
-            written = _written(writer, [tasks[place] for place in batch], settings, seed=int(hashed(names)[:15], 16))
-            answers.add(dict(zip(names, written, strict=True)))
-            tell("answers", _known(keys, answers), total)
+    times = Counter(key for draw in keys for key in draw)
+    remembered = done = sum(count for key, count in times.items() if key in answers)
+    tell("answers", done, total)
+
+    def keep(key: str, text: str, cut: bool) -> None:
+        nonlocal done
+        answers.add({key: (text, cut)})
+        done += times[key]
+        tell("answers", done, total)
+
+    alike: dict[tuple[str, ...], dict[str, Task]] = {}
+    for key, task in ((key, task) for draw in keys for key, task in zip(draw, tasks, strict=True)):
+        if key not in answers:
+            alike.setdefault(_stops(task, settings), {})[key] = task
+    for some in alike.values():
+        _write(writer, some, settings, keep)
     return [tuple(answers[draw[place]]) for place in range(len(tasks)) for draw in keys], remembered
 
 
 def unanswered(tasks: Sequence[Task], settings: Settings, answers: Answers) -> int:
     """How many answers are not known yet."""
-    return len(tasks) * settings.samples - _known(_keys(tasks, settings), answers)
+    return sum(key not in answers for draw in _keys(tasks, settings) for key in draw)
 
 
 def _keys(tasks: Sequence[Task], settings: Settings) -> list[list[str]]:
     return [[_key(task, settings, draw) for task in tasks] for draw in range(settings.samples)]
-
-
-def _known(keys: list[list[str]], answers: Answers) -> int:
-    return sum(key in answers for draw in keys for key in draw)
 
 
 def system_of(task: Task, settings: Settings) -> str:
@@ -348,15 +344,22 @@ def _key(task: Task, settings: Settings, draw: int) -> str:
     return hashed([asked, stops, drawn])
 
 
-def _written(writer: Writer, tasks: Sequence[Task], settings: Settings, seed: int) -> list[tuple[str, bool]]:
-    how, cut = (settings.max_new_tokens, settings.temperature, seed), set[int]()
+def _write(
+    writer: Writer, tasks: Mapping[str, Task], settings: Settings, keep: Callable[[str, str, bool], None]
+) -> None:
+    """Ask tasks that end at the same stop texts; each is called by the key of its answer."""
+    keys, some = list(tasks), list(tasks.values())
+    how = (settings.max_new_tokens, settings.temperature, [int(key[:15], 16) for key in keys])
+
+    def heard(number: int, text: str, cut: bool) -> None:
+        keep(keys[number], text, cut)
+
     if settings.style == "template":
-        asked = [first_turn(task.instruction, system_of(task, settings)) for task in tasks]
-        texts = writer.generate_many(asked, *how, cut=cut.add)
+        asked = [first_turn(task.instruction, system_of(task, settings)) for task in some]
+        writer.generate_many(asked, *how, heard)
     else:
-        prompts = [_asked(task, settings) for task in tasks]
-        texts = writer.complete_many(prompts, _stops(tasks[0], settings), *how, cut=cut.add)
-    return [(text, number in cut) for number, text in enumerate(texts)]
+        prompts = [_asked(task, settings) for task in some]
+        writer.complete_many(prompts, _stops(some[0], settings), *how, heard)
 
 
 def _program(task: Task, text: str, settings: Settings) -> Program:

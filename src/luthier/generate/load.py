@@ -13,7 +13,6 @@ Not covered: models that were not trained here.
 
 from __future__ import annotations
 
-import itertools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -40,6 +39,9 @@ from luthier.machine.libraries import library_output_to
 from luthier.model.hub import beyond
 from luthier.model.sampling import rooms
 from luthier.model.writers import write_lean
+
+Heard = Callable[[int, str, bool], None]
+"""Called with an answer's number, its text, and whether it had no room left before it ended."""
 
 
 @dataclass(repr=False)
@@ -89,9 +91,8 @@ class Tuned:
         instructions: Sequence[Conversation],
         max_new_tokens: int = 256,
         temperature: float = 0.0,
-        seed: int | None = None,
-        progress: Callable[[int, int], None] | None = None,
-        cut: Callable[[int], None] | None = None,
+        seed: int | Sequence[int] | None = None,
+        heard: Heard | None = None,
     ) -> list[str]:
         """The answers to many instructions, in their order; several are written at once, which is many times faster.
 
@@ -99,12 +100,11 @@ class Tuned:
             instructions: What the user wants; any may be a conversation, as in `prompt_ids`.
             max_new_tokens: Longest answer.
             temperature: 0 is greedy and repeatable; higher is more varied.
-            seed: Makes a temperature repeatable.
-            progress: Told how many are answered, and of how many.
-            cut: Told which answers, by number, had no room left before they ended.
+            seed: Makes a temperature repeatable; one for all, or one for each.
+            heard: Told of each answer when it has ended.
         """
         prompts = [self.prompt_ids(instruction) for instruction in instructions]
-        return self._written(prompts, Sampling(max_new_tokens, temperature, seed=seed), progress, cut)
+        return self._written(prompts, Sampling(max_new_tokens, temperature), seed, heard)
 
     def stream(
         self,
@@ -169,9 +169,8 @@ class Tuned:
         stops: Sequence[str],
         max_new_tokens: int = 256,
         temperature: float = 0.0,
-        seed: int | None = None,
-        progress: Callable[[int, int], None] | None = None,
-        cut: Callable[[int], None] | None = None,
+        seed: int | Sequence[int] | None = None,
+        heard: Heard | None = None,
     ) -> list[str]:
         """What follows each of many texts, with no template around them, up to where the first stop text begins.
 
@@ -180,13 +179,11 @@ class Tuned:
             stops: The answer ends before the first of these; none: only the model ends it.
             max_new_tokens: Longest answer.
             temperature: 0 is greedy and repeatable; higher is more varied.
-            seed: Makes a temperature repeatable.
-            progress: Told how many are answered, and of how many.
-            cut: Told which answers, by number, had no room left before they ended.
+            seed: Makes a temperature repeatable; one for all, or one for each.
+            heard: Told of each answer when it has ended.
         """
         prompts = [self.tokenizer(text).input_ids for text in texts]
-        sampling = Sampling(max_new_tokens, temperature, seed=seed, stop=tuple(stops))
-        return self._written(prompts, sampling, progress, cut)
+        return self._written(prompts, Sampling(max_new_tokens, temperature, stop=tuple(stops)), seed, heard)
 
     def prompt_ids(self, conversation: Conversation) -> list[int]:
         """Token ids of the prompt, as the rows of the training began.
@@ -247,25 +244,27 @@ class Tuned:
         self,
         prompts: Sequence[Sequence[int]],
         sampling: Sampling,
-        progress: Callable[[int, int], None] | None,
-        cut: Callable[[int], None] | None,
+        seed: int | Sequence[int] | None,
+        heard: Heard | None,
     ) -> list[str]:
         """The answers to all prompts; each draws for itself."""
-        texts: list[list[str]] = [[] for _ in prompts]
-        answers = [
-            self.answer(ids, sampling, lambda text, tokens, said=said: said.append(text), number)  # type: ignore[misc]
-            for number, (ids, said) in enumerate(zip(prompts, texts, strict=True))
-        ]
-        if progress:
-            ended = itertools.count(1)
-            for answer in answers:
-                answer.on_end = lambda reason: progress(next(ended), len(answers))
-            progress(0, len(answers))
-        write_answers(self.model, answers, self.stop_ids)
-        for number, answer in enumerate(answers):
-            if cut and answer.ended == "length":
-                cut(number)
-        return ["".join(said) for said in texts]
+        texts = ["" for _ in prompts]
+        seeds = seed if isinstance(seed, Sequence) else [seed for _ in prompts]
+
+        def asked(number: int) -> Answer:
+            def hear(text: str, tokens: object) -> None:
+                texts[number] += text
+
+            def end(reason: str) -> None:
+                if heard is not None:
+                    heard(number, texts[number], reason == "length")
+
+            answer = self.answer(prompts[number], replace(sampling, seed=seeds[number]), hear, number)
+            answer.on_end = end
+            return answer
+
+        write_answers(self.model, [asked(number) for number in range(len(prompts))], self.stop_ids)
+        return texts
 
 
 def load(run: str | Path, base: str | None = None, load_in_4bit: bool | None = None) -> Tuned:

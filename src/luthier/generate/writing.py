@@ -1,13 +1,11 @@
 """Answers as they are written, one or many at once, each in its own way (temperature, seed, stop strings, ...).
 
-    write([answer, answer, ...])     transformers' `generate` over batches
+    write([answer, answer, ...])     batches of them (`luthier.model.batching`)
         each step, each answer:      choose -> token -> Pieces -> Stops -> hear(text, tokens)
 
 An answer can be ended from outside at any time (`cut`), also from another thread; the others of its batch go on.
 
-Not covered: an answer that joins a batch which is being written.
-
-Shape letters: B answers, T tokens so far, V vocabulary.
+Shape letters: B answers, V vocabulary.
 """
 
 from __future__ import annotations
@@ -18,15 +16,14 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from luthier.generate.choosing import Chooser, Sampling, Token, choose, measured
 from luthier.generate.stops import Stops
 from luthier.generate.streaming import Pieces
-from luthier.model.sampling import batches, continue_batch
+from luthier.model.batching import Manner, write_rows
 
 Hear = Callable[[str, list[Token]], None]
-WRITING_VERSION = 3
+WRITING_VERSION = 4
 """Raised when the same model, prompt and sampling give another answer than before, or more of it is kept: kept ones are
 asked again."""
 
@@ -71,6 +68,11 @@ class Answer:
         self._stops = Stops(sampling.stop)
         self._decoded = self._passed = 0
         self._waiting: deque[tuple[int, Token]] = deque()  # where the token's text begins, the token
+
+    @property
+    def room(self) -> int:
+        """Most tokens that it may have."""
+        return self.sampling.max_new_tokens
 
     def chose(self, logits_V: torch.Tensor, token: int) -> None:
         """A token was chosen by these logits of the model; its log-probabilities are told where they are wanted."""
@@ -120,59 +122,29 @@ class Answer:
             self._hear(text, tokens)
 
 
-def write(model: nn.Module, answers: Sequence[Answer], stop_ids: Sequence[int]) -> None:
+def write(
+    model: nn.Module,
+    answers: Sequence[Answer],
+    stop_ids: Sequence[int],
+    joining: Callable[[], Sequence[Answer]] | None = None,
+) -> None:
     """Write all answers, as many at once as memory and the model's context allow.
 
     Args:
         model: A causal language model, with or without an adapter.
         answers: Fresh ones.
         stop_ids: Tokens that end them.
+        joining: Asked at each token for answers that have come meanwhile; they begin as soon as there is room.
     """
-    wanted = [answer for answer in answers if not answer.cut]
-    room = [answer.sampling.max_new_tokens for answer in wanted]
-    for batch in batches(model, [len(answer.prompt_ids) for answer in wanted], room):
-        _write_batch(model, [wanted[i] for i in batch], stop_ids)
+    write_rows(model, [answer for answer in answers if not answer.cut], Manner(stop_ids, _chosen, joining))
     for answer in answers:  # cut before its first token
         answer.end(answer.cut or "length")
 
 
-def _write_batch(model: nn.Module, answers: Sequence[Answer], stop_ids: Sequence[int]) -> None:
-    continue_batch(
-        model,
-        [answer.prompt_ids for answer in answers],
-        stop_ids,
-        max(answer.sampling.max_new_tokens for answer in answers),
-        logits_processor=LogitsProcessorList([_Choosing(answers)]),
-        stopping_criteria=StoppingCriteriaList([_Hearing(answers)]),
-    )
-
-
-class _Choosing(LogitsProcessor):  # type: ignore[misc]
-    """Leaves each answer one possible token: the one that was chosen for it."""
-
-    def __init__(self, answers: Sequence[Answer]) -> None:
-        self._answers = answers
-        self._all_plain = all(a.sampling.plain and a.sampling.top_logprobs is None for a in answers)
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        if self._all_plain:
-            return scores
-        answers = self._answers
-        chosen_B = choose(scores, [answer.chooser for answer in answers], [answer.ids for answer in answers])
-        for answer, logits_V, token in zip(answers, scores, chosen_B.tolist(), strict=True):
-            answer.chose(logits_V, token)
-        only_BV = torch.full_like(scores, -torch.inf)
-        return only_BV.scatter(1, chosen_B[:, None], 0.0)
-
-
-class _Hearing(StoppingCriteria):  # type: ignore[misc]
-    """Hands each answer its new token; says which have ended."""
-
-    def __init__(self, answers: Sequence[Answer]) -> None:
-        self._answers = answers
-
-    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
-        for answer, token in zip(self._answers, input_ids[:, -1].tolist(), strict=True):
-            if not answer.ended:
-                answer.take(token)
-        return torch.tensor([bool(answer.ended) for answer in self._answers], device=input_ids.device)
+def _chosen(answers: Sequence[Answer], logits_BV: torch.Tensor) -> torch.Tensor | None:
+    if all(answer.sampling.plain and answer.sampling.top_logprobs is None for answer in answers):
+        return None
+    chosen_B = choose(logits_BV, [answer.chooser for answer in answers], [answer.ids for answer in answers])
+    for answer, logits_V, token in zip(answers, logits_BV, chosen_B.tolist(), strict=True):
+        answer.chose(logits_V, token)
+    return chosen_B

@@ -6,7 +6,8 @@
 A writer is proven beside the model's own layers when it is made, on a few tokens; one that differs, or fails, is not
 used, and the model's own layers write as they always can.
 
-Not covered: sharded models, models that are being trained in full, MPS; what `luthier.model.lean.fit` turns away.
+Not covered: sharded models, models that are being trained in full, MPS; position embeddings whose angles depend on the
+longest row; what `luthier.model.lean.fit` turns away.
 """
 
 from __future__ import annotations
@@ -79,6 +80,10 @@ class _Writers:
     def _proven(self, model: nn.Module, adapter: str | None) -> LeanWriter | None:
         causal_lm, lean = unwrap(model), lean_of(model)
         try:
+            if not can_record(
+                getattr(causal_lm.get_decoder(), "rotary_emb", None)
+            ):  # the longest row would turn the angles of all others
+                return None
             if lean is not None:
                 writer = LeanWriter(lean.parts, lean.refresh, _recorder(lean.parts) if lean.graphs else None)
             elif self._frozen and not obstacle_to_writing(causal_lm, adapter):
@@ -106,26 +111,24 @@ def write_lean(model: nn.Module) -> None:
 
 
 @contextmanager
-def writing(model: nn.Module, rows: int, most: int) -> Iterator[dict[str, Any]]:
-    """While the block runs, the model's forward pass is the one to write with; yields what `generate` is to be given.
+def writing(model: nn.Module) -> Iterator[LeanWriter | None]:
+    """While the block runs, the model's forward pass is that of a writer, which is yielded; None: it is its own.
 
     Args:
         model: For evaluation, without gradients.
-        rows: How many are written.
-        most: Tokens of the longest, prompt and answer together.
     """
     if lean_of(model) is not None and not hasattr(model, _WRITERS):
         setattr(model, _WRITERS, _Writers(frozen=False))
     writers: _Writers | None = getattr(model, _WRITERS, None)
     writer = None if writers is None else writers.current(model)
     if writer is None:
-        yield {}
+        yield None
         return
     own = vars(unwrap(model))
     before = own.get("forward")
     own["forward"] = writer.forward
     try:
-        yield {"past_key_values": writer.cache(rows, most)}
+        yield writer
     finally:
         del own["forward"]
         if before is not None:
@@ -137,5 +140,4 @@ def _places(model: nn.Module) -> list[int]:
 
 
 def _recorder(parts: Parts) -> CudaRecorder | None:
-    on_cuda = parts.norm_D.is_cuda and torch.version.hip is None
-    return CudaRecorder() if on_cuda and can_record(parts.rotation) else None
+    return CudaRecorder() if parts.norm_D.is_cuda and torch.version.hip is None else None

@@ -1,12 +1,13 @@
 """The one thread that owns the models: takes jobs from a bounded queue and writes their answers.
 
-    submit --> waiting, at most so many --> [jobs of the first one's model] --> write, in batches --> job.tell(...)
-                 `-- ApiError 429                  prompts are rendered and tokenized here, too
+    submit --> waiting, at most so many --> [jobs of the first one's model] --> write, many at once --> job.tell(...)
+                 `-- ApiError 429                ^  prompts are rendered and tokenized here, too
+                                                 `-- at each token: jobs of that model that have come meanwhile
 
-Jobs of one model that wait together are written together, each in its own way. A job that comes later waits until the
-batch is done. All that touches models and tokenizers happens in this thread, so that nothing of them needs a lock.
+Jobs of one model are written together, each in its own way, and later ones join them, unless one of another model has
+waited for longer. All that touches models and tokenizers happens in this thread, so that nothing of them needs a lock.
 
-Not covered: joining a batch that is being written (vLLM does that), several devices.
+Not covered: several devices.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from luthier.errors import LuthierError
 from luthier.generate.choosing import Sampling, Token
 from luthier.generate.load import Tuned
 from luthier.generate.writing import Answer, write
-from luthier.model.sampling import MAX_BATCH
+from luthier.model.batching import MAX_BATCH
 from luthier.serve.models import Served
 from luthier.serve.refusals import ApiError, broken, busy, closing
 
@@ -78,11 +79,24 @@ class Job:
     prompt_count: int = 1
     _cut: str = ""
     _writing: list[Answer] = field(default_factory=list)
+    _refused: bool = False
 
     @property
     def rows(self) -> int:
         """Answers in all."""
         return self.answers * self.prompt_count
+
+    @property
+    def going(self) -> int:
+        """Answers that are still to be written."""
+        if self._refused:
+            return 0
+        return sum(not answer.ended for answer in self._writing) if self._writing else self.rows
+
+    def refuse(self, error: ApiError) -> None:
+        """It ends with this, whatever was written."""
+        self._refused = True
+        self.tell(error)
 
     def cut(self, reason: str) -> None:
         """End all answers at their next token; `reason` is how they end. From any thread."""
@@ -151,7 +165,7 @@ class Worker:
     def load(self) -> tuple[int, int]:
         """How many jobs are being written, and how many wait."""
         with self._changed:
-            return len(self._writing), len(self._waiting)
+            return sum(job.going > 0 for job in self._writing), len(self._waiting)
 
     def submit(self, job: Job) -> None:
         """Let a job wait for its turn.
@@ -192,44 +206,59 @@ class Worker:
             try:
                 self._write(jobs)
             except Exception as error:
-                self._failed(error, jobs)
+                self._failed(error, [job for job in self._writing if job.going])
             with self._changed:
                 self._writing = []
+
+    def _write(self, jobs: Sequence[Job]) -> None:
+        model = jobs[0].model
+        with model.speaking() as tuned:
+            write(tuned.model, self._begun(jobs), tuned.stop_ids, lambda: self._begun(self._joining(model)))
 
     def _next(self) -> list[Job]:
         """The jobs to write now: the first that waits, and as many of the same model as fit; none: it is over."""
         with self._changed:
-            chosen: list[Job] = []
-            while not chosen:
+            while not self._writing:
                 while not self._waiting and not self._closing:
                     self._changed.wait()
                 if not self._waiting:
                     break
-                chosen, self._waiting = _together(self._waiting)
-            self._writing = chosen
-            return chosen
+                self._writing, self._waiting = _together(self._waiting)
+            return self._writing
 
-    def _write(self, jobs: Sequence[Job]) -> None:
+    def _joining(self, model: Served) -> list[Job]:
+        """Jobs that can be written beside those that are, in their order: none passes one that has to wait."""
+        with self._changed:
+            self._writing = [job for job in self._writing if job.going]
+            joining: list[Job] = []
+            while self._waiting and (not self._waiting[0].wanted or _fits(self._waiting[0], self._writing, model)):
+                job = self._waiting.popleft()
+                if job.wanted:
+                    joining.append(job)
+                    self._writing = [*self._writing, job]
+            return joining
+
+    def _begun(self, jobs: Sequence[Job]) -> list[Answer]:
+        """The answers of jobs whose prompts can be read; the others are refused."""
         answers: list[Answer] = []
-        with jobs[0].model.speaking() as tuned:
-            for job in jobs:
-                try:
-                    answers += job.begin()
-                except ApiError as refusal:
-                    job.tell(refusal)
-                except LuthierError as error:
-                    problem = error.problems[0]
-                    code = "context_length_exceeded" if problem.code == "E-EVAL-020" else "invalid_value"
-                    job.tell(ApiError(400, problem.found, code=code))
-                except Exception as error:
-                    self._failed(error, [job])
-            write(tuned.model, answers, tuned.stop_ids)
+        for job in jobs:
+            try:
+                answers += job.begin()
+            except ApiError as refusal:
+                job.refuse(refusal)
+            except LuthierError as error:
+                problem = error.problems[0]
+                code = "context_length_exceeded" if problem.code == "E-EVAL-020" else "invalid_value"
+                job.refuse(ApiError(400, problem.found, code=code))
+            except Exception as error:
+                self._failed(error, [job])
+        return answers
 
     def _failed(self, error: Exception, jobs: Iterable[Job]) -> None:
         with suppress(Exception):  # a report that cannot be written ends nothing
             self._report(error)
         for job in jobs:
-            job.tell(broken())
+            job.refuse(broken())
 
 
 def _together(waiting: Iterable[Job]) -> tuple[list[Job], deque[Job]]:
@@ -238,7 +267,10 @@ def _together(waiting: Iterable[Job]) -> tuple[list[Job], deque[Job]]:
     left: deque[Job] = deque()
     for job in waiting:
         if job.wanted:
-            rows = sum(other.rows for other in chosen) + job.rows
-            fits = not chosen or (job.model is chosen[0].model and rows <= MAX_BATCH)
-            (chosen if fits else left).append(job)
+            (chosen if not chosen or _fits(job, chosen, chosen[0].model) else left).append(job)
     return chosen, left
+
+
+def _fits(job: Job, going: Sequence[Job], model: Served) -> bool:
+    """Whether it can be written beside these."""
+    return job.model is model and sum(other.going for other in going) + job.rows <= MAX_BATCH

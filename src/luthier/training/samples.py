@@ -7,11 +7,7 @@ the others nothing; and no failure of a sample ends a run.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
-
-import torch
-from transformers import StoppingCriteria, StoppingCriteriaList
+from collections.abc import Iterator
 
 from luthier.errors.trace import summary
 from luthier.events.types import Notice, Sampled
@@ -20,16 +16,6 @@ from luthier.machine.ranks import in_step, on_any_rank, rank
 from luthier.model.forward import autocast
 from luthier.model.sampling import continue_many
 from luthier.training.job import Job
-
-
-class _Stop(StoppingCriteria):  # type: ignore[misc]
-    """Ends an answer when a stop is asked for."""
-
-    def __init__(self, stop: Callable[[], bool]) -> None:
-        self._stop = stop
-
-    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
-        return torch.full((len(input_ids),), self._stop(), device=input_ids.device)
 
 
 def sample(job: Job) -> Iterator[Sampled | Notice]:
@@ -82,13 +68,10 @@ def _asked(job: Job, prompts: list[str]) -> list[tuple[str, str]]:
     def stop() -> bool:
         return on_any_rank(job.stop_asked()) if sharded else job.stop_asked()
 
-    options: dict[str, Any] = {"stopping_criteria": StoppingCriteriaList([_Stop(stop)])}
-    if sharded:
-        options["synced_gpus"] = True  # who is done goes on until all are
     stop_ids = job.data.template.stop_ids(job.tokenizer)
     ids = [job.data.prompt_ids(job.tokenizer, prompt) for prompt in prompts]
     with autocast(job.plan), job.watchdog.watching("a sample", job.state.step):
-        answers = continue_many(job.model, ids, stop_ids, most, **options)
+        answers = continue_many(job.model, ids, stop_ids, most, stop, in_step=sharded)
     texts = [job.tokenizer.decode(answer) for answer in answers]
     job.abandoned = stop()
     return [] if job.abandoned else list(zip(prompts, texts, strict=True))

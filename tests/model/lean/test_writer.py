@@ -179,6 +179,52 @@ def test_a_cache_grows_with_what_is_written(monkeypatch, recorder, memory_holds_
     assert off(found, own(model)) < EXACT
 
 
+NEW = [[9, 8, 7, 6, 5, 4, 3, 2, 9, 10, 11, 12, 13, 14, 15], [61, 62]]
+NEW_ANSWERS = [[41, 42, 43, 44, 45, 46], [51, 52, 53, 54, 55, 56]]
+GROUPS = {"as many": ([1, 2], [1]), "fewer": ([2], []), "more": ([0, 1, 2], [0, 1]), "others": ([], [0, 1]),
+          "a longer one": ([0, 1], [0])}  # fmt: skip
+
+
+@pytest.mark.parametrize("recorder", [None, Taped()], ids=["launched", "recorded"])
+@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize("kind", ["llama", "mistral"])
+def test_rows_leave_and_others_join_them(monkeypatch, recorder, group, kind, memory_holds_anything):
+    """After three tokens of the answers: those that stay go on where they were, those that join begin."""
+    monkeypatch.setattr(writer_module, "_PLACES", 14)
+    kept, joining = GROUPS[group]
+    model = build(kind)
+    writer = writer_of(model, recorder)
+    other = writer.cache(len(joining), max([len(NEW[n]) for n in joining], default=0))
+    if recorder is not None:
+        recorder.watch(writer)
+    cache = begun(writer, writer.cache(3, 40), PROMPTS, [answer[:3] for answer in ANSWERS])
+    if joining:
+        begun(writer, other, [NEW[n] for n in joining], [[] for _ in joining])
+    before, recorded = Taped.made, cache.recorded
+    cache.regroup(kept, other)
+    assert cache.recorded == (recorded and group == "as many")
+    rows = [(PROMPTS[n], ANSWERS[n][:3]) for n in kept] + [(NEW[n], []) for n in joining]
+    assert cache.tokens == max(len(prompt) + len(said) for prompt, said in rows)
+    going = [ANSWERS[n][3:] for n in kept] + [NEW_ANSWERS[n][:3] for n in joining]
+    with torch.no_grad():
+        found = [writer.forward(tokens[:, None], cache).logits[:, -1].clone() for tokens in torch.tensor(going).T]
+    expected = own(model, [prompt + said for prompt, said in rows], going)[1:]
+    assert off(found, expected) < EXACT
+    assert Taped.made == before + (recorder is not None and group != "as many")
+
+
+def begun(writer, cache, prompts, answers):
+    """A cache that knows prompts, padded on the left, and what was written of them."""
+    longest = max(map(len, prompts))
+    ids = torch.tensor([[250] * (longest - len(prompt)) + prompt for prompt in prompts])
+    mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+    with torch.no_grad():
+        writer.forward(ids, cache, mask)
+        for tokens in torch.tensor(answers).T:
+            writer.forward(tokens[:, None], cache)
+    return cache
+
+
 def test_a_step_that_cannot_be_recorded_is_launched():
     tried = []
 

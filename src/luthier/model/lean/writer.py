@@ -8,10 +8,11 @@ with an adapter that is some 19,000 calls of Python's functions a token, most of
 bitsandbytes, and a GPU waits for them. Here it is one product for each stack, and on CUDA a step is recorded and
 replayed.
 
-A cache has room for a thousand tokens, and doubles when these are not enough. Prompts of a batch are padded on
-the left; nobody looks at the padding, and a padded place looks at itself alone, as a row of attention without anything
-to see would be no number. In a step query heads that share a key/value head are rows of one product, and nothing is
-copied; keys and values of a prompt are repeated for each head, as the mask, which is larger, would be otherwise.
+A cache has room for a thousand tokens, and doubles when these are not enough. Its rows end in the same place, whenever
+they began. What lies in front of them is padding, which nobody looks at but a padded place itself, as a row of
+attention without anything to see would be no number. In a step query heads that share a key/value head are rows of one
+product, and nothing is copied; keys and values of a prompt are repeated for each head, as the mask, which is larger,
+would be otherwise.
 
     step    queries (B, K, G, S)    keys, values (B, K, C, S)    mask (B, 1, 1, C)
     prompt  queries (B, H, T, S)    keys, values (B, H, T, S)    mask (B, 1, T, T), or none
@@ -22,7 +23,7 @@ G = H / K, S size of a head, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,13 +53,14 @@ class KeyValueCache:
         place_1: The next free place, the same in all rows.
         position_B1: The next position of each row, which does not count padding.
         tokens: How many places are filled.
+        most: How many places it may have.
         replay: A step, recorded: reads `ids_B1`, and leaves its logits (B, V) where it returns them.
     """
 
     is_compileable = is_croppable = False
 
     def __init__(self, parts: Parts, rows: int, most: int) -> None:
-        like, self._most = parts.norm_D, most
+        like, self.most = parts.norm_D, most
         shapes = [(rows, layer.key_heads, 0, layer.size) for layer in parts.layers]
         self.layers = [(like.new_empty(shape), like.new_empty(shape)) for shape in shapes]
         self.places_C = torch.arange(0, device=like.device)
@@ -73,7 +75,7 @@ class KeyValueCache:
         self.tokens += tokens
         if self.tokens <= len(self.places_C):
             return
-        places = min(self._most, max(self.tokens, 2 * len(self.places_C), _PLACES))
+        places = min(self.most, max(self.tokens, 2 * len(self.places_C), _PLACES))
         # a recorded step reads places that nobody has written to yet, times 0: they must hold numbers
         more = (0, 0, 0, places - len(self.places_C))
         self.layers = [(pad(key, more), pad(value, more)) for key, value in self.layers]
@@ -81,9 +83,55 @@ class KeyValueCache:
         self.seen_BC = pad(self.seen_BC, more[2:])
         self.replay = None
 
+    @property
+    def full(self) -> bool:
+        """Whether there is no place for another token."""
+        return self.tokens >= self.most
+
+    @property
+    def recorded(self) -> bool:
+        """Whether steps are replayed."""
+        return self.replay is not None
+
+    def regroup(self, kept: Sequence[int], new: KeyValueCache) -> None:
+        """Go on with some rows, and behind them all of another cache, without the places that none of them fills.
+
+        What was recorded stays true where there are as many rows as before.
+        """
+        position_B1 = torch.cat([self.position_B1[kept], new.position_B1])
+        filled, self.tokens = self.tokens, int(position_B1.max()) if len(position_B1) else 0
+        in_place = len(position_B1) == len(self.position_B1) and self.tokens <= len(self.places_C)
+        everyone = range(len(new.position_B1))
+
+        def moved(mine: Tensor, others: Tensor) -> Tensor:
+            last = (_last(mine, kept, filled, self.tokens), _last(others, everyone, new.tokens, self.tokens))
+            if not in_place:
+                return torch.cat(last)
+            mine[..., : self.tokens, :] = torch.cat(last)
+            return mine
+
+        for number, (mine, others) in enumerate(zip(self.layers, new.layers, strict=True)):
+            self.layers[number] = (moved(mine[0], others[0]), moved(mine[1], others[1]))
+        self.seen_BC = moved(self.seen_BC[..., None], new.seen_BC[..., None])[..., 0]
+        self.place_1.fill_(self.tokens)
+        if in_place:
+            self.seen_BC[:, self.tokens :] = False
+            self.position_B1.copy_(position_B1)
+            return
+        self.places_C = torch.arange(self.tokens, device=self.places_C.device)
+        self.position_B1, self.ids_B1 = position_B1, torch.zeros_like(position_B1)
+        self.replay = None
+
     def get_seq_length(self) -> int:
         """How many places are filled, as `generate` asks for it."""
         return self.tokens
+
+
+def _last(store: Tensor, rows: Sequence[int], filled: int, tokens: int) -> Tensor:
+    """Of some rows (dimension 0) the last places that are filled (dimension -2), so many; nothing in front of them."""
+    start = max(0, filled - tokens)
+    some = store.narrow(-2, start, filled - start)[list(rows)]
+    return pad(some, (0, 0, tokens - some.shape[-2], 0))
 
 
 @dataclass(frozen=True)
