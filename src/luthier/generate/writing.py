@@ -23,7 +23,7 @@ from luthier.generate.streaming import Pieces
 from luthier.model.batching import Manner, write_rows
 
 Hear = Callable[[str, list[Token]], None]
-WRITING_VERSION = 4
+WRITING_VERSION = 5
 """Raised when the same model, prompt and sampling give another answer than before, or more of it is kept: kept ones are
 asked again."""
 
@@ -64,7 +64,7 @@ class Answer:
         self._hear, self._tokenizer, self._stop_ids = hear, tokenizer, frozenset(stop_ids)
         self.chooser = Chooser(sampling, number)
         self.ids: list[int] = []
-        self._pieces = Pieces(tokenizer, self._on_text)
+        self._pieces = Pieces(tokenizer, self._on_text, prompt_ids)
         self._stops = Stops(sampling.stop)
         self._decoded = self._passed = 0
         self._waiting: deque[tuple[int, Token]] = deque()  # where the token's text begins, the token
