@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -11,6 +12,8 @@ from safetensors.torch import load_file
 
 from luthier.export.run import load_plain
 from luthier.generate.weights import Base, load_base
+from luthier.model.forward import lean_of, unwrap
+from luthier.model.head import plain_head
 from luthier.model.store import load_trained, save_trained
 from tests.model.support import loaded_model, our_loss, plain_loss, planned
 from tests.model.test_adapter import shake
@@ -98,6 +101,35 @@ def test_experts_get_adapters_by_the_names_that_single_experts_have(tmp_path):
     assert any("q_proj.lora_A" in name for name in trained)
     assert any("mlp.experts" in name and "lora_A" in name for name in trained)
     assert not any("k_proj" in name for name in trained)
+
+
+REMOTE = """
+import torch
+from transformers import LlamaForCausalLM
+
+class WarmForCausalLM(LlamaForCausalLM):
+    def forward(self, *args, **kwargs):
+        output = super().forward(*args, **kwargs)
+        output.logits = 3 * torch.tanh(output.logits / 3)
+        return output
+"""
+
+
+@pytest.mark.parametrize("keys", [{}, {"finetuning_type": "full"}, {"packing": False}], ids=["lora", "full", "padded"])
+@pytest.mark.parametrize("written", ["by its repository", "by transformers"])
+def test_what_code_does_to_logits_is_seen_whoever_wrote_it(tmp_path, keys, written):
+    """Soft caps that no key of a config tells of; and a head that is what it seems."""
+    build(tmp_path, "llama")
+    if written == "by its repository":
+        (tmp_path / "warm.py").write_text(REMOTE)
+        config = json.loads((tmp_path / "config.json").read_text())
+        config["auto_map"] = {"AutoModelForCausalLM": "warm.WarmForCausalLM"}
+        (tmp_path / "config.json").write_text(json.dumps(config))
+    plain = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, trust_remote_code=True).eval()
+    plan, model = loaded_model(tmp_path, trust_remote_code=True, **keys)
+    assert our_loss(plan, model.eval()).item() == pytest.approx(plain_loss(plain).item(), abs=1e-4)
+    assert (plain_head(unwrap(model)) is None) == (written == "by its repository")
+    assert (lean_of(model) is not None) == (written == "by transformers" and not keys)
 
 
 def test_routers_that_are_linear_layers_get_no_adapter(tmp_path):

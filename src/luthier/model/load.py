@@ -19,7 +19,19 @@ from luthier.events.printable import one_line
 from luthier.machine.memory import is_out_of_memory, take_what_is_used
 from luthier.model import attention
 from luthier.model.adapter import add_adapter
-from luthier.model.forward import DTYPES, LEAN, as_one_pass, autocast, decoder_of, inference, lean_of, unwrap
+from luthier.model.forward import (
+    DTYPES,
+    LEAN,
+    as_one_pass,
+    autocast,
+    decoder_of,
+    inference,
+    lean_of,
+    own_token_losses,
+    token_losses,
+    unwrap,
+)
+from luthier.model.head import BY_LOGITS
 from luthier.model.hub import KEY, broken_weights, explain_failure
 from luthier.model.kernels.choose import candidates
 from luthier.model.lean.decoder import LeanDecoder
@@ -27,12 +39,14 @@ from luthier.model.lean.fp8 import KEY as FP8_KEY
 from luthier.model.lean.fp8 import to_fp8
 from luthier.model.lean.graphs import CudaRecorder
 from luthier.model.lean.pieces import PLAIN, Pieces
-from luthier.model.lean.proof import prove_lean, prove_update
+from luthier.model.lean.proof import probe_of, prove_lean, prove_update
 from luthier.model.recording import forget_recordings, recording_failed
 from luthier.model.sharded import load_sharded
 from luthier.model.unpacking import unpack_rightly
 
 _LONGEST_REASON = 300
+HEADS_ROUNDING = {torch.bfloat16: 0.05, torch.float16: 0.01}
+"""Of the losses of some tokens, whose hidden states are the same."""
 EXPERTS_ROUNDING = 0.02
 """Of the largest hidden state: several times bfloat16's rounding, far below what a visible document does."""
 
@@ -72,11 +86,26 @@ def load_model(plan: Plan, model_config: PretrainedConfig) -> nn.Module:
         unwrap(model).set_attn_implementation(attention.NAME)
     if not plan.sharded:
         prove_packing(model, plan)
+        _try_head(model, plan)
     model.train()
     if training.lean_path is True:
         _take_lean_path(model, plan, dtype)
     use_passes(model, plan)
     return model
+
+
+def _try_head(model: nn.Module, plan: Plan) -> None:
+    """Leave logits to the model's own forward pass where they are not the product that its parts promise.
+
+    No config says what code from a model's repository, or a version to come, does to them.
+    """
+    probe = probe_of(next(model.parameters()).device)
+    if plan.config.training.packing is not True:
+        del probe.inputs["document_offsets"], probe.inputs["cu_seq_lens"]
+    with inference(model), autocast(plan):
+        found, wanted = (losses(model, probe).float() for losses in (token_losses, own_token_losses))
+    if not (found - wanted).norm() <= HEADS_ROUNDING.get(DTYPES[plan.config.model.dtype], 1e-3) * wanted.norm():
+        setattr(unwrap(model), BY_LOGITS, True)
 
 
 def use_passes(model: nn.Module, plan: Plan) -> None:

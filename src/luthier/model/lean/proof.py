@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from luthier.errors import ModelError, Problem
-from luthier.model.forward import summed_loss
+from luthier.model.forward import own_token_losses
 from luthier.model.lean.decoder import LeanDecoder
 from luthier.model.lean.fit import STACKS
 from luthier.model.lean.linears import Member
@@ -60,9 +60,9 @@ def prove_lean(model: nn.Module, lean: LeanDecoder, dtype: torch.dtype) -> None:
     Raises:
         ModelError: E-MODEL-014 when it does not.
     """
-    probe = _probe(next(model.parameters()).device)
+    probe = probe_of(next(model.parameters()).device)
     with torch.random.fork_rng([]), _shaken(lean.parameters()):
-        expected, wanted = _gradients(model, summed_loss(model, probe))
+        expected, wanted = _gradients(model, own_token_losses(model, probe).sum())
         for _ in range(1 if lean.graphs is None else 3):  # launched, recorded, replayed
             found, got = _gradients(model, lean.summed_loss(probe.inputs, probe.positions_N, probe.targets_N))
     off = abs(found - expected) / max(abs(expected), 1e-6)
@@ -170,7 +170,8 @@ def prove_update(adamw: Callable[..., None], device: torch.device) -> None:
         raise ModelError(Problem("E-MODEL-014", found, "write kernels: false", "training.kernels"))
 
 
-def _probe(device: torch.device) -> _Probe:
+def probe_of(device: torch.device) -> _Probe:
+    """What proofs are tried on."""
     offsets = (0, 6, 11)
     inputs = {
         "input_ids": torch.tensor([[1, 2, 3, 4, 5, 6, 3, 1, 2, 4, 5]], device=device),
