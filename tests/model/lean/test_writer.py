@@ -243,11 +243,16 @@ def sees_all(masks, *args, **options):
     return {window: mask.fill_(0.0) for window, mask in masks(*args, **options).items()}
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_the_proof_takes_rounding_and_sees_what_is_not_the_same(dtype):
+@pytest.mark.parametrize(
+    ("dtype", "in_8_bits"),
+    [(torch.float32, False), (torch.bfloat16, False), (torch.float16, False), (torch.bfloat16, True)],
+)
+def test_the_proof_takes_rounding_and_sees_what_is_not_the_same(dtype, in_8_bits):
     model = build(dtype=dtype)
     causal_lm = model.get_base_model()
     causal_lm.set_attn_implementation("sdpa")
+    if in_8_bits:
+        to_fp8(causal_lm)
     with torch.no_grad():
         assert writes_the_same(writer_of(model, dtype=dtype), causal_lm)
         for spoil in (

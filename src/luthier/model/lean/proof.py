@@ -15,6 +15,7 @@ from luthier.errors import ModelError, Problem
 from luthier.model.forward import own_token_losses
 from luthier.model.lean.decoder import LeanDecoder
 from luthier.model.lean.fit import STACKS
+from luthier.model.lean.fp8 import unrounded
 from luthier.model.lean.linears import Member
 from luthier.model.lean.parts import Parts, as_written
 from luthier.model.lean.writer import LeanWriter
@@ -78,15 +79,28 @@ def prove_lean(model: nn.Module, lean: LeanDecoder, dtype: torch.dtype) -> None:
 def writes_the_same(writer: LeanWriter, causal_lm: Any) -> bool:
     """Whether `writer` gives the logits of the model's own layers, up to rounding, for two rows of unlike length.
 
-    In 8 bits rounding explains much of them, and can hide an adapter, so its products are compared one by one, too.
+    Rounding to 8 bits explains much of them, and would hide an adapter or a scale. So products are compared one by one,
+    and the logits once more with products that do not round.
 
     Args:
         writer: Of this model, refreshed.
         causal_lm: In evaluation mode, with an attention that takes padding; without peft's wrapper.
     """
-    parts, device = writer.parts, writer.parts.norm_D.device
+    parts = writer.parts
+    rounding = _ROUNDING_OF_LOGITS.get(parts.build.dtype, 1e-3)
     if not _multiplies_the_same(parts, causal_lm):
         return False
+    if parts.in_8_bits:
+        with unrounded():  # nothing is recorded: a recording would hold whole weights
+            if not _off_in_logits(LeanWriter(parts, writer.refresh), causal_lm) <= rounding:
+                return False
+        rounding = _ROUNDING_OF_8_BITS_IN_LOGITS
+    return _off_in_logits(writer, causal_lm) <= rounding
+
+
+def _off_in_logits(writer: LeanWriter, causal_lm: Any) -> float:
+    """How far the last logits are from the model's own, as a share of those."""
+    device = writer.parts.norm_D.device
     ids_BT = torch.tensor([[0, 0, 0, 1, 2, 3, 4, 5, 6], [3, 1, 2, 4, 5, 3, 4, 6, 2]], device=device)
     real_BT = torch.tensor([[0, 0, 0, 1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1, 1, 1, 1]], device=device)
     cache, until = writer.cache(*ids_BT.shape), 0
@@ -95,9 +109,7 @@ def writes_the_same(writer: LeanWriter, causal_lm: Any) -> bool:
         until = end
     positions_BT = (real_BT.cumsum(1) - 1).clamp_min(0)
     wanted = causal_lm(input_ids=ids_BT, attention_mask=real_BT, position_ids=positions_BT, use_cache=False).logits
-    off = (found[:, -1].float() - wanted[:, -1].float()).norm() / wanted[:, -1].float().norm()
-    rounding = _ROUNDING_OF_8_BITS_IN_LOGITS if parts.in_8_bits else _ROUNDING_OF_LOGITS.get(parts.build.dtype, 1e-3)
-    return bool(off <= rounding)
+    return float((found[:, -1].float() - wanted[:, -1].float()).norm() / wanted[:, -1].float().norm())
 
 
 def _multiplies_the_same(parts: Parts, causal_lm: Any) -> bool:
