@@ -12,11 +12,12 @@ from safetensors.torch import load_file
 
 from luthier.export.run import load_plain
 from luthier.generate.weights import Base, load_base
-from luthier.model.forward import lean_of, unwrap
+from luthier.model.forward import lean_of, summed_loss, unwrap
 from luthier.model.head import plain_head
 from luthier.model.store import load_trained, save_trained
-from tests.model.support import loaded_model, our_loss, plain_loss, planned
+from tests.model.support import ROWS, loaded_model, our_loss, plain_loss, planned
 from tests.model.test_adapter import shake
+from tests.rows import micro_batches
 from tests.tiny import build_tokenizer
 
 SIZES: dict[str, Any] = {
@@ -28,6 +29,8 @@ EXPERTS = {"num_local_experts": 4, "num_experts": 4, "num_experts_per_tok": 2, "
 KINDS: dict[str, tuple[str, dict[str, Any], bool]] = {
     # name: class of the configuration, what is special, whether documents can be packed
     "llama": ("LlamaConfig", {"tie_word_embeddings": True}, True),
+    "llama with dynamic angles": ("LlamaConfig", {"max_position_embeddings": 21, "rope_parameters": {
+        "rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0}}, True),
     "llama with biases": ("LlamaConfig", {"attention_bias": True, "mlp_bias": True}, True),
     "qwen2": ("Qwen2Config", {}, True),
     "qwen2 with a window": ("Qwen2Config", {"use_sliding_window": True, "sliding_window": 5,
@@ -130,6 +133,19 @@ def test_what_code_does_to_logits_is_seen_whoever_wrote_it(tmp_path, keys, writt
     assert our_loss(plan, model.eval()).item() == pytest.approx(plain_loss(plain).item(), abs=1e-4)
     assert (plain_head(unwrap(model)) is None) == (written == "by its repository")
     assert (lean_of(model) is not None) == (written == "by transformers" and not keys)
+
+
+def test_a_pass_knows_nothing_of_the_lengths_before_it(tmp_path):
+    """Angles that are scaled dynamically: transformers keeps those of the longest row that it has seen."""
+    build(tmp_path, "llama with dynamic angles")
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 10}))
+    plan, model = loaded_model(tmp_path, packing=False)
+    shorter, longest = (micro_batches(ROWS, [row], plan, 1)[0] for row in (2, 4))
+    assert 10 < shorter.input_ids_BT.shape[1] < longest.input_ids_BT.shape[1]
+    with torch.no_grad():
+        losses = [summed_loss(model, batch).item() for batch in (shorter, longest, shorter)]
+    assert losses[0] == losses[2]
 
 
 def test_routers_that_are_linear_layers_get_no_adapter(tmp_path):

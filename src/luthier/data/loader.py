@@ -106,8 +106,8 @@ class Rows(Protocol):
 def split(rows: Rows, indices: Sequence[int], plan: Plan, most_rows: int) -> list[list[int]]:
     """The given rows in groups, each one a pass within the plan's token budget.
 
-    A model that turns long rows in another way than short ones (longrope) does so with all that share their pass, so
-    there they share none.
+    A model that turns long rows in another way than short ones (longrope, dynamic scaling) does so with all that share
+    their pass, so there they share none.
     """
     numbers = range(len(indices))
     if not plan.config.training.auto:

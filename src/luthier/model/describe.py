@@ -84,12 +84,13 @@ def _build(config: Config, model_config: PretrainedConfig) -> nn.Module:
 
 
 def _short_row_tokens(text_config: Any) -> int | None:
-    """Where longrope (Ding et al. 2024) goes over to its other angles; None for models without it."""
+    """Where longrope (Ding et al. 2024) and dynamic scaling go over to other angles; None for models without them."""
     rotation = getattr(text_config, "rope_parameters", None) or {}
-    if rotation.get("rope_type") != "longrope":
-        return None
-    most: int | None = rotation.get("original_max_position_embeddings")
-    return most
+    most: dict[str, int | None] = {
+        "longrope": rotation.get("original_max_position_embeddings"),
+        "dynamic": getattr(text_config, "max_position_embeddings", None),
+    }
+    return most.get(rotation.get("rope_type", ""))
 
 
 def _can_isolate(model: nn.Module) -> bool:

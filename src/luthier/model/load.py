@@ -76,6 +76,7 @@ def load_model(plan: Plan, model_config: PretrainedConfig) -> nn.Module:
     else:
         model = _load_weights(plan, model_config, dtype, device)
     model = attention.with_capped_scores(model)
+    _forget_lengths(model)
     if lora and not plan.sharded:
         for parameter in model.parameters():
             parameter.requires_grad_(False)
@@ -92,6 +93,20 @@ def load_model(plan: Plan, model_config: PretrainedConfig) -> nn.Module:
         _take_lean_path(model, plan, dtype)
     use_passes(model, plan)
     return model
+
+
+def _forget_lengths(model: nn.Module) -> None:
+    """Let angles that are scaled dynamically depend on the rows of a pass alone.
+
+    transformers keeps those of the longest row so far: a run that goes on after a stop would have others.
+    """
+    for module in model.modules():
+        if getattr(module, "rope_type", None) == "dynamic":
+            module.register_forward_pre_hook(_as_it_began)
+
+
+def _as_it_began(rotation: Any, _: Any) -> None:
+    rotation.max_seq_len_cached, rotation.inv_freq = rotation.original_max_seq_len, rotation.original_inv_freq
 
 
 def _try_head(model: nn.Module, plan: Plan) -> None:
