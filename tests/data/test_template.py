@@ -108,6 +108,14 @@ def test_only_the_completion_of_message_lists_is_trained(tmp_path: Path) -> None
     assert [text for text, trained in got if trained] == ["2<|im_end|>"]
 
 
+def test_an_answer_of_weight_0_is_not_learned_as_a_part_of_a_prompt_either(tmp_path: Path) -> None:
+    talk = [dict(turn) for turn in TALK]
+    talk[2] |= {"weight": 0, "content": "wrong"}
+    tokenizer = make_tokenizer(chat_template=CHATML)
+    got = one(tokenizer, tmp_path, {"messages": talk}, completion_only_loss=False)
+    assert [text for text, trained in got if not trained] == ["<s>", "wrong<|im_end|>"]
+
+
 def test_prompts_too_trains_all_but_bos(tmp_path: Path) -> None:
     row = {"instruction": "Q", "output": "A"}
     got = one(make_tokenizer(), tmp_path, row, completion_only_loss=False)

@@ -131,7 +131,7 @@ class Template:
                 raise RowError("E-DATA-034", found, fix)
             end = len(before) + self._answer_length(after[len(before) :])
             pieces.append(Segment(before[len(done) :], trained=False))
-            pieces.append(Segment(after[len(before) : end], trained=message.trained))
+            pieces.append(Segment(after[len(before) : end], message.trained, message.never))
             done = after[:end]
         return pieces
 

@@ -222,7 +222,8 @@ class RowTokenizer:
             pieces = [next(encoded) for _ in segments]
             if self._reads_neighbours:
                 pieces = self._added(segments, pieces)
-            ids, spans = self._assembled([(s.trained, piece) for s, piece in zip(segments, pieces, strict=True)])
+            learned = [not s.never and (s.trained or not self._completion_only) for s in segments]
+            ids, spans = self._assembled(list(zip(learned, pieces, strict=True)))
             batch.input_ids.append(ids)
             batch.spans.append(spans)
         return batch
@@ -245,7 +246,9 @@ class RowTokenizer:
         for trained, piece in pieces:
             start = len(ids)
             ids += piece
-            if trained and piece:
+            if trained and piece and spans and spans[-1] == start:
+                spans[-1] = len(ids)
+            elif trained and piece:
                 spans += [start, len(ids)]
         if not ids or ids[-1] not in self._stop:
             ids.append(self._eos)
@@ -253,8 +256,6 @@ class RowTokenizer:
                 spans[-1] += 1
             else:
                 spans += [len(ids) - 1, len(ids)]
-        if not self._completion_only:
-            return ids, [1, len(ids)]
         spans[0] = max(spans[0], 1)
         return ids, spans
 
