@@ -34,7 +34,7 @@ from luthier.errors import CheckpointError, ConfigError, LuthierError, Problem
 from luthier.evaluate.simple import compare, score
 from luthier.events.sinks import Named, Sinks, open_sinks
 from luthier.events.types import Checked, Event, MemoryForecast, Notice, Resumed, RunFinished, RunStarted
-from luthier.gate.gate import BY_NAME, examine, known, of, refuse, told
+from luthier.gate.gate import BY_NAME, as_events, examine, known_checks, refuse_failed, with_verdict
 from luthier.generate.load import Tuned, load
 from luthier.ingredients import Ingredients, ingredients
 from luthier.machine import ranks, worker
@@ -135,7 +135,7 @@ def checked(parts: Ingredients, allow: Sequence[str] = ()) -> tuple[Checked, ...
         ConfigError: E-GATE-002, no check has that name.
     """
     with library_output_to(Path(os.devnull)):
-        return examine(parts.subject, known(allow))
+        return examine(parts.subject, known_checks(allow))
 
 
 def _compared(parts: Ingredients, loaded: Loaded) -> tuple[Plan, tuple[Problem, ...]]:
@@ -175,7 +175,7 @@ def train(
     """
     loaded = _loaded(config, overrides)
     recorded = loaded.record.facts.get("allowed", []) if loaded.record else []
-    allowed = known(allow) | BY_NAME.keys() & {*recorded}  # another version may have had other checks
+    allowed = known_checks(allow) | BY_NAME.keys() & {*recorded}  # another version may have had other checks
     return _train(loaded, allowed, _wanted(resume), overwrite, allow_changes, stop)
 
 
@@ -300,7 +300,7 @@ def _events(decided: _Decided, notices: Sequence[str]) -> Iterator[Event]:
     checks = yield from in_background(
         lambda _: ranks.only_on_rank_0(lambda: examine(parts.subject, decided.allowed)) or (), decided.stop
     )
-    decided.record.facts["allowed"] = [check.name for check in of("allowed", checks)]
+    decided.record.facts["allowed"] = [check.name for check in with_verdict("allowed", checks)]
     first_step = checkpoint.step if checkpoint else 0
     epochs = resolved.total_steps / resolved.steps_per_epoch
     events = f"{output_dir / EVENTS}#{decided.attempt}"
@@ -311,8 +311,8 @@ def _events(decided: _Decided, notices: Sequence[str]) -> Iterator[Event]:
         yield MemoryForecast(memory.gib, parts_gib, memory.moment, memory.tokens, memory.room_gib)
     yield from (Notice("warning", text) for text in (*resolved.warnings, *notices))
     yield from (Notice("info", line) for line in parts.data.report.lines())
-    yield from told(checks)
-    ranks.all_or_none(lambda: refuse(checks))
+    yield from as_events(checks)
+    ranks.all_or_none(lambda: refuse_failed(checks))
     seed_everything(resolved.config.training.seed)
     yield Notice("info", f"loading {resolved.config.model.model_name_or_path}")
     with named_failures(lambda: resolved):

@@ -9,7 +9,7 @@ Not covered: events as a stream (`luthier.train`), several processes (`luthier t
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,8 @@ from rich.console import Console
 
 from luthier import api
 from luthier.events.sinks import Sink, Sinks
-from luthier.events.types import RunFinished
-from luthier.monitor.panel import Panel, training_screen
-from luthier.report.inline import Inline
+from luthier.events.types import Event, RunFinished
+from luthier.monitor.panel import training_screen
 from luthier.training.signals import Stop, stop_on_signals
 
 
@@ -50,17 +49,23 @@ def run(
     Raises:
         LuthierError: As `luthier.train`.
     """
-    ended: RunFinished | None = None
     options: dict[str, Any] = {"resume": resume, "overwrite": overwrite, "allow_changes": allow_changes, "allow": allow}
-    with stop_on_signals() as stop, Sinks() as screen:
-        shown = _screen(stop)
-        stop.shown = isinstance(shown, Panel)
-        screen.add("the screen", shown)
-        for event in api.train(config, overrides, stop=stop, **options):
-            screen.write(event)
+    with stop_on_signals() as stop:
+        ended = show(api.train(config, overrides, stop=stop, **options), _screen(stop))
+    assert ended is not None, "the last event of every run that raises nothing"
+    return ended
+
+
+def show(events: Iterable[Event], screen: Sink | None) -> RunFinished | None:
+    """Read a run to its end, and show it (None: on no screen); returns how it ended."""
+    ended: RunFinished | None = None
+    with Sinks() as sinks:
+        if screen is not None:
+            sinks.add("the screen", screen)
+        for event in events:
+            sinks.write(event)
             if isinstance(event, RunFinished):
                 ended = event
-    assert ended is not None, "the last event of every run that raises nothing"
     return ended
 
 
@@ -68,6 +73,8 @@ def _screen(stop: Stop) -> Sink:
     """Of the notebook that asks, or else of the terminal."""
     if _in_a_notebook():
         from IPython.display import display
+
+        from luthier.report.inline import Inline
 
         shown: Callable[..., Any] = display
         return Inline(lambda bundle: shown(bundle, raw=True, display_id=True))

@@ -86,6 +86,7 @@ def test_every_system_trained_the_same_on_pairs(tmp_path):
         tmp_path, "objective=dpo", "learning_rate=5e-5", "dtype=float32", base, "--steps", "3", "--warm-up", "1"
     )
     assert content["setting"]["objective"] == "dpo"
+    assert base in content["setting"]["command"] and "luthier-bench" not in str(content["setting"]["command"])
     reference = content["rows"][0]["losses"]
     assert reference[0] == pytest.approx(0.6931, abs=1e-3) and reference[2] != reference[0]
     for row in content["rows"]:

@@ -22,7 +22,7 @@ from luthier.events.line import format_line, parse_line
 from luthier.events.numbers import NUMBERS
 from luthier.events.types import Evaluated, Log, Machine, RunFinished, Timing
 from luthier.gate.gate import BY_NAME
-from luthier.monitor.dashboard.explain import ANSWERS
+from luthier.monitor.dashboard.metrics import METRICS
 from luthier.monitor.dashboard.watching import Watch
 from luthier.version import __version__
 from tests.cli.support import LUTHIER, ROOT, environment, process, run_here, write_config
@@ -241,7 +241,9 @@ def test_a_number_is_explained_in_a_run(capsys):
     loss = " ".join(run_here(capsys, "explain", "loss", run).out.split())
     watched = Watch([run])
     watched.settle()
-    assert f"In by_heart (Luthier events.jsonl): {ANSWERS['loss'].here(watched.scene().run)} Single lines" in loss
+    assert (
+        f"In by_heart (Luthier events.jsonl): {METRICS['loss'].answer.here(watched.scene().run)} Single lines" in loss
+    )
     for key, event in (("train_loss", "run_finished"), ("eval_runtime", "evaluated"), ("optimizer_seconds", "timing")):
         records = map(json.loads, (run / "events.jsonl").read_text("utf-8").splitlines())
         value = [record for record in records if record["event"] == event][-1][key]

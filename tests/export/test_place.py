@@ -8,19 +8,18 @@ import sys
 import pytest
 
 from luthier.errors import MissingError
-from luthier.export.place import EXPORTED, destination, write
+from luthier.export.place import EXPORTED, destination, filled, size
 from luthier.training.commit import MANIFEST, commit, verify
 from tests.cli.support import environment
 
 KILLED = """
 import sys, time
 from pathlib import Path
-from luthier.export.place import write
-def fill(aside):
+from luthier.export.place import filled
+with filled(Path(sys.argv[1])) as aside:
     (aside / "half.bin").write_bytes(b"x" * 1000)
     print("writing", flush=True)
     time.sleep(100)
-write(Path(sys.argv[1]), fill)
 """
 
 
@@ -33,7 +32,8 @@ def place(folder, *, overwrite=True):
 
 
 def export(folder, text="old"):
-    write(place(folder), content(text))
+    with filled(place(folder)) as aside:
+        content(text)(aside)
     return folder
 
 
@@ -44,6 +44,7 @@ def names(folder):
 def test_an_export_is_replaced_and_nothing_else(tmp_path):
     folder = export(tmp_path / "m")
     assert names(folder) == ["a", EXPORTED, MANIFEST] and verify(folder) == ""
+    assert size(folder) == sum((folder / name).stat().st_size for name in ("a", EXPORTED))
     with pytest.raises(MissingError, match="--overwrite replaces it"):
         place(folder, overwrite=False)
     export(folder, "new")

@@ -14,7 +14,7 @@ from luthier.errors import ConfigError, RefusedError
 from luthier.events.line import format_line
 from luthier.events.types import Checked, CheckpointSaved, Notice
 from luthier.gate.checks.place import disk_need
-from luthier.gate.gate import BY_NAME, examine, in_words, known, refuse, told
+from luthier.gate.gate import BY_NAME, as_events, examine, in_words, known_checks, refuse_failed
 from tests.cli.support import run_here, write_config
 from tests.data.support import alpaca
 from tests.gate.support import subject
@@ -40,7 +40,7 @@ def events(out: Path) -> list[dict[str, Any]]:
 def test_a_failure_keeps_the_door_shut_and_says_how_to_open_it(tmp_path: Path):
     checks = examine(subject(tmp_path, vocabulary=100))
     with pytest.raises(RefusedError) as error:
-        refuse(checks)
+        refuse_failed(checks)
     assert error.value.exit_code == 3
     (problem,) = error.value.problems
     assert problem.code == "E-GATE-001" and problem.where == "model.tokenizer_name_or_path"
@@ -53,17 +53,17 @@ def test_a_failure_keeps_the_door_shut_and_says_how_to_open_it(tmp_path: Path):
 def test_what_is_allowed_opens_it_and_nothing_else(tmp_path: Path):
     what = subject(tmp_path, vocabulary=100)
     allowed = examine(what, frozenset({"vocabulary"}))
-    refuse(allowed)
+    refuse_failed(allowed)
     assert [check.name for check in allowed if check.verdict == "allowed"] == ["vocabulary"]
     assert in_words(allowed) == "18 checks passed, 1 allowed"
     with pytest.raises(RefusedError):
-        refuse(examine(what, frozenset({"rows-cut"})))
+        refuse_failed(examine(what, frozenset({"rows-cut"})))
 
 
 def test_several_failures_come_in_one_screen(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RefusedError) as error:
-        refuse(examine(subject(tmp_path, vocabulary=100, output_dir=tmp_path / "file" / "out")))
+        refuse_failed(examine(subject(tmp_path, vocabulary=100, output_dir=tmp_path / "file" / "out")))
     assert [problem.found.partition(":")[0] for problem in error.value.problems] == ["vocabulary", "output-writable"]
 
 
@@ -72,14 +72,14 @@ def test_several_failures_come_in_one_screen(tmp_path: Path):
 )
 def test_a_name_that_no_check_has(name: str, fix: str):
     with pytest.raises(ConfigError) as error:
-        known(["rows-cut", name])
+        known_checks(["rows-cut", name])
     (problem,) = error.value.problems
     assert problem.code == "E-GATE-002" and fix in problem.fix
 
 
 def test_the_log_has_a_line_for_what_did_not_pass_and_one_for_all(tmp_path: Path):
     what = subject(tmp_path, [*alpaca(20), {"instruction": "Say 3", "output": "No."}], vocabulary=100)
-    lines = [line for event in told(examine(what, frozenset({"vocabulary"}))) if (line := format_line(event))]
+    lines = [line for event in as_events(examine(what, frozenset({"vocabulary"}))) if (line := format_line(event))]
     assert lines[0] == f"warning: contradictions: 1 question has more than one answer; {KEEP}"
     assert lines[1].startswith("warning: vocabulary (allowed): ")
     assert lines[1].endswith("\n  change: model.tokenizer_name_or_path: null")

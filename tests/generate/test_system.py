@@ -51,9 +51,10 @@ def trained(tmp_path_factory, tiny_model_dir):
         asked.extend(list(ids) for ids in prompts)
         return once(model, prompts, *how, **options)
 
-    def saved(plan, data, *others, **options):
-        kept.extend(data.train.members(index)[0].input_ids.tolist() for index in range(len(data.train)))
-        return final(plan, data, *others, **options)
+    def saved(job, *others, **options):
+        train = job.data.train
+        kept.extend(train.members(index)[0].input_ids.tolist() for index in range(len(train)))
+        return final(job, *others, **options)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(samples, "continue_many", heard)

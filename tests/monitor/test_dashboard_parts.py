@@ -21,14 +21,14 @@ from luthier.machine.gpu import Gpu, Readings
 from luthier.monitor.dashboard import panes, watching
 from luthier.monitor.dashboard.canvas import Curve, Picture, draw
 from luthier.monitor.dashboard.charts import CHARTS, chart, is_worth_a_place, legend, picture
-from luthier.monitor.dashboard.explain import ANSWERS, answer
-from luthier.monitor.dashboard.metrics import LEARNING, MACHINE, fitting, line, step_times
+from luthier.monitor.dashboard.explain import answer
+from luthier.monitor.dashboard.metrics import LEARNING, MACHINE, METRICS, fitting, line
 from luthier.monitor.dashboard.report import report
 from luthier.monitor.dashboard.scene import SMOOTHINGS, SPANS, Scene, Settings, WatchedRun
 from luthier.monitor.dashboard.watching import LONGEST_PAUSE, Replay, Timeline, Watch
 from luthier.monitor.drawing import count
 from luthier.monitor.state import RECENT, Point, RunState, fold
-from luthier.monitor.statistics import BANDS, band, shares, smooth, time_left, trend
+from luthier.monitor.statistics import BANDS, band, shares, smooth, step_times, time_left, trend
 from luthier.monitor.view import render
 from tests.events.stream import events, finished, forecast, log, started, whole_run
 from tests.monitor.dash import RECORDED, Clock, write
@@ -132,10 +132,10 @@ def test_step_times_are_those_of_this_attempt():
     slow = [replace(log(step), step_seconds=4.0, remaining_seconds=math.nan) for step in range(60, 100, 10)]
     before = [started(), *(log(step) for step in range(10, 60, 10)), started(50), Resumed(50, "checkpoint-50")]
     run = run_of(before)
-    assert time_left(run.state, run.now) is None and math.isnan(step_times(run)[0])
+    assert time_left(run.state, run.now) is None and math.isnan(step_times(run.state)[0])
     assert words_of(run)["left"] == "no log line yet"
     run = run_of([*before, *slow])
-    assert step_times(run) == (4.0, 0.0)
+    assert step_times(run.state) == (4.0, 0.0)
     assert time_left(run.state, run.state.logged_at).seconds == pytest.approx(40.0)
 
 
@@ -202,9 +202,9 @@ def test_the_words_for_a_short_run_are_those_of_where_it_stands_and_the_panels_t
     assert str(values["loss"][0]) == "0.7150  smoothed 0.7150"
     assert values["loss"][1] == f"lower is better; perplexity {math.exp(0.715):.3g}"
     assert str(values["band"][0]) == "very good" and values["band"][1] == "usual words for 0.5 to 1.0"
-    told = ANSWERS["loss"].here(run)
+    told = METRICS["loss"].answer.here(run)
     assert "began at 2.3840 and stands at 0.7150" in told and f"{math.exp(-0.715):.0%}" in told
-    assert "This run stands at 0.7150, which is 0.5 to 1.0." in ANSWERS["band"].here(run)
+    assert "This run stands at 0.7150, which is 0.5 to 1.0." in METRICS["band"].answer.here(run)
     console = Console(file=io.StringIO(), width=140, height=40)
     console.print(render(run.state, 200.0, 140, 40))
     panel = console.file.getvalue()
@@ -458,7 +458,7 @@ def test_held_out_rows_answer_whether_a_low_loss_is_overfitting(loss, evaluated,
         stream.append(Evaluated(70, 1.0, evaluated, 5000, 3.0, True))
     run = run_of(stream)
     assert words_of(run)["band"] == words
-    assert f"In words: {words}." in ANSWERS["band"].here(run)
+    assert f"In words: {words}." in METRICS["band"].answer.here(run)
 
 
 @pytest.mark.parametrize("width", [65, 76])
@@ -484,13 +484,13 @@ def test_any_state_can_be_shown(stream, width, height):
                  panes.last_sample(scene, width, height), panes.about(scene, width), report(scene, width),
                  *(line(metric, scene.run, width, 2, True) for metric in (*LEARNING, *MACHINE))):  # fmt: skip
         assert all(cell_len(row) <= width for row in text.plain.split("\n"))
-    for key in ANSWERS:
+    for key in METRICS:
         assert answer(key, scene.run).plain
 
 
 def test_every_number_and_chart_has_an_answer():
-    assert set(CHARTS) | {metric.key for metric in (*LEARNING, *MACHINE)} == set(ANSWERS)
-    for key in ANSWERS:
+    assert set(CHARTS) <= set(METRICS)
+    for key in METRICS:
         assert answer(key, run_of([])).plain.count("\n\n") == 4
 
 

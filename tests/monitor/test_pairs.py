@@ -13,8 +13,8 @@ from rich.console import Console
 from luthier.events.types import Evaluated
 from luthier.monitor.dashboard import charts
 from luthier.monitor.dashboard.charts import CHARTS, is_worth_a_place, picture
-from luthier.monitor.dashboard.explain import ANSWERS, answer, here
-from luthier.monitor.dashboard.metrics import LEARNING, MACHINE, line
+from luthier.monitor.dashboard.explain import answer, here
+from luthier.monitor.dashboard.metrics import LEARNING, MACHINE, METRICS, line
 from luthier.monitor.dashboard.report import report
 from luthier.monitor.dashboard.scene import Scene, WatchedRun
 from luthier.monitor.dashboard.watching import Watch
@@ -69,7 +69,7 @@ def test_its_plan_or_its_rewards_tell_what_it_is(run):
 
 
 def test_no_view_says_of_it_what_is_true_of_tokens(run):
-    said = [panel(run.state), report(Scene((run,)), 120).plain, *(answer(key, run).plain for key in ANSWERS)]
+    said = [panel(run.state), report(Scene((run,)), 120).plain, *(answer(key, run).plain for key in METRICS)]
     said += [line(metric, run, 90, 2, False).plain for metric in (*LEARNING, *MACHINE) if metric.shown(run)]
     assert [word for word in WRONG if any(word in text for text in said)] == []
 

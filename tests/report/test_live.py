@@ -22,7 +22,6 @@ from luthier.events.types import (
     Sampled,
     Timing,
 )
-from luthier.monitor.dashboard.explain import ANSWERS
 from luthier.monitor.dashboard.metrics import LEARNING, MACHINE
 from luthier.monitor.dashboard.scene import Scene
 from luthier.monitor.dashboard.watching import LONGEST_WAIT, Watch
@@ -68,7 +67,7 @@ def test_every_number_of_the_dashboard_with_its_meaning_and_its_long_answer():
         value = metric.value(scene.run)
         longest = value[0] if isinstance(value, tuple) else value
         assert f"{metric.label} {' '.join(longest.plain.split())}" in shown, metric.key
-        for said in (metric.meaning(scene.run), ANSWERS[metric.key].idea, ANSWERS[metric.key].here(scene.run)):
+        for said in (metric.meaning(scene.run), metric.answer.idea, metric.answer.here(scene.run)):
             assert " ".join(said.split()) in shown, metric.key
 
 

@@ -117,7 +117,7 @@ def compare(request: Request, folder: Path, say: Callable[[str], None]) -> Compa
     reference = runs[compared_with][0]["losses"]
     rows = tuple(row(name, runs[name], facts, request.warm_up, reference) for name in request.arms)
     setting = {
-        "command": list(request.overrides),
+        "command": [key for key in request.overrides if str(folder) not in key],  # what lies there is made each time
         "repeats": request.repeats,
         "warm_up_steps": request.warm_up,
         "steps": len(facts["tokens"]),

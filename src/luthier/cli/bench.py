@@ -9,7 +9,7 @@ from typing import Literal
 
 import typer
 
-from luthier.cli.json_file import check_writable, write_json
+from luthier.cli.json_file import JsonFile, write_json
 from luthier.errors import EXIT_REFUSED, MissingError, Problem
 
 
@@ -22,7 +22,7 @@ def bench(
     warm_up: int = typer.Option(4, "--warm-up", min=0, help="Steps at the start that are not timed."),
     repeats: int = typer.Option(3, "--repeats", min=1, help="Runs of each system."),
     alone: bool = typer.Option(False, "--alone", help="Luthier only, without its peers."),
-    as_json: Path = typer.Option(None, "--json", metavar="FILE", help="Also write the result there."),
+    as_json: Path = JsonFile,
 ) -> None:
     """Train the same steps with Luthier and with TRL, in turns, and compare speed, memory and losses.
 
@@ -32,8 +32,6 @@ def bench(
     """
     if warm_up >= steps:
         raise typer.BadParameter(f"{warm_up} leaves none of {steps} steps", param_hint="--warm-up")
-    if as_json:
-        check_writable(as_json)
     if not alone and importlib.util.find_spec("trl") is None:
         raise MissingError(Problem("E-ENV-006", "trl is not installed", "pip install trl (or --alone)"))
     from luthier.bench import screen

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import typer
 
-from luthier.cli.json_file import check_writable, write_json, write_text
+from luthier.cli.json_file import file_to_write, write_json, write_text
 from luthier.cli.libraries import import_libraries
 from luthier.cli.request import Base
 from luthier.cli.tasks_options import (
+    Answers,
     Fresh,
     General,
-    JsonFile,
     Limit,
     MaxNewTokens,
     Prompt,
@@ -40,8 +40,8 @@ def compare(
     prompt: Prompt = PromptStyle,
     system: str = System,
     base: str = Base,
-    json_file: Path = JsonFile,
-    html_file: Path = typer.Option(None, "--html", metavar="FILE", help="Write a page that opens anywhere there."),
+    json_file: Path = Answers,
+    html_file: Path = file_to_write("--html", "Write a page that opens anywhere there."),
     limit: int = Limit,
     samples: int = typer.Option(3, "--show", "--samples", min=0, help="How many answers to show side by side."),
     max_new_tokens: int = MaxNewTokens,
@@ -56,9 +56,6 @@ def compare(
     Example: luthier compare checkpoints --limit 50 --json comparison.json --html comparison.html
     """
     sets = asked_sets(tasks, limit)
-    for path, option in ((json_file, "--json"), (html_file, "--html")):
-        if path:
-            check_writable(path, option)
     models = models or [usual_run("compare")]
     from rich.console import Console
 

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from luthier.cli.json_file import check_writable, write_json, write_json_lines
+from luthier.cli.json_file import file_to_write, write_json, write_json_lines
 from luthier.cli.libraries import import_libraries
 from luthier.cli.request import Base
 from luthier.cli.tasks_options import (
+    Answers,
     Fresh,
     General,
-    JsonFile,
     Limit,
     MaxNewTokens,
     Prompt,
@@ -33,12 +33,10 @@ if TYPE_CHECKING:
     from luthier.evaluate.runs import Evaluation
 
 
-Pairs = typer.Option(
-    None,
+Pairs = file_to_write(
     "--pairs",
-    metavar="FILE",
-    help="Write rows for `training.objective: dpo` there: of each task's answers one that passed and one that failed. "
-    "Never from tasks that you measure on afterwards.",
+    "Write rows for `training.objective: dpo` there: of each task's answers one that passed and one that failed. Never "
+    "from tasks that you measure on afterwards.",
 )
 
 
@@ -54,7 +52,7 @@ def evaluate(
     prompt: Prompt = PromptStyle,
     system: str = System,
     base: str = Base,
-    json_file: Path = JsonFile,
+    json_file: Path = Answers,
     pairs: Path = Pairs,
     pairs_per_task: int = typer.Option(1, "--pairs-per-task", min=1, help="At most so many rows of a task."),
     limit: int = Limit,
@@ -71,10 +69,6 @@ def evaluate(
     Pairs: luthier evaluate checkpoints --tasks train.jsonl --samples 8 --temperature 0.8 --pairs pairs.jsonl
     """
     ks = _numbers(k)
-    if json_file:
-        check_writable(json_file)
-    if pairs:
-        check_writable(pairs, "--pairs")
     sets = asked_sets(tasks, limit)
     model = model or usual_run("evaluate")
     from rich.console import Console

@@ -131,7 +131,7 @@ def _in_run(key: str, run: Path) -> str:
     from luthier.events.printable import one_line
 
     seen = settled(run, f"explain {key.rpartition('.')[2]}")
-    plan, where = seen.state.plan or {}, f"In {one_line(seen.name)} ({one_line(seen.source)})"
+    plan, where = seen.state.plan, f"In {one_line(seen.name)} ({one_line(seen.source)})"
     if key not in plan:
         return f"{where}: this log does not tell it."
     return f"{where} it is {one_line(shown(plan[key], 200))}{_origin(key, run)}."

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import typer
 
-from luthier.cli.json_file import check_writable, write_json
+from luthier.cli.json_file import JsonFile, write_json
 from luthier.cli.libraries import import_libraries
-from luthier.cli.merge import AsJson, Onto, OntoIs, Overwrite, Prompts, say
+from luthier.cli.merge import Onto, OntoIs, Overwrite, Prompts, say
 from luthier.cli.request import Base
 from luthier.cli.usual_run import Run, usual_run
 
@@ -56,7 +56,7 @@ def export(
         None, "--results", metavar="FILE", help="hub: of `luthier compare --json`, for the card."
     ),
     push: str = typer.Option(None, "--push", metavar="OWNER/NAME", help="hub: upload it, as a private repository."),
-    as_json: Path = AsJson,
+    as_json: Path = JsonFile,
 ) -> None:
     """Write RUN in the format of other programs, and compare it with the run before it counts.
 
@@ -66,8 +66,6 @@ def export(
     """
     _refuse(form, (Form.hub,), {"--merged": merge, "--base-name": base_name, "--results": results, "--push": push})
     _refuse(form, (Form.gguf, Form.ollama), {"--quant": quant is not Quant.f16, "--allow": allow})
-    if as_json:
-        check_writable(as_json)
     run = run or usual_run(f"export --to {form.value}")
     import_libraries()
     from luthier.export import screen

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from luthier.cli.json_file import check_writable, write_text
+from luthier.cli.json_file import file_to_write, write_text
 from luthier.cli.libraries import import_libraries
 from luthier.cli.request import Request
 from luthier.cli.request import loaded as loaded_from
@@ -23,7 +23,7 @@ def inspect(
     request: list[str] = Request,
     again: Path = typer.Option(None, "--from", metavar="RUN", help="The rows of a recorded run, in place of CONFIG."),
     row: list[int] = typer.Option([], "--row", metavar="N", help="The row with this number, whole (more than once)."),
-    html: Path = typer.Option(None, "--html", metavar="FILE", help="Write a page of HTML instead."),
+    html: Path = file_to_write("--html", "Write a page of HTML instead."),
     step: bool = typer.Option(False, "--step", help="Take one optimizer step of the --row, and show every number."),
 ) -> None:
     """Show rows as tokens: what is read, what is trained, what is cut away.
@@ -36,8 +36,6 @@ def inspect(
     """
     if step and (len(row) != 1 or html):
         raise typer.BadParameter("--step takes one row, and prints it: --row N --step")
-    if html:
-        check_writable(html, "--html")
     loaded = loaded_from(request, again)
     if step:
         _step(loaded, row[0])

@@ -9,8 +9,30 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import typer
+
 from luthier.errors import MissingError, Problem
 from luthier.errors.secrets import hide, hide_in
+from luthier.machine.files import write_whole
+
+
+def file_to_write(option: str, words: str) -> Any:
+    """An option for a file that is written after the work: a place where it cannot be is refused before all else.
+
+    Args:
+        option: How it is written: ``--json``.
+        words: Its help.
+    """
+
+    def checked(path: Path | None) -> Path | None:
+        if path is not None:
+            check_writable(path, option)
+        return path
+
+    return typer.Option(None, option, metavar="FILE", help=words, callback=checked)
+
+
+JsonFile: Any = file_to_write("--json", "Also write the result there.")
 
 
 def check_writable(path: Path, option: str = "--json") -> None:
@@ -59,13 +81,9 @@ def write_text(path: Path, text: str, option: str) -> None:
 
 
 def _write(path: Path, text: str, option: str) -> None:
-    place = path.resolve()  # a link stays a link
-    draft = place.with_name(f".luthier-{os.getpid()}.part")
     try:
-        draft.write_text(text, "utf-8")
-        draft.replace(place)
+        write_whole(path.resolve(), text)  # a link stays a link
     except OSError as error:
-        draft.unlink(missing_ok=True)
         problem = Problem("E-ENV-002", f"cannot write {path}: {error.strerror}", "name another file", option)
         raise MissingError(problem) from error
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from luthier.cli.json_file import check_writable, write_json
+from luthier.cli.json_file import JsonFile, write_json
 from luthier.cli.libraries import import_libraries
 from luthier.cli.request import Base
 from luthier.cli.usual_run import Run, usual_run
@@ -19,7 +19,6 @@ Prompts: Any = typer.Option(
     None, "--prompts", metavar="FILE", help="Compare on these, one a line; else on held-out rows of the run."
 )
 Overwrite: Any = typer.Option(False, "--overwrite", help="Replace what an earlier export wrote there.")
-AsJson: Any = typer.Option(None, "--json", metavar="FILE", help="Also write the result there.")
 
 
 class Onto(StrEnum):
@@ -50,7 +49,7 @@ def merge(
     base: str = Base,
     prompts: Path = Prompts,
     overwrite: bool = Overwrite,
-    as_json: Path = AsJson,
+    as_json: Path = JsonFile,
 ) -> None:
     """Add the adapter of RUN into its base and write a plain model, compared with the run before it counts.
 
@@ -58,8 +57,6 @@ def merge(
 
     Example: luthier merge checkpoints --to my_model
     """
-    if as_json:
-        check_writable(as_json)
     run = run or usual_run("merge")
     import_libraries()
     from luthier.export import screen

@@ -66,16 +66,16 @@ def plan(
 def _check(config: Loaded, allow: list[str]) -> None:
     from luthier import api
     from luthier.events.console import open_console
-    from luthier.gate.gate import known, of
+    from luthier.gate.gate import known_checks, with_verdict
     from luthier.gate.screen import show_checks, show_plan, show_rows
     from luthier.gate.xray import telling_rows
 
-    known(allow)
+    known_checks(allow)
     parts = api.gathered(config)
     console = open_console()
     show_plan(console, parts.plan)
     show_rows(console, telling_rows(parts.subject, randoms=1), most_lines=9)
     checks = api.checked(parts, allow)
     show_checks(console, checks)
-    if of("failed", checks):
+    if with_verdict("failed", checks):
         raise typer.Exit(EXIT_REFUSED)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import typer
 
-from luthier.cli.json_file import check_writable, write_json
+from luthier.cli.json_file import file_to_write, write_json
 from luthier.cli.libraries import import_libraries
 from luthier.errors import EXIT_FAILED, EXIT_RESUMABLE
 from luthier.errors.terminal import columns, hanging
@@ -18,7 +18,7 @@ CONFIG = Path("configs/quickstart.yaml")
 
 def quickstart(
     changes: list[str] = typer.Argument(None, metavar="[KEY=VALUE]...", help=f"Keys of {CONFIG} to change."),
-    json_file: Path = typer.Option(None, "--json", metavar="FILE", help="Write what was measured to a file."),
+    json_file: Path = file_to_write("--json", "Write what was measured to a file."),
     overwrite: bool = typer.Option(False, "--overwrite", help="Start over, also where a stopped run could go on."),
     plain: bool = typer.Option(False, "--plain", help="One log line a step, also on a terminal."),
     unsafe: bool = typer.Option(
@@ -35,8 +35,6 @@ def quickstart(
 
     changes = changes or []
     loaded = load(CONFIG, changes)
-    if json_file:
-        check_writable(json_file)
     import_libraries()
     from luthier.evaluate.screen import PLAIN_WIDTH
     from luthier.events.console import open_console

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import typer
 
-from luthier.cli.json_file import check_writable, write_json
+from luthier.cli.json_file import file_to_write, write_json
 from luthier.cli.request import Allow, parse
 from luthier.errors import EXIT_RESUMABLE, MissingError, Problem
 from luthier.errors.extras import install
@@ -32,7 +32,7 @@ def sweep(
         None, "--on", help="ray: on the cluster of RAY_ADDRESS, or on one that is started here."
     ),
     allow: list[str] = Allow,
-    json_file: Path = typer.Option(None, "--json", metavar="FILE", help="Also write all trials there."),
+    json_file: Path = file_to_write("--json", "Also write all trials there."),
     plain: bool = typer.Option(False, "--plain", help="One line a trial, also on a terminal."),
 ) -> None:
     """Train with several values, and keep the config with the lowest eval_loss.
@@ -46,8 +46,6 @@ def sweep(
     from luthier.sweep.space import read_space
 
     space = read_space(*parse(request))
-    if json_file:
-        check_writable(json_file)
     _check_installed(on)
     from luthier.events.console import open_console
     from luthier.sweep.screen import Screen

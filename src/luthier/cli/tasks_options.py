@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from luthier.cli.json_file import file_to_write
 from luthier.errors import EXIT_RESUMABLE
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ Tasks: Any = typer.Option(
     "JSON lines file of questions with `tests` (answers are code, and run) or `answer` (they are text); commas between "
     "several.",
 )
-JsonFile: Any = typer.Option(None, "--json", metavar="FILE", help="Write every answer and number there.")
+Answers: Any = file_to_write("--json", "Write every answer and number there.")
 Limit: Any = typer.Option(None, "--limit", min=1, help="Ask only so many tasks of each set, spread evenly over it.")
 MaxNewTokens: Any = typer.Option(384, "--max-new-tokens", min=1, help="Longest answer.")
 PromptStyle: Any = typer.Option(

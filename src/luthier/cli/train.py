@@ -62,7 +62,6 @@ def _train(
     from luthier.machine.worker import is_orphan, was_restarted, watch_agent
     from luthier.training.signals import stop_on_signals
 
-    stopped = False
     watch_agent()
     try:
         with stop_on_signals() as stop:
@@ -74,25 +73,17 @@ def _train(
             from rich.console import Console
 
             from luthier import api
-            from luthier.events.sinks import Sinks
-            from luthier.events.types import RunFinished
             from luthier.machine.ranks import rank
-            from luthier.monitor.panel import Panel, training_screen
+            from luthier.monitor.panel import training_screen
+            from luthier.notebook import show
 
             stop.at_once = False
             if was_restarted():
                 resume, overwrite = "auto", False
-            with Sinks() as screen:
-                if rank() == 0:
-                    shown = training_screen(Console(), plain, stop)
-                    stop.shown = isinstance(shown, Panel)
-                    screen.add("the terminal", shown)
-                asked = lambda: stop() or is_orphan()  # noqa: E731
-                events = api.train(config, resume=resume, overwrite=overwrite, stop=asked, **options)
-                for event in events:
-                    screen.write(event)
-                    stopped = isinstance(event, RunFinished) and event.status == "stopped"
+            screen = training_screen(Console(), plain, stop) if rank() == 0 else None
+            asked = lambda: stop() or is_orphan()  # noqa: E731
+            ended = show(api.train(config, resume=resume, overwrite=overwrite, stop=asked, **options), screen)
+            return ended is not None and ended.status == "stopped"
     except KeyboardInterrupt:
         typer.echo("interrupted; --resume auto goes on from the newest checkpoint, if there is one", err=True)
-        stopped = True
-    return stopped
+        return True

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer
 
-from luthier.cli.json_file import check_writable, write_json
+from luthier.cli.json_file import JsonFile, write_json
 from luthier.cli.libraries import import_libraries
 from luthier.cli.merge import Prompts, say
 from luthier.cli.request import Allow, Base, Request, loaded
@@ -22,7 +22,7 @@ def resume(
     request: list[str] = Request,
     steps: int = typer.Option(8, "--steps", min=2, help="Optimizer steps of each run."),
     allow: list[str] = Allow,
-    as_json: Path = typer.Option(None, "--json", metavar="FILE", help="Also write the result there."),
+    as_json: Path = JsonFile,
 ) -> None:
     """Run the first steps straight through, and again killed and resumed; compare the two bit for bit.
 
@@ -31,8 +31,6 @@ def resume(
     Example: luthier verify resume configs/training_config.yaml --steps 8
     """
     config = loaded(request, None)
-    if as_json:
-        check_writable(as_json)
     import_libraries()
     from luthier.verify import screen
     from luthier.verify.resume import verify_resume
@@ -51,7 +49,7 @@ def merge(
     merged: Path = typer.Option(None, "--merged", metavar="FOLDER", help="The merged model; else `merged` in RUN."),
     base: str = Base,
     prompts: Path = Prompts,
-    as_json: Path = typer.Option(None, "--json", metavar="FILE", help="Also write the result there."),
+    as_json: Path = JsonFile,
 ) -> None:
     """Compare a merged model with its run, and the run with what plain peft makes of it.
 
@@ -59,8 +57,6 @@ def merge(
 
     Example: luthier verify merge checkpoints
     """
-    if as_json:
-        check_writable(as_json)
     run = run or usual_run("verify merge")
     import_libraries()
     from luthier.machine.libraries import library_output_to

@@ -13,7 +13,7 @@ from luthier.config.rules import Case, Finding, Rule
 from luthier.config.tree import number
 
 
-def _unused(key: str, reason: str, applies: Callable[[Case], bool]) -> Rule:
+def _unused(key: str, reason: str, applies: Callable[[Case], object]) -> Rule:
     def rule(case: Case) -> Finding:
         if case.changed(key) and applies(case):
             return f"{case.said(key)} has no effect: {reason}."
@@ -35,16 +35,8 @@ def _is_full(case: Case) -> bool:
     return bool(case.get("training.finetuning_type") == "full")
 
 
-def _is_16_bit(case: Case) -> bool:
-    return not case.get("quantization.load_in_4bit")
-
-
 def _never_evaluates(case: Case) -> bool:
     return case.numbers.eval_every.value == 0 and case.numbers.eval_every.known
-
-
-def _has_no_prompts(case: Case) -> bool:
-    return not case.get("evaluation.sample_prompts")
 
 
 A_LARGE_BASE = 100e6
@@ -102,24 +94,16 @@ def _high_alpha(case: Case) -> Finding:
     return f"{said} scales the adapter by {number(round(scale, 2))}; {usual}, and every gradient step grows with it."
 
 
-def _one_wins(case: Case, winner: str, other: str) -> Finding:
+def _one_wins(winner: str, other: str) -> Rule:
     """Of two keys for the same thing the first wins; who puts it over a file on the command line means that."""
-    over_the_file = case.loaded.sources[winner] == "override" != case.loaded.sources[other]
-    if case.get(winner) is None or not case.changed(other) or over_the_file:
-        return None
-    return f"{case.said(other)} has no effect: {case.said(winner)} wins."
 
+    def rule(case: Case) -> Finding:
+        over_the_file = case.loaded.sources[winner] == "override" != case.loaded.sources[other]
+        if case.get(winner) is None or not case.changed(other) or over_the_file:
+            return None
+        return f"{case.said(other)} has no effect: {case.said(winner)} wins."
 
-def _both_warmups(case: Case) -> Finding:
-    return _one_wins(case, "training.warmup_steps", "training.warmup_ratio")
-
-
-def _both_splits(case: Case) -> Finding:
-    return _one_wins(case, "data.eval_split", "data.val_set_size")
-
-
-def _both_ends(case: Case) -> Finding:
-    return _one_wins(case, "training.max_steps", "training.num_train_epochs")
+    return rule
 
 
 def _rows_left_over(case: Case) -> Finding:
@@ -154,46 +138,34 @@ def _half_precision(case: Case) -> Finding:
 ADVICE: tuple[Rule, ...] = (
     *(_unused(f"lora.{key}", "finetuning_type is full, so there is no adapter", _is_full) for key in LORA_KEYS),
     *(
-        _unused(f"quantization.{key}", "load_in_4bit is false", _is_16_bit)
+        _unused(f"quantization.{key}", "load_in_4bit is false", lambda c: not c.get("quantization.load_in_4bit"))
         for key in ("bnb_4bit_quant_type", "bnb_4bit_use_double_quant")
     ),
     *(
-        _unused(f"dpo.{key}", "objective is sft", lambda c: bool(c.get("training.objective") == "sft"))
+        _unused(f"dpo.{key}", "objective is sft", lambda c: c.get("training.objective") == "sft")
         for key in ("beta", "label_smoothing")
     ),
-    _unused(
-        "training.decay_ratio",
-        "only lr_scheduler_type: wsd has it",
-        lambda c: bool(c.get("training.lr_scheduler_type") != "wsd"),
-    ),
-    _unused(
-        "training.min_learning_rate",
-        "lr_scheduler_type: constant never falls",
-        lambda c: bool(c.get("training.lr_scheduler_type") == "constant"),
-    ),
+    _unused("training.decay_ratio", "only lr_scheduler_type: wsd has it",
+            lambda c: c.get("training.lr_scheduler_type") != "wsd"),
+    _unused("training.min_learning_rate", "lr_scheduler_type: constant never falls",
+            lambda c: c.get("training.lr_scheduler_type") == "constant"),
     *(
-        _unused(f"evaluation.{key}", "there are no sample_prompts", _has_no_prompts)
+        _unused(f"evaluation.{key}", "there are no sample_prompts", lambda c: not c.get("evaluation.sample_prompts"))
         for key in ("sample_steps", "sample_max_new_tokens")
     ),
-    _unused(
-        "evaluation.early_stopping_threshold",
-        "early_stopping_patience is not set",
-        lambda c: c.get("evaluation.early_stopping_patience") is None,
-    ),
-    _unused(
-        "evaluation.eval_steps",
-        "no rows are held out (val_set_size, eval_split)",
-        lambda c: _never_evaluates(c) and c.get("evaluation.eval_steps") != 0,
-    ),
+    _unused("evaluation.early_stopping_threshold", "early_stopping_patience is not set",
+            lambda c: c.get("evaluation.early_stopping_patience") is None),
+    _unused("evaluation.eval_steps", "no rows are held out (val_set_size, eval_split)",
+            lambda c: _never_evaluates(c) and c.get("evaluation.eval_steps") != 0),
     _unused("training.fsdp", "there is one process, and nothing to share", lambda c: c.machine.world_size == 1),
     _unused("training.max_tokens_per_micro_batch", "auto is false", lambda c: not c.get("training.auto")),
     _unused("evaluation.per_device_eval_batch_size", "nothing is evaluated", _never_evaluates),
-    _unused(
-        "logging.project",
-        "report_to names none of wandb, mlflow and trackio",
-        lambda c: set(c.get("logging.report_to")) <= {"tensorboard"},
-    ),
+    _unused("logging.project", "report_to names none of wandb, mlflow and trackio",
+            lambda c: set(c.get("logging.report_to")) <= {"tensorboard"}),
     _defaulted("model.model_name_or_path", "the model is"),
     _defaulted("data.datasets", "the rows are those of"),
-    _both_warmups, _both_splits, _both_ends, _rows_left_over, _long_rows, _high_rate, _high_alpha, _half_precision,
+    _one_wins("training.warmup_steps", "training.warmup_ratio"),
+    _one_wins("data.eval_split", "data.val_set_size"),
+    _one_wins("training.max_steps", "training.num_train_epochs"),
+    _rows_left_over, _long_rows, _high_rate, _high_alpha, _half_precision,
 )  # fmt: skip

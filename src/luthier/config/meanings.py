@@ -32,6 +32,11 @@ def _one(key: str, value: Any) -> Meaning:
     return Meaning(sets=((key, value),))
 
 
+def _when(given: bool, key: str, here: Any) -> Callable[[Any], Meaning]:
+    """A switch that says something here in one of its positions."""
+    return lambda value: _one(key, here) if value is given else Meaning()
+
+
 def _inverted(value: Any) -> Meaning:
     return _one("data.completion_only_loss", not value if isinstance(value, bool) else value)
 
@@ -42,10 +47,6 @@ def _adapter(value: Any) -> Meaning:
     if value == "qlora":
         return Meaning(sets=(("training.finetuning_type", "lora"), ("quantization.load_in_4bit", True)))
     return _one("training.finetuning_type", value)
-
-
-def _full(value: Any) -> Meaning:
-    return _one("training.finetuning_type", "full") if value is True else Meaning()
 
 
 def _use_lora(value: Any) -> Meaning:
@@ -97,10 +98,6 @@ _NO_LOG = Meaning(
 )
 
 
-def _evaluates(value: Any) -> Meaning:
-    return _one("evaluation.eval_steps", 0) if value is False else Meaning()
-
-
 def _per_epoch(key: str, by_default: int | None) -> Callable[[Any], Meaning]:
     name = key.rpartition(".")[2]
 
@@ -121,14 +118,6 @@ def _scheduler_arguments(value: Any) -> Meaning:
     if isinstance(value, dict) and set(value) == {"min_lr"}:
         return _one("training.min_learning_rate", value["min_lr"])
     return Meaning(refused="can hold min_lr only", fix="min_learning_rate: 5e-5")
-
-
-def _all_linear(value: Any) -> Meaning:
-    return _one("lora.target_modules", "all-linear") if value is True else Meaning()
-
-
-def _pissa(value: Any) -> Meaning:
-    return _one("lora.init_lora_weights", "pissa") if value is True else Meaning()
 
 
 _CHATML = Meaning(
@@ -166,18 +155,18 @@ KEYS: dict[str, Callable[[Any], Meaning]] = {
     "adapter": _adapter,
     "bf16": _flag("bfloat16"),
     "chat_template": _template,
-    "do_eval": _evaluates,
+    "do_eval": _when(False, "evaluation.eval_steps", 0),
     "eval_strategy": _strategy("evaluation.eval_steps", "four times an epoch"),
     "evals_per_epoch": _per_epoch("evaluation.eval_steps", 4),
     "evaluation_strategy": _strategy("evaluation.eval_steps", "four times an epoch"),
     "float16": _flag("float16"),
     "fp16": _flag("float16"),
-    "full_finetuning": _full,
+    "full_finetuning": _when(True, "training.finetuning_type", "full"),
     "logging_strategy": _strategy("logging.logging_steps", "10", no=_NO_LOG),
-    "lora_target_linear": _all_linear,
+    "lora_target_linear": _when(True, "lora.target_modules", "all-linear"),
     "lr_scheduler_kwargs": _scheduler_arguments,
     "mask_prompt": lambda value: _one("data.completion_only_loss", value),
-    "pissa_init": _pissa,
+    "pissa_init": _when(True, "lora.init_lora_weights", "pissa"),
     "quantization_bit": _bits,
     "rl": _objective,
     "save_strategy": _strategy("checkpointing.save_steps", "500", best=_BEST),

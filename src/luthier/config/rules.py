@@ -221,23 +221,19 @@ def _no_evaluation(case: Case) -> tuple[str, str] | None:
     return None
 
 
-def _needs_evaluation(case: Case, asks: str, off: str) -> Finding:
+def _needs_evaluation(asks: str, off: str) -> Rule:
     """A key that asks for evaluations where there are none; who switches them off over a file means that."""
-    nothing = _no_evaluation(case)
-    if nothing is None or not case.wrote(asks) or not case.get(asks):
-        return None
-    key, fix = nothing
-    if case.get(key) == 0 and case.loaded.sources[key] == "override" != case.loaded.sources[asks]:
-        return f"{case.said(asks)} has no effect: with {case.said(key)} nothing is evaluated."
-    return case.clash("E-CFG-025", asks, key, f"{off} (or {fix})")
 
+    def rule(case: Case) -> Finding:
+        nothing = _no_evaluation(case)
+        if nothing is None or not case.wrote(asks) or not case.get(asks):
+            return None
+        key, fix = nothing
+        if case.get(key) == 0 and case.loaded.sources[key] == "override" != case.loaded.sources[asks]:
+            return f"{case.said(asks)} has no effect: with {case.said(key)} nothing is evaluated."
+        return case.clash("E-CFG-025", asks, key, f"{off} (or {fix})")
 
-def _patience(case: Case) -> Finding:
-    return _needs_evaluation(case, "evaluation.early_stopping_patience", "early_stopping_patience: null")
-
-
-def _best_model(case: Case) -> Finding:
-    return _needs_evaluation(case, "evaluation.load_best_model_at_end", "load_best_model_at_end: false")
+    return rule
 
 
 def _val_set_size(case: Case) -> Finding:
@@ -309,8 +305,10 @@ def _longest_row(case: Case) -> Finding:
 
 RULES: tuple[Rule, ...] = (
     _four_bit_full, _four_bit_from_scratch, _from_scratch_lora, _bitsandbytes, _dtype, _packing, _lean, _checkpointing,
-    _fp8, _fsdp, _dpo, _patience, _best_model, _val_set_size, _rate_floor, _paged_optimizer, _pissa, _rank, _warmup,
-    _longest_row,
+    _fp8, _fsdp, _dpo,
+    _needs_evaluation("evaluation.early_stopping_patience", "early_stopping_patience: null"),
+    _needs_evaluation("evaluation.load_best_model_at_end", "load_best_model_at_end: false"),
+    _val_set_size, _rate_floor, _paged_optimizer, _pissa, _rank, _warmup, _longest_row,
 )  # fmt: skip
 
 

@@ -8,16 +8,12 @@ Not covered: removing old shards (the folder may be deleted at any time).
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from itertools import chain
 from pathlib import Path
-from tempfile import NamedTemporaryFile
-from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +21,7 @@ import pyarrow as pa
 from luthier import machine
 from luthier.data.problems import refuse
 from luthier.data.tokenize import Batch, Found
+from luthier.machine.files import whole_file, write_whole
 
 ROWS_VERSION = 4
 """Raise it with every change of this room that changes the tokens of a row."""
@@ -84,15 +81,14 @@ def build_shard(folder: Path, key: str, batches: Iterator[Batch], found: Found) 
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _written_whole(folder / f"{key}.arrow") as sink:
+        with whole_file(folder / f"{key}.arrow") as sink:
             with pa.ipc.new_stream(sink, _SCHEMA) as writer:
                 for batch in batches:
                     writer.write_batch(_record_batch(batch))
             sink.flush()
             sink.seek(0)
-            note = {"sha256": hashlib.file_digest(sink, "sha256").hexdigest(), "found": asdict(found)}  # type: ignore[arg-type]
-        with _written_whole(folder / f"{key}.json") as sink:
-            sink.write(json.dumps(note).encode())
+            note = {"sha256": hashlib.file_digest(sink, "sha256").hexdigest(), "found": asdict(found)}
+        write_whole(folder / f"{key}.json", json.dumps(note))
         return Shard(_mapped(folder / f"{key}.arrow"), found, hit=False)
     except OSError as error:
         found_text = f"cannot write tokenized rows: {error.strerror or error}"
@@ -105,19 +101,6 @@ def _mapped(path: Path) -> pa.Table:
     if table.schema != _SCHEMA:
         raise ValueError("another schema")
     return table
-
-
-@contextlib.contextmanager
-def _written_whole(path: Path) -> Iterator[IO[Any]]:
-    """A temporary file beside `path` that takes its name only when the block ends in order."""
-    with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as stream:
-        try:
-            yield stream
-            stream.flush()
-            os.replace(stream.name, path)  # noqa: PTH105
-        except BaseException:
-            Path(stream.name).unlink(missing_ok=True)
-            raise
 
 
 def _record_batch(batch: Batch) -> pa.RecordBatch:

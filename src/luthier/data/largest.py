@@ -71,7 +71,7 @@ def find_largest(train: CountedRows, held_out: Rows | None, plan: Plan, rank: in
     longest = max(passes, key=lambda rows: int(train.row_lengths[list(rows)].max()))
     trained = max(passes, key=lambda rows: int(train.trained[list(rows)].sum()))
     lengths = train.row_lengths[list(fullest)].astype(np.float64)
-    if plan.config.training.packing is not True:
+    if not plan.packed:
         lengths[:] = lengths.max()
     evaluation: tuple[int, ...] = ()
     if held_out is not None and plan.eval_every:
@@ -90,11 +90,10 @@ def find_largest(train: CountedRows, held_out: Rows | None, plan: Plan, rank: in
 
 def _most_tokens(rows: Rows, passes: Iterable[tuple[int, ...]], plan: Plan) -> tuple[tuple[int, ...], int]:
     """The pass that computes the most tokens, and how many."""
-    packed = plan.config.training.packing is True
     passes = list(passes)
     if not passes:
         return (), 0
-    sized = sorted(((_tokens(rows, group, packed=packed), group) for group in passes), reverse=True)
+    sized = sorted(((_tokens(rows, group, packed=plan.packed), group) for group in passes), reverse=True)
     if not plan.share_beginnings:
         return sized[0][1], sized[0][0]
     best, most = sized[0][1], 0

@@ -122,7 +122,7 @@ def split(rows: Rows, indices: Sequence[int], plan: Plan, most_rows: int) -> lis
 def _groups(lengths: NDArray[np.int32], plan: Plan, most_rows: int) -> list[list[int]]:
     """Examples of these lengths (R, K) in groups."""
     budget = plan.max_tokens_per_micro_batch
-    if plan.config.training.packing is True:
+    if plan.packed:
         return pack(lengths.sum(axis=1).tolist(), budget)
     # both rows of a pair are padded to the longer one
     return pad((lengths.max(axis=1, initial=0) * lengths.shape[1]).tolist(), budget, most_rows)
@@ -131,8 +131,7 @@ def _groups(lengths: NDArray[np.int32], plan: Plan, most_rows: int) -> list[list
 def collate(rows: Rows, indices: Sequence[int], plan: Plan) -> MicroBatch:
     """The given rows, or pairs, as one micro-batch."""
     single = [row for i in indices for row in rows.members(i)]
-    packed = plan.config.training.packing is True
-    batch = collate_packed(single, share=plan.share_beginnings) if packed else collate_padded(single)
+    batch = collate_packed(single, share=plan.share_beginnings) if plan.packed else collate_padded(single)
     return in_pairs(batch, single, indices) if rows.each == ROWS_OF_A_PAIR else batch
 
 

@@ -211,6 +211,12 @@ def change(run: History, key: str, new: Any, old: Any = None) -> Change:
     return Change(name_in(key, run.program), "" if old is None else yaml_value(old), yaml_value(new))
 
 
+def other_rate(run: History, new: float) -> Change:
+    """The line of the learning rate; what was logged stands for what no plan tells."""
+    peak = peak_rate(run)
+    return change(run, "training.learning_rate", new, peak if math.isfinite(peak) else None)
+
+
 def lower_rate(run: History, factor: float = 10) -> tuple[Change, ...]:
     """A tenth of the learning rate (or another part), at most the usual; a schedule that ends above it ends lower.
 
@@ -220,7 +226,7 @@ def lower_rate(run: History, factor: float = 10) -> tuple[Change, ...]:
     new = usual_rate(run)
     if math.isfinite(peak):
         new = significant(min(peak / factor, new), 1)
-    line = change(run, "training.learning_rate", new, peak if math.isfinite(peak) else None)
+    line = other_rate(run, new)
     if run.get("training.min_learning_rate", SHIPPED_END if run.ours and not run.plan else 0.0) > new:
         return line, change(run, "training.min_learning_rate", significant(new / 10, 1))
     return (line,)
@@ -229,10 +235,8 @@ def lower_rate(run: History, factor: float = 10) -> tuple[Change, ...]:
 def higher_rate(run: History) -> tuple[Change, ...]:
     """For a loss that does not fall: the usual rate, or two and a half times as much; none where it is higher."""
     peak, usual = peak_rate(run), usual_rate(run)
-    if not peak >= usual / 2:
-        return (change(run, "training.learning_rate", usual, peak if math.isfinite(peak) else None),)
-    new = significant(RAISED * usual, 2)
-    return (change(run, "training.learning_rate", new, peak),) if peak < new else ()
+    new = usual if not peak >= usual / 2 else significant(RAISED * usual, 2)
+    return () if peak >= new else (other_rate(run, new),)
 
 
 def rows_fix(run: History, question: str = "") -> str:

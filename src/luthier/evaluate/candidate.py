@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import cached_property
@@ -27,9 +27,9 @@ from luthier.config.values import packaged
 from luthier.data.template import adds_nothing
 from luthier.errors import ModelError, Problem
 from luthier.evaluate.score import STYLES, Style
-from luthier.generate.load import Heard, Tuned, final_folder
+from luthier.generate.load import Tuned, final_folder
 from luthier.generate.plain import is_run, load_any
-from luthier.generate.system import Conversation, trained_system
+from luthier.generate.system import trained_system
 from luthier.generate.weights import Base, require_trained_on
 from luthier.generate.writing import WRITING_VERSION
 from luthier.machine.memory import free_memory
@@ -257,27 +257,12 @@ class Asked:
         with tuned.as_base():
             yield tuned
 
-    def generate_many(
-        self,
-        conversations: Sequence[Conversation],
-        max_new_tokens: int,
-        temperature: float,
-        seed: Sequence[int],
-        heard: Heard,
-    ) -> list[str]:
-        """The answers to many conversations that end with the user, in their order."""
+    def generate_many(self, *asked: Any, **options: Any) -> list[str]:
+        """As the model's own."""
         with self.ready() as tuned:
-            return tuned.generate_many(conversations, max_new_tokens, temperature, seed, heard)
+            return tuned.generate_many(*asked, **options)
 
-    def complete_many(
-        self,
-        texts: Sequence[str],
-        stops: Sequence[str],
-        max_new_tokens: int,
-        temperature: float,
-        seed: Sequence[int],
-        heard: Heard,
-    ) -> list[str]:
-        """What follows each of many texts, in their order."""
+    def complete_many(self, *asked: Any, **options: Any) -> list[str]:
+        """As the model's own."""
         with self.ready() as tuned:
-            return tuned.complete_many(texts, stops, max_new_tokens, temperature, seed, heard)
+            return tuned.complete_many(*asked, **options)

@@ -192,9 +192,9 @@ CHANCE = math.log(2)
 """The loss of pairs that nobody tells apart, as before step 1, whatever model and label smoothing."""
 
 
-def on_pairs(plan: Mapping[str, Any] | None, seen: Iterable[Log | Evaluated | None]) -> bool:
+def on_pairs(plan: Mapping[str, Any], seen: Iterable[Log | Evaluated | None]) -> bool:
     """Whether a run learns from pairs of answers (`objective: dpo`): its plan says so, or one of these has rewards."""
-    if plan and "training.objective" in plan:
+    if "training.objective" in plan:
         return bool(plan["training.objective"] == "dpo")
     return any(event is not None and event.reward_margin is not None for event in seen)
 

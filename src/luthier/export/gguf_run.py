@@ -18,7 +18,7 @@ from luthier.errors.secrets import hide
 from luthier.export import llama_cpp
 from luthier.export.agree import Agreement, require
 from luthier.export.merge import merged
-from luthier.export.place import Say, destination, write
+from luthier.export.place import Say, destination, filled, size
 from luthier.export.run import Exported, Known, Options, ask, described, name_of, reference_for
 from luthier.generate.load import Tuned, final_folder
 from luthier.machine.memory import free_memory
@@ -127,30 +127,23 @@ def export_gguf(
     embeddings: Any = model.model.get_input_embeddings()  # type: ignore[operator]
     onto, (compared_with, who) = described(model), reference_for(known, model)
     words = vocabulary(known.tokenizer, embeddings.num_embeddings, known.reference.stop_ids)
-    proofs: list[Agreement] = []
-    notes: list[str] = []
-
-    def fill(aside: Path) -> None:
-        notes.extend(other.written(aside) for other in companions)
+    proofs: tuple[Agreement, ...] = ()
+    notes = [
+        "NOT tried in llama.cpp, which is not installed here (pip install xllamacpp): its answers and its tokens were "
+        "compared with nothing."
+    ]
+    with filled(folder) as aside:
+        beside = [other.written(aside) for other in companions]
         say(f"writing {FILE}")
         write_gguf(model.model, words, quant, aside / FILE, hide(name_of(run)))
-        if not llama_cpp.installed():
-            notes.append(
-                "NOT tried in llama.cpp, which is not installed here (pip install xllamacpp): its answers and its "
-                "tokens were compared with nothing."
-            )
-            return
-        say(f"llama.cpp ({llama_cpp.LIBRARY} {llama_cpp.installed()}) reads it and answers")
-        heard = llama_cpp.listen(aside / FILE, compared_with, _texts(known), CONVERSATIONS)
-        proofs.append(llama_cpp.agreement_with(f"{quant} in llama.cpp", compared_with, heard))
-        require(proofs, "llama.cpp does not answer as the run does")
-        notes.append(_tokens_note(known, heard, allow_tokenizer))
-        notes.append(_template_note(known, heard))
-
-    size = write(folder, fill)
-    return Exported(
-        folder, size, f"GGUF, {quant}", onto, f"{known.prompts}, with {who}", tuple(proofs), notes=tuple(notes)
-    )
+        if llama_cpp.installed():
+            say(f"llama.cpp ({llama_cpp.LIBRARY} {llama_cpp.installed()}) reads it and answers")
+            heard = llama_cpp.listen(aside / FILE, compared_with, _texts(known), CONVERSATIONS)
+            proofs = (llama_cpp.agreement_with(f"{quant} in llama.cpp", compared_with, heard),)
+            require(proofs, "llama.cpp does not answer as the run does")
+            notes = [_tokens_note(known, heard, allow_tokenizer), _template_note(known, heard)]
+    on = f"{known.prompts}, with {who}"
+    return Exported(folder, size(folder), f"GGUF, {quant}", onto, on, proofs, notes=(*beside, *notes))
 
 
 def _texts(known: Known) -> list[str]:

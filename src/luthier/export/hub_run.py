@@ -17,7 +17,7 @@ from luthier.config.outputs import TRAINED_ON
 from luthier.errors import MissingError, ModelError, Problem
 from luthier.events.printable import one_line
 from luthier.export.card import Published, hub_card
-from luthier.export.place import Say, destination, write
+from luthier.export.place import Say, destination, filled, size
 from luthier.export.run import Exported, Options, merge_run, name_of
 from luthier.generate.load import final_folder
 from luthier.generate.weights import Base, read_json
@@ -91,16 +91,14 @@ def _adapter(folder: Path, to: Path | None, options: Options, about: Published) 
     check_code(str(folder))
     place = destination(folder, to, "hub", overwrite=options.overwrite)
 
-    def fill(aside: Path) -> None:
+    with filled(place) as aside:
         for file in folder.iterdir():
             if file.is_file() and file.name != MANIFEST:
                 shutil.copyfile(file, aside / file.name)
         _rename_base(aside / "adapter_config.json", "base_model_name_or_path", about)
         _rename_base(aside / TRAINED_ON, "base", about)
         (aside / "README.md").write_text(hub_card(about), encoding="utf-8")
-
-    size = write(place, fill)
-    return Exported(place, size, "the adapter, byte for byte, and a card", "", "", ())
+    return Exported(place, size(place), "the adapter, byte for byte, and a card", "", "", ())
 
 
 def _rename_base(file: Path, key: str, about: Published) -> None:

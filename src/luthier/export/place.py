@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from luthier.errors import MissingError, Problem
 from luthier.machine.lock import held
-from luthier.training.commit import MANIFEST, commit, sweep, verify
+from luthier.training.commit import MANIFEST, committed, sweep, verify
 from luthier.version import __version__
 
 EXPORTED = "export.json"
@@ -56,27 +56,29 @@ def destination(run: Path, to: Path | None, name: str, *, overwrite: bool) -> Pa
     return folder
 
 
-def write(folder: Path, fill: Callable[[Path], None]) -> int:
-    """Make the folder; returns its bytes.
+@contextmanager
+def filled(folder: Path) -> Iterator[Path]:
+    """A folder to fill and to prove, which takes its place when the block has ended in order.
 
     Raises:
-        MissingError: E-ENV-002 when it cannot be written; and what `fill` raises, with nothing left at its place.
+        MissingError: E-ENV-002 when it cannot be written; and what the block raises, with nothing left at its place.
     """
-    with ExitStack() as until_named:
-
-        def mark_and_fill(aside: Path) -> None:
+    try:
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+        with ExitStack() as until_named, committed(folder) as aside:
             until_named.enter_context(held(aside))
             (aside / EXPORTED).write_text(json.dumps({"made_by": f"Luthier {__version__}"}) + "\n", encoding="utf-8")
-            fill(aside)
+            yield aside
+    except MissingError:
+        raise
+    except OSError as error:
+        raise _unwritable(folder, error) from error
 
-        try:
-            if folder.is_dir() and not any(folder.iterdir()):
-                folder.rmdir()
-            return commit(folder, mark_and_fill)
-        except MissingError:
-            raise
-        except OSError as error:
-            raise _unwritable(folder, error) from error
+
+def size(folder: Path) -> int:
+    """Bytes of what was exported into a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
 
 
 def _as_an_export_left_it(folder: Path) -> bool:

@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM
 from luthier.config.outputs import FINAL
 from luthier.export.agree import Agreement, Reference, agreement, reference, require
 from luthier.export.merge import Merged, Onto, merged, write_folder
-from luthier.export.place import Say, destination, write
+from luthier.export.place import Say, destination, filled, size
 from luthier.export.prompts import choose, read
 from luthier.generate.load import Tuned, final_folder, load
 from luthier.generate.weights import Base, load_tuned
@@ -162,24 +162,19 @@ def merge_run(
     stored, onto, elsewhere = model.dtype, described(model), model.elsewhere
     compared_with, who = reference_for(known, model)
     form, prompts = f"merged weights, {str(stored).removeprefix('torch.')}", f"{known.prompts}, with {who}"
-    done: list[Exported] = []
-    held = [model]
-    del model
-
-    def fill(aside: Path) -> None:
-        write_folder(held.pop(), aside)
-        free_memory()  # the same weights come back from the folder
+    with filled(folder) as aside:
+        write_folder(model, aside)
+        del model  # the same weights come back from the folder
+        free_memory()
         say("loading the merged folder as plain transformers does, and comparing")
         plain = load_plain(aside, known.dtype)
         proofs = (agreement("merged", compared_with, plain),)
         name = f"merged, beside the run on {known.base.numbers}"
         beside = (agreement(name, known.reference, plain),) if elsewhere else ()
         require(proofs, "the merged model does not answer as the run does")
-        done.append(Exported(folder, 0, form, onto, prompts, proofs, beside))
-        more(aside, done[0])
-
-    size = write(folder, fill)
-    return replace(done[0], bytes=size)
+        exported = Exported(folder, 0, form, onto, prompts, proofs, beside)
+        more(aside, exported)
+    return replace(exported, bytes=size(folder))
 
 
 def name_of(run: str | Path) -> str:

@@ -14,7 +14,7 @@ from luthier.gate.checks import CHECKS
 BY_NAME: dict[str, Check] = {check.name: check for check in CHECKS}
 
 
-def known(allow: Sequence[str]) -> frozenset[str]:
+def known_checks(allow: Sequence[str]) -> frozenset[str]:
     """The names of checks whose failure is taken on purpose.
 
     Raises:
@@ -62,7 +62,7 @@ def _examined(check: Check, subject: Subject, allow: frozenset[str]) -> Checked:
     return Checked(check.name, verdict, result.found, result.fix or remedy, result.change)
 
 
-def told(checks: Sequence[Checked]) -> Iterator[Event]:
+def as_events(checks: Sequence[Checked]) -> Iterator[Event]:
     """The checks as a run tells them: each for the record, and all in one line for the reader."""
     yield from checks
     yield Notice("info", f"gate: {in_words(checks)}")
@@ -74,22 +74,22 @@ def in_words(checks: Sequence[Checked]) -> str:
     said = [f"{number['passed']} checks passed"]
     if number["warning"]:
         said.append(f"{number['warning']} warning" + "s" * (number["warning"] > 1))
-    said += [f"{count} {verdict}" for verdict in ("failed", "allowed") if (count := len(of(verdict, checks)))]
+    said += [f"{count} {verdict}" for verdict in ("failed", "allowed") if (count := len(with_verdict(verdict, checks)))]
     return ", ".join(said)
 
 
-def of(verdict: str, checks: Sequence[Checked]) -> list[Checked]:
+def with_verdict(verdict: str, checks: Sequence[Checked]) -> list[Checked]:
     """The checks that ended so."""
     return [check for check in checks if check.verdict == verdict]
 
 
-def refuse(checks: Sequence[Checked]) -> None:
+def refuse_failed(checks: Sequence[Checked]) -> None:
     """Keep the door shut when a check failed.
 
     Raises:
         RefusedError: E-GATE-001, one problem for each that failed.
     """
-    if failed := of("failed", checks):
+    if failed := with_verdict("failed", checks):
         raise RefusedError(*(_problem(check) for check in failed))
 
 

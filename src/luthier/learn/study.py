@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -74,9 +75,10 @@ def study(
 
 def _trained(loaded: Loaded, stop_at: int, stop: Callable[[], bool]) -> Iterator[Event]:
     """A run; with `stop_at` stopped after that step, and gone on with."""
-    steps = [0]
-    for event in api.train(loaded, stop=lambda: stop() or 0 < stop_at <= steps[-1]):
-        steps.append(getattr(event, "step", None) or steps[-1])
+    enough = threading.Event()
+    for event in api.train(loaded, stop=lambda: stop() or enough.is_set()):
+        if 0 < stop_at <= (getattr(event, "step", None) or 0):
+            enough.set()
         yield event
     if stop_at and not stop():
         yield from api.train(loaded, resume="auto", stop=stop)

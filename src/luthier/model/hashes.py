@@ -21,6 +21,7 @@ from huggingface_hub import try_to_load_from_cache
 
 from luthier.config.schema import ModelSection
 from luthier.machine import cache_folder
+from luthier.machine.files import write_whole
 
 KEPT_FROM_BYTES = 16 * 2**20
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -94,9 +95,7 @@ def _sha256(path: Path) -> str:
     if settled:
         with suppress(OSError):  # a disk that cannot be written costs the time of reading it again
             note.parent.mkdir(parents=True, exist_ok=True)
-            draft = note.with_suffix(f".{os.getpid()}")
-            draft.write_text(json.dumps([*is_now, found]), "utf-8")
-            draft.replace(note)
+            write_whole(note, json.dumps([*is_now, found]))
     return found
 
 

@@ -61,8 +61,8 @@ def load_model(plan: Plan, model_config: PretrainedConfig) -> nn.Module:
     Raises:
         ModelError: E-MODEL-008..011, E-MODEL-014..016.
     """
-    section, training = plan.config.model, plan.config.training
-    lora = training.finetuning_type == "lora"
+    section = plan.config.model
+    lora = plan.config.training.finetuning_type == "lora"
     dtype = DTYPES[section.dtype] if lora else torch.float32
     device = torch.device(plan.machine.device)
     if plan.machine.device == "cuda":
@@ -83,13 +83,13 @@ def load_model(plan: Plan, model_config: PretrainedConfig) -> nn.Module:
         model = add_adapter(model, plan.config.lora, revision=section.revision)
         if plan.config.quantization.base_precision == "fp8":
             to_fp8(unwrap(model))
-    if training.packing is True:
+    if plan.packed:
         unwrap(model).set_attn_implementation(attention.NAME)
     if not plan.sharded:
         prove_packing(model, plan)
         _try_head(model, plan)
     model.train()
-    if training.lean_path is True:
+    if plan.lean:
         _take_lean_path(model, plan, dtype)
     use_passes(model, plan)
     return model
@@ -115,7 +115,7 @@ def _try_head(model: nn.Module, plan: Plan) -> None:
     No config says what code from a model's repository, or a version to come, does to them.
     """
     probe = probe_of(next(model.parameters()).device)
-    if plan.config.training.packing is not True:
+    if not plan.packed:
         del probe.inputs["document_offsets"], probe.inputs["cu_seq_lens"]
     with inference(model), autocast(plan):
         found, wanted = (losses(model, probe).float() for losses in (token_losses, own_token_losses))
@@ -193,7 +193,7 @@ def _proven(model: nn.Module, plan: Plan, dtype: torch.dtype, pieces: Pieces) ->
     training = plan.config.training
     records = training.cuda_graphs and plan.machine.device == "cuda" and pieces is not PLAIN
     # what tokens of a pair count is known after the forward pass, so a whole pass is no one function of its batch
-    recorder = CudaRecorder() if records and training.objective == "sft" else None
+    recorder = CudaRecorder() if records and not plan.pairs else None
     lean = LeanDecoder(unwrap(model), dtype, keep_unpacked=plan.unpack_once, pieces=pieces, recorder=recorder)
     with autocast(plan):
         prove_lean(model, lean, dtype)
@@ -256,7 +256,7 @@ def prove_packing(model: nn.Module, plan: Plan) -> None:
     Raises:
         ModelError: E-MODEL-011.
     """
-    if plan.config.training.packing is True:
+    if plan.packed:
         with autocast(plan):
             prove_isolation(model, plan.config.data.max_seq_length)
 

@@ -224,7 +224,7 @@ def forecast(
     """
     assert plan.model is not None
     on_cpu = plan.machine.device == "cpu"
-    lean, layers = plan.config.training.lean_path is True, plan.model.layers
+    lean, layers = plan.lean, plan.model.layers
     sizes = footprint(
         plan.config, model_config, plan.model, plan.machine, lean=lean, row_tokens=row_tokens, pass_tokens=tokens
     )

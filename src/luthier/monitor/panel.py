@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Protocol
 
 from rich.console import Console, RenderableType
 from rich.live import Live
@@ -92,12 +93,23 @@ def _earlier(event: RunStarted) -> RunState:
     return state
 
 
-def training_screen(console: Console, plain: bool, stop: Callable[[], bool]) -> Sink:
+class Stop(Protocol):
+    """Says, when called, whether a stop was asked for; `luthier.training.signals.Stop` is one."""
+
+    shown: bool
+
+    def __call__(self) -> bool: ...  # noqa: D102
+
+
+def training_screen(console: Console, plain: bool, stop: Stop) -> Sink:
     """The panel where the terminal can show it, which then says that a run stops; else one log line a step.
 
     Args:
         console: Where to draw.
         plain: Lines to standard output, also on a terminal.
-        stop: Whether a stop was asked for.
+        stop: Is told when the panel says by itself that the run stops.
     """
-    return Panel(console, stop) if Panel.suits(console) and not plain else TextSink(sys.stdout)
+    if plain or not Panel.suits(console):
+        return TextSink(sys.stdout)
+    stop.shown = True
+    return Panel(console, stop)

@@ -87,7 +87,7 @@ class RunState:
 
     status: Status = "starting"
     run: str = ""
-    plan: dict[str, Any] | None = None
+    plan: dict[str, Any] = field(default_factory=dict)
     ours: bool = True
     total_steps: int = 0
     epochs: float = 0.0
@@ -120,6 +120,21 @@ class RunState:
     def on_pairs(self) -> bool:
         """Whether it learns from pairs of answers: its loss is then none of tokens, and it has rewards."""
         return on_pairs(self.plan, (self.log, *self.evaluations[-1:]))
+
+    @property
+    def max_grad_norm(self) -> float:
+        """What gradients are shortened to; NaN where they are not, or nobody knows."""
+        return self._setting("training.max_grad_norm")
+
+    @property
+    def device_gib(self) -> float:
+        """The memory of the device that trains; NaN where nobody knows."""
+        return self._setting("machine.memory_gib")
+
+    def _setting(self, key: str) -> float:
+        """A number of the plan that is above 0; else NaN."""
+        value = self.plan.get(key)
+        return float(value) if isinstance(value, int | float) and value > 0 else math.nan
 
     @property
     def memory_gib(self) -> float:

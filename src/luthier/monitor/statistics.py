@@ -111,6 +111,14 @@ def timed_lines(state: RunState) -> list[Point]:
     return [p for p in state.recent if p.step > state.first_step and usable(p.step_seconds)][-TIME_LINES:]
 
 
+def step_times(state: RunState) -> tuple[float, float]:
+    """Mean and standard deviation of the latest step times, in seconds; NaN where there are too few."""
+    times = [point.step_seconds for point in timed_lines(state)]
+    if not times:
+        return math.nan, math.nan
+    return statistics.fmean(times), deviation(times) if len(times) > 1 else math.nan
+
+
 def elapsed(state: RunState, now: float) -> float:
     """Seconds since this attempt began; when it is over, as it says, or as long as it was; NaN where nobody knows."""
     if state.finished is not None:

@@ -113,7 +113,7 @@ def _fact(label: str, value: str, meaning: str) -> Text:
 
 
 def _title(state: RunState, inner: int) -> Text:
-    name = short_name(str((state.plan or {}).get("model.model_name_or_path", "")))
+    name = short_name(str(state.plan.get("model.model_name_or_path", "")))
     title = Text.assemble(
         ("Luthier", f"not dim bold {ACCENT}"), "  ", (one_line(state.run) or "starting", "not dim bold")
     )
@@ -211,8 +211,8 @@ def _optimizer_rows(state: RunState) -> Iterable[_Row]:
     yield _Row("learn rate", rate, ("how far one step moves the weights", "length of a step"), 2)
     norm = state.log.grad_norm
     value = _strong(decimal(norm), math.isfinite(norm))
-    limit = (state.plan or {}).get("training.max_grad_norm")
-    if isinstance(limit, int | float) and limit > 0:
+    limit = state.max_grad_norm
+    if limit > 0:
         value.append(f"  {'shortened to' if norm > limit else 'below the limit of'} {limit:g}")
     meanings = (
         "length of the gradient: how strongly the data pulls",
@@ -233,11 +233,10 @@ def _machine_rows(state: RunState, inner: int) -> Iterable[_Row]:
     speed = _strong(count(state.log.tokens_per_second))
     speed.append(f" tokens/s  {count(state.log.step_seconds)} s a step  {count(state.log.num_tokens)} seen")
     yield _Row("speed", speed, ("prompts included, padding excluded", "without padding"), 3)
-    used = state.memory_gib
-    total = (state.plan or {}).get("machine.memory_gib")
+    used, total = state.memory_gib, state.device_gib
     memory = _strong(f"{used:.2f}")
     meanings = ("most memory held at once so far", "highest so far")
-    if isinstance(total, int | float) and total > 0 and math.isfinite(used):
+    if total > 0 and math.isfinite(used):
         full, empty = bar(used / total, min(16, max(4, inner // 6)))
         color = "red" if used > 0.95 * total else "yellow" if used > 0.85 * total else ACCENT
         memory.append(f" / {total:.1f} GiB ").append(full, color).append(empty, "dim")

@@ -67,7 +67,7 @@ def perplexity(loss: float | None) -> str:
 def rate_trend(state: RunState) -> tuple[str, ...]:
     """Where the learning rate is on its way, in words after its value, longest first; empty while nobody can tell."""
     rates = [point.learning_rate for point in state.history]
-    name = (state.plan or {}).get("training.lr_scheduler_type", "")
+    name = state.plan.get("training.lr_scheduler_type", "")
     kind = f", {one_line(str(name))}" if name else ""
     if len(rates) < 2:
         return ("",)

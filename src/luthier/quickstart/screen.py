@@ -20,7 +20,7 @@ from luthier.evaluate.tasks.task import Task
 from luthier.events.printable import one_line, printable
 from luthier.events.sinks import Sinks
 from luthier.events.types import Event
-from luthier.monitor.panel import Panel, training_screen
+from luthier.monitor.panel import training_screen
 from luthier.quickstart.story import CHAPTERS, Chapter, Examined, Result
 from luthier.training.signals import Stop
 
@@ -81,9 +81,7 @@ class Screen:
             self._panel.close()
             self._console.print(heading(told, self._console.width))
             if told.name == "training":
-                shown = training_screen(self._console, self._plain, self._stop)
-                self._stop.shown = isinstance(shown, Panel)
-                self._panel.add("the terminal", shown)
+                self._panel.add("the terminal", training_screen(self._console, self._plain, self._stop))
             elif told.name in ("before", "after"):
                 self._say = self._bar.enter_context(telling(self._console))
 

@@ -57,8 +57,6 @@ def figures(state: RunState, width: int = WIDTH) -> list[str]:
     """
     if not state.history:
         return []
-    limit = (state.plan or {}).get("training.max_grad_norm")
-    rule = float(limit) if isinstance(limit, int | float) and limit > 0 else math.nan
     rates = [(point.step, point.learning_rate) for point in state.history]
     norms = [(point.step, point.grad_norm) for point in state.history]
     losses = [Line("training", [(point.step, point.loss) for point in state.history], "raw")]
@@ -70,8 +68,8 @@ def figures(state: RunState, width: int = WIDTH) -> list[str]:
         svg(what, losses, 260, wide=True, span=span),
         *_of_pairs(state, span, width),
         svg("learning rate", [Line("", rates, "c0")], 140, from_zero=True, span=span, width=width),
-        svg("length of the gradient before clipping", [Line("", norms, "c0")], 140, from_zero=True, rule=rule,
-            wide=True, span=span, width=width),
+        svg("length of the gradient before clipping", [Line("", norms, "c0")], 140, from_zero=True,
+            rule=state.max_grad_norm, wide=True, span=span, width=width),
     ]  # fmt: skip
     return [figure for figure in drawn if figure]
 

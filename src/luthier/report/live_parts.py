@@ -18,10 +18,10 @@ from luthier.events.numbers import NUMBERS
 from luthier.events.page import facts, lines, table, text
 from luthier.events.types import Machine, RunFinished, Timing
 from luthier.monitor.dashboard import panes
-from luthier.monitor.dashboard.explain import ANSWERS, told
-from luthier.monitor.dashboard.metrics import LEARNING, MACHINE, Metric, has_gpu
+from luthier.monitor.dashboard.answers import SPENT
+from luthier.monitor.dashboard.metrics import LEARNING, MACHINE, Metric
 from luthier.monitor.dashboard.palette import BAD, GOOD, WARNING
-from luthier.monitor.dashboard.scene import Scene, WatchedRun
+from luthier.monitor.dashboard.scene import Scene, WatchedRun, has_gpu
 from luthier.monitor.drawing import decimal
 from luthier.monitor.gpu.words import WARM_C, fullness, in_percent, known_of, share_of
 from luthier.monitor.state import RunState
@@ -119,7 +119,7 @@ def _numbers(scene: Scene) -> str:
 
 
 def _number(metric: Metric, run: WatchedRun) -> str:
-    value, answer = metric.value(run), told(metric.key, run)
+    value, answer = metric.value(run), metric.told(run)
     longest = value[0] if isinstance(value, tuple) else value
     return (
         f'<details><summary><span class="unknown">{metric.label}</span><span>{_styled(longest)}</span>'
@@ -146,8 +146,7 @@ def _time(scene: Scene) -> str:
         f'<span><span class="swatch c{n}"></span> {name} <b>{share:.0%}</b></span>'
         for n, (name, share) in enumerate(found)
     )
-    answer = ANSWERS["spent"]
-    said = f'<p class="meaning">{escape(f"{answer.idea} {answer.care}")}</p>'
+    said = f'<p class="meaning">{escape(f"{SPENT.idea} {SPENT.care}")}</p>'
     return (
         f'<h2>Where the seconds of a step go</h2>\n<div class="bar">{bar}</div>\n<p class="parts">{named}</p>\n{said}'
         + (_by_rank(timings[-1]))

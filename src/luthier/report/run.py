@@ -112,11 +112,11 @@ class Run:
         """A resolved value by its dotted key, from the record or else the log; None where neither says."""
         if self.record is not None:
             return self.record.config.get(key)
-        return (self.state.plan or {}).get(key)
+        return self.state.plan.get(key)
 
     def derived(self, name: str) -> float:
         """A derived number of the plan; 0 where it is not known."""
-        value = (self.state.plan or {}).get(f"plan.{name}", 0)
+        value = self.state.plan.get(f"plan.{name}", 0)
         return float(value) if isinstance(value, int | float) else 0.0
 
 

@@ -95,7 +95,7 @@ def _outcomes(names: Sequence[str], runs: Sequence[Run]) -> str:
 
 def differing(runs: Sequence[Run]) -> dict[str, list[str]]:
     """Key of the plan -> its value in each run, of those that differ; places and the machine aside."""
-    plans = [run.state.plan or {} for run in runs]
+    plans = [run.state.plan for run in runs]
     keys = [key for key in dict.fromkeys(key for plan in plans for key in plan) if not key.startswith(_OF_A_PLACE)]
     told_values = {
         key: [told_value(told(plan[key]), 80) if key in plan else NOT_TOLD for plan in plans] for key in keys

@@ -11,7 +11,6 @@ OUTPUT_DIR-sweep/
 from __future__ import annotations
 
 import sqlite3
-import uuid
 from pathlib import Path
 
 import optuna
@@ -22,6 +21,7 @@ from luthier.config.render import dump_config_yaml
 from luthier.config.schema import nested
 from luthier.errors import ConfigError, MissingError, Problem
 from luthier.events.printable import one_line
+from luthier.machine.files import write_whole
 from luthier.sweep.space import Space
 from luthier.sweep.standing import Row
 
@@ -42,9 +42,7 @@ def keep_config(space: Space, folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not path.exists():
-            draft = path.with_suffix(f".{uuid.uuid4().hex[:8]}.part")  # half of it would be another config for ever
-            draft.write_text(common, encoding="utf-8")
-            draft.replace(path)
+            write_whole(path, common)  # half of it would be another config for ever
         before = path.read_text(encoding="utf-8")
     except OSError as error:
         found = f"cannot write to {folder}: {error.strerror or error}"
@@ -88,5 +86,5 @@ def write_best(space: Space, best: Row, folder: Path, count: int) -> Path:
         written[section] |= part
     head = f"# The best of {count} trials: eval_loss {best.eval_loss:.4f}, {best.folder.name}.\n"
     path = folder / BEST
-    path.write_text(head + dump_config_yaml(written), encoding="utf-8")
+    write_whole(path, head + dump_config_yaml(written))
     return path

@@ -79,15 +79,16 @@ def train(
     allow = [word for before, word in pairwise(arguments) if before == "--allow"]
     loaded = _loaded(arguments)
     folder = Path(loaded.config.training.output_dir).expanduser()
-    parent, ends, status = int(os.environ.get(PARENT, os.getppid())), [False], ""
+    parent, ends, status = int(os.environ.get(PARENT, os.getppid())), False, ""
 
     def tell(content: dict[str, Any]) -> None:
+        nonlocal ends
         try:
             say(content)
         except BrokenPipeError:  # nobody listens any more, and there may be steps to save
-            ends[0] = True
+            ends = True
 
-    events = api.train(loaded, resume="auto", allow=allow, stop=lambda: stop() or ends[0] or os.getppid() != parent)
+    events = api.train(loaded, resume="auto", allow=allow, stop=lambda: stop() or ends or os.getppid() != parent)
     for event in events:
         match event:
             case RunStarted():
@@ -96,7 +97,7 @@ def train(
                 tell({"step": event.step, "loss": event.loss})
             case Evaluated():
                 tell({"evaluated": event.step, "losses": losses_of(folder)})
-                ends[0] |= answers.readline().strip() != "go"
+                ends |= answers.readline().strip() != "go"
             case RunFinished():
                 status = event.status
                 tell({"finished": status})

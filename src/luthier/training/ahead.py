@@ -54,9 +54,7 @@ class TimeLeft:
         self._pauses: dict[Pause, list[float]] = {"evaluation": [], "saving": [], "sampling": []}
         self._expected: dict[Pause, float] = {}
         self._work: dict[int, tuple[int, int]] = {}
-        self._guess = 0.0
         self._rehearsed: Cost | None = None
-        self._update_seconds = 0.0
         self.predicted_seconds = math.nan
 
     def start(self) -> None:
@@ -74,7 +72,7 @@ class TimeLeft:
 
     def rehearsed(self, tokens: int, seconds: float, update_seconds: float) -> None:
         """What one pass took before the first step, and the update of a step."""
-        self._rehearsed, self._update_seconds = Cost(0.0, seconds / max(1, tokens), math.nan), update_seconds
+        self._rehearsed = Cost(0.0, seconds / max(1, tokens), update_seconds=update_seconds)
 
     def took(self, pause: Pause, seconds: float) -> None:
         """Something between two steps has happened."""
@@ -90,28 +88,31 @@ class TimeLeft:
 
     def remaining(self, step: int) -> float:
         """Seconds that are left after `step` steps; its own evaluation, save and sample are still to come."""
-        return self._step_seconds_left(step) + self._pause_seconds(step)
+        return self.forecast(step).remaining_seconds
 
     def forecast(self, step: int) -> TimeForecast:
         """The same with all that it is made of, for who reads it before or after `step`."""
-        left, steps = self.remaining(step), self._plan.total_steps - step
-        counts, epoch = self._pauses_to_come(step), self._plan.steps_per_epoch
+        cost, steps, epoch = self._cost(), self._plan.total_steps - step, self._plan.steps_per_epoch
+        counts = self._pauses_to_come(step)
+        means = {pause: self._mean(pause, cost) for pause in counts}
+        in_steps = self._in_steps(step, cost)
+        left = in_steps + sum(means[pause] * count for pause, count in counts.items())
         samples_known = self._pauses["sampling"] or not counts["sampling"]
         return TimeForecast(
             step=step,
             remaining_seconds=left,
             ends_at=time.time() + left,
             steps=steps,
-            step_seconds=(left - self._pause_seconds(step)) / max(1, steps),
+            step_seconds=in_steps / max(1, steps),
             evaluations=counts["evaluation"],
-            eval_seconds=self._mean("evaluation"),
+            eval_seconds=means["evaluation"],
             saves=counts["saving"],
-            save_seconds=self._mean("saving"),
+            save_seconds=means["saving"],
             samples=counts["sampling"],
-            sample_seconds=self._mean("sampling") if samples_known else math.nan,
+            sample_seconds=means["sampling"] if samples_known else math.nan,
             epoch_seconds=left / steps * epoch if steps >= epoch else math.nan,
-            fitted_steps=len(self._telling()),
-            error=self._cost().error,
+            fitted_steps=cost.steps,
+            error=cost.error,
         )
 
     def told(self, step: int) -> Iterator[TimeForecast | Notice]:
@@ -123,33 +124,28 @@ class TimeLeft:
         if self._plan.config.training.auto and (said := advice(self._steps, step)):
             yield said
 
-    def _telling(self) -> list[StepCost]:
-        """The steps that tell what one costs; none: the rehearsal is asked, for the first ones warm up."""
-        if self._done <= WARM_UP and self._rehearsed is not None:
-            return []
-        steps = self._steps[-max(1, self._done - WARM_UP) :]
-        return [step for step in steps if step.usual] or steps
-
     def _cost(self) -> Cost:
-        steps = [(each.passes, each.whole, each.seconds) for each in self._telling()]
-        return fit(steps) if steps else self._rehearsed or Cost(0.0, 0.0, math.nan)
+        """What a step costs by those that tell; by the rehearsal, where there was one, while the first ones warm up."""
+        if self._done <= WARM_UP and self._rehearsed is not None:
+            return self._rehearsed
+        latest = self._steps[-max(1, self._done - WARM_UP) :]
+        telling = [step for step in latest if step.usual] or latest
+        return fit([(step.passes, step.whole, step.seconds) for step in telling]) if telling else Cost(0.0, 0.0)
 
-    def _step_seconds_left(self, step: int) -> float:
-        cost, left = self._cost(), self._plan.total_steps - step
-        self._guess = FORWARD * cost.token_seconds * self._held_out_tokens
+    def _in_steps(self, step: int, cost: Cost) -> float:
+        """Seconds in the steps after `step`, and between them."""
         passes, tokens = self._to_come(step)
-        between = self._clock() - self._started - self._step_seconds - sum(sum(p) for p in self._pauses.values())
-        seconds = cost.pass_seconds * passes + cost.token_seconds * tokens
-        seconds += max(0.0, between) / self._done * left if self._done else 0.0
-        return seconds + (0.0 if self._telling() else self._update_seconds * left)
+        between = self._clock() - self._started - self._step_seconds - sum(map(sum, self._pauses.values()))
+        each = cost.update_seconds + (max(0.0, between) / self._done if self._done else 0.0)
+        left = self._plan.total_steps - step
+        return cost.pass_seconds * passes + cost.token_seconds * tokens + each * left
 
-    def _pause_seconds(self, step: int) -> float:
-        return sum(self._mean(pause) * count for pause, count in self._pauses_to_come(step).items())
-
-    def _mean(self, pause: Pause) -> float:
-        seconds = self._pauses[pause]
-        guess = self._guess if pause == "evaluation" else 0.0
-        return sum(seconds) / len(seconds) if seconds else self._expected.get(pause, guess)
+    def _mean(self, pause: Pause, cost: Cost) -> float:
+        """Seconds that something takes: as it did, as it is expected to, or as its tokens say."""
+        if seconds := self._pauses[pause]:
+            return sum(seconds) / len(seconds)
+        guess = FORWARD * cost.token_seconds * self._held_out_tokens if pause == "evaluation" else 0.0
+        return self._expected.get(pause, guess)
 
     def _pauses_to_come(self, step: int) -> dict[Pause, int]:
         plan = self._plan

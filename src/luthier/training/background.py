@@ -21,7 +21,7 @@ SAY_EVERY_SECONDS = 5.0
 
 
 def in_background(work: Callable[[Progress], _T], stop: Callable[[], bool]) -> Generator[Notice, None, _T]:
-    """Do something long in a thread; says every few seconds how far it is. Raises what `_awaited` raises."""
+    """Do something long in a thread; says every few seconds how far it is. Raises what `awaited` raises."""
     latest: list[str] = []
     result = started(lambda: work(lambda what, rows: latest.append(f"{what}: {rows:,} rows")))
     return (yield from awaited(result, latest, stop))

@@ -92,7 +92,7 @@ def card(plan: Plan, state: TrainState, system: str = "") -> str:
     adapter = config.training.finetuning_type == "lora"
     hub_id = "/" in base and not base.startswith((".", "/", "~"))
     best = f"; best eval_loss {state.best_loss:.4f} at step {state.best_step}" if state.best_loss is not None else ""
-    quantization, pairs = config.quantization, config.training.objective == "dpo"
+    quantization, pairs = config.quantization, plan.pairs
     text = _CARD.format(
         library="peft" if adapter else "transformers",
         base_model=f"base_model: {base}\n" if hub_id else "",

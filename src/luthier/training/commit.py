@@ -57,12 +57,27 @@ def written(target: Path, fill: Callable[[Path], None]) -> Callable[[], int]:
 
     Both raise what `commit` raises.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    inflight = _aside(target, INFLIGHT)
-    inflight.mkdir()
+    inflight = _begun(target)
     with _or_nothing(target, inflight):
         fill(inflight)
     return lambda: _named(target, inflight)
+
+
+@contextmanager
+def committed(target: Path) -> Iterator[Path]:
+    """`commit` as a block, which fills the folder that it is given."""
+    inflight = _begun(target)
+    with _or_nothing(target, inflight):
+        yield inflight
+    _named(target, inflight)
+
+
+def _begun(target: Path) -> Path:
+    """An empty folder beside its place."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    inflight = _aside(target, INFLIGHT)
+    inflight.mkdir()
+    return inflight
 
 
 def _named(target: Path, inflight: Path) -> int:

@@ -31,12 +31,16 @@ class Cost:
     Attributes:
         pass_seconds: a.
         token_seconds: b.
-        error: Mean relative distance of a step from it.
+        error: Mean relative distance of a step from it; nan where no step was fitted.
+        steps: Those that were; 0: it is scaled from the rehearsal.
+        update_seconds: What a step costs beside; in a and b already where steps were fitted.
     """
 
     pass_seconds: float
     token_seconds: float
-    error: float
+    error: float = math.nan
+    steps: int = 0
+    update_seconds: float = 0.0
 
 
 class StepCost(NamedTuple):
@@ -78,7 +82,7 @@ def fit(steps: list[tuple[int, int, float]]) -> Cost:
         solution = np.zeros(2)
         solution[kept] = (features[:, kept] @ seconds) / (features[:, kept] @ features[:, kept])
     error = float(np.mean(np.abs(features @ solution - seconds) / np.maximum(seconds, 1e-12)))
-    return Cost(float(solution[0]), float(solution[1]), error)
+    return Cost(float(solution[0]), float(solution[1]), error, len(steps))
 
 
 def _notice(cost: Cost, steps: list[tuple[int, int, float]], largest: int, step: int) -> Notice | None:
@@ -88,7 +92,7 @@ def _notice(cost: Cost, steps: list[tuple[int, int, float]], largest: int, step:
         return None
     text = (
         f"a pass costs {_seconds(cost.pass_seconds)} and 1,000 tokens {_seconds(1000 * cost.token_seconds)} "
-        f"(fitted on {len(steps)} steps, {cost.error:.0%} off); with memory for it, one pass a step instead of "
+        f"(fitted on {cost.steps} steps, {cost.error:.0%} off); with memory for it, one pass a step instead of "
         f"{passes:.1f} would save {saved:.0%}"
     )
     wanted = math.ceil(largest / 256) * 256

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import torch
 
+from luthier.data.collate import MicroBatch
 from luthier.data.loader import Lookahead, StepBatches, step_batches, training_steps
 from luthier.data.order import step_rows
 from luthier.errors import CheckpointError, Problem, RunError
@@ -95,19 +96,20 @@ def optimizer_step(job: Job, batches: StepBatches, lookahead: Lookahead) -> Iter
     """
     state, lap, random = job.state, job.watch.lap, rng_state()
 
-    def rebuild() -> None:
-        set_rng_state(random)
-        batches.rebuild(step_batches(job.data.train, job.plan, state.step, rank(), world_size()))
+    def forward_and_backward(tried: list[MicroBatch]) -> Backward:
+        if tried:  # and did not fit: the same examples again, in passes that hold less
+            set_rng_state(random)
+            batches.rebuild(step_batches(job.data.train, job.plan, state.step, rank(), world_size()))
+        tried[:] = batches.packed
+        return gradients(job, batches, lookahead, random)
 
     scale, made = state.loss_scale, passes_made(job.model)
-    done = yield from job.within_memory(
-        lambda: gradients(job, batches, lookahead, random), lambda: batches.packed, state.step + 1, again=rebuild
-    )
+    done = yield from job.within_memory(forward_and_backward, state.step + 1)
     if state.loss_scale < scale:
         text = f"step {state.step + 1:,}: its gradients were too large for float16; it was done again with the loss "
         yield Notice("info", f"{text}multiplied by {state.loss_scale:g} instead of {scale:g}", step=state.step + 1)
     training = job.plan.config.training
-    ordinary = CHANCE if training.objective == "dpo" else 0.0
+    ordinary = CHANCE if job.plan.pairs else 0.0
     sums, length = read(job, done)
     loss = sums[0] / max(1, done.counted.losses)
     judgement = judge(state, loss, length, training.max_grad_norm, ordinary)

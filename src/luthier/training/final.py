@@ -10,35 +10,35 @@ Everything that comes after training reads this folder and nothing else, and so 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import nn
 from transformers import GenerationConfig
 
 from luthier.config.outputs import FINAL, TRAINED_ON
 from luthier.config.plan import Plan
-from luthier.data.prepare import Prepared
 from luthier.machine.shards import GatherTensor
 from luthier.model.hashes import weights_of
 from luthier.model.store import save_trained
 from luthier.training.card import card
 from luthier.training.checkpoint import path_of
 from luthier.training.commit import DAMAGED, commit, set_aside, verify
-from luthier.training.state import TrainState
+
+if TYPE_CHECKING:
+    from luthier.training.job import Job
 
 
-def best_checkpoint(plan: Plan, output_dir: Path, state: TrainState) -> tuple[Path | None, str]:
+def best_checkpoint(job: Job) -> tuple[Path | None, str]:
     """Whose weights the plan wants in final_model. A damaged one is set aside.
 
     Returns:
         Its folder, and a sentence that says so; None where final_model holds the last step, with a sentence where
         another one had the lowest loss.
     """
-    if not plan.config.evaluation.load_best_model_at_end or state.best_step in (None, state.step):
+    state = job.state
+    if not job.plan.config.evaluation.load_best_model_at_end or state.best_step in (None, state.step):
         return None, ""
-    best = path_of(output_dir, state.best_step)
+    best = path_of(job.output_dir, state.best_step)
     if not best.is_dir():  # it could not be written when it was the best
         return None, f"final_model holds the last step: there is no {best.name}, which had the lowest eval_loss"
     if broken := verify(best):
@@ -48,20 +48,12 @@ def best_checkpoint(plan: Plan, output_dir: Path, state: TrainState) -> tuple[Pa
     return best, f"final_model holds step {state.best_step}, the lowest eval_loss ({state.best_loss:.4f})"
 
 
-def save_final(
-    plan: Plan,
-    data: Prepared,
-    model: nn.Module,
-    tokenizer: Any,
-    output_dir: Path,
-    state: TrainState,
-    base_hashes: Mapping[str, str],
-    gather: GatherTensor | None = None,
-) -> None:
+def save_final(job: Job, gather: GatherTensor | None = None) -> None:
     """Write `final_model/`. `gather` gives what `luthier.model.store.trained` names, of a sharded model."""
+    data, tokenizer = job.data, job.tokenizer
 
     def fill(folder: Path) -> None:
-        save_trained(model, folder, gather, to_publish=True)
+        save_trained(job.model, folder, gather, to_publish=True)
         data.template.save(tokenizer, folder)
         GenerationConfig(
             bos_token_id=tokenizer.bos_token_id,
@@ -69,11 +61,12 @@ def save_final(
             pad_token_id=tokenizer.pad_token_id,
             do_sample=False,
         ).save_pretrained(folder)
-        written = {**trained_on(plan), "system": data.system or None, "base_files": weights_of(base_hashes)}
+        files = weights_of(job.identity.get("base", {}))
+        written = {**trained_on(job.plan), "system": data.system or None, "base_files": files}
         (folder / TRAINED_ON).write_text(json.dumps(written, indent=2) + "\n", encoding="utf-8")
-        (folder / "README.md").write_text(card(plan, state, data.system), encoding="utf-8")
+        (folder / "README.md").write_text(card(job.plan, job.state, data.system), encoding="utf-8")
 
-    commit(output_dir / FINAL, fill)
+    commit(job.output_dir / FINAL, fill)
 
 
 def trained_on(plan: Plan) -> dict[str, Any]:

@@ -6,7 +6,7 @@ A pass, here and everywhere, is one forward and backward pass over one micro-bat
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -110,35 +110,29 @@ class Job:
         return learning_rate(self.plan, step) * self.state.rate_factor
 
     def within_memory(
-        self,
-        work: Callable[[], _T],
-        passes: Callable[[], Sequence[MicroBatch]],
-        step: int,
-        what: str = "step",
-        again: Callable[[], None] = lambda: None,
+        self, work: Callable[[list[MicroBatch]], _T], step: int, what: str = "step"
     ) -> Generator[Notice, None, _T]:
         """What `work` returns. Each time memory runs out something is given up, and it is done again.
 
         Args:
-            work: Runs passes.
-            passes: The micro-batches that did not fit.
+            work: Runs passes, and keeps in the list that it is given which micro-batches it tries: those may not fit.
+                The list is empty until then, so it also tells whether this is the first time.
             step: The number of the step.
             what: What is done again, before that number.
-            again: Called before it is.
 
         Raises:
             Exception: What `work` raises; of memory, when there is nothing left to give up.
         """
+        tried: list[MicroBatch] = []
         while True:
             try:
-                return work()
+                return work(tried)
             except Exception as error:
-                if not is_out_of_memory(error) or not (less := give_up(self.model, self.plan, passes(), step, what)):
+                if not is_out_of_memory(error) or not (less := give_up(self.model, self.plan, tried, step, what)):
                     raise
             lower, said = less
             self.lower(lower)  # only here: the error held on to the tensors of the pass
             yield said
-            again()
 
     def lower(self, passes: Passes | None) -> None:
         """Go on with passes that hold less (None: the same ones), and clear away what one that failed left behind."""

@@ -30,7 +30,7 @@ from luthier.machine.ranks import (
     together,
     world_size,
 )
-from luthier.machine.shards import GatherTensor, on_rank_0_with
+from luthier.machine.shards import on_rank_0_with
 from luthier.model.store import load_trained, trained
 from luthier.training.checkpoint import Checkpoint
 from luthier.training.final import best_checkpoint, save_final
@@ -169,9 +169,8 @@ def evaluation(job: Job) -> Iterator[Event]:
     if job.data.eval is None or state.last_eval_step == state.step:
         return
     started = time.monotonic()
-    tried: list[MicroBatch] = []
     sums, counted = yield from job.within_memory(
-        lambda: held_out_loss(job, tried), lambda: tried, state.step, "the evaluation after step"
+        lambda tried: held_out_loss(job, tried), state.step, "the evaluation after step"
     )
     yield from job.watchdog.said()
     if job.abandoned:
@@ -245,21 +244,17 @@ def finish(job: Job, ending: Ending) -> Iterator[Event]:
 
 def _final(job: Job) -> str:
     """Write final_model; returns what there is to say of it."""
-    found = only_on_rank_0(lambda: best_checkpoint(job.plan, job.output_dir, job.state))
+    found = only_on_rank_0(lambda: best_checkpoint(job))
     best, note = of_rank_0(found or (None, ""))
 
     def load() -> None:
         if best:
             load_trained(job.model, best)
 
-    def write(gather: GatherTensor | None = None) -> None:
-        base = job.identity.get("base", {})
-        save_final(job.plan, job.data, job.model, job.tokenizer, job.output_dir, job.state, base, gather)
-
     if job.plan.sharded:
         all_or_none(load)
-        all_or_none(lambda: on_rank_0_with(trained(job.model), write))
+        all_or_none(lambda: on_rank_0_with(trained(job.model), lambda gather: save_final(job, gather)))
     else:
         only_on_rank_0(load)
-        only_on_rank_0(write)
+        only_on_rank_0(lambda: save_final(job))
     return note

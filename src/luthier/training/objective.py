@@ -72,7 +72,7 @@ def sums(model: nn.Module, batch: MicroBatch, plan: Plan, reference_P2: Tensor |
         reference_P2: `answer_losses` of all pairs of the selection by the model before step 1; None: all 0, where the
             numbers are not looked at.
     """
-    if plan.config.training.objective == "sft":
+    if not plan.pairs:
         return summed_loss(model, batch)[None]
     loss_R = answer_losses(model, batch)
     known_P2 = torch.zeros(len(batch.pairs), 2) if reference_P2 is None else reference_P2[list(batch.pairs)]

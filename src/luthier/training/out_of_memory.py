@@ -63,7 +63,7 @@ def _lowered(plan: Plan, batches: Sequence[MicroBatch], step: int, what: str) ->
     """Passes that hold less than the plan's."""
     if not plan.config.training.auto or plan.sharded:
         return None
-    now, lean, model = plan.passes, plan.config.training.lean_path is True, plan.model
+    now, lean, model = plan.passes, plan.lean, plan.model
     layers = model.layers if model and (lean or model.supports_gradient_checkpointing) else 0
     largest = max((b.num_tokens if b.document_offsets else b.input_ids_BT.numel() for b in batches), default=0)
     # what is given up is the same on all ranks, whichever of them it was

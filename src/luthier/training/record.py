@@ -29,6 +29,7 @@ from luthier.config.render import dump_plan_yaml
 from luthier.data.prepare import Prepared
 from luthier.errors import LuthierError, Problem, RefusedError
 from luthier.errors.secrets import hide
+from luthier.machine.files import write_whole
 from luthier.machine.ranks import rank
 from luthier.machine.record import surroundings
 from luthier.training.checkpoint import Checkpoint
@@ -114,9 +115,7 @@ class RunRecord:
         if rank() != 0:
             return
         text = seal(dump_plan_yaml(self.plan, {"record": {**self.facts, "differs": self.differs}}))
-        draft = output_dir / f".{RECORD}.part"
-        draft.write_text(text, encoding="utf-8")
-        draft.replace(output_dir / RECORD)
+        write_whole(output_dir / RECORD, text)
 
 
 def start_record(

@@ -59,7 +59,7 @@ def ask_reference(job: Job) -> Iterator[Event]:
     Raises:
         OSError: It could not be written.
     """
-    if job.plan.config.training.objective != "dpo":
+    if not job.plan.pairs:
         return
     key, folder = _key(job), job.output_dir / FOLDER
     if known := of_rank_0(only_on_rank_0(lambda: _read(folder, key))):
@@ -97,9 +97,8 @@ def _of_all(job: Job, rows: Selection, what: str) -> Generator[Notice, None, tor
 def _of_some(job: Job, rows: Selection, mine: list[int]) -> Generator[Notice, None, dict[int, list[float]]]:
     """Pair -> losses of its two answers, in passes that fit into memory."""
     device, most = next(job.model.parameters()).device, job.plan.config.training.per_device_train_batch_size
-    tried: list[MicroBatch] = []
 
-    def losses() -> dict[int, list[float]]:
+    def losses(tried: list[MicroBatch]) -> dict[int, list[float]]:
         found: dict[int, list[float]] = {}
         with inference(job.model), autocast(job.plan):
             for group in split(rows, mine, job.plan, most):
@@ -108,7 +107,9 @@ def _of_some(job: Job, rows: Selection, mine: list[int]) -> Generator[Notice, No
                 found |= dict(zip(group, losses_P2.tolist(), strict=True))
         return found
 
-    return (yield from job.within_memory(lambda: all_or_none(losses), lambda: tried, 1, "the reference before step"))
+    return (
+        yield from job.within_memory(lambda tried: all_or_none(lambda: losses(tried)), 1, "the reference before step")
+    )
 
 
 def _key(job: Job) -> str:

@@ -20,7 +20,7 @@ import math
 import shutil
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -80,11 +80,8 @@ def rehearse(job: Job) -> Iterator[Event]:
         yield Notice("info", text, "training.rehearsal: true")
         return
 
-    def passes() -> list[MicroBatch]:
-        return [collate(job.data.train, rows, job.plan) for rows in _largest(job).passes]
-
     largest, meter, measured = yield from job.within_memory(
-        lambda: _tried(job), passes, job.state.step + 1, "the rehearsal before step"
+        lambda tried: _tried(job, tried), job.state.step + 1, "the rehearsal before step"
     )
     tokens = int(job.data.train.lengths[list(largest.passes[0])].sum())
     job.ahead.rehearsed(tokens, measured.pass_seconds, measured.update_seconds)
@@ -124,20 +121,15 @@ def _too_much(plan: Plan, held: PeakMeter) -> Notice | None:
     return Notice("warning", text, f"{line.key}: {line.new}")
 
 
-def _largest(job: Job) -> Largest:
-    """The largest passes of the plan as it is now."""
-    job.largest = job.largest or find_largest(job.data.train, job.data.eval, job.plan, rank(), world_size())
-    return job.largest
-
-
-def _tried(job: Job) -> tuple[Largest, PeakMeter, _Measured]:
-    """What was rehearsed and measured."""
-    largest = _largest(job)
+def _tried(job: Job, tried: list[MicroBatch]) -> tuple[Largest, PeakMeter, _Measured]:
+    """What was rehearsed and measured; `tried` gets the largest passes of the plan as it is now."""
+    largest = job.largest or find_largest(job.data.train, job.data.eval, job.plan, rank(), world_size())
+    tried[:] = all_or_none(lambda: [collate(job.data.train, rows, job.plan) for rows in largest.passes])
     with PeakMeter(next(job.model.parameters()).device) as meter, _undone(job):
-        return largest, meter, _run(job, largest)
+        return largest, meter, _run(job, tried, largest.evaluation)
 
 
-def _run(job: Job, largest: Largest) -> _Measured:
+def _run(job: Job, passes: list[MicroBatch], held_out_rows: Sequence[int]) -> _Measured:
     """The step, the evaluation batch and the checkpoint, each with its seconds."""
     measured, plan, model = _Measured(), job.plan, job.model
     fresh = not job.optimizer.state
@@ -147,7 +139,6 @@ def _run(job: Job, largest: Largest) -> _Measured:
             group["weight_decay"] = 0.0
         _update(optimizer, job)  # the moments are there in every step but the first
     started = time.monotonic()
-    passes = all_or_none(lambda: [collate(job.data.train, rows, plan) for rows in largest.passes])
     factor = loss_scale(job.state, plan)
     backward(model, passes, plan, reference_P2=job.reference.train_P2, loss_scale=factor)
     norm = norm_of_gradients(job.trained, plan)
@@ -159,9 +150,10 @@ def _run(job: Job, largest: Largest) -> _Measured:
     measured.step_seconds = time.monotonic() - started
     measured.pass_seconds = _once_more(job, passes[0], factor)
     if job.data.eval is not None and plan.eval_every:
-        started, rows = time.monotonic(), largest.evaluation
-        held_out = job.data.eval
-        evaluate(model, (collate(held_out, each, plan) for each in [rows] if each), plan, job.reference.eval_P2)
+        started, held_out = time.monotonic(), job.data.eval
+        evaluate(
+            model, (collate(held_out, rows, plan) for rows in [held_out_rows] if rows), plan, job.reference.eval_P2
+        )
         measured.eval_seconds = time.monotonic() - started
     if saved := _saved(job, optimizer):
         measured.save_seconds, measured.checkpoint_bytes = saved.seconds, saved.bytes

@@ -109,7 +109,7 @@ def _as_many(batches: Iterable[MicroBatch], plan: Plan) -> Iterator[MicroBatch]:
         return
     left = iter(batches)
     while on_any_rank((batch := next(left, None)) is not None):
-        yield batch or untrained(packed=plan.config.training.packing is True)
+        yield batch or untrained(packed=plan.packed)
 
 
 @dataclass(frozen=True)

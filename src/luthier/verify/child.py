@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 SIGKILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # on Windows SIGTERM cannot be caught either
@@ -39,13 +40,14 @@ def train(request: dict[str, Any]) -> None:
 
     last_step, every = request["last_step"], request["config"]["evaluation"]["eval_steps"]
     last_event = Evaluated if every and last_step % every == 0 else Log  # a stop breaks an evaluation off
-    done = [False]
+    done = Event()
     resume = "auto" if request["resume"] else None
-    for event in api.train(request["config"], resume=resume, allow=request["allow"], stop=lambda: done[0]):
+    for event in api.train(request["config"], resume=resume, allow=request["allow"], stop=done.is_set):
         if isinstance(event, Log) and event.step == request["kill_after"]:
             _wait_for(path_of(Path(request["config"]["training"]["output_dir"]), event.step - 1))
             os.kill(os.getpid(), SIGKILL)
-        done[0] |= isinstance(event, last_event) and event.step == last_step
+        if isinstance(event, last_event) and event.step == last_step:
+            done.set()
 
 
 def _wait_for(checkpoint: Path) -> None:

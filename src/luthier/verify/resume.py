@@ -30,7 +30,7 @@ from luthier.config.plan import Plan
 from luthier.errors import MissingError, ModelError, Problem, RunError
 from luthier.events.read import read
 from luthier.events.types import Notice, Resumed
-from luthier.gate.gate import known
+from luthier.gate.gate import known_checks
 from luthier.training.checkpoint import path_of
 from luthier.training.commit import verify
 from luthier.verify.child import SIGKILL
@@ -73,7 +73,7 @@ def verify_resume(loaded: Loaded, steps: int, say: Callable[[str], None], allow:
         LuthierError: The config cannot be run here; E-RUN-021 when a run fails, or did not resume;
             E-ENV-002.
     """
-    known(allow)
+    known_checks(allow)
     plan, problems = api.plan(loaded)
     if problems:
         raise ModelError(*problems)

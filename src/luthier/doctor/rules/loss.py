@@ -22,6 +22,7 @@ from luthier.doctor.evidence import (
     losses,
     lower_rate,
     of_tokens,
+    other_rate,
     peak_rate,
     percent,
     place,
@@ -182,7 +183,7 @@ def _rise_of_few(run: History, lines: tuple[Log, ...]) -> Symptom:
     if not math.isfinite(peak_rate(run)):
         usual = usual_rate(run)
         advice = f"This log does not tell the learning rate: the line is a third of the usual {usual:g}."
-        change_to = (change(run, "training.learning_rate", significant(usual / 3, 1)),)
+        change_to = (other_rate(run, significant(usual / 3, 1)),)
     return Symptom(now.step, evidence, change_to, "low", advice=advice)
 
 
@@ -288,8 +289,7 @@ def warmup_missing(run: History) -> Symptom | None:
     if planned is None or planned < 0.03 * run.total_steps:
         new = max(5, round(0.05 * run.total_steps))
         return Symptom(top.step, evidence, (change(run, "training.warmup_steps", new),))
-    peak = peak_rate(run)
-    lower = (change(run, "training.learning_rate", significant(peak / 3, 1), peak),)
+    lower = (other_rate(run, significant(peak_rate(run) / 3, 1)),)
     return Symptom(top.step, evidence, lower, advice="There was one here: the learning rate itself is too high.")
 
 

@@ -19,6 +19,7 @@ from luthier.doctor.evidence import (
     finite,
     logs,
     losses,
+    other_rate,
     peak_rate,
     percent,
     rows_fix,
@@ -69,8 +70,7 @@ def _level(lines: Sequence[Log], name: str) -> float:
 
 def _times_rate(run: History, factor: float) -> Change:
     peak = peak_rate(run)
-    new = significant(peak * factor, 1) if math.isfinite(peak) else usual_rate(run)
-    return change(run, "training.learning_rate", new, peak if math.isfinite(peak) else None)
+    return other_rate(run, significant(peak * factor, 1) if math.isfinite(peak) else usual_rate(run))
 
 
 @rule("warning", needs=all_of(past_warm_up, _rewards), replaces=("loss-high",), applies=_on_pairs)

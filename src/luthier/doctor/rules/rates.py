@@ -16,6 +16,7 @@ from luthier.doctor.evidence import (
     logs,
     losses,
     lower_rate,
+    other_rate,
     peak_rate,
     percent,
     points,
@@ -67,7 +68,7 @@ def learning_rate_too_low(run: History) -> Symptom | None:
         return None
     evidence = f"learning rate {peak:g} at its peak; loss {losses(run.beginning)[0]:.2f} at step "
     evidence += f"{run.beginning[0].step:,}, {level(lines, 5):.2f} around step {run.step:,}"
-    return Symptom(run.step, evidence, (change(run, "training.learning_rate", usual, peak),), "high")
+    return Symptom(run.step, evidence, (other_rate(run, usual),), "high")
 
 
 def _moves(run: History, lines: Sequence[Log]) -> bool:

@@ -110,7 +110,7 @@ def picture(key: str, scene: Scene) -> Picture:
         curves.append(Curve(values, color, end=_number(index) if several else ""))
         if evaluations:
             curves.append(Curve(evaluations, color if several else WARNING, mark="◆"))
-    rule = _limit(scene.run) if key == "gradient" else math.nan
+    rule = scene.run.state.max_grad_norm if key == "gradient" else math.nan
     return Picture(tuple(curves), settings.logarithmic, rule, found.from_zero)
 
 
@@ -131,11 +131,6 @@ def _means(run: WatchedRun, values: list[tuple[float, float]], settings: Setting
     return list(zip((step for step, _ in values), smooth([value for _, value in values], weight), strict=True))
 
 
-def _limit(run: WatchedRun) -> float:
-    limit = (run.state.plan or {}).get("training.max_grad_norm")
-    return float(limit) if isinstance(limit, int | float) and limit > 0 else math.nan
-
-
 def _title(found: Chart, scene: Scene, width: int) -> Text:
     """The name, and of what stands behind it as much as fits."""
     settings, parts = scene.settings, []
@@ -143,7 +138,7 @@ def _title(found: Chart, scene: Scene, width: int) -> Text:
         parts.append(Text.assemble(("  ━", QUIET), (" each line", "dim"), ("  ━", ACCENT), (" mean", "dim")))
     if found.evaluated and found.key != "eval" and scene.run.state.evaluations:
         parts.append(Text.assemble(("  ◆", WARNING if len(scene.runs) == 1 else ""), (" eval", "dim")))
-    if found.key == "gradient" and math.isfinite(_limit(scene.run)):
+    if found.key == "gradient" and scene.run.state.max_grad_norm > 0:
         parts.append(Text("  ╌ limit", "dim"))
     if settings.span:
         parts.append(Text(f"  last {settings.span:,} steps", "dim"))

@@ -1,12 +1,11 @@
 """The numbers on the overview: each with its name, its value, and in a few words what the value means.
 
-The long answer to each is in `explain`. Not covered: where they stand on the screen (`panes`).
+The long answer to each is in `answers`. Not covered: where they stand on the screen (`panes`).
 """
 
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,11 +13,12 @@ from rich.text import Text
 
 from luthier.events.durations import duration
 from luthier.events.line import significant
-from luthier.events.types import Machine
+from luthier.monitor.dashboard import answers
+from luthier.monitor.dashboard.answers import Answer
 from luthier.monitor.dashboard.palette import BAD, GOOD, WARNING, strong
-from luthier.monitor.dashboard.scene import WatchedRun
+from luthier.monitor.dashboard.scene import WatchedRun, has_gpu
 from luthier.monitor.drawing import count, decimal
-from luthier.monitor.statistics import band, deviation, elapsed, in_words, shares, time_left, timed_lines
+from luthier.monitor.statistics import band, elapsed, in_words, shares, step_times, time_left
 from luthier.monitor.words import accuracy_of, margin_of, perplexity, rate_trend
 
 LABEL_WIDTH = 13
@@ -29,20 +29,28 @@ Value = Text | tuple[Text, ...]
 
 @dataclass(frozen=True)
 class Metric:
-    """One number: `label` is what the reader sees, `key` what the charts and explanations call it."""
+    """One number: `label` is what the reader sees, `key` what the charts call it."""
 
     key: str
     label: str
     value: Callable[[WatchedRun], Value]
     meaning: Callable[[WatchedRun], str]
+    answer: Answer
+    """The long one."""
     timed: bool = False
     """Whether the passing of time alone changes it."""
     pairs: bool | None = None
     """True: only a run that learns from pairs of answers has it; False: it makes room for those there."""
+    answer_of_pairs: Answer | None = None
+    """Where that is another one for such a run."""
 
     def shown(self, run: WatchedRun) -> bool:
         """Whether it has a place for this run."""
         return self.pairs is None or self.pairs == run.state.on_pairs
+
+    def told(self, run: WatchedRun) -> Answer:
+        """The long answer for this run."""
+        return (self.answer_of_pairs if run.state.on_pairs else None) or self.answer
 
 
 def line(metric: Metric, run: WatchedRun, width: int, height: int, focused: bool) -> Text:
@@ -209,9 +217,8 @@ def _gradient(run: WatchedRun) -> Value:
     norm = run.state.log.grad_norm
     if not math.isfinite(norm):
         return _unknown() if math.isnan(norm) and math.isfinite(run.state.log.loss) else strong(str(norm), False)
-    limit = (run.state.plan or {}).get("training.max_grad_norm")
-    value = strong(decimal(norm))
-    if not isinstance(limit, int | float) or limit <= 0:
+    limit, value = run.state.max_grad_norm, strong(decimal(norm))
+    if math.isnan(limit):
         return value
     words = ("shortened to",) if norm > limit else ("below the limit of", "below limit", "below")
     return tuple(value.copy().append(f"  {word} {limit:g}") for word in words)
@@ -247,16 +254,8 @@ def _speed(run: WatchedRun) -> Text:
     return value.append(" tokens/s") if math.isfinite(run.state.log.tokens_per_second) else value
 
 
-def step_times(run: WatchedRun) -> tuple[float, float]:
-    """Mean and standard deviation of the latest step times, in seconds; NaN where there are too few."""
-    times = [point.step_seconds for point in timed_lines(run.state)]
-    if not times:
-        return math.nan, math.nan
-    return statistics.fmean(times), deviation(times) if len(times) > 1 else math.nan
-
-
 def _step(run: WatchedRun) -> Text:
-    mean, deviation = step_times(run)
+    mean, deviation = step_times(run.state)
     if not math.isfinite(mean):
         return _unknown()
     return strong(count(mean)).append(f" s ± {count(deviation)}" if math.isfinite(deviation) else " s")
@@ -275,16 +274,8 @@ def _spent(run: WatchedRun) -> Text:
 def _memory(run: WatchedRun) -> Text:
     if not math.isfinite(run.state.memory_gib):
         return _unknown() if run.state.log else _unknown("no log line yet")
-    value = strong(f"{run.state.memory_gib:.2f}")
-    total = (run.state.plan or {}).get("machine.memory_gib")
-    return value.append(f" of {total:.1f} GiB" if isinstance(total, int | float) and total > 0 else " GiB")
-
-
-def has_gpu(machine: Machine | None) -> bool:
-    """Whether anything is known of a GPU."""
-    return machine is not None and any(
-        map(math.isfinite, (machine.gpu_utilization, machine.gpu_memory_used_gib, machine.gpu_temperature_c))
-    )
+    value, total = strong(f"{run.state.memory_gib:.2f}"), run.state.device_gib
+    return value.append(f" of {total:.1f} GiB" if total > 0 else " GiB")
 
 
 def _gpu(run: WatchedRun) -> Text:
@@ -337,26 +328,27 @@ def _checkpoint_meaning(run: WatchedRun) -> str:
 
 
 LEARNING = (
-    Metric("loss", "loss", _loss, _loss_meaning),
-    Metric("eval", "eval loss", _eval, _eval_meaning),
-    Metric("band", "in words", _band, _band_meaning),
-    Metric("best", "best", _best, lambda run: "the lowest loss of a log line", pairs=False),
-    Metric("mean", "mean", _mean, _mean_meaning, pairs=False),
-    Metric(
-        "accuracy", "accuracy", _accuracy, lambda run: "pairs with the chosen answer ahead; 50% is chance", pairs=True
-    ),
-    Metric("margin", "margin", _margin, _margin_meaning, pairs=True),
-    Metric("slope", "trend", _slope, _slope_meaning),
-    Metric("learning_rate", "learn rate", _learning_rate, lambda run: "how far one step moves the weights"),
-    Metric("gradient", "gradient", _gradient, lambda run: "how strongly the data pulls"),
-)
+    Metric("loss", "loss", _loss, _loss_meaning, answers.LOSS, answer_of_pairs=answers.LOSS_OF_PAIRS),
+    Metric("eval", "eval loss", _eval, _eval_meaning, answers.EVAL, answer_of_pairs=answers.EVAL_OF_PAIRS),
+    Metric("band", "in words", _band, _band_meaning, answers.BAND, answer_of_pairs=answers.BAND_OF_PAIRS),
+    Metric("best", "best", _best, lambda run: "the lowest loss of a log line", answers.BEST, pairs=False),
+    Metric("mean", "mean", _mean, _mean_meaning, answers.MEAN, pairs=False),
+    Metric("accuracy", "accuracy", _accuracy, lambda run: "pairs with the chosen answer ahead; 50% is chance",
+           answers.ACCURACY, pairs=True),
+    Metric("margin", "margin", _margin, _margin_meaning, answers.MARGIN, pairs=True),
+    Metric("slope", "trend", _slope, _slope_meaning, answers.SLOPE),
+    Metric("learning_rate", "learn rate", _learning_rate, lambda run: "how far one step moves the weights",
+           answers.LEARNING_RATE),
+    Metric("gradient", "gradient", _gradient, lambda run: "how strongly the data pulls", answers.GRADIENT),
+)  # fmt: skip
 MACHINE = (
-    Metric("left", "time left", _left, _left_meaning, timed=True),
-    Metric("speed", "speed", _speed, lambda run: "prompts included, padding excluded"),
-    Metric("step", "a step", _step, lambda run: "mean ± deviation of the latest steps"),
-    Metric("spent", "spent on", _spent, lambda run: "where the seconds of a step go"),
-    Metric("memory", "memory", _memory, lambda run: "the most held at once so far"),
-    Metric("gpu", "machine", _gpu, _gpu_meaning),
-    Metric("tokens", "tokens", _tokens, lambda run: "prompts included, padding excluded"),
-    Metric("checkpoint", "checkpoint", _checkpoint, _checkpoint_meaning),
+    Metric("left", "time left", _left, _left_meaning, answers.LEFT, timed=True),
+    Metric("speed", "speed", _speed, lambda run: "prompts included, padding excluded", answers.SPEED),
+    Metric("step", "a step", _step, lambda run: "mean ± deviation of the latest steps", answers.STEP),
+    Metric("spent", "spent on", _spent, lambda run: "where the seconds of a step go", answers.SPENT),
+    Metric("memory", "memory", _memory, lambda run: "the most held at once so far", answers.MEMORY),
+    Metric("gpu", "machine", _gpu, _gpu_meaning, answers.GPU),
+    Metric("tokens", "tokens", _tokens, lambda run: "prompts included, padding excluded", answers.TOKENS),
+    Metric("checkpoint", "checkpoint", _checkpoint, _checkpoint_meaning, answers.CHECKPOINT),
 )
+METRICS = {metric.key: metric for metric in (*LEARNING, *MACHINE)}

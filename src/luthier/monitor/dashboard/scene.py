@@ -5,6 +5,7 @@ Not covered: where it comes from (`watching`), what it looks like (`panes`, `cha
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
@@ -117,3 +118,10 @@ class Scene:
     def steps(self) -> int:
         """The steps that the longest curve spans."""
         return max((run.state.step for run in self.runs), default=0)
+
+
+def has_gpu(machine: Machine | None) -> bool:
+    """Whether anything is known of a GPU."""
+    return machine is not None and any(
+        map(math.isfinite, (machine.gpu_utilization, machine.gpu_memory_used_gib, machine.gpu_temperature_c))
+    )

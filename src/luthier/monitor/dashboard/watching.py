@@ -23,8 +23,7 @@ from luthier.doctor.silence import patience
 from luthier.events.follow import Told, open_log
 from luthier.events.types import Event, Machine
 from luthier.machine.gpu import read_gpus
-from luthier.monitor.dashboard.metrics import has_gpu
-from luthier.monitor.dashboard.scene import Scene, Settings, WatchedRun
+from luthier.monitor.dashboard.scene import Scene, Settings, WatchedRun, has_gpu
 from luthier.monitor.state import RunState, fold
 
 LONGEST_PAUSE = 60.0
