@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from dataclasses import replace
 
@@ -84,7 +85,7 @@ def test_all_tells_what_each_rule_lacks_and_names_none_that_cannot_apply(tmp_pat
     judged, count = map(int, re.search(r"(\d+) of (\d+) rules judged", short).groups())
     assert count - judged == len(re.findall(r"(?m)^  [a-z-]+  +\S", long)) > 0
     never = {"gpu-idle", "gpu-hot", "checkpointing-needless", "straggler", "slowing-down", "stalled", "resume-jump"}
-    never |= {"margins-flat", "chosen-displaced", "pairs-by-heart"}
+    never |= {"margins-flat", "chosen-displaced", "pairs-by-heart", "too-few-steps"}
     assert not never & {*re.findall(r"[a-z-]+", long)} and count == len(RULES) - len(never)
 
 
@@ -173,14 +174,14 @@ def test_a_folder_inside_a_run_is_told_the_run(tmp_path, capsys, command):
     assert f"luthier {command[0]} {tmp_path}\n" in done.err
 
 
-def test_a_folder_of_runs_is_told_one_of_them(tmp_path, capsys):
-    for name in ("trial-000", "trial-001"):
+def test_a_folder_of_runs_is_told_the_one_that_was_written_last(tmp_path, capsys):
+    for name, when in (("trial-000", 9e8), ("trial-001", 1e9)):
         (tmp_path / "a sweep" / name).mkdir(parents=True)
-        write(tmp_path / "a sweep" / name, started())
+        os.utime(write(tmp_path / "a sweep" / name, started()) / "events.jsonl", (when, when))
     (tmp_path / "a sweep" / "trial-000.log").write_text("x.py:1: UserWarning: something\n", "utf-8")
     done = run_here(capsys, "doctor", tmp_path / "a sweep")
     assert done.code == 2 and "E-RUN-005" in done.err and "a folder of 2 runs" in done.err
-    assert f"luthier doctor '{tmp_path / 'a sweep' / 'trial-000'}'" in done.err
+    assert f"luthier doctor '{tmp_path / 'a sweep' / 'trial-001'}'" in done.err
 
 
 def test_a_run_without_a_step_is_not_called_healthy(tmp_path, capsys):

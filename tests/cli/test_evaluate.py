@@ -131,8 +131,11 @@ def test_no_pair_is_an_error_and_no_file(capsys, taught, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_killed_in_the_middle_it_goes_on_and_the_answers_are_the_same(capsys, taught, monkeypatch, tmp_path, cache):
-    straight = evaluate(capsys, taught, taught / "run", "--json", tmp_path / "straight.json")
+@pytest.mark.parametrize("drawn", [(), ("--samples", 2, "--temperature", 1.5)])
+def test_killed_in_the_middle_it_goes_on_and_the_answers_are_the_same(
+    capsys, taught, monkeypatch, tmp_path, cache, drawn
+):
+    straight = evaluate(capsys, taught, taught / "run", *drawn, "--json", tmp_path / "straight.json")
     for file in cache.rglob("*.jsonl"):
         file.unlink()
     once, kept = Answers.add, []
@@ -145,16 +148,16 @@ def test_killed_in_the_middle_it_goes_on_and_the_answers_are_the_same(capsys, ta
 
     with monkeypatch.context() as patch:
         patch.setattr(Answers, "add", killed)
-        stopped = evaluate(capsys, taught, taught / "run")
+        stopped = evaluate(capsys, taught, taught / "run", *drawn)
     assert stopped.code == 75 and "the same command goes on" in stopped.err and stopped.out == ""
-    result = evaluate(capsys, taught, taught / "run", "--json", tmp_path / "resumed.json")
+    result = evaluate(capsys, taught, taught / "run", *drawn, "--json", tmp_path / "resumed.json")
     assert result.code == straight.code == 0 and "3 written earlier, the rest in " in result.out
     answers = [
         [outcome["answer"] for scores in json.loads((tmp_path / name).read_text())["scores"].values()
          for outcome in scores["outcomes"]] for name in ("straight.json", "resumed.json")
     ]  # fmt: skip
     assert answers[0] == answers[1]
-    again = evaluate(capsys, taught, taught / "run")
+    again = evaluate(capsys, taught, taught / "run", *drawn)
     assert "written earlier, run in" in again.out and ": loading" not in again.err
 
 

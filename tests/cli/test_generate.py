@@ -92,14 +92,28 @@ def test_wrong_requests(capsys, monkeypatch, run, tmp_path):
     monkeypatch.setattr(sys, "stdin", io.StringIO(" \n"))
     for arguments, says in (
         ([run], "no instruction"),
-        ([run, "a", "--file", tmp_path / "x"], "not both"),
+        ([run, "a", "--file", tmp_path / "x"], "a PROMPT and --file"),
         ([run, "--file", tmp_path / "x"], "No such file"),
         ([tmp_path / "nowhere", "Add"], "E-MODEL-012"),
         (["Say hi", run], "RUN comes first"),
         ([run, "x " * 600], "E-EVAL-020"),
     ):
         result = asked(capsys, *arguments)
-        assert result.code == 2 and says in " ".join(result.err.replace("│", "").split()), result
+        assert result.code == 2 and says in " ".join(result.err.split()), result
+
+
+def test_e_run_011_what_to_ask_is_not_clear(capsys, monkeypatch, run, tmp_path):
+    monkeypatch.setattr(sys, "stdin", io.StringIO(" \n"))
+    for arguments, fix in (
+        ([run], f"fix   luthier generate {run} 'Write a function that reverses a string'"),
+        ([], "fix   luthier generate RUN 'Write"),
+        (["Reverse a string"], "fix   RUN first: luthier generate RUN 'Reverse a string'"),
+        (["Say hi", run], f"fix   RUN comes first: luthier generate {run} 'Say hi'"),
+        ([run, "a", "--file", tmp_path / "x"], "fix   give one of them"),
+        ([run, "--file", tmp_path / "x"], "fix   give a file with the instruction"),
+    ):
+        result = asked(capsys, *arguments)
+        assert result.code == 2 and "E-RUN-011" in result.err and fix in result.err and "│" not in result.err, result
 
 
 def test_help_imports_nothing_heavy_and_shows_an_example(tmp_path):

@@ -70,6 +70,19 @@ def test_every_shape_is_known(capsys, here, tiny_model_dir, rows, fits, said):
     assert said in text and config.data.val_set_size == 0
 
 
+def test_columns_in_capitals_are_those_that_they_look_like(capsys, here, tiny_model_dir):
+    """As a spreadsheet writes them."""
+    (here / "sheet.csv").write_text("\ufeffNr,Question,Answer\n1,Who?,me\n2,Where?,here\n", "utf-8")
+    assert run_here(capsys, "init", tiny_model_dir, "sheet.csv").code == 0
+    assert load(here / "sheet.yaml").config.data.datasets[0].columns == {"instruction": "Question", "output": "Answer"}
+    assert run_here(capsys, "plan", "sheet.yaml", "--check").code == 0
+    (here / "odd.csv").write_text("Frage,Antwort\nWer?,ich\n", "utf-8")
+    result = run_here(capsys, "init", tiny_model_dir, "odd.csv")
+    assert (
+        "E-DATA-020" in result.err and "rename them in the file; or copy configs/my_rows.yaml, and write" in result.err
+    )
+
+
 def test_few_rows_on_a_small_base_get_steps_enough_to_learn(capsys, here, tiny_model_dir):
     write(here / "r.jsonl", QUESTIONS * 7)
     assert run_here(capsys, "init", tiny_model_dir, "r.jsonl").code == 0

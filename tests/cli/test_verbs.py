@@ -367,6 +367,14 @@ def test_a_plan_whose_rows_cannot_be_read(capsys, tiny_model_dir, tmp_path, name
     assert "Every value" not in result.out and len(result.out.splitlines()) < 30
 
 
+def test_a_plan_says_once_what_is_wrong_with_several_rows(capsys, tiny_model_dir, tmp_path):
+    rows = [json.dumps({"instruction": f"Say {n}", "output": "x" * (n % 2)}) for n in range(6)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(rows))
+    config = write_config(tmp_path / "c.yaml", tiny_model_dir, tmp_path / "rows.jsonl", tmp_path / "out")
+    result = run_here(capsys, "plan", config)
+    assert result.code == 2 and result.err.count("E-DATA-024  ") == 3 and result.err.count("  fix   ") == 1
+
+
 def test_a_plan_shows_its_arithmetic(capsys, monkeypatch, config, tmp_path):
     monkeypatch.chdir(tmp_path)
     result = run_here(capsys, "plan", config.name, "val_set_size=4", "lora.r=8")
@@ -455,3 +463,16 @@ def test_a_loss_of_pairs_is_explained_as_what_it_is(capsys, tmp_path):
 def test_words_of_preferences_lead_somewhere(capsys, word):
     result = run_here(capsys, "explain", word)
     assert result.code == 0 and "concepts/preferences.md" in result.out
+
+
+def test_a_word_that_is_none_of_an_options_is_told_the_one_that_was_meant(capsys):
+    for arguments, meant in (
+        (("export", "run", "--to", "gguff"), "gguf"),
+        (("launch", "c.yaml", "--on", "slrum"), "slurm"),
+        (("evaluate", "run", "--prompt", "templte"), "template"),
+    ):
+        result = run_here(capsys, *arguments)
+        said = " ".join(result.err.replace("│", "").split())
+        assert result.code == 2 and f"Did you mean '{meant}'?" in said and "Value error" not in said, said
+    result = run_here(capsys, "launch", "c.yaml", "--on", "xyz")
+    assert result.code == 2 and "'xyz' is not one of" in result.err and "mean" not in result.err

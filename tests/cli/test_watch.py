@@ -6,6 +6,7 @@ import fcntl
 import os
 import pty
 import re
+import shutil
 import signal
 import struct
 import subprocess
@@ -13,6 +14,7 @@ import sys
 import termios
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -151,6 +153,36 @@ def test_without_a_name_the_log_that_was_written_last_counts(tmp_path, monkeypat
     (tmp_path / "training.log").touch()
     os.utime(tmp_path / "training.log", (9e9, 9e9))
     assert str(usual_log()) == "training.log"
+
+
+def test_without_a_name_a_run_below_the_usual_folder_counts_too(tmp_path, monkeypatch, capsys):
+    """As `luthier init` names them: checkpoints/NAME."""
+    monkeypatch.chdir(tmp_path)
+    for when, name in enumerate(
+        ("checkpoints/first", "checkpoints-tries/newest", "checkpoints/third", "checkpoints/none")
+    ):
+        Path(name).mkdir(parents=True)
+        if name != "checkpoints/none":
+            shutil.copy(RECORDED, Path(name) / "events.jsonl")
+            os.utime(Path(name) / "events.jsonl", (1e9 + (9 if "newest" in name else when),) * 2)
+    assert usual_log() == Path("checkpoints-tries/newest")
+    done = run_here(capsys, "watch", "--once")
+    assert done.code == 0 and "checkpoints-tries/newest" in done.out
+    Path("training.log").touch()
+    assert usual_log() == Path("training.log"), "it was written last"
+
+
+@pytest.mark.parametrize("command", ["watch", "doctor", "report"])
+def test_a_misspelt_run_is_told_the_one_that_was_meant(tmp_path, monkeypatch, capsys, command):
+    monkeypatch.chdir(tmp_path)
+    for name in ("labels", "other"):
+        Path("checkpoints", name).mkdir(parents=True)
+        shutil.copy(RECORDED, Path("checkpoints", name, "events.jsonl"))
+        os.utime(Path("checkpoints", name, "events.jsonl"), (1e9 + len(name),) * 2)
+    done = run_here(capsys, command, "checkpoints/lables")
+    assert done.code == 2 and "E-RUN-005" in done.err and "did you mean checkpoints/labels?" in done.err
+    done = run_here(capsys, command, "nothing-like-it.log")
+    assert f"its log: luthier {command} checkpoints/labels" in done.err, "and no folder in which there is none"
 
 
 @pytest.mark.parametrize("name", ["checkpoint-9/trainer_state.json", "trainer_log.jsonl", "logs/events.out.tfevents.1"])

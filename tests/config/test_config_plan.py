@@ -166,11 +166,25 @@ def test_epochs_end_with_whole_steps_and_the_last_one_with_the_run(plan, rows):
     assert p.config.evaluation.eval_steps == p.eval_every
 
 
+@pytest.mark.parametrize(
+    "asked, said",
+    [
+        ([0, 100, 1000], "at steps 0 and the last"),
+        ([0, 20, 1000], "at steps 0, 20 and the last"),
+        ([100], "at the last step"),
+        ([31], "at the last step"),
+    ],
+)
+def test_samples_are_told_at_the_steps_that_there_are(plan, asked, said):
+    p = plan("max_steps=31", "sample_prompts=[Hi]", f"sample_steps={asked}")
+    assert f"1 prompt {said}, up to" in " ".join(render_plan(p, values=False).split())
+
+
 def test_shares_and_epochs_tell_their_arithmetic(plan):
     p = plan("save_steps=0.5", "eval_steps=epoch", "logging_steps=0.3", "max_steps=31", data={"train_rows": 168})
     assert p.value("save_every").how == "0.5 x 31 = 15.5, rounded up: every 16 steps, and at the end"
     assert p.value("evaluation.eval_steps").how == "10.5 steps an epoch, rounded up: every 11 steps, and at the end"
-    assert p.value("log_every").how == "0.3 x 31 = 9.3, rounded up: every 10 steps"
+    assert p.value("log_every").how == "0.3 x 31 = 9.3, rounded up: every 10 steps, at step 1 and at the end"
     assert p.value("evaluation.eval_steps").source == "override"
     whole = plan("eval_steps=epoch", data={"train_rows": 160}).value("eval_every").how
     assert whole == "10.0 steps an epoch: every 10 steps, and at the end"

@@ -151,7 +151,13 @@ WARNED = [
     (["min_learning_rate=1e-5", "lr_scheduler_type=constant"], {}, "min_learning_rate: 1e-5"),
     (["sample_steps=[1]"], {}, "sample_steps: [1]"),
     (["sample_max_new_tokens=5"], {}, "sample_max_new_tokens: 5"),
-    (["num_train_epochs=1"], {"data": {"train_rows": 30}}, "14 of 30 rows are never seen"),
+    (["num_train_epochs=1"], {"data": {"train_rows": 414}}, "14 of 414 rows are never seen"),
+    (["num_train_epochs=1"], {"data": {"train_rows": 30}}, "is 1 step with learning_rate: 2e-4 (default), too few"),
+    (
+        ["lora.r=8"],
+        {},
+        "lora_alpha: 32 (default) with r: 8 (override) scales the adapter by 4. Most take twice the rank",
+    ),
     (["early_stopping_threshold=0.1"], {}, "early_stopping_threshold: 0.1"),
     (["eval_steps=10", "val_set_size=0"], {}, "eval_steps: 10"),
     (["per_device_eval_batch_size=2", "val_set_size=0"], {}, "per_device_eval_batch_size: 2"),
@@ -186,6 +192,27 @@ def test_rows_that_fill_no_step_are_said_where_they_matter(plan):
     for advised in (["max_steps=27"], ["per_device_train_batch_size=1"]):
         assert plan("num_train_epochs=3", *advised, data=small).warnings == ()
     assert plan("num_train_epochs=1", data={"train_rows": 17_680 + 15}).warnings == (), "15 of 17,695 are no matter"
+
+
+SMALL = {"model": {"parameters": 5_770_496}}
+
+
+def test_a_run_that_is_too_short_to_learn_is_said_and_what_is_advised_is_long_enough(plan):
+    """By steps, by rate, or by both; and of what was asked for (max_steps), or is no adapter's, nothing."""
+    sixty = {"data": {"train_rows": 57, "eval_rows": 3}}
+    (said,) = plan("num_train_epochs=1", **sixty, **SMALL).warnings
+    assert said.startswith("num_train_epochs: 1 (override) is 3 steps with learning_rate: 2e-4 (")
+    better = ["learning_rate=2e-3", "gradient_accumulation_steps=1", "num_train_epochs=10"]
+    assert said.endswith(
+        "Better: learning_rate: 0.002, gradient_accumulation_steps: 1, num_train_epochs: 10; that is 142 steps."
+    )
+    (said,) = plan("num_train_epochs=9", "gradient_accumulation_steps=1", **sixty, **SMALL).warnings
+    assert said.endswith("Better: learning_rate: 0.002; that is 128 steps.")
+    assert plan("num_train_epochs=9", "gradient_accumulation_steps=1", **sixty).warnings == (), "a large base"
+    (said,) = plan("num_train_epochs=1", data={"train_rows": 7, "eval_rows": 0}).warnings
+    assert "gradient_accumulation_steps: 1, num_train_epochs: 10, more rows; that is 17 steps" in said
+    for asked in (better, ["max_steps=3"], ["finetuning_type=full", "num_train_epochs=1"]):
+        assert not any("too few" in warning for warning in plan(*asked, **sixty, **SMALL).warnings), asked
 
 
 def test_who_puts_a_key_over_the_file_is_not_told_that_it_wins(plan):

@@ -363,12 +363,20 @@ BAD = [
 ]
 
 
+def test_what_is_wrong_with_a_row_is_told_with_the_names_of_its_own_columns(tmp_path: Path, tokenizer: Any) -> None:
+    path = write_jsonl(tmp_path / "a.jsonl", [{"q": "Q1", "a": ""}, {"q": "", "a": "A"}])
+    source = DatasetSource(path=str(path), format="alpaca", columns={"instruction": "q", "output": "a"})
+    found = [found for _, _, found in problems(tokenizer, source)]
+    assert found == ['a prompt without an answer: "a" is empty', '"q" is empty']
+
+
 def test_bad_rows_are_errors_or_left_out_counted_and_named(tmp_path: Path, tokenizer: Any) -> None:
     path = write_jsonl(tmp_path / "a.jsonl", BAD)
     with pytest.raises(DataError) as error:
         run(tokenizer, path)
     assert {f"{path}:2", f"{path}:3", f"{path}:5"} == {problem.where for problem in error.value.problems}
-    assert "leave such rows out: bad_rows: drop" in error.value.problems[-1].fix
+    assert all("leave such rows out: bad_rows: drop" in problem.fix for problem in error.value.problems)
+    assert str(error.value).count("  fix   ") == len({problem.fix for problem in error.value.problems}) == 2
     for attempt in ("fresh", "from the cache"):
         prepared = run(tokenizer, path, bad_rows="drop")
         assert len(prepared.train) == 2, attempt

@@ -64,8 +64,11 @@ def test_draw(weight: float, count: int, seed: int) -> None:
 
 def test_counts() -> None:
     prompts, rows = np.array([1, 1, 1, 2, 3], dtype=np.uint64), np.array([11, 11, 12, 20, 30], dtype=np.uint64)
-    assert repeated(rows) == 1
-    assert contradicted(prompts, rows) == 1
+    assert repeated(rows).tolist() == [1]
+    assert contradicted(prompts, rows).tolist() == [[0, 2]]
+    assert contradicted(prompts[3:], rows[3:]).tolist() == repeated(rows[2:]).tolist() == []
+    many = np.array([9, 4, 9, 4, 4, 9], dtype=np.uint64)
+    assert contradicted(many, np.array([1, 2, 1, 3, 2, 5], dtype=np.uint64)).tolist() == [[0, 5], [1, 3]]
     assert not_in(prompts, np.array([1], dtype=np.uint64)).tolist() == [False, False, False, True, True]
 
 

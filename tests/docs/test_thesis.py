@@ -46,7 +46,8 @@ def test_the_figure_is_drawn_from_a_run(tmp_path, tiny_model_dir, alpaca_file, m
 
 
 def test_the_table_holds_the_numbers_of_the_comparison(tmp_path, monkeypatch):
-    (tmp_path / "comparison.json").write_text(json.dumps(record([BETTER, WORSE])))
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "comparison.json").write_text(json.dumps(record([BETTER, WORSE])))
     monkeypatch.chdir(tmp_path)
     exec(TABLE, {})
     rows = [line for line in (tmp_path / "table.tex").read_text("utf-8").splitlines() if line.startswith("runs/a")]

@@ -261,6 +261,43 @@ def test_learning_rate_too_low():
     assert "learning-rate-too-low" not in names, "usual for full fine-tuning"
 
 
+SHORT = {
+    "training.num_train_epochs": 1.0,
+    "training.gradient_accumulation_steps": 4,
+    "plan.examples_per_step": 16,
+    "plan.steps_per_epoch": 57 / 16,
+}
+
+
+def done(step):
+    return RunFinished("done", step, 1.0, 2.5, 5.0, 1000, 1.0, "", "")
+
+
+def test_a_run_that_was_over_before_it_had_learned():
+    lines = [log(1, 2.604), log(3, 2.477)]
+    finding = found(started(3, **SHORT), lines, done(3))["too-few-steps"]
+    assert finding.evidence == "3 steps with a learning rate of 0.0002; loss 2.604 at step 1, 2.477 at step 3"
+    more = {"training.gradient_accumulation_steps": ("4", "1"), "training.num_train_epochs": ("1", "10")}
+    assert changed(finding) == more
+    small = replace(architecture(4096), parameters=6_237_440)
+    assert changed(found(started(3, **SHORT), small, lines, done(3))["too-few-steps"]) == {
+        RATE: ("0.0002", "0.002"),
+        **more,
+    }
+    low = found(started(40, **SHORT), small, log(1, 2.604), log(40, 2.31), done(40))["too-few-steps"]
+    assert changed(low) == {RATE: ("0.0002", "0.002")}, "steps enough, at a good rate"
+
+
+def test_a_short_run_that_learned_or_was_asked_for_is_no_finding():
+    lines = [log(1, 2.604), log(3, 2.477)]
+    assert found(started(3, **SHORT), lines) == {}, "it goes on"
+    assert found(started(3, **SHORT, **{"training.max_steps": 3}), lines, done(3)) == {}
+    assert found(started(3, **SHORT, **{"training.finetuning_type": "full"}), lines, done(3)) == {}
+    assert found(started(3, **SHORT), log(1, 2.604), log(3, 2.0), done(3)) == {}, "by a fifth and more"
+    assert found(started(3, **SHORT), lines, evaluated(1, 2.6), evaluated(3, 2.0), done(3)) == {}
+    assert found(started(40, **SHORT), log(1, 2.604), log(40, 2.31), done(40)) == {}, "long enough for a large base"
+
+
 def test_gradients_vanish():
     nothing = curve(steps(), lambda step: 1.3, grad_norm=1e-9)
     finding = found(started(**{"lora.lora_alpha": 1e-6}), nothing)["gradients-vanish"]

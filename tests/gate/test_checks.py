@@ -113,6 +113,17 @@ def test_rows_that_are_left_out(tmp_path: Path, long: int, verdict: str):
     assert check.change == f"data.max_seq_length: {what.data.report.length_max}"
 
 
+@pytest.mark.parametrize(("limit", "change"), [(400, "data.max_seq_length: 450"), (450, "")])
+def test_no_more_tokens_are_advised_than_the_model_has_positions_for(tmp_path: Path, limit: int, change: str):
+    what = subject(tmp_path, [*alpaca(24), long_row(500)], max_seq_length=limit)
+    assert what.plan.model is not None
+    what = replace(what, plan=replace(what.plan, model=replace(what.plan.model, max_position_embeddings=450)))
+    check = told(what)["rows-cut"]
+    longest = what.data.report.length_max
+    fix = f"shorten those rows: the model has positions for 450 tokens, and the longest row has {longest}"
+    assert (check.fix, check.change) == (fix, change) and longest > 450
+
+
 @pytest.mark.parametrize(("length", "verdict"), [(320, "warning"), (2000, "failed")])
 def test_rows_that_are_cut(tmp_path: Path, length: int, verdict: str):
     what = subject(tmp_path, [*alpaca(20), long_row(length)], overlong_rows="truncate", max_seq_length=400)
@@ -159,13 +170,18 @@ def test_special_tokens_in_the_text(tmp_path: Path):
 
 def test_repeated_rows(tmp_path: Path):
     rows = [*alpaca(10), {"instruction": "say   3", "output": "IT IS 3."}]
-    assert verdicts(subject(tmp_path, rows)) == {"duplicates": "warning"}
+    what = subject(tmp_path, rows)
+    assert verdicts(what) == {"duplicates": "warning"}
+    assert told(what)["duplicates"].found.endswith(f"more than once ({tmp_path / 'rows.jsonl'}:11)"), "not the first"
     assert verdicts(subject(tmp_path, [*alpaca(10), {"instruction": "Say 3.", "output": "It is 3."}])) == {}
 
 
 def test_two_answers_to_one_question(tmp_path: Path):
     rows = [*alpaca(10), {"instruction": "Say 3", "output": "No."}]
-    assert verdicts(subject(tmp_path, rows)) == {"contradictions": "warning"}
+    what = subject(tmp_path, rows)
+    assert verdicts(what) == {"contradictions": "warning"}
+    both = f"{tmp_path / 'rows.jsonl'}:4 and {tmp_path / 'rows.jsonl'}:11"
+    assert told(what)["contradictions"].found == f"1 question has more than one answer ({both})"
 
 
 def test_questions_of_the_evaluation_that_are_trained(tmp_path: Path):

@@ -80,7 +80,8 @@ def test_a_name_that_no_check_has(name: str, fix: str):
 def test_the_log_has_a_line_for_what_did_not_pass_and_one_for_all(tmp_path: Path):
     what = subject(tmp_path, [*alpaca(20), {"instruction": "Say 3", "output": "No."}], vocabulary=100)
     lines = [line for event in as_events(examine(what, frozenset({"vocabulary"}))) if (line := format_line(event))]
-    assert lines[0] == f"warning: contradictions: 1 question has more than one answer; {KEEP}"
+    both = f"{tmp_path / 'rows.jsonl'}:4 and {tmp_path / 'rows.jsonl'}:21"
+    assert lines[0] == f"warning: contradictions: 1 question has more than one answer ({both}); {KEEP}"
     assert lines[1].startswith("warning: vocabulary (allowed): ")
     assert lines[1].endswith("\n  change: model.tokenizer_name_or_path: null")
     assert lines[2:] == ["info: gate: 17 checks passed, 1 warning, 1 allowed"]

@@ -206,6 +206,9 @@ def test_spaces_and_breaks_are_seen():
     texts = ["a ", "\n", "b\t", " c", "d ", "e"]
     lines = [line.plain.strip(" ") for line in strip([Token(1, text, "prompt", False) for text in texts], 60)]
     assert lines == ["prompt  a·↵", "b⇥    cd e"]
+    texts = ["in", " ", "", "Ł", " "]  # a letter of two tokens, and a space that is the end
+    (line,) = strip([Token(1, text, "prompt", False) for text in texts], 60)
+    assert line.plain == "  prompt  in Ł·"
 
 
 def test_bars_and_checks_on_a_screen(tmp_path: Path):

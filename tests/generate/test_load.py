@@ -20,7 +20,7 @@ from luthier.errors import ModelError
 from luthier.events.types import Evaluated
 from luthier.generate import weights
 from luthier.generate.load import final_folder, load, load_several
-from luthier.generate.plain import is_run
+from luthier.generate.plain import is_run, load_any
 from luthier.machine.probe import probe
 from luthier.model.forward import inference
 from luthier.model.hashes import base_hashes, weights_of
@@ -103,7 +103,9 @@ def test_many_at_once_are_the_answers_one_by_one(runs, kind):
 def test_a_temperature_follows_its_seed(runs):
     tuned = load(runs("lora")[0])
     drawn = [tuned.generate_many(INSTRUCTIONS, 12, temperature=2.0, seed=seed) for seed in (1, 1, 2, [1] * 5, [2] * 5)]
-    assert drawn[0] == drawn[1] == drawn[3] != drawn[2] == drawn[4]
+    assert drawn[0] == drawn[1] != drawn[2] and drawn[3] != drawn[4]
+    alone = [tuned.generate_many([instruction], 12, temperature=2.0, seed=1)[0] for instruction in INSTRUCTIONS]
+    assert drawn[3] == alone, "one for each makes each what it is alone"
 
 
 def test_no_question_no_answer(runs):
@@ -148,6 +150,19 @@ def test_a_base_that_has_moved(runs, tmp_path, tiny_model_dir):
     problem = problem_of(lambda: load(folder))
     assert problem.code == "E-MODEL-001" and "owner/gone" in problem.found and "--base PATH" in problem.fix
     assert load(folder, base=str(tiny_model_dir)).generate("Add", 12) == load(runs("lora")[0]).generate("Add", 12)
+
+
+def test_the_base_that_comes_with_luthier_is_named_as_in_a_config(runs, tmp_path, tiny_model_dir, monkeypatch):
+    """On another machine it lies elsewhere."""
+    folder = shutil.copytree(runs("lora")[0] / "final_model", tmp_path / "copy")
+    settings = folder / "adapter_config.json"
+    settings.write_text(settings.read_text().replace(str(tiny_model_dir), "/home/anna/luthier/quickstart/base"))
+    (tmp_path / "luthier" / "quickstart").mkdir(parents=True)
+    shutil.copytree(tiny_model_dir, tmp_path / "luthier" / "quickstart" / "base")
+    monkeypatch.setattr("luthier.config.values._PACKAGE", tmp_path / "luthier")
+    assert problem_of(lambda: load(folder)).fix == "it comes with Luthier: --base luthier:quickstart/base"
+    assert load(folder, "luthier:quickstart/base").generate("Add", 12) == load(runs("lora")[0]).generate("Add", 12)
+    assert load_any("luthier:quickstart/base").base.name == ""
 
 
 @pytest.mark.parametrize("knows", ["final_model", "plan.yaml"])

@@ -125,6 +125,13 @@ def test_many_at_once_are_drawn_as_one_answer_is(tuned):
     )
 
 
+def test_with_a_seed_of_its_own_it_does_not_matter_beside_whom_it_is_asked(tuned):
+    """So an evaluation that was killed goes on to the answers that it would have had."""
+    together = tuned.generate_many(QUESTIONS, 24, temperature=1.5, seed=[5, 6, 7, 8])
+    assert tuned.generate_many(QUESTIONS[2:], 24, temperature=1.5, seed=[7, 8]) == together[2:]
+    assert tuned.generate_many(["Add"] * 2, 24, 1.5, seed=[5, 6]) != together[:1] * 2
+
+
 def test_drawing_leaves_torchs_generator_alone_where_there_is_a_seed(tuned):
     torch.manual_seed(5)
     expected = torch.rand(3)

@@ -168,6 +168,25 @@ def test_a_lesson_runs_keeps_what_was_run_and_checks_an_exercise(place):
     assert max(map(len, said.splitlines())) <= 80
 
 
+def test_on_80_columns_no_number_and_no_rule_is_broken():
+    """The widest line that a lesson has: its rate is a ten-thousandth of what is usual."""
+    history = History()
+    for event in (
+        replace(started(), plan={"training.learning_rate": 1e-8}),
+        *(log(step, 2.4561) for step in range(1, 130)),
+    ):
+        history = fold(history, event, 0.0)
+    lesson, outcome = LESSONS["learning-rate"], Outcome("small", history, 466_944, done=True)
+    two = {"small": outcome, "middle": replace(outcome, name="middle")}
+    assert "learning-rate-too-low" in [finding.rule for finding in outcome.found]
+    for width, key in ((80, "learning_rate"), (100, "learning_rate=1e-7")):
+        console = Console(file=io.StringIO(), width=width)
+        console.print(screen.results(lesson, two, width))
+        words = console.file.getvalue().split()
+        assert words.count("learning-rate-too-low") == 2
+        assert {key, "learning-rate-too-low", "466,944", "2.456"} <= {*words}, width
+
+
 def test_other_keys_have_to_stay(place, tmp_path):
     file = study.exercise_file(SMALL, tmp_path)
     file.write_text(file.read_text() + "lora:\n  r: 64\n" if "lora:" not in file.read_text() else

@@ -165,6 +165,55 @@ def test_a_stop_ends_all_where_they_are(models, alone, kind):
     assert 4 < max(len(row.ids) for row in rows) < 8
 
 
+def test_ranks_in_step_make_as_many_passes_and_ask_as_often(monkeypatch, models, alone):
+    """The other one's row ends at its ninth token: who had left, or asked no more, would leave it waiting for ever."""
+    others, stops, passes = iter([True] * 8 + [False] * 9), [], []
+    monkeypatch.setattr(batching, "on_any_rank", lambda truth: next(others) or truth)
+    causal_lm = models["own"].get_base_model()
+    hook = causal_lm.register_forward_hook(lambda *said: passes.append(1))
+    row = Said(PROMPTS[0], 20, (STOP, alone[tuple(PROMPTS[0])][4]))
+    manner = Manner((STOP,), stop=lambda: bool(stops.append(1)), in_step=True)
+    write_rows(models["own"], [row], manner)
+    hook.remove()
+    assert row.ended == "stop" and row.ids == expected(alone, row) and len(passes) == len(stops) == 9
+
+
+@pytest.mark.parametrize("kind", ["lean", "own"])
+def test_nobody_begins_after_a_stop(monkeypatch, models, kind):
+    """It comes with the token that makes a place free."""
+    monkeypatch.setattr(batching, "MAX_BATCH", 2)
+    rows, asked = [Said(PROMPTS[n], 12 if n % 2 else 4, ()) for n in range(6)], itertools.count()
+    write_rows(models[kind], rows, Manner((STOP,), stop=lambda: next(asked) == 3))
+    assert sorted(len(row.ids) for row in rows) == [0, 0, 0, 0, 4, 4] and next(asked) == 4
+
+
+@pytest.mark.parametrize("kind", ["lean", "own"])
+def test_who_ends_while_it_waits_does_not_begin(monkeypatch, models, kind):
+    monkeypatch.setattr(batching, "MAX_BATCH", 2)
+    rows, asked = [Said(PROMPTS[0], 6, ()) for _ in range(5)], itertools.count()
+
+    def joining():
+        if next(asked) == 1:  # on the lean path at its first token; else before the second batch
+            rows[3].ended = "cut"
+        return []
+
+    write_rows(models[kind], rows, Manner((STOP,), joining=joining))
+    assert [len(row.ids) for row in rows] == [6, 6, 6, 0, 6]
+
+
+def test_who_has_ended_is_not_carried_for_one_that_has_to_wait(monkeypatch, models, steps):
+    monkeypatch.setattr(batching, "MAX_BATCH_TOKENS", 300)
+    monkeypatch.setattr(batching, "_AHEAD", 4)
+    rows, asked, long = (
+        [Said(PROMPTS[0], 40 if n == 0 else 3, ()) for n in range(12)],
+        itertools.count(),
+        Said([7] * 280, 2),
+    )
+    write_rows(models["lean"], rows, Manner((STOP,), joining=lambda: [long] if next(asked) == 1 else []))
+    assert [len(row.ids) for row in (*rows, long)] == [40, *[3] * 11, 2]
+    assert steps == [(12, len(PROMPTS[0])), *[(12, 1)] * 2, *[(1, 1)] * 37, (1, 280), (1, 1)]
+
+
 @pytest.mark.parametrize("kind", ["lean", "own"])
 def test_who_chooses_is_shown_the_rows_of_each_logit(models, kind):
     """The second likeliest token for odd rows, as if each were alone."""

@@ -160,10 +160,19 @@ def test_before_the_first_log_line_the_rehearsal_says_how_long_it_takes():
     assert "left" not in screen(again, 100, 30, now=again.updated), "what was predicted of an attempt goes with it"
 
 
+def test_a_summary_hides_no_warning_without_a_word():
+    said = [Notice("warning", f"number {number}") for number in range(1, 6)]
+    lines = [line.plain for line in summary(state_of([started(), *said[:3], finished()]), 100)]
+    assert lines[-3:] == ["!  number 1", "!  number 2", "!  number 3"] and not any("more" in line for line in lines)
+    lines = [line.plain for line in summary(state_of([started(), *said, finished()]), 100)]
+    assert lines[-4:] == ["   2 more before these: luthier watch, pane 3", *(f"!  number {n}" for n in (3, 4, 5))]
+
+
 def test_the_summary():
     lines = [line.plain for line in summary(state_of(whole_run("")), 100)]
     assert lines[0] == "● run-1a2b  done  step 100 of 100, 40 s"
-    assert any("checkpoints/final_model" in line for line in lines)
+    asked = lines.index("  final model checkpoints/final_model") + 1
+    assert lines[asked] == "  ask it      luthier chat checkpoints"
     assert lines[-2:] == ["!  eval loss rises", "   change  training.num_train_epochs: 1"]
     assert any(line.split() == ["work", "352.0", "k", "tokens,", "2.50", "GiB", "seen", "in", "training;", "highest",
                                 "memory"] for line in lines)  # fmt: skip

@@ -128,6 +128,7 @@ def test_the_clients_exceptions(client, server):
     with pytest.raises(openai.NotFoundError) as caught:
         ask(client, model="nobody")
     assert caught.value.code == "model_not_found" and caught.value.param == "model"
+    assert "'nobody' does not exist; there are: " in str(caught.value) and "first" in str(caught.value)
     with pytest.raises(openai.NotFoundError):
         client.models.retrieve("a/b")
     with pytest.raises(openai.NotFoundError):

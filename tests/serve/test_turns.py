@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import openai
 import pytest
 
+from luthier.generate.choosing import Sampling
+from luthier.model import batching
 from luthier.serve import server as server_module
+from luthier.serve import worker as worker_module
 from luthier.serve.app import Limits
+from luthier.serve.exchange import Exchange
 from luthier.serve.models import Served
-from luthier.serve.worker import Worker, _together
+from luthier.serve.refusals import ApiError
+from luthier.serve.worker import Begun, Ended, Said, Worker, _together
 from tests.serve.support import body, running
 
 LONG = {"n": 16, "max_tokens": 450, "temperature": 1.0}
@@ -142,6 +149,85 @@ def test_a_request_joins_one_that_is_being_written(server, client):
             assert ask(client, max_tokens=12).choices[0].message.content == alone
             assert server.health()["writing"] == 1
     server.until_idle()
+
+
+@contextmanager
+def worker_of(most_waiting=9):
+    """A worker without HTTP, for what has to come at a certain token; it fails at nothing."""
+    failures = []
+    worker = Worker(most_waiting, failures.append)
+    worker.start()
+    try:
+        yield worker
+    finally:
+        worker.close()
+        worker.cut()
+        worker.join(30)
+        assert failures == [] and not worker.alive
+
+
+class Asking:
+    """A job that remembers what it was told, and can do something at its pieces."""
+
+    def __init__(self, model, text="Add", at=None, **options):
+        self.told, self.at, self.over = [], at or {}, threading.Event()
+        sampling = Sampling(options.pop("max_tokens", 60), temperature=1.0, seed=1)
+        self.job = worker_module.Job(
+            options.pop("of", model), lambda model: [model.text_ids(text)], sampling, self._tell, **options
+        )
+
+    def _tell(self, event):
+        self.told.append(event)
+        if isinstance(event, Said):
+            self.at.pop(len(self.of(Said)), lambda: None)()
+        if isinstance(event, ApiError) or len(self.of(Ended)) == self.job.rows:
+            self.over.set()
+
+    def of(self, kind):
+        return [event for event in list(self.told) if isinstance(event, kind)]
+
+
+@pytest.fixture
+def room_for_one(monkeypatch):
+    """The second row finds no memory as long as the first is written."""
+    monkeypatch.setattr(batching, "MAX_BATCH_TOKENS", 100)
+
+
+def test_who_waits_for_memory_and_is_cut_has_ended_at_the_next_token(models, room_for_one):
+    """Neither is its prompt read, nor does it wait until somebody else has ended."""
+    second, seen = Asking(models["first"], "x" * 40), []
+    with worker_of() as worker:
+        first = Asking(models["first"], at={
+            3: lambda: worker.submit(second.job), 6: lambda: seen.append(worker.load),
+            7: lambda: second.job.cut("cancelled"), 9: lambda: seen.extend([list(second.told), worker.load]),
+        })  # fmt: skip
+        worker.submit(first.job)
+        assert first.over.wait(30)
+    assert seen == [(2, 0), [second.told[0], Ended(0, "cancelled", 0)], (1, 0)]
+
+
+def test_who_only_waits_for_memory_has_not_begun(models, room_for_one):
+    second, seen = Asking(models["first"], max_tokens=3), []
+    with worker_of() as worker:
+        at = {3: lambda: worker.submit(second.job), 9: lambda: seen.append((list(second.told), worker.load))}
+        first = Asking(models["first"], at=at)
+        worker.submit(first.job)
+        assert second.over.wait(30)
+    assert seen == [([], (2, 0))] and isinstance(second.told[0], Begun) and len(first.of(Ended)) == 1
+
+
+def test_who_finds_no_memory_before_the_deadline_is_told_to_come_back(models, room_for_one):
+    async def asked(worker):
+        text_ids = models["first"].text_ids
+        job = {"model": models["first"], "prompts": lambda model: [text_ids("Add")], "sampling": Sampling(3)}
+        await Exchange(worker, 0.2, **job).begin(asyncio.Event().wait)
+
+    with worker_of() as worker:
+        first = Asking(models["first"], max_tokens=90, answers=30)
+        worker.submit(first.job)
+        with pytest.raises(ApiError, match="no turn"):
+            asyncio.run(asked(worker))
+        assert len(first.of(Ended)) < 30, "it was not short of time, but of memory"
 
 
 class Job:

@@ -24,7 +24,8 @@ def doctor(
     Example: luthier doctor checkpoints
 
     What is read: the folder of a run, events.jsonl, training.log, logs of Hugging Face's Trainer, TRL and
-    LLaMA-Factory, TensorBoard files; without RUN_OR_LOG: checkpoints or training.log, whichever was written last.
+    LLaMA-Factory, TensorBoard files; without RUN_OR_LOG: the run in checkpoints or below checkpoints*/, or
+    training.log, whichever was written last.
     Ends with 0 whatever is found.
     """
     from luthier.doctor import History, applying, findings, fold, report, unjudged

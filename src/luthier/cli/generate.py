@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shlex
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -15,6 +16,7 @@ from luthier.cli.libraries import import_libraries
 from luthier.cli.request import Base
 from luthier.cli.sampling_options import MaxNewTokens, Seed, Stop, System, Temperature, TopP
 from luthier.cli.usual_run import Run, usual_run
+from luthier.errors import ConfigError, Problem
 from luthier.events.printable import one_line
 
 
@@ -38,9 +40,8 @@ def generate(
 
     Example: luthier generate checkpoints "Write a function that reverses a string" --compare
     """
-    if run and prompt and os.path.isdir(prompt) and not os.path.exists(run):  # noqa: PTH110, PTH112 (they raise nothing)
-        raise typer.BadParameter(f"RUN comes first: luthier generate {prompt} {run!r}")
-    text = _instruction(prompt, file)
+    _check(run, prompt, file)
+    text = _instruction(run, prompt, file)
     run = run or usual_run("generate")
     at_terminal = sys.stdout.isatty() and not as_json
     from rich.console import Console
@@ -75,19 +76,40 @@ def generate(
             raise KeyboardInterrupt
 
 
-def _instruction(prompt: str | None, file: Path | None) -> str:
-    """The one instruction that was given, without the line break at its end."""
+def _check(run: str | None, prompt: str | None, file: Path | None) -> None:
+    """What was given, as far as it can be wrong by itself."""
     if prompt is not None and file is not None:
-        raise typer.BadParameter("give a PROMPT or --file, not both")
+        raise _unclear("a PROMPT and --file", "give one of them")
+    if run and prompt and os.path.isdir(prompt) and not os.path.exists(run):  # noqa: PTH110, PTH112 (they raise nothing)
+        raise _unclear("PROMPT stands before RUN", f"RUN comes first: {_command(prompt, run)}")
+
+
+def _instruction(run: str | None, prompt: str | None, file: Path | None) -> str:
+    """The one instruction that was given, without the line break at its end."""
     if file is not None:
         try:
             prompt = file.read_text("utf-8", errors="replace")
         except OSError as error:
-            raise typer.BadParameter(f"cannot read {file}: {error.strerror}", param_hint="--file") from error
+            raise _unclear(
+                f"cannot read {file}: {error.strerror}", "give a file with the instruction", "--file"
+            ) from error
     if prompt is None and sys.stdin is not None and not sys.stdin.isatty():
         if isinstance(sys.stdin, io.TextIOWrapper):  # bytes that are no UTF-8 are a question with a strange letter
             sys.stdin.reconfigure(errors="replace")
         prompt = sys.stdin.read()
-    if not (prompt or "").strip():
-        raise typer.BadParameter("there is no instruction: give it as PROMPT, with --file, or by a pipe")
-    return str(prompt).strip()
+    if (prompt or "").strip():
+        return str(prompt).strip()
+    if run and " " in run and not os.path.exists(run):  # noqa: PTH110 (it raises nothing)
+        raise _unclear(
+            f"{one_line(run)[:60]!r} is read as RUN, and there is no PROMPT", f"RUN first: {_command('RUN', run)}"
+        )
+    asked = _command(run or "RUN", "Write a function that reverses a string")
+    raise _unclear("no instruction: no PROMPT, no --file, and nothing by a pipe", asked)
+
+
+def _command(run: str, prompt: str) -> str:
+    return f"luthier generate {shlex.quote(run)} {shlex.quote(one_line(prompt))}"
+
+
+def _unclear(found: str, fix: str, where: str = "command line") -> ConfigError:
+    return ConfigError(Problem("E-RUN-011", found, fix, where))

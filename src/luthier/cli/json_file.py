@@ -16,12 +16,13 @@ from luthier.errors.secrets import hide, hide_in
 from luthier.machine.files import write_whole
 
 
-def file_to_write(option: str, words: str) -> Any:
+def file_to_write(option: str, words: str, default: Any = None) -> Any:
     """An option for a file that is written after the work: a place where it cannot be is refused before all else.
 
     Args:
         option: How it is written: ``--json``.
         words: Its help.
+        default: `...` where it has to be given.
     """
 
     def checked(path: Path | None) -> Path | None:
@@ -29,7 +30,7 @@ def file_to_write(option: str, words: str) -> Any:
             check_writable(path, option)
         return path
 
-    return typer.Option(None, option, metavar="FILE", help=words, callback=checked)
+    return typer.Option(default, option, metavar="FILE", help=words, callback=checked)
 
 
 JsonFile: Any = file_to_write("--json", "Also write the result there.")

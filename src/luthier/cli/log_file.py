@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 from luthier.config.outputs import EVENTS
@@ -20,10 +21,21 @@ FOLDER, LOG = Path("checkpoints"), Path("training.log")
 
 
 def usual_log() -> Path:
-    """What to read when nothing is named: of the two usual places the one that was written last."""
+    """What to read when nothing is named: the usual log, or a run in a usual place, whichever was written last."""
     from luthier.events.follow import written
 
-    return max(LOG, FOLDER, key=written)
+    runs = (folder for folder in run_folders() if os.path.isfile(folder / EVENTS))  # noqa: PTH113 (it raises nothing)
+    return max((LOG, FOLDER, *runs), key=written)
+
+
+def run_folders() -> Iterator[Path]:
+    """Where runs usually are, the ones that were written last first."""
+    try:
+        tops = [path for path in Path().glob(f"{FOLDER}*") if path.is_dir()]
+        found = [*tops, *(path for top in tops for path in top.iterdir() if path.is_dir())]
+        yield from sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
+    except OSError:  # a folder that went away or may not be entered: nothing is guessed then
+        return
 
 
 def trouble(path: Path) -> str:
@@ -61,12 +73,16 @@ def no_log(path: Path, command: str, found: str) -> Problem:
         command: The command, for the fix.
         found: What is there instead.
     """
-    from luthier.events.follow import runs_in
+    from luthier.data.sources.files import nearest
+    from luthier.events.follow import runs_in, written
 
     if runs := runs_in(path):
-        fix = f"name one of them: luthier {command} {shlex.quote(str(runs[0]))}"
+        fix = f"name one of them: luthier {command} {shlex.quote(str(max(runs, key=written)))}"
         return Problem("E-RUN-005", f"a folder of {len(runs)} runs", fix, str(path))
+    if found == NOT_THERE and (near := nearest(path)):
+        return Problem("E-RUN-005", found, f"did you mean {near}?", str(path))
     inside = os.path.isfile(path.parent / EVENTS)  # noqa: PTH113 (it raises nothing)
-    run = path.parent if inside else "checkpoints"
-    fix = f"give the folder of a run (training.output_dir) or its log: luthier {command} {run}"
+    usual = usual_log()
+    run = path.parent if inside else usual if written(usual) else FOLDER
+    fix = f"give the folder of a run (training.output_dir) or its log: luthier {command} {shlex.quote(str(run))}"
     return Problem("E-RUN-005", found, fix, str(path))

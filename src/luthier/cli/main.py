@@ -27,6 +27,7 @@ from luthier.cli.learn import learn
 from luthier.cli.libraries import leave_quickly
 from luthier.cli.merge import merge
 from luthier.cli.plan import plan
+from luthier.cli.predict import predict
 from luthier.cli.quickstart import quickstart
 from luthier.cli.report import report
 from luthier.cli.request import Verbs
@@ -50,8 +51,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 COMMANDS = (
-    quickstart, learn, init, train, chat, generate, serve, evaluate, compare, merge, export, sweep, launch, plan,
-    inspect, schema, explain, gpu, watch, doctor, report, runs, env, bench,
+    quickstart, learn, init, train, chat, generate, predict, serve, evaluate, compare, merge, export, sweep, launch,
+    plan, inspect, schema, explain, gpu, watch, doctor, report, runs, env, bench,
 )  # fmt: skip
 for command in COMMANDS:
     app.command()(command)

@@ -10,7 +10,7 @@ import typer
 
 from luthier.cli.libraries import import_libraries
 from luthier.cli.request import Again, Allow, Request, loaded
-from luthier.errors import EXIT_REFUSED, EXIT_WRONG_REQUEST
+from luthier.errors import EXIT_REFUSED, EXIT_WRONG_REQUEST, rendered
 
 if TYPE_CHECKING:
     from luthier.config.load import Loaded
@@ -59,7 +59,7 @@ def plan(
     typer.echo(render_plan(resolved, width(), values=not missing or refused))
     if missing:
         heading = "Not as in the record" if refused else "In the way"
-        typer.echo("\n\n".join((f"\n{heading}:", *(problem.render() for problem in missing))) + "\n", err=True)
+        typer.echo(f"\n{heading}:\n\n{rendered(missing)}\n", err=True)
         raise typer.Exit(EXIT_REFUSED if refused else EXIT_WRONG_REQUEST)
 
 

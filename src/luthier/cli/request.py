@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,7 +76,8 @@ class Verbs(TyperGroup):
         """
         try:
             return super().invoke(ctx)
-        except Exception as error:  # click's NoSuchOption, which typer does not export
+        except Exception as error:  # click's NoSuchOption and BadParameter, which typer does not export
+            _plainly(error)
             command = getattr(error, "ctx", None)
             if hasattr(error, "possibilities") and command and "request" in (p.name for p in command.command.params):
                 option = str(getattr(error, "option_name", ""))
@@ -82,6 +85,14 @@ class Verbs(TyperGroup):
                     found = f'"{option}" is no option of {command.info_name}'
                     raise ConfigError(Problem("E-CFG-014", found, fix, "command line")) from None
             raise
+
+
+def _plainly(error: Any) -> None:
+    """A word that is none of an option's: without the name of the library that saw it, with the one that was meant."""
+    found = re.fullmatch(r"Value error, ('(.*)' is not one of (.*)\.)", str(getattr(error, "message", "")), re.DOTALL)
+    if found:
+        near = difflib.get_close_matches(found[2], re.findall(r"'(.*?)'", found[3]), n=1)
+        error.message = found[1] + (f" Did you mean '{near[0]}'?" if near else "")
 
 
 _WORDS = "luthier.words"

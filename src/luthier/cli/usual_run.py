@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import typer
 
-from luthier.cli.log_file import FOLDER
+from luthier.cli.log_file import FOLDER, run_folders
 from luthier.config.outputs import EVENTS, FINAL, RECORD
 from luthier.errors import MissingError, Problem
 
@@ -43,7 +43,7 @@ def usual_run(command: str, fits: Callable[[Path], bool] = is_finished) -> str:
     Raises:
         MissingError: E-RUN-010, there is none, or there are several.
     """
-    folders = [FOLDER] if fits(FOLDER) else [folder for folder in _folders() if fits(folder)]
+    folders = [FOLDER] if fits(FOLDER) else [folder for folder in run_folders() if fits(folder)]
     if len(folders) != 1:
         raise MissingError(_not_one(folders, command))
     name = str(folders[0])
@@ -51,22 +51,12 @@ def usual_run(command: str, fits: Callable[[Path], bool] = is_finished) -> str:
     return name
 
 
-def _folders() -> Iterator[Path]:
-    """Where runs usually are, the ones that were written last first."""
-    try:
-        tops = [path for path in Path().glob(f"{FOLDER}*") if path.is_dir()]
-        found = [*tops, *(path for top in tops for path in top.iterdir() if path.is_dir())]
-        yield from sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
-    except OSError:  # a folder that went away or may not be entered: nothing is guessed then
-        return
-
-
 def _not_one(folders: list[Path], command: str) -> Problem:
     if folders:
         names = ", ".join(map(str, folders[:_MOST_NAMED])) + ", ..." * (len(folders) > _MOST_NAMED)
         fix = f"name one of them: luthier {command} {shlex.quote(str(folders[0]))}"
         return Problem("E-RUN-010", f"no RUN is named, and {len(folders)} runs are here: {names}", fix)
-    begun = [folder for folder in _folders() if has_begun(folder)]
+    begun = [folder for folder in run_folders() if has_begun(folder)]
     found = f"no RUN is named, and no finished run is in {FOLDER} or below {FOLDER}*/"
     if begun:
         return Problem(

@@ -40,7 +40,8 @@ def watch(
 
     Example: luthier watch --log training.log
 
-    Without LOG: checkpoints or training.log, whichever was written last. A log that is not there yet is waited for.
+    Without LOG: the run in checkpoints or below checkpoints*/, or training.log, whichever was written last. A log that
+    is not there yet is waited for.
     """
     _check(refresh, speed, replay, once, web, port is not None or host is not None)
     logs = [*(paths or ()), *log] or [usual_log()]

@@ -86,7 +86,7 @@ def derive(config: Config, data: DataFacts | None, world_size: int) -> Numbers:
         decay_steps=_decay(config, steps, int(warmup.value)),
         eval_every=_eval_every(config, data, steps, length),
         save_every=_every(save, steps, length) if save else Number(0, "save_steps: 0"),
-        log_every=_every(log, steps, length, last=""),
+        log_every=_every(log, steps, length, ", at step 1 and at the end"),
     )
 
 

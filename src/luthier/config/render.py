@@ -303,9 +303,10 @@ def _samples(plan: Plan) -> str:
     e = plan.config.evaluation
     if not e.sample_prompts:
         return "none (sample_prompts is empty)."
-    steps = ", ".join(f"{step:,}" for step in e.sample_steps)
+    steps = [f"{step:,}" for step in e.sample_steps if not plan.total_steps or step < plan.total_steps]
+    when = f"steps {', '.join(steps)} and the last" if steps else "the last step"
     prompts = "1 prompt" if len(e.sample_prompts) == 1 else f"{len(e.sample_prompts)} prompts"
-    return f"{prompts} at steps {steps} and the last, up to {e.sample_max_new_tokens} tokens each."
+    return f"{prompts} at {when}, up to {e.sample_max_new_tokens} tokens each."
 
 
 def _checkpoints(plan: Plan) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from luthier.config.schema import DataSection
 from luthier.data.cache import Shard
@@ -49,10 +50,6 @@ def count(
     cut = int(trained - store.trained_within(limit)[kept].sum(dtype=np.int64))
     p50, p90, p99 = (int(value) for value in np.percentile(store.lengths, [50, 90, 99], method="higher"))
     rendered = any(shard.found.rendered for shard in read)
-    special: dict[str, int] = {}
-    for shard in read:
-        for token, rows in shard.found.special_tokens.items():
-            special[token] = special.get(token, 0) + rows
     ended = store.ends_trained(template.stop_ids(tokenizer), limit)
     duplicates, contradictions = _same_questions(store, kept & store.begins)
     entries = [*((source, source.split, "train") for source in data.datasets)]
@@ -74,8 +71,12 @@ def count(
         truncated_rows=int((kept & ~store.whole(store.lengths <= limit)).sum()) // each,
         completion_tokens_cut=cut,
         completion_share_cut=cut / int(trained),
-        duplicate_rows=duplicates,
-        contradicting_prompts=contradictions,
+        duplicate_rows=len(duplicates),
+        duplicate_places=tuple(store.place(int(row)) for row in duplicates[:SHOWN_PER_KIND]),
+        contradicting_prompts=len(contradictions),
+        contradicting_places=tuple(
+            f"{store.place(int(one))} and {store.place(int(other))}" for one, other in contradictions[:SHOWN_PER_KIND]
+        ),
         bos_share=_bos_share(train, kept, template.source if rendered else "", template, tokenizer),
         eos_share=float(store.whole(ended)[kept & store.ends].mean()),
         split_rows=int((store.begins & ~store.ends).sum()),
@@ -86,7 +87,7 @@ def count(
         length_p90=p90,
         length_p99=p99,
         length_max=int(store.lengths.max()),
-        special_tokens=special,
+        special_tokens=_special_tokens(read),
         touching_rows=sum(shard.found.touching_rows for shard in read),
         touching_example=next((shard.found.touching_example for shard in read if shard.found.touching_rows), ""),
         special_places=tuple(place for shard in read for place in shard.found.special_places)[:SHOWN_PER_KIND],
@@ -96,12 +97,29 @@ def count(
     )
 
 
-def _same_questions(store: RowStore, kept: Bool) -> tuple[int, int]:
-    """Rows (or pairs) that stand there twice, and questions whose answers (or preferences) contradict each other."""
-    prompts, rows = store.prompt_keys[kept], store.row_keys[kept]
+def _special_tokens(read: list[Shard]) -> dict[str, int]:
+    """Special token -> rows that hold it, of all sources."""
+    special: dict[str, int] = {}
+    for shard in read:
+        for token, rows in shard.found.special_tokens.items():
+            special[token] = special.get(token, 0) + rows
+    return special
+
+
+def _same_questions(store: RowStore, kept: Bool) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Rows (or pairs) [R] that stand there already, and two [Q, 2] for each question that contradict each other.
+
+    Args:
+        store: All rows.
+        kept: Which rows [N] count.
+
+    Returns:
+        Numbers of rows of the store, of a pair its first.
+    """
+    prompts, rows, numbers = store.prompt_keys[kept], store.row_keys[kept], np.flatnonzero(kept)[:: store.each]
     if store.each == 1:
-        return repeated(rows), contradicted(prompts, rows)
-    return repeated(pair_keys(rows[::2], rows[1::2])), both_ways_round(prompts, rows)
+        return numbers[repeated(rows)], numbers[contradicted(prompts, rows)]
+    return numbers[repeated(pair_keys(rows[::2], rows[1::2]))], numbers[both_ways_round(prompts, rows)]
 
 
 def _shared_system(trained: list[Shard]) -> str:

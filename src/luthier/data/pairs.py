@@ -11,6 +11,7 @@ Shapes: N rows of the store, R pairs.
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from luthier.data.rows import Bool, Keys, RowStore
 
@@ -28,16 +29,19 @@ def alike(store: RowStore, limit: int) -> Bool:
     return same.repeat(ROWS_OF_A_PAIR)
 
 
-def both_ways_round(prompt_keys: Keys, row_keys: Keys) -> int:
-    """Prompts of which two answers are preferred to each other, in different pairs.
+def both_ways_round(prompt_keys: Keys, row_keys: Keys) -> NDArray[np.intp]:
+    """Of each prompt of which two answers are preferred to each other the first two pairs [P, 2] that do so, in order.
 
     Args:
         prompt_keys: uint64 [N], two rows a pair.
         row_keys: uint64 [N].
     """
     chosen, rejected = row_keys[::2], row_keys[1::2]
-    turned = np.isin(pair_keys(rejected, chosen), pair_keys(chosen, rejected))
-    return len(np.unique(prompt_keys[::2][turned]))
+    keys, turned = pair_keys(chosen, rejected), pair_keys(rejected, chosen)
+    one = np.flatnonzero(np.isin(turned, keys))
+    one = np.sort(one[np.unique(prompt_keys[::2][one], return_index=True)[1]])
+    kinds, first = np.unique(keys, return_index=True)
+    return np.stack([one, first[np.searchsorted(kinds, turned[one])]], axis=1)
 
 
 def pair_keys(chosen: Keys, rejected: Keys) -> Keys:

@@ -58,12 +58,13 @@ class Problems:
         problems: list[Problem] = []
         for kind, shown in self._shown.items():
             more = self._count[kind] - len(shown)
+            if kind in self._droppable:  # all of them with one fix, so that they stand together
+                fix = f"{shown[-1].fix}; or leave such rows out: bad_rows: drop"
+                shown = [Problem(one.code, one.found, fix, one.where) for one in shown]
             last = shown[-1]
             if more:
                 rows = "row" if more == 1 else "rows"
                 last = Problem(last.code, f"{last.found} (and {more:,} more {rows} like this)", last.fix, last.where)
-            if kind in self._droppable:
-                last = Problem(last.code, last.found, f"{last.fix}; or leave such rows out: bad_rows: drop", last.where)
             problems += [*shown[:-1], last]
         if problems:
             raise DataError(*problems)

@@ -64,8 +64,12 @@ class DataReport:
     """Of all trained tokens of the rows that are kept, cut ones included."""
     duplicate_rows: int
     """Rows whose question and answer another row already has (case and white space aside)."""
+    duplicate_places: tuple[str, ...]
+    """The first five."""
     contradicting_prompts: int
     """Questions with more than one answer; of pairs, those with two answers that are preferred to each other."""
+    contradicting_places: tuple[str, ...]
+    """Of the first five: where two of the answers are."""
     bos_share: float | None
     """Share of rows that begin with exactly one BOS; ``None`` where the model uses none."""
     eos_share: float

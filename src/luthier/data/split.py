@@ -70,16 +70,21 @@ def draw(rows: Int64, weight: float, seed: int) -> Int64:
     return np.sort(np.concatenate([np.repeat(rows, times), rows[extra]]))
 
 
-def repeated(row_keys: Keys) -> int:
-    """Rows that another row already says."""
-    return len(row_keys) - len(np.unique(row_keys))
+def repeated(row_keys: Keys) -> NDArray[np.intp]:
+    """The rows, in order, that say what a row before them says."""
+    again: Bool = np.ones(len(row_keys), dtype=np.bool_)
+    again[np.unique(row_keys, return_index=True)[1]] = False
+    return np.flatnonzero(again)
 
 
-def contradicted(prompt_keys: Keys, row_keys: Keys) -> int:
-    """Questions that have more than one answer."""
-    _, first = np.unique(row_keys, return_index=True)
-    _, answers = np.unique(prompt_keys[first], return_counts=True)
-    return int(np.count_nonzero(answers > 1))
+def contradicted(prompt_keys: Keys, row_keys: Keys) -> NDArray[np.intp]:
+    """Of each question that has more than one answer the first two rows [Q, 2] that answer it differently, in order."""
+    first = np.sort(np.unique(row_keys, return_index=True)[1])
+    by_question = first[np.argsort(prompt_keys[first], kind="stable")]
+    _, begins, answers = np.unique(prompt_keys[by_question], return_index=True, return_counts=True)
+    begins = begins[answers > 1]
+    rows = np.stack([by_question[begins], by_question[begins + 1]], axis=1)
+    return rows[np.argsort(rows[:, 0])]
 
 
 def _fill(sizes: NDArray[np.intp], wanted: int) -> Bool:

@@ -28,6 +28,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
@@ -155,20 +156,12 @@ class Template:
         return len(stripped) if stripped.endswith(ends) else len(answer)
 
     def _render(self, messages: list[Message], *, add_generation_prompt: bool) -> str:
-        separator = f"\n\n{_ALPACA_INPUT}\n" if _ALPACA_INPUT in self.source else "\n\n"
-        conversation = [
-            {
-                "role": message.role,
-                "content": message.content + (separator + message.context if message.context else ""),
-            }
-            for message in messages
-        ]
         from transformers.utils.chat_template_utils import render_jinja_template
 
         try:
             # what apply_chat_template calls, without its work around it: rendering is half the time of preparing rows
             (rendered,), _ = render_jinja_template(
-                [conversation],
+                [as_turns(messages, self.source)],
                 chat_template=self.source,
                 add_generation_prompt=add_generation_prompt,
                 **self._special_tokens,
@@ -205,6 +198,15 @@ def load_template(spec: str, tokenizer: PreTrainedTokenizerBase, base_dir: Path)
     if adds_bos(tokenizer) and not template.prompt_text(_PROBE_QUESTION).startswith(str(tokenizer.bos_token)):
         return replace(template, source="{{ bos_token }}" + source)
     return template
+
+
+def as_turns(messages: Sequence[Message], source: str) -> list[dict[str, str]]:
+    """Messages as a chat template with this Jinja text takes them; it decides how a context is attached."""
+    separator = f"\n\n{_ALPACA_INPUT}\n" if _ALPACA_INPUT in source else "\n\n"
+    return [
+        {"role": message.role, "content": message.content + (separator + message.context if message.context else "")}
+        for message in messages
+    ]
 
 
 def adds_nothing(source: object) -> bool:

@@ -19,7 +19,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from luthier.config.schema import DatasetSource, Objective
-from luthier.data.formats import Format, choose_format, renamed
+from luthier.data.formats import Format, choose_format, in_your_words, renamed
 from luthier.data.messages import Content, Message, Preferred, Segment
 from luthier.data.problems import SHOWN_PER_KIND, Problems, RowError
 from luthier.data.sources import RowSource
@@ -154,7 +154,8 @@ class RowTokenizer:
                 if self._drop_bad:
                     found.leave_out(problem.code, place)
                 else:
-                    problems.add(problem.code, problem.found, problem.fix, place, droppable=True)
+                    told = in_your_words(problem.found, config.columns)
+                    problems.add(problem.code, told, problem.fix, place, droppable=True)
                 continue
             if problems:
                 batch, pending, characters = Batch(), [], 0

@@ -85,6 +85,7 @@ class History:
         ours: Whether Luthier trains it, so that its YAML has Luthier's keys.
         program: The name of the one that trains it, as in `luthier.doctor.elsewhere`; empty: Luthier, or not known.
         vocabulary: Entries of the model's vocabulary; 0 where it is not known.
+        parameters: Of the base and what is trained beside it; 0 where it is not known.
         beginning, curve, recent: Log lines with a finite loss: the first ones, all thinned, and the latest.
         not_finite: The first log line whose loss is NaN or infinite.
         before_resume: The latest log lines when the run was resumed last.
@@ -100,6 +101,7 @@ class History:
     total_steps: int = 0
     epochs: float = 0.0
     vocabulary: int = 0
+    parameters: int = 0
     step: int = 0
     beginning: tuple[Log, ...] = ()
     curve: Thinned[Log] = field(default_factory=lambda: Thinned(LONGEST))
@@ -167,7 +169,7 @@ def _noted(run: History, event: Event) -> History:
     """The history with an event that is only kept."""
     match event:
         case Architecture():
-            return replace(run, vocabulary=_vocabulary(event))
+            return replace(run, vocabulary=_vocabulary(event), parameters=event.parameters)
         case Timing():
             return replace(run, timings=_last(run.timings, event))
         case Machine():

@@ -17,12 +17,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from luthier.machine import cache_folder
+
+Say = Callable[[str, int, int], None]
+"""Called with what is being done, how far it is, and of how many; 0 of 0 where that is not known."""
 
 
 def hashed(content: Any) -> str:
@@ -57,6 +61,25 @@ class Answers:
     def __getitem__(self, key: str) -> Any:
         """The answer under a key."""
         return self._known[key]
+
+    def keeping(self, wanted: Iterable[str], tell: Say) -> tuple[int, Callable[[str, Any], None]]:
+        """How many of some answers are known, and who keeps the others as they come and tells how far that is.
+
+        Args:
+            wanted: Their keys; what is wanted several times counts so often.
+            tell: Told at once, too.
+        """
+        times = Counter(wanted)
+        total, done = times.total(), sum(count for key, count in times.items() if key in self)
+        tell("answers", done, total)
+
+        def keep(key: str, answer: Any) -> None:
+            nonlocal done
+            self.add({key: answer})
+            done += times[key]
+            tell("answers", done, total)
+
+        return done, keep
 
     def add(self, new: Mapping[str, Any]) -> None:
         """Keep answers, all of them in one write."""

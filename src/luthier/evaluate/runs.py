@@ -18,24 +18,13 @@ from typing import Any
 
 from luthier.config.values import packaged
 from luthier.errors import LuthierError, ModelError, Problem
-from luthier.evaluate.answers import Answers, hashed
+from luthier.evaluate.answers import Answers, Say, hashed
 from luthier.evaluate.candidate import Asked, Candidate
 from luthier.evaluate.compare import Comparison, compare, corrected, sets_as_dicts
 from luthier.evaluate.forgetting import Forgetting, Passages, forgotten, losses
 from luthier.evaluate.pairs import Pairs, check_pairs, pairs_of
 from luthier.evaluate.sandbox import Sandbox
-from luthier.evaluate.score import (
-    MAX_NEW_TOKENS,
-    Rate,
-    Runner,
-    Say,
-    Scores,
-    Settings,
-    as_dict,
-    score,
-    system_of,
-    unanswered,
-)
+from luthier.evaluate.score import MAX_NEW_TOKENS, Rate, Runner, Scores, Settings, as_dict, score, system_of, unanswered
 from luthier.evaluate.tasks import TaskSet
 from luthier.generate.load import final_folder
 from luthier.generate.plain import is_run

@@ -21,7 +21,7 @@ from typing import Any, Literal, Protocol
 
 import psutil
 
-from luthier.evaluate.answers import Answers, hashed
+from luthier.evaluate.answers import Answers, Say, hashed
 from luthier.evaluate.extract import code_of
 from luthier.evaluate.matching import judge
 from luthier.evaluate.sandbox import MEMORY_MIB, Program, Verdict
@@ -32,9 +32,6 @@ from luthier.evaluate.tasks.task import Task
 from luthier.generate.load import Heard
 from luthier.generate.system import Conversation, first_turn, in_words
 from luthier.machine.probe import probe
-
-Say = Callable[[str, int, int], None]
-"""Called with what is being done, how far it is, and of how many; 0 of 0 where that is not known."""
 
 Style = Literal["template", "completion"]
 STYLES: dict[Style, str] = {"template": "in its chat template", "completion": "as text to go on from"}
@@ -288,17 +285,7 @@ def ask(
     Those that end at the same stop texts are asked together. An answer is kept as soon as it has ended.
     """
     keys = _keys(tasks, settings)
-    total = len(tasks) * settings.samples
-    times = Counter(key for draw in keys for key in draw)
-    remembered = done = sum(count for key, count in times.items() if key in answers)
-    tell("answers", done, total)
-
-    def keep(key: str, text: str, cut: bool) -> None:
-        nonlocal done
-        answers.add({key: (text, cut)})
-        done += times[key]
-        tell("answers", done, total)
-
+    remembered, keep = answers.keeping((key for draw in keys for key in draw), tell)
     alike: dict[tuple[str, ...], dict[str, Task]] = {}
     for key, task in ((key, task) for draw in keys for key, task in zip(draw, tasks, strict=True)):
         if key not in answers:
@@ -344,15 +331,13 @@ def _key(task: Task, settings: Settings, draw: int) -> str:
     return hashed([asked, stops, drawn])
 
 
-def _write(
-    writer: Writer, tasks: Mapping[str, Task], settings: Settings, keep: Callable[[str, str, bool], None]
-) -> None:
+def _write(writer: Writer, tasks: Mapping[str, Task], settings: Settings, keep: Callable[[str, Any], None]) -> None:
     """Ask tasks that end at the same stop texts; each is called by the key of its answer."""
     keys, some = list(tasks), list(tasks.values())
     how = (settings.max_new_tokens, settings.temperature, [int(key[:15], 16) for key in keys])
 
     def heard(number: int, text: str, cut: bool) -> None:
-        keep(keys[number], text, cut)
+        keep(keys[number], (text, cut))
 
     if settings.style == "template":
         asked = [first_turn(task.instruction, system_of(task, settings)) for task in some]

@@ -20,10 +20,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from luthier.evaluate.answers import Say
 from luthier.evaluate.compare import Change, Comparison
 from luthier.evaluate.pairs import Pairs, start_from
 from luthier.evaluate.runs import Evaluation
-from luthier.evaluate.score import Outcome, Say, Scores
+from luthier.evaluate.score import Outcome, Scores
 from luthier.evaluate.tasks.task import Task
 from luthier.evaluate.words import causes, outcome_of, p_value, percent, points, telling_tasks
 from luthier.events.printable import one_line, printable

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Literal
 
 from luthier.errors import ModelError, Problem
+from luthier.evaluate.answers import Say
 from luthier.evaluate.compare import Comparison
 from luthier.evaluate.forgetting import GENERAL, read_passages
 from luthier.evaluate.runs import Evaluation, Options, compare_all, evaluate_model, sandbox_for
-from luthier.evaluate.score import MAX_NEW_TOKENS, Say
+from luthier.evaluate.score import MAX_NEW_TOKENS
 from luthier.evaluate.tasks import load_sets
 
 How = Literal["auto", "template", "completion"]

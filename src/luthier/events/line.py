@@ -167,8 +167,12 @@ def _run_finished(event: RunFinished) -> str:
 
 def _result(final_model: str) -> str:
     """Where it is, and what to do with it next."""
-    run = shlex.quote(one_line(str(Path(final_model).parent)))
-    return f"result: {one_line(final_model)}; ask it: luthier chat {run}"
+    return f"result: {one_line(final_model)}; ask it: {to_ask(final_model)}"
+
+
+def to_ask(final_model: str) -> str:
+    """The command that asks a run which has its result there."""
+    return f"luthier chat {shlex.quote(one_line(str(Path(final_model).parent)))}"
 
 
 def _run_started(event: RunStarted) -> str:

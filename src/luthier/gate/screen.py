@@ -77,6 +77,7 @@ def strip(tokens: Sequence[Token], width: int) -> Iterator[Text]:
     """Lines of at most `width` cells, each part of the row on lines of its own."""
     room = max(width - _MARGIN - 1, 20)
     line, used, part = Text(), 0, ""
+    after = _texts_after(tokens)
     for number, token in enumerate(tokens):
         if token.part != part:
             if used:
@@ -84,8 +85,7 @@ def strip(tokens: Sequence[Token], width: int) -> Iterator[Text]:
             part = token.part
             line, used = Text(f"{part:>{_MARGIN - 2}}  ", "dim"), 0
         style = STYLES[token.part][number % 2] + " bold underline" * token.special
-        after = tokens[number + 1].text if number + 1 < len(tokens) else ""
-        for shown, breaks in _shown(token.text, after):
+        for shown, breaks in _shown(token.text, after[number]):
             if used + cell_len(shown) > room:
                 yield line
                 line, used = Text(" " * _MARGIN), 0
@@ -98,12 +98,21 @@ def strip(tokens: Sequence[Token], width: int) -> Iterator[Text]:
         yield line
 
 
+def _texts_after(tokens: Sequence[Token]) -> list[str]:
+    """For each token the text that follows it: of a letter in several tokens only the last has one."""
+    texts, following = [""] * len(tokens), ""
+    for number in reversed(range(len(tokens))):
+        texts[number] = following
+        following = tokens[number].text or following
+    return texts
+
+
 def _shown(text: str, after: str) -> Iterator[tuple[str, bool]]:
     """Each character as it is shown, and whether the line ends after it.
 
     Args:
         text: Of one token.
-        after: Of the next one.
+        after: That follows.
     """
     for at, char in enumerate(text):
         following = (text + after)[at + 1 : at + 2]

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
-from luthier.config.advice import A_LARGE_BASE, FOR_A_SMALL_BASE, GOOD_START, HIGH_FOR_PAIRS
+from luthier.config.advice import ENOUGH_STEPS, FOR_A_SMALL_BASE, HIGH_FOR_PAIRS, MOST_EPOCHS, good_rate
 from luthier.config.render import dump_config_yaml
 from luthier.config.schema import Config, DatasetSource, ModelSection, Objective
 from luthier.config.values import packaged
@@ -34,10 +34,6 @@ _LONGEST_PROMPT = 200
 _COLUMN = 52
 """Where reasons begin."""
 _USUAL_BATCH, _SMALL_BATCH = 16, 8
-_ENOUGH_STEPS = 150
-"""In as many steps of eight rows the quickstart's base learns what 200 short rows have in common."""
-_MOST_EPOCHS = 10
-"""Beyond, few rows are learned by heart."""
 
 
 @dataclass(frozen=True)
@@ -168,26 +164,25 @@ def _of_size(values: dict[str, dict[str, Any]], rows: int, parameters: int) -> d
     """
     training, epochs, batch = values["training"], 3, _USUAL_BATCH
     reasons = {"learning_rate": "the usual one for an adapter"}
-    few = 0 < rows * epochs < _ENOUGH_STEPS * batch
+    few = 0 < rows * epochs < ENOUGH_STEPS * batch
     if few:
         batch = _SMALL_BATCH
-        least = min(max(epochs, math.ceil(_ENOUGH_STEPS * batch / rows)), _MOST_EPOCHS)
-        whole = range(least, min(least + 2, _MOST_EPOCHS) + 1)
+        least = min(max(epochs, math.ceil(ENOUGH_STEPS * batch / rows)), MOST_EPOCHS)
+        whole = range(least, min(least + 2, MOST_EPOCHS) + 1)
         epochs = min(whole, key=lambda number: rows * number % batch)  # rows that fill no whole step are left out
     training["num_train_epochs"] = epochs
     if few:
         training |= {"per_device_train_batch_size": batch // 2, "gradient_accumulation_steps": 2}
         reasons["gradient_accumulation_steps"] = f"{batch // 2} x 2 = {batch} rows a step; of few rows more steps"
         steps = max(1, rows * epochs // batch)
-        enough = steps >= _ENOUGH_STEPS
-        ending = "" if enough else f"; {_ENOUGH_STEPS} want more rows"
+        enough = steps >= ENOUGH_STEPS
+        ending = "" if enough else f"; {ENOUGH_STEPS} want more rows"
         reasons["num_train_epochs"] = f"{rows} rows x {epochs} / {batch} a step = {steps} steps{ending}"
         if values["data"]["val_set_size"]:
             values["evaluation"] = {"eval_steps": 0.1}
             reasons["eval_steps"] = "ten times in the run; by default four times an epoch"
-    small = 0 < parameters < A_LARGE_BASE
-    training["learning_rate"] = FOR_A_SMALL_BASE if small else GOOD_START
-    if small:
+    training["learning_rate"] = good_rate(parameters)
+    if training["learning_rate"] == FOR_A_SMALL_BASE:
         millions = f"{parameters / 1e6:.{0 if parameters >= 10e6 else 1}f}"
         reasons["learning_rate"] = (
             f"so small a base ({millions} million parameters) wants larger steps; a large one 2e-4"

@@ -100,11 +100,11 @@ class Tuned:
             instructions: What the user wants; any may be a conversation, as in `prompt_ids`.
             max_new_tokens: Longest answer.
             temperature: 0 is greedy and repeatable; higher is more varied.
-            seed: Makes a temperature repeatable; one for all, or one for each.
+            seed: Makes a temperature repeatable: one for all, each of which then draws for itself, or one for each.
             heard: Told of each answer when it has ended.
         """
         prompts = [self.prompt_ids(instruction) for instruction in instructions]
-        return self._written(prompts, Sampling(max_new_tokens, temperature), seed, heard)
+        return self.write_many(prompts, Sampling(max_new_tokens, temperature), seed, heard)
 
     def stream(
         self,
@@ -179,11 +179,11 @@ class Tuned:
             stops: The answer ends before the first of these; none: only the model ends it.
             max_new_tokens: Longest answer.
             temperature: 0 is greedy and repeatable; higher is more varied.
-            seed: Makes a temperature repeatable; one for all, or one for each.
+            seed: Makes a temperature repeatable: one for all, each of which then draws for itself, or one for each.
             heard: Told of each answer when it has ended.
         """
         prompts = [self.tokenizer(text).input_ids for text in texts]
-        return self._written(prompts, Sampling(max_new_tokens, temperature, stop=tuple(stops)), seed, heard)
+        return self.write_many(prompts, Sampling(max_new_tokens, temperature, stop=tuple(stops)), seed, heard)
 
     def prompt_ids(self, conversation: Conversation) -> list[int]:
         """Token ids of the prompt, as the rows of the training began.
@@ -240,16 +240,16 @@ class Tuned:
         finally:
             self.model = tuned
 
-    def _written(
+    def write_many(
         self,
         prompts: Sequence[Sequence[int]],
         sampling: Sampling,
-        seed: int | Sequence[int] | None,
-        heard: Heard | None,
+        seed: int | Sequence[int] | None = None,
+        heard: Heard | None = None,
     ) -> list[str]:
-        """The answers to all prompts; each draws for itself."""
+        """As `generate_many`, after token ids, in any way that `Sampling` knows; its seed is `seed`."""
         texts = ["" for _ in prompts]
-        seeds = seed if isinstance(seed, Sequence) else [seed for _ in prompts]
+        seeds = [(one, 0) for one in seed] if isinstance(seed, Sequence) else [(seed, n) for n in range(len(prompts))]
 
         def asked(number: int) -> Answer:
             def hear(text: str, tokens: object) -> None:
@@ -259,7 +259,8 @@ class Tuned:
                 if heard is not None:
                     heard(number, texts[number], reason == "length")
 
-            answer = self.answer(prompts[number], replace(sampling, seed=seeds[number]), hear, number)
+            own, draw = seeds[number]
+            answer = self.answer(prompts[number], replace(sampling, seed=own), hear, draw)
             answer.on_end = end
             return answer
 
@@ -389,7 +390,7 @@ def final_folder(run: str | Path) -> Path:
     if found and there(RECORD):
         found, fix = (
             f"the run in {folder} has not ended",
-            "go on with it: luthier train CONFIG --resume auto (from Python: resume='auto')",
+            "wait for it, or go on with it: luthier train CONFIG --resume auto (from Python: resume='auto')",
         )
     if found:
         raise ModelError(Problem("E-MODEL-012", found, fix, str(run)))

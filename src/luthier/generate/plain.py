@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from luthier.config.outputs import FINAL, RECORD, TRAINED_ON
+from luthier.config.values import packaged
 from luthier.errors import ModelError, Problem
 from luthier.errors.trace import brief
 from luthier.generate.load import Tuned, load, load_tokenizer, try_prompt
@@ -43,11 +44,11 @@ def load_any(name: str | Path, base: str | None = None) -> Tuned:
 
 
 def _load_plain(name: str, base: str | None) -> Tuned:
-    place = os.path.expanduser(name)  # noqa: PTH111
+    place = packaged(os.path.expanduser(name))  # noqa: PTH111
     model = load_base(Base(place), "the model", _ELSEWHERE)
     try:
         tokenizer = load_tokenizer(place)
-        tuned = Tuned(model, tokenizer, _stops(model, tokenizer), Base(os.path.expanduser(base or "")))  # noqa: PTH111
+        tuned = Tuned(model, tokenizer, _stops(model, tokenizer), Base(packaged(os.path.expanduser(base or ""))))  # noqa: PTH111
         if tokenizer.chat_template:
             try_prompt(tuned)
     except Exception as error:  # tokenizers raise everything from KeyError to bare Exception for a broken file

@@ -31,6 +31,7 @@ from transformers.utils import cached_file
 from luthier.config.outputs import TRAINED_ON
 from luthier.config.record import load_record
 from luthier.config.schema import ModelSection
+from luthier.config.values import PACKAGED, packaged
 from luthier.errors import LuthierError, ModelError, Problem
 from luthier.errors.trace import brief
 from luthier.machine.probe import probe
@@ -118,7 +119,7 @@ class Base:
             )
             raise ModelError(problem)
         if name:
-            base = replace(base, name=os.path.expanduser(name), revision=None)  # noqa: PTH111
+            base = replace(base, name=packaged(os.path.expanduser(name)), revision=None)  # noqa: PTH111
         if load_in_4bit is not None:
             four_bits = (base.quantization or {}) if load_in_4bit else None
             base = replace(base, quantization=four_bits, base_precision="default")
@@ -148,6 +149,7 @@ def require_trained_on(base: Base) -> None:
         raise ModelError(Problem("E-MODEL-017", f"its weights are not those of the training: {found}", fix, base.name))
 
 
+_COMES_ALONG = "/luthier/quickstart/base"
 ELSEWHERE = "say where it is now: --base PATH, load(run, base=PATH)"
 
 
@@ -190,6 +192,8 @@ def load_base(base: Base, called: str = "the run's base model", elsewhere: str =
             found = f"{called} {base.name} cannot be read: {brief(error)}"
             raise ModelError(Problem("E-MODEL-004", found, f"mend its files, or {elsewhere}")) from error
         found = f"{called} {base.name!r} is not on this machine"
+        if elsewhere == ELSEWHERE and base.name.endswith(_COMES_ALONG):  # where Luthier lies on another machine
+            elsewhere = f"it comes with Luthier: --base {PACKAGED}{_COMES_ALONG.removeprefix('/luthier/')}"
         fetch = "" if Path(base.name).is_absolute() else f"hf download {base.name}, or "
         raise ModelError(Problem("E-MODEL-001", found, fetch + elsewhere)) from error
     require_trained_on(base)  # a model of the hub is here by now

@@ -134,7 +134,8 @@ def write(
         model: A causal language model, with or without an adapter.
         answers: Fresh ones.
         stop_ids: Tokens that end them.
-        joining: Asked at each token for answers that have come meanwhile; they begin as soon as there is room.
+        joining: Asked for answers that have come meanwhile, as `luthier.model.batching.Manner` says; they begin as soon
+            as there is room.
     """
     write_rows(model, [answer for answer in answers if not answer.cut], Manner(stop_ids, _chosen, joining))
     for answer in answers:  # cut before its first token

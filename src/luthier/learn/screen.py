@@ -23,6 +23,8 @@ from luthier.monitor.drawing import ACCENT, bar
 
 _STYLES, _MARKS = (ACCENT, "yellow", "green", "magenta"), "①②③④"
 _MOST_COLUMNS, _ROWS, _BAR = 100, 12, 16
+_KEY = 15
+"""Columns of a key, where it is narrow."""
 _HANGING = " " * 11
 _REFRESH_SECONDS = 0.2
 _UNUSUAL = "Mostly it comes out as {}, and what follows was written for that; its numbers are those of your runs."
@@ -82,21 +84,26 @@ def results(lesson: Lesson, shown: Results, width: int) -> RenderableType:
     ]
     logarithmic = _spread(shown) > 8
     title = Text.assemble(("training loss", "bold"), (" at each step" + (", log" if logarithmic else ""), "dim"))
-    return Group(title, draw(Picture(tuple(curves), logarithmic), width, _ROWS), Text(), _table(lesson, shown), Text())
+    return Group(
+        title, draw(Picture(tuple(curves), logarithmic), width, _ROWS), Text(), _table(lesson, shown, width), Text()
+    )
 
 
-def _table(lesson: Lesson, shown: Mapping[str, Outcome]) -> Table:
+def _table(lesson: Lesson, shown: Mapping[str, Outcome], width: int) -> Table:
+    """A line for each run. Where it is narrow a key and its value are two words, so that none is broken."""
+    narrow = width < _MOST_COLUMNS
     changes = {arm.name: arm.differs or "  ".join(arm.changes) for arm in lesson.arms}
-    grid = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    grid = Table(box=None, padding=(0, 1 if narrow else 2, 0, 0), header_style="dim")
     grid.add_column("run")
-    grid.add_column("what differs", style="dim", overflow="fold")
+    grid.add_column("what differs", style="dim", overflow="fold", max_width=_KEY if narrow else None)
     for name in ("first", "last ten", "held out", "trained"):
         grid.add_column(name, justify="right", no_wrap=True)
-    grid.add_column("the doctor says", overflow="fold")
+    rules = {f.rule for outcome in shown.values() for f in outcome.found if f.severity != "info"}
+    grid.add_column("the doctor says", overflow="fold", min_width=max(map(len, rules), default=0))
     for number, (name, outcome) in enumerate(shown.items()):
         grid.add_row(
             Text.assemble(_mark(number), (name, "bold")),
-            changes.get(name, ""),
+            changes.get(name, "").replace("=", " " if narrow else "="),
             f"{outcome.first:.3f}",
             f"{outcome.last:.3f}",
             f"{outcome.held_out:.3f}",

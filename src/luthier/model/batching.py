@@ -15,7 +15,8 @@ first real token:
 Rows join others where the lean path writes (`luthier.model.lean.writer`), whose cache can be regrouped. The models' own
 layers have caches of many kinds: there, rows are carried along until the last of them has ended.
 
-Not covered: beam search; caches that share what two prompts have in common (vLLM's prefix caching).
+Not covered: beam search; caches that share what two prompts have in common (vLLM's prefix caching); prompts that are
+read in parts, between the tokens of others (chunked prefill): these wait while a long one is read.
 
 Shape letters: B rows, T tokens of the longest prompt, V vocabulary.
 """
@@ -32,6 +33,7 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
+from luthier.machine.ranks import on_any_rank
 from luthier.model import attention
 from luthier.model.forward import inference, unwrap
 from luthier.model.lean.writer import KeyValueCache, LeanWriter
@@ -53,7 +55,7 @@ class Row(Protocol):
     Attributes:
         prompt_ids: Ids of the prompt, BOS included.
         ids: What was written so far, without the token that ended it.
-        ended: Why it has ended; empty before.
+        ended: Why it has ended; empty before. Who ends while it waits does not begin.
     """
 
     prompt_ids: Sequence[int]
@@ -79,9 +81,11 @@ class Manner:
     Attributes:
         stop_ids: Tokens that end a row.
         choose: Chooses tokens; None: the likeliest.
-        joining: Asked at each token for rows that have come meanwhile.
+        joining: Asked for rows that have come meanwhile, at each token where they can join, else before each batch. It
+            may end rows, also those that wait.
         stop: Asked at each token; true: all is over.
-        in_step: Ranks that share a model go on until all of them have ended.
+        in_step: Ranks that share a model, and write the same rows, go on until all of them have ended. `stop` then says
+            the same on all.
     """
 
     stop_ids: Sequence[int]
@@ -134,6 +138,9 @@ class _Batch:
             if not row.ended:
                 row.take(token)
         self.stopped = self._manner.stop is not None and self._manner.stop()
+        if self._manner.in_step:  # in `generate` who has ended would pass on, but hear and ask no more
+            over = self.stopped or not on_any_rank(any(not row.ended for row in rows))
+            return [over for _ in rows]
         if self.stopped or self._pause():
             return [True for _ in rows]
         return [bool(row.ended) for row in rows]
@@ -141,6 +148,7 @@ class _Batch:
     def _someone_waits(self) -> bool:
         if self._manner.joining is not None:
             self.waiting.extend(self._manner.joining())
+            self.waiting = deque(row for row in self.waiting if not row.ended)
         return bool(self.waiting)
 
     def _taken(self, count: int) -> list[Row]:
@@ -183,12 +191,12 @@ class _Batch:
             input_ids=ids_BT.to(device),
             attention_mask=mask_BT.to(device),
             max_new_tokens=most,
-            eos_token_id=list(manner.stop_ids),
+            eos_token_id=None if manner.in_step else list(manner.stop_ids),
             pad_token_id=manner.stop_ids[0],
             do_sample=False,
             use_cache=True,
             stopping_criteria=StoppingCriteriaList([_Hearing(rows, self.hear)]),
-            synced_gpus=manner.in_step,
+            synced_gpus=False,  # `hear` sees to it; where it is left out, `generate` looks for itself
             **options,
         )
 
@@ -202,8 +210,8 @@ class _OpenBatch(_Batch):
 
     def run(self) -> None:
         """Until nobody is there any more."""
-        while self._regroup() and not self.stopped:
-            if all(row.ended for row in self.rows):  # with their first tokens
+        while not self.stopped and self._regroup():
+            if self.stopped or all(row.ended for row in self.rows):  # with their first tokens
                 continue
             last_B1 = torch.tensor([[row.ids[-1] if row.ids else 0] for row in self.rows])
             all_BT = torch.ones(len(self.rows), self._cache.tokens + 1, dtype=torch.long)
@@ -230,9 +238,9 @@ class _OpenBatch(_Batch):
         going = [row for row in self.rows if not row.ended]
         if self._cache.full:
             return True
-        if self._someone_waits():
-            begin = self._fitting(going) - len(going)
-            return begin > 0 and (begin == len(self.waiting) or begin * _WORTH >= len(self.rows))
+        begin = self._fitting(going) - len(going) if self._someone_waits() else 0
+        if begin > 0 and (begin == len(self.waiting) or begin * _WORTH >= len(self.rows)):
+            return True
         return not self._cache.recorded and 2 * len(going) <= len(self.rows)  # a recorded step costs the same for few
 
     def _too_much(self, rows: int, longest: int, room: int) -> bool:

@@ -80,9 +80,8 @@ class _Writers:
     def _proven(self, model: nn.Module, adapter: str | None) -> LeanWriter | None:
         causal_lm, lean = unwrap(model), lean_of(model)
         try:
-            if not can_record(
-                getattr(causal_lm.get_decoder(), "rotary_emb", None)
-            ):  # the longest row would turn the angles of all others
+            rotation = getattr(causal_lm.get_decoder(), "rotary_emb", None)
+            if not can_record(rotation):  # the longest row would turn the angles of all others
                 return None
             if lean is not None:
                 writer = LeanWriter(lean.parts, lean.refresh, _recorder(lean.parts) if lean.graphs else None)

@@ -32,6 +32,7 @@ _LABEL_WIDTH = 12
 _VALUE_WIDTH = 46
 _CURVE_WIDTH = 43
 _COLORS = {"info": "cyan", "warning": "yellow", "critical": "bold red"}
+_MOST_WARNINGS = 3
 _MARKS = {"info": "i", "warning": "!", "critical": "!!"}
 _STATUS_COLORS = {"done": "green", "stopped": "yellow", "failed": "red"}
 
@@ -85,7 +86,10 @@ def render(state: RunState, now: float, width: int, height: int) -> Box:
 def summary(state: RunState, width: int) -> list[Text]:
     """The few lines that stay on the screen when the run is over, none longer than `width` cells."""
     lines = _results(state)
-    for notice in [notice for notice in state.notices if notice.severity != "info"][-3:]:
+    warnings = [notice for notice in state.notices if notice.severity != "info"]
+    if (more := len(warnings) - _MOST_WARNINGS) > 0:
+        lines.append(Text(f"   {more} more before these: luthier watch, pane 3", "dim"))
+    for notice in warnings[-_MOST_WARNINGS:]:
         lines += _notice(notice, width)
     for line in lines:
         line.truncate(width, overflow="ellipsis")
@@ -268,7 +272,7 @@ def _notices(notices: tuple[Notice, ...], inner: int, room: int) -> list[Text]:
     """
     pressing = sorted(range(len(notices)), key=lambda number: (notices[number].severity != "info", number))
     blocks: dict[int, list[Text]] = {}
-    for number in reversed(pressing[-3:]):
+    for number in reversed(pressing[-_MOST_WARNINGS:]):
         block = _notice(notices[number], inner)
         if blocks and sum(map(len, blocks.values())) + len(block) > max(2, room // 2):
             break

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 
 from luthier.events.durations import duration
-from luthier.events.line import significant
+from luthier.events.line import significant, to_ask
 from luthier.events.printable import one_line
 from luthier.events.types import RunFinished
 from luthier.monitor.drawing import count, decimal
@@ -36,6 +36,7 @@ def outcome(state: RunState, finished: RunFinished) -> list[tuple[str, str, str]
         facts.append(("work", ", ".join(values), "; ".join(meanings)))
     if finished.final_model:
         facts.append(("final model", one_line(finished.final_model), ""))
+        facts.append(("ask it", to_ask(finished.final_model), ""))
     elif state.checkpoint is not None:
         facts.append(("checkpoint", one_line(state.checkpoint.path), "where it can go on"))
     return facts

@@ -14,7 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from luthier.config.render import plan_in_words
-from luthier.evaluate.score import Outcome, Rate, Say, Scores
+from luthier.evaluate.answers import Say
+from luthier.evaluate.score import Outcome, Rate, Scores
 from luthier.evaluate.screen import telling
 from luthier.evaluate.tasks.task import Task
 from luthier.events.printable import one_line, printable

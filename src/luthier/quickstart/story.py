@@ -24,8 +24,9 @@ from luthier.config.load import Loaded
 from luthier.config.outputs import FINAL
 from luthier.config.plan import Plan
 from luthier.errors import ModelError
+from luthier.evaluate.answers import Say
 from luthier.evaluate.sandbox import Sandbox
-from luthier.evaluate.score import Say, Scores, Settings, as_dict, score
+from luthier.evaluate.score import Scores, Settings, as_dict, score
 from luthier.evaluate.tasks import quickstart as heldout
 from luthier.evaluate.tasks.task import Task
 from luthier.events.types import Event, RunFinished

@@ -146,8 +146,8 @@ class _Desk:
 
     def model(self, name: str) -> Served:
         if name not in self.models:
-            shown = name[:100]
-            raise ApiError(404, f"The model '{shown}' does not exist", param="model", code="model_not_found")
+            found = f"The model '{name[:100]}' does not exist; there are: {', '.join(self.models)}"
+            raise ApiError(404, found, param="model", code="model_not_found")
         return self.models[name]
 
     async def answer(

@@ -1,11 +1,11 @@
 """One request between the event loop, where HTTP lives, and the worker's thread, where the model lives.
 
-    await exchange.begin(gone)             waits until the prompts are read; an ApiError is raised here
+    await exchange.begin(gone)             waits until it is being written; an ApiError is raised here
     async for event in exchange: ...       Said, Ended, in the order of writing
     exchange.close()                       however it ends: a client that has gone needs no answer
 
-A request whose deadline comes while it waits is refused (429); one that is being written ends there, as if it had
-reached its length.
+A request whose deadline comes while it waits, for its turn or for memory, is refused (429); one that is being written
+ends there, as if it had reached its length.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Exchange:
         self.prompt_tokens = self.completion_tokens = 0
 
     async def begin(self, gone: Callable[[], Awaitable[None]]) -> None:
-        """Hand the job in and wait until its prompts are read.
+        """Hand the job in and wait until it is being written.
 
         Args:
             gone: Returns when the client has gone.
@@ -51,9 +51,9 @@ class Exchange:
             GoneError: When nobody waits for it any more.
         """
         self._worker.submit(self._job)
-        self._deadline = self._loop.call_later(self._seconds, self._job.cut, "length")
+        deadline = self._loop.time() + self._seconds
         try:
-            async with asyncio.timeout(self._seconds):
+            async with asyncio.timeout_at(deadline):
                 begun = await self._or_gone(self._next(), gone)
         except TimeoutError:
             self.close()
@@ -61,6 +61,7 @@ class Exchange:
         except BaseException:
             self.close()
             raise
+        self._deadline = self._loop.call_at(deadline, self._job.cut, "length")
         assert isinstance(begun, Begun)
         self.prompt_tokens = begun.prompt_tokens
 

@@ -31,7 +31,7 @@ from luthier.serve.refusals import ApiError, broken, busy, closing
 
 @dataclass(frozen=True)
 class Begun:
-    """The prompts are read; from here on there are answers."""
+    """It is being written; from here on there are answers."""
 
     prompt_tokens: int
 
@@ -80,6 +80,7 @@ class Job:
     _cut: str = ""
     _writing: list[Answer] = field(default_factory=list)
     _refused: bool = False
+    _begun: Begun | None = None
 
     @property
     def rows(self) -> int:
@@ -109,8 +110,14 @@ class Job:
         """Whether nobody has cut it."""
         return not self._cut
 
+    def end_if_cut(self) -> None:
+        """End those of a job that was cut, also who has not begun. In the worker's thread."""
+        if self._cut:
+            for answer in self._writing:
+                answer.end(self._cut)
+
     def begin(self) -> list[Answer]:
-        """Read the prompts; the answers to be written.
+        """Make the prompts; the answers to be written.
 
         Raises:
             ApiError: 400 for what cannot be asked.
@@ -121,15 +128,21 @@ class Job:
         self._writing = [self._answer(tuned, ids, number, index) for index, (ids, number) in enumerate(rows)]
         if self._cut:  # it came in between
             self.cut(self._cut)
-        self.tell(Begun(sum(len(ids) for ids in prompts)))
+        self._begun = Begun(sum(len(ids) for ids in prompts))
         return self._writing
+
+    def _say(self, event: Said | Ended) -> None:
+        if self._begun is not None:  # the first answer has: until then it may wait for memory
+            self.tell(self._begun)
+            self._begun = None
+        self.tell(event)
 
     def _answer(self, tuned: Tuned, ids: Sequence[int], number: int, index: int) -> Answer:
         def hear(text: str, tokens: list[Token]) -> None:
-            self.tell(Said(index, text, tokens))
+            self._say(Said(index, text, tokens))
 
         def end(reason: str) -> None:
-            self.tell(Ended(index, reason, answer.tokens))
+            self._say(Ended(index, reason, answer.tokens))
 
         answer = tuned.answer(ids, self.sampling, hear, number)
         answer.on_end = end
@@ -212,8 +225,14 @@ class Worker:
 
     def _write(self, jobs: Sequence[Job]) -> None:
         model = jobs[0].model
+
+        def joining() -> list[Answer]:
+            for job in self._writing:
+                job.end_if_cut()
+            return self._begun(self._joining(model))
+
         with model.speaking() as tuned:
-            write(tuned.model, self._begun(jobs), tuned.stop_ids, lambda: self._begun(self._joining(model)))
+            write(tuned.model, self._begun(jobs), tuned.stop_ids, joining)
 
     def _next(self) -> list[Job]:
         """The jobs to write now: the first that waits, and as many of the same model as fit; none: it is over."""

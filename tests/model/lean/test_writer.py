@@ -213,6 +213,25 @@ def test_rows_leave_and_others_join_them(monkeypatch, recorder, group, kind, mem
     assert Taped.made == before + (recorder is not None and group != "as many")
 
 
+def test_who_is_no_number_leaves_nothing_behind(memory_holds_anything):
+    """Sums of 16 bits overflow; a recorded step reads the places behind the last token, too."""
+    model, recorder = build(), Taped()
+    writer = writer_of(model, recorder)
+    other = begun(writer, writer.cache(1, 2), NEW[1:], [[]])
+    recorder.watch(writer)
+    cache = begun(writer, writer.cache(2, 40), NEW, [answer[:3] for answer in NEW_ANSWERS])
+    for both in cache.layers:
+        for store_BKCS in both:
+            store_BKCS[0, :, : cache.tokens] = torch.nan
+    cache.regroup([1], other)
+    assert cache.recorded
+    going = [NEW_ANSWERS[1][3:], NEW_ANSWERS[1][:3]]
+    with torch.no_grad():
+        found = [writer.forward(tokens[:, None], cache).logits[:, -1].clone() for tokens in torch.tensor(going).T]
+    expected = own(model, [NEW[1] + NEW_ANSWERS[1][:3], NEW[1]], going)[1:]
+    assert off(found, expected) < EXACT
+
+
 def begun(writer, cache, prompts, answers):
     """A cache that knows prompts, padded on the left, and what was written of them."""
     longest = max(map(len, prompts))

@@ -9,6 +9,7 @@ nothing else.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from typing import Any, Protocol
 
@@ -16,8 +17,9 @@ from luthier.config.schema import DatasetSource, Objective
 from luthier.data.formats import alpaca, messages, preference, prompt_completion, sharegpt, text
 from luthier.data.messages import Content, Preferred
 from luthier.data.problems import refuse
+from luthier.errors import DataError
 
-__all__ = ["FORMATS", "Format", "choose_format", "detect", "guess", "renamed"]
+__all__ = ["FORMATS", "Format", "choose_format", "detect", "guess", "in_your_words", "renamed"]
 
 
 class Format(Protocol):
@@ -127,11 +129,15 @@ def detect(columns: frozenset[str], where: str = "") -> Format:
         names = " and ".join(format.NAME for format in fitting)
         found = f"the columns {_listed(columns)} fit {names}"
         raise refuse("E-DATA-021", found, f"write `format: {fitting[0].NAME}` or `format: {fitting[-1].NAME}`", where)
+    raise _none_fits(columns, where, _suggest(columns))
+
+
+def _none_fits(columns: frozenset[str], where: str, fix: str) -> DataError:
     needed = "; ".join(f"{format.NAME}: {', '.join(format.REQUIRED)}" for format in _OF_ANSWERS)
     found = f"no format fits the columns {_listed(columns)} (needed for {needed})"
     if ".csv:" in where:
         found += "; line 1 of a .csv is read as the names of its columns"
-    raise refuse("E-DATA-020", found, _suggest(columns), where)
+    return refuse("E-DATA-020", found, fix, where)
 
 
 def guess(columns: frozenset[str], where: str = "") -> tuple[list[Format], dict[str, str]]:
@@ -150,7 +156,8 @@ def guess(columns: frozenset[str], where: str = "") -> tuple[list[Format], dict[
         return fitting, {} if question in ("", "prompt") else {"prompt": question}
     if meant := _question_and_answer(columns):
         return [alpaca], meant
-    return [detect(columns, where)], {}
+    # no config is there yet, in which they could be named
+    raise _none_fits(columns, where, f"rename them in the file; or copy configs/my_rows.yaml, and {_suggest(columns)}")
 
 
 def renamed(row: dict[str, Any], columns: dict[str, str]) -> dict[str, Any]:
@@ -160,6 +167,11 @@ def renamed(row: dict[str, Any], columns: dict[str, str]) -> dict[str, Any]:
     taken = set(columns.values())
     kept = {name: value for name, value in row.items() if name not in taken}
     return kept | {expected: row.get(yours) for expected, yours in columns.items()}
+
+
+def in_your_words(found: str, columns: dict[str, str]) -> str:
+    """What is wrong with a row that was `renamed`, with the names that its columns have in the file."""
+    return re.sub(r'"(\w+)"', lambda name: f'"{columns.get(name[1], name[1])}"', found)
 
 
 _QUESTIONS = ("question", "query", "problem", "prompt", "input", "task", "text", "instruction")
@@ -175,10 +187,11 @@ def _suggest(columns: frozenset[str]) -> str:
             close = _nearest(needed, columns, 0.75)
             if close and close != needed:
                 return f"write `format: {format.NAME}` and `{_mapping({needed: close})}`"
-    return "name your columns: `format: alpaca` and `columns: {instruction: YOUR_QUESTION, output: YOUR_ANSWER}`"
+    return "write `format: alpaca` and `columns: {instruction: YOUR_QUESTION, output: YOUR_ANSWER}`"
 
 
 def _question_and_answer(columns: frozenset[str]) -> dict[str, str]:
+    """{expected: yours} where one column is named as a question and one as an answer, in whatever case."""
     question, answer = _first(_QUESTIONS, columns), _first(_ANSWERS, columns)
     return {"instruction": question, "output": answer} if question and answer else {}
 
@@ -196,7 +209,9 @@ def _nearest(name: str, columns: Iterable[Any], cutoff: float = 0.5) -> str:
 
 
 def _first(names: Iterable[str], columns: frozenset[str]) -> str:
-    return next((name for name in names if name in columns), "")
+    """The first of these names that a column has, in whatever case, as the column writes it; empty for none."""
+    written = {str(column).strip().casefold(): str(column) for column in sorted(columns, key=str, reverse=True)}
+    return next((written[name] for name in names if name in written), "")
 
 
 def _mapping(columns: dict[str, str]) -> str:

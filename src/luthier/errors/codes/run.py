@@ -82,6 +82,15 @@ RUN: dict[str, Explanation] = {
             "what there is."
         ),
     ),
+    "E-RUN-011": Explanation(
+        title="what to ask is not clear",
+        why="an answer to something else, or to nothing, would look like one to your question",
+        text=(
+            "luthier generate asks one instruction: the argument after RUN, the file of --file, or what comes by a "
+            "pipe. RUN, the output folder of a finished run, comes before PROMPT, and can be left out where the "
+            "instruction is no argument. To ask more than once: luthier chat."
+        ),
+    ),
     "E-RUN-020": Explanation(
         title="something that decides the run is not what it was",
         why="the run would not be the recorded one again, and nobody would see why its numbers are others",

@@ -8,7 +8,7 @@ Not covered: near duplicates that differ in a word; rows that are tasks of a pub
 from __future__ import annotations
 
 from luthier.gate.check import Result, Subject, check, fails, passed, warns
-from luthier.gate.checks.rows import count, left_out, of_all, places
+from luthier.gate.checks.rows import count, first_of, left_out, of_all, places
 
 
 @check
@@ -27,7 +27,7 @@ def duplicates(subject: Subject) -> Result:
         return passed(f"none among {count(report.kept_rows, report.unit)}")
     repeated = of_all(report.duplicate_rows, report.kept_rows, report.unit)
     found = f"{repeated} say what another {report.unit.removesuffix('s')} says, so are learned more than once"
-    return warns(found)
+    return warns(f"{found} ({first_of(report.duplicate_places, report.duplicate_rows)})")
 
 
 @check
@@ -46,7 +46,8 @@ def contradictions(subject: Subject) -> Result:
     if not questions:
         return passed("no two answers are each preferred to the other" if pairs else "no question has two answers")
     asked = f"{questions:,} question has" if questions == 1 else f"{questions:,} questions have"
-    return warns(f"{asked} {'two answers that are each preferred to the other' if pairs else 'more than one answer'}")
+    what = "two answers that are each preferred to the other" if pairs else "more than one answer"
+    return warns(f"{asked} {what} ({first_of(subject.data.report.contradicting_places, questions)})")
 
 
 @check

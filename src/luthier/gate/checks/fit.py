@@ -127,7 +127,7 @@ def sample_prompts(subject: Subject) -> Result:
             found = f"prompt {number} has token {max(ids):,}, and the model embeddings up to {embeddings - 1:,}"
             return fails(found, "leave that token out of it")
         longest = max(longest, len(ids))
-    return passed(f"{len(prompts)} prompts, at most {longest:,} tokens" if prompts else "there are none")
+    return passed(f"{count(len(prompts), 'prompts')}, at most {longest:,} tokens" if prompts else "there are none")
 
 
 @check

@@ -5,6 +5,7 @@ Most numbers were counted when the rows were prepared (`luthier.data.report`).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from luthier.data.problems import printable
@@ -124,7 +125,7 @@ def rows_cut(subject: Subject) -> Result:
     """
     report = subject.data.report
     missing = left_out(subject, "overlong")
-    limit, change = f"max_seq_length ({report.max_seq_length:,} tokens)", f"data.max_seq_length: {report.length_max}"
+    limit = f"max_seq_length ({report.max_seq_length:,} tokens)"
     found = []
     if report.truncated_rows:
         rows = of_all(report.truncated_rows, report.kept_rows, report.unit)
@@ -136,7 +137,7 @@ def rows_cut(subject: Subject) -> Result:
     if not found:
         return passed(f"none is longer than {limit}; the longest has {report.length_max:,}")
     too_many = report.completion_share_cut > MANY or missing > MANY * report.rows_read
-    return (fails if too_many else warns)("; ".join(found), change=change)
+    return (fails if too_many else warns)("; ".join(found), *_longer(subject))
 
 
 @check
@@ -166,8 +167,20 @@ def zero_label_rows(subject: Subject) -> Result:
         why = f"both answers are the same tokens ({places(subject, 'alike')})"
         found.append(f"{of_all(same, report.rows_read, report.unit)} are left out: {why}")
     verdict = fails if missing + same > MANY * report.rows_read else warns
-    longer = report.length_max > report.max_seq_length
-    return verdict("; ".join(found), change=f"data.max_seq_length: {report.length_max}" if longer else "")
+    return verdict("; ".join(found), *(_longer(subject) if report.length_max > report.max_seq_length else ()))
+
+
+def _longer(subject: Subject) -> tuple[str, str]:
+    """For rows that are too long: what to do, empty for what the check says, and the line to change.
+
+    A model has positions for so many tokens and reads nothing beyond them that it knows.
+    """
+    report, model = subject.data.report, subject.plan.model
+    most = model.max_position_embeddings if model else None
+    if most is None or report.length_max <= most:
+        return "", f"data.max_seq_length: {report.length_max}"
+    has = f"the model has positions for {most:,} tokens, and the longest row has {report.length_max:,}"
+    return f"shorten those rows: {has}", f"data.max_seq_length: {most}" if report.max_seq_length < most else ""
 
 
 @check
@@ -185,7 +198,7 @@ def bad_rows(subject: Subject) -> Result:
     wrong = left_out(subject, "bad")
     if not wrong:
         return passed(f"each of {count(report.rows_read, report.unit)} can be used")
-    reasons = ", ".join(f"{drop.rows:,} {drop.reason}" for drop in report.dropped if drop.kind == "bad")
+    reasons = ", ".join(f"{drop.rows:,} x {drop.reason}" for drop in report.dropped if drop.kind == "bad")
     found = f"{of_all(wrong, report.rows_read, report.unit)} are left out: {reasons} ({places(subject, 'bad')})"
     return (fails if wrong > MANY * report.rows_read else warns)(found)
 
@@ -238,8 +251,12 @@ def left_out(subject: Subject, kind: Kind) -> int:
 def places(subject: Subject, kind: Kind) -> str:
     """Where the first of them come from."""
     drops = [drop for drop in subject.data.report.dropped if drop.kind == kind]
-    first = [place for drop in drops for place in drop.places]
-    return ", ".join(first) + (", ..." if sum(drop.rows for drop in drops) > len(first) else "")
+    return first_of([place for drop in drops for place in drop.places], sum(drop.rows for drop in drops))
+
+
+def first_of(places: Sequence[str], count: int) -> str:
+    """The first places of so many."""
+    return ", ".join(places) + (", ..." if count > len(places) else "")
 
 
 def count(rows: int, unit: str = "rows") -> str:

@@ -108,6 +108,7 @@ class KeyValueCache:
             if not in_place:
                 return torch.cat(last)
             mine[..., : self.tokens, :] = torch.cat(last)
+            mine[..., self.tokens : filled, :] = 0  # what others left there need not be numbers
             return mine
 
         for number, (mine, others) in enumerate(zip(self.layers, new.layers, strict=True)):
@@ -115,7 +116,6 @@ class KeyValueCache:
         self.seen_BC = moved(self.seen_BC[..., None], new.seen_BC[..., None])[..., 0]
         self.place_1.fill_(self.tokens)
         if in_place:
-            self.seen_BC[:, self.tokens :] = False
             self.position_B1.copy_(position_B1)
             return
         self.places_C = torch.arange(self.tokens, device=self.places_C.device)
