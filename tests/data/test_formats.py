@@ -68,7 +68,7 @@ def weighted(*weights: Any) -> dict[str, Any]:
             [Message("user", "Q?"), ASSISTANT],
         ),
         ("text", {"text": "once"}, [Segment("once", True)]),
-        ("messages", weighted(0, 1), [USER, Message("assistant", "A", trained=False), USER, ASSISTANT]),
+        ("messages", weighted(0, 1), [USER, Message("assistant", "A", trained=False, never=True), USER, ASSISTANT]),
         ("messages", weighted(None, 1.0), [USER, ASSISTANT, USER, ASSISTANT]),
         ("messages", weighted(1, 0), [USER, ASSISTANT]),
     ],

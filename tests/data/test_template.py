@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from luthier.data import template_limits
@@ -106,6 +106,14 @@ def test_only_the_completion_of_message_lists_is_trained(tmp_path: Path) -> None
     row = {"prompt": TALK[:4], "completion": TALK[4:]}
     got = one(make_tokenizer(bos=False, chat_template=CHATML), tmp_path, row)
     assert [text for text, trained in got if trained] == ["2<|im_end|>"]
+
+
+def test_an_answer_of_weight_0_is_not_learned_as_a_part_of_a_prompt_either(tmp_path: Path) -> None:
+    talk = [dict(turn) for turn in TALK]
+    talk[2] |= {"weight": 0, "content": "wrong"}
+    tokenizer = make_tokenizer(chat_template=CHATML)
+    got = one(tokenizer, tmp_path, {"messages": talk}, completion_only_loss=False)
+    assert [text for text, trained in got if not trained] == ["<s>", "wrong<|im_end|>"]
 
 
 def test_prompts_too_trains_all_but_bos(tmp_path: Path) -> None:
@@ -344,20 +352,73 @@ def test_texts_as_they_are_need_no_bos_of_a_template(tmp_path: Path) -> None:
     )
 
 
-def test_words_with_their_space_in_front(tmp_path: Path) -> None:
-    """SentencePiece-like tokenizers, which put a space before a text: pieces stay what inference computes."""
+ZEPHYR = (
+    "{% for message in messages %}{{ '<|' + message.role + '|>\n' + message.content + eos_token + '\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
+)
+
+
+def spaced_tokenizer(kind: str, chat_template: str | None) -> Any:
+    """SentencePiece-like: a space in front of each text, as Llama 2, Mistral and T5 have it."""
     bpe = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=False))
-    bpe.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
-    bpe.decoder = decoders.Metaspace()
-    trainer = trainers.BpeTrainer(special_tokens=["<unk>", "<s>", "</s>"], vocab_size=400, show_progress=False)
-    bpe.train_from_iterator([PREAMBLE + "### Instruction: def add Q A Response", "\n\r\t"], trainer)
+    if kind == "by normalizing":
+        bpe.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+        bpe.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    else:
+        bpe.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=kind)  # type: ignore[arg-type]
+        bpe.decoder = decoders.Metaspace()
+    special = ["<unk>", "<s>", "</s>", "<|im_start|>", "<|im_end|>"]
+    trainer = trainers.BpeTrainer(special_tokens=special, vocab_size=400, show_progress=False)
+    bpe.train_from_iterator(
+        [PREAMBLE + "### Instruction: def add Q A Response", "\n\r\t", "OTw?Be12short.<|>"], trainer
+    )
     bpe.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+    tokenizer.chat_template = chat_template
+    return tokenizer
+
+
+@pytest.mark.parametrize("kind", ["first", "always", "by normalizing"])
+def test_words_with_their_space_in_front(tmp_path: Path, kind: str) -> None:
+    """SentencePiece-like tokenizers, which put a space before a text: pieces stay what inference computes."""
+    tokenizer = spaced_tokenizer(kind, None)
     prepared = run(tokenizer, write_jsonl(tmp_path / "a.jsonl", [{"instruction": "Q", "output": "A def"}]))
     row, prompt = prepared.train.members(0)[0], prepared.template.prompt_ids(tokenizer, "Q")
     assert row.input_ids.tolist()[: len(prompt)] == prompt
     assert tokenizer.decode(row.input_ids[row.trained]).strip() == "A def</s>"
     assert prepared.report.bos_share == prepared.report.eos_share == 1.0
+
+
+@pytest.mark.parametrize("kind", ["first", "always", "by normalizing"])
+@pytest.mark.parametrize("chat_template", [None, CHATML, ZEPHYR], ids=["alpaca", "chatml", "zephyr"])
+def test_a_space_in_front_of_a_text_stands_in_front_of_no_piece(
+    tmp_path: Path, kind: str, chat_template: str | None
+) -> None:
+    """All turns, in the tokens that transformers has for the whole; so a second question is asked as it was trained."""
+    tokenizer = spaced_tokenizer(kind, chat_template)
+    prepared = run(tokenizer, write_jsonl(tmp_path / "a.jsonl", [{"messages": TALK}]))
+    ids = prepared.train.members(0)[0].input_ids.tolist()
+    assert_as_a_whole(tokenizer, prepared, ids)
+
+
+def assert_as_a_whole(tokenizer: Any, prepared: Any, ids: list[int]) -> None:
+    """That the row of `TALK` has the tokens of inference before each answer, and of transformers in all."""
+    messages = [Message(turn["role"], turn["content"]) for turn in TALK]  # type: ignore[arg-type]
+    for asked in (2, 4):
+        prompt = prepared.template.prompt_ids(tokenizer, messages[:asked])
+        assert ids[: len(prompt)] == prompt
+    tokenizer.chat_template = prepared.template.source
+    whole = tokenizer.apply_chat_template(TALK, return_dict=True)["input_ids"]
+    assert whole[: len(ids)] == ids
+
+
+def test_a_special_token_that_takes_the_line_after_it_away(tmp_path: Path) -> None:
+    """As those of Phi-3: the line that a template writes between two turns has no token."""
+    tokenizer = make_tokenizer(chat_template=CHATML)
+    ends = [AddedToken(text, rstrip=True, normalized=False) for text in ("<|im_end|>", "<|im_start|>")]
+    tokenizer.add_special_tokens({"additional_special_tokens": ends})
+    prepared = run(tokenizer, write_jsonl(tmp_path / "a.jsonl", [{"messages": TALK}]))
+    assert_as_a_whole(tokenizer, prepared, prepared.train.members(0)[0].input_ids.tolist())
 
 
 def test_a_bos_that_only_marks_turns_is_not_counted(tmp_path: Path) -> None:

@@ -15,9 +15,9 @@ from tests.generate.support import train_tiny
 CODE = "def f(x):\n    if x:\n        return 'é 🎸 弦'\n    return\t0  \n"
 
 
-def streamed(tokenizer, ids):
+def streamed(tokenizer, ids, before=()):
     pieces = []
-    streamer = Pieces(tokenizer, pieces.append)
+    streamer = Pieces(tokenizer, pieces.append, before)
     for token in ids:
         streamer.add(token)
     streamer.end()
@@ -46,6 +46,18 @@ def test_pieces_are_whole_characters_and_add_up_to_the_answer(tiny_tokenizer_dir
     assert "".join(pieces) == tokenizer.decode(ids) == CODE
     assert not any("\ufffd" in piece for piece in pieces)
     assert len(ids) > len(pieces) > 15, "some tokens are parts of characters, and pieces come early"
+
+
+@pytest.mark.parametrize("rest", ["    return x", "return x", "\n  x"])
+def test_what_goes_on_on_a_new_line_keeps_its_indentation(tiny_tokenizer_dir, rest):
+    """As a function does after its head: HumanEval's are written so."""
+    head, tokenizer = "def f(x):\n", sentencepiece_like()
+    before, whole = (tokenizer(text, add_special_tokens=False).input_ids for text in (head, head + rest))
+    assert whole[: len(before)] == before
+    assert "".join(streamed(tokenizer, whole[len(before) :], before)) == rest
+    tokenizer = AutoTokenizer.from_pretrained(tiny_tokenizer_dir)
+    before, after = (tokenizer(text, add_special_tokens=False).input_ids for text in (head, rest))
+    assert "".join(streamed(tokenizer, after, before)) == rest
 
 
 @pytest.fixture(scope="module")

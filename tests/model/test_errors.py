@@ -12,13 +12,20 @@ import torch
 from huggingface_hub import errors as hub
 from safetensors.torch import load_file, save_file
 from transformers import (
+    AutoModelForCausalLM,
     AutoTokenizer,
     BertConfig,
     BertForMaskedLM,
+    DogeConfig,
     Gemma2Config,
     Gemma2ForCausalLM,
+    Gemma3TextConfig,
     Lfm2Config,
     Lfm2ForCausalLM,
+    Llama4TextConfig,
+    NemotronConfig,
+    PhimoeConfig,
+    Qwen2MoeConfig,
     T5Config,
 )
 
@@ -337,6 +344,42 @@ def test_the_proof_refuses_a_model_whose_documents_see_each_other():
     code, found, _ = problem_of(lambda: prove_isolation(model))
     assert code == "E-MODEL-011"
     assert "document 2 moves by" in found
+
+
+SMALL = {"vocab_size": 400, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+         "num_attention_heads": 4, "num_key_value_heads": 2}  # fmt: skip
+MASKED = {
+    "window": (PhimoeConfig, {"num_local_experts": 2, "sliding_window": 5}, "a window of 5 tokens"),
+    "window of a layer": (Qwen2MoeConfig, {"num_experts": 2, "use_sliding_window": True, "sliding_window": 5,
+                                           "max_window_layers": 1}, "a window of 5 tokens"),
+    "own mask": (DogeConfig, {}, "a mask of its own"),
+    "not told of documents": (NemotronConfig, {}, "nothing of what it is told"),
+    "chunks": (Llama4TextConfig, {"head_dim": 8, "intermediate_size_mlp": 48, "num_local_experts": 2,
+                                  "attention_chunk_size": 7}, "a window of 7 tokens"),
+    "both directions": (Gemma3TextConfig, {"head_dim": 8, "use_bidirectional_attention": True}, "what comes after"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", MASKED)
+def test_the_proof_refuses_masks_that_packed_attention_does_not_get(kind):
+    """Found in no other way: two short documents stay apart, and a long one would see more than it does unpacked."""
+    config, special, why = MASKED[kind]
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config(**SMALL, **special))
+    model.set_attn_implementation("luthier_documents")
+    code, found, fix = problem_of(lambda: prove_isolation(model))
+    assert code == "E-MODEL-011" and why in found and fix == "write packing: false"
+
+
+def test_a_window_that_no_row_reaches_is_no_obstacle(tmp_path):
+    build_tokenizer(tmp_path)
+    AutoModelForCausalLM.from_config(
+        PhimoeConfig(**SMALL, num_local_experts=2, sliding_window=64, max_position_embeddings=256)
+    ).save_pretrained(tmp_path)
+    _, model = loaded_model(tmp_path, max_seq_length=64, finetuning_type="full")
+    assert model.config._attn_implementation == "luthier_documents"
+    code, found, _ = problem_of(lambda: loaded_model(tmp_path, max_seq_length=65, finetuning_type="full"))
+    assert code == "E-MODEL-011" and "a window of 64 tokens" in found
 
 
 @pytest.mark.parametrize("kind", ["encoder-decoder", "encoder"])

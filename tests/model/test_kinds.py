@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file
 
 from luthier.export.run import load_plain
 from luthier.generate.weights import Base, load_base
-from tests.model.support import loaded_model, our_loss, plain_loss, planned
+from luthier.model.forward import lean_of, summed_loss, unwrap
+from luthier.model.head import plain_head
+from luthier.model.store import load_trained, save_trained
+from tests.model.support import ROWS, loaded_model, our_loss, plain_loss, planned
+from tests.model.test_adapter import shake
+from tests.rows import micro_batches
 from tests.tiny import build_tokenizer
 
 SIZES: dict[str, Any] = {
@@ -22,6 +29,8 @@ EXPERTS = {"num_local_experts": 4, "num_experts": 4, "num_experts_per_tok": 2, "
 KINDS: dict[str, tuple[str, dict[str, Any], bool]] = {
     # name: class of the configuration, what is special, whether documents can be packed
     "llama": ("LlamaConfig", {"tie_word_embeddings": True}, True),
+    "llama with dynamic angles": ("LlamaConfig", {"max_position_embeddings": 21, "rope_parameters": {
+        "rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0}}, True),
     "llama with biases": ("LlamaConfig", {"attention_bias": True, "mlp_bias": True}, True),
     "qwen2": ("Qwen2Config", {}, True),
     "qwen2 with a window": ("Qwen2Config", {"use_sliding_window": True, "sliding_window": 5,
@@ -42,10 +51,16 @@ KINDS: dict[str, tuple[str, dict[str, Any], bool]] = {
     "gpt-neox": ("GPTNeoXConfig", {}, True),
     "phi": ("PhiConfig", {}, True),
     "phi3": ("Phi3Config", {}, True),
+    "phi3 with a rotation for long rows": ("Phi3Config", {"original_max_position_embeddings": 12, "rope_parameters": {
+        "rope_type": "longrope", "rope_theta": 10000.0, "original_max_position_embeddings": 12,
+        "short_factor": [1.0, 1.1, 1.2, 1.3], "long_factor": [2.0, 4.0, 6.0, 8.0]}}, True),
     "olmo2": ("Olmo2Config", {}, True),
     "starcoder2": ("Starcoder2Config", {}, True),
     "smollm3": ("SmolLM3Config", {}, True),
     "stablelm": ("StableLmConfig", {}, False),
+    "modernbert decoder": ("ModernBertDecoderConfig", {"decoder_bias": False, "local_attention": 10}, True),
+    "afmoe with a window": ("AfmoeConfig", {**EXPERTS, "sliding_window": 5, "num_dense_layers": 1}, True),
+    "llama4": ("Llama4TextConfig", {**EXPERTS, "intermediate_size_mlp": 48}, True),
     "glm": ("GlmConfig", {"partial_rotary_factor": 0.5}, True),
     "gpt-oss": ("GptOssConfig", {**EXPERTS, "sliding_window": 5}, False),
     "gpt2": ("GPT2Config", {"n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256}, True),
@@ -89,6 +104,76 @@ def test_experts_get_adapters_by_the_names_that_single_experts_have(tmp_path):
     assert any("q_proj.lora_A" in name for name in trained)
     assert any("mlp.experts" in name and "lora_A" in name for name in trained)
     assert not any("k_proj" in name for name in trained)
+
+
+REMOTE = """
+import torch
+from transformers import LlamaForCausalLM
+
+class WarmForCausalLM(LlamaForCausalLM):
+    def forward(self, *args, **kwargs):
+        output = super().forward(*args, **kwargs)
+        output.logits = 3 * torch.tanh(output.logits / 3)
+        return output
+"""
+
+
+@pytest.mark.parametrize("keys", [{}, {"finetuning_type": "full"}, {"packing": False}], ids=["lora", "full", "padded"])
+@pytest.mark.parametrize("written", ["by its repository", "by transformers"])
+def test_what_code_does_to_logits_is_seen_whoever_wrote_it(tmp_path, keys, written):
+    """Soft caps that no key of a config tells of; and a head that is what it seems."""
+    build(tmp_path, "llama")
+    if written == "by its repository":
+        (tmp_path / "warm.py").write_text(REMOTE)
+        config = json.loads((tmp_path / "config.json").read_text())
+        config["auto_map"] = {"AutoModelForCausalLM": "warm.WarmForCausalLM"}
+        (tmp_path / "config.json").write_text(json.dumps(config))
+    plain = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, trust_remote_code=True).eval()
+    plan, model = loaded_model(tmp_path, trust_remote_code=True, **keys)
+    assert our_loss(plan, model.eval()).item() == pytest.approx(plain_loss(plain).item(), abs=1e-4)
+    assert (plain_head(unwrap(model)) is None) == (written == "by its repository")
+    assert (lean_of(model) is not None) == (written == "by transformers" and not keys)
+
+
+def test_a_pass_knows_nothing_of_the_lengths_before_it(tmp_path):
+    """Angles that are scaled dynamically: transformers keeps those of the longest row that it has seen."""
+    build(tmp_path, "llama with dynamic angles")
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 10}))
+    plan, model = loaded_model(tmp_path, packing=False)
+    shorter, longest = (micro_batches(ROWS, [row], plan, 1)[0] for row in (2, 4))
+    assert 10 < shorter.input_ids_BT.shape[1] < longest.input_ids_BT.shape[1]
+    with torch.no_grad():
+        losses = [summed_loss(model, batch).item() for batch in (shorter, longest, shorter)]
+    assert losses[0] == losses[2]
+
+
+def test_routers_that_are_linear_layers_get_no_adapter(tmp_path):
+    """They return more than a product, and peft's layer around them would fail in its first pass."""
+    build(tmp_path, "llama4")
+    plan, model = loaded_model(tmp_path)
+    assert our_loss(plan, model).item() > 1
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert any("q_proj.lora_A" in name for name in trained) and not any("router" in name for name in trained)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt-neox", "mixtral"])
+def test_a_model_that_is_trained_in_full_is_put_back_and_published(tmp_path, kind):
+    """transformers calls tensors otherwise in memory than in published files, or puts them together."""
+    build(tmp_path / "base", kind)
+    _, model = loaded_model(tmp_path / "base", finetuning_type="full")
+    shake(model)
+    expected = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    save_trained(model, tmp_path / "checkpoint")
+    save_trained(model, tmp_path / "final", to_publish=True)
+    names = [set(load_file(tmp_path / folder / "model.safetensors")) for folder in ("base", "final")]
+    assert names[0] == names[1]
+    shake(model)
+    load_trained(model, tmp_path / "checkpoint")
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in model.state_dict().items())
+    for folder in ("checkpoint", "final"):
+        plain = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / folder)
+        assert all(torch.equal(tensor, expected[name]) for name, tensor in plain.state_dict().items())
 
 
 def test_soft_caps_stay_where_transformers_would_lose_them(tmp_path, monkeypatch):

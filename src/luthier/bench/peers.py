@@ -10,8 +10,11 @@
 | unsloth, best flags | no checkpointing, a step is one batch, sorted by length (CUDA) |
 
 Rows of pairs (`objective: dpo`) go through TRL's `DPOTrainer`, which asks the reference in each step. Asked once before
-them (`precompute_ref_log_probs`, TRL 1.16), its losses were others from the second step on. The lane without padding
-has not been run yet.
+them (`precompute_ref_log_probs`, TRL 1.16) its losses are the same, but for 4-bit weights on a CPU with AVX-512 BF16:
+TRL asks before `train()`, while the base's layers are in evaluation mode, and there bitsandbytes packs their weights
+for good. The reference is rounded to bfloat16 then, and in training no gradient passes through them
+(`luthier.model.forward.to_evaluation`). With those layers kept in training mode, the losses are the same there, too.
+The lane without padding has not been run yet.
 """
 
 from __future__ import annotations

@@ -58,6 +58,8 @@ class ModelFacts:
     """Why the lean path does not compute this model with this adapter; empty when it does."""
     has_sliding_window: bool = False
     """Whether a layer's attention ends some tokens back."""
+    short_row_tokens: int | None = None
+    """Up to how many tokens rows are turned by one set of angles, and longer ones by another; None: all by one."""
     supports_gradient_checkpointing: bool = True
     """Whether its own layers can be computed again in the backward pass."""
 

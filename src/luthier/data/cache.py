@@ -23,7 +23,7 @@ from luthier.data.problems import refuse
 from luthier.data.tokenize import Batch, Found
 from luthier.machine.files import whole_file, write_whole
 
-ROWS_VERSION = 3
+ROWS_VERSION = 4
 """Raise it with every change of this room that changes the tokens of a row."""
 
 _SCHEMA = pa.schema(

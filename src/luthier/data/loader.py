@@ -104,17 +104,28 @@ class Rows(Protocol):
 
 
 def split(rows: Rows, indices: Sequence[int], plan: Plan, most_rows: int) -> list[list[int]]:
-    """The given rows in groups, each one a pass within the plan's token budget."""
-    if plan.config.training.auto:
-        lengths, budget = rows.row_lengths[list(indices)], plan.max_tokens_per_micro_batch
-        if plan.packed:
-            groups = pack(lengths.sum(axis=1).tolist(), budget)
-        else:  # both rows of a pair are padded to the longer one
-            groups = pad((lengths.max(axis=1) * lengths.shape[1]).tolist(), budget, most_rows)
-    else:
-        numbers = range(len(indices))
-        groups = [list(numbers[start : start + most_rows]) for start in numbers[::most_rows]]
+    """The given rows in groups, each one a pass within the plan's token budget.
+
+    A model that turns long rows in another way than short ones (longrope, dynamic scaling) does so with all that share
+    their pass, so there they share none.
+    """
+    numbers = range(len(indices))
+    if not plan.config.training.auto:
+        return [list(indices[start : start + most_rows]) for start in numbers[::most_rows]]
+    lengths, most = rows.row_lengths[list(indices)], plan.model.short_row_tokens if plan.model else None
+    is_long = lengths.max(axis=1) > (most or np.inf)
+    sides = [np.flatnonzero(is_long == side).tolist() for side in (False, True)]
+    groups = sorted([side[i] for i in group] for side in sides for group in _groups(lengths[side], plan, most_rows))
     return [[indices[i] for i in group] for group in groups]
+
+
+def _groups(lengths: NDArray[np.int32], plan: Plan, most_rows: int) -> list[list[int]]:
+    """Examples of these lengths (R, K) in groups."""
+    budget = plan.max_tokens_per_micro_batch
+    if plan.packed:
+        return pack(lengths.sum(axis=1).tolist(), budget)
+    # both rows of a pair are padded to the longer one
+    return pad((lengths.max(axis=1, initial=0) * lengths.shape[1]).tolist(), budget, most_rows)
 
 
 def collate(rows: Rows, indices: Sequence[int], plan: Plan) -> MicroBatch:

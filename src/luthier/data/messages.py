@@ -20,20 +20,23 @@ class Message:
         content: What is said.
         context: What an instruction is applied to (alpaca's `input`); the template decides how it is attached.
         trained: Whether an assistant's turn is learned; false for the answers inside a given prompt.
+        never: Not even where prompts are learned too (`weight: 0`).
     """
 
     role: Role
     content: str
     context: str = ""
     trained: bool = True
+    never: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A piece of final text, and whether its tokens are trained."""
+    """A piece of final text: whether its tokens are trained as an answer's, and whether never as a prompt's either."""
 
     text: str
     trained: bool
+    never: bool = False
 
 
 Content = list[Message] | list[Segment]

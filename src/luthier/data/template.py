@@ -6,7 +6,9 @@ The mask comes from construction. For every answer i of a conversation
     after  = render(messages up to and with answer i)                        must begin with `before`
     after[len(before):]  up to the end-of-turn token                         trained
 
-and the pieces are tokenized one by one, so the tokens of a prompt are those that inference computes for it.
+and the pieces are tokenized one by one, so the tokens of a prompt are those that inference computes for it. Where a
+tokenizer looks at what stands beside a piece (`reads_neighbours`), a piece has the tokens that it adds to those of the
+text before it.
 
 A tokenizer that begins texts with BOS does not do so in `apply_chat_template`: there the template must write it. One
 that does not gets `{{ bos_token }}` in front, so that whoever renders it later starts as training did.
@@ -130,7 +132,7 @@ class Template:
                 raise RowError("E-DATA-034", found, fix)
             end = len(before) + self._answer_length(after[len(before) :])
             pieces.append(Segment(before[len(done) :], trained=False))
-            pieces.append(Segment(after[len(before) : end], trained=message.trained))
+            pieces.append(Segment(after[len(before) : end], message.trained, message.never))
             done = after[:end]
         return pieces
 
@@ -238,6 +240,24 @@ def plain_ids(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list
     # switch off truncation and padding, which a tokenizer's file may have left on.
     tokenizer([""], verbose=False, **plain)
     return [encoding.ids for encoding in backend.encode_batch_fast(texts, add_special_tokens=False)]
+
+
+def reads_neighbours(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether a piece of a text can have other ids than where it stands.
+
+    SentencePiece's tokenizers put a space in front of a text, and special tokens can take the white space beside them
+    away (Phi-3's).
+    """
+    if any(token.lstrip or token.rstrip for token in tokenizer.added_tokens_decoder.values()):
+        return True
+    line, word, both = plain_ids(tokenizer, ["\n", "It", "\nIt"])
+    return both != line + word
+
+
+def continued_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Token ids of a text that goes on after another, where it has others than at a beginning."""
+    line, after, alone = plain_ids(tokenizer, ["\n", f"\n{text}", text])
+    return after[len(line) :] if after[: len(line)] == line else alone
 
 
 def adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:

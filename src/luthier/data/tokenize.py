@@ -15,6 +15,7 @@ import re
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any
 
 from luthier.config.schema import DatasetSource, Objective
@@ -22,7 +23,7 @@ from luthier.data.formats import Format, choose_format, in_your_words, renamed
 from luthier.data.messages import Content, Message, Preferred, Segment
 from luthier.data.problems import SHOWN_PER_KIND, Problems, RowError
 from luthier.data.sources import RowSource
-from luthier.data.template import Template, adds_bos, plain_ids
+from luthier.data.template import Template, adds_bos, continued_ids, plain_ids, reads_neighbours
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -123,6 +124,7 @@ class RowTokenizer:
         self._drop_bad = drop_bad
         self._bos: int | None = tokenizer.bos_token_id if adds_bos(tokenizer) else None
         self._eos: int = tokenizer.eos_token_id
+        self._reads_neighbours = reads_neighbours(tokenizer)
         self._stop = frozenset(template.stop_ids(tokenizer))
         special = sorted({*tokenizer.all_special_tokens, template.end_of_turn} - {""}, key=len, reverse=True)
         self._special = re.compile("|".join(map(re.escape, special)))
@@ -213,12 +215,29 @@ class RowTokenizer:
         return self._special.findall(text)
 
     def _tokenized(self, batch: Batch, pending: list[list[Segment]]) -> Batch:
-        encoded = iter(plain_ids(self._tokenizer, [segment.text for segments in pending for segment in segments]))
+        texts = [[segment.text for segment in segments] for segments in pending]
+        if self._reads_neighbours:
+            texts = [list(accumulate(row)) for row in texts]
+        encoded = iter(plain_ids(self._tokenizer, [text for row in texts for text in row]))
         for segments in pending:
-            ids, spans = self._assembled([(segment.trained, next(encoded)) for segment in segments])
+            pieces = [next(encoded) for _ in segments]
+            if self._reads_neighbours:
+                pieces = self._added(segments, pieces)
+            learned = [not s.never and (s.trained or not self._completion_only) for s in segments]
+            ids, spans = self._assembled(list(zip(learned, pieces, strict=True)))
             batch.input_ids.append(ids)
             batch.spans.append(spans)
         return batch
+
+    def _added(self, segments: list[Segment], so_far: list[list[int]]) -> list[list[int]]:
+        """What each segment adds to the ids of those before it, given the ids of all text up to its end."""
+        pieces: list[list[int]] = []
+        done: list[int] = []
+        for segment, ids in zip(segments, so_far, strict=True):
+            goes_on = ids[: len(done)] == done  # else a token reaches over the border
+            pieces.append(ids[len(done) :] if goes_on else continued_ids(self._tokenizer, segment.text))
+            done += pieces[-1]
+        return pieces
 
     def _assembled(self, pieces: list[tuple[bool, list[int]]]) -> tuple[list[int], list[int]]:
         """One row: BOS, the pieces, EOS; and the spans of what is trained: never the first, which nothing predicts."""
@@ -228,7 +247,9 @@ class RowTokenizer:
         for trained, piece in pieces:
             start = len(ids)
             ids += piece
-            if trained and piece:
+            if trained and piece and spans and spans[-1] == start:
+                spans[-1] = len(ids)
+            elif trained and piece:
                 spans += [start, len(ids)]
         if not ids or ids[-1] not in self._stop:
             ids.append(self._eos)
@@ -236,8 +257,6 @@ class RowTokenizer:
                 spans[-1] += 1
             else:
                 spans += [len(ids) - 1, len(ids)]
-        if not self._completion_only:
-            return ids, [1, len(ids)]
         spans[0] = max(spans[0], 1)
         return ids, spans
 

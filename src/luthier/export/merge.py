@@ -142,7 +142,7 @@ def _own(layer: Any) -> Any:
 
 def write_folder(merged: Merged, folder: Path) -> None:
     """Write the merged model as transformers reads it, with the run's tokenizer, template and generation config."""
-    save_trained(merged.model, folder)
+    save_trained(merged.model, folder, to_publish=True)
     for file in merged.run.iterdir():
         if file.is_file() and file.name not in _OF_THE_ADAPTER:
             shutil.copyfile(file, folder / file.name)

@@ -13,7 +13,7 @@ no whole character comes the window grows.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 _UNFINISHED = "\ufffd"
@@ -25,14 +25,17 @@ class Pieces:
     Args:
         tokenizer: Decodes.
         write: Called with each piece.
+        before: Ids of the prompt.
     """
 
-    def __init__(self, tokenizer: Any, write: Callable[[str], None]) -> None:
+    def __init__(self, tokenizer: Any, write: Callable[[str], None], before: Sequence[int] = ()) -> None:
         self._tokenizer = tokenizer
         self._write = write
-        self._ids: list[int] = []  # the window
-        self._head = 0  # how many of them are its head
-        self._written = 0  # characters of the window's text that were passed on
+        last = str(tokenizer.decode(list(before[-1:]))) if before else ""
+        head = [] if last.strip() else list(before[-1:])  # behind a word the space is the template's, and nobody's text
+        self._ids: list[int] = head  # the window
+        self._head = len(head)  # how many of them are its head
+        self._written = len(last) if head else 0  # characters of the window's text that were passed on
 
     def add(self, token: int) -> None:
         """Take the next token."""

@@ -64,7 +64,7 @@ class Answer:
         self._hear, self._tokenizer, self._stop_ids = hear, tokenizer, frozenset(stop_ids)
         self.chooser = Chooser(sampling, number)
         self.ids: list[int] = []
-        self._pieces = Pieces(tokenizer, self._on_text)
+        self._pieces = Pieces(tokenizer, self._on_text, prompt_ids)
         self._stops = Stops(sampling.stop)
         self._decoded = self._passed = 0
         self._waiting: deque[tuple[int, Token]] = deque()  # where the token's text begins, the token

@@ -111,9 +111,16 @@ def _trains_tied(model: Any, section: LoraSection) -> bool:
 
 
 def _excluded(model: Any, section: LoraSection) -> list[str] | None:
-    """Layers that `all-linear` leaves out: kernels of recurrent models read their weights past any adapter."""
-    fused = model.config.model_type in _FUSED_OUT_PROJ and section.target_modules == "all-linear"
-    return ["out_proj"] if fused else None
+    """Layers that `all-linear` leaves out.
+
+    Kernels of recurrent models read their weights past any adapter. Routers that are linear layers (Llama 4's) return
+    more than a product, and peft's layer around them fails.
+    """
+    if section.target_modules != "all-linear":
+        return None
+    names = ["out_proj"] if model.config.model_type in _FUSED_OUT_PROJ else []
+    linears = ((name, type(m).__name__) for name, m in model.named_modules() if isinstance(m, nn.Linear))
+    return names + [name for name, kind in linears if kind.endswith("Router")] or None
 
 
 def layer_name(parameter: str) -> str:

@@ -9,20 +9,25 @@ to nothing else, so packing changes no number: it only removes padding.
 Registered with transformers as the attention implementation ``luthier_documents``, the extension point that every
 model of `transformers` with the attention interface calls. On CUDA in 16 bits it runs a variable-length flash kernel
 (`luthier.model.flash`); on a CPU documents of similar length are batched (`luthier.model.bucketed`); elsewhere there
-is one `scaled_dot_product_attention` a document. Sliding windows are honoured. Not covered: attention soft-capping,
-sinks and position biases, which raise `UnsupportedAttentionError` (such models train unpacked).
+is one `scaled_dot_product_attention` a document. Sliding windows are honoured where a layer tells its attention of
+them; some models (Phi-3.5-MoE) leave that to the mask, which packed attention does not get, and `asked_masks` finds
+them out. Not covered: such windows, other masks, attention soft-capping, sinks and position biases, which raise
+`UnsupportedAttentionError` (such models train unpacked).
 
 Shape letters: B batch (1), H query heads, K key/value heads, T tokens of the micro-batch, D head size.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from itertools import pairwise
 from typing import Any, TypeVar
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface
+from transformers import AttentionInterface, AttentionMaskInterface
 
 from luthier.model.bucketed import bucketed_attention
 from luthier.model.flash import kernel_for
@@ -73,7 +78,7 @@ def document_attention(
         query_BHTD: Queries.
         key_BKTD: Keys; H is a multiple of K (grouped-query attention).
         value_BKTD: Values.
-        attention_mask: Always None: documents are told apart by their offsets.
+        attention_mask: None, as documents are told apart by their offsets; or what `asked_masks` makes of it.
         dropout: Probability of dropping an attention weight.
         scaling: Factor on the scores; None: 1 / sqrt(D).
         sliding_window: Each token sees itself and the (sliding_window - 1) tokens before it.
@@ -89,8 +94,11 @@ def document_attention(
     for name in _UNSUPPORTED:
         if kwargs.get(name) is not None:
             raise UnsupportedAttentionError(name)
-    known = document_offsets or (longest and cu_seq_lens is not None)
-    assert query_BHTD.shape[0] == 1 and known, "packed micro-batches hold one row and its offsets"
+    if attention_mask is not None:
+        _refuse_other_masks(attention_mask, sliding_window)
+    if not (document_offsets or (longest and cu_seq_lens is not None)):  # some models (Nemotron) do not hand it on
+        raise UnsupportedAttentionError("nothing of what it is told about documents")
+    assert query_BHTD.shape[0] == 1, "packed micro-batches hold one row"
     device = query_BHTD.device.type
     if shared_tokens and not shares_beginnings(device, sliding_window):
         raise UnsupportedAttentionError("a shared beginning")
@@ -119,9 +127,44 @@ def document_attention(
                 dropout_p=dropout,
                 scale=scale,
                 enable_gqa=query_BHTD.shape[1] != key_BKTD.shape[1],
-            )
+            ).transpose(1, 2)
         )
-    return torch.cat(outputs, dim=2).transpose(1, 2), None
+    return torch.cat(outputs, dim=1), None
+
+
+@contextmanager
+def asked_masks(longest: int) -> Iterator[None]:
+    """While the block runs, `document_attention` is told of the masks that a model asks for, and refuses unlike ones.
+
+    Args:
+        longest: Tokens of the longest document that will come: a window that holds it is none.
+    """
+    masks = AttentionMaskInterface._global_mapping
+    masks[NAME] = partial(_asked_mask, longest)
+    try:
+        yield
+    finally:
+        del masks[NAME]
+
+
+def _asked_mask(longest: int, *, mask_function: Any, local_size: int | None = None, **_: Any) -> torch.Tensor:
+    """In place of a mask: what it would let a token see."""
+    mask: Any = torch.ones(1, 1, 1, 1, dtype=torch.bool)
+    first, second = torch.arange(2)
+    mask.luthier_asked = longest, local_size, bool(mask_function(0, 0, first, second))
+    return mask  # type: ignore[no-any-return]
+
+
+def _refuse_other_masks(mask: Any, sliding_window: int | None) -> None:
+    """Refuse a mask that is not causal within what the layer says by itself."""
+    if not hasattr(mask, "luthier_asked"):
+        raise UnsupportedAttentionError("a mask of its own")
+    longest, reach, looks_ahead = mask.luthier_asked
+    if looks_ahead:
+        raise UnsupportedAttentionError("what comes after a token")
+    by_mask, by_layer = (None if size is None or size >= longest else size for size in (reach, sliding_window))
+    if by_mask != by_layer:
+        raise UnsupportedAttentionError(f"a window of {by_mask or by_layer:,} tokens that not all of its code knows of")
 
 
 def goes_in_buckets(device: str, sliding_window: int | None, longest: int) -> bool:

@@ -6,6 +6,8 @@ parameters and of trainable parameters are exact for any target_modules, in a se
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, PretrainedConfig
@@ -58,6 +60,7 @@ def describe(config: Config, model_config: PretrainedConfig) -> ModelFacts:
         can_isolate_documents=_can_isolate(model),
         lean_obstacle=obstacle,
         has_sliding_window=any(window is not None for window in windows),
+        short_row_tokens=_short_row_tokens(text_config),
         supports_gradient_checkpointing=bool(model.supports_gradient_checkpointing),
     )
 
@@ -78,6 +81,16 @@ def _build(config: Config, model_config: PretrainedConfig) -> nn.Module:
         found = f"{name} was made as {', '.join(names) or model_config.model_type}, which reads text in both directions"
         raise ModelError(Problem("E-MODEL-013", found, "write the name of a causal language model", KEY))
     return model  # type: ignore[no-any-return]
+
+
+def _short_row_tokens(text_config: Any) -> int | None:
+    """Where longrope (Ding et al. 2024) and dynamic scaling go over to other angles; None for models without them."""
+    rotation = getattr(text_config, "rope_parameters", None) or {}
+    most: dict[str, int | None] = {
+        "longrope": rotation.get("original_max_position_embeddings"),
+        "dynamic": getattr(text_config, "max_position_embeddings", None),
+    }
+    return most.get(rotation.get("rope_type", ""))
 
 
 def _can_isolate(model: nn.Module) -> bool:

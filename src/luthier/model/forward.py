@@ -64,7 +64,7 @@ def summed_loss(model: nn.Module, batch: Batch) -> torch.Tensor:
 
 def _summed_loss(causal_lm: Any, batch: Batch) -> torch.Tensor:
     head = plain_head(causal_lm)
-    if head is None:
+    if head is None or decoder_of(causal_lm) is None:
         return _losses_by_logits(causal_lm, batch, "sum")
     return chunked_nll(_hidden_states(causal_lm, batch), head.weight, batch.targets_N)
 
@@ -73,6 +73,15 @@ def _hidden_states(causal_lm: Any, batch: Batch) -> torch.Tensor:
     """Those before each trained token (N, D)."""
     hidden_BTD = causal_lm.get_decoder()(**batch.model_inputs(), use_cache=False).last_hidden_state
     return hidden_BTD.flatten(0, 1)[batch.positions_N]  # type: ignore[no-any-return]
+
+
+def decoder_of(causal_lm: Any) -> Any:
+    """What makes the hidden states that the head is given; None where transformers does not find it.
+
+    It takes the head of ModernBERT's decoder for one, and gives Llama 4 back itself.
+    """
+    decoder = causal_lm.get_decoder()
+    return None if decoder is causal_lm or decoder is causal_lm.get_output_embeddings() else decoder
 
 
 def token_losses(model: nn.Module, batch: Batch) -> torch.Tensor:
@@ -87,7 +96,7 @@ def token_losses(model: nn.Module, batch: Batch) -> torch.Tensor:
         return lean.token_losses(batch.model_inputs(), batch.positions_N, batch.targets_N)
     causal_lm = unwrap(model)
     head = plain_head(causal_lm)
-    if head is None:
+    if head is None or decoder_of(causal_lm) is None:
         return _losses_by_logits(causal_lm, batch, "none")
     return token_nll(_hidden_states(causal_lm, batch), head.weight, batch.targets_N)
 

@@ -22,6 +22,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+BY_LOGITS = "luthier_by_logits"
+"""Attribute of a model that was seen to do more than one product with its hidden states: it has no plain head."""
 NO_TARGET = -1
 """In place of a target: its row has no loss and no gradient. Only `luthier.model.kernels.loss` knows it."""
 _LOGIT_CHANGES = re.compile("logits?_(soft_?cap|scal)|lm_head_multiplier")
@@ -215,7 +217,9 @@ def token_nll(hidden_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> Tensor
 def plain_head(causal_lm: Any) -> nn.Linear | None:
     """The head, when logits are exactly `hidden @ weight.T`; None otherwise."""
     config = causal_lm.config.get_text_config()
-    if any(_LOGIT_CHANGES.search(name) and value not in (None, 1) for name, value in vars(config).items()):
+    if getattr(causal_lm, BY_LOGITS, False) or any(
+        _LOGIT_CHANGES.search(name) and value not in (None, 1) for name, value in vars(config).items()
+    ):
         return None
     head = causal_lm.get_output_embeddings()
     if hasattr(head, "modules_to_save"):  # trained in full beside the adapter

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,19 @@ from luthier.events.printable import one_line
 from luthier.machine.memory import is_out_of_memory, take_what_is_used
 from luthier.model import attention
 from luthier.model.adapter import add_adapter
-from luthier.model.forward import DTYPES, LEAN, as_one_pass, autocast, inference, lean_of, unwrap
+from luthier.model.forward import (
+    DTYPES,
+    LEAN,
+    as_one_pass,
+    autocast,
+    decoder_of,
+    inference,
+    lean_of,
+    own_token_losses,
+    token_losses,
+    unwrap,
+)
+from luthier.model.head import BY_LOGITS
 from luthier.model.hub import KEY, broken_weights, explain_failure
 from luthier.model.kernels.choose import candidates
 from luthier.model.lean.decoder import LeanDecoder
@@ -26,12 +39,14 @@ from luthier.model.lean.fp8 import KEY as FP8_KEY
 from luthier.model.lean.fp8 import to_fp8
 from luthier.model.lean.graphs import CudaRecorder
 from luthier.model.lean.pieces import PLAIN, Pieces
-from luthier.model.lean.proof import prove_lean, prove_update
+from luthier.model.lean.proof import probe_of, prove_lean, prove_update
 from luthier.model.recording import forget_recordings, recording_failed
 from luthier.model.sharded import load_sharded
 from luthier.model.unpacking import unpack_rightly
 
 _LONGEST_REASON = 300
+HEADS_ROUNDING = {torch.bfloat16: 0.05, torch.float16: 0.01}
+"""Of the losses of some tokens, whose hidden states are the same."""
 EXPERTS_ROUNDING = 0.02
 """Of the largest hidden state: several times bfloat16's rounding, far below what a visible document does."""
 
@@ -61,6 +76,7 @@ def load_model(plan: Plan, model_config: PretrainedConfig) -> nn.Module:
     else:
         model = _load_weights(plan, model_config, dtype, device)
     model = attention.with_capped_scores(model)
+    _forget_lengths(model)
     if lora and not plan.sharded:
         for parameter in model.parameters():
             parameter.requires_grad_(False)
@@ -71,11 +87,40 @@ def load_model(plan: Plan, model_config: PretrainedConfig) -> nn.Module:
         unwrap(model).set_attn_implementation(attention.NAME)
     if not plan.sharded:
         prove_packing(model, plan)
+        _try_head(model, plan)
     model.train()
     if plan.lean:
         _take_lean_path(model, plan, dtype)
     use_passes(model, plan)
     return model
+
+
+def _forget_lengths(model: nn.Module) -> None:
+    """Let angles that are scaled dynamically depend on the rows of a pass alone.
+
+    transformers keeps those of the longest row so far: a run that goes on after a stop would have others.
+    """
+    for module in model.modules():
+        if getattr(module, "rope_type", None) == "dynamic":
+            module.register_forward_pre_hook(_as_it_began)
+
+
+def _as_it_began(rotation: Any, _: Any) -> None:
+    rotation.max_seq_len_cached, rotation.inv_freq = rotation.original_max_seq_len, rotation.original_inv_freq
+
+
+def _try_head(model: nn.Module, plan: Plan) -> None:
+    """Leave logits to the model's own forward pass where they are not the product that its parts promise.
+
+    No config says what code from a model's repository, or a version to come, does to them.
+    """
+    probe = probe_of(next(model.parameters()).device)
+    if not plan.packed:
+        del probe.inputs["document_offsets"], probe.inputs["cu_seq_lens"]
+    with inference(model), autocast(plan):
+        found, wanted = (losses(model, probe).float() for losses in (token_losses, own_token_losses))
+    if not (found - wanted).norm() <= HEADS_ROUNDING.get(DTYPES[plan.config.model.dtype], 1e-3) * wanted.norm():
+        setattr(unwrap(model), BY_LOGITS, True)
 
 
 def use_passes(model: nn.Module, plan: Plan) -> None:
@@ -213,13 +258,17 @@ def prove_packing(model: nn.Module, plan: Plan) -> None:
     """
     if plan.packed:
         with autocast(plan):
-            prove_isolation(model)
+            prove_isolation(model, plan.config.data.max_seq_length)
 
 
-def prove_isolation(model: nn.Module) -> None:
+def prove_isolation(model: nn.Module, longest: int = sys.maxsize) -> None:
     """Change the first of two packed documents and require that the second one's hidden states do not move by a bit.
 
-    Mixtures of experts may move by a rounding error.
+    Mixtures of experts may move by a rounding error. Masks that the model asks for are looked at, too.
+
+    Args:
+        model: With the attention of packed documents.
+        longest: Tokens of the longest document that will come.
 
     Raises:
         ModelError: E-MODEL-011 when they move, or when the model's attention needs what the packed form lacks.
@@ -231,7 +280,7 @@ def prove_isolation(model: nn.Module) -> None:
     positions = torch.tensor([[*range(len(first)), *range(len(second))]], device=device)
     hidden = []
     try:
-        with inference(model):
+        with inference(model), attention.asked_masks(longest):
             for start in (first, first[::-1]):
                 inputs: dict[str, Any] = {
                     "input_ids": torch.tensor([start + second], device=device),
@@ -240,8 +289,8 @@ def prove_isolation(model: nn.Module) -> None:
                     "document_offsets": offsets,
                     "cu_seq_lens": torch.tensor(offsets, dtype=torch.int32, device=device),
                 }
-                output = as_one_pass(causal_lm, partial(causal_lm.get_decoder(), **inputs))
-                hidden.append(output.last_hidden_state[0, len(first) :])
+                output = as_one_pass(causal_lm, partial(decoder_of(causal_lm) or causal_lm, **inputs))
+                hidden.append(output[0][0, len(first) :])
     except attention.UnsupportedAttentionError as error:
         problem = Problem("E-MODEL-011", f"its attention uses {error}", "write packing: false", "training.packing")
         raise ModelError(problem) from error

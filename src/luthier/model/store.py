@@ -38,13 +38,17 @@ def trained(model: nn.Module) -> dict[str, torch.Tensor]:
     return {name: tensor for name, tensor in model.state_dict().items() if name not in again}
 
 
-def save_trained(model: nn.Module, folder: Path, gather: GatherTensor | None = None) -> None:
+def save_trained(
+    model: nn.Module, folder: Path, gather: GatherTensor | None = None, *, to_publish: bool = False
+) -> None:
     """Write the adapter (float32, peft's format) or the full model into `folder`.
 
     Args:
         model: The model.
         folder: Where to.
         gather: Of a sharded model: gives what `trained` names.
+        to_publish: With tensors as they are published, which can be others than the model has (each expert alone,
+            Pythia's head under its old name), where transformers does that; `load_trained` reads the model's own.
     """
     saved: Any = model
     if isinstance(model, PeftModel):
@@ -56,7 +60,7 @@ def save_trained(model: nn.Module, folder: Path, gather: GatherTensor | None = N
         saved.save_pretrained(folder, state_dict={})
         write_tensors(folder / WEIGHTS, trained(model), gather)
     else:
-        saved.save_pretrained(folder, safe_serialization=True, max_shard_size="1000GB")
+        saved.save_pretrained(folder, safe_serialization=True, max_shard_size="1000GB", save_original_format=to_publish)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], gather: GatherTensor) -> None:
@@ -84,7 +88,7 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], gather: Gathe
 
 
 def load_trained(model: nn.Module, folder: Path) -> None:
-    """Put back what `save_trained` wrote.
+    """Put back what `save_trained` wrote, not to publish.
 
     Raises:
         ValueError: When tensors are missing, unexpected or of another shape.

@@ -53,7 +53,7 @@ def save_final(job: Job, gather: GatherTensor | None = None) -> None:
     data, tokenizer = job.data, job.tokenizer
 
     def fill(folder: Path) -> None:
-        save_trained(job.model, folder, gather)
+        save_trained(job.model, folder, gather, to_publish=True)
         data.template.save(tokenizer, folder)
         GenerationConfig(
             bos_token_id=tokenizer.bos_token_id,

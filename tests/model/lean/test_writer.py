@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 from luthier.model.lean import writer as writer_module
 from luthier.model.lean.adapters import Adapters
+from luthier.model.lean.fp8 import to_fp8
 from luthier.model.lean.linears import Build
 from luthier.model.lean.parts import Parts
 from luthier.model.lean.proof import writes_the_same
@@ -261,11 +262,16 @@ def sees_all(masks, *args, **options):
     return {window: mask.fill_(0.0) for window, mask in masks(*args, **options).items()}
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_the_proof_takes_rounding_and_sees_what_is_not_the_same(dtype):
+@pytest.mark.parametrize(
+    ("dtype", "in_8_bits"),
+    [(torch.float32, False), (torch.bfloat16, False), (torch.float16, False), (torch.bfloat16, True)],
+)
+def test_the_proof_takes_rounding_and_sees_what_is_not_the_same(dtype, in_8_bits):
     model = build(dtype=dtype)
     causal_lm = model.get_base_model()
     causal_lm.set_attn_implementation("sdpa")
+    if in_8_bits:
+        to_fp8(causal_lm)
     with torch.no_grad():
         assert writes_the_same(writer_of(model, dtype=dtype), causal_lm)
         for spoil in (
@@ -276,3 +282,34 @@ def test_the_proof_takes_rounding_and_sees_what_is_not_the_same(dtype):
             writer = writer_of(model, dtype=dtype)
             spoil(writer)
             assert not writes_the_same(writer, causal_lm)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("in_8_bits", [False, True], ids=["as it is", "8 bits"])
+def test_the_proof_sees_one_product_with_twice_its_adapter(dtype, in_8_bits):
+    """Also of a young adapter, which is no more of the logits than rounding is."""
+    model = build(dtype=dtype)
+    causal_lm = model.get_base_model()
+    causal_lm.set_attn_implementation("sdpa")
+    if in_8_bits:
+        to_fp8(causal_lm)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if "lora_B" in name:
+                p.mul_(0.05)
+        assert writes_the_same(writer_of(model, dtype=dtype), causal_lm)
+        for number in range(4):
+            writer = writer_of(model, dtype=dtype)
+            writer.parts.layers[1].stacks[number].up_OR.mul_(2)
+            assert not writes_the_same(writer, causal_lm)
+
+
+def test_the_proof_takes_layers_that_do_nothing():
+    """As those that were added to a model, or cut out of it."""
+    model = build(targets=["q_proj"], dtype=torch.bfloat16)
+    causal_lm = model.get_base_model()
+    causal_lm.set_attn_implementation("sdpa")
+    with torch.no_grad():
+        for projection in (causal_lm.model.layers[1].self_attn.o_proj, causal_lm.model.layers[1].mlp.down_proj):
+            projection.weight.zero_()
+        assert writes_the_same(writer_of(model, dtype=torch.bfloat16), causal_lm)

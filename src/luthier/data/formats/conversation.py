@@ -53,7 +53,9 @@ def _turn(item: dict[str, Any], number: int, trained: bool) -> Message:
     if role == "assistant" and weight not in (None, 0, 1):
         fix = "write 0 (not learned) or 1 (learned), or leave it out"
         raise RowError("E-DATA-023", f"turn {number} has weight: {str(weight)[:40]}", fix)
-    return Message(role, _text(item, text_key), trained=role != "assistant" or (trained and weight != 0))
+    never = role == "assistant" and weight == 0
+    learned = role != "assistant" or (trained and not never)
+    return Message(role, _text(item, text_key), trained=learned, never=never)
 
 
 def _text(item: dict[str, Any], key: str) -> str:

@@ -24,7 +24,8 @@ Shape letters: T tokens, I inputs, O outputs, K what a product sums over.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from contextlib import contextmanager
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -91,11 +92,13 @@ class FP8Linear(nn.Module):
     """A frozen linear layer in 8 bits, as the model's own layers compute it: by `plain_product`, on every device.
 
     Attributes:
+        rounds: Whether what is multiplied with weights is rounded to 8 bits, here and in `FP8StackedLinear`.
         weight: e4m3 (O x I); a parameter so that it is counted, never trained.
         scale_O: float32.
         bias: As it was.
     """
 
+    rounds: ClassVar[bool] = True
     scale_O: Tensor
 
     def __init__(self, base: nn.Linear) -> None:
@@ -109,8 +112,22 @@ class FP8Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., I) to (..., O), in the format that the weights had."""
-        y: Tensor = _Plain.apply(x.to(self.dtype), self.weight, self.scale_O)  # type: ignore[no-untyped-call]
+        y: Tensor
+        if self.rounds:
+            y = _Plain.apply(x.to(self.dtype), self.weight, self.scale_O)  # type: ignore[no-untyped-call]
+        else:
+            y = functional.linear(x.to(self.dtype), dequantize(self.weight, self.scale_O[:, None], self.dtype))
         return y if self.bias is None else y + self.bias.to(self.dtype)
+
+
+@contextmanager
+def unrounded() -> Iterator[None]:
+    """While the block runs, products take what they are given as it is: to compare all that is around them."""
+    FP8Linear.rounds = False
+    try:
+        yield
+    finally:
+        FP8Linear.rounds = True
 
 
 def to_fp8(causal_lm: Any) -> None:

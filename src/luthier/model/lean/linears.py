@@ -231,6 +231,8 @@ class FP8StackedLinear(StackedLinear):
         self._kept_IO = self._weight8_OI.T.contiguous() if build.keep and self._weight8_OI.is_cuda else None
 
     def _with_weight(self, x_TI: Tensor, z_TR: Tensor | None) -> Tensor:
+        if not FP8Linear.rounds:
+            return super()._with_weight(x_TI, z_TR)
         rounded = self._pieces.quantize_rows(x_TI)
         y_TO = product(*rounded, self._weight8_OI, self._scale_O, self.dtype, fast=True)
         return y_TO if z_TR is None else y_TO.addmm_(z_TR, self.up_OR.T)
