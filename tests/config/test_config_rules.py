@@ -153,11 +153,6 @@ WARNED = [
     (["sample_max_new_tokens=5"], {}, "sample_max_new_tokens: 5"),
     (["num_train_epochs=1"], {"data": {"train_rows": 414}}, "14 of 414 rows are never seen"),
     (["num_train_epochs=1"], {"data": {"train_rows": 30}}, "is 1 step with learning_rate: 2e-4 (default), too few"),
-    (
-        ["lora.r=8"],
-        {},
-        "lora_alpha: 32 (default) with r: 8 (override) scales the adapter by 4. Most take twice the rank",
-    ),
     (["early_stopping_threshold=0.1"], {}, "early_stopping_threshold: 0.1"),
     (["eval_steps=10", "val_set_size=0"], {}, "eval_steps: 10"),
     (["per_device_eval_batch_size=2", "val_set_size=0"], {}, "per_device_eval_batch_size: 2"),

@@ -58,8 +58,6 @@ ENOUGH_STEPS = 150
 """In as many steps of eight rows the quickstart's base learns what 200 short rows have in common."""
 MOST_EPOCHS = 10
 """Beyond, few rows are learned by heart."""
-USUAL_SCALE = 2
-"""lora_alpha over r."""
 MOST_LEFT = 0.02
 """Of the rows: so few are no matter."""
 LORA_KEYS = (
@@ -104,16 +102,6 @@ def _high_alpha(case: Case) -> Finding:
     root, usual = ("the square root of ", "2 to 4 is plenty") if rooted else ("", "1 to 2 is usual")
     said = f"{case.said('lora.lora_alpha')} over {root}{case.said('lora.r')}"
     return f"{said} scales the adapter by {number(round(scale, 2))}; {usual}, and every gradient step grows with it."
-
-
-def _alpha_of_another_rank(case: Case) -> Finding:
-    """A small rank of one's own with the default alpha: other tools take twice the rank there."""
-    r, alpha = case.get("lora.r"), case.get("lora.lora_alpha")
-    chosen = case.wrote("lora.lora_alpha") or case.get("lora.use_rslora") or _is_full(case)
-    if chosen or alpha / r < 2 * USUAL_SCALE or _high_alpha(case):
-        return None
-    scaled = f"{case.said('lora.lora_alpha')} with {case.said('lora.r')} scales the adapter by {number(alpha / r)}"
-    return f"{scaled}. Most take twice the rank, LLaMA-Factory by itself: lora_alpha: {USUAL_SCALE * r}."
 
 
 def _one_wins(winner: str, other: str) -> Rule:
@@ -233,5 +221,5 @@ ADVICE: tuple[Rule, ...] = (
     _one_wins("training.warmup_steps", "training.warmup_ratio"),
     _one_wins("data.eval_split", "data.val_set_size"),
     _one_wins("training.max_steps", "training.num_train_epochs"),
-    _few_steps, _rows_left_over, _long_rows, _high_rate, _high_alpha, _alpha_of_another_rank, _half_precision,
+    _few_steps, _rows_left_over, _long_rows, _high_rate, _high_alpha, _half_precision,
 )  # fmt: skip
