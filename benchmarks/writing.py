@@ -137,7 +137,7 @@ def main() -> None:
     parser.add_argument("--shape", choices=("1b", "toy"), default="1b")
     parser.add_argument("--base", help="a model's folder, instead of a shape with random weights")
     parser.add_argument("--lanes", nargs="+", choices=("nf4", "bfloat16", "float32"), default=["nf4", "bfloat16"])
-    parser.add_argument("--rows", nargs="+", type=int, default=[1, 8])
+    parser.add_argument("--rows", nargs="*", type=int, default=[1, 8])
     parser.add_argument("--tokens", type=int, default=16)
     parser.add_argument("--many", type=int, default=96, help="answers of unlike length; 0: none")
     parser.add_argument("--turns", type=int, default=3)

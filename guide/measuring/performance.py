@@ -89,7 +89,15 @@ def writing() -> dict[str, Any]:
                 f"| {names.get(lane, lane)} | {rows} | {row['own']:.2f} | {row['lean']:.2f} | {row['times']:.1f} |"
             )
     where = {key: found["surroundings"][key] for key in ("device", "threads", "torch")}
-    return {**where, "table": "\n".join(lines), **{key: found[key] for key in ("prompt", "tokens", "turns")}}
+    unlike = json.loads((RESULTS / "writing_many_cpu.json").read_text(encoding="utf-8"))["many"]
+    many = {
+        "many": unlike["nf4"]["answers"],
+        "many_mean": unlike["nf4"]["mean_tokens"],
+        "many_most": unlike["nf4"]["most_tokens"],
+        **{f"{lane}_{how}": unlike[lane][how] for lane in ("nf4", "bfloat16") for how in ("groups", "joining", "times")},
+    }
+    told = {key: found[key] for key in ("prompt", "tokens", "turns")}
+    return {**where, "table": "\n".join(lines), **told, **many}
 
 
 def performance() -> dict[str, Any]:
