@@ -196,7 +196,7 @@ def test_a_stop_while_the_model_is_asked_trains_nothing(tmp_path, tiny_model_dir
     events = []
     for event in api.train(of_pairs(tmp_path / "run", tiny_model_dir, pairs_file), stop=lambda: len(seen) > 0):
         events.append(event)
-        if isinstance(event, Notice) and "reference" in event.text:
+        if isinstance(event, Notice) and "the reference of training" in event.text:
             seen.append(event)
     end = next(event for event in events if isinstance(event, RunFinished))
     assert end.status == "stopped" and end.step == 0 and not [e for e in events if isinstance(e, Log)]
