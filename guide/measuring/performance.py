@@ -94,7 +94,7 @@ def writing() -> dict[str, Any]:
         "many": unlike["nf4"]["answers"],
         "many_mean": unlike["nf4"]["mean_tokens"],
         "many_most": unlike["nf4"]["most_tokens"],
-        **{f"{lane}_{how}": unlike[lane][how] for lane in ("nf4", "bfloat16") for how in ("groups", "joining", "times")},
+        **{f"{lane}_{how}": rates[how] for lane, rates in unlike.items() for how in ("groups", "joining", "times")},
     }
     told = {key: found[key] for key in ("prompt", "tokens", "turns")}
     return {**where, "table": "\n".join(lines), **told, **many}
