@@ -28,11 +28,17 @@ def writer_of(model, recorder=None, dtype=torch.float64):
     return LeanWriter(parts, Adapters(parts.stacks, parts.build.pieces).refresh, recorder)
 
 
+def padded(prompts):
+    """Ids and mask (B, T), padded on the left."""
+    longest = max(map(len, prompts))
+    ids = [[250] * (longest - len(prompt)) + prompt for prompt in prompts]
+    return torch.tensor(ids), torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+
+
 def written(writer, prompts=PROMPTS, answers=ANSWERS):
     """The logits (B, V) after the prompts and after each token of the answers."""
-    longest, steps = max(map(len, prompts)), len(answers[0])
-    ids = torch.tensor([[250] * (longest - len(prompt)) + prompt for prompt in prompts])
-    mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+    (ids, mask), steps = padded(prompts), len(answers[0])
+    longest = ids.shape[1]
     cache = writer.cache(len(prompts), longest + steps)
     with torch.no_grad():
         logits = [writer.forward(ids, cache, mask).logits[:, -1].clone()]
@@ -234,9 +240,7 @@ def test_who_is_no_number_leaves_nothing_behind(memory_holds_anything):
 
 def begun(writer, cache, prompts, answers):
     """A cache that knows prompts, padded on the left, and what was written of them."""
-    longest = max(map(len, prompts))
-    ids = torch.tensor([[250] * (longest - len(prompt)) + prompt for prompt in prompts])
-    mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts])
+    ids, mask = padded(prompts)
     with torch.no_grad():
         writer.forward(ids, cache, mask)
         for tokens in torch.tensor(answers).T:
