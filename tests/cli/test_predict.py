@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import csv
+import datetime
 import json
+import math
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from luthier.evaluate.answers import Answers
@@ -51,6 +55,16 @@ def test_each_row_is_written_with_its_answer(capsys, run, here):
     assert "3 rows answered, 3 of them before" in again.out and "loading" not in again.err
     fresh = predict(capsys, run, "questions.csv", "--columns", "instruction=question", "--to", "a.jsonl", "--fresh")
     assert "before" not in fresh.out and (here / "a.jsonl").read_text() == (here / "answers.jsonl").read_text()
+
+
+def test_what_json_has_no_word_for_is_written_all_the_same(capsys, run, here):
+    """A row's other columns can be anything."""
+    row = {"prompt": "Add", "day": datetime.date(2026, 11, 27), "score": math.nan}
+    pq.write_table(pa.Table.from_pylist([row]), here / "rows.parquet")
+    result = predict(capsys, run, "rows.parquet", "--to", "answers.jsonl")
+    assert result.code == 0, result.err
+    (line,) = (here / "answers.jsonl").read_text().splitlines()
+    assert json.loads(line, parse_constant=pytest.fail)["row"] == {"prompt": "Add", "day": "2026-11-27", "score": None}
 
 
 def test_a_ctrl_c_keeps_the_answers_so_far_and_an_older_file(capsys, run, here, monkeypatch):

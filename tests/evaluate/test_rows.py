@@ -90,6 +90,9 @@ def test_columns_are_renamed(tmp_path, monkeypatch):
     ("row", "columns", "code", "words"),
     [
         ({"question": "Add"}, {}, "E-DATA-022", "write --columns instruction=question"),
+        ({"id": 7, "Question": "Add"}, {}, "E-DATA-022", "write --columns instruction=Question"),
+        ({"id": 7}, {}, "E-DATA-022", "write --columns instruction=YOUR_COLUMN"),
+        ({"question": " "}, {"instruction": "question"}, "E-DATA-027", '"question" is empty'),
         ({"question": "Add"}, {"instruction": "text"}, "E-DATA-022", '"text" to instruction'),
         ({"instruction": " "}, {}, "E-DATA-027", "is empty"),
         ({"instruction": 7}, {}, "E-DATA-023", "instruction"),

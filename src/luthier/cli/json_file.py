@@ -63,13 +63,14 @@ def check_writable(path: Path, option: str = "--json") -> None:
 
 def write_json(path: Path, content: Any) -> None:
     """Write `content` as JSON; see `write_text`."""
-    text = json.dumps(_finite(hide_in(content)), indent=2, allow_nan=False, default=str) + "\n"
-    _write(path, text, "--json")  # what is hidden in the text of a JSON file can be a quote or its backslash
+    _write(
+        path, _as_json(content, indent=2), "--json"
+    )  # what is hidden in the text of a JSON file can be a quote or its backslash
 
 
 def write_json_lines(path: Path, rows: Iterable[Any], option: str) -> None:
     """Write each row as a line of JSON; see `write_text`."""
-    _write(path, "".join(json.dumps(hide_in(row)) + "\n" for row in rows), option)
+    _write(path, "".join(map(_as_json, rows)), option)
 
 
 def write_text(path: Path, text: str, option: str) -> None:
@@ -87,6 +88,11 @@ def _write(path: Path, text: str, option: str) -> None:
     except OSError as error:
         problem = Problem("E-ENV-002", f"cannot write {path}: {error.strerror}", "name another file", option)
         raise MissingError(problem) from error
+
+
+def _as_json(content: Any, indent: int | None = None) -> str:
+    """Without secrets, and with what any reader of JSON takes: rows of a file can hold dates and NaN."""
+    return json.dumps(_finite(hide_in(content)), indent=indent, allow_nan=False, default=str) + "\n"
 
 
 def _finite(content: Any) -> Any:

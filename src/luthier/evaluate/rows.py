@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from luthier.config.schema import DatasetSource
-from luthier.data.formats import alpaca, messages, prompt_completion, renamed, sharegpt
+from luthier.data.formats import alpaca, in_your_words, messages, prompt_completion, question_column, renamed, sharegpt
 from luthier.data.formats.conversation import ROLES
 from luthier.data.formats.fields import checked_prompt, text_field
 from luthier.data.messages import Content, Message, Segment
@@ -90,7 +90,7 @@ def read_questions(path: str, columns: Mapping[str, str] | None = None) -> list[
         try:
             found.append(Question(place, row, _turns(renamed(row, names))))
         except RowError as error:
-            problems.add(error.code, error.found, error.fix, place)
+            problems.add(error.code, in_your_words(error.found, names), error.fix, place)
     problems.raise_if_any()
     if not found:
         raise refuse("E-DATA-008", "it holds no rows", "give a file with a question in each row", path)
@@ -104,7 +104,9 @@ def _require_columns(row: Row, names: Mapping[str, str], path: str) -> None:
             raise refuse("E-DATA-022", found, f"write --columns {expected}=YOUR_COLUMN", path)
     if not any(column in renamed(row, dict(names)) for column in _READ):
         found = f"no column asks anything: none of {', '.join(_READ)}; found: {', '.join(row)}"
-        raise refuse("E-DATA-022", found, f"write --columns instruction={next(iter(row), 'YOUR_COLUMN')}", path)
+        raise refuse(
+            "E-DATA-022", found, f"write --columns instruction={question_column(frozenset(row)) or 'YOUR_COLUMN'}", path
+        )
 
 
 def _with_answer(turns: Any) -> Any:

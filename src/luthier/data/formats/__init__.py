@@ -19,7 +19,7 @@ from luthier.data.messages import Content, Preferred
 from luthier.data.problems import refuse
 from luthier.errors import DataError
 
-__all__ = ["FORMATS", "Format", "choose_format", "detect", "guess", "in_your_words", "renamed"]
+__all__ = ["FORMATS", "Format", "choose_format", "detect", "guess", "in_your_words", "question_column", "renamed"]
 
 
 class Format(Protocol):
@@ -190,9 +190,14 @@ def _suggest(columns: frozenset[str]) -> str:
     return "write `format: alpaca` and `columns: {instruction: YOUR_QUESTION, output: YOUR_ANSWER}`"
 
 
+def question_column(columns: frozenset[str]) -> str:
+    """The column that is named as a question, in whatever case; empty for none."""
+    return _first(_QUESTIONS, columns)
+
+
 def _question_and_answer(columns: frozenset[str]) -> dict[str, str]:
     """{expected: yours} where one column is named as a question and one as an answer, in whatever case."""
-    question, answer = _first(_QUESTIONS, columns), _first(_ANSWERS, columns)
+    question, answer = question_column(columns), _first(_ANSWERS, columns)
     return {"instruction": question, "output": answer} if question and answer else {}
 
 
