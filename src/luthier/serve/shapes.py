@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import time
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -19,7 +20,7 @@ from luthier.serve.worker import Ended, Said
 AnswerEvent = Said | Ended
 
 
-class Shape:
+class Shape(ABC):
     """The envelope of one response.
 
     Args:
@@ -83,14 +84,17 @@ class Shape:
     def _envelope(self) -> dict[str, Any]:
         return {"id": self._id, "object": self.chunk_name, **self._same}
 
+    @abstractmethod
     def _answer(self, text: str) -> dict[str, Any]:
-        raise NotImplementedError
+        """A whole answer, as a choice holds it."""
 
+    @abstractmethod
     def _piece(self, text: str | None) -> dict[str, Any]:
-        raise NotImplementedError
+        """A piece of an answer, as a chunk's choice holds it; None: its end."""
 
+    @abstractmethod
     def _logprobs(self, tokens: list[Token], index: int) -> dict[str, Any] | None:
-        raise NotImplementedError
+        """The log-probabilities of tokens of an answer; None where there are none."""
 
 
 class ChatShape(Shape):
