@@ -3,20 +3,17 @@
 Half a million objects of modules come to stay. Looked through again and again as they grow, they cost a fifth of the
 time until a command begins; looked through once more at the end, a second until it has left.
 
-Nor is torch's compiler imported for functions that no command may ever call: it is another fifth. And NVIDIA's driver,
-which takes its time to find the devices, is told to begin before torch asks it.
+Nor is torch's compiler imported for functions that no command may ever call: it is another fifth.
 """
 
 from __future__ import annotations
 
 import atexit
-import ctypes
 import gc
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import cache, partial, wraps
-from threading import Thread
 from typing import Any
 
 
@@ -24,7 +21,6 @@ def import_libraries() -> None:
     """Import the engine. What is there then is never looked through again, as it is no garbage."""
     if "torch" in sys.modules:
         return
-    Thread(target=_begin_driver, name="luthier-driver", daemon=True).start()
     gc.disable()
     try:
         with _compiled_when_called():
@@ -32,12 +28,6 @@ def import_libraries() -> None:
     finally:
         gc.freeze()
         gc.enable()
-
-
-def _begin_driver() -> None:
-    """What torch would have the driver do first, and wait for. It makes nothing on any device; a failure is torch's."""
-    with suppress(OSError, AttributeError):  # there is none, or something else bears its name
-        ctypes.CDLL("libcuda.so.1").cuInit(0)
 
 
 @contextmanager
