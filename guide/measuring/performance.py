@@ -79,15 +79,8 @@ def bfloat() -> dict[str, Any]:
 
 
 def writing() -> dict[str, Any]:
-    """A table: what the model's own layers write a second, and the lean path."""
+    """What the model's own layers write a second, and the lean path."""
     found = json.loads((RESULTS / "writing_cpu.json").read_text(encoding="utf-8"))
-    names = {"nf4": "4 bits (NF4)"}
-    lines = ["| base | answers at once | its own layers | the lean path | times |", "|---|---|---|---|---|"]
-    for lane, cases in found["lanes"].items():
-        for rows, row in cases.items():
-            lines.append(
-                f"| {names.get(lane, lane)} | {rows} | {row['own']:.2f} | {row['lean']:.2f} | {row['times']:.1f} |"
-            )
     where = {key: found["surroundings"][key] for key in ("device", "threads", "torch")}
     unlike = json.loads((RESULTS / "writing_many_cpu.json").read_text(encoding="utf-8"))["many"]
     many = {
@@ -97,7 +90,18 @@ def writing() -> dict[str, Any]:
         **{f"{lane}_{how}": rates[how] for lane, rates in unlike.items() for how in ("groups", "joining", "times")},
     }
     told = {key: found[key] for key in ("prompt", "tokens", "turns")}
-    return {**where, "table": "\n".join(lines), **told, **many}
+    return {**where, "table": _written(found["lanes"], ".2f"), **told, **many}
+
+
+def _written(lanes: dict[str, Any], form: str) -> str:
+    """A table: tokens a second by the model's own layers, and by the lean path."""
+    names = {"nf4": "4 bits (NF4)"}
+    lines = ["| base | answers at once | its own layers | the lean path | times |", "|---|---|---|---|---|"]
+    for lane, cases in lanes.items():
+        for rows, row in cases.items():
+            rates = f"{row['own']:{form}} | {row['lean']:{form}} | {row['times']:.1f}"
+            lines.append(f"| {names.get(lane, lane)} | {rows} | {rates} |")
+    return "\n".join(lines)
 
 
 def performance() -> dict[str, Any]:
@@ -146,7 +150,7 @@ def gpu() -> dict[str, Any]:
         "steps": "steps", "tokens": "num_tokens", "seconds": "train_runtime", "rate": "tokens_per_second",
         "wall": "seconds_until_its_adapter_was_there", "start": "seconds_until_the_run_began", "sizes": "sizes",
         "between": "between_logs", "between_share": "between_logs_share_of_limit", "histograms": "histograms",
-        "histogram": "histogram_seconds",
+        "histogram": "histogram_seconds", "memory": "peak_memory_gib",
     }.items():  # fmt: skip
         numbers[f"job_{name}"] = job[key]
     for row in found["rows"] + found["less_memory"]:
@@ -156,8 +160,41 @@ def gpu() -> dict[str, Any]:
             "best": "tokens_per_second_at_the_median", "best_share": "share_of_limit_at_the_median",
         }.items():  # fmt: skip
             numbers[f"{row['lane']}_{name}"] = row[key] * (1000 if name == "median" else 1)
-    numbers |= _peers(found["peers"], numbers["nf4_rate"])
-    return numbers
+    return numbers | _peers(found["peers"], numbers["nf4_rate"]) | _later_visit()
+
+
+def _later_visit() -> dict[str, Any]:
+    """Of an H100: the whole job, memory on request, and answers."""
+    found = json.loads((RESULTS / "gpu_h100.json").read_text(encoding="utf-8"))
+    written = json.loads((RESULTS / "writing_h100.json").read_text(encoding="utf-8"))
+    job, tests, many = found["headline"], found["gpu_tests"], written["many"]
+    began, ready = job["seconds_until_the_run_began"], job["seconds_until_the_model_was_ready"]
+    numbers = {
+        "device": found["device"], "commit": job["commit"], "wall": job["seconds_until_its_adapter_was_there"],
+        "start": began, "loading": ready - began, "compiling": job["seconds_of_compiling_kernels"],
+        "seconds": job["train_runtime"], "rate": job["tokens_per_second"], "between": job["between_logs"],
+        "between_share": job["between_logs_share_of_limit"], "imports": job["seconds_of_imports"],
+        "histogram": job["histogram_seconds"], "memory": job["peak_memory_gib"],
+        "overhead": job["train_runtime"] - job["num_tokens"] / job["between_logs"],
+        "cold_wall": job["before"]["seconds_until_its_adapter_was_there"], "tests": tests["passed"],
+        "tests_failed": tests["failed"],
+        "tests_left": tests["chosen"] - tests["passed"] - tests["skipped"] - tests["failed"],
+    }  # fmt: skip
+    for row in found["rows"]:
+        numbers[f"{row['lane']}_rate"], numbers[f"{row['lane']}_memory"] = (
+            row["tokens_per_second"],
+            row["peak_memory_gib"],
+        )
+        numbers[f"{row['lane']}_off"] = row["largest_loss_difference"]
+    answers = {
+        "writing": _written(written["lanes"], ",.0f"), "writing_prompt": written["prompt"],
+        "writing_tokens": written["tokens"], "writing_commit": written["surroundings"]["git_commit"][:7],
+        "many": many["nf4"]["answers"], "many_mean": many["nf4"]["mean_tokens"],
+        "many_most": many["nf4"]["most_tokens"],
+    }  # fmt: skip
+    for lane, rates in many.items():
+        answers |= {f"many_{lane}": rates["joining"], f"many_{lane}_groups": rates["groups"]}
+    return {f"h100_{name}": value for name, value in numbers.items()} | answers
 
 
 def _attention(found: dict[str, Any]) -> str:
