@@ -259,5 +259,5 @@ def test_a_run_holds_no_more_than_it_was_asked_to(tmp_path, model_dir, rows):
         values["training"] |= {"max_tokens_per_micro_batch": "auto", "memory_gib": asked}
         (found,) = [event for event in api.train(values) if isinstance(event, Rehearsed)]
         held[asked] = found.measured_gib - before
-        assert asked == "auto" or found.predicted_gib <= asked
-    assert held[0.25] <= 0.25 < held[0.4] <= 0.4 < held["auto"]
+        assert asked == "auto" or max(found.predicted_gib, held[asked]) <= asked
+    assert held[0.25] < held[0.4] < held["auto"], "more room is used"
