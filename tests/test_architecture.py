@@ -7,7 +7,9 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 import zipfile
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -30,6 +32,15 @@ def functions(tree):
     return [node for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))]
 
 
+def imported_by(node):
+    """Names of packages."""
+    if isinstance(node, ast.Import):
+        return [alias.name.partition(".")[0] for alias in node.names]
+    if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+        return [node.module.partition(".")[0]]
+    return []
+
+
 def place(path, node):
     return f"{path.relative_to(ROOT)}:{node.lineno}"
 
@@ -48,6 +59,29 @@ def test_rooms_import_only_from_floors_below():
     done = python("import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports(no_cache=True))")
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert "2 kept, 0 broken" in done.stdout
+
+
+def test_what_is_imported_is_declared():
+    """Also what other packages bring along: they may cease to."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    lines = [*project["dependencies"], *(line for extra in project["optional-dependencies"].values() for line in extra)]
+    declared = {re.split(r"[<>=\[;]", line)[0].strip().lower() for line in lines}
+    names = [
+        name
+        for _, tree in trees()
+        for node in ast.walk(tree)
+        for name in imported_by(node)
+        if name not in sys.stdlib_module_names
+    ]
+    distributions = packages_distributions()
+    parts = {"starlette", "pydantic_core", "sqlalchemy"}  # of fastapi, pydantic and optuna
+    beside = {"luthier", "IPython", "flash_attn", "unsloth", *parts}  # a notebook is there or not; so are the others
+    missing = {
+        name
+        for name in {*names} - beside
+        if not {d.lower().replace("_", "-") for d in distributions.get(name, [name])} & declared
+    }
+    assert missing == set()
 
 
 def test_files_and_functions_stay_readable():
