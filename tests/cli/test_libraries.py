@@ -17,6 +17,7 @@ import_libraries()
 frozen = gc.get_freeze_count()
 assert "torch" in sys.modules and gc.isenabled() and frozen > before + 100_000, frozen
 assert "bitsandbytes" in sys.modules and "torch._inductor.compile_fx" not in sys.modules, "nothing is compiled yet"
+assert "datasets" not in sys.modules, "no rows of the hub are read yet"
 held = [[number] for number in range(1000)]
 import_libraries()
 assert gc.get_freeze_count() == frozen, "what is made since may become garbage"

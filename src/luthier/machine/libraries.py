@@ -10,7 +10,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import datasets
 import transformers
 
 from luthier.errors.secrets import hide
@@ -61,11 +60,10 @@ def library_output_to(path: Path) -> Iterator[None]:
     handler.setFormatter(_WithoutSecrets("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     loggers = [logging.getLogger(name) for name in LIBRARIES]
     before = [(logger, list(logger.handlers), logger.propagate) for logger in loggers]
-    bars = (transformers.utils.logging.is_progress_bar_enabled(), datasets.is_progress_bar_enabled())
+    bars = transformers.utils.logging.is_progress_bar_enabled()
     for logger in loggers:
         logger.handlers, logger.propagate = [handler], False
     transformers.utils.logging.disable_progress_bar()
-    datasets.disable_progress_bars()
     try:
         with warnings.catch_warnings():  # logging.captureWarnings would end for an outer block where an inner one ends
             warnings.showwarning = _warned
@@ -73,8 +71,6 @@ def library_output_to(path: Path) -> Iterator[None]:
     finally:
         for logger, handlers, propagate in before:
             logger.handlers, logger.propagate = handlers, propagate
-        if bars[0]:
+        if bars:
             transformers.utils.logging.enable_progress_bar()
-        if bars[1]:
-            datasets.enable_progress_bars()
         handler.close()
