@@ -262,6 +262,20 @@ def test_a_step_that_cannot_be_recorded_is_launched():
     assert len(tried) == 1
 
 
+def test_where_memory_for_a_recording_runs_out_fewer_rows_are_recorded_still():
+    tried = []
+
+    def recorder(work):
+        tried.append(work)
+        if len(tried) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return work
+
+    writer, prompts = writer_of(build(), recorder), [[3, 4], [5, 6, 7], [8]]
+    recorded = [begun(writer, writer.cache(rows, 32), prompts[:rows], [[9, 10]] * rows).recorded for rows in (3, 3, 2)]
+    assert recorded == [False, False, True] and len(tried) == 2
+
+
 def sees_all(masks, *args, **options):
     return {window: mask.fill_(0.0) for window, mask in masks(*args, **options).items()}
 

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 import torch
@@ -32,6 +33,7 @@ from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from luthier.machine.memory import is_out_of_memory
 from luthier.model.bucketed import Heads
 from luthier.model.lean.graphs import Recorder
 from luthier.model.lean.layer import Layout
@@ -173,6 +175,7 @@ class LeanWriter:
     def __init__(self, parts: Parts, refresh: Callable[[], None], recorder: Recorder | None = None) -> None:
         self.refresh = refresh
         self.parts, self._recorder = parts, recorder
+        self._too_many: float = inf  # rows that found no memory for a recording
         self._windows = {layer.window for layer in parts.layers}
 
     def cache(self, rows: int, most: int) -> KeyValueCache:
@@ -210,12 +213,13 @@ class LeanWriter:
 
     def _record(self, cache: KeyValueCache) -> None:
         """Record the steps to come: all look at all places, as a recording's sizes cannot grow."""
-        if self._recorder is None:
+        rows = len(cache.ids_B1)
+        if self._recorder is None or rows >= self._too_many:
             return
         try:
             cache.replay = self._recorder(lambda: self._next(cache, cache.ids_B1, None, len(cache.places_C)))
-        except Exception:  # out of memory, or something that cannot be recorded here: steps are launched from now on
-            self._recorder = None
+        except Exception as error:  # steps of so many rows are launched from now on, or all of them
+            self._too_many = rows if is_out_of_memory(error) else 0
 
     def _next(self, cache: KeyValueCache, ids_BT: Tensor, real_BT: Tensor | None, reach: int) -> Tensor:
         """The logits (B, V), with attention over the first `reach` places; `real_BT` None: there is no padding."""
