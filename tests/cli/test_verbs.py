@@ -476,3 +476,10 @@ def test_a_word_that_is_none_of_an_options_is_told_the_one_that_was_meant(capsys
         assert result.code == 2 and f"Did you mean '{meant}'?" in said and "Value error" not in said, said
     result = run_here(capsys, "launch", "c.yaml", "--on", "xyz")
     assert result.code == 2 and "'xyz' is not one of" in result.err and "mean" not in result.err
+
+
+@pytest.mark.parametrize(("path", "verb"), [("training/train.py", "train"), ("utils/gpu_monitor.py", "gpu")])
+def test_a_launcher_names_a_command_that_can_be_typed(path, verb):
+    done = subprocess.run([sys.executable, ROOT / "src" / path, "--nope"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert f"Usage: luthier {verb} " in done.stderr and f"Try 'luthier {verb} -h'" in done.stderr
