@@ -252,7 +252,8 @@ def test_a_number_is_explained_in_a_run(capsys):
         assert "In by_heart (Luthier events.jsonl): " in run_here(capsys, "explain", key, run / "events.jsonl").out
 
 
-def test_what_cannot_be_looked_up_in_a_run(capsys, tmp_path):
+def test_what_cannot_be_looked_up_in_a_run(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where no run lies
     word = run_here(capsys, "explain", "held", tmp_path)
     assert word.code == 2 and word.err.startswith('luthier explain: "held" is no key and no number of a log')
     assert run_here(capsys, "explain", "held", "out").out.startswith("held out (word)")
