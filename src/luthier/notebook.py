@@ -19,6 +19,7 @@ from luthier import api
 from luthier.events.sinks import Sink, Sinks
 from luthier.events.types import Event, RunFinished
 from luthier.monitor.panel import training_screen
+from luthier.monitor.verdict import Verdict
 from luthier.training.signals import Stop, stop_on_signals
 
 
@@ -61,6 +62,7 @@ def show(events: Iterable[Event], screen: Sink | None) -> RunFinished | None:
     ended: RunFinished | None = None
     with Sinks() as sinks:
         if screen is not None:
+            sinks.add("the doctor's last word", Verdict())  # the last to be closed
             sinks.add("the screen", screen)
         for event in events:
             sinks.write(event)

@@ -65,6 +65,15 @@ def test_what_is_too_short_to_judge_is_not_called_healthy(tmp_path, capsys):
     assert "it is flat" not in words
 
 
+def test_the_guides_own_lines_for_a_loss_that_falls_are_not_called_flat(tmp_path, capsys):
+    lines = "{'loss': 2.451, 'learning_rate': 0.0002, 'epoch': 0.01}  Step 10\n"
+    lines += "{'loss': 2.387, 'learning_rate': 0.00019998, 'epoch': 0.02}  Step 20\n"
+    lines += "{'loss': 2.301, 'learning_rate': 0.00019995, 'epoch': 0.03}  Step 30\n"
+    (tmp_path / "training.log").write_text(lines, "utf-8")
+    words = " ".join(run_here(capsys, "doctor", tmp_path / "training.log").out.split())
+    assert "So far: loss 2.451 at step 10, 2.301 at step 30" in words
+
+
 def test_the_guides_own_lines_for_a_loss_that_goes_up_are_a_finding(tmp_path, capsys):
     (tmp_path / "training.log").write_text(
         "{'loss': 1.234, 'epoch': 0.5}\n{'loss': 1.456, 'epoch': 0.6}  Going up!\n{'loss': 1.789, 'epoch': 0.7}\n",

@@ -61,7 +61,8 @@ def test_the_log_has_one_dict_a_step_and_nothing_of_the_libraries(finished):
     assert last["step"] == 6
     first = next(v for v in map(parse_line, result.out.splitlines()) if v and "loss" in v)
     assert {"loss", "grad_norm", "learning_rate", "epoch", "step", "num_tokens"} <= first.keys()
-    assert result.out.endswith(f"\nresult: {out}/final_model; ask it: luthier chat {out}\n")
+    word = f"warning: The first loss is not that of this model on this text: luthier doctor {out}"  # a random base
+    assert result.out.endswith(f"\nresult: {out}/final_model; ask it: luthier chat {out}\n{word}\n")
     known = r"\{'|result: |run out|warning: |info[: ]|model: |memory: |rehearsal of |saved |sample at step|  > |    "
     known += r"|  change: |  record: "
     strangers = [line for line in result.out.splitlines() if not re.match(known, line)]

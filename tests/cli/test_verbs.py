@@ -252,7 +252,8 @@ def test_a_number_is_explained_in_a_run(capsys):
         assert "In by_heart (Luthier events.jsonl): " in run_here(capsys, "explain", key, run / "events.jsonl").out
 
 
-def test_what_cannot_be_looked_up_in_a_run(capsys, tmp_path):
+def test_what_cannot_be_looked_up_in_a_run(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where no run lies
     word = run_here(capsys, "explain", "held", tmp_path)
     assert word.code == 2 and word.err.startswith('luthier explain: "held" is no key and no number of a log')
     assert run_here(capsys, "explain", "held", "out").out.startswith("held out (word)")
@@ -476,3 +477,10 @@ def test_a_word_that_is_none_of_an_options_is_told_the_one_that_was_meant(capsys
         assert result.code == 2 and f"Did you mean '{meant}'?" in said and "Value error" not in said, said
     result = run_here(capsys, "launch", "c.yaml", "--on", "xyz")
     assert result.code == 2 and "'xyz' is not one of" in result.err and "mean" not in result.err
+
+
+@pytest.mark.parametrize(("path", "verb"), [("training/train.py", "train"), ("utils/gpu_monitor.py", "gpu")])
+def test_a_launcher_names_a_command_that_can_be_typed(path, verb):
+    done = subprocess.run([sys.executable, ROOT / "src" / path, "--nope"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert f"Usage: luthier {verb} " in done.stderr and f"Try 'luthier {verb} -h'" in done.stderr

@@ -783,7 +783,9 @@ def test_memory_nearly_full():
     cached = found(started(), curve(steps(), memory_gib=20.0), machine(400, gpu_memory_used_gib=23.9))
     assert cached == {}, "torch keeps what it once had"
     others = found(started(), curve(steps()), machine(400, gpu_memory_used_gib=23.9))["memory-nearly-full"]
-    assert "other programs" in others.evidence
+    assert "other programs" in others.evidence and others.change == () and others.fix, "most of it is theirs"
+    ours = found(started(), curve(steps(), memory_gib=15.0), machine(400, gpu_memory_used_gib=23.9))
+    assert changed(ours["memory-nearly-full"]) == {"training.max_tokens_per_micro_batch": ("8192", "4096")}
     ram = machine(400, gpu_memory_total_gib=NAN, ram_used_gib=63.0)
     own = found(started(), curve(steps(), memory_gib=50.0), ram)["memory-nearly-full"]
     assert "this machine's" in own.evidence and own.change

@@ -83,7 +83,10 @@ def _main(arguments: Sequence[str] | None) -> None:
         if isinstance(stream, io.TextIOWrapper):  # a terminal without UTF-8 gets escapes, not an error
             stream.reconfigure(errors="backslashreplace")
     try:
-        app(args=None if arguments is None else list(arguments))
+        if arguments is None:
+            app()
+        else:
+            app(args=list(arguments), prog_name="luthier")  # a launcher's file is no command
     except SystemExit as ending:
         _leave_threads_behind(ending.code)
         raise

@@ -41,7 +41,7 @@ def _so_far(run: History) -> str:
         return ""
     first, now = lines[0], lines[-1]
     words = f"loss {first.loss:.3f} {place(run, first)}, {now.loss:.3f} {place(run, now)}"
-    if abs(ratio(level(lines), first.loss)) >= FELL:
+    if max(abs(ratio(loss, first.loss)) for loss in (now.loss, level(lines))) >= FELL:
         return f". So far: {words}"
     usual = "as in most warm-ups" if _warming(run) else "as the first lines often are"
     unknown = "" if math.isfinite(peak_rate(run)) else " (the usual; this log does not tell it)"

@@ -43,9 +43,11 @@ def memory_nearly_full(run: History) -> Symptom | None:
     name = "the GPU's" if on_gpu else "this machine's"
     evidence = f"{used:.1f} of {name} {total:.1f} GiB ({percent(used / total)}) at step {run.step:,}"
     if others:
-        evidence += f"; {box.gpu_memory_used_gib:.1f} GiB with what other programs hold"
-    if not on_gpu and peak < used / 2:
-        return Symptom(run.step, f"{evidence}; {peak:.1f} GiB of them this run's", fix=OTHERS)
+        used = box.gpu_memory_used_gib
+        evidence += f"; {used:.1f} GiB with what other programs hold"
+    if peak < used / 2:
+        mine = "" if others else f"; {peak:.1f} GiB of them this run's"
+        return Symptom(run.step, f"{evidence}{mine}", fix=OTHERS)
     return Symptom(run.step, evidence, less_memory(run))
 
 
