@@ -195,6 +195,18 @@ def test_splits_that_a_file_does_not_have(tmp_path: Path, tokenizer: Any, split:
     assert problems(tokenizer, DatasetSource(path=str(path), split=split))[0][0] == "E-DATA-005"
 
 
+@pytest.mark.parametrize("content", [b"instruction,output\ncaf\xe9,x\n", "instruction,output\n".encode("utf-16")])
+def test_the_command_that_converts_takes_any_name(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "my rows.csv").write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        read(tmp_path / "my rows.csv")
+    assert caught.value.problems[0].fix.endswith("'my rows.csv' > converted && mv converted 'my rows.csv'")
+    (tmp_path / "my rows.csv").write_bytes(gzip.compress(GOOD, mtime=0))
+    with pytest.raises(DataError) as caught:
+        read(tmp_path / "my rows.csv")
+    assert "mv 'my rows.csv' 'my rows.csv'.gz && gunzip 'my rows.csv'.gz" in caught.value.problems[0].fix
+
+
 @pytest.mark.parametrize(
     ("code", "name", "content", "says"),
     [
