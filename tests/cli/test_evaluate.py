@@ -187,6 +187,16 @@ def test_wrong_requests(capsys, monkeypatch, tiny_model_dir, tmp_path, arguments
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("command", ["evaluate", "compare"])
+@pytest.mark.parametrize("tasks", ["t.jsonl", "quickstart, t.jsonl", "mbpp=t.jsonl"])
+def test_the_tasks_are_not_written_over(capsys, monkeypatch, tiny_model_dir, tmp_path, command, tasks):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "t.jsonl").write_text('{"prompt": "1 + 1", "answer": 2}\n')
+    result = run_here(capsys, command, tiny_model_dir, "--tasks", tasks, "--json", "t.jsonl")
+    assert result.code == 2 and "E-ENV-002" in result.err and "t.jsonl is what this command reads" in result.err
+    assert (tmp_path / "t.jsonl").read_text().startswith('{"prompt"')
+
+
 @pytest.mark.slow
 def test_as_a_process_nothing_of_the_libraries_shows(taught, tmp_path, cache):
     tasks = ("--tasks", taught / "tasks.jsonl", "--max-new-tokens", 24, "--unsafe-local-execution")

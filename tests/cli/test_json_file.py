@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import math
 import os
+from pathlib import Path
 
 import pytest
 
-from luthier.cli.json_file import check_writable, write_json
+from luthier.cli.json_file import check_writable, keep, write_json
 from luthier.errors import MissingError
 
 
@@ -45,3 +46,24 @@ def test_what_is_hidden_leaves_json_and_only_values_are_hidden(tmp_path):
     write_json(tmp_path / "answers.json", content)
     answers = json.loads((tmp_path / "answers.json").read_text())["answers"]
     assert answers[0].endswith('" + key') and answers[1].endswith('"x"') and answers[2] == "token <secret>"
+
+
+@pytest.mark.parametrize("written", ["rows.csv", "./rows.csv", "link.csv", "folder/../rows.csv"])
+def test_what_is_read_is_not_written_over(tmp_path, monkeypatch, written):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "rows.csv").write_text("a,b\n")
+    (tmp_path / "link.csv").symlink_to("rows.csv")
+    with pytest.raises(MissingError) as caught:
+        keep("rows.csv", Path(written), "--to")
+    assert caught.value.problems[0].code == "E-ENV-002" and "reads" in str(caught.value)
+
+
+def test_another_file_may_be_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows.csv").write_text("a,b\n")
+    keep("rows.csv", Path("other.csv"), "--to")
+    keep("rows.csv", None, "--to")
+    keep("owner/name", Path("rows.csv"), "--to")
+    keep("x" * 5000, Path("rows.csv"), "--to")
+    keep("a\0b", Path("rows.csv"), "--to")

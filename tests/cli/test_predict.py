@@ -98,3 +98,10 @@ def test_what_cannot_be_is_refused_before_the_run_is_loaded(capsys, run, here, a
     result = predict(capsys, run, *arguments)
     assert result.code == 2 and words in result.err and "loading" not in result.err
     assert not (here / "a.jsonl").exists()
+
+
+def test_the_rows_are_not_written_over(capsys, run, here):
+    before = (here / "questions.csv").read_bytes()
+    result = predict(capsys, run, "questions.csv", "--columns", "instruction=question", "--to", "./questions.csv")
+    assert result.code == 2 and "E-ENV-002" in result.err and "questions.csv is what this command reads" in result.err
+    assert (here / "questions.csv").read_bytes() == before

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import shlex
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -195,6 +197,18 @@ def test_splits_that_a_file_does_not_have(tmp_path: Path, tokenizer: Any, split:
     assert problems(tokenizer, DatasetSource(path=str(path), split=split))[0][0] == "E-DATA-005"
 
 
+@pytest.mark.parametrize("content", [b"instruction,output\ncaf\xe9,x\n", "instruction,output\n".encode("utf-16")])
+def test_the_command_that_converts_takes_any_name(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "my rows.csv").write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        read(tmp_path / "my rows.csv")
+    assert caught.value.problems[0].fix.endswith("'my rows.csv' > converted && mv converted 'my rows.csv'")
+    (tmp_path / "my rows.csv").write_bytes(gzip.compress(GOOD, mtime=0))
+    with pytest.raises(DataError) as caught:
+        read(tmp_path / "my rows.csv")
+    assert "mv 'my rows.csv' 'my rows.csv'.gz && gunzip 'my rows.csv'.gz" in caught.value.problems[0].fix
+
+
 @pytest.mark.parametrize(
     ("code", "name", "content", "says"),
     [
@@ -283,6 +297,19 @@ def test_e_data_006_says_what_to_make_of_a_file(tmp_path: Path, name: str, fix: 
 def test_e_data_010_names_the_usual_mistakes(tmp_path: Path, name: str, content: bytes, says: str) -> None:
     with pytest.raises(DataError, match=f"E-DATA-010(.|\n)*{says}"):
         read(write(tmp_path / name, content))
+
+
+@pytest.mark.parametrize("separator", [";", "\t"])
+def test_e_data_013_says_what_makes_commas_of_semicolons(tmp_path: Path, separator: str) -> None:
+    text = f'instruction{separator}price\n"a{separator} b,\nc"{separator}007,50\nNA{separator}\n'
+    path = write(tmp_path / "my $rows.csv", b"\xef\xbb\xbf" + text.encode())
+    with pytest.raises(DataError, match="E-DATA-013") as error:
+        read(path)
+    command = shlex.split(error.value.problems[0].fix.partition(": ")[2])
+    assert command[:2] == ["python", "-c"]
+    subprocess.run([sys.executable, *command[1:]], cwd=tmp_path, check=True)
+    rows = [row for _, row in read(tmp_path / "converted.csv")]
+    assert rows == [{"instruction": f"a{separator} b,\nc", "price": "007,50"}, {"instruction": "NA", "price": ""}]
 
 
 def test_e_data_020_says_that_line_1_of_a_csv_is_its_header(tmp_path: Path, tokenizer: Any) -> None:

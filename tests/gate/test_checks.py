@@ -150,12 +150,13 @@ def test_a_row_without_labels_among_those_that_are_trained(tmp_path: Path):
     assert verdicts(what) == {"zero-label-rows": "failed"}
 
 
-@pytest.mark.parametrize(("bad", "verdict"), [(1, "warning"), (9, "failed")])
+@pytest.mark.parametrize(("bad", "verdict"), [(1, "warning"), (7, "warning"), (8, "failed")])
 def test_rows_that_cannot_be_used(tmp_path: Path, bad: int, verdict: str):
     rows = [*alpaca(30), *({"instruction": f"Bad {n}", "output": ""} for n in range(bad))]
     what = subject(tmp_path, rows, bad_rows="drop")
     assert verdicts(what) == {"bad-rows": verdict}
     assert "E-DATA-" in told(what)["bad-rows"].found and "rows.jsonl:31" in told(what)["bad-rows"].found
+    assert told(what)["bad-rows"].found.startswith(f"{bad} of {30 + bad} rows")
 
 
 def test_special_tokens_in_the_text(tmp_path: Path):

@@ -171,6 +171,12 @@ def test_inspect_shows_rows(capsys: Any, config: Path, tmp_path: Path):
     assert result.out.count("asked for, trained on") == 2 and "rows.jsonl:5" in result.out and "█" not in result.out
 
 
+def test_inspect_does_not_write_over_the_config(capsys: Any, config: Path):
+    before = config.read_text("utf-8")
+    result = run_here(capsys, "inspect", config, "--html", config)
+    assert result.code == 2 and "E-ENV-002" in result.err and config.read_text("utf-8") == before
+
+
 def test_inspect_refuses_a_row_that_is_not_there(capsys: Any, config: Path):
     result = run_here(capsys, "inspect", config, "--row", "65")
     assert result.code == 2 and "E-GATE-003  --row: row 65 is asked for, and there are 64" in result.err

@@ -86,6 +86,13 @@ def test_a_base_that_is_given_answers_in_its_place(run, tiny_model_dir, plain):
     assert caught.value.problems[0].code == "E-EVAL-023"
 
 
+def test_a_misspelt_folder_is_answered_with_the_one_that_is_there(tiny_model_dir):
+    with pytest.raises(ModelError) as caught:
+        load_any(f"{tiny_model_dir}s")
+    problem = caught.value.problems[0]
+    assert (problem.code, problem.fix) == ("E-MODEL-001", f"did you mean {tiny_model_dir}?")
+
+
 def test_models_that_cannot_be_used(tmp_path, tiny_model_dir):
     with pytest.raises(ModelError) as caught:
         load_any("nowhere")

@@ -60,7 +60,7 @@ def test_ranges(config, word, read):
         (["lora.r=8,16", "r=4"], "lora.r has a value and a range"),
         (["lora.r=8,8"], "holds a value twice"),
         (["val_set_size=0.1,0.2"], "cannot be tried: losses on other held-out rows cannot be compared"),
-        (["seed=1,2"], "cannot be tried: losses on other held-out rows cannot be compared"),
+        (["seed=1,2"], "cannot be tried: the lowest loss of several seeds is luck"),
         (["dpo.beta=0.1,0.3"], "cannot be tried: losses that are formed in another way cannot be compared"),
         (["objective=sft,dpo"], "cannot be tried: losses that are formed in another way cannot be compared"),
         (["output_dir=a,b"], "cannot be tried: no loss depends on it"),

@@ -55,7 +55,7 @@ def compare(
 
     Example: luthier compare checkpoints --limit 50 --json comparison.json --html comparison.html
     """
-    sets = asked_sets(tasks, limit)
+    sets = asked_sets(tasks, limit, {"--json": json_file, "--html": html_file})
     models = models or [usual_run("compare")]
     from rich.console import Console
 

@@ -69,7 +69,7 @@ def evaluate(
     Pairs: luthier evaluate checkpoints --tasks train.jsonl --samples 8 --temperature 0.8 --pairs pairs.jsonl
     """
     ks = _numbers(k)
-    sets = asked_sets(tasks, limit)
+    sets = asked_sets(tasks, limit, {"--json": json_file, "--pairs": pairs})
     model = model or usual_run("evaluate")
     from rich.console import Console
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from luthier.cli.json_file import file_to_write, write_text
+from luthier.cli.json_file import file_to_write, keep, write_text
 from luthier.cli.libraries import import_libraries
-from luthier.cli.request import Request
+from luthier.cli.request import Request, parse
 from luthier.cli.request import loaded as loaded_from
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ def inspect(
     """
     if step and (len(row) != 1 or html):
         raise typer.BadParameter("--step takes one row, and prints it: --row N --step")
+    keep(again or parse(request)[0], html, "--html")
     loaded = loaded_from(request, again)
     if step:
         _step(loaded, row[0])

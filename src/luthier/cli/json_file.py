@@ -61,6 +61,26 @@ def check_writable(path: Path, option: str = "--json") -> None:
         raise MissingError(Problem("E-ENV-002", f"cannot write {path}: {why}", "name a file in a folder", option))
 
 
+def keep(read: str | Path, path: Path | None, option: str) -> None:
+    """Fail where the result would be written over what the command reads.
+
+    Args:
+        read: A file that is read; a name that is no file is none.
+        path: Where the result shall be.
+        option: What the user wrote `path` behind.
+
+    Raises:
+        MissingError: E-ENV-002 when both are one file.
+    """
+    try:
+        same = path is not None and path.samefile(read)
+    except (OSError, ValueError):  # one of them is not there, or no name of a file at all
+        return
+    if same:
+        found = f"cannot write {path}: {read} is what this command reads"
+        raise MissingError(Problem("E-ENV-002", found, "name another file", option))
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write `content` as JSON; see `write_text`."""
     _write(

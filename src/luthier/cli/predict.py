@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer
 
-from luthier.cli.json_file import file_to_write, write_json_lines
+from luthier.cli.json_file import file_to_write, keep, write_json_lines
 from luthier.cli.libraries import import_libraries
 from luthier.cli.request import Base
 from luthier.cli.sampling_options import MaxNewTokens, Stop, System, Temperature, TopP
@@ -43,6 +43,7 @@ def predict(
     from luthier.machine.libraries import library_output_to
 
     names = dict(_pair(text) for text in columns)
+    keep(rows, to, "--to")
     import_libraries()
     from luthier.evaluate.rows import answer_rows, read_questions
     from luthier.generate.choosing import Sampling

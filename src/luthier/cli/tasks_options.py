@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from luthier.cli.json_file import file_to_write
+from luthier.cli.json_file import file_to_write, keep
 from luthier.errors import EXIT_RESUMABLE
 
 if TYPE_CHECKING:
@@ -53,14 +54,23 @@ Unsafe: Any = typer.Option(
 )
 
 
-def asked_sets(tasks: str | None, limit: int | None) -> tuple[TaskSet, ...]:
+def asked_sets(tasks: str | None, limit: int | None, written: Mapping[str, Path | None]) -> tuple[TaskSet, ...]:
     """The sets that are named; without any the usual one, and that on stderr: a run may know nothing of Python.
+
+    Args:
+        tasks: What stands behind `--tasks`.
+        limit: At most so many tasks of each.
+        written: Where results go, by option: never over the tasks.
 
     Raises:
         DataError: What `load_sets` raises.
+        MissingError: E-ENV-002 when a result would be written over a file of tasks.
     """
     from luthier.evaluate.tasks import load_sets
 
+    for word in (tasks or "").split(","):
+        for option, path in written.items():
+            keep(word.rpartition("=")[2].strip(), path, option)
     sets = load_sets(_USUAL if tasks is None else tasks, limit)
     if tasks is None:
         count = len(sets[0].tasks)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -112,7 +113,8 @@ def _meant(key: Key, value: Any) -> Any:
         word = value.strip()
         if "true or false" in key.expects and word.lower() in _SWITCHES:
             return _SWITCHES[word.lower()]
-        guess = scalar(word.replace("_", "").replace(",", ""))
+        digits = word.replace("_", "")
+        guess = scalar(digits.replace(",", "" if _THOUSANDS.fullmatch(digits) else "."))
         if "number" in key.expects and isinstance(guess, (int, float)) and not isinstance(guess, bool):
             whole = isinstance(guess, float) and "whole number" in key.expects
             return _meant(key, guess) if whole else guess
@@ -129,4 +131,5 @@ def _meant(key: Key, value: Any) -> Any:
     return None
 
 
+_THOUSANDS = re.compile(r"[0-9]{1,3}(,[0-9]{3})+")  # any other comma is that of a decimal number in many languages
 _SWITCHES = {"yes": True, "on": True, "y": True, "true": True, "no": False, "off": False, "n": False, "false": False}

@@ -104,7 +104,7 @@ class DataReport:
 
     @property
     def rows_read(self) -> int:
-        """Rows of all sources."""
+        """Rows of all sources that can be used."""
         return sum(source.rows for source in self.sources)
 
     def lines(self) -> list[str]:

@@ -32,6 +32,7 @@ from luthier.config.outputs import TRAINED_ON
 from luthier.config.record import load_record
 from luthier.config.schema import ModelSection
 from luthier.config.values import PACKAGED, packaged
+from luthier.data.sources.files import nearest
 from luthier.errors import LuthierError, ModelError, Problem
 from luthier.errors.trace import brief
 from luthier.machine.probe import probe
@@ -194,6 +195,9 @@ def load_base(base: Base, called: str = "the run's base model", elsewhere: str =
         found = f"{called} {base.name!r} is not on this machine"
         if elsewhere == ELSEWHERE and base.name.endswith(_COMES_ALONG):  # where Luthier lies on another machine
             elsewhere = f"it comes with Luthier: --base {PACKAGED}{_COMES_ALONG.removeprefix('/luthier/')}"
+        near = "" if elsewhere == ELSEWHERE else nearest(Path(base.name))
+        if near and Path(near).is_dir():
+            raise ModelError(Problem("E-MODEL-001", found, f"did you mean {near}?")) from error
         fetch = "" if Path(base.name).is_absolute() else f"hf download {base.name}, or "
         raise ModelError(Problem("E-MODEL-001", found, fetch + elsewhere)) from error
     require_trained_on(base)  # a model of the hub is here by now

@@ -220,8 +220,11 @@ def _dotted(name: str, *values: Any) -> str:
     (key,) = named
     if not key.startswith(_SECTIONS) or key in _OTHER_ROWS or key.startswith(_OTHER_LOSS):
         fix = "try keys of lora, quantization and training; luthier compare compares other runs"
-        other_rows = key == "training.seed" or key.startswith("data.")
+        other_rows = key.startswith("data.")
         why = "losses on other held-out rows cannot be compared" if other_rows else "no loss depends on it"
+        if key == "training.seed":
+            why = "the lowest loss of several seeds is luck, and a seed draws the held-out rows, too"
+            fix = "train a run with each, in an output_dir of its own, and tell the mean and range of all"
         why = "losses that are formed in another way cannot be compared" if key.startswith(_OTHER_LOSS) else why
         raise _wrong(f"{key} cannot be tried: {why}", fix, name)
     return key

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from luthier.data.problems import refuse
@@ -41,7 +42,7 @@ def check_bytes(path: Path, shown: str) -> None:
         raise refuse("E-DATA-008", "the file is empty", "give a file with rows", shown)
     for magic, what, fix in _MAGIC:
         if head.startswith(magic) and not (what == "Parquet" and path.suffix.lower() == ".parquet"):
-            raise refuse("E-DATA-006", f"the bytes say that this is {what}", fix.format(name=shown), shown)
+            raise refuse("E-DATA-006", f"the bytes say that this is {what}", fix.format(name=shlex.quote(shown)), shown)
     if path.suffix.lower() == ".parquet":
         if not head.startswith(b"PAR1"):
             raise refuse("E-DATA-006", "this is not a Parquet file", "rename it to what it is", shown)
@@ -60,7 +61,8 @@ def not_utf8(where: str, encoding: str, found: str) -> DataError:
 
 def convert_command(name: str, encoding: str) -> str:
     """How to make a file UTF-8."""
-    return f"convert it: iconv -f {encoding} -t UTF-8 {name} > converted && mv converted {name}"
+    file = shlex.quote(name)
+    return f"convert it: iconv -f {encoding} -t UTF-8 {file} > converted && mv converted {file}"
 
 
 def decode(raw: bytes, first_line: bool = False) -> str:

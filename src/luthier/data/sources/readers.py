@@ -6,6 +6,8 @@ Not covered: how JSON is read (`luthier.data.sources.json_rows`).
 from __future__ import annotations
 
 import csv
+import json
+import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TextIO
@@ -82,10 +84,17 @@ def _bounded_lines(stream: TextIO, shown: str) -> Iterator[str]:
         yield line
 
 
+def _with_commas(name: str, separator: str) -> str:
+    """How to write the file again with commas, every field as it stands: a spreadsheet may have no such choice."""
+    read = f"pandas.read_csv({json.dumps(name)}, sep={json.dumps(separator)}, dtype=str, keep_default_na=False)"
+    program = f'import pandas; {read}.to_csv("converted.csv", index=False)'
+    return f"write it with commas: python -c {shlex.quote(program)}"
+
+
 def _check_header(header: list[str], shown: str) -> None:
     if len(header) == 1 and (separator := next((each for each in _OTHER_SEPARATORS if each in header[0]), "")):
         found = f'one column, "{header[0][:80]}": its names are separated by {_OTHER_SEPARATORS[separator]}'
-        raise refuse("E-DATA-013", found, "save it separated by commas", f"{shown}:1")
+        raise refuse("E-DATA-013", found, _with_commas(shown, separator), f"{shown}:1")
     repeated = sorted({name for name in header if header.count(name) > 1})
     if not header or "" in header or repeated:
         found = f"column name used twice: {', '.join(repeated)}" if repeated else "a column without a name"

@@ -62,10 +62,10 @@ def first_loss_off(run: History) -> Symptom | None:
     (the logarithm of the vocabulary) means that it reads something else than it was trained on: another tokenizer,
     another template, damaged weights, or a language that it never saw.
 
-    Fires for a trained model whose first loss is above 70 % of the logarithm of its vocabulary, or above 5; for
-    random weights, when the first loss is not near that logarithm. A loss that began too high is forgiven once the
-    run has learned such text: when it is below 2 and below half of the first, on held-out rows, too, where there are
-    any. Not of training on pairs (dpo), whose first loss is log 2.
+    Fires for a trained model whose first loss is above 70 % of the logarithm of its vocabulary, or above 5, and is
+    critical from 80 % of the logarithm on; for random weights, when the first loss is not near that logarithm. A loss
+    that began too high is forgiven once the run has learned such text: when it is below 2 and below half of the first,
+    on held-out rows, too, where there are any. Not of training on pairs (dpo), whose first loss is log 2.
     """
     loss, _ = first_loss(run)
     learned = _learned_since(run, loss)

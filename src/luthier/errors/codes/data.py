@@ -86,7 +86,8 @@ DATA: dict[str, Explanation] = {
         "A row with too many or too few fields has its texts under the wrong names.",
         "The first line holds the column names, each once; every row has as many fields; a field with commas, quotes "
         'or line breaks is enclosed in double quotes, and a quote in it is doubled (""). Export the file again, or '
-        "convert it to .jsonl.",
+        "convert it to .jsonl. Where the comma is the decimal sign, Excel writes semicolons: the command in the "
+        "message makes commas of them and changes no field.",
     ),
     "E-DATA-014": Explanation(
         "character that is no text",

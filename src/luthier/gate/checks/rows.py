@@ -199,8 +199,9 @@ def bad_rows(subject: Subject) -> Result:
     if not wrong:
         return passed(f"each of {count(report.rows_read, report.unit)} can be used")
     reasons = ", ".join(f"{drop.rows:,} x {drop.reason}" for drop in report.dropped if drop.kind == "bad")
-    found = f"{of_all(wrong, report.rows_read, report.unit)} are left out: {reasons} ({places(subject, 'bad')})"
-    return (fails if wrong > MANY * report.rows_read else warns)(found)
+    in_the_files = report.rows_read + wrong  # what cannot be used is not counted as read
+    found = f"{of_all(wrong, in_the_files, report.unit)} are left out: {reasons} ({places(subject, 'bad')})"
+    return (fails if wrong > MANY * in_the_files else warns)(found)
 
 
 @check
