@@ -10,7 +10,7 @@ from importlib.metadata import version
 import pytest
 
 import luthier
-from luthier.errors import ModelError
+from luthier.errors import DataError, ModelError
 from luthier.evaluate import candidate
 from luthier.evaluate.candidate import Asked, Candidate
 from luthier.evaluate.matching import Expected
@@ -334,6 +334,8 @@ def test_one_call_scores_and_one_compares(run, tmp_path):
     how = {"tasks": str(tmp_path / "tasks.jsonl"), "max_new_tokens": 8, "unsafe": True}
     evaluation = luthier.score(run, **how)
     assert evaluation.rate(how["tasks"]).tasks == 1 and evaluation.forgetting.base is not None
+    with pytest.raises(DataError, match="E-EVAL-021  'task' was not asked"):
+        evaluation.rate("task")
     (one,) = luthier.compare(run, **how)
     assert answers_of(one.tuned) == answers_of(evaluation.scores[0][1]) and one.tuned.remembered == 1
     assert one.conclusion == "too few tasks" and "On 1 task (" in one.verdict

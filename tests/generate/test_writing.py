@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from math import nan
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import GenerationConfig
 
-from luthier.errors import ModelError
+from luthier.errors import ConfigError, ModelError
 from luthier.generate import choosing
 from luthier.generate.choosing import Chooser, Sampling, choose
 from luthier.generate.load import load, load_several
@@ -93,6 +95,13 @@ def test_an_answer_ends_before_its_stop_string(tuned):
 
 
 # Draws ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [{"max_new_tokens": 0}, {"temperature": -1.0}, {"temperature": nan}, {"top_p": 1.5}])
+def test_numbers_that_nothing_can_be_written_by_are_refused(number):
+    """From Python; the command line and the server look for themselves."""
+    with pytest.raises(ConfigError, match=f"E-CFG-011  {next(iter(number))} is .*, but must be"):
+        Sampling(**number)
 
 
 def test_greedy_answers_of_a_batch_are_those_of_generate(tuned):

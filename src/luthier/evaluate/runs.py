@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from luthier.config.values import packaged
-from luthier.errors import LuthierError, ModelError, Problem
+from luthier.errors import DataError, LuthierError, ModelError, Problem
 from luthier.evaluate.answers import Answers, Say, hashed
 from luthier.evaluate.candidate import Asked, Candidate
 from luthier.evaluate.compare import Comparison, compare, corrected, sets_as_dicts
@@ -102,8 +102,16 @@ class Evaluation:
         return {str(k): asdict(scores.pass_at(k)) for k in self.ks}
 
     def rate(self, tasks: str, k: int = 1) -> Rate:
-        """pass@k on a set, with its interval."""
-        return next(scores for one, scores in self.scores if one.name == tasks).pass_at(k)
+        """pass@k on a set, with its interval.
+
+        Raises:
+            DataError: E-EVAL-021, no such set was asked.
+        """
+        for one, scores in self.scores:
+            if one.name == tasks:
+                return scores.pass_at(k)
+        asked = ", ".join(one.name for one, _ in self.scores)
+        raise DataError(Problem("E-EVAL-021", f"{tasks!r} was not asked", f"name one that was: {asked}"))
 
     def pairs(self, per_task: int = 1) -> Pairs:
         """Preference pairs: of each task's answers one that passed and one that failed; see `evaluate.pairs`.

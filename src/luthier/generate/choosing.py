@@ -22,9 +22,12 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 import torch
+
+from luthier.errors import ConfigError, Problem
 
 COLDEST = 1e-4
 """A temperature below this is greedy: dividing by it would overflow."""
@@ -45,6 +48,9 @@ class Sampling:
         presence_penalty: Subtracted from the logits of tokens that the answer holds already.
         frequency_penalty: The same, once for each time.
         top_logprobs: How many likeliest tokens to name beside each token. None: no log-probabilities at all.
+
+    Raises:
+        ConfigError: E-CFG-011, a number that nothing can be written by.
     """
 
     max_new_tokens: int = 256
@@ -55,6 +61,17 @@ class Sampling:
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     top_logprobs: int | None = None
+
+    def __post_init__(self) -> None:
+        """What types do not say."""
+        for name, possible, must in (
+            ("max_new_tokens", self.max_new_tokens >= 1, "1 or more"),
+            ("temperature", 0 <= self.temperature < inf, "0 or more"),
+            ("top_p", 0 <= self.top_p <= 1, "from 0 to 1"),
+        ):
+            if not possible:
+                found = f"{name} is {getattr(self, name)!r}, but must be {must}"
+                raise ConfigError(Problem("E-CFG-011", found, f"leave out {name}, or write a number that is {must}"))
 
     @property
     def greedy(self) -> bool:
