@@ -30,6 +30,7 @@ from tests.events.stream import finished, log, started, whole_run
 from tests.monitor.dash import write
 
 HEAVY = ("torch", "transformers", "peft", "bitsandbytes", "datasets", "numpy", "pandas")
+LONG = "x" * 300
 
 
 @pytest.fixture
@@ -445,6 +446,15 @@ def test_a_wrong_request_is_one_screen_and_code_2(capsys, monkeypatch, config, t
     assert f"luthier explain {code}" in result.err
     assert "Traceback" not in result.err
     assert not (tmp_path / "luthier-error.log").exists()
+
+
+@pytest.mark.parametrize("arguments", [["evaluate", LONG], ["report", LONG], ["init", LONG, "rows.jsonl"]])
+def test_a_name_that_is_too_long_for_the_system_is_one_screen_and_code_2(capsys, monkeypatch, tmp_path, arguments):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rows.jsonl").write_text('{"instruction": "Add", "output": "+"}\n')
+    result = run_here(capsys, *arguments)
+    assert result.code == 2 and "E-CFG-015" in result.err and "name" in result.err
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
 
 
 def test_a_loss_of_pairs_is_explained_as_what_it_is(capsys, tmp_path):

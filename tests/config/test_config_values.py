@@ -45,7 +45,8 @@ def test_all_problems_are_reported_together_in_the_order_of_the_file(refused):
         ("lora_dropout: 1.0", "E-CFG-011", "for example `lora_dropout: 0`"),
         ("load_in_4bit: yes", "E-CFG-010", "load_in_4bit: true"),
         ("load_in_4bit: 1", "E-CFG-010", "load_in_4bit: true"),
-        ("load_in_4bit: [1]", "E-CFG-010", "load_in_4bit: false"),
+        ("load_in_4bit: [1]", "E-CFG-010", "load_in_4bit: false, or true"),
+        ("load_in_4bit: ja", "E-CFG-010", "load_in_4bit: false, or true"),
         ("learning_rate: 0", "E-CFG-011", "for example `learning_rate: 2e-4`"),
         ("learning_rate: -2e-4", "E-CFG-011", "for example `learning_rate: 2e-4`"),
         ("learning_rate: .nan", "E-CFG-011", "for example `learning_rate: 2e-4`"),
@@ -114,6 +115,7 @@ def test_e_cfg_012_unset_variable(refused, monkeypatch, line):
 
 NO_PATHS = ["output_dir: ''", 'output_dir: "a\\nb"', 'cache_dir: "a\\0b"', "dataset: ' '"]
 NO_PATHS += ['dataset: "luthier:a\\0b"', "dataset: luthier:" + "x" * 300]
+NO_PATHS += ["model_name_or_path: " + "x" * 256, "output_dir: out/" + "é" * 128 + "/run"]
 
 
 @pytest.mark.parametrize("line", NO_PATHS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import sys
@@ -38,9 +39,12 @@ from luthier.cli.sweep import sweep
 from luthier.cli.train import train
 from luthier.cli.verify import verify
 from luthier.cli.watch import watch
-from luthier.errors import EXIT_FAILED, EXIT_RESUMABLE, LuthierError, Problem
+from luthier.errors import EXIT_FAILED, EXIT_RESUMABLE, EXIT_WRONG_REQUEST, LuthierError, Problem
 from luthier.errors.trace import keep_trace, summary
+from luthier.events.printable import one_line
 from luthier.version import __version__
+
+_LONGEST_REASON = 120
 
 app = typer.Typer(
     cls=Verbs,
@@ -95,9 +99,13 @@ def _main(arguments: Sequence[str] | None) -> None:
         typer.echo(f"\n{said}\n", err=True)
         sys.exit(error.exit_code)
     except Exception as error:
-        problem = Problem("E-RUN-004", summary(error), f"the traceback is in {keep_trace(error)}")
+        too_long = isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG  # a path that nobody had to check
+        if too_long:
+            problem = Problem("E-CFG-015", one_line(str(error))[:_LONGEST_REASON], "write a shorter name")
+        else:
+            problem = Problem("E-RUN-004", summary(error), f"the traceback is in {keep_trace(error)}")
         typer.echo(f"\n{problem.render()}\n", err=True)
-        sys.exit(EXIT_FAILED)
+        sys.exit(EXIT_WRONG_REQUEST if too_long else EXIT_FAILED)
     finally:
         _flush()
 

@@ -18,7 +18,9 @@ To = file_to_write("--to", "Where rows and answers are written, as JSON lines.",
 
 def predict(
     run: str = typer.Argument(..., metavar="RUN", help="Output folder of a finished run."),
-    rows: str = typer.Argument(..., metavar="ROWS", help="A .jsonl, .json, .csv or .parquet file, or a hub id."),
+    rows: str = typer.Argument(
+        ..., metavar="ROWS", help="A .jsonl, .json, .csv or .parquet file; of a folder or hub id its train rows."
+    ),
     to: Path = To,
     columns: list[str] = typer.Option([], "--columns", metavar="NAME=YOURS", help="As in instruction=question."),
     temperature: float = Temperature,

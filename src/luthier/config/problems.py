@@ -102,7 +102,9 @@ def _valid(key: Key, value: Any) -> bool:
 
 
 def _typical(key: Key) -> str:
-    if isinstance(key.typical, bool) or key.choices:
+    if isinstance(key.typical, bool):
+        return f"{line(key, key.typical)}, or {str(not key.typical).lower()}"
+    if key.choices:
         return line(key, key.typical)
     return f"for example `{line(key, key.typical)}`"
 

@@ -18,6 +18,7 @@ from luthier.errors.secrets import holds_secret
 
 PACKAGED = "luthier:"
 _PACKAGE = Path(__file__).parents[1]
+_LONGEST_NAME = 255  # bytes, on the file systems that are usual
 _VARIABLE = re.compile(r"\$\{([^}]*)\}")
 
 
@@ -80,6 +81,9 @@ def _path(text: str, key: str, place: str, problems: list[Problem]) -> str:
     if not expanded.strip() or not expanded.isprintable():
         found = f"{key} is {shown(expanded)}, which is no path"
         problems.append(Problem("E-CFG-015", found, "write a folder, a file or a hub id (owner/name)", place))
+    elif any(len(os.fsencode(name)) > _LONGEST_NAME for name in Path(expanded).parts):
+        found = f"{key} is {shown(expanded)}, which is longer than names of files may be ({_LONGEST_NAME} bytes)"
+        problems.append(Problem("E-CFG-015", found, "write a shorter one", place))
     return expanded
 
 

@@ -93,9 +93,9 @@ CONFIG: dict[str, Explanation] = {
     ),
     "E-CFG-015": Explanation(
         "This is no path",
-        "An empty path or one with control characters leads nowhere.",
-        "The value is empty, or holds a line break or another character that cannot be shown. Write a folder, a file "
-        "or a hub id (owner/name).",
+        "An empty path, one with control characters, or too long a name leads nowhere.",
+        "The value is empty, holds a line break or another character that cannot be shown, or is longer than a name "
+        "may be. Write a folder, a file or a hub id (owner/name).",
     ),
     "E-CFG-016": Explanation(
         "The YAML has a tag",
