@@ -91,6 +91,7 @@ def test_a_ctrl_c_keeps_the_answers_so_far_and_an_older_file(capsys, run, here, 
         (["questions.csv", "--columns", "question", "--to", "a.jsonl"], "instruction=question"),
         (["qestions.csv", "--to", "a.jsonl"], "did you mean"),
         (["questions.csv", "--columns", "instruction=question", "--to", "nowhere/a.jsonl"], "E-ENV-002"),
+        (["questions.csv", "--columns", "instruction=question", "--to", "a.csv"], "name it a.jsonl"),
         (["questions.csv", "--columns", "instruction=question"], "--to"),
     ],
 )

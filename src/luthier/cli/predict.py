@@ -13,6 +13,7 @@ from luthier.cli.request import Base
 from luthier.cli.sampling_options import MaxNewTokens, Stop, System, Temperature, TopP
 from luthier.cli.tasks_options import Fresh, resumable
 
+_TABLES = (".csv", ".tsv", ".parquet", ".xlsx")
 To = file_to_write("--to", "Where rows and answers are written, as JSON lines.", ...)
 
 
@@ -46,6 +47,9 @@ def predict(
 
     names = dict(_pair(text) for text in columns)
     keep(rows, to, "--to")
+    if to.suffix.lower() in _TABLES:
+        found = f"JSON lines are written, and {to.name} would be taken for a table"
+        raise typer.BadParameter(f"{found}; name it {to.with_suffix('.jsonl').name}", param_hint="--to")
     import_libraries()
     from luthier.evaluate.rows import answer_rows, read_questions
     from luthier.generate.choosing import Sampling
