@@ -235,6 +235,21 @@ def test_what_changed_since_the_checkpoint_is_named(copy, tiny_model_dir, alpaca
             list(api.train(values, resume="auto", allow_changes=True))
 
 
+def test_half_the_batch_is_told_how_many_make_as_many_examples_again(copy, tiny_model_dir, alpaca_file):
+    """As after a run that had no memory: halved alone, steps are half as large and twice as many."""
+    values = config(copy, tiny_model_dir, alpaca_file)
+    batch, times = (
+        values["training"][f"{key}"] for key in ("per_device_train_batch_size", "gradient_accumulation_steps")
+    )
+    values["training"]["per_device_train_batch_size"] = batch // 2
+    with pytest.raises(
+        CheckpointError, match=f"write gradient_accumulation_steps: {2 * times} for {batch * times} again"
+    ):
+        list(api.train(values, resume="auto"))
+    values["training"]["gradient_accumulation_steps"] = 2 * times
+    assert list(api.train(values, resume="auto"))[-1].status == "done"
+
+
 def test_changed_rows_are_named(copy, tiny_model_dir, alpaca_file, tmp_path):
     rows = tmp_path / "rows.jsonl"
     rows.write_bytes(alpaca_file.read_bytes().replace(b"number 3 ", b"number three "))

@@ -142,8 +142,12 @@ def check_identity(then: dict[str, Any], now: dict[str, Any], where: str, allow_
     elif "data" not in changed and then["total_steps"] != now["total_steps"]:
         changed["total_steps"] = f"total steps: {then['total_steps']} then, {now['total_steps']} now"
     if changed and not allow_changes:
-        fix = "undo the change, or accept it with --allow-changes"
-        raise CheckpointError(*(Problem("E-CKPT-003", text, fix, where) for text in changed.values()))
+        fixes = dict.fromkeys(changed, "undo the change, or accept it with --allow-changes")
+        at_once = has // now["config"][_EXAMPLES[1]]
+        if "examples" in changed and not had % at_once:
+            again = f"write gradient_accumulation_steps: {had // at_once} for {had} again"
+            fixes["examples"] = f"{again}, or accept it with --allow-changes"
+        raise CheckpointError(*(Problem("E-CKPT-003", text, fixes[key], where) for key, text in changed.items()))
     notices = [f"Resumed with a change that you allowed: {text}" for text in changed.values()]
     surrounding = _differences(then["surrounding"], now["surrounding"])
     if surrounding:
