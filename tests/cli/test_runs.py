@@ -60,6 +60,15 @@ def test_the_screen(capsys, tmp_path, monkeypatch):
     assert [(one["run"], one["step"]) for one in told] == [("b/c", 19)]
 
 
+def test_keys_that_were_tried_stand_before_those_of_one_odd_run(capsys, tmp_path, monkeypatch):
+    odd = {"max_grad_norm": 4.0, "num_train_epochs": 9, "learning_rate": 1e-5, "warmup_steps": 2, "max_steps": 7}
+    for name, changes in {"one": {"seed": 1}, "two": {"seed": 2}, "three": {"seed": 3}, "odd": odd}.items():
+        write_events(tmp_path / name, started(plan_of(**changes)), logs(1, 20))
+    monkeypatch.chdir(tmp_path)
+    lines = [line.split() for line in run_here(capsys, "runs").out.splitlines()]
+    assert all([name, f"seed={seed},"] in [line[:2] for line in lines] for name, seed in (("one", 1), ("three", 3)))
+
+
 def test_in_a_pipe_no_line_ends_in_blanks(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(two_runs(tmp_path))
     lines = run_here(capsys, "runs").out.splitlines()

@@ -48,8 +48,8 @@ def predict(
     names = dict(_pair(text) for text in columns)
     keep(rows, to, "--to")
     if to.suffix.lower() in _TABLES:
-        found = f"JSON lines are written, and {to.name} would be taken for a table"
-        raise typer.BadParameter(f"{found}; name it {to.with_suffix('.jsonl').name}", param_hint="--to")
+        why = f"JSON lines are written, and {to.name} would be taken for a table"
+        raise typer.BadParameter(f"{why}; name it {to.with_suffix('.jsonl').name}", param_hint="--to")
     import_libraries()
     from luthier.evaluate.rows import answer_rows, read_questions
     from luthier.generate.choosing import Sampling

@@ -140,8 +140,9 @@ def show(console: Console, found: Sequence[Entry]) -> None:
         width = max(cell_len(one_line(entry.run)) for entry in found)
         differences = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
         differences.add_column(style="bold", overflow="fold", min_width=min(width, _NAME))
+        values = {key: len({str(entry.differs.get(key)) for entry in found}) for one in found for key in one.differs}
         for entry in found:
-            differences.add_row(Text(one_line(entry.run)), Text(_differing(entry)))
+            differences.add_row(Text(one_line(entry.run)), Text(_differing(entry, values)))
         _print(console, differences)
 
 
@@ -169,7 +170,9 @@ def _cells(entry: Entry) -> dict[str, str]:
     }
 
 
-def _differing(entry: Entry) -> str:
-    words = [f"{key.partition('.')[2]}={one_line(value)}" for key, value in entry.differs.items()]
+def _differing(entry: Entry, values: Mapping[str, int]) -> str:
+    """The keys first that have the most values: what was tried, not what one odd run has otherwise."""
+    keys = sorted(entry.differs, key=lambda key: -values[key])
+    words = [f"{key.partition('.')[2]}={one_line(entry.differs[key])}" for key in keys]
     more = f", and {len(words) - _MOST_KEYS} more (--json)" if len(words) > _MOST_KEYS else ""
     return ", ".join(words[:_MOST_KEYS]) + more or "its log does not tell"
