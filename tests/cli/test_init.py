@@ -70,6 +70,22 @@ def test_every_shape_is_known(capsys, here, tiny_model_dir, rows, fits, said):
     assert said in text and config.data.val_set_size == 0
 
 
+def test_columns_that_only_the_user_knows_are_named(capsys, here, tiny_model_dir):
+    write(here / "fragen.jsonl", [{"Frage": row["question"], "Antwort": row["answer"]} for row in QUESTIONS])
+
+    def init(*columns):
+        return run_here(capsys, "init", tiny_model_dir, "fragen.jsonl", *(w for c in columns for w in ("--columns", c)))
+
+    assert "write --columns instruction=YOUR_QUESTION --columns output=YOUR_ANSWER, or" in init().err
+    assert "write --columns output=YOUR_COLUMN, or" in init("instruction=Frage").err
+    assert "write --columns instruction=Frage" in init("instruction=Frag").err
+    assert init("Frage").code == 2 and not (here / "fragen.yaml").exists()
+    assert init("instruction=Frage", "output=Antwort").code == 0
+    config = load(here / "fragen.yaml").config
+    assert config.data.datasets[0].columns == {"instruction": "Frage", "output": "Antwort"}
+    assert config.evaluation.sample_prompts == ["Add 0 and 1"]
+
+
 def test_columns_in_capitals_are_those_that_they_look_like(capsys, here, tiny_model_dir):
     """As a spreadsheet writes them."""
     (here / "sheet.csv").write_text("\ufeffNr,Question,Answer\n1,Who?,me\n2,Where?,here\n", "utf-8")
@@ -78,9 +94,7 @@ def test_columns_in_capitals_are_those_that_they_look_like(capsys, here, tiny_mo
     assert run_here(capsys, "plan", "sheet.yaml", "--check").code == 0
     (here / "odd.csv").write_text("Frage,Antwort\nWer?,ich\n", "utf-8")
     result = run_here(capsys, "init", tiny_model_dir, "odd.csv")
-    assert (
-        "E-DATA-020" in result.err and "rename them in the file; or copy configs/my_rows.yaml, and write" in result.err
-    )
+    assert "E-DATA-020" in result.err and "write --columns instruction=YOUR_QUESTION" in result.err
 
 
 def test_few_rows_on_a_small_base_get_steps_enough_to_learn(capsys, here, tiny_model_dir):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import typer
 
+from luthier.cli.columns_option import Columns, as_names
 from luthier.cli.json_file import check_writable, write_text
 from luthier.errors import MissingError, Problem
 
@@ -20,6 +21,7 @@ def init(
     rows: str = typer.Argument(
         metavar="ROWS", help="A .jsonl, .json, .csv or .parquet, a folder of them, or a hub id."
     ),
+    columns: list[str] = Columns,
     out: Path = typer.Option(None, "--out", metavar="FILE", help="Where to; else the name of ROWS with .yaml, here."),
 ) -> None:
     """Write a short config for your own rows, each line with its reason. Replaces nothing.
@@ -28,6 +30,7 @@ def init(
 
     Example: luthier init meta-llama/Llama-3.2-1B data/tickets.jsonl --out tickets.yaml
     """
+    names = as_names(columns)
     file = out or Path(f"{Path(rows).stem or 'run'}.yaml")
     check_writable(file, "--out")
     if os.path.lexists(file):
@@ -37,7 +40,7 @@ def init(
     from luthier.machine.libraries import library_output_to
 
     with library_output_to(Path(os.devnull)):
-        seen = look(rows)
+        seen = look(rows, names)
         text = first_config(model, seen, file)
     write_text(file, text, "--out")
     plan, train, compare = next_commands(file, seen)

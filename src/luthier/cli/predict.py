@@ -7,6 +7,7 @@ from pathlib import Path
 
 import typer
 
+from luthier.cli.columns_option import Columns, as_names
 from luthier.cli.json_file import file_to_write, keep, write_json_lines
 from luthier.cli.libraries import import_libraries
 from luthier.cli.request import Base
@@ -23,7 +24,7 @@ def predict(
         ..., metavar="ROWS", help="A .jsonl, .json, .csv or .parquet file; of a folder or hub id its train rows."
     ),
     to: Path = To,
-    columns: list[str] = typer.Option([], "--columns", metavar="NAME=YOURS", help="As in instruction=question."),
+    columns: list[str] = Columns,
     temperature: float = Temperature,
     top_p: float = TopP,
     seed: int = typer.Option(0, "--seed", min=0, help="Repeats the draws of a temperature."),
@@ -45,7 +46,7 @@ def predict(
     from luthier.evaluate.screen import telling
     from luthier.machine.libraries import library_output_to
 
-    names = dict(_pair(text) for text in columns)
+    names = as_names(columns)
     keep(rows, to, "--to")
     if to.suffix.lower() in _TABLES:
         why = f"JSON lines are written, and {to.name} would be taken for a table"
@@ -61,10 +62,3 @@ def predict(
         found = answer_rows(run, questions, sampling, system=system, base=base, fresh=fresh, say=say)
     write_json_lines(to, found.rows, "--to")
     typer.echo(f"{found.in_words(max_new_tokens)}: {to}")
-
-
-def _pair(text: str) -> tuple[str, str]:
-    name, equals, yours = text.partition("=")
-    if not (name and equals and yours):
-        raise typer.BadParameter(f"{text!r} is no NAME=YOURS, such as instruction=question", param_hint="--columns")
-    return name, yours

@@ -17,7 +17,16 @@ from pathlib import Path
 from typing import Any
 
 from luthier.config.schema import DatasetSource
-from luthier.data.formats import alpaca, in_your_words, messages, prompt_completion, question_column, renamed, sharegpt
+from luthier.data.formats import (
+    alpaca,
+    in_your_words,
+    messages,
+    prompt_completion,
+    question_column,
+    renamed,
+    require_renamed,
+    sharegpt,
+)
 from luthier.data.formats.conversation import ROLES
 from luthier.data.formats.fields import checked_prompt, text_field
 from luthier.data.messages import Content, Message, Segment
@@ -98,10 +107,7 @@ def read_questions(path: str, columns: Mapping[str, str] | None = None) -> list[
 
 
 def _require_columns(row: Row, names: Mapping[str, str], path: str) -> None:
-    for expected, yours in names.items():
-        if yours not in row:
-            found = f'--columns renames "{yours}" to {expected}, but there is no such column; found: {", ".join(row)}'
-            raise refuse("E-DATA-022", found, f"write --columns {expected}=YOUR_COLUMN", path)
+    require_renamed(names, row, path, "--columns")
     if not any(column in renamed(row, dict(names)) for column in _READ):
         found = f"no column asks anything: none of {', '.join(_READ)}; found: {', '.join(row)}"
         raise refuse(

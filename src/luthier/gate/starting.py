@@ -20,7 +20,7 @@ from luthier.config.advice import ENOUGH_STEPS, FOR_A_SMALL_BASE, HIGH_FOR_PAIRS
 from luthier.config.render import dump_config_yaml
 from luthier.config.schema import Config, DatasetSource, ModelSection, Objective
 from luthier.config.values import packaged
-from luthier.data.formats import FORMATS, choose_format, guess, renamed
+from luthier.data.formats import FORMATS, choose_format, guess, renamed, require_renamed
 from luthier.data.messages import Message, Preferred, Segment
 from luthier.data.problems import Problems, RowError, refuse
 from luthier.data.sources import open_source
@@ -62,11 +62,12 @@ class Looked:
         return "pairs" if self.pairs else "rows"
 
 
-def look(rows: str) -> Looked:
+def look(rows: str, names: Mapping[str, str] | None = None) -> Looked:
     """Open rows, read the first, count them.
 
     Args:
         rows: A local file or folder, or a dataset of the hub.
+        names: {expected: yours} of columns that the user has named (`--columns`).
 
     Raises:
         DataError: Nothing can be read there, a row of those that are counted cannot be, or the columns look like
@@ -80,7 +81,10 @@ def look(rows: str) -> Looked:
         problems.raise_if_any()
         raise refuse("E-DATA-008", "there is no row in it", "give a file with rows", rows)
     where, row = first
-    formats, columns = guess(frozenset(row), where)
+    named = dict(names or {})
+    require_renamed(named, row, where, "--columns")
+    formats, columns = guess(frozenset(renamed(row, named)), where)
+    columns = named | columns
     pairs = formats[0] is FORMATS["preference"]
     source: dict[str, Any] = {"path": rows, "format": formats[0].NAME} | ({"columns": columns} if columns else {})
     count = 0

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
 from luthier.config.schema import DatasetSource, Objective
@@ -19,7 +19,17 @@ from luthier.data.messages import Content, Preferred
 from luthier.data.problems import refuse
 from luthier.errors import DataError
 
-__all__ = ["FORMATS", "Format", "choose_format", "detect", "guess", "in_your_words", "question_column", "renamed"]
+__all__ = [
+    "FORMATS",
+    "Format",
+    "choose_format",
+    "detect",
+    "guess",
+    "in_your_words",
+    "question_column",
+    "renamed",
+    "require_renamed",
+]
 
 
 class Format(Protocol):
@@ -54,11 +64,7 @@ def choose_format(source: DatasetSource, row: dict[str, Any], where: str, object
     Raises:
         DataError: A column is missing, none or several formats fit, or the rows are made for another objective.
     """
-    for expected, yours in source.columns.items():
-        if yours not in row:
-            found = f'`columns` renames "{yours}" to {expected}, but there is no such column; found: {_listed(row)}'
-            mapped = source.columns | {expected: _nearest(yours, row) or "YOUR_COLUMN"}
-            raise refuse("E-DATA-022", found, f"write `{_mapping(mapped)}`", where)
+    require_renamed(source.columns, row, where)
     row = renamed(row, source.columns)
     if objective == "dpo":
         return _of_pairs(source, row, where)
@@ -156,8 +162,28 @@ def guess(columns: frozenset[str], where: str = "") -> tuple[list[Format], dict[
         return fitting, {} if question in ("", "prompt") else {"prompt": question}
     if meant := _question_and_answer(columns):
         return [alpaca], meant
-    # no config is there yet, in which they could be named
-    raise _none_fits(columns, where, f"rename them in the file; or copy configs/my_rows.yaml, and {_suggest(columns)}")
+    options = " ".join(f"--columns {expected}={yours}" for expected, yours in _meant_by(columns)[1].items())
+    raise _none_fits(columns, where, f"write {options}, or rename them in the file")  # there is no config yet
+
+
+def require_renamed(columns: Mapping[str, str], row: Mapping[str, Any], where: str, option: str = "") -> None:
+    """Refuse what renames a column that a first row has not.
+
+    Args:
+        columns: {expected: yours}.
+        row: As it is in the file.
+        where: Its place.
+        option: What they were written behind, on a command line; else they stand in a config.
+
+    Raises:
+        DataError: E-DATA-022.
+    """
+    for expected, yours in columns.items():
+        if yours not in row:
+            said = f'{option or "`columns`"} renames "{yours}" to {expected}, but there is no such column'
+            near = _nearest(yours, row) or "YOUR_COLUMN"
+            fix = f"{option} {expected}={near}" if option else f"`{_mapping({**columns, expected: near})}`"
+            raise refuse("E-DATA-022", f"{said}; found: {_listed(row)}", f"write {fix}", where)
 
 
 def renamed(row: dict[str, Any], columns: dict[str, str]) -> dict[str, Any]:
@@ -180,14 +206,25 @@ _ANSWERS = ("answer", "response", "completion", "solution", "code", "target", "o
 
 def _suggest(columns: frozenset[str]) -> str:
     """The YAML line that probably repairs it."""
+    format, mapped = _meant_by(columns)
+    return f"write `format: {format.NAME}` and `{_mapping(mapped)}`"
+
+
+def _meant_by(columns: frozenset[str]) -> tuple[Format, dict[str, str]]:
+    """The format that rows with these columns probably have, and {expected: yours} of what has to be renamed for it."""
     if meant := _question_and_answer(columns):
-        return f"write `format: alpaca` and `{_mapping(meant)}`"
+        return alpaca, meant
+    for format in _OF_ANSWERS:
+        missing = [needed for needed in format.REQUIRED if needed not in columns]
+        if 0 < len(missing) < len(format.REQUIRED):
+            free = columns.difference(format.REQUIRED)
+            return format, {needed: _meant(needed, free) or "YOUR_COLUMN" for needed in missing}
     for format in _OF_ANSWERS:
         for needed in format.REQUIRED:
             close = _nearest(needed, columns, 0.75)
             if close and close != needed:
-                return f"write `format: {format.NAME}` and `{_mapping({needed: close})}`"
-    return "write `format: alpaca` and `columns: {instruction: YOUR_QUESTION, output: YOUR_ANSWER}`"
+                return format, {needed: close}
+    return alpaca, {"instruction": "YOUR_QUESTION", "output": "YOUR_ANSWER"}
 
 
 def question_column(columns: frozenset[str]) -> str:

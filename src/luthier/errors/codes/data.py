@@ -112,7 +112,8 @@ DATA: dict[str, Explanation] = {
         "Which column is the question and which the answer decides what is learned.",
         "With `format: auto` the columns are compared with the known shapes: alpaca (instruction, output, optional "
         "input), sharegpt (conversations), messages (messages), prompt-completion (prompt, completion) and text "
-        "(text). Name the format, and map your columns with `columns: {expected: yours}`.",
+        "(text). Name the format, and map your columns with `columns: {expected: yours}`, or for `luthier init` with "
+        "--columns expected=yours.",
     ),
     "E-DATA-021": Explanation(
         "several formats fit",
