@@ -427,3 +427,14 @@ def test_a_prompt_with_a_token_that_has_no_embedding_is_refused(runs):
     tuned.tokenizer.add_tokens(["<image>"])
     problem = problem_of(lambda: tuned.generate("What is on <image>?"))
     assert problem.code == "E-MODEL-007" and "the token 400, and the model embeddings up to 399" in problem.found
+
+
+def test_a_folder_of_runs_names_them(tmp_path):
+    for name in ("two", "one"):
+        (tmp_path / name / "final_model").mkdir(parents=True)
+    for open_it in (load, load_any):
+        problem = problem_of(lambda open_it=open_it: open_it(tmp_path))
+        assert (problem.code, problem.fix) == ("E-MODEL-012", f"give one: {tmp_path / 'one'}")
+        assert f"{tmp_path / 'one'}, {tmp_path / 'two'}" in problem.found
+    (tmp_path / "config.json").write_text("{}", "utf-8")
+    assert problem_of(lambda: load_any(tmp_path)).code == "E-MODEL-004", "a model of its own"

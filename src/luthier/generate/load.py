@@ -363,6 +363,14 @@ def _are_ids(value: Any) -> bool:
     return bool(ids) and all(type(token) is int for token in ids)
 
 
+def runs_in(folder: str | Path) -> list[Path]:
+    """Finished runs whose output folders lie in a folder, by name."""
+    try:
+        return sorted(final.parent for final in Path(folder).glob(f"*/{FINAL}"))
+    except (OSError, ValueError):  # a closed folder, or a name that is none
+        return []
+
+
 def final_folder(run: str | Path) -> Path:
     """The folder of a run that `load` reads.
 
@@ -378,6 +386,8 @@ def final_folder(run: str | Path) -> Path:
 
     found = "" if there("adapter_config.json") or there("model.safetensors") else f"no adapter and no model in {folder}"
     fix = "give the output folder of a finished run"
+    if found and (runs := runs_in(folder)):
+        found, fix = f"it is no run, and holds some: {', '.join(map(str, runs[:6]))}", f"give one: {runs[0]}"
     if not os.path.isdir(folder):  # noqa: PTH112
         found, fix = _not_a_folder(folder, str(run))
     lost = [name for name in ("tokenizer_config.json", "generation_config.json") if not there(name)]

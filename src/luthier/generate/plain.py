@@ -16,7 +16,7 @@ from luthier.config.outputs import FINAL, RECORD, TRAINED_ON
 from luthier.config.values import packaged
 from luthier.errors import ModelError, Problem
 from luthier.errors.trace import brief
-from luthier.generate.load import Tuned, load, load_tokenizer, try_prompt
+from luthier.generate.load import Tuned, load, load_tokenizer, runs_in, try_prompt
 from luthier.generate.weights import Base, load_base
 from luthier.model.forward import unwrap
 
@@ -24,10 +24,14 @@ _ELSEWHERE = "give the path of a folder that has it"
 
 
 def is_run(name: str | Path) -> bool:
-    """Whether it is a run of ours, or an adapter: the output folder, or its final_model."""
+    """Whether it is a run of ours, or an adapter: the output folder, or its final_model; or a folder of runs.
+
+    The last is none, and is meant as one: who opens it is told which runs there are.
+    """
     folder = os.path.expanduser(name)  # noqa: PTH111 (os.path raises nothing)
     marks = (FINAL, "adapter_config.json", RECORD, TRAINED_ON)
-    return any(os.path.exists(os.path.join(folder, mark)) for mark in marks)  # noqa: PTH110, PTH118
+    there = any(os.path.exists(os.path.join(folder, mark)) for mark in marks)  # noqa: PTH110, PTH118
+    return there or bool(runs_in(folder) and not os.path.exists(os.path.join(folder, "config.json")))  # noqa: PTH110, PTH118
 
 
 def load_any(name: str | Path, base: str | None = None) -> Tuned:
