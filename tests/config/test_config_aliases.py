@@ -200,6 +200,7 @@ def test_a_strategy_of_steps_says_how_many_that_is(write):
             "micro_batch_siz: 1",
             'did you mean "per_device_train_batch_size" (section training)? micro_batch_size is its',
         ),
+        ("format: alpaca", "it is one of a dataset: data.datasets: [{path: ..., format: ...}]"),
         ("eval_stratgy: epoch", 'did you mean "eval_strategy"? Here that is eval_steps: "epoch"'),
         ("quantisation_bit: 8", "load_in_4bit: true"),
         ("deepsped: true", "remove the line (deepspeed is another engine)"),

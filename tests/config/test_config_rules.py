@@ -206,6 +206,8 @@ def test_a_run_that_is_too_short_to_learn_is_said_and_what_is_advised_is_long_en
     assert plan("num_train_epochs=9", "gradient_accumulation_steps=1", **sixty).warnings == (), "a large base"
     (said,) = plan("num_train_epochs=1", data={"train_rows": 7, "eval_rows": 0}).warnings
     assert "gradient_accumulation_steps: 1, num_train_epochs: 10, more rows; that is 17 steps" in said
+    (said,) = plan("num_train_epochs=10", data={"train_rows": 1, "eval_rows": 0}).warnings
+    assert said.endswith("Better: more rows."), "of one row each epoch is a step, whatever the batch"
     for asked in (better, ["max_steps=3"], ["finetuning_type=full", "num_train_epochs=1"]):
         assert not any("too few" in warning for warning in plan(*asked, **sixty, **SMALL).warnings), asked
 

@@ -168,13 +168,15 @@ def _few_steps(case: Case) -> Finding:
     if steps < FEW_STEPS:
         batch = case.get("training.per_device_train_batch_size") * case.machine.world_size
         wanted, then = more_steps(rows, batch, epochs)
-        better += ["gradient_accumulation_steps: 1"] * (case.get("training.gradient_accumulation_steps") > 1)
+        accumulates = case.get("training.gradient_accumulation_steps") > 1 and then > steps  # else a row is a step
+        better += ["gradient_accumulation_steps: 1"] * accumulates
         better += [f"num_train_epochs: {number(wanted)}"] * (wanted > epochs)
     better += ["more rows"] * (then < FEW_STEPS)
     said = f"{case.said('training.num_train_epochs')} is {steps_in_words(steps)} with "
     said += f"{case.said('training.learning_rate')}, too few to learn much"
     reason = f"at a good rate, here {number(usual)}, {FEW_STEPS} are half the way (measured on the quickstart's base)"
-    return f"{said}: {reason}. Better: {', '.join(better)}; that is {steps_in_words(then)}."
+    outcome = f"; that is {steps_in_words(then)}" * (better != ["more rows"])
+    return f"{said}: {reason}. Better: {', '.join(better)}{outcome}."
 
 
 def _half_precision(case: Case) -> Finding:

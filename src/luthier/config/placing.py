@@ -227,7 +227,11 @@ def unknown_key(name: str, node: Node, section: str) -> Problem:
         found = f'"{printable(name)[:80]}" looks like a secret'
         fix = "remove the line and set the environment variable instead (HF_TOKEN, WANDB_API_KEY, ...)"
         return Problem("E-CFG-013", found, fix, node.place)
-    fix = _suggest(name, _nearest(name, section), node, section)
+    word = name.rpartition(".")[2]
+    if word in source_keys():
+        fix = f"it is one of a dataset: data.datasets: [{{path: ..., {word}: ...}}]"
+    else:
+        fix = _suggest(name, _nearest(name, section), node, section)
     return Problem("E-CFG-008", f'unknown key "{printable(name)[:80]}"', fix, node.place)
 
 
