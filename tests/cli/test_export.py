@@ -177,7 +177,7 @@ def test_export_hub_merged(run, tmp_path, capsys):
 
 
 def test_e_export_012_results_of_something_else(run, tmp_path, capsys):
-    for text in ("[]", '{"comparisons": [{"tasks": 5, "changes": [], "verdict": "v"}]}'):
+    for text in ("[]", "[" * 200_000, '{"comparisons": [{"tasks": 5, "changes": [], "verdict": "v"}]}'):
         (tmp_path / "r.json").write_text(text)
         done = run_here(capsys, "export", run, "--to", "hub", "--merged", "--out", tmp_path / "h", "--results",
                         tmp_path / "r.json")  # fmt: skip

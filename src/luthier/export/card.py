@@ -141,7 +141,7 @@ def _results(file: Path | None) -> str:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         parts = [part for one in content["comparisons"] for part in _comparison(one, one["tasks"])]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         found = f"cannot read {file}: {getattr(error, 'strerror', None) or type(error).__name__}"
         fix = "give the file that luthier compare RUN --json FILE wrote"
         raise DataError(Problem("E-EXPORT-012", found, fix, "--results")) from error
