@@ -17,7 +17,8 @@ from huggingface_hub import ModelCard
 
 from luthier.errors.extras import install
 from luthier.export import agree, gguf_run, llama_cpp
-from luthier.export.card import _renamed
+from luthier.export.card import _renamed, base_licence
+from luthier.generate.weights import Base
 from tests.cli.support import process, run_here
 from tests.generate.support import train_tiny
 
@@ -176,7 +177,7 @@ def test_export_hub_merged(run, tmp_path, capsys):
 
 
 def test_e_export_012_results_of_something_else(run, tmp_path, capsys):
-    for text in ("[]", '{"comparisons": [{"tasks": 5, "changes": [], "verdict": "v"}]}'):
+    for text in ("[]", "[" * 200_000, '{"comparisons": [{"tasks": 5, "changes": [], "verdict": "v"}]}'):
         (tmp_path / "r.json").write_text(text)
         done = run_here(capsys, "export", run, "--to", "hub", "--merged", "--out", tmp_path / "h", "--results",
                         tmp_path / "r.json")  # fmt: skip
@@ -189,6 +190,15 @@ def test_a_base_whose_name_is_a_common_word_is_renamed_where_it_is_named():
     assert renamed == (
         'base_model: x\n- base model: `me/base`\nmodel = load("me/base")\n  model_name_or_path: me/base\n'
     )
+
+
+@pytest.mark.parametrize(
+    ("written", "licence"),
+    [("license: mit", "mit"), ("license: [mit", ""), ("tags: 5", ""), ("1: a\nlicense: mit", ""), ("- mit", "")],
+)
+def test_whatever_a_bases_own_card_holds_it_stops_no_export(tmp_path, written, licence):
+    (tmp_path / "README.md").write_text(f"---\n{written}\n---\n# A base\n")
+    assert base_licence(Base(str(tmp_path))) == licence
 
 
 class Hub(BaseHTTPRequestHandler):

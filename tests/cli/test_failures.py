@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from luthier import api
 from luthier.errors import RunError
 from luthier.events.read import read
+from luthier.training.commit import commit
 from luthier.training.failures import named_failures
 from tests.cli.support import run_here, write_config
 from tests.rows import MemoryRows, plan_for
@@ -104,7 +105,7 @@ def test_a_full_disk_is_named(plan, tmp_path, writer):
         if writer == "python":
             file.write_bytes(bytes(5000))
         else:
-            save_file({"weights": torch.zeros(5000)}, file)
+            commit(tmp_path / "folder", lambda folder: save_file({"weights": torch.zeros(5000)}, folder / file.name))
     (problem,) = caught.value.problems
     assert problem.code == "E-RUN-003"
     assert problem.fix == "make room, then --resume auto"

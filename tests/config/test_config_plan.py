@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 import yaml
@@ -266,6 +266,16 @@ def test_the_text_of_other_choices(plan):
         render_plan(plan("save_total_limit=1")).split()
     )
     assert "DoRA" in render_plan(plan("use_dora=true", "lr_scheduler_type=wsd", "target_modules=[q_proj, v_proj]"))
+
+
+@pytest.mark.parametrize(
+    ("parameters", "said"),
+    [(999_000, "999,000"), (33_160_000, "33.2 M"), (999_600_000, "1 B"), (1_236_000_000, "1.24 B")],
+)
+def test_parameters_are_told_in_three_digits(plan, parameters, said):
+    p = plan(*HEADLINE)
+    assert p.model is not None
+    assert f", {said} parameters, " in render_plan(replace(p, model=replace(p.model, parameters=parameters)), 300)
 
 
 def test_plan_yaml_reads_back_and_can_be_run_again(plan, tmp_path):

@@ -200,6 +200,11 @@ def test_numbers_are_shown_as_people_write_them():
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("value", [0.0007994025740810211, -0.00012345678901, 0.0012345678901, 1.2345678901e-5, 1 / 3])
+def test_a_number_is_shown_with_all_of_its_digits(value):
+    assert scalar(number(value)) == value
+
+
 def test_nothing_dangerous_reaches_the_terminal(refused):
     problems = refused('"\\e[31mred\\u202e": 1\ntraining:\n  optim: "\\e]0;title\\a"\n')
     text = "\n".join(problem.render() for problem in problems)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -334,6 +336,18 @@ def test_a_damaged_cache_is_built_again(tmp_path: Path, tokenizer: Any, damage: 
     assert not cached(again)
     assert texts(tokenizer, again.train) == wanted
     assert cached(run(tokenizer, path))
+
+
+def test_what_a_killed_process_had_begun_to_write_goes_when_nobody_goes_on_with_it(
+    tmp_path: Path, tokenizer: Any
+) -> None:
+    (tmp_path / "cache").mkdir()
+    left, going = (tmp_path / "cache" / f".luthier-{name}.part" for name in ("left", "going"))
+    for draft, age in ((left, 2 * 86_400), (going, 60)):
+        draft.write_bytes(b"rows")
+        os.utime(draft, (time.time() - age, time.time() - age))
+    run(tokenizer, write_jsonl(tmp_path / "a.jsonl", alpaca(2)))
+    assert (left.exists(), going.exists()) == (False, True)
 
 
 def test_nothing_is_cached_of_broken_rows(tmp_path: Path, tokenizer: Any) -> None:

@@ -39,6 +39,8 @@ def test_the_command_that_asks_the_result_can_be_pasted():
 def test_a_stopped_run_is_a_sentence():
     assert format_line(finished("stopped", 40)) == "stopped at step 40: a signal came"
     assert format_line(started(50)) == "run run-1a2b: 100 steps, 3 epochs, from step 50"
+    many = dataclasses.replace(started(), epochs=1234.4)
+    assert format_line(many) == "run run-1a2b: 100 steps, 1,234 epochs"
 
 
 def test_the_time_of_a_run_is_a_sentence():

@@ -476,6 +476,7 @@ def test_a_share_is_whole_only_when_it_is(share: float, text: str):
 
 def test_sizes():
     assert [size(n) for n in (900, 22.4e6, 1.24e9, 3e12)] == ["0.9 kB", "22.4 MB", "1.24 GB", "3 TB"]
+    assert [size(n) for n in (999e3, 999.9e3, 999.9e6, 999.9e9)] == ["999 kB", "1 MB", "1 GB", "1 TB"]
 
 
 @pytest.mark.parametrize(

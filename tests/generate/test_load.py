@@ -249,6 +249,7 @@ def test_a_16_bit_format_that_the_device_does_not_compute_becomes_float32(runs, 
     [
         ("luthier.json", b"{", "E-MODEL-012"),
         ("luthier.json", b"[]", "E-MODEL-012"),
+        pytest.param("luthier.json", b"[" * 200_000, "E-MODEL-012", id="nested too deeply"),
         ("adapter_config.json", b"\xff", "E-MODEL-012"),
         ("adapter_model.safetensors", b"\x08\x00\x00", "E-MODEL-010"),
     ],

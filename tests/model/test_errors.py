@@ -140,6 +140,10 @@ NOT_COMPLETE = {
     "a broken tokenizer": (lambda f: (f / "tokenizer.json").write_text("{}"), "no usable tokenizer"),
     "a file of several is missing": (spoil_index, "1 of 2 weights files"),
     "a broken index": (lambda f: (f / "model.safetensors.index.json").write_text("[]"), "cannot be read"),
+    "an index that is nested too deeply": (
+        lambda f: (f / "model.safetensors.index.json").write_text("[" * 200_000),
+        "cannot be read",
+    ),
     "config.json is no JSON": (lambda f: (f / "config.json").write_text("{"), "cannot be read"),
     "config.json is a number": (lambda f: (f / "config.json").write_text("5"), "cannot be read"),
     "config.json is empty": (lambda f: (f / "config.json").write_text("{}"), "model_type"),

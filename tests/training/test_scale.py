@@ -14,7 +14,7 @@ from luthier import api
 from luthier.events.types import Log, Notice
 from luthier.training import scale
 from luthier.training.checkpoint import checkpoints
-from luthier.training.scale import GROWS_AFTER, HIGHEST, LOWEST, count, loss_scale, lower
+from luthier.training.scale import GROWS_AFTER, HIGHEST, LOWEST, grow, loss_scale, lower
 from luthier.training.state import TrainState
 from tests.training.test_resume import config, losses, weights
 from tests.training.test_step import our_gradients
@@ -64,12 +64,12 @@ def test_it_grows_after_many_steps_and_not_for_ever():
     state = TrainState(loss_scale=HIGHEST / 2)
     for _ in range(GROWS_AFTER):
         assert state.loss_scale == HIGHEST / 2
-        count(state, in_format("float16"))
+        grow(state, in_format("float16"))
     for _ in range(GROWS_AFTER + 1):
         assert state.loss_scale == HIGHEST
-        count(state, in_format("float16"))
+        grow(state, in_format("float16"))
     other = TrainState()
-    count(other, in_format("bfloat16"))
+    grow(other, in_format("bfloat16"))
     assert other == TrainState(), "formats that have no scale have none that grows"
     assert (loss_scale(state, in_format("float16")), loss_scale(state, in_format("bfloat16"))) == (HIGHEST, 1.0)
 

@@ -209,7 +209,7 @@ def _model(plan: Plan) -> str:
 def _count(number: int) -> str:
     """1.24 B, 33.2 M, 99,648."""
     for size, unit in ((1e9, "B"), (1e6, "M")):
-        if number >= size:
+        if number >= 0.9995 * size:  # what three digits would round up to it
             return f"{number / size:.3g} {unit}"
     return f"{number:,}"
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import PurePath
 from typing import Any
 
@@ -106,9 +107,7 @@ def number(value: float) -> str:
         return str(int(value))
     text = f"{value:g}" if float(f"{value:g}") == value else repr(value)
     if 0 < abs(value) < 1e-3 and "e" not in text:
-        text = f"{value:e}"
-        mantissa, exponent = text.split("e")
-        text = f"{mantissa.rstrip('0').rstrip('.')}e{exponent}"
+        text = f"{Decimal(text):e}"  # with all of its digits
     return re.sub(r"e([-+])0*(\d)", lambda m: f"e{m[1].replace('+', '')}{m[2]}", text)
 
 

@@ -21,7 +21,7 @@ import pyarrow as pa
 from luthier import machine
 from luthier.data.problems import refuse
 from luthier.data.tokenize import Batch, Found
-from luthier.machine.files import whole_file, write_whole
+from luthier.machine.files import sweep_drafts, whole_file, write_whole
 
 ROWS_VERSION = 4
 """Raise it with every change of this room that changes the tokens of a row."""
@@ -81,6 +81,7 @@ def build_shard(folder: Path, key: str, batches: Iterator[Batch], found: Found) 
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        sweep_drafts(folder)  # those of rows are large, and a stop while they are read leaves one
         with whole_file(folder / f"{key}.arrow") as sink:
             with pa.ipc.new_stream(sink, _SCHEMA) as writer:
                 for batch in batches:

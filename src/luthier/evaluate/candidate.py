@@ -136,7 +136,7 @@ class Candidate:
             return bool(self.loaded().tokenizer.chat_template)
         if any(self._folder.glob("chat_template*")):
             return True
-        with suppress(OSError, ValueError, AttributeError):
+        with suppress(OSError, ValueError, AttributeError, RecursionError):
             return bool(json.loads((self._folder / "tokenizer_config.json").read_text("utf-8")).get("chat_template"))
         return False
 

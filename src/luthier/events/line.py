@@ -178,7 +178,8 @@ def to_ask(final_model: str) -> str:
 def _run_started(event: RunStarted) -> str:
     start = f", from step {event.first_step:,}" if event.first_step else ""
     record = f"\n{RECORD}{one_line(event.record)}" if event.record else ""
-    return f"run {one_line(event.run)}: {event.total_steps:,} steps, {event.epochs:.3g} epochs{start}{record}"
+    epochs = f"{event.epochs:,.0f}" if event.epochs >= 100 else f"{event.epochs:.3g}"
+    return f"run {one_line(event.run)}: {event.total_steps:,} steps, {epochs} epochs{start}{record}"
 
 
 def _architecture(event: Architecture) -> str:

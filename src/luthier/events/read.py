@@ -1,7 +1,7 @@
 """The reader of events.jsonl.
 
 A run that crashed leaves a torn line, and a run that resumed leaves steps that it took twice. Reading passes over the
-first and, unless told otherwise, drops the first telling of the second: what comes out is the run as it stands.
+first and drops the first telling of the second: what comes out is the run as it stands.
 
 Not covered: following a file that grows, logs of other programs (`luthier.events.follow`).
 """
@@ -19,17 +19,16 @@ from luthier.events.types import Event, Resumed, RunStarted
 _LONGEST_LINE = 64 * 1024 * 1024
 
 
-def read(path: str | Path, *, superseded: bool = False) -> Iterator[tuple[Event, dict[str, Any]]]:
+def read(path: str | Path) -> Iterator[tuple[Event, dict[str, Any]]]:
     """The events of a file in order, each with its `time`, `attempt` and the fields that this version does not know.
 
     Args:
         path: An events.jsonl.
-        superseded: Also yield the steps that a later attempt took again.
 
     Raises:
         OSError: The file cannot be read.
     """
-    restarts = [] if superseded else list(_restarts(path))
+    restarts = list(_restarts(path))
     with Path(path).open("rb") as file:
         for index, line in _lines(file):
             parsed = parse_record(line)

@@ -103,14 +103,14 @@ def _renamed(text: str, old: str, new: str) -> str:
 
 
 def base_licence(base: Base) -> str:
-    """The licence that the base's own card names; empty when it is not here or names none."""
+    """The licence that the base's own card names; empty when it is not here, cannot be read or names none."""
     if not base.name:
         return ""
     section = ModelSection(model_name_or_path=base.name, revision=base.revision)
     folder = base_folder(section)
     try:
         found = ModelCard.load(folder / "README.md", ignore_metadata_errors=True).data.license if folder else None
-    except (OSError, ValueError):
+    except Exception:  # it is YAML that anybody wrote, and each wrong thing fails in its own way
         return ""
     return one_line(str(found)) if found else ""
 
@@ -141,7 +141,7 @@ def _results(file: Path | None) -> str:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         parts = [part for one in content["comparisons"] for part in _comparison(one, one["tasks"])]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         found = f"cannot read {file}: {getattr(error, 'strerror', None) or type(error).__name__}"
         fix = "give the file that luthier compare RUN --json FILE wrote"
         raise DataError(Problem("E-EXPORT-012", found, fix, "--results")) from error

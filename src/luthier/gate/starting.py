@@ -258,7 +258,7 @@ def _of_model(model: str) -> tuple[str, int, int]:
 
 
 def _json(path: Path, key: str) -> Any:
-    with suppress(OSError, ValueError, AttributeError):
+    with suppress(OSError, ValueError, AttributeError, RecursionError):
         return json.loads(path.read_text("utf-8")).get(key)
     return None
 

@@ -323,7 +323,7 @@ def read_json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text("utf-8"))
         if not isinstance(content, dict):
             raise ValueError("no JSON object")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         problem = Problem("E-MODEL-012", f"{path.name} is damaged: {brief(error)}", "copy it again", str(path.parent))
         raise ModelError(problem) from error
     return content

@@ -120,7 +120,7 @@ def _no_model(folder: Path) -> Problem:
         return Problem("E-MODEL-004", f"{folder} is a run, not a model", f"model_name_or_path: {made}", KEY)
     try:
         base = json.loads((made / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
-    except (OSError, ValueError, LookupError, TypeError):
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
         return Problem("E-MODEL-004", f"no config.json in {folder}", "point the key at a model folder", KEY)
     fix = f"luthier merge {run} --to my_model, then model_name_or_path: my_model"
     return Problem("E-MODEL-004", f"{folder} holds an adapter of {base}, not a model", fix, KEY)
@@ -133,7 +133,7 @@ def _check_shards(folder: Path) -> None:
         return
     try:
         named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         found = f"{index} cannot be read ({type(error).__name__})"
         raise ModelError(Problem("E-MODEL-004", found, "fetch the model again", KEY)) from error
     missing = sorted(name for name in named if not (folder / str(name)).is_file())

@@ -10,7 +10,7 @@ from pathlib import PurePath
 from typing import Any
 
 from luthier.events.durations import duration
-from luthier.monitor.drawing import decimal
+from luthier.monitor.drawing import count, decimal
 from luthier.monitor.statistics import elapsed
 from luthier.report.run import Run
 
@@ -25,7 +25,7 @@ def done(run: Run) -> str:
         steps += f" of {state.total_steps:,}"
     examples = run.derived("examples_per_step")
     each = f" of {examples:,.0f} {'pairs' if state.on_pairs else 'examples'}" if examples else ""
-    epochs = f" ({state.epoch:.3g} epochs)" if state.epoch else ""
+    epochs = f" ({count(state.epoch)} epochs)" if state.epoch else ""
     seconds = elapsed(state, state.updated)
     took = f" in {duration(seconds)}" if math.isfinite(seconds) else ""
     device = run.get("machine.device_name") if run.record is None else run.record.content["machine"]["device_name"]

@@ -39,7 +39,7 @@ from luthier.training.milestones import between_steps, finish, follows_at_once, 
 from luthier.training.objective import Counted
 from luthier.training.optimizer import leaves_out_by_itself, prepare_step, take_back
 from luthier.training.saving import landed, leave
-from luthier.training.scale import count, loss_scale, lower, scales
+from luthier.training.scale import grow, loss_scale, lower, scales
 from luthier.training.step import Numbers, backward, nan_unless_finite, norm_of_gradients, update
 
 MOST_ROLLBACKS = 2
@@ -124,7 +124,7 @@ def optimizer_step(job: Job, batches: StepBatches, lookahead: Lookahead) -> Iter
             lap("optimizer")
             flow = gradient_flow(job.model, state.step + 1)
             lap("other")
-        count(state, job.plan)
+        grow(state, job.plan)
         apply(job, done.norm)
         go_on(job)
     job.optimizer.zero_grad(set_to_none=True)  # the device is busy

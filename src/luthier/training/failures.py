@@ -5,12 +5,9 @@ from __future__ import annotations
 import errno
 import math
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-from safetensors import SafetensorError
 
 from luthier.config.plan import Plan
 from luthier.config.render import plan_as_dict
@@ -122,9 +119,6 @@ def unwritten(error: BaseException) -> str:
 
 def _number(error: BaseException) -> int:
     """The system's number of an error; 0 when it has none."""
-    if isinstance(error, SafetensorError):  # hides it in its text
-        match = re.search(r"\(os error (\d+)\)", str(error))
-        return int(match[1]) if match else 0
     return (error.errno or 0) if isinstance(error, OSError) and not isinstance(error, LuthierError) else 0
 
 

@@ -50,8 +50,8 @@ def lower(state: TrainState, plan: Plan, loss: float, norm: float) -> bool:
     return True
 
 
-def count(state: TrainState, plan: Plan) -> None:
-    """One more step that did not overflow."""
+def grow(state: TrainState, plan: Plan) -> None:
+    """Count a step that did not overflow; after `GROWS_AFTER` of them the scale is twice as large."""
     if not scales(plan):
         return
     state.steps_at_scale += 1

@@ -188,8 +188,8 @@ def evaluate(
         reference_P2: Of all pairs that `batches` are of, where the objective is one of pairs.
     """
     own = _on_all_ranks(plan, lambda: _sums_on_this_rank(model, _as_many(batches, plan), plan, reference_P2))
-    *counted, losses, trained_tokens, tokens = sum_over_ranks(*own)
-    return counted, Counted(int(losses), int(trained_tokens), int(tokens))
+    *summed, losses, trained_tokens, tokens = sum_over_ranks(*own)
+    return summed, Counted(int(losses), int(trained_tokens), int(tokens))
 
 
 def _sums_on_this_rank(

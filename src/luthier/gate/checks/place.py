@@ -164,7 +164,7 @@ def disk_space(subject: Subject) -> Result:
 def size(number: float) -> str:
     """`812 MB`, `1.24 GB`, as `df -H` and file managers count."""
     for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
-        if number >= scale:
+        if number >= 0.9995 * scale:  # what three digits would round up to it
             return f"{number / scale:.3g} {unit}"
     return f"{number / 1e3:.3g} kB"
 
