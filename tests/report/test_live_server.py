@@ -136,6 +136,14 @@ def test_of_several_runs_the_named_one_is_shown(tmp_path):
             assert shown in running.ask(f"/{query}")[2]
 
 
+def test_a_run_that_is_not_there_is_drawn_no_oftener_than_one_that_is(tmp_path):
+    path = write(tmp_path / "events.jsonl", whole_run(""), start=time.time() - 100)
+    listening = listen("127.0.0.1", 0)
+    with LiveServer(Watch([path]), listening, "127.0.0.1") as server:
+        scenes = [server.now(selected)[0] for selected in (0, 99, 98, -1, 10**9)]
+    assert all(scene is scenes[0] for scene in scenes)
+
+
 @pytest.mark.parametrize(
     "host", ["evil.example", "evil.example:8090", "localhost.evil.example", "10.0.0.1", "[::2]", ""]
 )

@@ -40,6 +40,8 @@ Value = int | float | str | bool | None
 
 RECORD = "  record: "
 """What stands before the place of the events, in the line after that of the run."""
+KEPT = "final_model holds"
+"""Begins the sentence about whose weights the final model has."""
 
 _LONGEST_LINE = 64 * 1024
 _KEY = r"""\s*(?:'(?P<key1>[^'\\]*)'|"(?P<key2>[^"\\]*)")\s*:"""

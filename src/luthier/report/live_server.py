@@ -98,11 +98,10 @@ class LiveServer(ThreadingHTTPServer):
     def now(self, selected: int) -> tuple[Scene, dict[str, Part]]:
         """The runs as they stand, and the parts of the page of one of them (the first where there is no such)."""
         with self._lock:
+            selected = selected if 0 <= selected < self._watch.count else 0
             at, scene, parts = self._drawn.get(selected, (0.0, None, {}))
             if scene is None or time.monotonic() - at >= _DRAWN_SECONDS:
-                scene = self._watch.scene()
-                selected = selected if 0 <= selected < len(scene.runs) else 0
-                scene = Scene(scene.runs, selected)
+                scene = Scene(self._watch.scene().runs, selected)
                 parts = self._live.parts(scene)
                 self._drawn[selected] = time.monotonic(), scene, parts
             return scene, parts

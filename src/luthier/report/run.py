@@ -18,6 +18,7 @@ from luthier.config.outputs import EVENTS
 from luthier.doctor import History
 from luthier.doctor import fold as examine
 from luthier.events.follow import Told, open_log
+from luthier.events.line import KEPT
 from luthier.events.types import (
     Checked,
     Event,
@@ -157,7 +158,7 @@ def _take(run: Run, told: Told) -> None:
             run.rehearsed = event
         case TimeForecast() if not event.fitted_steps:
             run.expected = event
-        case Notice() if event.text.startswith("final_model holds"):
+        case Notice() if event.text.startswith(KEPT):
             run.kept = event.text
         case Notice() if event.severity != "info" and len(run.warnings) < _MOST_SAID:
             run.warnings.append(event)

@@ -17,6 +17,7 @@ from transformers import GenerationConfig
 
 from luthier.config.outputs import FINAL, TRAINED_ON
 from luthier.config.plan import Plan
+from luthier.events.line import KEPT
 from luthier.machine.shards import GatherTensor
 from luthier.model.hashes import weights_of
 from luthier.model.store import save_trained
@@ -40,12 +41,12 @@ def best_checkpoint(job: Job) -> tuple[Path | None, str]:
         return None, ""
     best = path_of(job.output_dir, state.best_step)
     if not best.is_dir():  # it could not be written when it was the best
-        return None, f"final_model holds the last step: there is no {best.name}, which had the lowest eval_loss"
+        return None, f"{KEPT} the last step: there is no {best.name}, which had the lowest eval_loss"
     if broken := verify(best):
         aside = set_aside(best, DAMAGED).name
-        note = f"final_model holds the last step: {best.name}, which had the lowest eval_loss, is not whole ({broken})"
+        note = f"{KEPT} the last step: {best.name}, which had the lowest eval_loss, is not whole ({broken})"
         return None, f"{note}; it is kept as {aside}"
-    return best, f"final_model holds step {state.best_step}, the lowest eval_loss ({state.best_loss:.4f})"
+    return best, f"{KEPT} step {state.best_step}, the lowest eval_loss ({state.best_loss:.4f})"
 
 
 def save_final(job: Job, gather: GatherTensor | None = None) -> None:

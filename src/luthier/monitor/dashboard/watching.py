@@ -206,6 +206,11 @@ class Watch:
         if self._timeline is not None:
             self._timeline.pause(paused)
 
+    @property
+    def count(self) -> int:
+        """How many runs are watched."""
+        return len(self._watched)
+
     def scene(self, selected: int = 0, settings: Settings | None = None) -> Scene:
         """All runs as they stand now."""
         runs = [watched.look() for watched in self._watched]
