@@ -377,6 +377,16 @@ def test_room_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share
     assert verdicts(what) == ({"disk-space": verdict} if verdict else {})
 
 
+@pytest.mark.parametrize(("room_for", "change"), [(4, True), (3, True), (2, False)])
+def test_fewer_checkpoints_are_advised_only_where_that_is_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room_for: int, change: bool
+):
+    what = subject(tmp_path, max_steps=20, save_steps=1)  # 3 kept, and one is written; 2 with the smallest limit
+    free = replace(disk_need(what.plan), checkpoints=room_for).total_bytes
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+    assert bool(told(what)["disk-space"].change) == change
+
+
 def test_checkpoints_that_are_there_make_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     what = subject(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))

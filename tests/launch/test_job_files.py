@@ -238,3 +238,27 @@ def test_a_wrong_config_is_said_before_a_job_waits_for_hours(capsys, config, tmp
     assert done.code == EXIT_WRONG_REQUEST and 'did you mean "learning_rate"' in done.err
     done = run_here(capsys, "launch", config, "--on", "slurm", "--output", tmp_path / "no" / "job")
     assert done.code == EXIT_WRONG_REQUEST and "E-ENV-002" in done.err
+
+
+@pytest.mark.parametrize(
+    ("on", "stays"), [("slurm", []), ("kubernetes", [0, 1, 2]), ("skypilot", [1, 2]), ("ray", [1, 2])]
+)
+def test_files_that_do_not_travel_with_the_job_are_named(capsys, config, tmp_path, monkeypatch, on, stays):
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    files = ["rows.jsonl", "../more.jsonl", str(tmp_path / "base")]
+    for name in files:
+        (here / name).touch()
+    config = shutil.copy(config, here)
+    rows = f"data.datasets=[{{path: {files[0]}}}, {{path: {files[1]}}}, {{path: owner/hub}}]"
+    options = {"kubernetes": ["--image", "x"], "skypilot": ["--gpus-per-node", "L4:1"]}.get(on, [])
+    command = ("launch", config, rows, f"model_name_or_path={files[2]}", "--on", on, *options)
+    said = run_here(capsys, *command).out.splitlines()[2:]
+    assert [line.partition(", ")[0] for line in said] == [
+        f"missing   {files[i]}" for i in sorted(stays, key=[2, 0, 1].index)
+    ]
+    own = run_here(
+        capsys, "launch", config, "model_name_or_path=luthier:quickstart/base", "--on", on, *options, "--overwrite"
+    )
+    assert "missing" not in own.out and own.code == 0

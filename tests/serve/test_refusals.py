@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+import urllib.request
 
 import openai
 import pytest
@@ -244,6 +245,12 @@ def test_heads_that_are_none(server):
         assert received(connection).startswith(b"HTTP/1.1 400")
     assert server.raw("nonsense").startswith(b"HTTP/1.1 400")
     assert server.raw("POST /health HTTP/1.1\nHost: localhost\nContent-Length: -5").startswith(b"HTTP/1.1 400")
+
+
+def test_the_health_is_told_to_probes_that_want_no_body(server):
+    request = urllib.request.Request(f"{server.url}/health", method="HEAD")
+    with urllib.request.urlopen(request, timeout=10) as response:
+        assert (response.status, response.read()) == (200, b"")
 
 
 # Who may come in -----------------------------------------------------------------------------------------------------

@@ -42,8 +42,10 @@ def launch(
     scheduler = SCHEDULERS[on]
     output = output or Path(f"{name}{scheduler.ending}")
     write.write(write.render(job), output, overwrite=overwrite)
+    typer.echo(f"written   {output}")
+    if not submit:
+        typer.echo(f"submit    {scheduler.submit} {shlex.quote(str(output))}")
+    for left in job.left_here:
+        typer.echo(f"missing   {left}, which stays on this machine; the job needs it under that name")
     if submit:
-        typer.echo(f"written   {output}")
         write.submit(job, output)
-    else:
-        typer.echo(f"written   {output}\nsubmit    {scheduler.submit} {shlex.quote(str(output))}")

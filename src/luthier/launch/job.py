@@ -22,6 +22,8 @@ PORT = 29500
 """Where the first node waits for the others."""
 BUCKET = "/checkpoints"
 """Where machines of SkyPilot see what survives them."""
+PACKAGE = Path(__file__).parents[1]
+"""What lies in it is in every Luthier."""
 SAVE_SECONDS = 180
 """Between the word that a job has to go and its end: for a step, and for a checkpoint."""
 _GPUS = re.compile(r"(?:([A-Za-z][A-Za-z0-9-]*):)?(\d{1,3})")
@@ -158,6 +160,21 @@ class Job:
         if SCHEDULERS[self.on].copies:
             return str(self.loaded.path.resolve().relative_to(Path.cwd().resolve()))
         return str(self.loaded.path)
+
+    @property
+    def left_here(self) -> list[str]:
+        """Base and rows, as the config names them, that are files of this machine and do not travel with the job."""
+        if self.on == "slurm":  # one file system
+            return []
+        config, copies, here = self.loaded.config, SCHEDULERS[self.on].copies, Path.cwd().resolve()
+        named = [config.model.model_name_or_path, *(source.path for source in config.data.datasets)]
+        return [
+            name
+            for name in dict.fromkeys(named)
+            if os.path.exists(name)  # noqa: PTH110
+            and not Path(name).is_relative_to(PACKAGE)
+            and not (copies and not Path(name).is_absolute() and Path(name).resolve().is_relative_to(here))
+        ]
 
     @property
     def own_name(self) -> str:

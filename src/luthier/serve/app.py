@@ -66,7 +66,7 @@ def make_app(
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)  # its pages load scripts from elsewhere
     desk = _Desk(models, worker, door, limits)
 
-    @app.get("/health")
+    @app.api_route("/health", methods=["GET", "HEAD"])
     async def health(request: Request) -> Response:
         door.check_host(request)
         writing, waiting = worker.load

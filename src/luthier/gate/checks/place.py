@@ -7,7 +7,7 @@ import math
 import os
 import shutil
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from luthier.config.numbers import LEAST_KEPT
@@ -155,7 +155,9 @@ def disk_space(subject: Subject) -> Result:
     )
     found = f"{told}, the final model and the logs take {size(need.total_bytes)}; {size(free)} free in {folder}"
     found += f", and {size(there)} in checkpoints that are there" * bool(there)
-    change = f"checkpointing.save_total_limit: {LEAST_KEPT}" if keep is None or keep > LEAST_KEPT else ""
+    fewest = min(need.checkpoints, LEAST_KEPT + bool(subject.plan.eval_every) + 1)
+    helps = free + there >= replace(need, checkpoints=fewest).total_bytes and (keep is None or keep > LEAST_KEPT)
+    change = f"checkpointing.save_total_limit: {LEAST_KEPT}" * helps
     if free + there < need.total_bytes:
         return fails(found, change=change)
     return warns(found, change=change) if free + there < TIGHT * need.total_bytes else passed(found)
