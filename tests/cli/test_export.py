@@ -168,6 +168,16 @@ def test_export_hub_keeps_the_pinned_commit_of_the_base_unless_it_gets_another_n
     assert f'from_pretrained("{base_name or "me/base"}"' in card and ('revision="4e20de3"' in card) == bool(revision)
 
 
+def test_an_adapter_that_is_not_what_the_run_wrote_is_not_published(run, tmp_path, capsys):
+    shutil.copytree(run, tmp_path / "run")
+    with (tmp_path / "run" / "final_model" / "adapter_model.safetensors").open("r+b") as weights:
+        weights.seek(-1, 2)
+        weights.write(b"\x55")
+    words = ("--to", "hub", "--base-name", "tiny/Llama", "--out", tmp_path / "h")
+    done = run_here(capsys, "export", tmp_path / "run", *words)
+    assert done.code == 2 and "E-MODEL-010" in done.err and not (tmp_path / "h").exists()
+
+
 def test_export_hub_merged(run, tmp_path, capsys):
     done = run_here(capsys, "export", run, "--to", "hub", "--merged", "--out", tmp_path / "h")
     assert done.code == 0, done.err

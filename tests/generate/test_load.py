@@ -273,6 +273,21 @@ def rewrite(file, **changes):
     file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
 
 
+@pytest.mark.parametrize("kind", ["lora", "full"])
+def test_weights_are_those_that_the_run_wrote(runs, tmp_path, kind):
+    """A bit that flipped in a copy is no damage that a library sees."""
+    folder = shutil.copytree(runs(kind)[0] / "final_model", tmp_path / "copy")
+    (weights,) = folder.glob("*.safetensors")
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    for open_it in (load, lambda copy: load_several([copy, copy])):
+        problem = problem_of(lambda open_it=open_it: open_it(folder))
+        assert problem.code == "E-MODEL-010" and f"{weights} is not what the run wrote" in problem.found
+    (folder / "manifest.json").unlink()
+    load(folder)
+
+
 @pytest.mark.parametrize(
     ("name", "changes", "says"),
     [

@@ -20,7 +20,7 @@ from luthier.export.card import Published, hub_card
 from luthier.export.place import Say, destination, filled, size
 from luthier.export.run import Exported, Options, merge_run, name_of
 from luthier.generate.load import final_folder
-from luthier.generate.weights import Base, read_json
+from luthier.generate.weights import Base, check_written, read_json
 from luthier.model.vet import check_code
 from luthier.training.commit import MANIFEST
 
@@ -89,6 +89,7 @@ def _merged(run: str | Path, to: Path | None, options: Options, say: Say, about:
 
 def _adapter(folder: Path, to: Path | None, options: Options, about: Published) -> Exported:
     check_code(str(folder))
+    check_written(folder)
     place = destination(folder, to, "hub", overwrite=options.overwrite)
 
     with filled(place) as aside:

@@ -13,6 +13,7 @@ Not covered: adapters of other kinds than LoRA.
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 from collections.abc import Iterator
@@ -38,7 +39,7 @@ from luthier.errors.trace import brief
 from luthier.machine.probe import probe
 from luthier.model.attention import with_capped_scores
 from luthier.model.forward import DTYPES, to_evaluation
-from luthier.model.hashes import base_hashes, differing, weights_of
+from luthier.model.hashes import base_hashes, differing, file_hashes, weights_of
 from luthier.model.lean.fp8 import round_as_fp8
 from luthier.model.unpacking import unpack_rightly
 from luthier.model.vet import vet
@@ -238,6 +239,7 @@ def load_tuned(folder: Path, base: Base, *, float32_adapter: bool = False) -> nn
         ModelError: E-MODEL-001, E-MODEL-010, E-MODEL-012.
     """
     adapter = (folder / "adapter_config.json").is_file()
+    check_written(folder)
     under = load_base(base) if adapter else None
     with _reading(folder, base):
         vet(str(folder))
@@ -266,6 +268,7 @@ def add_adapter(model: nn.Module, folder: Path, base: Base, name: str) -> None:
     Raises:
         ModelError: E-MODEL-010, E-MODEL-012.
     """
+    check_written(folder)
     with _reading(folder, base):
         vet(str(folder))
         _check_rank(folder)
@@ -301,6 +304,24 @@ def _reading(folder: Path, base: Base) -> Iterator[None]:
             found = f"its adapter does not fit the base {base.name}: {brief(error)}"
             fix = "give the base that it was trained on: --base PATH, load(run, base=PATH)"
         raise ModelError(Problem("E-MODEL-012", found, fix, str(folder))) from error
+
+
+def check_written(folder: Path) -> None:
+    """The weights are those that the run wrote, by the manifest beside them; a folder of peft's own has none.
+
+    Raises:
+        ModelError: E-MODEL-010; E-MODEL-012 for a damaged manifest.
+    """
+    manifest = folder / "manifest.json"
+    if not manifest.is_file():
+        return
+    written = read_json(manifest).get("files")
+    written = weights_of(written) if isinstance(written, dict) else {}
+    for name, found in file_hashes(folder, *map(glob.escape, written)).items():
+        if found != written[name]:
+            said = f"{folder / name} is not what the run wrote: its SHA-256 is not the one in {manifest.name}"
+            fix = f"copy the folder again; where the weights were changed on purpose, delete {manifest.name} there"
+            raise ModelError(Problem("E-MODEL-010", said, fix))
 
 
 def _check_rank(folder: Path) -> None:

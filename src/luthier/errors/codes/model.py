@@ -89,7 +89,9 @@ MODEL: dict[str, Explanation] = {
         why="a truncated or damaged file would give a model that writes nonsense",
         text=(
             "A safetensors file is shorter than its header says or cannot be parsed, usually because a download "
-            "or a copy was cut short. Delete that file and fetch it again."
+            "or a copy was cut short. Delete that file and fetch it again. Or the weights of a run are not those that "
+            "it wrote, by the SHA-256 in the manifest.json beside them: copy the folder again. Who changed them on "
+            "purpose deletes that file."
         ),
     ),
     "E-MODEL-011": Explanation(
