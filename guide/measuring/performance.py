@@ -181,11 +181,8 @@ def _later_visit() -> dict[str, Any]:
         "tests_left": tests["chosen"] - tests["passed"] - tests["skipped"] - tests["failed"],
     }  # fmt: skip
     for row in found["rows"]:
-        numbers[f"{row['lane']}_rate"], numbers[f"{row['lane']}_memory"] = (
-            row["tokens_per_second"],
-            row["peak_memory_gib"],
-        )
-        numbers[f"{row['lane']}_off"] = row["largest_loss_difference"]
+        measures = {"rate": "tokens_per_second", "memory": "peak_memory_gib", "off": "largest_loss_difference"}
+        numbers |= {f"{row['lane']}_{name}": row[key] for name, key in measures.items()}
     answers = {
         "writing": _written(written["lanes"], ",.0f"), "writing_prompt": written["prompt"],
         "writing_tokens": written["tokens"], "writing_commit": written["surroundings"]["git_commit"][:7],

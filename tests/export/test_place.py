@@ -7,9 +7,10 @@ import sys
 
 import pytest
 
+from luthier.config.outputs import MANIFEST
 from luthier.errors import MissingError
 from luthier.export.place import EXPORTED, destination, filled, size
-from luthier.training.commit import MANIFEST, commit, verify
+from luthier.training.commit import commit, verify
 from tests.cli.support import environment
 
 KILLED = """

@@ -159,7 +159,7 @@ def test_the_base_that_comes_with_luthier_is_named_as_in_a_config(runs, tmp_path
     settings.write_text(settings.read_text().replace(str(tiny_model_dir), "/home/anna/luthier/quickstart/base"))
     (tmp_path / "luthier" / "quickstart").mkdir(parents=True)
     shutil.copytree(tiny_model_dir, tmp_path / "luthier" / "quickstart" / "base")
-    monkeypatch.setattr("luthier.config.values._PACKAGE", tmp_path / "luthier")
+    monkeypatch.setattr("luthier.config.values.PACKAGE", tmp_path / "luthier")
     assert problem_of(lambda: load(folder)).fix == "it comes with Luthier: --base luthier:quickstart/base"
     assert load(folder, "luthier:quickstart/base").generate("Add", 12) == load(runs("lora")[0]).generate("Add", 12)
     assert load_any("luthier:quickstart/base").base.name == ""

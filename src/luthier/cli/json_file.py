@@ -83,9 +83,7 @@ def keep(read: str | Path, path: Path | None, option: str) -> None:
 
 def write_json(path: Path, content: Any) -> None:
     """Write `content` as JSON; see `write_text`."""
-    _write(
-        path, _as_json(content, indent=2), "--json"
-    )  # what is hidden in the text of a JSON file can be a quote or its backslash
+    _write(path, _as_json(content, indent=2), "--json")
 
 
 def write_json_lines(path: Path, rows: Iterable[Any], option: str) -> None:
@@ -112,6 +110,7 @@ def _write(path: Path, text: str, option: str) -> None:
 
 def _as_json(content: Any, indent: int | None = None) -> str:
     """Without secrets, and with what any reader of JSON takes: rows of a file can hold dates and NaN."""
+    # what is hidden in the text of a JSON file can be a quote or its backslash: so not there
     return json.dumps(_finite(hide_in(content)), indent=indent, allow_nan=False, default=str) + "\n"
 
 

@@ -17,7 +17,8 @@ from luthier.errors import Problem
 from luthier.errors.secrets import holds_secret
 
 PACKAGED = "luthier:"
-_PACKAGE = Path(__file__).parents[1]
+PACKAGE = Path(__file__).parents[1]
+"""What lies in it comes with every Luthier."""
 _LONGEST_NAME = 255  # bytes, on the file systems that are usual
 _VARIABLE = re.compile(r"\$\{([^}]*)\}")
 
@@ -89,8 +90,8 @@ def _path(text: str, key: str, place: str, problems: list[Problem]) -> str:
 
 def packaged(name: str) -> str:
     """A name as it is; `luthier:quickstart/base` as the path of what comes with Luthier, if that is there."""
-    path = os.path.realpath(_PACKAGE / name.removeprefix(PACKAGED)) if name.isprintable() else ""
-    inside = path != str(_PACKAGE) and Path(path).is_relative_to(_PACKAGE)
+    path = os.path.realpath(PACKAGE / name.removeprefix(PACKAGED)) if name.isprintable() else ""
+    inside = path != str(PACKAGE) and Path(path).is_relative_to(PACKAGE)
     return path if name.startswith(PACKAGED) and inside and os.path.exists(path) else name  # noqa: PTH110
 
 

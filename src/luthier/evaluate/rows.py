@@ -110,9 +110,8 @@ def _require_columns(row: Row, names: Mapping[str, str], path: str) -> None:
     require_renamed(names, row, path, "--columns")
     if not any(column in renamed(row, dict(names)) for column in _READ):
         found = f"no column asks anything: none of {', '.join(_READ)}; found: {', '.join(row)}"
-        raise refuse(
-            "E-DATA-022", found, f"write --columns instruction={question_column(frozenset(row)) or 'YOUR_COLUMN'}", path
-        )
+        meant = question_column(frozenset(row)) or "YOUR_COLUMN"
+        raise refuse("E-DATA-022", found, f"write --columns instruction={meant}", path)
 
 
 def _with_answer(turns: Any) -> Any:

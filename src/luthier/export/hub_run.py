@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from luthier.config.outputs import TRAINED_ON
+from luthier.config.outputs import MANIFEST, TRAINED_ON
 from luthier.errors import MissingError, ModelError, Problem
 from luthier.events.printable import one_line
 from luthier.export.card import Published, hub_card
@@ -22,7 +22,6 @@ from luthier.export.run import Exported, Options, merge_run, name_of
 from luthier.generate.load import final_folder
 from luthier.generate.weights import Base, check_written, read_json
 from luthier.model.vet import check_code
-from luthier.training.commit import MANIFEST
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 

@@ -31,7 +31,7 @@ from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
-from luthier.config.outputs import TRAINED_ON
+from luthier.config.outputs import MANIFEST, TRAINED_ON
 from luthier.errors import ModelError, Problem
 from luthier.generate.load import final_folder
 from luthier.generate.system import trained_system
@@ -41,7 +41,7 @@ from luthier.model.store import save_trained
 
 Onto = Literal["trained", "files"]
 _OF_THE_ADAPTER = {"adapter_config.json", "adapter_model.safetensors", "model.safetensors", "config.json",
-                   "manifest.json", "README.md", TRAINED_ON}  # fmt: skip
+                   MANIFEST, "README.md", TRAINED_ON}  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from luthier.config.outputs import MANIFEST
 from luthier.errors import MissingError, Problem
 from luthier.machine.lock import held
-from luthier.training.commit import MANIFEST, committed, sweep, verify
+from luthier.training.commit import committed, sweep, verify
 from luthier.version import __version__
 
 EXPORTED = "export.json"

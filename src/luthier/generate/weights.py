@@ -29,7 +29,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 from transformers.utils import cached_file
 
-from luthier.config.outputs import TRAINED_ON
+from luthier.config.outputs import MANIFEST, TRAINED_ON
 from luthier.config.record import load_record
 from luthier.config.schema import ModelSection
 from luthier.config.values import PACKAGED, packaged
@@ -312,15 +312,15 @@ def check_written(folder: Path) -> None:
     Raises:
         ModelError: E-MODEL-010; E-MODEL-012 for a damaged manifest.
     """
-    manifest = folder / "manifest.json"
+    manifest = folder / MANIFEST
     if not manifest.is_file():
         return
     written = read_json(manifest).get("files")
     written = weights_of(written) if isinstance(written, dict) else {}
     for name, found in file_hashes(folder, *map(glob.escape, written)).items():
         if found != written[name]:
-            said = f"{folder / name} is not what the run wrote: its SHA-256 is not the one in {manifest.name}"
-            fix = f"copy the folder again; where the weights were changed on purpose, delete {manifest.name} there"
+            said = f"{folder / name} is not what the run wrote: its SHA-256 is not the one in {MANIFEST}"
+            fix = f"copy the folder again; where the weights were changed on purpose, delete {MANIFEST} there"
             raise ModelError(Problem("E-MODEL-010", said, fix))
 
 

@@ -16,14 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from luthier.config.load import Loaded, read_text
+from luthier.config.values import PACKAGE
 from luthier.errors import ConfigError, Problem
 
 PORT = 29500
 """Where the first node waits for the others."""
 BUCKET = "/checkpoints"
 """Where machines of SkyPilot see what survives them."""
-PACKAGE = Path(__file__).parents[1]
-"""What lies in it is in every Luthier."""
 SAVE_SECONDS = 180
 """Between the word that a job has to go and its end: for a step, and for a checkpoint."""
 _GPUS = re.compile(r"(?:([A-Za-z][A-Za-z0-9-]*):)?(\d{1,3})")

@@ -26,9 +26,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from luthier.config.outputs import MANIFEST
 from luthier.machine.lock import held
 
-MANIFEST = "manifest.json"
 INFLIGHT = ".inflight-"
 TRASH = ".trash-"
 REPLACED = ".replaced-"
